@@ -1,0 +1,1 @@
+"""The benchmark suite behind `benchmarks/run_art_suite.py`. Nothing in the package imports it."""

@@ -1,0 +1,223 @@
+"""Command line of the suite: see `python benchmarks/run_art_suite.py --help`."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from art_sensreg.benchmark.attacks import ATTACKS, DEFAULT_ATTACKS, NORMS
+from art_sensreg.benchmark.defences import DEFENCES, resolve_options
+from art_sensreg.benchmark.records import Records
+from art_sensreg.benchmark.run import load_previous, run_suite
+from art_sensreg.benchmark.settings import BUDGETS, FILE_RECIPE, RECIPES, SuiteSettings
+from art_sensreg.benchmark.tables import explanations, summary_table
+from art_sensreg.datasets import Dataset, load_dataset
+from art_sensreg.models import ACTIVATIONS, MODELS, NORM_LAYERS, build_model
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line that says what is wrong and which values are allowed, and exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
+    parser = _Parser(
+        prog="run_art_suite.py",
+        description="Train each defence, attack each trained model, print one table of worst-case robust accuracy.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--dataset", default="digits", metavar="NAME", help="digits (default), mnist, cifar10, or an .npz file")
+    add("--data-dir", metavar="DIR", help="folder with mnist.npz, cifar10.npz; without it ART downloads them")
+    add("--defences", type=_names(DEFENCES), metavar="NAME,NAME...", help="default: all; see --list")
+    add("--attacks", type=_names(ATTACKS), metavar="NAME,NAME...", help="default: by budget; see --list")
+    add("--norm", choices=tuple(NORMS), default="linf")
+    add("--eps", type=_sizes, metavar="EPS,EPS...", help="attack sizes; the largest is the training eps of ART's trainers")
+    add("--model", choices=tuple(MODELS), help="default: by data set")
+    add("--activation", choices=tuple(ACTIVATIONS), default="relu")
+    add("--norm-layer", choices=NORM_LAYERS, default="none")
+    add("--set", type=_option, action="append", default=[], metavar="DEFENCE.OPTION=VALUE", dest="options")
+    add("--budget", choices=BUDGETS, help="strength of the attacks; default: smoke on digits, else quick")
+    add("--seeds", type=_count, default=1, metavar="N", help="training seeds 0 to N-1 (default 1)")
+    add("--epochs", type=_count, metavar="N", help="default: by data set")
+    add("--batch-size", type=_count, metavar="N", help="rows of a training step; default: by data set")
+    add("--learning-rate", type=_size, metavar="RATE", help="peak of the one-cycle schedule; default: by data set")
+    add("--train-size", type=_count, metavar="N", help="use the first N training images")
+    add("--test-size", type=_count, metavar="N", help="attack the first N test images")
+    add("--validation", action="store_true", help="attack held-out training images instead: for choosing settings")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--out", type=Path, metavar="DIR", help="default: results/DATASET-TIME")
+    add("--resume", action="store_true", help="keep the finished cells of the run in --out")
+    add("--list", action="store_true", help="list defences and attacks, each with its paper, and stop")
+    add("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    Run the suite.
+
+    :param arguments: Command line; that of the process if None.
+    :return: Exit code: 0 done, 1 a cell failed (what was done is kept). Wrong arguments exit with 2.
+    """
+    parser = make_parser()
+    given = parser.parse_args(arguments)
+    if given.list:
+        print(list_names())
+        return 0
+    missing = [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]
+    if missing:
+        parser.error(f"the suite needs {', '.join(missing)}: install art_sensreg[bench]")
+    try:
+        settings, dataset, out, previous = prepare(given)
+    except (ValueError, FileNotFoundError) as error:
+        parser.error(" ".join(str(error).split()))
+    # ART warns of what the suite does on purpose (Carlini's clipped images, and the like).
+    logging.getLogger("art").setLevel(logging.ERROR)
+    records = Records(out, settings.as_json(), settings.device, previous)
+    complete = run_suite(settings, dataset, records, verbose=not given.quiet)
+    finish(records, shlex.join(["python", "benchmarks/run_art_suite.py", *(sys.argv[1:] if arguments is None else arguments)]))
+    return 0 if complete else 1
+
+
+def prepare(given: argparse.Namespace) -> tuple[SuiteSettings, Dataset, Path, dict[str, Any] | None]:
+    """
+    Turn parsed arguments into settings, data and output folder, and check what argparse cannot.
+
+    :param given: Parsed arguments.
+    :return: Settings, data set, output folder, results of the run to resume.
+    :raises ValueError: If something does not fit.
+    :raises FileNotFoundError: If a data file is missing.
+    """
+    device = given.device if given.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("`--device` is 'cuda', and torch sees no GPU here; expected auto or cpu")
+    recipe = RECIPES.get(given.dataset, FILE_RECIPE)
+    budget = given.budget or ("smoke" if given.dataset == "digits" else "quick")
+    options: dict[str, dict[str, Any]] = {}
+    for defence, option, value in given.options:
+        options.setdefault(defence, {})[option] = value
+    for defence, chosen in options.items():
+        resolve_options(defence, chosen, recipe.penalties)
+    dataset = load_dataset(given.dataset, given.data_dir)
+    if given.validation:
+        dataset = dataset.with_validation_as_test()
+    dataset = dataset.limited(given.train_size, given.test_size or recipe.test_size[budget])
+    settings = SuiteSettings(
+        dataset=given.dataset,
+        defences=given.defences or tuple(DEFENCES),
+        attacks=given.attacks or DEFAULT_ATTACKS[budget],
+        norm=given.norm,
+        eps=given.eps or recipe.eps[given.norm],
+        model=given.model or recipe.model,
+        activation=given.activation,
+        norm_layer=given.norm_layer,
+        budget=budget,
+        seeds=given.seeds,
+        epochs=given.epochs or recipe.epochs,
+        batch_size=given.batch_size or recipe.batch_size,
+        learning_rate=given.learning_rate or recipe.learning_rate,
+        train_size=given.train_size,
+        test_size=len(dataset.x_test),
+        validation=given.validation,
+        device=device,
+        options=options,
+    )
+    build_model(settings.model, dataset.input_shape, dataset.nb_classes, settings.activation, settings.norm_layer)
+    out = given.out or Path("results") / f"{dataset.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    previous = load_previous(out)
+    if previous is not None and not given.resume:
+        raise ValueError(f"`--out` {out} holds the results of an earlier run; add --resume, or choose another folder")
+    difference = settings.first_difference(previous["config"]) if previous else None
+    if difference:
+        raise ValueError(f"`--resume`: the run in {out} had other settings: {difference}")
+    return settings, dataset, out, previous
+
+
+def finish(records: Records, command: str) -> None:
+    """
+    Write the report, print the table and the paths.
+
+    :param records: The results.
+    :param command: The command that made them.
+    """
+    from art_sensreg.benchmark.report import write_report
+
+    records.save()
+    paths = write_report(records.data, records.out, command)
+    print(summary_table(records.data).as_text())
+    for line in explanations(records.data):
+        print(line)
+    print("\nWrote:")
+    for path in [records.out / "results.json", records.out / "results.csv", *paths]:
+        print(f"  {path}")
+    print(f"  {records.out / 'masks'}{'/*.npz'}, {records.out / 'checkpoints'}{'/*.safetensors'}")
+
+
+def list_names() -> str:
+    """Every defence and attack, one line each."""
+    lines = ["Defences:"]
+    for defence in DEFENCES.values():
+        repaired = f"; repaired: {defence.repaired}" if defence.repaired else ""
+        options = f" [{', '.join(defence.options)}]" if defence.options else ""
+        lines.append(f"  {defence.name:18} {defence.summary} ({defence.paper}{repaired}){options}")
+    lines.append("Attacks:")
+    lines += [f"  {attack.name:18} {attack.summary} ({attack.paper})" for attack in ATTACKS.values()]
+    return "\n".join(lines)
+
+
+def _names(known: dict[str, Any]) -> Any:
+    def parse(text: str) -> tuple[str, ...]:
+        if text == "all":
+            return tuple(known)
+        names = tuple(dict.fromkeys(filter(None, text.split(","))))
+        unknown = [name for name in names if name not in known]
+        if unknown or not names:
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown) or 'nothing'} is unknown; expected all, {', '.join(known)}")
+        return names
+
+    return parse
+
+
+def _size(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return value
+
+
+def _sizes(text: str) -> tuple[float, ...]:
+    return tuple(sorted({_size(part) for part in text.split(",")}))
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def _option(text: str) -> tuple[str, str, Any]:
+    path, equals, value = text.partition("=")
+    defence, dot, option = path.rpartition(".")
+    if not equals or not dot or defence not in DEFENCES:
+        raise argparse.ArgumentTypeError(f"{text!r} is not DEFENCE.OPTION=VALUE with a defence of {', '.join(DEFENCES)}")
+    try:
+        return defence, option, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return defence, option, value

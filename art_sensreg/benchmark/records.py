@@ -1,0 +1,196 @@
+"""What a run leaves behind: `results.json` (the contract), `results.csv`, and the masks of each attack."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import platform
+import re
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+SCHEMA = 1
+Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+
+
+def wilson_interval(successes: int, n: int) -> tuple[float, float]:
+    """
+    Wilson's 95 % interval of a share.
+
+    | Paper link: https://doi.org/10.1080/01621459.1927.10502953 (Wilson 1927)
+
+    :param successes: Number of successes.
+    :param n: Number of trials, at least 1.
+    :return: Lower and upper end.
+
+    Example:
+
+    >>> from art_sensreg.benchmark.records import wilson_interval
+    >>> [round(end, 4) for end in wilson_interval(8, 10)]
+    [0.4902, 0.9433]
+    """
+    share = successes / n
+    scale = 1 + Z95**2 / n
+    centre = (share + Z95**2 / (2 * n)) / scale
+    half = Z95 / scale * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def environment(device: str) -> dict[str, Any]:
+    """
+    Versions and machine of a run.
+
+    :param device: Device of the run.
+    :return: What goes into `results.json`.
+    """
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "art": version("adversarial-robustness-toolbox"),
+        "art_sensreg": version("art_sensreg"),
+        "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+class Records:
+    """
+    The results of a run in its output folder; saved whole after every cell.
+
+    :param out: Folder.
+    :param config: The settings, as JSON.
+    :param device: Device of the run.
+    :param previous: `results.json` of the run that is resumed, or None.
+    """
+
+    def __init__(self, out: Path, config: dict[str, Any], device: str, previous: dict[str, Any] | None = None) -> None:
+        self.out = out
+        (out / "masks").mkdir(parents=True, exist_ok=True)
+        (out / "checkpoints").mkdir(exist_ok=True)
+        runs = previous["runs"] if previous else []
+        self.data = {"schema": SCHEMA, "config": config, "environment": environment(device), "runs": runs}
+
+    @property
+    def runs(self) -> list[dict[str, Any]]:
+        """One record per defence and seed."""
+        runs: list[dict[str, Any]] = self.data["runs"]
+        return runs
+
+    def find(self, defence: str, seed: int) -> dict[str, Any] | None:
+        """
+        The record of a cell.
+
+        :param defence: Name of the defence.
+        :param seed: Seed.
+        :return: The record, or None.
+        """
+        return next((run for run in self.runs if (run["defence"], run["seed"]) == (defence, seed)), None)
+
+    def put(self, run: dict[str, Any]) -> None:
+        """
+        Store a record in the place of the former one, and save.
+
+        :param run: The record.
+        """
+        for index, other in enumerate(self.runs):
+            if (other["defence"], other["seed"]) == (run["defence"], run["seed"]):
+                self.runs[index] = run
+                break
+        else:
+            self.runs.append(run)
+        self.save()
+
+    def save(self) -> None:
+        """Write `results.json` and `results.csv`, each aside and renamed."""
+        write_text(self.out / "results.json", json.dumps(self.data, indent=1, allow_nan=False) + "\n")
+        rows = [
+            {
+                **{key: run[key] for key in ("defence", "dataset", "seed", "status", "clean_accuracy", "step_cost")},
+                **attack,
+            }
+            for run in self.runs
+            for attack in run["attacks"] or [{}]
+        ]
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        aside = self.out / "results.csv.part"
+        with aside.open("w", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(aside, self.out / "results.csv")
+
+    def write_mask(self, parts: tuple[Any, ...], robust: np.ndarray, attacked: np.ndarray) -> str:
+        """
+        Store the per-example outcome of an attack.
+
+        :param parts: What the file's name is made of.
+        :param robust: True where the prediction stayed right, `(n,)`; also where the image was not attacked.
+        :param attacked: True where the image belonged to the attacked part, `(n,)`.
+        :return: Path of the file, relative to the output folder.
+        """
+        name = "-".join(re.sub(r"[^A-Za-z0-9.+]", "_", str(part)) for part in parts)
+        path = self.out / "masks" / f"{name}.npz"
+        aside = path.with_suffix(".part.npz")
+        np.savez_compressed(aside, robust=robust, attacked=attacked)
+        os.replace(aside, path)
+        return f"masks/{path.name}"
+
+    def read_mask(self, name: str) -> np.ndarray:
+        """
+        Read what `write_mask` stored.
+
+        :param name: The path that it returned.
+        :return: The `robust` array.
+        """
+        with np.load(self.out / name, allow_pickle=False) as file:
+            robust: np.ndarray = file["robust"]
+        return robust
+
+    def summarise(self, run: dict[str, Any], norm: str, eps: tuple[float, ...]) -> None:
+        """
+        Fill in `worst_case`: the mean over examples of the minimum over attacks, at each eps.
+
+        :param run: The record.
+        :param norm: Norm of the attacks.
+        :param eps: Attack sizes.
+        """
+        run["worst_case"] = []
+        for size in eps:
+            masks = [
+                self.read_mask(attack["mask"])
+                for attack in run["attacks"]
+                if attack["eps"] == size and attack["norm"] == norm and attack["mask"]
+            ]
+            if masks:
+                robust = np.logical_and.reduce(masks)
+                low, high = wilson_interval(int(robust.sum()), len(robust))
+                run["worst_case"].append(
+                    {
+                        "norm": norm,
+                        "eps": size,
+                        "robust_accuracy": float(robust.mean()),
+                        "ci_low": low,
+                        "ci_high": high,
+                        "n": len(robust),
+                    }
+                )
+
+
+def write_text(path: Path, text: str) -> None:
+    """
+    Write a file aside and rename it.
+
+    :param path: Where to.
+    :param text: What.
+    """
+    aside = path.with_name(f"{path.name}.part")
+    aside.write_text(text)
+    os.replace(aside, path)

@@ -1,0 +1,133 @@
+"""What a run of the suite is: its settings, and the defaults of each data set and budget."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+BUDGETS = ("smoke", "quick", "full")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """
+    Defaults of a data set. All were chosen on a held-out part of its training images (`--validation`).
+
+    :param model: Name of the model.
+    :param eps: Attack sizes of each norm; the largest is also what adversarial training trains at.
+    :param epochs: Passes over the training data.
+    :param batch_size: Rows of a training step.
+    :param learning_rate: Peak of the one-cycle schedule (Adam).
+    :param test_size: Test images that are attacked, by budget.
+    :param penalties: Settings of the penalties, for all defences that use them.
+    """
+
+    model: str
+    eps: dict[str, tuple[float, ...]]
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    test_size: dict[str, int]
+    penalties: dict[str, float] = field(default_factory=dict)
+
+
+RECIPES = {
+    "digits": Recipe(
+        model="cnn-small",
+        eps={"linf": (0.1, 0.2), "l2": (0.5, 1.0)},
+        epochs=30,
+        batch_size=64,
+        learning_rate=3e-3,
+        test_size={"smoke": 200, "quick": 450, "full": 450},
+        penalties={"sigma": 0.3, "sr_weight": 1.0, "jr_weight": 0.1},
+    ),
+    "mnist": Recipe(
+        model="cnn-small",
+        eps={"linf": (0.1, 0.2, 0.3), "l2": (1.0, 1.5, 2.0)},
+        epochs=12,
+        batch_size=128,
+        learning_rate=3e-3,
+        test_size={"smoke": 200, "quick": 1000, "full": 10000},
+        penalties={"sigma": 0.3, "sr_weight": 1.0, "jr_weight": 0.1},
+    ),
+    "cifar10": Recipe(
+        model="resnet-small",
+        eps={"linf": (2 / 255, 8 / 255), "l2": (0.25, 0.5)},
+        epochs=20,
+        batch_size=128,
+        learning_rate=3e-3,
+        test_size={"smoke": 100, "quick": 1000, "full": 10000},
+        penalties={"sigma": 0.1, "sr_weight": 1.0, "jr_weight": 0.1},
+    ),
+}
+# A file of one's own: nothing is known of it, so moderate values.
+FILE_RECIPE = Recipe(
+    model="cnn-small",
+    eps={"linf": (0.05, 0.1), "l2": (0.5, 1.0)},
+    epochs=20,
+    batch_size=128,
+    learning_rate=3e-3,
+    test_size={"smoke": 200, "quick": 1000, "full": 10000},
+    penalties={"sigma": 0.1, "sr_weight": 1.0, "jr_weight": 0.1},
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteSettings:
+    """
+    All settings of a run; stored in `results.json` and compared when a run is resumed.
+
+    :param dataset: `digits`, `mnist`, `cifar10`, or the path of an `.npz` file.
+    :param defences: Names of the defences.
+    :param attacks: Names of the attacks.
+    :param norm: `linf` or `l2`.
+    :param eps: Attack sizes, ascending.
+    :param model: Name of the model.
+    :param activation: Name of the activation.
+    :param norm_layer: `none` or `batch`.
+    :param budget: Strength of the attacks: `smoke`, `quick` or `full`.
+    :param seeds: Number of training seeds, from 0.
+    :param epochs: Passes over the training data.
+    :param batch_size: Rows of a training step.
+    :param learning_rate: Peak of the one-cycle schedule.
+    :param train_size: Training images used, or None for all.
+    :param test_size: Images attacked.
+    :param validation: Whether held-out training images stand in the place of the test images.
+    :param device: `cpu` or `cuda`.
+    :param options: Options of single defences, `{defence: {option: value}}`.
+    """
+
+    dataset: str
+    defences: tuple[str, ...]
+    attacks: tuple[str, ...]
+    norm: str
+    eps: tuple[float, ...]
+    model: str
+    activation: str
+    norm_layer: str
+    budget: str
+    seeds: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    train_size: int | None
+    test_size: int
+    validation: bool
+    device: str
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings as they stand in `results.json`."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    def first_difference(self, stored: dict[str, Any]) -> str | None:
+        """
+        Compare with the settings of a stored run. Defences, attacks and seeds may be added to it.
+
+        :param stored: `config` of its `results.json`.
+        :return: What differs first, in words, or None.
+        """
+        for name, value in self.as_json().items():
+            if name not in ("defences", "attacks", "seeds") and stored.get(name) != value:
+                return f"`{name}` was {stored.get(name)!r} and is now {value!r}"
+        return None

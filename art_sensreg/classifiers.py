@@ -1,0 +1,442 @@
+"""ART classifiers that train with penalties: numpy in, numpy out."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import logging
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from art import config as art_config
+from art.data_generators import DataGenerator
+from art.estimators.classification import PyTorchClassifier
+from safetensors.torch import load_model, save_model
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from art_sensreg.objectives import Objective, Penalty, check_penalties
+from art_sensreg.preprocessing import fit_preprocessing, trained_model
+from art_sensreg.training.config import TrainingConfig
+from art_sensreg.training.inputs import check_images, check_known, check_labels
+from art_sensreg.training.loop import CallableBatches, History, TensorBatches, train
+
+logger = logging.getLogger(__name__)
+
+
+class SensRegClassifier(PyTorchClassifier):
+    """
+    ART's `PyTorchClassifier` whose `fit` trains with penalties.
+
+    Every ART attack takes it unchanged. Beyond the penalties it mends what stands in the way in ART 1.20.1: inputs of
+    any float type are cast to the model's and outputs are float32; `clone_for_refitting` keeps optimizer settings,
+    parameter groups and device; `copy.deepcopy` and `pickle` write no files; weights are saved as safetensors.
+
+    | Paper link: https://arxiv.org/abs/2009.11349
+
+    :param args: As for ART's `PyTorchClassifier`: `model` (returns logits), `loss`, `input_shape`, `nb_classes`, ...
+    :param penalties: Penalties that `fit` trains with: the package's own, functions `penalty(model, x, y)`, or objects
+        with such a `__call__` and a `weight`.
+    :param kwargs: As for ART's `PyTorchClassifier`: `optimizer`, `clip_values`, `preprocessing`, `device_type`, ...
+    :raises TypeError: If an entry of `penalties` cannot be called.
+    :raises ValueError: If a penalty is not usable.
+
+    Example:
+
+    >>> from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegClassifier
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> classifier = SensRegClassifier(
+    ...     model, nn.CrossEntropyLoss(), (1, 2, 2), 2, optimizer=torch.optim.Adam(model.parameters()),
+    ...     clip_values=(0.0, 1.0), penalties=[SensitivityPenalty(), JacobianPenalty()],
+    ... )
+    >>> x = np.random.default_rng(0).random((20, 1, 2, 2))
+    >>> classifier.fit(x, np.arange(20) % 2, nb_epochs=2, seed=0)
+    >>> classifier.predict(x).shape, sorted(classifier.history[-1])[:3]
+    ((20, 2), ['accuracy', 'base', 'epoch'])
+    """
+
+    estimator_params = [*PyTorchClassifier.estimator_params, "penalties"]
+
+    def __init__(self, *args: Any, penalties: Sequence[Penalty] = (), **kwargs: Any) -> None:
+        self._penalties: tuple[Penalty, ...] = check_penalties(penalties)
+        self.history: History = []
+        super().__init__(*args, **kwargs)
+
+    @property
+    def penalties(self) -> tuple[Penalty, ...]:
+        """The penalties that `fit` trains with."""
+        return self._penalties
+
+    @penalties.setter
+    def penalties(self, penalties: Sequence[Penalty]) -> None:
+        self._penalties = check_penalties(penalties)
+
+    # --- training -------------------------------------------------------------------------------------------------
+
+    def fit(  # type: ignore[override]
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        batch_size: int = 128,
+        nb_epochs: int = 10,
+        training_mode: bool = True,
+        drop_last: bool = False,
+        scheduler: Any = None,
+        verbose: bool = False,
+        validation_data: tuple[np.ndarray, np.ndarray] | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """
+        Train on `(x, y)` with this classifier's loss, optimizer and penalties; the record goes to `history`.
+
+        :param x: Images `(n, *input_shape)`, floating point, finite, within `clip_values`.
+        :param y: Class indices `(n,)`, or rows `(n, nb_classes)` that sum to 1.
+        :param batch_size: Rows of a step.
+        :param nb_epochs: Passes over the data.
+        :param training_mode: Whether the model trains in training mode.
+        :param drop_last: Whether an incomplete last batch is left out.
+        :param scheduler: Any torch learning rate scheduler; see `TrainingConfig.scheduler_interval`.
+        :param verbose: Whether a progress bar is shown.
+        :param validation_data: Images and labels that are scored after every epoch.
+        :param seed: See `TrainingConfig.seed`.
+        :param kwargs: Nothing: an unknown argument is an error.
+        :raises TypeError: If an argument is unknown or of a wrong type.
+        :raises ValueError: If an argument is out of range, before any weight has moved.
+        """
+        known = ("x, y, batch_size, nb_epochs, training_mode, drop_last, scheduler, verbose, validation_data, seed",)
+        check_known("fit", kwargs, known)
+        config = TrainingConfig(batch_size=batch_size, nb_epochs=nb_epochs, drop_last=drop_last, seed=seed)
+        self.history = fit_arrays(
+            self, self.penalties, config, x, y, validation_data, scheduler, verbose, training_mode=training_mode
+        )
+
+    def fit_generator(  # type: ignore[override]
+        self,
+        generator: DataGenerator,
+        nb_epochs: int = 20,
+        verbose: bool = False,
+        validation_data: tuple[np.ndarray, np.ndarray] | None = None,
+        scheduler: Any = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """
+        Train on batches drawn from one of ART's data generators; the record goes to `history`.
+
+        :param generator: Generator with a known `size`.
+        :param nb_epochs: Number of times that `size` images are drawn.
+        :param verbose: Whether a progress bar is shown.
+        :param validation_data: Images and labels that are scored after every epoch.
+        :param scheduler: As for `fit`.
+        :param seed: As for `fit`; the order of the batches is the generator's own.
+        :param kwargs: Nothing: an unknown argument is an error.
+        :raises TypeError: If an argument is unknown or of a wrong type.
+        :raises ValueError: If an argument is out of range, or the first batch is unusable.
+        """
+        known = ("generator, nb_epochs, verbose, validation_data, scheduler, seed",)
+        check_known("fit_generator", kwargs, known)
+        config = TrainingConfig(nb_epochs=nb_epochs, seed=seed)
+        self.history = fit_batches(self, self.penalties, config, generator, validation_data, scheduler, verbose)
+
+    # --- numpy in, float32 out --------------------------------------------------------------------------------------
+
+    def _apply_preprocessing(self, x: Any, y: Any, fit: bool = False, no_grad: bool = True) -> tuple[Any, Any]:
+        # Several attacks (HopSkipJump, Boundary, Carlini L0) query float64 images; numpy preprocessors return them.
+        x, y = super()._apply_preprocessing(self._cast(x), y, fit=fit, no_grad=no_grad)
+        return self._cast(x), y
+
+    def _cast(self, x: Any) -> Any:
+        dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
+        if isinstance(x, torch.Tensor):
+            return x.to(dtype)
+        return x if x.dtype == object else x.astype(torch.empty((), dtype=dtype).numpy().dtype, copy=False)
+
+    def predict(self, x: np.ndarray, batch_size: int = 128, training_mode: bool = False, **kwargs: Any) -> np.ndarray:
+        """
+        Predict logits.
+
+        :param x: Images `(n, *input_shape)` of any float type, within `clip_values` or not.
+        :param batch_size: Rows of a forward pass.
+        :param training_mode: Whether the model predicts in training mode.
+        :param kwargs: Passed on to ART.
+        :return: float32 array of shape `(n, nb_classes)`, after postprocessing defences.
+        """
+        if len(x) == 0:
+            return np.zeros((0, self.nb_classes), dtype=np.float32)
+        predictions = super().predict(x, batch_size=batch_size, training_mode=training_mode, **kwargs)
+        return np.asarray(predictions, dtype=np.float32)
+
+    def loss_gradient(self, x: Any, y: Any, training_mode: bool = False, **kwargs: Any) -> Any:
+        """
+        Gradient of the loss by the input.
+
+        :param x: Images `(n, *input_shape)`, numpy or torch.
+        :param y: Labels, one-hot, probabilities or indices.
+        :param training_mode: Whether the model is in training mode.
+        :param kwargs: Passed on to ART.
+        :return: Gradients of the shape and kind (numpy float32, or torch) of `x`.
+        """
+        return self._float32(super().loss_gradient(self._cast(x), y, training_mode=training_mode, **kwargs))
+
+    def class_gradient(self, x: np.ndarray, label: Any = None, training_mode: bool = False, **kwargs: Any) -> np.ndarray:
+        """
+        Gradient of each class's logit by the input.
+
+        :param x: Images `(n, *input_shape)`.
+        :param label: Class or classes to differentiate, or None for all.
+        :param training_mode: Whether the model is in training mode.
+        :param kwargs: Passed on to ART.
+        :return: float32 array of shape `(n, nb_classes or 1, *input_shape)`.
+        """
+        return self._float32(super().class_gradient(self._cast(x), label, training_mode=training_mode, **kwargs))
+
+    @staticmethod
+    def _float32(values: Any) -> Any:
+        return values if isinstance(values, torch.Tensor) else np.asarray(values, dtype=np.float32)
+
+    # --- copies and files -------------------------------------------------------------------------------------------
+
+    def clone_for_refitting(self) -> SensRegClassifier:
+        """
+        Make an untrained classifier with the same architecture, optimizer settings, device and arguments.
+
+        :return: The clone; its weights are drawn anew by the modules' own `reset_parameters`.
+        :raises ValueError: If there is no optimizer, or it holds parameters that are not the model's.
+        """
+        if self._optimizer is None:
+            raise ValueError("`optimizer` is None; expected one, to give the clone an optimizer of the same kind.")
+        model = copy.deepcopy(self.model)
+        optimizer = clone_optimizer(self._optimizer, self.model, model)
+        clone = type(self)(
+            model, self._loss, self.input_shape, self.nb_classes, optimizer=optimizer, device_type=self.device_type
+        )
+        params = self.get_params()
+        clone.set_params(**{name: value for name, value in params.items() if name not in ("model", "optimizer")})
+        clone._device = self._device
+        clone.model.to(self._device)
+        clone.reset()
+        return clone
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state["inner_model"] = self.model
+        # ART's wrapper is a class local to a method, which cannot be pickled; it is made again on the other side.
+        for name in ("_model", "_model_wrapper"):
+            state.pop(name, None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        model = state.pop("inner_model")
+        self.__dict__.update(state)
+        self._model = self._make_model_wrapper(model)
+
+    def save(self, filename: str, path: str | None = None) -> None:
+        """
+        Save the weights as `filename.safetensors`, and the optimizer's state beside them as `filename.optimizer.pt`.
+
+        Files are written aside and renamed, so that an interrupted save leaves the former ones.
+
+        :param filename: Name without ending.
+        :param path: Folder, made if missing; ART's data folder if None.
+        """
+        base = _file_base(filename, path)
+        base.parent.mkdir(parents=True, exist_ok=True)
+        _write_aside(f"{base}.safetensors", lambda target: save_model(self.model, target))
+        if self._optimizer is not None:
+            state = self._optimizer.state_dict()
+            _write_aside(f"{base}.optimizer.pt", lambda target: torch.save(state, target))
+
+    def load_weights(self, filename: str, path: str | None = None) -> None:
+        """
+        Load what `save` wrote into this classifier's model, and into its optimizer if it has one. Runs no code.
+
+        :param filename: Name without ending.
+        :param path: Folder; ART's data folder if None.
+        :raises FileNotFoundError: If there is no such file.
+        :raises RuntimeError: If the weights are of another architecture.
+        """
+        base = _file_base(filename, path)
+        load_model(self.model, f"{base}.safetensors", device=str(self._device))
+        optimizer_file = Path(f"{base}.optimizer.pt")
+        if self._optimizer is not None and optimizer_file.exists():
+            self._optimizer.load_state_dict(torch.load(optimizer_file, map_location=self._device, weights_only=True))
+
+
+def fit_arrays(
+    classifier: PyTorchClassifier,
+    penalties: Sequence[Penalty],
+    config: TrainingConfig,
+    x: Any,
+    y: Any,
+    validation_data: Any = None,
+    scheduler: Any = None,
+    verbose: bool = False,
+    training_mode: bool = True,
+) -> History:
+    """
+    Check the data and train any ART PyTorch classifier on it.
+
+    :param classifier: The classifier, trained in place.
+    :param penalties: The penalties.
+    :param config: Settings.
+    :param x: Images, as for :meth:`SensRegClassifier.fit`.
+    :param y: Labels.
+    :param validation_data: Pair of images and labels, or None.
+    :param scheduler: Learning rate scheduler, or None.
+    :param verbose: Whether a progress bar is shown.
+    :param training_mode: Whether the model trains in training mode.
+    :return: The history (see `training.loop.train`).
+    :raises TypeError: If something is of a wrong type.
+    :raises ValueError: If something is out of range, before any weight has moved.
+    """
+    optimizer = _check_optimizer(classifier)
+    images, labels = _check_pair(classifier, x, y)
+    images, labels = fit_preprocessing(classifier, images, labels)
+    targets = _targets(classifier, labels)
+    batches = TensorBatches(
+        torch.from_numpy(images).to(classifier.device),
+        targets,
+        config.batch_size,
+        config.drop_last,
+        no_single=any(isinstance(module, _BatchNorm) for module in classifier.model.modules()),
+    )
+    model, objective = _prepare(classifier, penalties, batches.x[:2])
+    validation = _check_validation(classifier, validation_data)
+    return train(model, objective, batches, optimizer, config, scheduler, validation, verbose, training_mode)
+
+
+def fit_batches(
+    classifier: PyTorchClassifier,
+    penalties: Sequence[Penalty],
+    config: TrainingConfig,
+    generator: DataGenerator,
+    validation_data: Any = None,
+    scheduler: Any = None,
+    verbose: bool = False,
+) -> History:
+    """
+    Train any ART PyTorch classifier on batches of one of ART's data generators.
+
+    :param classifier: The classifier, trained in place.
+    :param penalties: The penalties.
+    :param config: Settings; `batch_size` and `drop_last` are the generator's affair.
+    :param generator: Generator with a known `size`.
+    :param validation_data: Pair of images and labels, or None.
+    :param scheduler: Learning rate scheduler, or None.
+    :param verbose: Whether a progress bar is shown.
+    :return: The history.
+    :raises TypeError: If something is of a wrong type.
+    :raises ValueError: If something is out of range; each batch is checked as it comes.
+    """
+    optimizer = _check_optimizer(classifier)
+    if not isinstance(generator, DataGenerator):
+        raise TypeError(f"`generator` is {type(generator).__name__}; expected an art.data_generators.DataGenerator.")
+    if generator.size is None:
+        raise ValueError("`generator` has no size; expected one that knows how many images an epoch has.")
+
+    def draw() -> tuple[torch.Tensor, torch.Tensor]:
+        images, labels = _check_pair(classifier, *generator.get_batch())
+        images, labels = fit_preprocessing(classifier, images, labels)
+        return torch.from_numpy(images).to(classifier.device), _targets(classifier, labels)
+
+    first: list[Any] = [draw()]  # looked at before training, and trained on as the first batch
+    model, objective = _prepare(classifier, penalties, first[0][0][:2])
+    validation = _check_validation(classifier, validation_data)
+    length = math.ceil(generator.size / generator.batch_size)
+    batches = CallableBatches(lambda: first.pop() if first else draw(), length)
+    return train(model, objective, batches, optimizer, config, scheduler, validation, verbose)
+
+
+def _check_optimizer(classifier: PyTorchClassifier) -> torch.optim.Optimizer:
+    if classifier.optimizer is None:
+        raise ValueError("`optimizer` of the classifier is None; expected a torch optimizer of the model's parameters.")
+    return classifier.optimizer
+
+
+def _check_pair(classifier: PyTorchClassifier, x: Any, y: Any, suffix: str = "") -> tuple[np.ndarray, np.ndarray]:
+    dtype = next((p.dtype for p in classifier.model.parameters() if p.is_floating_point()), torch.float32)
+    kind = torch.empty((), dtype=dtype).numpy().dtype
+    images = check_images(x, classifier.input_shape, classifier.clip_values, f"x{suffix}", kind)
+    return images, check_labels(y, classifier.nb_classes, len(images), f"y{suffix}")
+
+
+def _check_validation(classifier: PyTorchClassifier, validation_data: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
+    if validation_data is None:
+        return None
+    if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
+        raise TypeError(f"`validation_data` is {type(validation_data).__name__}; expected a pair (x, y).")
+    images, labels = _check_pair(classifier, *validation_data, suffix=" of `validation_data`")
+    images, labels = fit_preprocessing(classifier, images, labels, fit=False)
+    return torch.from_numpy(images).to(classifier.device), _targets(classifier, labels)
+
+
+def _targets(classifier: PyTorchClassifier, labels: np.ndarray) -> torch.Tensor:
+    return torch.as_tensor(classifier.reduce_labels(labels)).to(classifier.device)
+
+
+def _prepare(
+    classifier: PyTorchClassifier, penalties: Sequence[Penalty], x: torch.Tensor
+) -> tuple[nn.Module, Objective]:
+    bounds = None
+    if classifier.clip_values is not None:
+        low, high = (torch.as_tensor(np.asarray(bound), dtype=x.dtype, device=x.device) for bound in classifier.clip_values)
+        bounds = (low, high)
+    model = trained_model(classifier)
+    objective = Objective(penalties, classifier.loss, bounds)
+    objective.prepare(model, x)
+    return model, objective
+
+
+def clone_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, clone: nn.Module) -> torch.optim.Optimizer:
+    """
+    Make an optimizer of the same kind and settings for a copy of a model; learning rates are those before scheduling.
+
+    :param optimizer: Optimizer of `model`.
+    :param model: The original.
+    :param clone: Its copy.
+    :return: A fresh optimizer with the same parameter groups.
+    :raises ValueError: If the optimizer holds a parameter that is not the model's.
+
+    Example:
+
+    >>> from art_sensreg.classifiers import clone_optimizer
+    >>> model = nn.Linear(2, 2)
+    >>> optimizer = torch.optim.AdamW([{"params": [model.weight], "lr": 0.5}, {"params": [model.bias]}], lr=0.1)
+    >>> [group["lr"] for group in clone_optimizer(optimizer, model, copy.deepcopy(model)).param_groups]
+    [0.5, 0.1]
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    copies = dict(clone.named_parameters())
+    groups = []
+    for group in optimizer.param_groups:
+        if any(id(parameter) not in names for parameter in group["params"]):
+            raise ValueError("`optimizer` holds parameters that are not the model's; expected the model's only.")
+        settings = {name: value for name, value in group.items() if name not in ("params", "initial_lr")}
+        settings["lr"] = group.get("initial_lr", group["lr"])
+        groups.append({**settings, "params": [copies[names[id(parameter)]] for parameter in group["params"]]})
+    # AdamW keeps settings in `defaults` that its constructor does not take (`decoupled_weight_decay`).
+    accepted = inspect.signature(type(optimizer).__init__).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
+    defaults = {name: value for name, value in optimizer.defaults.items() if takes_any or name in accepted}
+    return type(optimizer)(groups, **defaults)
+
+
+def _file_base(filename: str, path: str | None) -> Path:
+    return Path(art_config.ART_DATA_PATH if path is None else path) / filename
+
+
+def _write_aside(target: str, write: Any) -> None:
+    aside = f"{target}.part"
+    try:
+        write(aside)
+        with open(aside, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, target)
+    finally:
+        Path(aside).unlink(missing_ok=True)

@@ -1,0 +1,187 @@
+"""Data sets by name, and any `.npz` file: float32 images in [0, 1], channels first."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+DATASETS = ("digits", "mnist", "cifar10")
+KEYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """
+    Images `(n, channels, height, width)`, float32 in [0, 1], and class indices `(n,)`, int64.
+
+    :param name: Name of the data set.
+    :param x_train: Training images.
+    :param y_train: Training labels.
+    :param x_test: Test images.
+    :param y_test: Test labels.
+    """
+
+    name: str
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Shape of one image."""
+        channels, height, width = self.x_train.shape[1:]
+        return channels, height, width
+
+    @property
+    def nb_classes(self) -> int:
+        """Number of classes."""
+        return int(max(self.y_train.max(), self.y_test.max())) + 1
+
+    def limited(self, train_size: int | None = None, test_size: int | None = None) -> Dataset:
+        """
+        The first images of each part.
+
+        :param train_size: Number of training images, or None for all.
+        :param test_size: Number of test images, or None for all.
+        :return: The smaller data set.
+        """
+        return replace(
+            self,
+            x_train=self.x_train[:train_size],
+            y_train=self.y_train[:train_size],
+            x_test=self.x_test[:test_size],
+            y_test=self.y_test[:test_size],
+        )
+
+    def with_validation_as_test(self, fraction: float = 1 / 6, seed: int = 0) -> Dataset:
+        """
+        Hold out part of the training images and put it in the place of the test images, for choosing settings.
+
+        :param fraction: Share of the training images that is held out.
+        :param seed: Seed of the choice.
+        :return: The data set without its test images.
+        """
+        order = np.random.default_rng(seed).permutation(len(self.x_train))
+        count = max(1, round(len(order) * fraction))
+        held, kept = order[:count], order[count:]
+        return replace(
+            self,
+            x_train=self.x_train[kept],
+            y_train=self.y_train[kept],
+            x_test=self.x_train[held],
+            y_test=self.y_train[held],
+        )
+
+
+def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
+    """
+    Load a data set.
+
+    :param name: `digits` (scikit-learn's 8x8 digits, no download), `mnist`, `cifar10`, or the path of an `.npz` file
+        with `x_train, y_train, x_test, y_test`: uint8 images NHW or NHWC, or floats in [0, 1].
+    :param data_dir: Folder with `mnist.npz` and `cifar10.npz`; without it ART downloads them.
+    :return: The data set.
+    :raises ValueError: If the name is unknown, or the file is not of that form.
+    :raises FileNotFoundError: If the file does not exist.
+
+    Example:
+
+    >>> from art_sensreg.datasets import load_dataset
+    >>> digits = load_dataset("digits")
+    >>> digits.x_train.shape, digits.nb_classes
+    ((1347, 1, 8, 8), 10)
+    """
+    if name == "digits":
+        return _load_digits()
+    if str(name).endswith(".npz"):
+        return _load_file(Path(name))
+    if name not in DATASETS:
+        raise ValueError(f"`dataset` is {name!r}; expected one of {', '.join(DATASETS)}, or the path of an .npz file.")
+    if data_dir is not None:
+        return replace(_load_file(Path(data_dir) / f"{name}.npz"), name=name)
+    return _load_with_art(name)
+
+
+def _load_digits() -> Dataset:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    order = np.random.default_rng(0).permutation(len(digits.target))
+    images = (digits.images[order, None] / 16).astype(np.float32)
+    labels = digits.target[order].astype(np.int64)
+    cut = 3 * len(order) // 4
+    return Dataset(
+        name="digits", x_train=images[:cut], y_train=labels[:cut], x_test=images[cut:], y_test=labels[cut:]
+    )
+
+
+def _load_with_art(name: str) -> Dataset:
+    from art.utils import load_cifar10, load_mnist
+
+    (x_train, y_train), (x_test, y_test), *_ = load_mnist() if name == "mnist" else load_cifar10()
+    return Dataset(
+        name=name,
+        x_train=_images(x_train, "x_train"),
+        y_train=y_train.argmax(1),
+        x_test=_images(x_test, "x_test"),
+        y_test=y_test.argmax(1),
+    )
+
+
+def _load_file(path: Path) -> Dataset:
+    if not path.is_file():
+        raise FileNotFoundError(f"`dataset`: there is no file {path}; expected an .npz file with {', '.join(KEYS)}.")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = [key for key in KEYS if key not in file.files]
+            if missing:
+                found = ", ".join(file.files) or "nothing"
+                raise ValueError(f"it has no {', '.join(missing)} (it has {found}); expected {', '.join(KEYS)}")
+            arrays = {}
+            for key in KEYS:
+                try:
+                    arrays[key] = file[key]
+                except ValueError as error:  # numpy refuses object arrays, which only pickle could read
+                    raise ValueError(f"`{key}` holds Python objects; expected an array of numbers ({error})") from error
+            parts = {key: (_images if key[0] == "x" else _labels)(arrays[key], key) for key in KEYS}
+            for part in ("train", "test"):
+                images, labels = parts[f"x_{part}"], parts[f"y_{part}"]
+                if len(images) != len(labels):
+                    raise ValueError(f"`x_{part}` has {len(images)} images and `y_{part}` {len(labels)} labels")
+            if parts["x_train"].shape[1:] != parts["x_test"].shape[1:]:
+                raise ValueError(f"`x_test` has images of shape {parts['x_test'].shape[1:]} and `x_train` others")
+    except (ValueError, OSError) as error:
+        raise ValueError(f"`dataset`: {path.name} cannot be used: {error}.") from error
+    return Dataset(name=path.stem, **parts)
+
+
+def _images(array: np.ndarray, key: str) -> np.ndarray:
+    """Images of any accepted layout as float32, channels first, in [0, 1]."""
+    expected = "uint8 images, or floats in [0, 1], of shape (n, height, width) or (n, height, width, channels)"
+    if len(array) == 0 or array.ndim not in (3, 4):
+        raise ValueError(f"`{key}` has shape {array.shape}; expected {expected}")
+    if array.ndim == 3:
+        array = array[:, None]
+    elif array.shape[3] in (1, 3, 4):
+        array = array.transpose(0, 3, 1, 2)
+    elif array.shape[1] not in (1, 3, 4):
+        raise ValueError(f"`{key}` has shape {array.shape}; expected {expected}")
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array, dtype=np.float32) / 255
+    if array.dtype.kind != "f":
+        raise ValueError(f"`{key}` has dtype {array.dtype}; expected {expected}")
+    if not (array.min() >= 0 and array.max() <= 1):  # false for NaN too
+        raise ValueError(f"`{key}` has values from {array.min():g} to {array.max():g}; expected {expected}")
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def _labels(array: np.ndarray, key: str) -> np.ndarray:
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.dtype.kind not in "iu" or array.ndim != 1 or (array.size and array.min() < 0):
+        raise ValueError(f"`{key}` has dtype {array.dtype} and shape {array.shape}; expected class indices (n,) from 0")
+    return array.astype(np.int64)

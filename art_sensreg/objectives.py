@@ -1,0 +1,136 @@
+"""The objective that one training step minimises: a base loss plus weighted penalties, as named terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from art_sensreg.penalties.base import ClipValues, PassPenalty, check_number, check_together, measure, plan_penalties
+from art_sensreg.penalties.taps import TapPlan
+
+Penalty = Callable[..., torch.Tensor]
+
+
+def check_penalties(penalties: Any) -> tuple[Penalty, ...]:
+    """
+    Check a list of penalties: the package's own, plain functions, or objects with `__call__(model, x, y)`.
+
+    An object may have a `weight` (default 1) and a `name` (default: its function's or class's name).
+
+    :param penalties: Sequence of penalties.
+    :return: The same as a tuple.
+    :raises TypeError: If it is no sequence, or an entry cannot be called.
+    :raises ValueError: If a weight is negative or not finite, or a penalty needs the noise of another that is missing.
+
+    Example:
+
+    >>> from art_sensreg import SensitivityPenalty
+    >>> from art_sensreg.objectives import check_penalties
+    >>> len(check_penalties([SensitivityPenalty(), lambda model, x, y: x.sum()]))
+    2
+    """
+    if isinstance(penalties, (str, bytes)) or not isinstance(penalties, Sequence):
+        raise TypeError(f"`penalties` is {penalties!r}; expected a list of penalties.")
+    for penalty in penalties:
+        if isinstance(penalty, type) or not callable(penalty):
+            raise TypeError(f"`penalties` holds {penalty!r}; expected objects to be called as penalty(model, x, y).")
+        check_number("weight", getattr(penalty, "weight", 1.0), minimum=0.0)
+    check_together(_active(penalties))
+    return tuple(penalties)
+
+
+def _active(penalties: Sequence[Penalty]) -> list[Penalty]:
+    return [penalty for penalty in penalties if getattr(penalty, "weight", 1.0) > 0]
+
+
+def _unique_names(penalties: Sequence[Penalty]) -> list[str]:
+    names: list[str] = []
+    for penalty in penalties:
+        name = getattr(penalty, "name", None) or getattr(penalty, "__name__", None) or type(penalty).__name__
+        count = sum(other == name or other.startswith(f"{name}_") for other in names)
+        names.append(f"{name}_{count + 1}" if count else name)
+    return names
+
+
+class Objective:
+    """
+    Base loss plus weighted penalties, computed with as few passes as they need.
+
+    The package's penalties share one forward pass over `[x ; x + s*xi]`; a user's own penalty is called as
+    `penalty(model, x, y)`. A penalty of weight 0 is not computed and draws no random numbers, so that training is bit
+    for bit the same as without it.
+
+    :param penalties: See :func:`check_penalties`.
+    :param base_loss: Function of logits `(n, C)` and labels; cross-entropy by default.
+    :param clip_values: Input range as two tensors that broadcast against a batch, or None.
+
+    Example:
+
+    >>> from art_sensreg import JacobianPenalty, SensitivityPenalty
+    >>> from art_sensreg.objectives import Objective
+    >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> x, y = torch.rand(8, 4), torch.zeros(8, dtype=torch.long)
+    >>> objective = Objective([SensitivityPenalty(), JacobianPenalty()])
+    >>> objective.prepare(model, x)
+    >>> terms, logits = objective(model, x, y)
+    >>> list(terms)
+    ['loss', 'base', 'sensitivity', 'jacobian']
+    """
+
+    def __init__(
+        self,
+        penalties: Sequence[Penalty] = (),
+        base_loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+        clip_values: ClipValues | None = None,
+    ) -> None:
+        active = _active(check_penalties(penalties))
+        names = _unique_names(active)
+        named = list(zip(names, active, strict=True))
+        self.base_loss = base_loss or nn.CrossEntropyLoss()
+        self.clip_values = clip_values
+        self.names = names
+        self._passing = [(name, penalty) for name, penalty in named if isinstance(penalty, PassPenalty)]
+        self._separate = [(name, penalty) for name, penalty in named if not isinstance(penalty, PassPenalty)]
+        self._weights = {name: float(getattr(penalty, "weight", 1.0)) for name, penalty in named}
+        self._plans: list[TapPlan | None] = []
+        for _, penalty in self._passing:
+            if getattr(penalty, "clip", False) and clip_values is None:
+                raise ValueError(f"`clip` of {penalty!r} is True; expected a classifier that has `clip_values`.")
+
+    def prepare(self, model: nn.Module, x: torch.Tensor) -> None:
+        """
+        Try the layer selections on the model, before any weight moves.
+
+        :param model: The model to be trained.
+        :param x: Some inputs, `(n, ...)`.
+        :raises ValueError: If a selection does not fit the model.
+        """
+        self._plans = plan_penalties(model, x, [penalty for _, penalty in self._passing])
+
+    def __call__(
+        self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, generator: torch.Generator | None = None
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """
+        Compute all terms on a batch.
+
+        :param model: Module from `(n, ...)` inputs to `(n, C)` logits.
+        :param x: Clean batch, `(n, ...)`, in the user's input units.
+        :param y: Labels in the form that the base loss takes.
+        :param generator: Source of the penalties' randomness.
+        :return: The terms (`loss`, the weighted sum; `base`; each penalty's unweighted value) and the clean logits.
+        """
+        if self._passing:
+            penalties = [penalty for _, penalty in self._passing]
+            logits, values = measure(model, x, penalties, self._plans, generator, self.clip_values)
+        else:
+            logits, values = model(x), []
+        found = {name: value for (name, _), value in zip(self._passing, values, strict=True)}
+        found.update((name, penalty(model, x, y)) for name, penalty in self._separate)
+        base = self.base_loss(logits, y)
+        loss = base
+        for name in self.names:
+            loss = loss + self._weights[name] * found[name]
+        return {"loss": loss, "base": base, **{name: found[name] for name in self.names}}, logits

@@ -1,0 +1,256 @@
+"""What every penalty has in common, and the one pass in which several are measured together."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from art_sensreg.penalties.passes import Branch, couples_rows, forward_branches
+from art_sensreg.penalties.taps import Layers, TapPlan, plan_taps
+
+Sigma = float | torch.Tensor
+ClipValues = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassPenalty:
+    """
+    A penalty that is measured in the shared forward pass of :func:`measure`.
+
+    Subclasses say which extra branches they need (`branches`), whether they read activations (`layers`), differentiate
+    by the input (`input_gradient`) or take the noise of another penalty (`shares_noise`), and compute their value.
+
+    :param weight: Factor of the penalty in the objective, at least 0; 0 switches it off altogether.
+    """
+
+    weight: float = 1.0
+    name: ClassVar[str] = "penalty"
+
+    def __post_init__(self) -> None:
+        check_number("weight", self.weight, minimum=0.0)
+
+    @property
+    def tapped_layers(self) -> Layers | None:
+        """The layers that the pass must read for this penalty."""
+        return None
+
+    @property
+    def input_gradient(self) -> bool:
+        """Whether the value is made of derivatives with respect to the input."""
+        return False
+
+    @property
+    def shares_noise(self) -> bool:
+        """Whether the penalty is measured on the noisy branches of the first penalty that has some."""
+        return False
+
+    def branches(
+        self, x: torch.Tensor, generator: torch.Generator | None, clip_values: ClipValues | None
+    ) -> tuple[list[torch.Tensor], Sigma]:
+        """
+        Make the noisy copies of the batch that this penalty compares with the clean one.
+
+        :param x: Clean batch, `(n, ...)`, in the user's input units.
+        :param generator: Source of randomness.
+        :param clip_values: Input range as two broadcastable tensors, or None.
+        :return: The copies, and the `s` they were made with.
+        """
+        return [], 1.0
+
+    @abstractmethod
+    def evaluate(
+        self, clean: Branch, noisy: Sequence[Branch], sigma: Sigma, selection: int, generator: torch.Generator | None
+    ) -> torch.Tensor:
+        """
+        Compute the unweighted value from the branches of a pass.
+
+        :param clean: The clean branch.
+        :param noisy: This penalty's own (or shared) branches.
+        :param sigma: The `s` of the noisy branches.
+        :param selection: Place of this penalty's layers in `Branch.activations`.
+        :param generator: Source of randomness.
+        :return: 0-d tensor.
+        """
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: torch.Tensor,
+        y: torch.Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        clip_values: tuple[float, float] | None = None,
+    ) -> torch.Tensor:
+        """
+        Measure the penalty alone. The model keeps its mode; BatchNorm's running statistics do not move.
+
+        :param model: Module from `(n, ...)` inputs to `(n, C)` logits.
+        :param x: Batch of inputs, `(n, ...)`, floating point.
+        :param y: Labels; not used by this penalty.
+        :param generator: Source of randomness on the device of `x`; torch's global one if `None`.
+        :param clip_values: Input range, needed only by penalties that clip.
+        :return: Unweighted value, a 0-d tensor that can be differentiated by the model's parameters.
+        :raises TypeError: If `x` is no floating point tensor.
+        :raises ValueError: If the model cannot be tapped, or the penalty cannot be measured alone.
+        """
+        if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+            came = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
+            raise TypeError(f"`x` is {came}; expected a floating point torch.Tensor of shape (n, ...).")
+        if x.ndim < 2 or len(x) == 0:
+            raise ValueError(f"`x` has shape {tuple(x.shape)}; expected (n, ...) with n at least 1.")
+        check_together([self])
+        plans = plan_penalties(model, x, [self])
+        bounds = None if clip_values is None else (x.new_tensor(clip_values[0]), x.new_tensor(clip_values[1]))
+        _, values = measure(model, x, [self], plans, generator, bounds, update_statistics=False)
+        return values[0]
+
+
+def check_together(penalties: Sequence[object]) -> None:
+    """
+    Check that a penalty which shares another's noise has one to share it with.
+
+    :param penalties: The penalties of one objective.
+    :raises ValueError: If none of them draws noise.
+    """
+    passing = [penalty for penalty in penalties if isinstance(penalty, PassPenalty)]
+    needy = [penalty for penalty in passing if penalty.shares_noise]
+    if needy and not any(penalty.tapped_layers is not None for penalty in passing):
+        raise ValueError(
+            f"`sigma` of {needy[0]!r} is None, which shares the noise of a SensitivityPenalty, and there is none with a "
+            "weight above 0; give `sigma` a number, or add a SensitivityPenalty."
+        )
+
+
+def plan_penalties(model: nn.Module, x: torch.Tensor, penalties: Sequence[PassPenalty]) -> list[TapPlan | None]:
+    """
+    Run each penalty's layer selection once on the model (see `taps.plan_taps`).
+
+    :param model: The model.
+    :param x: Some inputs.
+    :param penalties: The penalties.
+    :return: One plan for each penalty, None for those that tap no layer.
+    :raises ValueError: If a selection fits the model not, or its weights are of another number.
+    """
+    plans: list[TapPlan | None] = []
+    for penalty in penalties:
+        layers = penalty.tapped_layers
+        plan = None if layers is None else plan_taps(model, layers, x)
+        weights = getattr(penalty, "layer_weights", None)
+        if plan is not None and weights is not None and len(weights) != len(plan.names):
+            raise ValueError(
+                f"`layer_weights` has {len(weights)} entries; expected {len(plan.names)}, one for each tapped layer: "
+                f"{', '.join(plan.names)}."
+            )
+        plans.append(plan)
+    return plans
+
+
+def measure(
+    model: nn.Module,
+    x: torch.Tensor,
+    penalties: Sequence[PassPenalty],
+    plans: Sequence[TapPlan | None],
+    generator: torch.Generator | None = None,
+    clip_values: ClipValues | None = None,
+    update_statistics: bool = True,
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """
+    Measure all penalties in one forward pass over `[x ; x + s*xi ; ...]`.
+
+    :param model: Module from `(n, ...)` inputs to `(n, C)` logits.
+    :param x: Clean batch, `(n, ...)`.
+    :param penalties: The penalties.
+    :param plans: Their plans, from :func:`plan_penalties`.
+    :param generator: Source of randomness.
+    :param clip_values: Input range as two broadcastable tensors.
+    :param update_statistics: Whether BatchNorm's running statistics move.
+    :return: The clean logits `(n, C)` and each penalty's unweighted value.
+    """
+    derivatives = any(penalty.input_gradient for penalty in penalties)
+    with torch.set_grad_enabled(torch.is_grad_enabled() or derivatives):
+        separate = derivatives and couples_rows(model)
+        inputs = [_leaf(x) if derivatives and not separate else x]
+        spans: list[tuple[slice, Sigma]] = []
+        for penalty in penalties:
+            # Statistics of the batch would leak a row's gradient into the others: differentiate a copy of the batch
+            # that is normalised with the clean rows' statistics instead.
+            made, sigma = ([_leaf(x)], 1.0) if penalty.input_gradient and separate else penalty.branches(
+                x, generator, clip_values
+            )
+            spans.append((slice(len(inputs), len(inputs) + len(made)), sigma))
+            inputs.extend(made)
+        selections = [(p.tapped_layers, plan) for p, plan in zip(penalties, plans, strict=True) if plan is not None]
+        branches = forward_branches(model, inputs, selections, update_statistics)  # type: ignore[arg-type]
+        values = []
+        selection = 0
+        for penalty, own, plan in zip(penalties, spans, plans, strict=True):
+            span, sigma = _donor(penalties, spans) if penalty.shares_noise else own
+            values.append(penalty.evaluate(branches[0], branches[span], sigma, selection, generator))
+            selection += plan is not None
+    logits = branches[0].logits
+    if not torch.is_grad_enabled():
+        return logits.detach(), [value.detach() for value in values]
+    return logits, values
+
+
+def _donor(penalties: Sequence[PassPenalty], spans: Sequence[tuple[slice, Sigma]]) -> tuple[slice, Sigma]:
+    return next(span for penalty, span in zip(penalties, spans, strict=True) if penalty.tapped_layers is not None)
+
+
+def _leaf(x: torch.Tensor) -> torch.Tensor:
+    return x if x.requires_grad else x.detach().requires_grad_(True)
+
+
+def check_number(name: str, value: Any, minimum: float, exclusive: bool = False) -> None:
+    """
+    Check a real, finite number against a lower bound.
+
+    :param name: Name of the argument, for the message.
+    :param value: What came.
+    :param minimum: Lower bound.
+    :param exclusive: Whether the bound itself is refused.
+    :raises TypeError: If it is no real number.
+    :raises ValueError: If it is not finite or too small.
+    """
+    expected = f"a finite number {'above' if exclusive else 'of at least'} {minimum:g}"
+    if isinstance(value, bool) or not isinstance(value, (int, float)) and not hasattr(value, "__float__"):
+        raise TypeError(f"`{name}` is {value!r}; expected {expected}.")
+    number = float(value)
+    if not math.isfinite(number) or number < minimum or (exclusive and number == minimum):
+        raise ValueError(f"`{name}` is {value!r}; expected {expected}.")
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """
+    Check an option against the list of its values.
+
+    :param name: Name of the argument, for the message.
+    :param value: What came.
+    :param choices: The values allowed.
+    :raises ValueError: If it is none of them.
+    """
+    if value not in choices:
+        raise ValueError(f"`{name}` is {value!r}; expected one of {', '.join(choices)}.")
+
+
+def check_count(name: str, value: Any, minimum: int = 1) -> None:
+    """
+    Check a whole number against a lower bound.
+
+    :param name: Name of the argument, for the message.
+    :param value: What came.
+    :param minimum: Lower bound.
+    :raises TypeError: If it is no whole number.
+    :raises ValueError: If it is too small.
+    """
+    expected = f"a whole number of at least {minimum}"
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"`{name}` is {value!r}; expected {expected}.")
+    if int(value) < minimum:
+        raise ValueError(f"`{name}` is {value!r}; expected {expected}.")

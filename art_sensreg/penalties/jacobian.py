@@ -1,0 +1,179 @@
+"""JR, Jacobian regularisation: `L_JR = 1/2 ||J(x)||_F^2` of the logits, by three estimators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from art_sensreg.penalties.base import (
+    ClipValues,
+    PassPenalty,
+    Sigma,
+    check_choice,
+    check_count,
+    check_number,
+)
+from art_sensreg.penalties.noise import draw_noise, draw_unit_sphere
+from art_sensreg.penalties.passes import Branch
+
+ESTIMATORS = ("finite_difference", "projection", "exact")
+
+
+def exact_squared_norm(logits: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """
+    `||J(x)||_F^2` of each row by C vector-Jacobian products: the oracle of the tests.
+
+    :param logits: `z(x)`, `(n, C)`, in whose graph `x` is.
+    :param x: Inputs, `(n, ...)`, with `requires_grad`. Row i of `logits` must depend on row i alone.
+    :return: Tensor of shape `(n,)`.
+
+    Example:
+
+    >>> from art_sensreg.penalties.jacobian import exact_squared_norm
+    >>> x = torch.zeros(2, 3, requires_grad=True)
+    >>> exact_squared_norm(x @ torch.ones(3, 4), x).tolist()
+    [12.0, 12.0]
+    """
+    rows = [_vjp_squared_norm(logits, x, unit.expand_as(logits)) for unit in torch.eye(logits.shape[1]).to(logits)]
+    return torch.stack(rows).sum(0)
+
+
+def projected_squared_norm(
+    logits: torch.Tensor, x: torch.Tensor, probes: int = 1, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """
+    Estimate `||J(x)||_F^2` of each row by random projections, `(C / n) sum_k ||v_k^T J||^2`, `v_k` on the unit sphere.
+
+    One probe has relative variance `2 (C rho - 1) / (C + 2)` with `G = J J^T`, `rho = tr(G^2) / tr(G)^2`.
+
+    | Paper link: https://arxiv.org/abs/1908.02729 (Hoffman, Roberts, Yaida 2019, algorithm 1)
+
+    :param logits: `z(x)`, `(n, C)`, in whose graph `x` is.
+    :param x: Inputs, `(n, ...)`, with `requires_grad`.
+    :param probes: Number of projections.
+    :param generator: Source of randomness.
+    :return: Tensor of shape `(n,)`.
+
+    Example:
+
+    >>> from art_sensreg.penalties.jacobian import projected_squared_norm
+    >>> x = torch.zeros(2, 3, requires_grad=True)
+    >>> projected_squared_norm(x @ torch.eye(3), x).round(decimals=4).tolist()
+    [3.0, 3.0]
+    """
+    n, classes = logits.shape
+    estimates = [_vjp_squared_norm(logits, x, draw_unit_sphere(n, classes, logits, generator)) for _ in range(probes)]
+    return torch.stack(estimates).mean(0) * classes
+
+
+def difference_squared_norm(noisy: torch.Tensor, clean: torch.Tensor, sigma: Sigma) -> torch.Tensor:
+    """
+    Estimate `||J(x)||_F^2` of each row by one finite difference, `||z(x + s*xi) - z(x)||^2 / s^2`.
+
+    For small `s` and Gaussian noise the relative variance is `2 rho` (see :func:`projected_squared_norm`). At a finite
+    `s` it sees kinks that derivatives cannot.
+
+    :param noisy: `z(x + s*xi)`, `(n, C)`.
+    :param clean: `z(x)`, `(n, C)`.
+    :param sigma: `s`, in input units.
+    :return: Tensor of shape `(n,)`.
+
+    Example:
+
+    >>> from art_sensreg.penalties.jacobian import difference_squared_norm
+    >>> difference_squared_norm(torch.ones(1, 2), torch.zeros(1, 2), sigma=0.5).tolist()
+    [8.0]
+    """
+    if clean.dtype in (torch.float16, torch.bfloat16):
+        noisy, clean = noisy.float(), clean.float()
+    return (noisy - clean).pow(2).sum(1) / sigma**2
+
+
+def _vjp_squared_norm(logits: torch.Tensor, x: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+    (gradient,) = torch.autograd.grad(logits, x, vectors, create_graph=True, materialize_grads=True)
+    return gradient.flatten(1).pow(2).sum(1)
+
+
+def _safe_root(squares: torch.Tensor) -> torch.Tensor:
+    """The square root with gradient 0, not infinite, at 0."""
+    positive = squares > 0
+    return torch.where(positive, torch.where(positive, squares, 1.0).sqrt(), 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JacobianPenalty(PassPenalty):
+    """
+    Jacobian regularisation (JR): `1/2 ||J(x)||_F^2`, mean over the batch, `J = dz/dx` in the user's input units.
+
+    | Paper link: https://arxiv.org/abs/1908.02729 (`projection`)
+    | Paper link: https://arxiv.org/abs/1803.08680 (`squared=False`: Jakubovitz and Giryes 2018, as fine-tuning)
+
+    :param weight: Factor in the objective, at least 0.
+    :param estimator: `finite_difference` (no double backward), `projection` (Hoffman et al.), or `exact` (C products).
+    :param probes: Random directions per step. When the noise is shared, that penalty's `probes` count instead.
+    :param sigma: `s` of `finite_difference`, in input units. None: use the noise of the objective's
+        `SensitivityPenalty`, at no extra pass; without one that is an error.
+    :param squared: False penalises `||J(x)||_F` itself. The root is taken of the mean over the probes, so it is biased
+        downwards at few of them: `E sqrt(q) < sqrt(E q)`.
+    :raises ValueError: If an option is unknown or out of range.
+    :raises TypeError: If an option is of a wrong type.
+
+    Example:
+
+    >>> from art_sensreg import JacobianPenalty
+    >>> model = torch.nn.Linear(3, 2, bias=False)
+    >>> with torch.no_grad():
+    ...     _ = model.weight.fill_(1.0)
+    >>> JacobianPenalty(estimator="exact")(model, torch.rand(5, 3)).item()
+    3.0
+    """
+
+    name: ClassVar[str] = "jacobian"
+
+    weight: float = 0.1
+    estimator: str = "finite_difference"
+    probes: int = 1
+    sigma: float | None = None
+    squared: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("estimator", self.estimator, ESTIMATORS)
+        check_count("probes", self.probes)
+        if self.sigma is not None:
+            check_number("sigma", self.sigma, minimum=0.0, exclusive=True)
+            if self.input_gradient:
+                raise ValueError(f"`sigma` is {self.sigma!r}; expected None with estimator={self.estimator!r}.")
+
+    @property
+    def input_gradient(self) -> bool:
+        return self.estimator != "finite_difference"
+
+    @property
+    def shares_noise(self) -> bool:
+        return self.estimator == "finite_difference" and self.sigma is None
+
+    def branches(
+        self, x: torch.Tensor, generator: torch.Generator | None, clip_values: ClipValues | None
+    ) -> tuple[list[torch.Tensor], Sigma]:
+        if self.sigma is None:
+            return [], 1.0
+        sigma = self.sigma
+        return [draw_noise(x, "gaussian", generator).mul_(sigma).add_(x.detach()) for _ in range(self.probes)], sigma
+
+    def evaluate(
+        self, clean: Branch, noisy: Sequence[Branch], sigma: Sigma, selection: int, generator: torch.Generator | None
+    ) -> torch.Tensor:
+        if self.estimator == "finite_difference":
+            estimates = [difference_squared_norm(branch.logits, clean.logits, sigma) for branch in noisy]
+            norms = torch.stack(estimates).mean(0)
+        else:
+            branch = noisy[0] if noisy else clean
+            if self.estimator == "exact":
+                norms = exact_squared_norm(branch.logits, branch.inputs)
+            else:
+                norms = projected_squared_norm(branch.logits, branch.inputs, self.probes, generator)
+        return norms.mean() / 2 if self.squared else _safe_root(norms).mean()

@@ -1,0 +1,162 @@
+"""SR, stochastic sensitivity regularisation: every neuron moves little when the input moves a little."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+
+from art_sensreg.penalties.base import (
+    ClipValues,
+    PassPenalty,
+    Sigma,
+    check_choice,
+    check_count,
+    check_number,
+)
+from art_sensreg.penalties.noise import NOISES, draw_noise
+from art_sensreg.penalties.passes import Branch
+from art_sensreg.penalties.taps import Layers, check_layers
+
+DISTANCES = ("squared", "absolute")
+SCALES = ("per_neuron", "relative")
+
+
+def layer_sensitivity(
+    noisy: torch.Tensor,
+    clean: torch.Tensor,
+    sigma: Sigma,
+    distance: str = "squared",
+    scale: str = "per_neuron",
+    detach_clean: bool = False,
+) -> torch.Tensor:
+    """
+    Sensitivity of one layer, `(1/N_l) || a_l(x + s*xi) - a_l(x) ||^2 / s^2`, mean over the batch.
+
+    :param noisy: Activations of the noisy branch, `(n, ...)`.
+    :param clean: Activations of the clean branch, same shape.
+    :param sigma: `s`, in input units.
+    :param distance: `squared`; or `absolute`, the mean of `|.| / s`, which has no limit in terms of the Frobenius norm.
+    :param scale: `per_neuron`; or `relative`, divided also by the layer's mean squared clean activation, detached (its
+        root for `absolute`), so that neither shrinking nor inflating all activations pays.
+    :param detach_clean: Whether the gradient flows through the noisy side only.
+    :return: 0-d tensor.
+
+    Example:
+
+    >>> from art_sensreg.penalties.sensitivity import layer_sensitivity
+    >>> layer_sensitivity(torch.ones(2, 3), torch.zeros(2, 3), sigma=0.5).item()
+    4.0
+    """
+    if clean.dtype in (torch.float16, torch.bfloat16):
+        noisy, clean = noisy.float(), clean.float()
+    target = clean.detach() if detach_clean else clean
+    value = F.mse_loss(noisy, target) / sigma**2 if distance == "squared" else F.l1_loss(noisy, target) / sigma
+    if scale == "relative":
+        size = clean.detach().pow(2).mean().clamp_min(torch.finfo(clean.dtype).tiny)
+        value = value / (size if distance == "squared" else size.sqrt())
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensitivityPenalty(PassPenalty):
+    """
+    Stochastic regularisation of neural activation sensitivity (SR).
+
+    `L_SR = sum_l w_l (1/N_l) E || a_l(x + s*xi) - a_l(x) ||^2 / s^2`, which for small `s` is
+    `sum_l w_l ||da_l/dx||_F^2 / N_l`. A reconstruction from the abstract of the paper: see the README.
+
+    | Paper link: https://arxiv.org/abs/2009.11349
+
+    :param weight: Factor in the objective, at least 0.
+    :param sigma: `s`, size of the noise in the user's input units (before any mean/std preprocessing); or a range
+        `(low, high)` from which each step draws it.
+    :param noise: `gaussian`, `uniform`, `rademacher` or `sphere`, each with unit variance per entry.
+    :param layers: `hidden` (after the non-linearity), `pre_activation`, `hidden+logits`, `logits`, or a list of module
+        names and classes.
+    :param layer_weights: `w_l`, one for each tapped layer in the order of the forward pass; 1 over their number if None.
+    :param distance: `squared`, or `absolute` (no Frobenius limit).
+    :param scale: `per_neuron`, or `relative` to the layer's mean squared clean activation.
+    :param probes: Noisy copies per step.
+    :param detach_clean: Whether gradients flow through the noisy side only.
+    :param clip: Whether `x + s*xi` is clipped to the classifier's `clip_values` (the divisor stays `s`).
+    :raises ValueError: If an option is unknown or out of range.
+    :raises TypeError: If an option is of a wrong type.
+
+    Example:
+
+    >>> from art_sensreg import SensitivityPenalty
+    >>> penalty = SensitivityPenalty(sigma=0.1, layers=["0"])
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+    >>> penalty(model, torch.rand(8, 4)).shape
+    torch.Size([])
+    """
+
+    name: ClassVar[str] = "sensitivity"
+
+    weight: float = 1.0
+    sigma: float | tuple[float, float] = 0.3
+    noise: str = "gaussian"
+    layers: Layers = "hidden"
+    layer_weights: Sequence[float] | None = None
+    distance: str = "squared"
+    scale: str = "per_neuron"
+    probes: int = 1
+    detach_clean: bool = False
+    clip: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.sigma, (tuple, list)):
+            if len(self.sigma) != 2:
+                raise ValueError(f"`sigma` is {self.sigma!r}; expected a number, or a range (low, high).")
+            for bound in self.sigma:
+                check_number("sigma", bound, minimum=0.0, exclusive=True)
+            if self.sigma[0] > self.sigma[1]:
+                raise ValueError(f"`sigma` is {self.sigma!r}; expected a range (low, high) with low at most high.")
+        else:
+            check_number("sigma", self.sigma, minimum=0.0, exclusive=True)
+        check_choice("noise", self.noise, NOISES)
+        check_choice("distance", self.distance, DISTANCES)
+        check_choice("scale", self.scale, SCALES)
+        check_count("probes", self.probes)
+        check_layers(self.layers)
+        for weight in self.layer_weights or ():
+            check_number("layer_weights", weight, minimum=0.0)
+
+    @property
+    def tapped_layers(self) -> Layers:
+        return self.layers
+
+    def branches(
+        self, x: torch.Tensor, generator: torch.Generator | None, clip_values: ClipValues | None
+    ) -> tuple[list[torch.Tensor], Sigma]:
+        if self.clip and clip_values is None:
+            raise ValueError("`clip` is True and no `clip_values` are known; expected a classifier that has them.")
+        sigma: Sigma
+        if isinstance(self.sigma, (tuple, list)):
+            low, high = self.sigma
+            sigma = low + (high - low) * torch.rand((), dtype=x.dtype, device=x.device, generator=generator)
+        else:
+            sigma = self.sigma
+        noisy = []
+        for _ in range(self.probes):
+            # x is not part of the graph: the noise is the derivative's direction.
+            copy = draw_noise(x, self.noise, generator).mul_(sigma).add_(x.detach())
+            noisy.append(copy if not self.clip or clip_values is None else copy.clamp_(*clip_values))
+        return noisy, sigma
+
+    def evaluate(
+        self, clean: Branch, noisy: Sequence[Branch], sigma: Sigma, selection: int, generator: torch.Generator | None
+    ) -> torch.Tensor:
+        layers = clean.activations[selection]
+        weights = self.layer_weights or [1 / len(layers)] * len(layers)
+        terms = [
+            weight / len(noisy) * layer_sensitivity(b, a, sigma, self.distance, self.scale, self.detach_clean)
+            for branch in noisy
+            for weight, a, b in zip(weights, layers, branch.activations[selection], strict=True)
+        ]
+        return torch.stack(terms).sum()

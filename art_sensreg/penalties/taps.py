@@ -1,0 +1,252 @@
+"""
+Activation taps: read the activations `a_l(x)` of a model's layers during a forward pass.
+
+Hidden layers are found by watching the *calls* of the non-linearities (a `TorchFunctionMode`), not by walking modules:
+`nn.ReLU` and `F.relu`, nested, reused and functional-style networks are then all the same. Named layers and layer kinds
+use forward hooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
+
+Layers = str | Sequence[str | type[nn.Module]]
+KEYWORDS = ("hidden", "pre_activation", "hidden+logits", "logits")
+
+_NONLINEARITIES = (
+    "relu relu_ relu6 gelu silu mish elu elu_ selu selu_ celu celu_ leaky_relu leaky_relu_ prelu rrelu rrelu_ hardtanh "
+    "hardtanh_ hardswish hardsigmoid softplus softsign softshrink hardshrink tanhshrink threshold threshold_ "
+    "logsigmoid tanh tanh_ sigmoid sigmoid_ glu"
+).split()
+
+
+def _nonlinear_functions() -> dict[Callable[..., Any], str]:
+    """The callables that the taps watch, each with its plain name (`torch.relu`, `F.relu`, `Tensor.relu_`, ...)."""
+    found: dict[Callable[..., Any], str] = {}
+    for name in _NONLINEARITIES:
+        for owner in (torch, F, torch.Tensor):
+            function = getattr(owner, name, None)
+            if function is not None:
+                found[function] = name.rstrip("_")
+    return found
+
+
+_WATCHED = _nonlinear_functions()
+_CLAMPS = {torch.clamp, torch.clamp_, torch.Tensor.clamp, torch.Tensor.clamp_, torch.clamp_min, torch.Tensor.clamp_min}
+
+
+@dataclass
+class _Tap:
+    """One activation that was read; `version` tells later whether an in-place operation has overwritten it."""
+
+    name: str
+    value: torch.Tensor
+    version: int
+
+
+class ActivationTaps(TorchFunctionMode):
+    """
+    Context manager that records activations of `model` while a forward pass runs inside it.
+
+    :param model: Any `nn.Module`.
+    :param layers: `hidden` (outputs of every non-linearity, the model's own output excluded), `pre_activation` (their
+        inputs), `logits`, `hidden+logits`, or a list of module names (`"features.0"`), module classes (`nn.Conv2d`)
+        and `"logits"`. A module that runs twice is two layers.
+    :param clone: Copy what is read, for models whose in-place operations overwrite it afterwards.
+    :raises ValueError: If a name or kind matches no module of the model.
+
+    Example:
+
+    >>> from art_sensreg.penalties.taps import ActivationTaps
+    >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> with ActivationTaps(model, "hidden+logits") as taps:
+    ...     logits = model(torch.zeros(5, 4))
+    >>> [(name, tuple(value.shape)) for name, value in taps.read(logits)]
+    [('relu', (5, 3)), ('logits', (5, 2))]
+    """
+
+    def __init__(self, model: nn.Module, layers: Layers = "hidden", clone: bool = False) -> None:
+        super().__init__()
+        self.layers = layers
+        self.clone = clone
+        self._taps: list[_Tap] = []
+        self._handles: list[RemovableHandle] = []
+        self._named = [] if isinstance(layers, str) else _select_modules(model, layers)
+        self._watch_before = layers == "pre_activation"
+        self._watch_after = layers in ("hidden", "hidden+logits")
+        self._with_logits = layers in ("logits", "hidden+logits") or (not isinstance(layers, str) and "logits" in layers)
+
+    def __enter__(self) -> ActivationTaps:
+        for name, module in self._named:
+            self._handles.append(module.register_forward_hook(self._hook(name)))
+        super().__enter__()
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        super().__exit__(*exc)
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = _watched_name(func, args, kwargs) if self._watch_before or self._watch_after else None
+        if name is None:
+            return func(*args, **kwargs)
+        if self._watch_before:
+            self._record(name, args[0] if args else kwargs["input"])
+        output = func(*args, **kwargs)
+        if self._watch_after:
+            self._record(name, output)
+        return output
+
+    def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            self._record(name, output[0] if isinstance(output, (tuple, list)) else output)
+
+        return hook
+
+    def _record(self, name: str, value: Any) -> None:
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            if self.clone:
+                value = value.clone()
+            self._taps.append(_Tap(name, value, value._version))
+
+    @property
+    def overwritten(self) -> bool:
+        """Whether an in-place operation has changed an activation after it was read."""
+        return any(tap.value._version != tap.version for tap in self._taps)
+
+    def read(self, logits: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+        """
+        Return what was recorded, in the order of the forward pass.
+
+        :param logits: The model's output; the last non-linearity of a model that ends in one is not "hidden".
+        :return: Pairs of a layer name and its activations of shape `(n, ...)`.
+        """
+        hidden = [(tap.name, tap.value) for tap in self._taps if not (self._watch_after and tap.value is logits)]
+        return [*hidden, ("logits", logits)] if self._with_logits else hidden
+
+
+@dataclass(frozen=True)
+class TapPlan:
+    """What a trial run found out about a model: the names of the tapped layers, and whether they must be copied."""
+
+    names: tuple[str, ...]
+    clone: bool
+
+
+def plan_taps(model: nn.Module, layers: Layers, x: torch.Tensor) -> TapPlan:
+    """
+    Run the model once on two rows, in evaluation mode and without gradients, and see which layers `layers` selects.
+
+    Run before training, so that a wrong layer name is an error before any weight moves. Modes and the random state are
+    restored.
+
+    :param model: Any `nn.Module`.
+    :param layers: As for :class:`ActivationTaps`.
+    :param x: Batch of inputs of shape `(n, ...)`.
+    :return: The plan.
+    :raises ValueError: If a name is unknown, nothing can be tapped, or a layer's first dimension is not the batch.
+
+    Example:
+
+    >>> from art_sensreg.penalties.taps import plan_taps
+    >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(inplace=True), nn.Linear(3, 2))
+    >>> plan_taps(model, "hidden", torch.zeros(5, 4))
+    TapPlan(names=('relu',), clone=False)
+    >>> plan_taps(model, ["0"], torch.zeros(5, 4))
+    TapPlan(names=('0',), clone=True)
+    """
+    check_layers(layers)
+    rows = x[:2].detach()
+    modes = [(module, module.training) for module in model.modules()]
+    devices = [rows.device] if rows.is_cuda else []
+    try:
+        model.eval()
+        with torch.no_grad(), torch.random.fork_rng(devices=devices), ActivationTaps(model, layers) as taps:
+            logits = model(rows)
+    finally:
+        for module, training in modes:
+            module.training = training
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+        came = f"shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ValueError(f"`model` returns {came}; expected logits, a tensor of shape (n, number of classes).")
+    found = taps.read(logits)
+    if not found:
+        raise ValueError(_nothing_to_tap(model, layers))
+    for name, value in found:
+        if value.shape[:1] != rows.shape[:1]:
+            raise ValueError(
+                f"`layers` selects {name!r}, whose output has shape {tuple(value.shape)} for a batch of {len(rows)}; "
+                "expected the batch as the first dimension. Name other layers."
+            )
+    return TapPlan(tuple(name for name, _ in found), taps.overwritten)
+
+
+def check_layers(layers: Layers) -> None:
+    """
+    Check the form of a layer selection; the model is needed to check the names themselves.
+
+    :param layers: As for :class:`ActivationTaps`.
+    :raises ValueError: If a string is no known keyword, or a list is empty.
+    :raises TypeError: If it is neither, or a list holds something else than names and module classes.
+    """
+    expected = f"one of {', '.join(KEYWORDS)}, or a list of module names and module classes"
+    if isinstance(layers, str):
+        if layers not in KEYWORDS:
+            raise ValueError(f"`layers` is {layers!r}; expected {expected} (a single name goes into a list).")
+        return
+    if not isinstance(layers, Sequence):
+        raise TypeError(f"`layers` is {layers!r}; expected {expected}.")
+    if not layers:
+        raise ValueError(f"`layers` is empty; expected {expected}.")
+    for layer in layers:
+        if not (isinstance(layer, str) or (isinstance(layer, type) and issubclass(layer, nn.Module))):
+            raise TypeError(f"`layers` holds {layer!r}; expected {expected}.")
+
+
+def _watched_name(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> str | None:
+    """The name of the non-linearity that this call is, or None. `x.clamp(min=0)` is a ReLU in disguise."""
+    if func in _CLAMPS:
+        low = args[1] if len(args) > 1 else kwargs.get("min")
+        high = args[2] if len(args) > 2 else kwargs.get("max")
+        return "relu" if isinstance(low, (int, float)) and low == 0 and high is None else None
+    return _WATCHED.get(func)
+
+
+def _select_modules(model: nn.Module, layers: Sequence[str | type[nn.Module]]) -> list[tuple[str, nn.Module]]:
+    modules = dict(model.named_modules())
+    selected: dict[str, nn.Module] = {}
+    for layer in layers:
+        if layer == "logits":
+            continue
+        if isinstance(layer, str):
+            matches = {layer: modules[layer]} if layer in modules else {}
+        else:
+            matches = {name: module for name, module in modules.items() if isinstance(module, layer)}
+        if not matches:
+            asked = repr(layer) if isinstance(layer, str) else layer.__name__
+            known = ", ".join(name for name in modules if name) or "none (the model has no submodules)"
+            raise ValueError(f"`layers` asks for {asked}, which the model has not; its modules: {known}.")
+        selected.update(matches)
+    return list(selected.items())
+
+
+def _nothing_to_tap(model: nn.Module, layers: Layers) -> str:
+    known = ", ".join(repr(name) for name, _ in model.named_modules() if name)
+    choice = f"name layers, for example from: {known}" if known else "the model has no submodules to name either"
+    return (
+        f"`layers={layers!r}` finds nothing to tap in {type(model).__name__}: no known non-linearity (ReLU, GELU, SiLU, "
+        f"tanh, ...) ran before its output. Use layers='logits', or {choice}."
+    )

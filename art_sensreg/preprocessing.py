@@ -1,0 +1,88 @@
+"""ART preprocessing during training: the standardisation inside the penalties' pass, everything else once before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from art.estimators.classification import PyTorchClassifier
+from art.preprocessing.standardisation_mean_std.numpy import StandardisationMeanStd
+from art.preprocessing.standardisation_mean_std.pytorch import StandardisationMeanStdPyTorch
+from art.preprocessing.standardisation_mean_std.utils import broadcastable_mean_std
+from torch import nn
+
+_STANDARDISATIONS = (StandardisationMeanStd, StandardisationMeanStdPyTorch)
+
+
+class StandardisedModel(nn.Module):
+    """
+    A model behind `(x - mean) / std`, so that noise and derivatives are in the user's input units.
+
+    :param model: The model.
+    :param mean: Broadcasts against a batch.
+    :param std: Broadcasts against a batch.
+
+    Example:
+
+    >>> from art_sensreg.preprocessing import StandardisedModel
+    >>> StandardisedModel(nn.Identity(), torch.tensor(1.0), torch.tensor(2.0))(torch.tensor([[3.0]]))
+    tensor([[1.]])
+    """
+
+    def __init__(self, model: nn.Module, mean: torch.Tensor, std: torch.Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.mean = mean
+        self.std = std
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.model((x - self.mean) / self.std)
+        return logits
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Any:
+        # Users name the layers of their own model, not of this wrapper.
+        return self.model.named_modules(*args, **kwargs)
+
+
+def trained_model(classifier: PyTorchClassifier) -> nn.Module:
+    """
+    The function that is trained: the classifier's model, behind its standardisation if that does anything.
+
+    :param classifier: ART classifier.
+    :return: The model itself, or a :class:`StandardisedModel` around it.
+    """
+    model: nn.Module = classifier.model
+    last = _standardisation(classifier)
+    if last is None or (np.all(np.asarray(last.mean) == 0) and np.all(np.asarray(last.std) == 1)):
+        return model
+    image = np.zeros((1, *classifier.input_shape), dtype=np.float32)
+    mean, std = broadcastable_mean_std(image, np.asarray(last.mean), np.asarray(last.std))
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    as_tensor = [torch.as_tensor(value, dtype=dtype, device=classifier.device) for value in (mean, std)]
+    return StandardisedModel(model, *as_tensor)
+
+
+def fit_preprocessing(
+    classifier: PyTorchClassifier, x: np.ndarray, y: np.ndarray, fit: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Apply the classifier's preprocessing except its standardisation, once to all data, as ART's `fit` does.
+
+    :param classifier: ART classifier.
+    :param x: Images `(n, ...)`.
+    :param y: Rows of class probabilities `(n, C)`.
+    :param fit: Whether the training (`apply_fit`) or the test (`apply_predict`) preprocessors run.
+    :return: Images, of the dtype of `x`, and labels.
+    """
+    last = _standardisation(classifier)
+    kind = x.dtype
+    for operation in classifier.preprocessing_operations:
+        if operation is not last and (operation.apply_fit if fit else operation.apply_predict):
+            x, y = operation(x, y)
+    return np.ascontiguousarray(x, dtype=kind), y
+
+
+def _standardisation(classifier: PyTorchClassifier) -> Any:
+    operations = classifier.preprocessing_operations
+    return operations[-1] if operations and isinstance(operations[-1], _STANDARDISATIONS) else None

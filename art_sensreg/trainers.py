@@ -1,0 +1,135 @@
+"""ART trainers: check the arguments, build the objective, call the loop."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from art.data_generators import DataGenerator
+from art.defences.trainer import Trainer
+from art.estimators.classification import PyTorchClassifier
+
+from art_sensreg.classifiers import fit_arrays, fit_batches
+from art_sensreg.objectives import Penalty, check_penalties
+from art_sensreg.penalties import JacobianPenalty, SensitivityPenalty
+from art_sensreg.training.config import TrainingConfig
+from art_sensreg.training.inputs import check_known
+from art_sensreg.training.loop import History
+
+
+class SensRegTrainer(Trainer):
+    """
+    Train any ART PyTorch classifier with penalties: from scratch, or on from the weights it has (fine-tuning).
+
+    | Paper link: https://arxiv.org/abs/2009.11349
+
+    :param classifier: ART `PyTorchClassifier` (or subclass) with an optimizer.
+    :param penalties: The penalties. None takes the classifier's own, or SR + JR with their defaults if it has none; when
+        both are given, these win, with a warning. `[]` trains without any.
+    :param config: Settings of the run.
+    :raises TypeError: If the classifier is no `PyTorchClassifier`, or an entry of `penalties` cannot be called.
+    :raises ValueError: If a penalty is not usable.
+
+    Example:
+
+    >>> import torch
+    >>> from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegTrainer, TrainingConfig
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> classifier = PyTorchClassifier(
+    ...     model, torch.nn.CrossEntropyLoss(), (1, 2, 2), 2, optimizer=torch.optim.Adam(model.parameters())
+    ... )
+    >>> trainer = SensRegTrainer(classifier, [SensitivityPenalty(), JacobianPenalty()], TrainingConfig(seed=0))
+    >>> x = np.random.default_rng(0).random((20, 1, 2, 2))
+    >>> trainer.fit(x, np.arange(20) % 2, nb_epochs=2, verbose=False)
+    >>> [sorted(epoch) for epoch in trainer.history][0]
+    ['accuracy', 'base', 'epoch', 'jacobian', 'learning_rate', 'loss', 'seconds', 'sensitivity']
+    >>> trainer.get_classifier() is classifier
+    True
+    """
+
+    def __init__(
+        self,
+        classifier: PyTorchClassifier,
+        penalties: Sequence[Penalty] | None = None,
+        config: TrainingConfig | None = None,
+    ) -> None:
+        if not isinstance(classifier, PyTorchClassifier):
+            raise TypeError(f"`classifier` is {type(classifier).__name__}; expected an ART PyTorchClassifier.")
+        if config is not None and not isinstance(config, TrainingConfig):
+            raise TypeError(f"`config` is {config!r}; expected a TrainingConfig.")
+        super().__init__(classifier)
+        own = tuple(getattr(classifier, "penalties", ()))
+        if penalties is None:
+            penalties = own or (SensitivityPenalty(), JacobianPenalty())
+        elif own and tuple(penalties) != own:
+            warnings.warn(
+                "Both classifier and trainer have penalties; the trainer's are used and the classifier's are not.",
+                stacklevel=2,
+            )
+        self.penalties = check_penalties(penalties)
+        self.config = config or TrainingConfig()
+        self.history: History = []
+
+    def fit(  # type: ignore[override]
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        validation_data: tuple[np.ndarray, np.ndarray] | None = None,
+        batch_size: int | None = None,
+        nb_epochs: int | None = None,
+        scheduler: Any = None,
+        verbose: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """
+        Train the classifier; the record goes to `history`.
+
+        :param x: Images `(n, *input_shape)`, floating point, finite, within `clip_values`.
+        :param y: Class indices `(n,)`, or rows `(n, nb_classes)` that sum to 1.
+        :param validation_data: Images and labels that are scored after every epoch.
+        :param batch_size: Rows of a step; the config's (default 128) if None.
+        :param nb_epochs: Passes over the data; the config's (default 20) if None.
+        :param scheduler: Any torch learning rate scheduler; see `TrainingConfig.scheduler_interval`.
+        :param verbose: Whether a progress bar is shown.
+        :param kwargs: Nothing: an unknown argument is an error.
+        :raises TypeError: If an argument is unknown or of a wrong type.
+        :raises ValueError: If an argument is out of range, before any weight has moved.
+        """
+        check_known("fit", kwargs, ("x, y, validation_data, batch_size, nb_epochs, scheduler, verbose",))
+        config = self._config(batch_size=batch_size, nb_epochs=nb_epochs)
+        self.history = fit_arrays(
+            self._classifier, self.penalties, config, x, y, validation_data, scheduler, verbose
+        )
+
+    def fit_generator(
+        self,
+        generator: DataGenerator,
+        nb_epochs: int | None = None,
+        validation_data: tuple[np.ndarray, np.ndarray] | None = None,
+        scheduler: Any = None,
+        verbose: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """
+        Train the classifier on batches of one of ART's data generators; the record goes to `history`.
+
+        :param generator: Generator with a known `size`.
+        :param nb_epochs: Number of times that `size` images are drawn; the config's (default 20) if None.
+        :param validation_data: Images and labels that are scored after every epoch.
+        :param scheduler: As for `fit`.
+        :param verbose: Whether a progress bar is shown.
+        :param kwargs: Nothing: an unknown argument is an error.
+        :raises TypeError: If an argument is unknown or of a wrong type.
+        :raises ValueError: If an argument is out of range, or the first batch is unusable.
+        """
+        check_known("fit_generator", kwargs, ("generator, nb_epochs, validation_data, scheduler, verbose",))
+        config = self._config(nb_epochs=nb_epochs)
+        self.history = fit_batches(
+            self._classifier, self.penalties, config, generator, validation_data, scheduler, verbose
+        )
+
+    def _config(self, **given: int | None) -> TrainingConfig:
+        return replace(self.config, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]

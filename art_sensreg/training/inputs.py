@@ -1,0 +1,143 @@
+"""Checks of what users pass to `fit`: one clear error, before any weight moves, or data ready for training."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+
+
+def check_images(
+    x: Any, input_shape: tuple[int, ...], clip_values: Any = None, name: str = "x", dtype: Any = np.float32
+) -> np.ndarray:
+    """
+    Check a set of images and convert it to floating point.
+
+    :param x: Images of shape `(n, *input_shape)`, float64 or float32 (other float types are converted), finite, within
+        `clip_values`.
+    :param input_shape: Shape of one image.
+    :param clip_values: `(min, max)`, numbers or arrays that broadcast against an image, or None.
+    :param name: Name of the argument, for the messages.
+    :param dtype: The type to convert to.
+    :return: Array of the same shape.
+    :raises TypeError: If it is no array of floating point numbers.
+    :raises ValueError: If shape, range or values are wrong, or the array is empty.
+
+    Example:
+
+    >>> from art_sensreg.training.inputs import check_images
+    >>> check_images(np.zeros((2, 1, 4, 4)), (1, 4, 4), (0.0, 1.0)).dtype
+    dtype('float32')
+    """
+    images = _as_array(x, name)
+    if images.dtype.kind in "iub":
+        top = "" if clip_values is None else f" (for 0..255 images: `{name}.astype('float32') / 255`)"
+        raise TypeError(
+            f"`{name}` has dtype {images.dtype}; expected floating point images scaled to {_range_text(clip_values)}{top}."
+        )
+    if images.dtype.kind != "f":
+        raise TypeError(f"`{name}` has dtype {images.dtype}; expected floating point images.")
+    if images.shape[1:] != tuple(input_shape) or images.ndim != len(input_shape) + 1:
+        raise ValueError(f"`{name}` has shape {images.shape}; expected (n, {', '.join(map(str, input_shape))}).")
+    if len(images) == 0:
+        raise ValueError(f"`{name}` is empty, shape {images.shape}; expected at least one image.")
+    # One pass each: min and max are NaN when any value is, and infinite when one is.
+    low, high = images.min(axis=0), images.max(axis=0)
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        bad = int((~np.isfinite(images).reshape(len(images), -1).all(axis=1)).sum())
+        raise ValueError(f"`{name}` has NaN or infinite values in {bad} of {len(images)} images; expected finite ones.")
+    if clip_values is not None:
+        least, most = np.asarray(clip_values[0]), np.asarray(clip_values[1])
+        slack = 1e-6 * np.maximum(most - least, 1e-30)  # float64 images may round outwards when converted
+        if (low < least - slack).any() or (high > most + slack).any():
+            raise ValueError(
+                f"`{name}` has values from {low.min():g} to {high.max():g}; expected {_range_text(clip_values)}, the "
+                "classifier's `clip_values`."
+            )
+    return images.astype(dtype, copy=False)
+
+
+def check_labels(y: Any, nb_classes: int, nb_samples: int, name: str = "y") -> np.ndarray:
+    """
+    Check labels and convert them to rows of class probabilities.
+
+    :param y: Class indices `(n,)` or `(n, 1)`, integer-valued; or one-hot or other rows `(n, nb_classes)` that sum to 1.
+    :param nb_classes: Number of classes, C.
+    :param nb_samples: Number of images that the labels belong to.
+    :param name: Name of the argument, for the messages.
+    :return: float32 array of shape `(n, C)`.
+    :raises TypeError: If it is no array of numbers.
+    :raises ValueError: If the length, the width or a value is wrong.
+
+    Example:
+
+    >>> from art_sensreg.training.inputs import check_labels
+    >>> check_labels([1, 0], nb_classes=3, nb_samples=2).tolist()
+    [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
+    """
+    labels = _as_array(y, name)
+    if labels.dtype.kind not in "iubf":
+        raise TypeError(f"`{name}` has dtype {labels.dtype}; expected class indices or rows of class probabilities.")
+    expected = f"class indices of shape (n,) or rows of shape (n, {nb_classes})"
+    if labels.ndim not in (1, 2):
+        raise ValueError(f"`{name}` has shape {labels.shape}; expected {expected}.")
+    if len(labels) != nb_samples:
+        raise ValueError(f"`{name}` has {len(labels)} labels; expected {nb_samples}, one for each image.")
+    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
+        raise ValueError(f"`{name}` has NaN or infinite values; expected {expected}.")
+    if labels.ndim == 2 and labels.shape[1] == 1 and nb_classes != 1:
+        labels = labels[:, 0]
+    if labels.ndim == 2:
+        return _check_rows(labels, nb_classes, name)
+    indices = labels.astype(np.int64)
+    if (indices != labels).any():
+        raise ValueError(f"`{name}` has fractional class indices such as {labels[indices != labels][0]:g}; expected {expected}.")
+    if (indices < 0).any() or (indices >= nb_classes).any():
+        raise ValueError(
+            f"`{name}` has class indices from {indices.min()} to {indices.max()}; expected 0 to {nb_classes - 1}."
+        )
+    return np.eye(nb_classes, dtype=np.float32)[indices]
+
+
+def check_known(function: str, unknown: dict[str, Any], known: Collection[str]) -> None:
+    """
+    Refuse keyword arguments that a function does not know (ART's own `fit` ignores them).
+
+    :param function: Name of the function, for the message.
+    :param unknown: The keyword arguments that were left over.
+    :param known: Names that the function knows.
+    :raises TypeError: If any is left.
+    """
+    if unknown:
+        name, value = next(iter(unknown.items()))
+        raise TypeError(f"{function}() got an unknown keyword argument `{name}`={value!r}; expected {', '.join(known)}.")
+
+
+def _check_rows(labels: np.ndarray, nb_classes: int, name: str) -> np.ndarray:
+    if labels.shape[1] != nb_classes:
+        raise ValueError(f"`{name}` has rows of width {labels.shape[1]}; expected {nb_classes}, the number of classes.")
+    rows = labels.astype(np.float32)
+    sums = rows.sum(axis=1)
+    if (rows < 0).any() or np.abs(sums - 1).max(initial=0) > 1e-3:
+        worst = sums[np.abs(sums - 1).argmax()]
+        raise ValueError(f"`{name}` has rows that sum to {worst:g} or negative entries; expected probabilities that sum to 1.")
+    return rows
+
+
+def _as_array(value: Any, name: str) -> np.ndarray:
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"`{name}` cannot be read as an array ({error}); expected rows of equal shape.") from error
+    if array.ndim == 0:
+        raise TypeError(f"`{name}` is {value!r}; expected an array.")
+    return array
+
+
+def _range_text(clip_values: Any) -> str:
+    if clip_values is None:
+        return "the range that the model takes"
+    return f"[{np.min(clip_values[0]):g}, {np.max(clip_values[1]):g}]"
