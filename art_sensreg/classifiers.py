@@ -47,7 +47,6 @@ class SensRegClassifier(PyTorchClassifier):
     :raises ValueError: If a penalty is not usable.
 
     Example:
-
     >>> from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegClassifier
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> classifier = SensRegClassifier(
@@ -75,6 +74,22 @@ class SensRegClassifier(PyTorchClassifier):
     @penalties.setter
     def penalties(self, penalties: Sequence[Penalty]) -> None:
         self._penalties = check_penalties(penalties)
+
+    def set_params(self, **kwargs: Any) -> None:
+        """
+        Set parameters by name, as `get_params` returns them.
+
+        :param kwargs: Parameters of the classifier.
+        :raises ValueError: If a name is unknown or a value is not usable.
+        """
+        # ART would put a bare model where its wrapper belongs.
+        if "model" in kwargs:
+            self._model = self._make_model_wrapper(kwargs.pop("model"))
+        if kwargs.get("device_type", self.device_type) != self.device_type:
+            on_cpu = kwargs["device_type"] == "cpu" or not torch.cuda.is_available()
+            self._device = torch.device("cpu") if on_cpu else torch.device("cuda", torch.cuda.current_device())
+        self._model.to(self._device)
+        super().set_params(**kwargs)
 
     # --- training -------------------------------------------------------------------------------------------------
 
@@ -184,7 +199,9 @@ class SensRegClassifier(PyTorchClassifier):
         """
         return self._float32(super().loss_gradient(self._cast(x), y, training_mode=training_mode, **kwargs))
 
-    def class_gradient(self, x: np.ndarray, label: Any = None, training_mode: bool = False, **kwargs: Any) -> np.ndarray:
+    def class_gradient(
+        self, x: np.ndarray, label: Any = None, training_mode: bool = False, **kwargs: Any
+    ) -> np.ndarray:
         """
         Gradient of each class's logit by the input.
 
@@ -385,7 +402,9 @@ def _prepare(
 ) -> tuple[nn.Module, Objective]:
     bounds = None
     if classifier.clip_values is not None:
-        low, high = (torch.as_tensor(np.asarray(bound), dtype=x.dtype, device=x.device) for bound in classifier.clip_values)
+        low, high = (
+            torch.as_tensor(np.asarray(bound), dtype=x.dtype, device=x.device) for bound in classifier.clip_values
+        )
         bounds = (low, high)
     model = trained_model(classifier)
     objective = Objective(penalties, classifier.loss, bounds)
@@ -404,7 +423,6 @@ def clone_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, clone: n
     :raises ValueError: If the optimizer holds a parameter that is not the model's.
 
     Example:
-
     >>> from art_sensreg.classifiers import clone_optimizer
     >>> model = nn.Linear(2, 2)
     >>> optimizer = torch.optim.AdamW([{"params": [model.weight], "lr": 0.5}, {"params": [model.bias]}], lr=0.1)

@@ -89,7 +89,6 @@ def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> D
     :raises FileNotFoundError: If the file does not exist.
 
     Example:
-
     >>> from art_sensreg.datasets import load_dataset
     >>> digits = load_dataset("digits")
     >>> digits.x_train.shape, digits.nb_classes
@@ -114,9 +113,7 @@ def _load_digits() -> Dataset:
     images = (digits.images[order, None] / 16).astype(np.float32)
     labels = digits.target[order].astype(np.int64)
     cut = 3 * len(order) // 4
-    return Dataset(
-        name="digits", x_train=images[:cut], y_train=labels[:cut], x_test=images[cut:], y_test=labels[cut:]
-    )
+    return Dataset(name="digits", x_train=images[:cut], y_train=labels[:cut], x_test=images[cut:], y_test=labels[cut:])
 
 
 def _load_with_art(name: str) -> Dataset:

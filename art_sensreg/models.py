@@ -33,7 +33,6 @@ def build_model(
     :raises ValueError: If a name is unknown.
 
     Example:
-
     >>> from art_sensreg.models import build_model
     >>> build_model("cnn-small", (1, 28, 28), 10)(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 10])

@@ -26,7 +26,6 @@ def check_penalties(penalties: Any) -> tuple[Penalty, ...]:
     :raises ValueError: If a weight is negative or not finite, or a penalty needs the noise of another that is missing.
 
     Example:
-
     >>> from art_sensreg import SensitivityPenalty
     >>> from art_sensreg.objectives import check_penalties
     >>> len(check_penalties([SensitivityPenalty(), lambda model, x, y: x.sum()]))
@@ -68,7 +67,6 @@ class Objective:
     :param clip_values: Input range as two tensors that broadcast against a batch, or None.
 
     Example:
-
     >>> from art_sensreg import JacobianPenalty, SensitivityPenalty
     >>> from art_sensreg.objectives import Objective
     >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))

@@ -24,7 +24,6 @@ class StandardisedModel(nn.Module):
     :param std: Broadcasts against a batch.
 
     Example:
-
     >>> from art_sensreg.preprocessing import StandardisedModel
     >>> StandardisedModel(nn.Identity(), torch.tensor(1.0), torch.tensor(2.0))(torch.tensor([[3.0]]))
     tensor([[1.]])

@@ -34,7 +34,6 @@ class SensRegTrainer(Trainer):
     :raises ValueError: If a penalty is not usable.
 
     Example:
-
     >>> import torch
     >>> from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegTrainer, TrainingConfig
     >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -100,9 +99,7 @@ class SensRegTrainer(Trainer):
         """
         check_known("fit", kwargs, ("x, y, validation_data, batch_size, nb_epochs, scheduler, verbose",))
         config = self._config(batch_size=batch_size, nb_epochs=nb_epochs)
-        self.history = fit_arrays(
-            self._classifier, self.penalties, config, x, y, validation_data, scheduler, verbose
-        )
+        self.history = fit_arrays(self._classifier, self.penalties, config, x, y, validation_data, scheduler, verbose)
 
     def fit_generator(
         self,

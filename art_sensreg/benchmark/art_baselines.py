@@ -89,7 +89,7 @@ class RepairedFBF(AdversarialTrainerFBFPyTorch):
         torch.nn.utils.clip_grad_norm_(classifier.model.parameters(), 0.5)
         classifier.optimizer.step()
         self._scheduler.step()
-        return float(loss) * n, float((logits.argmax(1) == targets).sum()), n
+        return loss.item() * n, float((logits.argmax(1) == targets).sum()), n
 
 
 def _attack(classifier: PyTorchClassifier, task: TrainingTask, options: Options, kind: Any = None) -> Any:

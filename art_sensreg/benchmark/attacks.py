@@ -95,6 +95,7 @@ def _carlini(classifier: PyTorchClassifier, norm: float, eps: float, settings: d
         classifier,
         max_iter=settings["max_iter"],
         binary_search_steps=settings["binary_search_steps"],
+        initial_const=1.0,  # at ART's 0.01 ten doublings pass before few-step runs fool anything
         learning_rate=0.05,
         batch_size=128,
         verbose=False,
@@ -121,9 +122,7 @@ def _by_budget(smoke: dict[str, Any], quick: dict[str, Any], full: dict[str, Any
     return {"smoke": smoke, "quick": quick, "full": full}
 
 
-_APGD = _by_budget(
-    {"max_iter": 20, "restarts": 1}, {"max_iter": 100, "restarts": 1}, {"max_iter": 100, "restarts": 5}
-)
+_APGD = _by_budget({"max_iter": 20, "restarts": 1}, {"max_iter": 100, "restarts": 1}, {"max_iter": 100, "restarts": 5})
 
 ATTACKS = {
     attack.name: attack
@@ -228,7 +227,6 @@ def perturbation_size(x: np.ndarray, x_adv: np.ndarray, norm: str) -> np.ndarray
     :return: Array of shape `(n,)`.
 
     Example:
-
     >>> from art_sensreg.benchmark.attacks import perturbation_size
     >>> perturbation_size(np.zeros((1, 2)), np.array([[3.0, 4.0]]), "l2").tolist()
     [5.0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import logging
+import os
 import shlex
 import sys
 import time
@@ -41,11 +42,20 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--dataset", default="digits", metavar="NAME", help="digits (default), mnist, cifar10, or an .npz file")
-    add("--data-dir", metavar="DIR", help="folder with mnist.npz, cifar10.npz; without it ART downloads them")
+    add(
+        "--data-dir",
+        metavar="DIR",
+        help="folder with mnist.npz, cifar10.npz (or set ART_SENSREG_DATA); else ART downloads",
+    )
     add("--defences", type=_names(DEFENCES), metavar="NAME,NAME...", help="default: all; see --list")
     add("--attacks", type=_names(ATTACKS), metavar="NAME,NAME...", help="default: by budget; see --list")
     add("--norm", choices=tuple(NORMS), default="linf")
-    add("--eps", type=_sizes, metavar="EPS,EPS...", help="attack sizes; the largest is the training eps of ART's trainers")
+    add(
+        "--eps",
+        type=_sizes,
+        metavar="EPS,EPS...",
+        help="attack sizes; the largest is the training eps of ART's trainers",
+    )
     add("--model", choices=tuple(MODELS), help="default: by data set")
     add("--activation", choices=tuple(ACTIVATIONS), default="relu")
     add("--norm-layer", choices=NORM_LAYERS, default="none")
@@ -83,13 +93,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"the suite needs {', '.join(missing)}: install art_sensreg[bench]")
     try:
         settings, dataset, out, previous = prepare(given)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, TypeError, FileNotFoundError) as error:
         parser.error(" ".join(str(error).split()))
     # ART warns of what the suite does on purpose (Carlini's clipped images, and the like).
     logging.getLogger("art").setLevel(logging.ERROR)
     records = Records(out, settings.as_json(), settings.device, previous)
     complete = run_suite(settings, dataset, records, verbose=not given.quiet)
-    finish(records, shlex.join(["python", "benchmarks/run_art_suite.py", *(sys.argv[1:] if arguments is None else arguments)]))
+    finish(
+        records,
+        shlex.join(["python", "benchmarks/run_art_suite.py", *(sys.argv[1:] if arguments is None else arguments)]),
+    )
     return 0 if complete else 1
 
 
@@ -111,8 +124,8 @@ def prepare(given: argparse.Namespace) -> tuple[SuiteSettings, Dataset, Path, di
     for defence, option, value in given.options:
         options.setdefault(defence, {})[option] = value
     for defence, chosen in options.items():
-        resolve_options(defence, chosen, recipe.penalties)
-    dataset = load_dataset(given.dataset, given.data_dir)
+        resolve_options(defence, chosen, recipe.penalties.get(defence, {}))
+    dataset = load_dataset(given.dataset, given.data_dir or os.environ.get("ART_SENSREG_DATA"))
     if given.validation:
         dataset = dataset.with_validation_as_test()
     dataset = dataset.limited(given.train_size, given.test_size or recipe.test_size[budget])
@@ -186,7 +199,9 @@ def _names(known: dict[str, Any]) -> Any:
         names = tuple(dict.fromkeys(filter(None, text.split(","))))
         unknown = [name for name in names if name not in known]
         if unknown or not names:
-            raise argparse.ArgumentTypeError(f"{', '.join(unknown) or 'nothing'} is unknown; expected all, {', '.join(known)}")
+            raise argparse.ArgumentTypeError(
+                f"{', '.join(unknown) or 'nothing'} is unknown; expected all, {', '.join(known)}"
+            )
         return names
 
     return parse
@@ -216,7 +231,9 @@ def _option(text: str) -> tuple[str, str, Any]:
     path, equals, value = text.partition("=")
     defence, dot, option = path.rpartition(".")
     if not equals or not dot or defence not in DEFENCES:
-        raise argparse.ArgumentTypeError(f"{text!r} is not DEFENCE.OPTION=VALUE with a defence of {', '.join(DEFENCES)}")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not DEFENCE.OPTION=VALUE with a defence of {', '.join(DEFENCES)}"
+        )
     try:
         return defence, option, ast.literal_eval(value)
     except (ValueError, SyntaxError):

@@ -12,6 +12,7 @@ from art_sensreg.benchmark import art_baselines as art
 from art_sensreg.benchmark.task import TrainingTask
 from art_sensreg.objectives import Penalty
 from art_sensreg.penalties import JacobianPenalty, SensitivityPenalty
+from art_sensreg.penalties.base import check_count, check_number
 from art_sensreg.trainers import SensRegTrainer
 from art_sensreg.training.config import TrainingConfig
 
@@ -30,6 +31,7 @@ class Defence:
     :param options: Its options and their defaults, for `--set NAME.OPTION=VALUE`. None: the data set's recipe.
     :param ours: Whether a failure is one of this package; ART's as shipped may be not applicable.
     :param repaired: What a `...-fixed` row repairs.
+    :param penalties: Function of the options that makes the penalties, for defences that train with some.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Defence:
     options: Options = field(default_factory=dict)
     ours: bool = True
     repaired: str = ""
+    penalties: Callable[[Options], list[Penalty]] | None = None
 
 
 def _sensitivity_options() -> Options:
@@ -52,16 +55,20 @@ def _sensitivity(options: Options) -> SensitivityPenalty:
     return SensitivityPenalty(weight=options["sr_weight"], **{k: v for k, v in options.items() if k in names})
 
 
-def _train_with(penalties: Callable[[Options], list[Penalty]]) -> Callable[[TrainingTask, Options], PyTorchClassifier]:
-    def train(task: TrainingTask, options: Options) -> PyTorchClassifier:
+def _regularised(
+    name: str, summary: str, paper: str, penalties: Callable[[Options], list[Penalty]], options: Options
+) -> Defence:
+    """A defence that is `SensRegTrainer` with some penalties."""
+
+    def train(task: TrainingTask, chosen: Options) -> PyTorchClassifier:
         classifier = task.classifier()
         config = TrainingConfig(batch_size=task.batch_size, nb_epochs=task.epochs, seed=task.seed)
-        trainer = SensRegTrainer(classifier, penalties(options), config)
+        trainer = SensRegTrainer(classifier, penalties(chosen), config)
         x, y = task.dataset.x_train, task.dataset.y_train
         trainer.fit(x, y, scheduler=task.one_cycle(classifier), verbose=False)
         return trainer.get_classifier()
 
-    return train
+    return Defence(name, summary, paper, train, options, penalties=penalties)
 
 
 def _jacobian_alone(options: Options) -> list[Penalty]:
@@ -78,26 +85,26 @@ _PGD = {"max_iter": 7}
 DEFENCES = {
     defence.name: defence
     for defence in (
-        Defence("none", "No defence: cross-entropy, the twin of all others", "-", _train_with(lambda options: [])),
-        Defence(
+        _regularised("none", "No defence: cross-entropy, the twin of all others", "-", lambda options: [], {}),
+        _regularised(
             "sr",
             "Stochastic sensitivity regularisation",
             _PAPER,
-            _train_with(lambda options: [_sensitivity(options)]),
+            lambda options: [_sensitivity(options)],
             _sensitivity_options(),
         ),
-        Defence(
+        _regularised(
             "jr",
             "Jacobian regularisation by random projection",
             "Hoffman et al. 2019, arXiv 1908.02729",
-            _train_with(_jacobian_alone),
-            {"jr_weight": 0.01, "estimator": "projection", "probes": 1},
+            _jacobian_alone,
+            {"jr_weight": None, "estimator": "projection", "probes": 1},
         ),
-        Defence(
+        _regularised(
             "sr+jr",
             "Sensitivity and Jacobian regularisation in one pass",
             _PAPER,
-            _train_with(_both),
+            _both,
             {**_sensitivity_options(), "jr_weight": None},
         ),
         Defence(
@@ -172,12 +179,12 @@ def resolve_options(name: str, given: Options, recipe: Options) -> Options:
 
     :param name: Name of the defence.
     :param given: Options from the command line.
-    :param recipe: Values for the options whose default is None.
+    :param recipe: The data set's values for the options whose default is None.
     :return: All options.
-    :raises ValueError: If an option is unknown.
+    :raises ValueError: If an option is unknown or out of range.
+    :raises TypeError: If an option is of a wrong type.
 
     Example:
-
     >>> from art_sensreg.benchmark.defences import resolve_options
     >>> resolve_options("art-madry", {"max_iter": 10}, {})
     {'max_iter': 10}
@@ -188,4 +195,14 @@ def resolve_options(name: str, given: Options, recipe: Options) -> Options:
             known = ", ".join(defaults) or "none"
             raise ValueError(f"`--set` names the option {option!r} of {name}; expected one of: {known}.")
     filled = {option: recipe.get(option) if value is None else value for option, value in defaults.items()}
-    return {**filled, **given}
+    options = {**filled, **given}
+    penalties = DEFENCES[name].penalties
+    if penalties is not None:
+        penalties(options)  # the penalties check their own options
+        return options
+    for option, value in given.items():
+        if isinstance(defaults[option], int):
+            check_count(option, value)
+        else:
+            check_number(option, value, minimum=0.0, exclusive=True)
+    return options

@@ -30,7 +30,6 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     :return: Lower and upper end.
 
     Example:
-
     >>> from art_sensreg.benchmark.records import wilson_interval
     >>> [round(end, 4) for end in wilson_interval(8, 10)]
     [0.4902, 0.9433]

@@ -99,5 +99,6 @@ def plot_robustness(data: dict[str, Any], path: Path) -> None:
     axes.set_ylabel("worst case over the attacks, % of the images")
     axes.set_ylim(0, 101)
     axes.grid(alpha=0.3)
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    if axes.lines:
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=120)

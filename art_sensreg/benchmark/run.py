@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import time
 import traceback
@@ -116,7 +117,7 @@ def _trained(
 
 def _train(settings: SuiteSettings, task: TrainingTask, run: dict[str, Any]) -> SensRegClassifier:
     defence = DEFENCES[run["defence"]]
-    recipe = RECIPES.get(settings.dataset, FILE_RECIPE).penalties
+    recipe = RECIPES.get(settings.dataset, FILE_RECIPE).penalties.get(defence.name, {})
     options = resolve_options(defence.name, settings.options.get(defence.name, {}), recipe)
     plain = task.plain_step_seconds()
     _seed_everything(defence.name, task.seed)
@@ -148,7 +149,11 @@ def _attacked(
     for group in [missing] if attack.minimal_norm else [[eps] for eps in missing]:
         if not group:
             continue
-        rows = [row for row in run["attacks"] if (row["attack"], row["norm"], row["eps"]) not in _keys(attack, settings, group)]
+        rows = [
+            row
+            for row in run["attacks"]
+            if (row["attack"], row["norm"], row["eps"]) not in _keys(attack, settings, group)
+        ]
         try:
             rows += _attack_once(settings, dataset, records, run, classifier, attack, group)
         except Exception as error:  # noqa: BLE001 - one failing cell must not take the others with it
@@ -206,7 +211,13 @@ def _attack_once(
 
 
 def _row(
-    settings: SuiteSettings, attack: Attack, eps: float, accuracy: float | None, n: int, seconds: float, mask: str | None
+    settings: SuiteSettings,
+    attack: Attack,
+    eps: float,
+    accuracy: float | None,
+    n: int,
+    seconds: float,
+    mask: str | None,
 ) -> dict[str, Any]:
     return {
         "attack": attack.name,
@@ -241,8 +252,6 @@ def load_previous(out: Path) -> dict[str, Any] | None:
     :return: `results.json`, or None if there is none.
     :raises ValueError: If it cannot be read.
     """
-    import json
-
     path = out / "results.json"
     if not path.exists():
         return None

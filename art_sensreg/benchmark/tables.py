@@ -55,7 +55,13 @@ def summary_table(data: dict[str, Any]) -> Table:
     :return: The table.
     """
     norm, sizes = data["config"]["norm"], data["config"]["eps"]
-    header = ["defence", "clean %", *[f"{norm} {eps:.4g}: worst case % [95 % CI]" for eps in sizes], "step cost", "train s"]
+    header = [
+        "defence",
+        "clean %",
+        *[f"{norm} {eps:.4g}: worst case % [95 % CI]" for eps in sizes],
+        "step cost",
+        "train s",
+    ]
     rows = []
     for name, runs in group_runs(data).items():
         row = [name, _percent([run["clean_accuracy"] for run in runs])]
@@ -80,7 +86,9 @@ def attack_table(data: dict[str, Any], eps: float) -> Table:
     for name, runs in group_runs(data).items():
         row = [name]
         for attack in names:
-            found = [entry for run in runs for entry in run["attacks"] if (entry["attack"], entry["eps"]) == (attack, eps)]
+            found = [
+                entry for run in runs for entry in run["attacks"] if (entry["attack"], entry["eps"]) == (attack, eps)
+            ]
             filled = [entry for entry in found if entry["mask"]]
             part = any(entry["n"] < data["config"]["test_size"] for entry in filled)
             text = _percent([entry["robust_accuracy"] for entry in filled]) if filled else "failed" if found else ""

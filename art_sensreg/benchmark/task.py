@@ -105,7 +105,9 @@ class TrainingTask:
         assert isinstance(wrapped, SensRegClassifier)
         return wrapped
 
-    def _wrap(self, kind: type[PyTorchClassifier], model: nn.Module, optimizer: torch.optim.Optimizer) -> PyTorchClassifier:
+    def _wrap(
+        self, kind: type[PyTorchClassifier], model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> PyTorchClassifier:
         return kind(
             model=model,
             loss=nn.CrossEntropyLoss(),

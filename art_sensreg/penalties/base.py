@@ -180,8 +180,10 @@ def measure(
         for penalty in penalties:
             # Statistics of the batch would leak a row's gradient into the others: differentiate a copy of the batch
             # that is normalised with the clean rows' statistics instead.
-            made, sigma = ([_leaf(x)], 1.0) if penalty.input_gradient and separate else penalty.branches(
-                x, generator, clip_values
+            made, sigma = (
+                ([_leaf(x)], 1.0)
+                if penalty.input_gradient and separate
+                else penalty.branches(x, generator, clip_values)
             )
             spans.append((slice(len(inputs), len(inputs) + len(made)), sigma))
             inputs.extend(made)
@@ -219,7 +221,7 @@ def check_number(name: str, value: Any, minimum: float, exclusive: bool = False)
     :raises ValueError: If it is not finite or too small.
     """
     expected = f"a finite number {'above' if exclusive else 'of at least'} {minimum:g}"
-    if isinstance(value, bool) or not isinstance(value, (int, float)) and not hasattr(value, "__float__"):
+    if isinstance(value, bool) or (not isinstance(value, (int, float)) and not hasattr(value, "__float__")):
         raise TypeError(f"`{name}` is {value!r}; expected {expected}.")
     number = float(value)
     if not math.isfinite(number) or number < minimum or (exclusive and number == minimum):

@@ -31,7 +31,6 @@ def exact_squared_norm(logits: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     :return: Tensor of shape `(n,)`.
 
     Example:
-
     >>> from art_sensreg.penalties.jacobian import exact_squared_norm
     >>> x = torch.zeros(2, 3, requires_grad=True)
     >>> exact_squared_norm(x @ torch.ones(3, 4), x).tolist()
@@ -58,7 +57,6 @@ def projected_squared_norm(
     :return: Tensor of shape `(n,)`.
 
     Example:
-
     >>> from art_sensreg.penalties.jacobian import projected_squared_norm
     >>> x = torch.zeros(2, 3, requires_grad=True)
     >>> projected_squared_norm(x @ torch.eye(3), x).round(decimals=4).tolist()
@@ -82,7 +80,6 @@ def difference_squared_norm(noisy: torch.Tensor, clean: torch.Tensor, sigma: Sig
     :return: Tensor of shape `(n,)`.
 
     Example:
-
     >>> from art_sensreg.penalties.jacobian import difference_squared_norm
     >>> difference_squared_norm(torch.ones(1, 2), torch.zeros(1, 2), sigma=0.5).tolist()
     [8.0]
@@ -122,7 +119,6 @@ class JacobianPenalty(PassPenalty):
     :raises TypeError: If an option is of a wrong type.
 
     Example:
-
     >>> from art_sensreg import JacobianPenalty
     >>> model = torch.nn.Linear(3, 2, bias=False)
     >>> with torch.no_grad():

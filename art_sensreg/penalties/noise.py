@@ -23,7 +23,6 @@ def draw_noise(like: torch.Tensor, noise: str = "gaussian", generator: torch.Gen
     :raises ValueError: If `noise` is unknown.
 
     Example:
-
     >>> from art_sensreg.penalties.noise import draw_noise
     >>> signs = draw_noise(torch.zeros(2, 1, 4, 4), "rademacher", torch.Generator().manual_seed(0))
     >>> sorted(signs.unique().tolist())
@@ -53,7 +52,6 @@ def draw_unit_sphere(n: int, dim: int, like: torch.Tensor, generator: torch.Gene
     :return: Tensor of shape `(n, dim)`.
 
     Example:
-
     >>> from art_sensreg.penalties.noise import draw_unit_sphere
     >>> draw_unit_sphere(3, 5, torch.zeros(1)).norm(dim=1).round(decimals=4).tolist()
     [1.0, 1.0, 1.0]

@@ -45,13 +45,13 @@ def couples_rows(model: nn.Module) -> bool:
     :return: True if some BatchNorm is in training mode or keeps no running statistics.
 
     Example:
-
     >>> from art_sensreg.penalties.passes import couples_rows
     >>> couples_rows(nn.BatchNorm1d(2)), couples_rows(nn.BatchNorm1d(2).eval())
     (True, False)
     """
     return any(
-        isinstance(module, _BatchNorm) and (module.training or module.running_mean is None) for module in model.modules()
+        isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
+        for module in model.modules()
     )
 
 
@@ -72,7 +72,6 @@ def forward_branches(
     :raises RuntimeError: If the model overwrites a tapped activation that it left alone in the trial run.
 
     Example:
-
     >>> from art_sensreg.penalties.passes import forward_branches
     >>> clean, noisy = forward_branches(nn.Linear(3, 2), [torch.zeros(4, 3), torch.ones(4, 3)])
     >>> clean.logits.shape, noisy.logits.shape

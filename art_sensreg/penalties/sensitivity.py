@@ -46,7 +46,6 @@ def layer_sensitivity(
     :return: 0-d tensor.
 
     Example:
-
     >>> from art_sensreg.penalties.sensitivity import layer_sensitivity
     >>> layer_sensitivity(torch.ones(2, 3), torch.zeros(2, 3), sigma=0.5).item()
     4.0
@@ -87,7 +86,6 @@ class SensitivityPenalty(PassPenalty):
     :raises TypeError: If an option is of a wrong type.
 
     Example:
-
     >>> from art_sensreg import SensitivityPenalty
     >>> penalty = SensitivityPenalty(sigma=0.1, layers=["0"])
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))

@@ -21,11 +21,7 @@ from torch.utils.hooks import RemovableHandle
 Layers = str | Sequence[str | type[nn.Module]]
 KEYWORDS = ("hidden", "pre_activation", "hidden+logits", "logits")
 
-_NONLINEARITIES = (
-    "relu relu_ relu6 gelu silu mish elu elu_ selu selu_ celu celu_ leaky_relu leaky_relu_ prelu rrelu rrelu_ hardtanh "
-    "hardtanh_ hardswish hardsigmoid softplus softsign softshrink hardshrink tanhshrink threshold threshold_ "
-    "logsigmoid tanh tanh_ sigmoid sigmoid_ glu"
-).split()
+_NONLINEARITIES = ["relu", "relu_", "relu6", "gelu", "silu", "mish", "elu", "elu_", "selu", "selu_", "celu", "celu_", "leaky_relu", "leaky_relu_", "prelu", "rrelu", "rrelu_", "hardtanh", "hardtanh_", "hardswish", "hardsigmoid", "softplus", "softsign", "softshrink", "hardshrink", "tanhshrink", "threshold", "threshold_", "logsigmoid", "tanh", "tanh_", "sigmoid", "sigmoid_", "glu"]
 
 
 def _nonlinear_functions() -> dict[Callable[..., Any], str]:
@@ -64,7 +60,6 @@ class ActivationTaps(TorchFunctionMode):
     :raises ValueError: If a name or kind matches no module of the model.
 
     Example:
-
     >>> from art_sensreg.penalties.taps import ActivationTaps
     >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> with ActivationTaps(model, "hidden+logits") as taps:
@@ -82,7 +77,9 @@ class ActivationTaps(TorchFunctionMode):
         self._named = [] if isinstance(layers, str) else _select_modules(model, layers)
         self._watch_before = layers == "pre_activation"
         self._watch_after = layers in ("hidden", "hidden+logits")
-        self._with_logits = layers in ("logits", "hidden+logits") or (not isinstance(layers, str) and "logits" in layers)
+        self._with_logits = layers in ("logits", "hidden+logits") or (
+            not isinstance(layers, str) and "logits" in layers
+        )
 
     def __enter__(self) -> ActivationTaps:
         for name, module in self._named:
@@ -160,7 +157,6 @@ def plan_taps(model: nn.Module, layers: Layers, x: torch.Tensor) -> TapPlan:
     :raises ValueError: If a name is unknown, nothing can be tapped, or a layer's first dimension is not the batch.
 
     Example:
-
     >>> from art_sensreg.penalties.taps import plan_taps
     >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(inplace=True), nn.Linear(3, 2))
     >>> plan_taps(model, "hidden", torch.zeros(5, 4))

@@ -24,7 +24,6 @@ class TrainingConfig:
     :raises TypeError: If a setting is of a wrong type.
 
     Example:
-
     >>> from art_sensreg import TrainingConfig
     >>> TrainingConfig(nb_epochs=3, seed=0)
     TrainingConfig(batch_size=128, nb_epochs=3, seed=0, drop_last=False, scheduler_interval='auto', max_grad_norm=None)

@@ -25,7 +25,6 @@ def check_images(
     :raises ValueError: If shape, range or values are wrong, or the array is empty.
 
     Example:
-
     >>> from art_sensreg.training.inputs import check_images
     >>> check_images(np.zeros((2, 1, 4, 4)), (1, 4, 4), (0.0, 1.0)).dtype
     dtype('float32')
@@ -71,7 +70,6 @@ def check_labels(y: Any, nb_classes: int, nb_samples: int, name: str = "y") -> n
     :raises ValueError: If the length, the width or a value is wrong.
 
     Example:
-
     >>> from art_sensreg.training.inputs import check_labels
     >>> check_labels([1, 0], nb_classes=3, nb_samples=2).tolist()
     [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
@@ -92,7 +90,9 @@ def check_labels(y: Any, nb_classes: int, nb_samples: int, name: str = "y") -> n
         return _check_rows(labels, nb_classes, name)
     indices = labels.astype(np.int64)
     if (indices != labels).any():
-        raise ValueError(f"`{name}` has fractional class indices such as {labels[indices != labels][0]:g}; expected {expected}.")
+        raise ValueError(
+            f"`{name}` has fractional class indices such as {labels[indices != labels][0]:g}; expected {expected}."
+        )
     if (indices < 0).any() or (indices >= nb_classes).any():
         raise ValueError(
             f"`{name}` has class indices from {indices.min()} to {indices.max()}; expected 0 to {nb_classes - 1}."
@@ -111,7 +111,9 @@ def check_known(function: str, unknown: dict[str, Any], known: Collection[str]) 
     """
     if unknown:
         name, value = next(iter(unknown.items()))
-        raise TypeError(f"{function}() got an unknown keyword argument `{name}`={value!r}; expected {', '.join(known)}.")
+        raise TypeError(
+            f"{function}() got an unknown keyword argument `{name}`={value!r}; expected {', '.join(known)}."
+        )
 
 
 def _check_rows(labels: np.ndarray, nb_classes: int, name: str) -> np.ndarray:
@@ -121,7 +123,9 @@ def _check_rows(labels: np.ndarray, nb_classes: int, name: str) -> np.ndarray:
     sums = rows.sum(axis=1)
     if (rows < 0).any() or np.abs(sums - 1).max(initial=0) > 1e-3:
         worst = sums[np.abs(sums - 1).argmax()]
-        raise ValueError(f"`{name}` has rows that sum to {worst:g} or negative entries; expected probabilities that sum to 1.")
+        raise ValueError(
+            f"`{name}` has rows that sum to {worst:g} or negative entries; expected probabilities that sum to 1."
+        )
     return rows
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,7 +11,6 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from art_sensreg.objectives import Objective
-from art_sensreg.penalties.passes import couples_rows
 from art_sensreg.training.config import TrainingConfig
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -30,7 +28,6 @@ class TensorBatches:
     :param no_single: Whether a last batch of one row joins the one before it: BatchNorm cannot normalise a single row.
 
     Example:
-
     >>> from art_sensreg.training.loop import TensorBatches
     >>> batches = TensorBatches(torch.rand(7, 2), torch.zeros(7), batch_size=3, no_single=True)
     >>> [len(x) for x, y in batches.epoch(torch.Generator().manual_seed(0))], len(batches)
@@ -71,7 +68,6 @@ class CallableBatches:
     :param length: Number of batches of an epoch.
 
     Example:
-
     >>> from art_sensreg.training.loop import CallableBatches
     >>> batches = CallableBatches(lambda: (torch.rand(3, 2), torch.zeros(3)), length=2)
     >>> sum(len(x) for x, y in batches.epoch(torch.Generator()))
@@ -195,7 +191,7 @@ def _check_finite(terms: dict[str, torch.Tensor], epoch: int, step: int) -> None
         return
     culprit = next((name for name, value in terms.items() if name != "loss" and not torch.isfinite(value)), "loss")
     raise FloatingPointError(
-        f"The term {culprit!r} is {float(terms[culprit])} in epoch {epoch + 1}, step {step + 1}; expected a finite loss. "
+        f"The term {culprit!r} is {terms[culprit].item()} in epoch {epoch + 1}, step {step + 1}; expected a finite loss. "
         "The weights are those before this step. Try a smaller learning rate, penalty weight or `max_grad_norm`."
     )
 
@@ -227,7 +223,9 @@ def _steps_every_batch(scheduler: Any, config: TrainingConfig, steps: int) -> bo
         wanted = config.nb_epochs * (steps if per_step else 1)
         left = scheduler.total_steps - max(scheduler.last_epoch, 0)
         if left < wanted:
-            raise ValueError(f"`scheduler` has {left} of {scheduler.total_steps} steps left; expected at least {wanted}.")
+            raise ValueError(
+                f"`scheduler` has {left} of {scheduler.total_steps} steps left; expected at least {wanted}."
+            )
     return per_step
 
 
@@ -237,5 +235,3 @@ def _step_epoch(scheduler: Any, record: dict[str, float]) -> None:
         return
     metric = "accuracy" if scheduler.mode == "max" else "loss"
     scheduler.step(record.get(f"val_{metric}", record[metric]))
-
-

@@ -1,0 +1,35 @@
+# Each target makes .venv if it is missing. PYTHON chooses the interpreter that makes it.
+PYTHON ?= python3
+BIN := .venv/bin
+DATA ?= $(ART_SENSREG_DATA)
+
+.PHONY: bench test test-all lint results-mnist clean
+
+.venv/installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench,dev]'
+	touch $@
+
+# The main job on scikit-learn's digits: train every defence, attack it, print the table.
+bench: .venv/installed
+	$(BIN)/python benchmarks/run_art_suite.py --dataset digits
+
+# Everything that ends in minutes.
+test: .venv/installed
+	$(BIN)/python -m pytest -m 'not slow'
+
+# The slow tests too.
+test-all: .venv/installed
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# docs/results/: needs mnist.npz in the folder ART_SENSREG_DATA; hours in all.
+results-mnist: .venv/installed
+	PYTHON=$(BIN)/python sh benchmarks/make_results.sh
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache

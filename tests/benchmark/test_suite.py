@@ -1,0 +1,297 @@
+"""The command line: a small run, its files, resuming, failing cells, wrong arguments."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from art_sensreg.benchmark import defences
+from art_sensreg.benchmark.cli import main
+from art_sensreg.benchmark.defences import DEFENCES
+from art_sensreg.benchmark.records import wilson_interval
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "run_art_suite.py"
+SMALL = ["--train-size", "300", "--test-size", "30", "--epochs", "2", "--model", "mlp", "--quiet"]
+
+
+def run(out, *arguments):
+    return main([*SMALL, "--out", str(out), *arguments])
+
+
+def results(out):
+    return json.loads((Path(out) / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("suite") / "run"
+    code = run(out, "--defences", "none,sr+jr", "--attacks", "fgm,pgd,deepfool,hopskipjump", "--seeds", "2")
+    assert code == 0
+    return out
+
+
+def test_files_of_the_contract(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert {
+        "results.json",
+        "results.csv",
+        "report.html",
+        "report.md",
+        "robustness.png",
+        "masks",
+        "checkpoints",
+    } <= names
+    data = results(finished)
+    assert data["schema"] == 1
+    assert {"python", "torch", "numpy", "art", "device"} <= set(data["environment"])
+    assert [(entry["defence"], entry["seed"]) for entry in data["runs"]] == [
+        ("none", 0), ("sr+jr", 0), ("none", 1), ("sr+jr", 1)
+    ]  # fmt: skip
+    for entry in data["runs"]:
+        assert entry["status"] == "ok"
+        assert entry["dataset"] == "digits"
+        assert 0.1 < entry["clean_accuracy"] <= 1
+        assert entry["train_seconds"] > 0
+        assert entry["step_cost"] > 0
+        assert len(entry["attacks"]) == 4 * 2
+        for attack in entry["attacks"]:
+            assert set(attack) == {"attack", "norm", "eps", "robust_accuracy", "n", "seconds", "mask"}
+    with (finished / "results.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 4 * 4 * 2
+    page = (finished / "report.html").read_text()
+    assert "sr+jr" in page
+    assert "robustness.png" in page
+
+
+def test_worst_case_comes_from_the_masks(finished):
+    for entry in results(finished)["runs"]:
+        for case in entry["worst_case"]:
+            masks = []
+            for attack in entry["attacks"]:
+                with np.load(finished / attack["mask"]) as file:
+                    robust, attacked = file["robust"], file["attacked"]
+                assert len(robust) == 30
+                assert attacked.sum() == attack["n"]
+                assert attack["robust_accuracy"] == pytest.approx(robust[attacked].mean())
+                assert robust[~attacked].all()
+                if attack["eps"] == case["eps"]:
+                    masks.append(robust)
+            worst = np.minimum.reduce(masks)
+            assert case["robust_accuracy"] == pytest.approx(worst.mean())
+            assert (case["ci_low"], case["ci_high"]) == wilson_interval(int(worst.sum()), 30)
+            whole = [a["robust_accuracy"] for a in entry["attacks"] if a["n"] == 30 and a["eps"] == case["eps"]]
+            assert case["robust_accuracy"] <= min(whole)
+
+
+def test_the_twin_starts_from_the_same_weights_and_seeds_differ(finished):
+    accuracy = {
+        (e["defence"], e["seed"]): [a["robust_accuracy"] for a in e["attacks"]] for e in results(finished)["runs"]
+    }
+    assert accuracy["none", 0] != accuracy["none", 1]
+
+
+def test_resume_keeps_what_is_done_and_adds_what_is_not(finished, monkeypatch, capsys):
+    before = results(finished)
+    trained = []
+    original = defences.SensRegTrainer.fit
+    monkeypatch.setattr(
+        defences.SensRegTrainer, "fit", lambda self, *a, **k: (trained.append(1), original(self, *a, **k))
+    )
+    common = ["--seeds", "2", "--resume"]
+    assert run(finished, "--defences", "none,sr+jr", "--attacks", "fgm,pgd,deepfool,hopskipjump", *common) == 0
+    assert trained == []
+    assert results(finished)["runs"] == before["runs"]
+    assert (
+        run(finished, "--defences", "none,sr+jr,jr", "--attacks", "fgm,pgd,deepfool,hopskipjump,square", *common) == 0
+    )
+    assert len(trained) == 2
+    after = results(finished)["runs"]
+    assert len(after) == 6
+    for old in before["runs"]:
+        new = next(e for e in after if (e["defence"], e["seed"]) == (old["defence"], old["seed"]))
+        assert new["train_seconds"] == old["train_seconds"]
+        assert [a for a in new["attacks"] if a["attack"] != "square"] == old["attacks"]
+    assert "jr" in capsys.readouterr().out
+
+
+def test_resume_refuses_other_settings(finished, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(finished, "--defences", "none", "--attacks", "fgm", "--resume", "--learning-rate", "0.5")
+    assert stop.value.code == 2
+    assert "had other settings: `learning_rate` was 0.003 and is now 0.5" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        run(finished, "--defences", "none", "--attacks", "fgm")
+    assert stop.value.code == 2
+    assert "holds the results of an earlier run; add --resume" in capsys.readouterr().err
+
+
+def test_a_killed_run_is_continued_without_repeating_cells(tmp_path):
+    command = [sys.executable, str(SCRIPT), *SMALL, "--out", str(tmp_path / "run")]
+    command += ["--defences", "none,sr,jr", "--attacks", "fgm,pgd,square"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if len(list((tmp_path / "run" / "masks").glob("*.npz"))) >= 3:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = results(tmp_path / "run")["runs"]
+    assert before
+    subprocess.run([*command, "--resume"], env=environment, check=True, stdout=subprocess.DEVNULL)
+    after = {entry["defence"]: entry for entry in results(tmp_path / "run")["runs"]}
+    assert set(after) == {"none", "sr", "jr"}
+    for old in before:
+        assert after[old["defence"]]["train_seconds"] == old["train_seconds"]
+        assert [a for a in after[old["defence"]]["attacks"] if a in old["attacks"]] == old["attacks"]
+    for entry in after.values():
+        assert len(entry["attacks"]) == 6
+        assert len(entry["worst_case"]) == 2
+
+
+def replaced(monkeypatch, name, **changes):
+    from dataclasses import replace
+
+    monkeypatch.setitem(DEFENCES, name, replace(DEFENCES[name], **changes))
+
+
+def failing(task, options):
+    raise RuntimeError("it broke")
+
+
+def test_a_failing_cell_is_reported_and_the_rest_goes_on(tmp_path, monkeypatch, capsys):
+    replaced(monkeypatch, "sr", train=failing)
+    replaced(monkeypatch, "art-trades", train=failing)
+    out = tmp_path / "run"
+    assert run(out, "--defences", "sr,art-trades,none", "--attacks", "fgm") == 1
+    status = {entry["defence"]: (entry["status"], entry["reason"]) for entry in results(out)["runs"]}
+    assert status == {
+        "sr": ("error", "RuntimeError: it broke"),
+        "art-trades": ("not_applicable", "RuntimeError: it broke"),
+        "none": ("ok", ""),
+    }
+    shown = capsys.readouterr().out
+    assert "sr (seed 0): failed: RuntimeError: it broke" in shown
+    assert "art-trades (seed 0): not applicable" in shown
+    monkeypatch.undo()
+    assert run(out, "--defences", "sr,none", "--attacks", "fgm", "--resume") == 0
+    assert {entry["defence"]: entry["status"] for entry in results(out)["runs"]}["sr"] == "ok"
+
+
+def test_a_failing_attack_is_reported_and_filled_in_later(tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    from art_sensreg.benchmark.attacks import ATTACKS
+
+    broken = replace(ATTACKS["pgd"], build=lambda *_: (_ for _ in ()).throw(RuntimeError("no attack")))
+    monkeypatch.setitem(ATTACKS, "pgd", broken)
+    out = tmp_path / "run"
+    assert run(out, "--defences", "none", "--attacks", "pgd,fgm") == 1
+    (entry,) = results(out)["runs"]
+    assert entry["status"] == "error"
+    assert "pgd: RuntimeError: no attack" in entry["reason"]
+    assert [a["robust_accuracy"] is None for a in entry["attacks"]] == [True, True, False, False]
+    monkeypatch.undo()
+    assert run(out, "--defences", "none", "--attacks", "pgd,fgm", "--resume") == 0
+    (entry,) = results(out)["runs"]
+    assert (entry["status"], entry["reason"]) == ("ok", "")
+    assert len(entry["attacks"]) == 4
+
+
+def test_the_l2_norm_and_own_files_and_options(tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 255, (60, 8, 8, 3), dtype=np.uint8), rng.integers(0, 4, 60)
+    np.savez(tmp_path / "own.npz", x_train=x, y_train=y, x_test=x[:20], y_test=y[:20])
+    out = tmp_path / "run"
+    code = main(
+        [
+            "--dataset", str(tmp_path / "own.npz"), "--defences", "sr+jr,art-madry,art-fbf", "--attacks", "pgd,carlini-l2",
+            "--norm", "l2", "--eps", "0.5,0.25", "--budget", "smoke", "--epochs", "1", "--model", "cnn-small",
+            "--activation", "gelu", "--norm-layer", "batch", "--set", "sr+jr.sigma=0.05", "--set", "sr+jr.noise=sphere",
+            "--out", str(out), "--quiet",
+        ]
+    )  # fmt: skip
+    assert code == 0
+    data = results(out)
+    assert data["config"]["eps"] == [0.25, 0.5]
+    assert data["config"]["options"] == {"sr+jr": {"sigma": 0.05, "noise": "sphere"}}
+    by_name = {entry["defence"]: entry for entry in data["runs"]}
+    assert by_name["sr+jr"]["status"] == "ok"
+    assert by_name["art-fbf"]["status"] == "not_applicable"
+    assert by_name["art-madry"]["reason"] == "ART's MadryPGD builds an L-inf attack only; this run is in l2"
+
+
+@pytest.mark.parametrize("name", [name for name in DEFENCES if name.startswith("art-")])
+def test_every_baseline_trains(tmp_path, name):
+    assert run(tmp_path / "run", "--defences", name, "--attacks", "fgm", "--norm-layer", "batch") == 0
+    (entry,) = results(tmp_path / "run")["runs"]
+    assert (entry["status"], entry["reason"]) == ("ok", "")
+
+
+def test_validation_uses_training_images_only(tmp_path):
+    assert run(tmp_path / "run", "--defences", "none", "--attacks", "fgm", "--validation") == 0
+    assert "held-out training images" in (tmp_path / "run" / "report.md").read_text()
+
+
+def test_list(capsys):
+    assert main(["--list"]) == 0
+    shown = capsys.readouterr().out
+    for name in (*DEFENCES, "apgd-dlr", "arXiv 2009.11349"):
+        assert name in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "imagenet"], "`dataset` is 'imagenet'; expected one of digits, mnist, cifar10"),
+        (["--dataset", "missing.npz"], "there is no file missing.npz"),
+        (["--defences", "magic"], "magic is unknown; expected all, none, sr, jr"),
+        (["--attacks", "magic"], "magic is unknown; expected all, fgm, pgd"),
+        (["--norm", "l1"], "invalid choice: 'l1' (choose from"),
+        (["--eps", "0.1,-1"], "'-1' is no number above 0"),
+        (["--eps", "a"], "'a' is no number above 0"),
+        (["--model", "vgg"], "invalid choice: 'vgg'"),
+        (["--budget", "huge"], "invalid choice: 'huge'"),
+        (["--seeds", "0"], "'0' is no whole number of at least 1"),
+        (["--epochs", "1.5"], "'1.5' is no whole number of at least 1"),
+        (["--set", "sr.sigma"], "'sr.sigma' is not DEFENCE.OPTION=VALUE"),
+        (["--set", "magic.sigma=1"], "with a defence of none, sr"),
+        (["--set", "sr.sgima=1"], "`--set` names the option 'sgima' of sr; expected one of: sr_weight,"),
+        (["--frobnicate"], "unrecognized arguments: --frobnicate"),
+        (["--device", "tpu"], "invalid choice: 'tpu'"),
+    ],
+)
+def test_wrong_arguments_give_one_line_and_exit_code_2(arguments, message, capsys, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, "--out", str(tmp_path / "run")])
+    assert stop.value.code == 2
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert shown.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("sr+jr.sigma=-1", "`sigma` is -1; expected a finite number above 0"),
+        ("sr.noise=pink", "`noise` is 'pink'; expected one of gaussian"),
+        ("jr.estimator=magic", "`estimator` is 'magic'; expected one of"),
+        ("art-madry.max_iter=0", "`max_iter` is 0; expected a whole number of at least 1"),
+        ("art-trades.beta=-2", "`beta` is -2; expected a finite number above 0"),
+    ],
+)
+def test_wrong_values_of_options_are_found_before_anything_runs(tmp_path, capsys, option, message):
+    with pytest.raises(SystemExit) as stop:
+        main(["--set", option, "--out", str(tmp_path / "run")])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,164 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd.functional import jacobian
+from torch.func import functional_call
+
+from art_sensreg import JacobianPenalty, SensitivityPenalty
+from art_sensreg.penalties.jacobian import difference_squared_norm, exact_squared_norm, projected_squared_norm
+
+PROBES = 20_000
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 5), nn.GELU(), nn.Linear(5, 4)).double()
+
+
+def jacobians(net, x):
+    return torch.stack([jacobian(lambda row: net(row[None])[0], row) for row in x])
+
+
+def check_mean_and_variance(estimates, truth, relative_variance):
+    n = len(estimates)
+    assert abs(estimates.mean() - truth) < 4 * estimates.std() / math.sqrt(n)
+    variance = estimates.var()
+    error = ((estimates - estimates.mean()).pow(4).mean() - variance**2).sqrt() / math.sqrt(n)
+    assert abs(variance - relative_variance * truth**2) < 4 * error
+
+
+def rho(matrix):
+    gram = matrix @ matrix.T
+    return gram.pow(2).sum() / gram.trace() ** 2
+
+
+def test_exact_is_the_full_jacobian(net):
+    x = torch.rand(7, 6, dtype=torch.float64)
+    norms = jacobians(net, x).pow(2).sum((1, 2))
+    leaf = x.clone().requires_grad_()
+    assert torch.allclose(exact_squared_norm(net(leaf), leaf), norms, atol=1e-10, rtol=0)
+    assert torch.isclose(JacobianPenalty(estimator="exact")(net, x), norms.mean() / 2, atol=1e-10, rtol=0)
+    root = JacobianPenalty(estimator="exact", squared=False)(net, x)
+    assert torch.isclose(root, norms.sqrt().mean(), atol=1e-10, rtol=0)
+
+
+def test_projection_mean_and_variance(net):
+    row = torch.rand(6, dtype=torch.float64)
+    matrix = jacobian(lambda r: net(r[None])[0], row)
+    leaf = row.expand(PROBES, 6).clone().requires_grad_()
+    classes = 4
+    relative = 2 * (classes * rho(matrix) - 1) / (classes + 2)
+    check_mean_and_variance(projected_squared_norm(net(leaf), leaf).detach(), matrix.pow(2).sum(), relative)
+
+
+@pytest.mark.parametrize("sigma", [1e-3, 1e-4])
+def test_finite_difference_mean_and_variance(net, sigma):
+    row = torch.rand(6, dtype=torch.float64)
+    matrix = jacobian(lambda r: net(r[None])[0], row)
+    x = row.expand(PROBES, 6)
+    noisy = net(x + sigma * torch.randn(PROBES, 6, dtype=torch.float64))
+    check_mean_and_variance(
+        difference_squared_norm(noisy, net(x), sigma).detach(), matrix.pow(2).sum(), 2 * rho(matrix)
+    )
+
+
+@pytest.mark.parametrize("options", [{"estimator": "projection"}, {"estimator": "finite_difference", "sigma": 1e-3}])
+def test_many_probes_converge_to_exact(net, options):
+    x = torch.rand(3, 6, dtype=torch.float64)
+    estimates = torch.stack([JacobianPenalty(probes=5, **options)(net, x) for _ in range(400)]).detach()
+    error = estimates.std() / math.sqrt(len(estimates))
+    assert abs(estimates.mean() - JacobianPenalty(estimator="exact")(net, x)) < 4 * error
+    single = torch.stack([JacobianPenalty(probes=1, **options)(net, x) for _ in range(400)]).detach()
+    assert 3 < single.var() / estimates.var() < 8  # five probes: a fifth of the variance
+
+
+@pytest.mark.parametrize("squared", [True, False])
+@pytest.mark.parametrize(
+    "penalty",
+    [
+        {"estimator": "exact"},
+        {"estimator": "projection", "probes": 2},
+        {"estimator": "finite_difference", "sigma": 0.1},
+    ],
+)
+def test_gradients(net, penalty, squared):
+    x = torch.rand(3, 6, dtype=torch.float64)
+    names, values = zip(*net.named_parameters(), strict=True)
+
+    class Bound(nn.Module):
+        def __init__(self, values):
+            super().__init__()
+            self.values = values
+
+        def forward(self, x):
+            return functional_call(net, dict(zip(names, self.values, strict=True)), (x,))
+
+    def value(*values):
+        generator = torch.Generator().manual_seed(0)
+        return JacobianPenalty(squared=squared, **penalty)(Bound(values), x, generator=generator)
+
+    leaves = [value.detach().clone().requires_grad_() for value in values]
+    assert torch.autograd.gradcheck(value, leaves)
+
+
+def test_the_root_has_a_finite_gradient_at_zero():
+    net = nn.Linear(3, 2)
+    nn.init.zeros_(net.weight)
+    JacobianPenalty(estimator="exact", squared=False)(net, torch.rand(4, 3)).backward()
+    assert torch.isfinite(net.weight.grad).all()
+
+
+def test_a_constant_model_has_value_0():
+    class Constant(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.logits = nn.Parameter(torch.ones(2))
+
+        def forward(self, x):
+            return self.logits.expand(len(x), 2)
+
+    assert JacobianPenalty(estimator="projection")(Constant(), torch.rand(4, 3)) == 0
+
+
+@pytest.mark.parametrize("estimator", ["exact", "projection"])
+def test_it_can_be_measured_without_gradients(net, estimator):
+    x = torch.rand(3, 6, dtype=torch.float64)
+    with torch.no_grad():
+        value = JacobianPenalty(estimator=estimator)(net, x)
+    assert not value.requires_grad
+    assert value > 0
+
+
+def test_shared_noise_needs_somebody_to_share_it_with(net):
+    with pytest.raises(ValueError, match=r"`sigma` of JacobianPenalty\(.*\) is None, which shares the noise"):
+        JacobianPenalty()(net, torch.rand(3, 6).double())
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"weight": -1}, ValueError, r"`weight` is -1; expected a finite number of at least 0"),
+        ({"weight": float("nan")}, ValueError, r"`weight` is nan"),
+        ({"weight": "big"}, TypeError, r"`weight` is 'big'"),
+        ({"sigma": -0.1}, ValueError, r"`sigma` is -0.1; expected a finite number above 0"),
+        ({"sigma": 0.1, "estimator": "exact"}, ValueError, r"`sigma` is 0.1; expected None with estimator='exact'"),
+        ({"estimator": "hutchinson"}, ValueError, r"`estimator` is 'hutchinson'; expected one of finite_difference"),
+        ({"probes": 0}, ValueError, r"`probes` is 0; expected a whole number of at least 1"),
+        ({"probes": 1.5}, TypeError, r"`probes` is 1.5"),
+        ({"sigmas": 1}, TypeError, r"sigmas"),
+    ],
+)
+def test_wrong_options(options, error, message):
+    with pytest.raises(error, match=message):
+        JacobianPenalty(**options)
+
+
+def test_repr_makes_the_penalty_again():
+    penalty = JacobianPenalty(weight=0.2, estimator="projection", probes=3)
+    assert eval(repr(penalty)) == penalty
+    assert eval(repr(SensitivityPenalty(sigma=(0.1, 0.2), layers=["0"]))) == SensitivityPenalty(
+        sigma=(0.1, 0.2), layers=["0"]
+    )

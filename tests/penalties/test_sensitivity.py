@@ -1,0 +1,190 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd.functional import jacobian
+from torch.func import functional_call
+
+from art_sensreg import SensitivityPenalty
+from art_sensreg.penalties.noise import NOISES, draw_noise
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 5), nn.GELU(), nn.Linear(5, 4)).double()
+
+
+@pytest.fixture
+def x():
+    return torch.rand(5, 6, generator=torch.Generator().manual_seed(1)).double()
+
+
+def mean_of(penalty, net, x, repeats=400):
+    values = torch.stack([penalty(net, x) for _ in range(repeats)]).detach()
+    return values.mean(), values.std() / math.sqrt(repeats)
+
+
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("sigma", [1e-3, 0.5])
+def test_a_linear_layer_has_its_closed_form(noise, sigma):
+    torch.manual_seed(0)
+    linear = nn.Linear(6, 4).double()
+    mean, error = mean_of(
+        SensitivityPenalty(sigma=sigma, noise=noise, layers="logits"), linear, torch.rand(50, 6).double()
+    )
+    assert abs(mean - linear.weight.pow(2).sum() / 4) < 4 * error
+
+
+def test_small_noise_gives_the_frobenius_norms_of_all_layers(net, x):
+    def truth(depth):
+        part = net[:depth]
+        norms = [jacobian(lambda row: part(row[None])[0], row).pow(2).sum() for row in x]
+        return torch.stack(norms).mean() / part(x).shape[1]
+
+    for layers, depths in (("hidden", (2, 4)), ("pre_activation", (1, 3)), ("hidden+logits", (2, 4, 5)), (["2"], (3,))):
+        mean, error = mean_of(SensitivityPenalty(sigma=1e-3, layers=layers), net, x)
+        assert abs(mean - torch.stack([truth(depth) for depth in depths]).mean()) < 4 * error
+
+
+def by_hand(
+    net, x, seed, sigma=0.3, noise="gaussian", clip=None, probes=1, distance="squared", scale="per_neuron", weights=None
+):
+    """The formula of DESIGN section 3, layer by layer and neuron by neuron."""
+    generator = torch.Generator().manual_seed(seed)
+    total = torch.zeros((), dtype=x.dtype)
+    for _ in range(probes):
+        noisy = x + sigma * draw_noise(x, noise, generator)
+        noisy = noisy if clip is None else noisy.clamp(*clip)
+        for index, depth in enumerate((2, 4)):
+            clean_act, noisy_act = net[:depth](x), net[:depth](noisy)
+            weight = 0.5 if weights is None else weights[index]
+            rows = []
+            for a, b in zip(clean_act, noisy_act, strict=True):
+                if distance == "squared":
+                    rows.append(sum((q - p) ** 2 for p, q in zip(a, b, strict=True)) / len(a) / sigma**2)
+                else:
+                    rows.append(sum(abs(q - p) for p, q in zip(a, b, strict=True)) / len(a) / sigma)
+            term = sum(rows) / len(rows)
+            if scale == "relative":
+                size = clean_act.pow(2).mean()
+                term = term / (size if distance == "squared" else size.sqrt())
+            total = total + weight * term / probes
+    return total
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"noise": "uniform"},
+        {"noise": "rademacher"},
+        {"noise": "sphere"},
+        {"sigma": 1.3},
+        {"probes": 3},
+        {"distance": "absolute"},
+        {"scale": "relative"},
+        {"scale": "relative", "distance": "absolute"},
+        {"clip": True},
+        {"layer_weights": (0.2, 3.0)},
+    ],
+    ids=str,
+)
+def test_every_option_computed_another_way(net, x, options):
+    penalty = SensitivityPenalty(**options)
+    value = penalty(net, x, generator=torch.Generator().manual_seed(5), clip_values=(0.0, 1.0))
+    clip = (0.0, 1.0) if options.pop("clip", False) else None
+    wanted = by_hand(net, x, 5, clip=clip, weights=options.pop("layer_weights", None), **options)
+    assert torch.isclose(value, wanted, rtol=1e-10)
+
+
+def test_a_range_of_sigma_is_drawn_anew_each_time(net, x):
+    penalty = SensitivityPenalty(sigma=(0.1, 0.9))
+    sigmas = [float(penalty.branches(x, None, None)[1]) for _ in range(200)]
+    assert min(sigmas) >= 0.1
+    assert max(sigmas) <= 0.9
+    assert max(sigmas) - min(sigmas) > 0.7
+    generator = torch.Generator().manual_seed(2)
+    (noisy,), sigma = penalty.branches(x, generator, None)
+    generator.manual_seed(2)
+    torch.rand((), dtype=x.dtype, generator=generator)
+    assert torch.allclose(noisy, x + sigma * draw_noise(x, "gaussian", generator))
+
+
+@pytest.mark.parametrize("detach_clean", [False, True])
+@pytest.mark.parametrize("scale", ["per_neuron", "relative"])
+def test_gradients(net, x, detach_clean, scale):
+    names, values = zip(*net.named_parameters(), strict=True)
+
+    class Bound(nn.Module):
+        def __init__(self, values):
+            super().__init__()
+            self.values = values
+
+        def forward(self, x):
+            return functional_call(net, dict(zip(names, self.values, strict=True)), (x,))
+
+    def value(*values):
+        penalty = SensitivityPenalty(detach_clean=detach_clean, scale=scale)
+        return penalty(Bound(values), x, generator=torch.Generator().manual_seed(0))
+
+    leaves = [value.detach().clone().requires_grad_() for value in values]
+    if not detach_clean and scale == "per_neuron":
+        assert torch.autograd.gradcheck(value, leaves)
+        return
+    # A detached part makes the gradient another one than the value's, by intent: compare with the formula by hand.
+    gradient = torch.autograd.grad(value(*leaves), leaves[0])[0]
+    noisy = x + 0.3 * draw_noise(x, "gaussian", torch.Generator().manual_seed(0))
+    model = Bound(leaves)
+    taps = [[], []]
+    for index, batch in enumerate((x, noisy)):
+        hidden = torch.tanh(batch @ model.values[0].T + model.values[1])
+        taps[index] += [hidden, nn.functional.gelu(hidden @ model.values[2].T + model.values[3])]
+    wanted = 0
+    for clean, moved in zip(*taps, strict=True):
+        target = clean.detach() if detach_clean else clean
+        size = clean.detach().pow(2).mean() if scale == "relative" else 1.0
+        wanted = wanted + (moved - target).pow(2).mean() / 0.3**2 / size / 2
+    assert torch.allclose(gradient, torch.autograd.grad(wanted, leaves[0])[0], rtol=1e-8)
+
+
+def test_half_precision_activations_are_compared_in_float32(net, x):
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert SensitivityPenalty()(model, x.float()).dtype is torch.float32
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"sigma": 0}, ValueError, r"`sigma` is 0; expected a finite number above 0"),
+        ({"sigma": -1.0}, ValueError, r"`sigma` is -1.0"),
+        ({"sigma": (0.3, 0.1)}, ValueError, r"`sigma` is \(0.3, 0.1\); expected a range"),
+        ({"sigma": (0.1, 0.2, 0.3)}, ValueError, r"`sigma` is \(0.1, 0.2, 0.3\)"),
+        ({"noise": "pink"}, ValueError, r"`noise` is 'pink'; expected one of gaussian"),
+        ({"distance": "l3"}, ValueError, r"`distance` is 'l3'; expected one of squared"),
+        ({"scale": "log"}, ValueError, r"`scale` is 'log'; expected one of per_neuron"),
+        ({"layers": "all"}, ValueError, r"`layers` is 'all'"),
+        ({"layer_weights": (1.0, -1.0)}, ValueError, r"`layer_weights` is -1.0"),
+        ({"weight": -0.5}, ValueError, r"`weight` is -0.5"),
+        ({"probes": 0}, ValueError, r"`probes` is 0"),
+        ({"sgima": 0.1}, TypeError, r"sgima"),
+    ],
+)
+def test_wrong_options(options, error, message):
+    with pytest.raises(error, match=message):
+        SensitivityPenalty(**options)
+
+
+def test_wrong_calls(net, x):
+    with pytest.raises(
+        ValueError, match=r"`layer_weights` has 3 entries; expected 2, one for each tapped layer: tanh, gelu"
+    ):
+        SensitivityPenalty(layer_weights=(1.0, 1.0, 1.0))(net, x)
+    with pytest.raises(ValueError, match=r"`clip` is True and no `clip_values` are known"):
+        SensitivityPenalty(clip=True)(net, x)
+    with pytest.raises(TypeError, match=r"`x` is ndarray; expected a floating point torch.Tensor"):
+        SensitivityPenalty()(net, x.numpy())
+    with pytest.raises(ValueError, match=r"`x` has shape \(0, 6\)"):
+        SensitivityPenalty()(net, x[:0])

@@ -1,0 +1,224 @@
+import copy
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from art import config
+from art.defences.postprocessor import Rounded
+from art.defences.preprocessor import GaussianAugmentation, JpegCompression, SpatialSmoothing
+from art.estimators.classification import PyTorchClassifier
+from torch import nn
+
+from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegClassifier
+from tests.conftest import same_weights, weights_of
+
+PENALTIES = (SensitivityPenalty(), JacobianPenalty())
+OPTIMIZERS = {
+    "sgd": lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4),
+    "adam": lambda groups: torch.optim.Adam(groups, lr=1e-3, betas=(0.8, 0.9), amsgrad=True),
+    "adamw": lambda groups: torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.3),
+    "rmsprop": lambda groups: torch.optim.RMSprop(groups, lr=1e-3, alpha=0.7),
+}
+
+
+def with_groups(make_classifier, optimizer, **kwargs):
+    classifier = make_classifier(penalties=PENALTIES, **kwargs)
+    *rest, last = classifier.model.parameters()
+    classifier._optimizer = OPTIMIZERS[optimizer](
+        [{"params": rest}, {"params": [last], "lr": 0.05, "weight_decay": 0.0}]
+    )
+    return classifier
+
+
+def settings(optimizer):
+    return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_clone_for_refitting(make_classifier, digits, optimizer):
+    classifier = with_groups(make_classifier, optimizer, preprocessing=(0.2, 0.5), clip_values=(0.0, 2.0))
+    classifier.fit(digits.x_train[:100], digits.y_train[:100], nb_epochs=1)
+    clone = classifier.clone_for_refitting()
+    assert type(clone) is SensRegClassifier
+    assert type(clone.optimizer) is type(classifier.optimizer)
+    assert settings(clone.optimizer) == settings(classifier.optimizer)
+    assert clone.optimizer.state == {}
+    assert clone.penalties == PENALTIES
+    assert clone.device == classifier.device
+    assert clone.clip_values.tolist() == [0.0, 2.0]
+    assert clone.preprocessing is classifier.preprocessing
+    assert not same_weights(weights_of(clone), weights_of(classifier))
+    counts = [[len(group["params"]) for group in c.optimizer.param_groups] for c in (clone, classifier)]
+    assert counts[0] == counts[1]
+    before, original = weights_of(clone), weights_of(classifier)
+    clone.fit(digits.x_train[:100], digits.y_train[:100], nb_epochs=1)
+    assert not any(torch.equal(a, b) for a, b in zip(before, weights_of(clone), strict=True))
+    assert same_weights(original, weights_of(classifier))
+
+
+def test_a_clone_starts_at_the_learning_rate_before_scheduling(make_classifier, digits):
+    classifier = make_classifier()
+    scheduler = torch.optim.lr_scheduler.StepLR(classifier.optimizer, 1, gamma=0.1)
+    classifier.fit(digits.x_train[:50], digits.y_train[:50], nb_epochs=3, scheduler=scheduler)
+    assert classifier.optimizer.param_groups[0]["lr"] == pytest.approx(3e-6)
+    assert classifier.clone_for_refitting().optimizer.param_groups[0]["lr"] == 3e-3
+
+
+def test_clones_that_cannot_be_made(make_classifier):
+    with pytest.raises(ValueError, match=r"`optimizer` is None; expected one"):
+        make_classifier(optimizer=None).clone_for_refitting()
+    stranger = nn.Parameter(torch.zeros(1))
+    with pytest.raises(ValueError, match=r"`optimizer` holds parameters that are not the model's"):
+        make_classifier(optimizer=torch.optim.SGD([stranger], lr=0.1)).clone_for_refitting()
+
+
+@pytest.mark.parametrize("copier", [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_copies_are_equal_independent_and_write_no_files(
+    make_classifier, digits, tmp_path, monkeypatch, copier, optimizer
+):
+    monkeypatch.setattr(config, "ART_DATA_PATH", str(tmp_path))
+    x, y = digits.x_train[:100], digits.y_train[:100]
+    classifier = with_groups(make_classifier, optimizer, clip_values=(0.0, 1.0))
+    classifier.fit(x, y, nb_epochs=1, seed=0)
+    twin = copier(classifier)
+    assert os.listdir(tmp_path) == []
+    assert np.array_equal(twin.predict(x), classifier.predict(x))
+    assert twin.penalties == PENALTIES
+    assert twin.history == classifier.history
+    original = weights_of(classifier)
+    twin.fit(x, y, nb_epochs=1, seed=1)
+    assert same_weights(original, weights_of(classifier))
+    classifier.fit(x, y, nb_epochs=1, seed=1)  # the optimizer's state came along: the twin goes the same way
+    assert same_weights(weights_of(twin), weights_of(classifier))
+
+
+def test_get_and_set_params(make_classifier):
+    classifier = make_classifier(penalties=PENALTIES)
+    params = classifier.get_params()
+    assert params["penalties"] == PENALTIES
+    assert set(PyTorchClassifier.estimator_params) < set(params)
+    classifier.set_params(penalties=[SensitivityPenalty(sigma=0.5)])
+    assert classifier.penalties == (SensitivityPenalty(sigma=0.5),)
+    with pytest.raises(TypeError, match=r"`penalties` holds 3"):
+        classifier.set_params(penalties=[3])
+    classifier.set_params(**params)
+    assert classifier.get_params()["penalties"] == PENALTIES
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+@pytest.mark.parametrize("preprocessing", [(0.0, 1.0), (0.3, 0.5), None])
+def test_every_float_type_in_float32_out(make_classifier, digits, dtype, preprocessing):
+    classifier = make_classifier(preprocessing=preprocessing)
+    x, y = digits.x_test[:7].astype(dtype), np.eye(10)[digits.y_test[:7]]
+    assert classifier.predict(x).dtype == np.float32
+    assert classifier.predict(x).shape == (7, 10)
+    assert classifier.predict(x[:0]).shape == (0, 10)
+    assert classifier.loss_gradient(x, y).dtype == np.float32
+    assert classifier.class_gradient(x, label=3).dtype == np.float32
+    assert classifier.class_gradient(x).shape == (7, 10, 1, 8, 8)
+    assert classifier.compute_loss(x, y).shape == (7,)
+    tensor = torch.from_numpy(digits.x_test[:7])
+    gradient = classifier.loss_gradient(tensor, torch.from_numpy(y))
+    assert isinstance(gradient, torch.Tensor)
+    assert np.allclose(gradient.numpy(), classifier.loss_gradient(digits.x_test[:7], y))
+
+
+def test_attacks_may_query_outside_the_range(make_classifier, digits):
+    assert np.isfinite(make_classifier().predict(digits.x_test[:3] * 5 - 2)).all()
+
+
+def test_predictions_and_gradients_are_arts(make_classifier, digits):
+    ours, arts = make_classifier(), make_classifier(kind=PyTorchClassifier)
+    x, y = digits.x_test[:20], np.eye(10, dtype=np.float32)[digits.y_test[:20]]
+    assert np.array_equal(ours.predict(x), arts.predict(x))
+    assert np.array_equal(ours.loss_gradient(x, y), arts.loss_gradient(x, y))
+    assert np.array_equal(ours.class_gradient(x), arts.class_gradient(x))
+
+
+@pytest.mark.parametrize(
+    "defence",
+    [
+        SpatialSmoothing(window_size=3, channels_first=True),
+        JpegCompression(clip_values=(0, 1), channels_first=True, apply_fit=True),
+        GaussianAugmentation(sigma=0.1, augmentation=True, ratio=0.5, clip_values=(0, 1)),
+    ],
+    ids=lambda defence: type(defence).__name__,
+)
+def test_preprocessing_defences(make_classifier, digits, defence):
+    rgb = isinstance(defence, JpegCompression)
+    x = digits.x_train[:60].repeat(3, axis=1) if rgb else digits.x_train[:60]
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(x[0].size, 16), nn.ReLU(), nn.Linear(16, 10))
+    classifier = SensRegClassifier(
+        model,
+        nn.CrossEntropyLoss(),
+        x.shape[1:],
+        10,
+        optimizer=torch.optim.Adam(model.parameters(), 1e-2),
+        clip_values=(0.0, 1.0),
+        preprocessing_defences=defence,
+        preprocessing=(0.5, 0.5),
+        penalties=[SensitivityPenalty(weight=0.01), JacobianPenalty(weight=0.001)],
+    )
+    classifier.fit(x, digits.y_train[:60], nb_epochs=60, seed=0, validation_data=(x, digits.y_train[:60]))
+    assert classifier.history[-1]["accuracy"] > 0.6
+    assert classifier.predict(x).dtype == np.float32
+    assert classifier.history[-1]["val_accuracy"] == pytest.approx(
+        (classifier.predict(x).argmax(1) == digits.y_train[:60]).mean()
+    )
+
+
+def test_postprocessing_defences_still_run(make_classifier, digits):
+    classifier = make_classifier(postprocessing_defences=Rounded(decimals=1))
+    predictions = classifier.predict(digits.x_test[:5])
+    assert np.allclose(predictions, predictions.round(1))
+
+
+def test_weights_in_files(make_classifier, digits, tmp_path):
+    x, y = digits.x_train[:100], digits.y_train[:100]
+    classifier = make_classifier(norm_layer="batch", penalties=PENALTIES)
+    classifier.fit(x, y, nb_epochs=1, seed=0)
+    classifier.save("model", str(tmp_path / "folder"))
+    assert sorted(os.listdir(tmp_path / "folder")) == ["model.optimizer.pt", "model.safetensors"]
+    other = make_classifier(norm_layer="batch", penalties=PENALTIES)
+    other.load_weights("model", str(tmp_path / "folder"))
+    assert np.array_equal(other.predict(x), classifier.predict(x))
+    for each in (classifier, other):
+        each.fit(x, y, nb_epochs=1, seed=1)
+    assert same_weights(weights_of(classifier), weights_of(other))
+
+
+def test_weights_of_another_architecture_or_none(make_classifier, tmp_path):
+    make_classifier("mlp").save("model", str(tmp_path))
+    with pytest.raises(RuntimeError):
+        make_classifier("cnn-small").load_weights("model", str(tmp_path))
+    with pytest.raises(FileNotFoundError):
+        make_classifier("mlp").load_weights("other", str(tmp_path))
+
+
+def test_a_failed_save_leaves_the_former_file(make_classifier, tmp_path, monkeypatch):
+    classifier = make_classifier("mlp")
+    classifier.save("model", str(tmp_path))
+    before = (tmp_path / "model.safetensors").read_bytes()
+    monkeypatch.setattr("art_sensreg.classifiers.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        classifier.save("model", str(tmp_path))
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_float64_models_stay_float64(digits):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 10)).double()
+    classifier = SensRegClassifier(
+        model,
+        nn.CrossEntropyLoss(),
+        digits.input_shape,
+        10,
+        optimizer=torch.optim.SGD(model.parameters(), 0.1),
+        penalties=PENALTIES,
+    )
+    classifier.fit(digits.x_train[:50], digits.y_train[:50], nb_epochs=1)
+    assert classifier.predict(digits.x_test[:5]).dtype == np.float32

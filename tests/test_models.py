@@ -1,0 +1,46 @@
+import pytest
+import torch
+from torch import nn
+
+from art_sensreg.models import ACTIVATIONS, MODELS, NORM_LAYERS, build_model
+
+
+@pytest.mark.parametrize("norm_layer", NORM_LAYERS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 8, 8)])
+def test_every_combination_gives_logits(name, activation, norm_layer, shape):
+    model = build_model(name, shape, 7, activation, norm_layer).eval()
+    assert model(torch.rand(2, *shape)).shape == (2, 7)
+    assert any(isinstance(m, ACTIVATIONS[activation]) for m in model.modules())
+    assert any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()) == (norm_layer == "batch")
+    assert not isinstance(model, nn.Sequential)  # ART's TRADES and FBF crash on those
+
+
+def test_cnn_small_has_the_size_of_the_design():
+    model = build_model("cnn-small", (1, 28, 28), 10)
+    work = 0
+
+    def count(module, inputs, output):
+        nonlocal work
+        per_output = module.weight[0].numel()
+        work += per_output * output[0].numel()
+
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.register_forward_hook(count)
+    model(torch.zeros(1, 1, 28, 28))
+    assert 1.6e6 < work < 1.75e6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("vgg",), r"`model` is 'vgg'; expected one of mlp, cnn-small"),
+        (("mlp", "tanh"), r"`activation` is 'tanh'; expected one of relu, gelu, silu"),
+        (("mlp", "relu", "layer"), r"`norm_layer` is 'layer'; expected one of none, batch"),
+    ],
+)
+def test_unknown_names(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        build_model(arguments[0], (1, 8, 8), 10, *arguments[1:])

@@ -1,0 +1,146 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from art_sensreg import JacobianPenalty, SensitivityPenalty
+from art_sensreg.objectives import Objective, check_penalties
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 5), nn.GELU(), nn.Linear(5, 4)).double()
+
+
+@pytest.fixture
+def batch():
+    return torch.rand(5, 6).double(), torch.tensor([0, 1, 2, 3, 0])
+
+
+def evaluate(objective, net, batch, seed=0):
+    objective.prepare(net, batch[0])
+    return objective(net, *batch, torch.Generator().manual_seed(seed))
+
+
+class Counter(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.sizes = net, []
+
+    def forward(self, x):
+        self.sizes.append(len(x))
+        return self.net(x)
+
+
+def test_everything_comes_from_one_pass_over_clean_and_noisy_rows(net, batch):
+    objective = Objective([SensitivityPenalty(), JacobianPenalty()])
+    counter = Counter(net)
+    objective.prepare(counter, batch[0])
+    counter.sizes.clear()
+    objective(counter, *batch)
+    assert counter.sizes == [10]
+
+
+def test_the_terms_are_those_of_separate_computations(net, batch):
+    sr, jr = SensitivityPenalty(weight=0.7, sigma=0.2, probes=2), JacobianPenalty(weight=0.3)
+    terms, logits = evaluate(Objective([sr, jr]), net, batch)
+    x, y = batch
+    assert torch.allclose(logits, net(x))
+    assert torch.isclose(terms["base"], nn.functional.cross_entropy(net(x), y))
+    assert torch.isclose(terms["sensitivity"], sr(net, x, generator=torch.Generator().manual_seed(0)))
+    copies, sigma = sr.branches(x, torch.Generator().manual_seed(0), None)
+    shared = torch.stack([(net(noisy) - net(x)).pow(2).sum(1).mean() for noisy in copies]).mean() / sigma**2 / 2
+    assert torch.isclose(terms["jacobian"], shared)
+    assert torch.isclose(terms["loss"], terms["base"] + 0.7 * terms["sensitivity"] + 0.3 * terms["jacobian"])
+
+
+@pytest.mark.parametrize("estimator", ["exact", "projection"])
+def test_derivative_estimators_share_the_pass_too(net, batch, estimator):
+    counter = Counter(net)
+    objective = Objective([SensitivityPenalty(), JacobianPenalty(estimator=estimator)])
+    objective.prepare(counter, batch[0])
+    counter.sizes.clear()
+    terms, _ = objective(counter, *batch)
+    assert counter.sizes == [10]
+    if estimator == "exact":
+        assert torch.isclose(terms["jacobian"], JacobianPenalty(estimator="exact")(net, batch[0]))
+
+
+def test_a_jacobian_penalty_with_its_own_sigma_draws_its_own_noise(net, batch):
+    counter = Counter(net)
+    objective = Objective([SensitivityPenalty(sigma=0.3), JacobianPenalty(sigma=0.05)])
+    objective.prepare(counter, batch[0])
+    counter.sizes.clear()
+    objective(counter, *batch)
+    assert counter.sizes == [15]
+
+
+@pytest.mark.parametrize("penalties", [[], [SensitivityPenalty(weight=0), JacobianPenalty(weight=0)]])
+def test_weight_0_is_the_plain_loss_and_draws_nothing(net, batch, penalties):
+    generator = torch.Generator().manual_seed(0)
+    state = generator.get_state()
+    objective = Objective(penalties)
+    objective.prepare(net, batch[0])
+    terms, _ = objective(net, *batch, generator)
+    assert list(terms) == ["loss", "base"]
+    assert torch.equal(terms["loss"], nn.functional.cross_entropy(net(batch[0]), batch[1]))
+    assert torch.equal(generator.get_state(), state)
+
+
+def test_own_penalties_are_functions_or_small_classes(net, batch):
+    def first_weights(model, x, y):
+        return model[0].weight.pow(2).sum()
+
+    class Margin:
+        weight, name = 0.5, "margin"
+
+        def __call__(self, model, x, y):
+            return model(x).gather(1, y[:, None]).mean()
+
+    terms, logits = evaluate(Objective([first_weights, Margin(), SensitivityPenalty(), first_weights]), net, batch)
+    assert list(terms) == ["loss", "base", "first_weights", "margin", "sensitivity", "first_weights_2"]
+    wanted = terms["base"] + 2 * terms["first_weights"] + 0.5 * terms["margin"] + terms["sensitivity"]
+    assert torch.isclose(terms["loss"], wanted)
+
+
+def test_gradients_reach_all_weights(net, batch):
+    terms, _ = evaluate(Objective([SensitivityPenalty(), JacobianPenalty()]), net, batch)
+    terms["loss"].backward()
+    assert all(parameter.grad is not None and torch.isfinite(parameter.grad).all() for parameter in net.parameters())
+
+
+def test_batch_norm_statistics_are_those_of_plain_training(batch):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4)).double().train()
+    plain = copy.deepcopy(net)
+    plain(batch[0])
+    evaluate(Objective([SensitivityPenalty(), JacobianPenalty(), JacobianPenalty(estimator="projection")]), net, batch)
+    assert all(torch.allclose(a, b) for a, b in zip(net.buffers(), plain.buffers(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("penalties", "error", "message"),
+    [
+        (SensitivityPenalty(), TypeError, r"`penalties` is SensitivityPenalty\(.*\); expected a list"),
+        ([SensitivityPenalty], TypeError, r"`penalties` holds <class .*SensitivityPenalty'>; expected objects"),
+        ([3], TypeError, r"`penalties` holds 3"),
+        ([JacobianPenalty()], ValueError, r"which shares the noise of a SensitivityPenalty"),
+        ([JacobianPenalty(), SensitivityPenalty(weight=0)], ValueError, r"there is none with a weight above 0"),
+    ],
+)
+def test_wrong_penalties(penalties, error, message):
+    with pytest.raises(error, match=message):
+        check_penalties(penalties)
+
+
+def test_a_negative_weight_of_an_own_penalty():
+    class Negative:
+        weight = -1.0
+
+        def __call__(self, model, x, y):
+            return x.sum()
+
+    with pytest.raises(ValueError, match=r"`weight` is -1.0"):
+        check_penalties([Negative()])
