@@ -5,11 +5,10 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,13 +17,13 @@ from art.data_generators import DataGenerator
 from art.estimators.classification import PyTorchClassifier
 from safetensors.torch import load_model, save_model
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from art_sensreg.objectives import Objective, Penalty, check_penalties
-from art_sensreg.preprocessing import fit_preprocessing, trained_model
+from art_sensreg.fitting import fit_arrays, fit_batches
+from art_sensreg.objectives import Penalty, check_penalties
+from art_sensreg.preprocessing import model_dtype
 from art_sensreg.training.config import TrainingConfig
-from art_sensreg.training.inputs import check_images, check_known, check_labels
-from art_sensreg.training.loop import CallableBatches, History, TensorBatches, train
+from art_sensreg.training.inputs import check_known
+from art_sensreg.training.loop import History
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +58,7 @@ class SensRegClassifier(PyTorchClassifier):
     ((20, 2), ['accuracy', 'base', 'epoch'])
     """
 
-    estimator_params = [*PyTorchClassifier.estimator_params, "penalties"]
+    estimator_params: ClassVar[list[str]] = [*PyTorchClassifier.estimator_params, "penalties"]
 
     def __init__(self, *args: Any, penalties: Sequence[Penalty] = (), **kwargs: Any) -> None:
         self._penalties: tuple[Penalty, ...] = check_penalties(penalties)
@@ -93,7 +92,7 @@ class SensRegClassifier(PyTorchClassifier):
 
     # --- training -------------------------------------------------------------------------------------------------
 
-    def fit(  # type: ignore[override]
+    def fit(
         self,
         x: np.ndarray,
         y: np.ndarray,
@@ -131,7 +130,7 @@ class SensRegClassifier(PyTorchClassifier):
             self, self.penalties, config, x, y, validation_data, scheduler, verbose, training_mode=training_mode
         )
 
-    def fit_generator(  # type: ignore[override]
+    def fit_generator(
         self,
         generator: DataGenerator,
         nb_epochs: int = 20,
@@ -167,7 +166,7 @@ class SensRegClassifier(PyTorchClassifier):
         return self._cast(x), y
 
     def _cast(self, x: Any) -> Any:
-        dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
+        dtype = model_dtype(self.model)
         if isinstance(x, torch.Tensor):
             return x.to(dtype)
         return x if x.dtype == object else x.astype(torch.empty((), dtype=dtype).numpy().dtype, copy=False)
@@ -211,7 +210,10 @@ class SensRegClassifier(PyTorchClassifier):
         :param kwargs: Passed on to ART.
         :return: float32 array of shape `(n, nb_classes or 1, *input_shape)`.
         """
-        return self._float32(super().class_gradient(self._cast(x), label, training_mode=training_mode, **kwargs))
+        gradients: np.ndarray = self._float32(
+            super().class_gradient(self._cast(x), label, training_mode=training_mode, **kwargs)
+        )
+        return gradients
 
     @staticmethod
     def _float32(values: Any) -> Any:
@@ -283,133 +285,6 @@ class SensRegClassifier(PyTorchClassifier):
         optimizer_file = Path(f"{base}.optimizer.pt")
         if self._optimizer is not None and optimizer_file.exists():
             self._optimizer.load_state_dict(torch.load(optimizer_file, map_location=self._device, weights_only=True))
-
-
-def fit_arrays(
-    classifier: PyTorchClassifier,
-    penalties: Sequence[Penalty],
-    config: TrainingConfig,
-    x: Any,
-    y: Any,
-    validation_data: Any = None,
-    scheduler: Any = None,
-    verbose: bool = False,
-    training_mode: bool = True,
-) -> History:
-    """
-    Check the data and train any ART PyTorch classifier on it.
-
-    :param classifier: The classifier, trained in place.
-    :param penalties: The penalties.
-    :param config: Settings.
-    :param x: Images, as for :meth:`SensRegClassifier.fit`.
-    :param y: Labels.
-    :param validation_data: Pair of images and labels, or None.
-    :param scheduler: Learning rate scheduler, or None.
-    :param verbose: Whether a progress bar is shown.
-    :param training_mode: Whether the model trains in training mode.
-    :return: The history (see `training.loop.train`).
-    :raises TypeError: If something is of a wrong type.
-    :raises ValueError: If something is out of range, before any weight has moved.
-    """
-    optimizer = _check_optimizer(classifier)
-    images, labels = _check_pair(classifier, x, y)
-    images, labels = fit_preprocessing(classifier, images, labels)
-    targets = _targets(classifier, labels)
-    batches = TensorBatches(
-        torch.from_numpy(images).to(classifier.device),
-        targets,
-        config.batch_size,
-        config.drop_last,
-        no_single=any(isinstance(module, _BatchNorm) for module in classifier.model.modules()),
-    )
-    model, objective = _prepare(classifier, penalties, batches.x[:2])
-    validation = _check_validation(classifier, validation_data)
-    return train(model, objective, batches, optimizer, config, scheduler, validation, verbose, training_mode)
-
-
-def fit_batches(
-    classifier: PyTorchClassifier,
-    penalties: Sequence[Penalty],
-    config: TrainingConfig,
-    generator: DataGenerator,
-    validation_data: Any = None,
-    scheduler: Any = None,
-    verbose: bool = False,
-) -> History:
-    """
-    Train any ART PyTorch classifier on batches of one of ART's data generators.
-
-    :param classifier: The classifier, trained in place.
-    :param penalties: The penalties.
-    :param config: Settings; `batch_size` and `drop_last` are the generator's affair.
-    :param generator: Generator with a known `size`.
-    :param validation_data: Pair of images and labels, or None.
-    :param scheduler: Learning rate scheduler, or None.
-    :param verbose: Whether a progress bar is shown.
-    :return: The history.
-    :raises TypeError: If something is of a wrong type.
-    :raises ValueError: If something is out of range; each batch is checked as it comes.
-    """
-    optimizer = _check_optimizer(classifier)
-    if not isinstance(generator, DataGenerator):
-        raise TypeError(f"`generator` is {type(generator).__name__}; expected an art.data_generators.DataGenerator.")
-    if generator.size is None:
-        raise ValueError("`generator` has no size; expected one that knows how many images an epoch has.")
-
-    def draw() -> tuple[torch.Tensor, torch.Tensor]:
-        images, labels = _check_pair(classifier, *generator.get_batch())
-        images, labels = fit_preprocessing(classifier, images, labels)
-        return torch.from_numpy(images).to(classifier.device), _targets(classifier, labels)
-
-    first: list[Any] = [draw()]  # looked at before training, and trained on as the first batch
-    model, objective = _prepare(classifier, penalties, first[0][0][:2])
-    validation = _check_validation(classifier, validation_data)
-    length = math.ceil(generator.size / generator.batch_size)
-    batches = CallableBatches(lambda: first.pop() if first else draw(), length)
-    return train(model, objective, batches, optimizer, config, scheduler, validation, verbose)
-
-
-def _check_optimizer(classifier: PyTorchClassifier) -> torch.optim.Optimizer:
-    if classifier.optimizer is None:
-        raise ValueError("`optimizer` of the classifier is None; expected a torch optimizer of the model's parameters.")
-    return classifier.optimizer
-
-
-def _check_pair(classifier: PyTorchClassifier, x: Any, y: Any, suffix: str = "") -> tuple[np.ndarray, np.ndarray]:
-    dtype = next((p.dtype for p in classifier.model.parameters() if p.is_floating_point()), torch.float32)
-    kind = torch.empty((), dtype=dtype).numpy().dtype
-    images = check_images(x, classifier.input_shape, classifier.clip_values, f"x{suffix}", kind)
-    return images, check_labels(y, classifier.nb_classes, len(images), f"y{suffix}")
-
-
-def _check_validation(classifier: PyTorchClassifier, validation_data: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
-    if validation_data is None:
-        return None
-    if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
-        raise TypeError(f"`validation_data` is {type(validation_data).__name__}; expected a pair (x, y).")
-    images, labels = _check_pair(classifier, *validation_data, suffix=" of `validation_data`")
-    images, labels = fit_preprocessing(classifier, images, labels, fit=False)
-    return torch.from_numpy(images).to(classifier.device), _targets(classifier, labels)
-
-
-def _targets(classifier: PyTorchClassifier, labels: np.ndarray) -> torch.Tensor:
-    return torch.as_tensor(classifier.reduce_labels(labels)).to(classifier.device)
-
-
-def _prepare(
-    classifier: PyTorchClassifier, penalties: Sequence[Penalty], x: torch.Tensor
-) -> tuple[nn.Module, Objective]:
-    bounds = None
-    if classifier.clip_values is not None:
-        low, high = (
-            torch.as_tensor(np.asarray(bound), dtype=x.dtype, device=x.device) for bound in classifier.clip_values
-        )
-        bounds = (low, high)
-    model = trained_model(classifier)
-    objective = Objective(penalties, classifier.loss, bounds)
-    objective.prepare(model, x)
-    return model, objective
 
 
 def clone_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, clone: nn.Module) -> torch.optim.Optimizer:

@@ -22,9 +22,9 @@ def build_model(
     """
     Build a model that returns logits.
 
-    :param name: `mlp` (one hidden layer of 128), `cnn-small` (convolutions 16, 32, 32, dense 128), `lenet` (LeNet-5 with
-        max pooling), `resnet-small` (three pre-activation blocks of 16, 32, 64), `preact-resnet18` (He et al. 2016,
-        arXiv 1603.05027, for 32x32).
+    :param name: `mlp` (one hidden layer of 128), `cnn-small` (convolutions 16, 32, 32, dense 128), `lenet` (LeNet-5
+        with max pooling), `resnet-small` (three pre-activation blocks of 16, 32, 64), `preact-resnet18` (He et al.
+        2016, arXiv 1603.05027, for 32x32).
     :param input_shape: Channels, height, width.
     :param nb_classes: Number of classes.
     :param activation: `relu`, `gelu` or `silu`.

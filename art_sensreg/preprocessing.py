@@ -44,6 +44,21 @@ class StandardisedModel(nn.Module):
         return self.model.named_modules(*args, **kwargs)
 
 
+def model_dtype(model: nn.Module) -> torch.dtype:
+    """
+    The floating point type that a model computes in.
+
+    :param model: Any module.
+    :return: That of its first floating point parameter; float32 if it has none.
+
+    Example:
+    >>> from art_sensreg.preprocessing import model_dtype
+    >>> model_dtype(nn.Linear(2, 2).double())
+    torch.float64
+    """
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+
 def trained_model(classifier: PyTorchClassifier) -> nn.Module:
     """
     The function that is trained: the classifier's model, behind its standardisation if that does anything.
@@ -57,7 +72,7 @@ def trained_model(classifier: PyTorchClassifier) -> nn.Module:
         return model
     image = np.zeros((1, *classifier.input_shape), dtype=np.float32)
     mean, std = broadcastable_mean_std(image, np.asarray(last.mean), np.asarray(last.std))
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    dtype = model_dtype(model)
     as_tensor = [torch.as_tensor(value, dtype=dtype, device=classifier.device) for value in (mean, std)]
     return StandardisedModel(model, *as_tensor)
 

@@ -12,7 +12,7 @@ from art.data_generators import DataGenerator
 from art.defences.trainer import Trainer
 from art.estimators.classification import PyTorchClassifier
 
-from art_sensreg.classifiers import fit_arrays, fit_batches
+from art_sensreg.fitting import fit_arrays, fit_batches
 from art_sensreg.objectives import Penalty, check_penalties
 from art_sensreg.penalties import JacobianPenalty, SensitivityPenalty
 from art_sensreg.training.config import TrainingConfig
@@ -27,8 +27,8 @@ class SensRegTrainer(Trainer):
     | Paper link: https://arxiv.org/abs/2009.11349
 
     :param classifier: ART `PyTorchClassifier` (or subclass) with an optimizer.
-    :param penalties: The penalties. None takes the classifier's own, or SR + JR with their defaults if it has none; when
-        both are given, these win, with a warning. `[]` trains without any.
+    :param penalties: The penalties. None takes the classifier's own, or SR + JR with their defaults if it has none;
+        when both are given, these win, with a warning. `[]` trains without any.
     :param config: Settings of the run.
     :raises TypeError: If the classifier is no `PyTorchClassifier`, or an entry of `penalties` cannot be called.
     :raises ValueError: If a penalty is not usable.
@@ -72,7 +72,7 @@ class SensRegTrainer(Trainer):
         self.config = config or TrainingConfig()
         self.history: History = []
 
-    def fit(  # type: ignore[override]
+    def fit(
         self,
         x: np.ndarray,
         y: np.ndarray,

@@ -99,7 +99,7 @@ def test_own_penalties_are_functions_or_small_classes(net, batch):
         def __call__(self, model, x, y):
             return model(x).gather(1, y[:, None]).mean()
 
-    terms, logits = evaluate(Objective([first_weights, Margin(), SensitivityPenalty(), first_weights]), net, batch)
+    terms, _ = evaluate(Objective([first_weights, Margin(), SensitivityPenalty(), first_weights]), net, batch)
     assert list(terms) == ["loss", "base", "first_weights", "margin", "sensitivity", "first_weights_2"]
     wanted = terms["base"] + 2 * terms["first_weights"] + 0.5 * terms["margin"] + terms["sensitivity"]
     assert torch.isclose(terms["loss"], wanted)

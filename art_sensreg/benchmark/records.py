@@ -75,7 +75,12 @@ class Records:
         (out / "masks").mkdir(parents=True, exist_ok=True)
         (out / "checkpoints").mkdir(exist_ok=True)
         runs = previous["runs"] if previous else []
-        self.data = {"schema": SCHEMA, "config": config, "environment": environment(device), "runs": runs}
+        self.data: dict[str, Any] = {
+            "schema": SCHEMA,
+            "config": config,
+            "environment": environment(device),
+            "runs": runs,
+        }
 
     @property
     def runs(self) -> list[dict[str, Any]]:

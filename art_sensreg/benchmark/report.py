@@ -93,7 +93,11 @@ def plot_robustness(data: dict[str, Any], path: Path) -> None:
             if shares:
                 points.append((eps, fmean(shares)))
         ours = not name.startswith("art-")
-        style = {"linestyle": "-" if ours else "--", "color": f"C{number % 10}", "marker": "o" if number < 10 else "s"}
+        style: dict[str, Any] = {
+            "linestyle": "-" if ours else "--",
+            "color": f"C{number % 10}",
+            "marker": "o" if number < 10 else "s",
+        }
         axes.plot([eps for eps, _ in points], [100 * share for _, share in points], label=name, **style)
     axes.set_xlabel(f"eps ({norm})")
     axes.set_ylabel("worst case over the attacks, % of the images")

@@ -122,8 +122,8 @@ def check_together(penalties: Sequence[object]) -> None:
     needy = [penalty for penalty in passing if penalty.shares_noise]
     if needy and not any(penalty.tapped_layers is not None for penalty in passing):
         raise ValueError(
-            f"`sigma` of {needy[0]!r} is None, which shares the noise of a SensitivityPenalty, and there is none with a "
-            "weight above 0; give `sigma` a number, or add a SensitivityPenalty."
+            f"`sigma` of {needy[0]!r} is None, which shares the noise of a SensitivityPenalty, and there is none with "
+            "a weight above 0; give `sigma` a number, or add a SensitivityPenalty."
         )
 
 

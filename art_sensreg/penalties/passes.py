@@ -4,9 +4,9 @@ One forward pass over several branches of a batch: the clean rows `x` and noisy 
 Stacking the branches into one batch costs less than separate passes, but some layers couple the rows of a batch or draw
 their own randomness. Inside :func:`forward_branches` they treat the clean branch as if it were alone:
 
-- **BatchNorm in training mode** takes its statistics, and updates its running ones, from the clean rows only; noisy rows
-  are normalised with the clean statistics. Each row's output is then a function of that row at fixed statistics, and
-  its sensitivity is a property of the network and not of the other rows.
+- **BatchNorm in training mode** takes its statistics, and updates its running ones, from the clean rows only; noisy
+  rows are normalised with the clean statistics. Each row's output is then a function of that row at fixed statistics,
+  and its sensitivity is a property of the network and not of the other rows.
 - **Dropout** uses one mask for all branches: otherwise the masks' difference, divided by `s^2`, drowns the sensitivity.
 """
 
@@ -93,9 +93,9 @@ def forward_branches(
             counter.copy_(value)
     if any(tap.overwritten for tap in taps):
         raise RuntimeError("The model overwrites a tapped activation in training mode only; name other `layers`.")
-    branches = [Branch(x, z) for x, z in zip(inputs, logits.split(rows), strict=True)]
+    branches = [Branch(x, z) for x, z in zip(inputs, torch.split(logits, rows), strict=True)]
     for tap in taps:
-        parts = [value.split(len(value) // len(inputs)) for _, value in tap.read(logits)]
+        parts = [torch.split(value, len(value) // len(inputs)) for _, value in tap.read(logits)]
         for index, branch in enumerate(branches):
             branch.activations.append([part[index] for part in parts])
     return branches
@@ -161,7 +161,7 @@ class CleanBranchRules(TorchFunctionMode):
             return func(input, p, *args, **kwargs)
         devices = [input.device] if input.is_cuda else []
         outputs = []
-        for index, part in enumerate(input.split(len(input) // self.branches)):
+        for index, part in enumerate(torch.split(input, len(input) // self.branches)):
             # The first branch moves the random state as a plain pass would; the others replay its draws.
             if index == 0:
                 state = torch.cuda.get_rng_state(input.device) if devices else torch.get_rng_state()

@@ -76,7 +76,7 @@ class SensitivityPenalty(PassPenalty):
     :param noise: `gaussian`, `uniform`, `rademacher` or `sphere`, each with unit variance per entry.
     :param layers: `hidden` (after the non-linearity), `pre_activation`, `hidden+logits`, `logits`, or a list of module
         names and classes.
-    :param layer_weights: `w_l`, one for each tapped layer in the order of the forward pass; 1 over their number if None.
+    :param layer_weights: `w_l`, one for each tapped layer in the order of the forward pass; None: 1 over their number.
     :param distance: `squared`, or `absolute` (no Frobenius limit).
     :param scale: `per_neuron`, or `relative` to the layer's mean squared clean activation.
     :param probes: Noisy copies per step.

@@ -21,13 +21,18 @@ from torch.utils.hooks import RemovableHandle
 Layers = str | Sequence[str | type[nn.Module]]
 KEYWORDS = ("hidden", "pre_activation", "hidden+logits", "logits")
 
-_NONLINEARITIES = ["relu", "relu_", "relu6", "gelu", "silu", "mish", "elu", "elu_", "selu", "selu_", "celu", "celu_", "leaky_relu", "leaky_relu_", "prelu", "rrelu", "rrelu_", "hardtanh", "hardtanh_", "hardswish", "hardsigmoid", "softplus", "softsign", "softshrink", "hardshrink", "tanhshrink", "threshold", "threshold_", "logsigmoid", "tanh", "tanh_", "sigmoid", "sigmoid_", "glu"]
+
+_NONLINEARITIES = """
+relu relu_ relu6 gelu silu mish elu elu_ selu selu_ celu celu_ leaky_relu leaky_relu_ prelu rrelu rrelu_ hardtanh
+hardtanh_ hardswish hardsigmoid softplus softsign softshrink hardshrink tanhshrink threshold threshold_ logsigmoid
+tanh tanh_ sigmoid sigmoid_ glu
+"""
 
 
 def _nonlinear_functions() -> dict[Callable[..., Any], str]:
     """The callables that the taps watch, each with its plain name (`torch.relu`, `F.relu`, `Tensor.relu_`, ...)."""
     found: dict[Callable[..., Any], str] = {}
-    for name in _NONLINEARITIES:
+    for name in _NONLINEARITIES.split():
         for owner in (torch, F, torch.Tensor):
             function = getattr(owner, name, None)
             if function is not None:
@@ -243,6 +248,6 @@ def _nothing_to_tap(model: nn.Module, layers: Layers) -> str:
     known = ", ".join(repr(name) for name, _ in model.named_modules() if name)
     choice = f"name layers, for example from: {known}" if known else "the model has no submodules to name either"
     return (
-        f"`layers={layers!r}` finds nothing to tap in {type(model).__name__}: no known non-linearity (ReLU, GELU, SiLU, "
-        f"tanh, ...) ran before its output. Use layers='logits', or {choice}."
+        f"`layers={layers!r}` finds nothing to tap in {type(model).__name__}: no known non-linearity (ReLU, GELU, "
+        f"SiLU, tanh, ...) ran before its output. Use layers='logits', or {choice}."
     )

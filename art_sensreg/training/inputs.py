@@ -33,7 +33,8 @@ def check_images(
     if images.dtype.kind in "iub":
         top = "" if clip_values is None else f" (for 0..255 images: `{name}.astype('float32') / 255`)"
         raise TypeError(
-            f"`{name}` has dtype {images.dtype}; expected floating point images scaled to {_range_text(clip_values)}{top}."
+            f"`{name}` has dtype {images.dtype}; expected floating point images scaled to "
+            f"{_range_text(clip_values)}{top}."
         )
     if images.dtype.kind != "f":
         raise TypeError(f"`{name}` has dtype {images.dtype}; expected floating point images.")
@@ -61,7 +62,7 @@ def check_labels(y: Any, nb_classes: int, nb_samples: int, name: str = "y") -> n
     """
     Check labels and convert them to rows of class probabilities.
 
-    :param y: Class indices `(n,)` or `(n, 1)`, integer-valued; or one-hot or other rows `(n, nb_classes)` that sum to 1.
+    :param y: Class indices `(n,)` or `(n, 1)`, integer-valued; or rows `(n, nb_classes)` that sum to 1 (one-hot, soft).
     :param nb_classes: Number of classes, C.
     :param nb_samples: Number of images that the labels belong to.
     :param name: Name of the argument, for the messages.

@@ -115,8 +115,9 @@ def train(
     :param validation: Images and labels that are scored after every epoch, or None.
     :param verbose: Whether a progress bar is shown.
     :param training_mode: Whether the model trains in training mode; False keeps it in evaluation mode.
-    :return: One dict per epoch: `epoch`, `loss`, `base`, each penalty's value, `accuracy`, `learning_rate` (of the first
-        parameter group, at the start of the epoch), `seconds`, and with validation data `val_loss`, `val_accuracy`.
+    :return: One dict per epoch: `epoch`, `loss`, `base`, each penalty's value, `accuracy`, `learning_rate` (of the
+        first parameter group, at the start of the epoch), `seconds`, and with validation data `val_loss`,
+        `val_accuracy`.
     :raises ValueError: If the scheduler is too short.
     :raises FloatingPointError: If a term of the loss turns NaN or infinite; the weights are those before that step.
     """
@@ -191,8 +192,8 @@ def _check_finite(terms: dict[str, torch.Tensor], epoch: int, step: int) -> None
         return
     culprit = next((name for name, value in terms.items() if name != "loss" and not torch.isfinite(value)), "loss")
     raise FloatingPointError(
-        f"The term {culprit!r} is {terms[culprit].item()} in epoch {epoch + 1}, step {step + 1}; expected a finite loss. "
-        "The weights are those before this step. Try a smaller learning rate, penalty weight or `max_grad_norm`."
+        f"The term {culprit!r} is {terms[culprit].item()} in epoch {epoch + 1}, step {step + 1}; expected a finite "
+        "loss. The weights are those before this step. Try a smaller learning rate, penalty weight or `max_grad_norm`."
     )
 
 

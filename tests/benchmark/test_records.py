@@ -37,7 +37,8 @@ def test_worst_case_is_the_mean_of_minima_and_not_the_minimum_of_means(tmp_path)
 def test_a_record_is_replaced_and_the_file_is_always_whole(tmp_path):
     records = Records(tmp_path, {"a": 1}, "cpu")
     run = {
-        "defence": "x", "dataset": "d", "seed": 0, "status": "ok", "clean_accuracy": 1.0, "step_cost": 1.0, "attacks": []
+        "defence": "x", "dataset": "d", "seed": 0, "status": "ok", "clean_accuracy": 1.0, "step_cost": 1.0,
+        "attacks": [],
     }  # fmt: skip
     records.put(run)
     records.put({**run, "clean_accuracy": 0.5})

@@ -213,8 +213,9 @@ def test_the_l2_norm_and_own_files_and_options(tmp_path):
     out = tmp_path / "run"
     code = main(
         [
-            "--dataset", str(tmp_path / "own.npz"), "--defences", "sr+jr,art-madry,art-fbf", "--attacks", "pgd,carlini-l2",
-            "--norm", "l2", "--eps", "0.5,0.25", "--budget", "smoke", "--epochs", "1", "--model", "cnn-small",
+            "--dataset", str(tmp_path / "own.npz"), "--defences", "sr+jr,art-madry,art-fbf",
+            "--attacks", "pgd,carlini-l2", "--norm", "l2", "--eps", "0.5,0.25", "--budget", "smoke",
+            "--epochs", "1", "--model", "cnn-small",
             "--activation", "gelu", "--norm-layer", "batch", "--set", "sr+jr.sigma=0.05", "--set", "sr+jr.noise=sphere",
             "--out", str(out), "--quiet",
         ]

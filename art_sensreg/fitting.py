@@ -1,0 +1,148 @@
+"""From an ART classifier and numpy data to the training loop: checks, preprocessing, objective."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from art.data_generators import DataGenerator
+from art.estimators.classification import PyTorchClassifier
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from art_sensreg.objectives import Objective, Penalty
+from art_sensreg.preprocessing import fit_preprocessing, model_dtype, trained_model
+from art_sensreg.training.config import TrainingConfig
+from art_sensreg.training.inputs import check_images, check_labels
+from art_sensreg.training.loop import CallableBatches, History, TensorBatches, train
+
+
+def fit_arrays(
+    classifier: PyTorchClassifier,
+    penalties: Sequence[Penalty],
+    config: TrainingConfig,
+    x: Any,
+    y: Any,
+    validation_data: Any = None,
+    scheduler: Any = None,
+    verbose: bool = False,
+    training_mode: bool = True,
+) -> History:
+    """
+    Check the data and train any ART PyTorch classifier on it.
+
+    :param classifier: The classifier, trained in place.
+    :param penalties: The penalties.
+    :param config: Settings.
+    :param x: Images, as for :meth:`SensRegClassifier.fit`.
+    :param y: Labels.
+    :param validation_data: Pair of images and labels, or None.
+    :param scheduler: Learning rate scheduler, or None.
+    :param verbose: Whether a progress bar is shown.
+    :param training_mode: Whether the model trains in training mode.
+    :return: The history (see `training.loop.train`).
+    :raises TypeError: If something is of a wrong type.
+    :raises ValueError: If something is out of range, before any weight has moved.
+    """
+    optimizer = _check_optimizer(classifier)
+    images, labels = _check_pair(classifier, x, y)
+    images, labels = fit_preprocessing(classifier, images, labels)
+    targets = _targets(classifier, labels)
+    batches = TensorBatches(
+        torch.from_numpy(images).to(classifier.device),
+        targets,
+        config.batch_size,
+        config.drop_last,
+        no_single=any(isinstance(module, _BatchNorm) for module in classifier.model.modules()),
+    )
+    model, objective = _prepare(classifier, penalties, batches.x[:2])
+    validation = _check_validation(classifier, validation_data)
+    return train(model, objective, batches, optimizer, config, scheduler, validation, verbose, training_mode)
+
+
+def fit_batches(
+    classifier: PyTorchClassifier,
+    penalties: Sequence[Penalty],
+    config: TrainingConfig,
+    generator: DataGenerator,
+    validation_data: Any = None,
+    scheduler: Any = None,
+    verbose: bool = False,
+) -> History:
+    """
+    Train any ART PyTorch classifier on batches of one of ART's data generators.
+
+    :param classifier: The classifier, trained in place.
+    :param penalties: The penalties.
+    :param config: Settings; `batch_size` and `drop_last` are the generator's affair.
+    :param generator: Generator with a known `size`.
+    :param validation_data: Pair of images and labels, or None.
+    :param scheduler: Learning rate scheduler, or None.
+    :param verbose: Whether a progress bar is shown.
+    :return: The history.
+    :raises TypeError: If something is of a wrong type.
+    :raises ValueError: If something is out of range; each batch is checked as it comes.
+    """
+    optimizer = _check_optimizer(classifier)
+    if not isinstance(generator, DataGenerator):
+        raise TypeError(f"`generator` is {type(generator).__name__}; expected an art.data_generators.DataGenerator.")
+    if generator.size is None:
+        raise ValueError("`generator` has no size; expected one that knows how many images an epoch has.")
+
+    def draw() -> tuple[torch.Tensor, torch.Tensor]:
+        images, labels = _check_pair(classifier, *generator.get_batch())
+        images, labels = fit_preprocessing(classifier, images, labels)
+        return torch.from_numpy(images).to(classifier.device), _targets(classifier, labels)
+
+    first: list[Any] = [draw()]  # looked at before training, and trained on as the first batch
+    model, objective = _prepare(classifier, penalties, first[0][0][:2])
+    validation = _check_validation(classifier, validation_data)
+    length = math.ceil(generator.size / generator.batch_size)
+    batches = CallableBatches(lambda: first.pop() if first else draw(), length)
+    return train(model, objective, batches, optimizer, config, scheduler, validation, verbose)
+
+
+def _check_optimizer(classifier: PyTorchClassifier) -> torch.optim.Optimizer:
+    if classifier.optimizer is None:
+        raise ValueError("`optimizer` of the classifier is None; expected a torch optimizer of the model's parameters.")
+    optimizer: torch.optim.Optimizer = classifier.optimizer
+    return optimizer
+
+
+def _check_pair(classifier: PyTorchClassifier, x: Any, y: Any, suffix: str = "") -> tuple[np.ndarray, np.ndarray]:
+    dtype = torch.empty((), dtype=model_dtype(classifier.model)).numpy().dtype
+    images = check_images(x, classifier.input_shape, classifier.clip_values, f"x{suffix}", dtype)
+    return images, check_labels(y, classifier.nb_classes, len(images), f"y{suffix}")
+
+
+def _check_validation(classifier: PyTorchClassifier, validation_data: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
+    if validation_data is None:
+        return None
+    if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
+        raise TypeError(f"`validation_data` is {type(validation_data).__name__}; expected a pair (x, y).")
+    x, y = validation_data
+    images, labels = _check_pair(classifier, x, y, suffix=" of `validation_data`")
+    images, labels = fit_preprocessing(classifier, images, labels, fit=False)
+    return torch.from_numpy(images).to(classifier.device), _targets(classifier, labels)
+
+
+def _targets(classifier: PyTorchClassifier, labels: np.ndarray) -> torch.Tensor:
+    return torch.as_tensor(classifier.reduce_labels(labels)).to(classifier.device)
+
+
+def _prepare(
+    classifier: PyTorchClassifier, penalties: Sequence[Penalty], x: torch.Tensor
+) -> tuple[nn.Module, Objective]:
+    bounds = None
+    if classifier.clip_values is not None:
+        low, high = (
+            torch.as_tensor(np.asarray(bound), dtype=x.dtype, device=x.device) for bound in classifier.clip_values
+        )
+        bounds = (low, high)
+    model = trained_model(classifier)
+    objective = Objective(penalties, classifier.loss, bounds)
+    objective.prepare(model, x)
+    return model, objective
