@@ -3,8 +3,8 @@ Choose the settings of SR+JR on held-out training images, never on test points.
 
 usage: choose_settings.py --dataset NAME [--data-dir DIR] [--out DIR] [suite options ...]
 
-Runs the suite with --validation once for each candidate below, and writes one table of all to OUT/validation.md. The
-values in `art_sensreg/benchmark/settings.py` are the ones chosen from it.
+Runs the suite with --validation once for each candidate below, and writes one table of all to OUT/validation.md, with
+the candidate that the rule chooses. The values in `art_sensreg/benchmark/settings.py` are those.
 """
 
 import argparse
@@ -12,6 +12,8 @@ import json
 import shlex
 import sys
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 from art_sensreg.benchmark.cli import main as run_suite
 from art_sensreg.benchmark.records import write_text
@@ -33,34 +35,66 @@ SR_JR_GRID = [
 JR_GRID = [{"jr_weight": weight} for weight in (0.01, 0.1, 0.3)]
 
 
+RULE = """Rule: candidates whose clean accuracy is more than one point below the highest are out. Of the others, the
+best one has the highest worst case, mean over eps. Of those whose intervals overlap with the best one's at every eps,
+the one with the smallest sum of weights is chosen (the larger mean decides a tie)."""
+Candidate = tuple[dict[str, float], dict[str, Any]]
+
+
+def chosen(candidates: list[Candidate]) -> dict[str, float]:
+    """Apply the rule to pairs of options and runs."""
+    highest = max(run["clean_accuracy"] for _, run in candidates)
+    accurate = [(options, run["worst_case"]) for options, run in candidates if run["clean_accuracy"] > highest - 0.0101]
+
+    def mean(cases: list[dict[str, Any]]) -> float:
+        return fmean(case["robust_accuracy"] for case in cases)
+
+    def overlaps(cases: list[dict[str, Any]]) -> bool:
+        return all(
+            a["ci_low"] <= b["ci_high"] and b["ci_low"] <= a["ci_high"] for a, b in zip(cases, best, strict=True)
+        )
+
+    def weight(options: dict[str, float]) -> float:
+        return sum(value for name, value in options.items() if name.endswith("weight"))
+
+    best = max((cases for _, cases in accurate), key=mean)
+    near = [pair for pair in accurate if overlaps(pair[1])]
+    return min(near, key=lambda pair: (weight(pair[0]), -mean(pair[1])))[0]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--out", type=Path, default=None)
     given, rest = parser.parse_known_args()
     out = given.out or Path("results") / f"{Path(given.dataset).stem}-validation"
-    header: list[str] = []
-    rows: list[list[str]] = []
-    for number, (defence, options) in enumerate([("sr+jr", o) for o in SR_JR_GRID] + [("jr", o) for o in JR_GRID]):
-        folder = out / f"candidate-{number}"
-        sets = [f"--set={defence}.{name}={value}" for name, value in options.items()]
-        arguments = [
-            "--dataset",
-            given.dataset,
-            "--validation",
-            "--defences",
-            defence,
-            "--out",
-            str(folder),
-            "--resume",
-        ]
-        if run_suite([*arguments, "--quiet", *sets, *rest]):
-            sys.exit(f"candidate {options} failed: see {folder}")
-        table = summary_table(json.loads((folder / "results.json").read_text()))
-        header = ["defence", *SR_JR_GRID[0], *table.header[1:-2]]
-        rows += [[row[0], *(f"{options.get(name, '')}" for name in SR_JR_GRID[0]), *row[1:-2]] for row in table.rows]
+    sections = []
+    for defence, grid in (("sr+jr", SR_JR_GRID), ("jr", JR_GRID)):
+        rows, candidates = [], []
+        for number, options in enumerate(grid):
+            folder = out / f"{defence}-{number}"
+            sets = [f"--set={defence}.{name}={value}" for name, value in options.items()]
+            fixed = [
+                "--dataset",
+                given.dataset,
+                "--validation",
+                "--defences",
+                defence,
+                "--out",
+                str(folder),
+                "--resume",
+            ]
+            if run_suite([*fixed, "--quiet", *sets, *rest]):
+                sys.exit(f"candidate {options} failed: see {folder}")
+            data = json.loads((folder / "results.json").read_text())
+            table = summary_table(data)
+            rows.append([*(f"{value}" for value in options.values()), *table.rows[0][1:-2]])
+            candidates.append((options, data["runs"][0]))
+        words = ", ".join(f"`{name}` {value}" for name, value in chosen(candidates).items())
+        header = [*grid[0], *table.header[1:-2]]
+        sections.append(f"## {defence}\n\n{Table(header, rows).as_markdown()}\n\nChosen: {words}.")
     command = shlex.join(["python", "benchmarks/choose_settings.py", *sys.argv[1:]])
-    text = f"# Candidates on held-out training images\n\n```\n{command}\n```\n\n{Table(header, rows).as_markdown()}\n"
+    text = "\n\n".join(["# Candidates on held-out training images", f"```\n{command}\n```", RULE, *sections]) + "\n"
     write_text(out / "validation.md", text)
     print(text)
 

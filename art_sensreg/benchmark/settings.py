@@ -44,7 +44,7 @@ RECIPES = {
         batch_size=64,
         learning_rate=3e-3,
         test_size={"smoke": 200, "quick": 450, "full": 450},
-        penalties=_penalties(sigma=0.2, sr_weight=1.0, jr_weight=0.1, jr_alone=0.1),
+        penalties=_penalties(sigma=0.3, sr_weight=0.3, jr_weight=0.1, jr_alone=0.01),
     ),
     "mnist": Recipe(
         model="cnn-small",
@@ -53,7 +53,7 @@ RECIPES = {
         batch_size=128,
         learning_rate=3e-3,
         test_size={"smoke": 200, "quick": 1000, "full": 10000},
-        penalties=_penalties(sigma=0.3, sr_weight=1.0, jr_weight=0.1, jr_alone=0.1),
+        penalties=_penalties(sigma=0.3, sr_weight=1.0, jr_weight=0.1, jr_alone=0.01),
     ),
     "cifar10": Recipe(
         model="resnet-small",

@@ -1,0 +1,30 @@
+"""The README's figures are those of docs/results/, and the settings are the chosen ones."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from art_sensreg.benchmark.settings import RECIPES
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_readme_shows_the_stored_figures():
+    script = ROOT / "benchmarks" / "update_readme.py"
+    assert subprocess.run([sys.executable, str(script), "--check"], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "digits"])
+def test_the_recipes_are_the_settings_chosen_on_held_out_images(dataset):
+    text = (ROOT / "docs" / "results" / f"{dataset}-validation.md").read_text()
+    found = {}
+    for section in text.split("\n## ")[1:]:
+        line = next(line for line in section.splitlines() if line.startswith("Chosen: "))
+        found[section.splitlines()[0]] = {
+            name: float(value) for name, value in re.findall(r"`(\w+)` ([\d.]+?)[,.]?(?=$| |,)", line)
+        }
+    assert found["sr+jr"] == RECIPES[dataset].penalties["sr+jr"]
+    assert found["jr"] == RECIPES[dataset].penalties["jr"]
