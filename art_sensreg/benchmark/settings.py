@@ -41,7 +41,7 @@ RECIPES = {
     "digits": Recipe(
         model="cnn-small",
         eps={"linf": (0.1, 0.2), "l2": (0.5, 1.0)},
-        epochs=20,
+        epochs=15,
         batch_size=64,
         learning_rate=3e-3,
         test_size={"smoke": 200, "quick": 450, "full": 450},
