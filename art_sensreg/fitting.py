@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from art_sensreg.objectives import Objective, Penalty
 from art_sensreg.preprocessing import fit_preprocessing, model_dtype, trained_model
 from art_sensreg.training.config import TrainingConfig
-from art_sensreg.training.inputs import check_images, check_labels
+from art_sensreg.training.inputs import check_images, check_labels, clip_bounds
 from art_sensreg.training.loop import CallableBatches, History, TensorBatches, train
 
 
@@ -139,7 +139,8 @@ def _prepare(
     bounds = None
     if classifier.clip_values is not None:
         low, high = (
-            torch.as_tensor(np.asarray(bound), dtype=x.dtype, device=x.device) for bound in classifier.clip_values
+            torch.as_tensor(bound, dtype=x.dtype, device=x.device)
+            for bound in clip_bounds(classifier.clip_values, classifier.input_shape)
         )
         bounds = (low, high)
     model = trained_model(classifier)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -48,7 +49,7 @@ def check_images(
         bad = int((~np.isfinite(images).reshape(len(images), -1).all(axis=1)).sum())
         raise ValueError(f"`{name}` has NaN or infinite values in {bad} of {len(images)} images; expected finite ones.")
     if clip_values is not None:
-        least, most = np.asarray(clip_values[0]), np.asarray(clip_values[1])
+        least, most = clip_bounds(clip_values, input_shape)
         slack = 1e-6 * np.maximum(most - least, 1e-30)  # float64 images may round outwards when converted
         if (low < least - slack).any() or (high > most + slack).any():
             raise ValueError(
@@ -56,6 +57,27 @@ def check_images(
                 "classifier's `clip_values`."
             )
     return images.astype(dtype, copy=False)
+
+
+def clip_bounds(clip_values: Any, input_shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """
+    The input range as two arrays that broadcast against a batch; ART allows flat arrays with one value per feature.
+
+    :param clip_values: `(min, max)`, numbers or arrays.
+    :param input_shape: Shape of one image.
+    :return: Lower and upper bounds.
+
+    Example:
+    >>> from art_sensreg.training.inputs import clip_bounds
+    >>> clip_bounds((np.zeros(4), np.ones(4)), (1, 2, 2))[0].shape
+    (1, 2, 2)
+    """
+    low, high = (np.asarray(bound) for bound in clip_values)
+    flat = (math.prod(input_shape),)
+    return (
+        low.reshape(input_shape) if low.shape == flat else low,
+        high.reshape(input_shape) if high.shape == flat else high,
+    )
 
 
 def check_labels(y: Any, nb_classes: int, nb_samples: int, name: str = "y") -> np.ndarray:

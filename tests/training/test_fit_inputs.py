@@ -148,10 +148,12 @@ def test_soft_labels_are_kept(make_classifier):
     assert abs(probabilities - 0.1).max() < 0.05
 
 
-def test_a_range_of_clip_values_per_pixel(make_classifier):
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_range_of_clip_values_per_pixel(make_classifier, flat):
     low, high = np.zeros((1, 8, 8)), np.ones((1, 8, 8))
     high[0, 0, 0] = 0.5
-    classifier = make_classifier(clip_values=(low, high))
+    bounds = (low.ravel(), high.ravel()) if flat else (low, high)
+    classifier = make_classifier(clip_values=bounds, penalties=[SensitivityPenalty(clip=True)])
     with pytest.raises(ValueError, match=r"`x` has values from"):
         classifier.fit(with_value(0.9, (0, 0, 0, 0)), Y)
     classifier.fit(np.minimum(X, high), Y, nb_epochs=1)
