@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any
 
 import torch
 from torch import nn
 
 from art_sensreg.penalties.base import ClipValues, PassPenalty, check_number, check_together, measure, plan_penalties
+from art_sensreg.penalties.passes import branches_agree, statistics_untouched
 from art_sensreg.penalties.taps import TapPlan
 
 Penalty = Callable[..., torch.Tensor]
+HISTORY_KEYS = ("loss", "base", "epoch", "accuracy", "learning_rate", "val_loss", "val_accuracy", "seconds")
 
 
 def check_penalties(penalties: Any) -> tuple[Penalty, ...]:
@@ -46,12 +49,20 @@ def _active(penalties: Sequence[Penalty]) -> list[Penalty]:
 
 
 def _unique_names(penalties: Sequence[Penalty]) -> list[str]:
+    """Names under which the penalties stand beside the other entries of the history."""
     names: list[str] = []
     for penalty in penalties:
-        name = getattr(penalty, "name", None) or getattr(penalty, "__name__", None) or type(penalty).__name__
-        count = sum(other == name or other.startswith(f"{name}_") for other in names)
-        names.append(f"{name}_{count + 1}" if count else name)
+        wanted = getattr(penalty, "name", None) or getattr(penalty, "__name__", None) or type(penalty).__name__
+        free = (f"{wanted}_{number}" if number > 1 else wanted for number in count(1))
+        names.append(next(name for name in free if name not in names and name not in HISTORY_KEYS))
     return names
+
+
+def _check_term(name: str, value: Any) -> torch.Tensor:
+    if not isinstance(value, torch.Tensor) or value.ndim:
+        came = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else f"{value!r}"
+        raise TypeError(f"The term `{name}` is {came}; expected a 0-d tensor (for a loss: reduction='mean').")
+    return value
 
 
 class Objective:
@@ -60,7 +71,7 @@ class Objective:
 
     The package's penalties share one forward pass over `[x ; x + s*xi]`; a user's own penalty is called as
     `penalty(model, x, y)`. A penalty of weight 0 is not computed and draws no random numbers, so that training is bit
-    for bit the same as without it.
+    for bit the same as without it. BatchNorm's running statistics move with the clean batch only.
 
     :param penalties: See :func:`check_penalties`.
     :param base_loss: Function of logits `(n, C)` and labels; cross-entropy by default.
@@ -94,6 +105,7 @@ class Objective:
         self._separate = [(name, penalty) for name, penalty in named if not isinstance(penalty, PassPenalty)]
         self._weights = {name: float(getattr(penalty, "weight", 1.0)) for name, penalty in named}
         self._plans: list[TapPlan | None] = []
+        self._stacked = True
         for _, penalty in self._passing:
             if getattr(penalty, "clip", False) and clip_values is None:
                 raise ValueError(f"`clip` of {penalty!r} is True; expected a classifier that has `clip_values`.")
@@ -106,7 +118,9 @@ class Objective:
         :param x: Some inputs, `(n, ...)`.
         :raises ValueError: If a selection does not fit the model.
         """
-        self._plans = plan_penalties(model, x, [penalty for _, penalty in self._passing])
+        passing = [penalty for _, penalty in self._passing]
+        self._plans = plan_penalties(model, x, passing)
+        self._stacked = not passing or branches_agree(model, x)
 
     def __call__(
         self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, generator: torch.Generator | None = None
@@ -122,12 +136,17 @@ class Objective:
         """
         if self._passing:
             penalties = [penalty for _, penalty in self._passing]
-            logits, values = measure(model, x, penalties, self._plans, generator, self.clip_values)
+            logits, values = measure(
+                model, x, penalties, self._plans, generator, self.clip_values, stacked=self._stacked
+            )
         else:
-            logits, values = model(x), []
+            # A model that works in place must not change what the user's own penalties see.
+            logits, values = model(x.clone() if self._separate else x), []
         found = {name: value for (name, _), value in zip(self._passing, values, strict=True)}
-        found.update((name, penalty(model, x, y)) for name, penalty in self._separate)
-        base = self.base_loss(logits, y)
+        if self._separate:
+            with statistics_untouched(model, len(x)):
+                found.update((name, _check_term(name, penalty(model, x, y))) for name, penalty in self._separate)
+        base = _check_term("base", self.base_loss(logits, y))
         loss = base
         for name in self.names:
             loss = loss + self._weights[name] * found[name]

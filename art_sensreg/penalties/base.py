@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from art_sensreg.penalties.passes import Branch, couples_rows, forward_branches
+from art_sensreg.penalties.passes import Branch, branches_agree, couples_rows, forward_branches
 from art_sensreg.penalties.taps import Layers, TapPlan, plan_taps
 
 Sigma = float | torch.Tensor
@@ -107,7 +107,8 @@ class PassPenalty:
         check_together([self])
         plans = plan_penalties(model, x, [self])
         bounds = None if clip_values is None else (x.new_tensor(clip_values[0]), x.new_tensor(clip_values[1]))
-        _, values = measure(model, x, [self], plans, generator, bounds, update_statistics=False)
+        stacked = branches_agree(model, x)
+        _, values = measure(model, x, [self], plans, generator, bounds, update_statistics=False, stacked=stacked)
         return values[0]
 
 
@@ -159,6 +160,7 @@ def measure(
     generator: torch.Generator | None = None,
     clip_values: ClipValues | None = None,
     update_statistics: bool = True,
+    stacked: bool = True,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """
     Measure all penalties in one forward pass over `[x ; x + s*xi ; ...]`.
@@ -170,6 +172,7 @@ def measure(
     :param generator: Source of randomness.
     :param clip_values: Input range as two broadcastable tensors.
     :param update_statistics: Whether BatchNorm's running statistics move.
+    :param stacked: Whether the branches may be stacked into one batch (see `passes.branches_agree`).
     :return: The clean logits `(n, C)` and each penalty's unweighted value.
     """
     derivatives = any(penalty.input_gradient for penalty in penalties)
@@ -188,7 +191,7 @@ def measure(
             spans.append((slice(len(inputs), len(inputs) + len(made)), sigma))
             inputs.extend(made)
         selections = [(p.tapped_layers, plan) for p, plan in zip(penalties, plans, strict=True) if plan is not None]
-        branches = forward_branches(model, inputs, selections, update_statistics)  # type: ignore[arg-type]
+        branches = forward_branches(model, inputs, selections, update_statistics, stacked)  # type: ignore[arg-type]
         values = []
         selection = 0
         for penalty, own, plan in zip(penalties, spans, plans, strict=True):

@@ -8,13 +8,14 @@ their own randomness. Inside :func:`forward_branches` they treat the clean branc
   rows are normalised with the clean statistics. Each row's output is then a function of that row at fixed statistics,
   and its sensitivity is a property of the network and not of the other rows.
 - **Dropout** uses one mask for all branches: otherwise the masks' difference, divided by `s^2`, drowns the sensitivity.
+  Models with other randomness of their own run one pass a branch with the same draws (:func:`branches_agree`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ class Branch:
 
     inputs: torch.Tensor
     logits: torch.Tensor
-    activations: list[list[torch.Tensor]] = field(default_factory=list)
+    activations: list[list[torch.Tensor]]
 
 
 def couples_rows(model: nn.Module) -> bool:
@@ -60,14 +61,17 @@ def forward_branches(
     inputs: Sequence[torch.Tensor],
     selections: Sequence[tuple[Layers, TapPlan]] = (),
     update_statistics: bool = True,
+    stacked: bool = True,
 ) -> list[Branch]:
     """
-    Run one forward pass over all branches and read the chosen activations of each.
+    Run the model on all branches and read the chosen activations of each.
 
     :param model: Module from `(n, ...)` inputs to `(n, C)` logits.
     :param inputs: The branches, each of shape `(n, ...)`; the first is the clean one.
     :param selections: Layer selections, each with its plan (see `taps.plan_taps`).
     :param update_statistics: Whether BatchNorm's running statistics may move. False when a penalty is only looked at.
+    :param stacked: Whether the branches form one batch. False runs one pass for each, all with the same random draws:
+        the same arithmetic, a little slower.
     :return: One :class:`Branch` for each input, in order.
     :raises RuntimeError: If the model overwrites a tapped activation that it left alone in the trial run.
 
@@ -78,32 +82,139 @@ def forward_branches(
     (torch.Size([4, 2]), torch.Size([4, 2]))
     """
     rows = len(inputs[0])
+    if len(inputs) == 1 and update_statistics:
+        return [Branch(inputs[0], *_forward(model, inputs[0], selections))]
+    rules = CleanBranchRules(rows, len(inputs) if stacked else 1, update_statistics)
+    with _counters_kept(model, update_statistics and stacked):
+        if stacked:
+            logits, activations = _forward(model, torch.cat(list(inputs)), selections, rules)
+            outputs = [
+                (
+                    z,
+                    [
+                        [torch.split(value, len(value) // len(inputs))[index] for value in layers]
+                        for layers in activations
+                    ],
+                )
+                for index, z in enumerate(torch.split(logits, rows))
+            ]
+        else:
+            outputs = _separate_passes(model, inputs, selections, rules)
+    if not stacked and update_statistics:
+        for counter, _ in _batch_counters(model):
+            counter.add_(1)
+    return [Branch(x, z, layers) for x, (z, layers) in zip(inputs, outputs, strict=True)]
+
+
+def _separate_passes(
+    model: nn.Module,
+    inputs: Sequence[torch.Tensor],
+    selections: Sequence[tuple[Layers, TapPlan]],
+    rules: CleanBranchRules,
+) -> list[tuple[torch.Tensor, list[list[torch.Tensor]]]]:
+    """One pass for each branch; every one starts from the same random state, and BatchNorm repeats the clean pass."""
+    outputs = []
+    with _same_draws(inputs[0]) as rewind:
+        for x in inputs:
+            outputs.append(_forward(model, x, selections, rules))
+            rules.repeat()
+            rewind()
+    return outputs
+
+
+def _forward(
+    model: nn.Module,
+    x: torch.Tensor,
+    selections: Sequence[tuple[Layers, TapPlan]],
+    rules: CleanBranchRules | None = None,
+) -> tuple[torch.Tensor, list[list[torch.Tensor]]]:
+    """Logits, and for each selection the activations of its layers."""
     taps = [ActivationTaps(model, layers, plan.clone) for layers, plan in selections]
-    contexts: list[TorchFunctionMode] = [*taps]
-    if len(inputs) > 1 or not update_statistics:
-        contexts.append(CleanBranchRules(rows, len(inputs), update_statistics))
-    counters = [] if update_statistics else _batch_counters(model)
+    with ExitStack() as stack:
+        for context in [*taps, *([rules] if rules else [])]:
+            stack.enter_context(context)
+        # A leaf that requires a gradient must not be overwritten by a model that works in place.
+        logits = model(x.clone() if x.is_leaf and x.requires_grad else x)
+    if any(tap.overwritten for tap in taps):
+        raise RuntimeError("The model overwrites a tapped activation in training mode only; name other `layers`.")
+    return logits, [[value for _, value in tap.read(logits)] for tap in taps]
+
+
+@contextmanager
+def _same_draws(like: torch.Tensor) -> Iterator[Callable[[], None]]:
+    """Yield a function that goes back to the present random state; at the end it is that after the first pass."""
+    device = like.device if like.is_cuda else None
+
+    def get() -> torch.Tensor:
+        return torch.get_rng_state() if device is None else torch.cuda.get_rng_state(device)
+
+    def put(state: torch.Tensor) -> None:
+        if device is None:
+            torch.set_rng_state(state)
+        else:
+            torch.cuda.set_rng_state(state, device)
+
+    start, after = get(), []
+
+    def rewind() -> None:
+        after.append(get())
+        put(start)
+
+    yield rewind
+    if after:
+        put(after[0])
+
+
+def branches_agree(model: nn.Module, x: torch.Tensor) -> bool:
+    """
+    Tell whether equal branches, stacked into one batch, give equal outputs in the model's present mode.
+
+    They do not where the model draws randomness of its own that the rules above do not share: attention dropout,
+    stochastic depth, noise layers. Its branches must then run one after the other with the same draws.
+
+    :param model: The model.
+    :param x: Some inputs, `(n, ...)`.
+    :return: True if stacking is safe.
+
+    Example:
+    >>> from art_sensreg.penalties.passes import branches_agree
+    >>> branches_agree(nn.Sequential(nn.Linear(3, 2), nn.Dropout()), torch.rand(4, 3))
+    True
+    """
+    rows = x[:2].detach()
+    if len(rows) < 2 and couples_rows(model):
+        return True
+    with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+        clean, noisy = forward_branches(model, [rows, rows], update_statistics=False)
+    return torch.allclose(clean.logits, noisy.logits, rtol=1e-3, atol=1e-5)
+
+
+@contextmanager
+def statistics_untouched(model: nn.Module, rows: int) -> Iterator[None]:
+    """
+    Forward passes inside normalise with the statistics of their batch, and do not move BatchNorm's running ones.
+
+    :param model: The model.
+    :param rows: Rows of the batch.
+    """
+    with _counters_kept(model, False), CleanBranchRules(rows, 1, update_statistics=False):
+        yield
+
+
+@contextmanager
+def _counters_kept(model: nn.Module, move: bool) -> Iterator[None]:
+    """BatchNorm's `num_batches_tracked` moves outside of `F.batch_norm`, so it is put back by hand."""
+    counters = [] if move else _batch_counters(model)
     try:
-        with ExitStack() as stack:
-            for context in contexts:
-                stack.enter_context(context)
-            logits = model(inputs[0] if len(inputs) == 1 else torch.cat(list(inputs)))
+        yield
     finally:
         for counter, value in counters:
             counter.copy_(value)
-    if any(tap.overwritten for tap in taps):
-        raise RuntimeError("The model overwrites a tapped activation in training mode only; name other `layers`.")
-    branches = [Branch(x, z) for x, z in zip(inputs, torch.split(logits, rows), strict=True)]
-    for tap in taps:
-        parts = [torch.split(value, len(value) // len(inputs)) for _, value in tap.read(logits)]
-        for index, branch in enumerate(branches):
-            branch.activations.append([part[index] for part in parts])
-    return branches
 
 
 def _batch_counters(model: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """BatchNorm's `num_batches_tracked` moves outside of `F.batch_norm`, so it is put back by hand."""
-    buffers = [m.num_batches_tracked for m in model.modules() if isinstance(m, _BatchNorm)]
+    """The counters that a training pass moves, with their present values."""
+    buffers = [m.num_batches_tracked for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
     return [(buffer, buffer.clone()) for buffer in buffers if buffer is not None]
 
 
@@ -115,6 +226,12 @@ class CleanBranchRules(TorchFunctionMode):
         self.rows = rows
         self.branches = branches
         self.update_statistics = update_statistics
+        self._statistics: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._next: Iterator[tuple[torch.Tensor, torch.Tensor]] | None = None
+
+    def repeat(self) -> None:
+        """Make the next pass normalise with the statistics of the first one, layer by layer."""
+        self._next = iter(self._statistics)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
@@ -139,6 +256,24 @@ class CleanBranchRules(TorchFunctionMode):
     ) -> torch.Tensor:
         if not training:
             return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+        if self._next is not None:
+            var, mean = next(self._next)
+        else:
+            var, mean = self._clean_statistics(input, running_mean, running_var, momentum)
+            self._statistics.append((var, mean))
+        scale = torch.rsqrt(var + eps) if weight is None else torch.rsqrt(var + eps) * weight
+        shift = -mean * scale if bias is None else bias - mean * scale
+        shape = [1, -1] + [1] * (input.ndim - 2)
+        return torch.addcmul(shift.view(shape), input, scale.view(shape))
+
+    def _clean_statistics(
+        self,
+        input: torch.Tensor,
+        running_mean: torch.Tensor | None,
+        running_var: torch.Tensor | None,
+        momentum: float,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Variance and mean of the clean rows; the running ones move if they may."""
         clean = input[: len(input) // self.branches]
         count = clean.numel() // clean.shape[1]
         if count < 2:
@@ -148,10 +283,7 @@ class CleanBranchRules(TorchFunctionMode):
             with torch.no_grad():
                 running_mean.lerp_(mean.detach().to(running_mean.dtype), momentum)
                 running_var.lerp_(var.detach().to(running_var.dtype) * (count / (count - 1)), momentum)
-        scale = torch.rsqrt(var + eps) if weight is None else torch.rsqrt(var + eps) * weight
-        shift = -mean * scale if bias is None else bias - mean * scale
-        shape = [1, -1] + [1] * (input.ndim - 2)
-        return torch.addcmul(shift.view(shape), input, scale.view(shape))
+        return var, mean
 
     def _dropout(
         self, func: Callable[..., torch.Tensor], input: torch.Tensor, p: float = 0.5, *args: Any, **kwargs: Any
@@ -159,18 +291,9 @@ class CleanBranchRules(TorchFunctionMode):
         training = kwargs.get("training", kwargs.get("train", args[0] if args else True))
         if not training or p == 0 or len(input) % (self.rows * self.branches):
             return func(input, p, *args, **kwargs)
-        devices = [input.device] if input.is_cuda else []
         outputs = []
-        for index, part in enumerate(torch.split(input, len(input) // self.branches)):
-            # The first branch moves the random state as a plain pass would; the others replay its draws.
-            if index == 0:
-                state = torch.cuda.get_rng_state(input.device) if devices else torch.get_rng_state()
+        with _same_draws(input) as rewind:
+            for part in torch.split(input, len(input) // self.branches):
                 outputs.append(func(part.clone(), p, *args, **kwargs))
-                continue
-            with torch.random.fork_rng(devices=devices):
-                if devices:
-                    torch.cuda.set_rng_state(state, input.device)
-                else:
-                    torch.set_rng_state(state)
-                outputs.append(func(part.clone(), p, *args, **kwargs))
+                rewind()
         return torch.cat(outputs)

@@ -122,8 +122,12 @@ class SensitivityPenalty(PassPenalty):
         check_choice("scale", self.scale, SCALES)
         check_count("probes", self.probes)
         check_layers(self.layers)
-        for weight in self.layer_weights or ():
-            check_number("layer_weights", weight, minimum=0.0)
+        if self.layer_weights is not None:
+            if isinstance(self.layer_weights, str) or not hasattr(self.layer_weights, "__iter__"):
+                raise TypeError(f"`layer_weights` is {self.layer_weights!r}; expected a list of numbers.")
+            for weight in self.layer_weights:
+                check_number("layer_weights", weight, minimum=0.0)
+            object.__setattr__(self, "layer_weights", tuple(float(weight) for weight in self.layer_weights))
 
     @property
     def tapped_layers(self) -> Layers:
@@ -151,7 +155,7 @@ class SensitivityPenalty(PassPenalty):
         self, clean: Branch, noisy: Sequence[Branch], sigma: Sigma, selection: int, generator: torch.Generator | None
     ) -> torch.Tensor:
         layers = clean.activations[selection]
-        weights = self.layer_weights or [1 / len(layers)] * len(layers)
+        weights = [1 / len(layers)] * len(layers) if self.layer_weights is None else self.layer_weights
         terms = [
             weight / len(noisy) * layer_sensitivity(b, a, sigma, self.distance, self.scale, self.detach_clean)
             for branch in noisy

@@ -41,7 +41,11 @@ def _nonlinear_functions() -> dict[Callable[..., Any], str]:
 
 
 _WATCHED = _nonlinear_functions()
-_CLAMPS = {torch.clamp, torch.clamp_, torch.Tensor.clamp, torch.Tensor.clamp_, torch.clamp_min, torch.Tensor.clamp_min}
+_CLAMPS = {
+    getattr(owner, name)
+    for owner in (torch, torch.Tensor)
+    for name in ("clamp", "clamp_", "clamp_min", "clamp_min_", "clip", "clip_")
+}
 
 
 @dataclass
@@ -51,6 +55,7 @@ class _Tap:
     name: str
     value: torch.Tensor
     version: int
+    original: torch.Tensor
 
 
 class ActivationTaps(TorchFunctionMode):
@@ -120,9 +125,8 @@ class ActivationTaps(TorchFunctionMode):
 
     def _record(self, name: str, value: Any) -> None:
         if isinstance(value, torch.Tensor) and value.is_floating_point():
-            if self.clone:
-                value = value.clone()
-            self._taps.append(_Tap(name, value, value._version))
+            kept = value.clone() if self.clone else value
+            self._taps.append(_Tap(name, kept, kept._version, value))
 
     @property
     def overwritten(self) -> bool:
@@ -136,7 +140,7 @@ class ActivationTaps(TorchFunctionMode):
         :param logits: The model's output; the last non-linearity of a model that ends in one is not "hidden".
         :return: Pairs of a layer name and its activations of shape `(n, ...)`.
         """
-        hidden = [(tap.name, tap.value) for tap in self._taps if not (self._watch_after and tap.value is logits)]
+        hidden = [(tap.name, tap.value) for tap in self._taps if not (self._watch_after and tap.original is logits)]
         return [*hidden, ("logits", logits)] if self._with_logits else hidden
 
 
@@ -170,7 +174,7 @@ def plan_taps(model: nn.Module, layers: Layers, x: torch.Tensor) -> TapPlan:
     TapPlan(names=('0',), clone=True)
     """
     check_layers(layers)
-    rows = x[:2].detach()
+    rows = x[:2].detach().clone()  # the model may work in place
     modes = [(module, module.training) for module in model.modules()]
     devices = [rows.device] if rows.is_cuda else []
     try:
@@ -186,6 +190,10 @@ def plan_taps(model: nn.Module, layers: Layers, x: torch.Tensor) -> TapPlan:
     found = taps.read(logits)
     if not found:
         raise ValueError(_nothing_to_tap(model, layers))
+    ran = {name for name, _ in found}
+    for layer in () if isinstance(layers, str) else layers:
+        if isinstance(layer, str) and layer not in ran:
+            raise ValueError(f"`layers` asks for {layer!r}, which does not run in a forward pass of the model.")
     for name, value in found:
         if value.shape[:1] != rows.shape[:1]:
             raise ValueError(
