@@ -15,7 +15,7 @@ import torch
 from art import config as art_config
 from art.data_generators import DataGenerator
 from art.estimators.classification import PyTorchClassifier
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, load_model, save_model
 from torch import nn
 
 from art_sensreg.fitting import fit_arrays, fit_batches
@@ -89,46 +89,15 @@ class SensRegClassifier(PyTorchClassifier):
             self._device = torch.device("cpu") if on_cpu else torch.device("cuda", torch.cuda.current_device())
         self._model.to(self._device)
         super().set_params(**kwargs)
+        if "loss" in kwargs:
+            # ART derives from the loss how labels are given to it, in its constructor only.
+            like = PyTorchClassifier(
+                self.model, self._loss, self.input_shape, self.nb_classes, device_type=self.device_type
+            )
+            for flag in ("_reduce_labels", "_int_labels", "_probability_labels"):
+                setattr(self, flag, getattr(like, flag))
 
     # --- training -------------------------------------------------------------------------------------------------
-
-    def fit(
-        self,
-        x: np.ndarray,
-        y: np.ndarray,
-        batch_size: int = 128,
-        nb_epochs: int = 10,
-        training_mode: bool = True,
-        drop_last: bool = False,
-        scheduler: Any = None,
-        verbose: bool = False,
-        validation_data: tuple[np.ndarray, np.ndarray] | None = None,
-        seed: int | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """
-        Train on `(x, y)` with this classifier's loss, optimizer and penalties; the record goes to `history`.
-
-        :param x: Images `(n, *input_shape)`, floating point, finite, within `clip_values`.
-        :param y: Class indices `(n,)`, or rows `(n, nb_classes)` that sum to 1.
-        :param batch_size: Rows of a step.
-        :param nb_epochs: Passes over the data.
-        :param training_mode: Whether the model trains in training mode.
-        :param drop_last: Whether an incomplete last batch is left out.
-        :param scheduler: Any torch learning rate scheduler; see `TrainingConfig.scheduler_interval`.
-        :param verbose: Whether a progress bar is shown.
-        :param validation_data: Images and labels that are scored after every epoch.
-        :param seed: See `TrainingConfig.seed`.
-        :param kwargs: Nothing: an unknown argument is an error.
-        :raises TypeError: If an argument is unknown or of a wrong type.
-        :raises ValueError: If an argument is out of range, before any weight has moved.
-        """
-        known = ("x, y, batch_size, nb_epochs, training_mode, drop_last, scheduler, verbose, validation_data, seed",)
-        check_known("fit", kwargs, known)
-        config = TrainingConfig(batch_size=batch_size, nb_epochs=nb_epochs, drop_last=drop_last, seed=seed)
-        self.history = fit_arrays(
-            self, self.penalties, config, x, y, validation_data, scheduler, verbose, training_mode=training_mode
-        )
 
     def fit_generator(
         self,
@@ -191,7 +160,7 @@ class SensRegClassifier(PyTorchClassifier):
         Gradient of the loss by the input.
 
         :param x: Images `(n, *input_shape)`, numpy or torch.
-        :param y: Labels, one-hot, probabilities or indices.
+        :param y: Labels as rows `(n, nb_classes)`, one-hot or probabilities.
         :param training_mode: Whether the model is in training mode.
         :param kwargs: Passed on to ART.
         :return: Gradients of the shape and kind (numpy float32, or torch) of `x`.
@@ -219,6 +188,27 @@ class SensRegClassifier(PyTorchClassifier):
     def _float32(values: Any) -> Any:
         return values if isinstance(values, torch.Tensor) else np.asarray(values, dtype=np.float32)
 
+    def get_activations(
+        self, x: Any, layer: int | str | None = None, batch_size: int = 128, framework: bool = False
+    ) -> Any:
+        """
+        Activations of one layer. ART's hook is taken away again: it would break `pickle` and `copy.deepcopy`.
+
+        :param x: Images `(n, *input_shape)`.
+        :param layer: Name or index of the layer.
+        :param batch_size: Rows of a forward pass.
+        :param framework: Whether a torch tensor is returned.
+        :return: Activations `(n, ...)`.
+        """
+        before = [(module, set(module._forward_hooks)) for module in self.model.modules()]
+        try:
+            return super().get_activations(x, layer=layer, batch_size=batch_size, framework=framework)
+        finally:
+            self.__dict__.pop("_features", None)
+            for module, hooks in before:
+                for hook in set(module._forward_hooks) - hooks:
+                    del module._forward_hooks[hook]
+
     # --- copies and files -------------------------------------------------------------------------------------------
 
     def clone_for_refitting(self) -> SensRegClassifier:
@@ -241,6 +231,18 @@ class SensRegClassifier(PyTorchClassifier):
         clone.model.to(self._device)
         clone.reset()
         return clone
+
+    def reset(self) -> None:
+        """Draw the weights anew, by the modules' `reset_parameters`; a warning names weights that have none."""
+        kept = []
+        for name, module in self.model.named_modules():
+            reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+            if callable(reset):
+                reset()
+            else:
+                kept += [f"{name}.{own}".lstrip(".") for own, _ in module.named_parameters(recurse=False)]
+        if kept:
+            logger.warning("These weights have no `reset_parameters` and stay as they are: %s.", ", ".join(kept))
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
@@ -278,13 +280,92 @@ class SensRegClassifier(PyTorchClassifier):
         :param filename: Name without ending.
         :param path: Folder; ART's data folder if None.
         :raises FileNotFoundError: If there is no such file.
-        :raises RuntimeError: If the weights are of another architecture.
+        :raises ValueError: If the weights are of another architecture or the optimizer of another kind; nothing has
+            been loaded then.
         """
         base = _file_base(filename, path)
-        load_model(self.model, f"{base}.safetensors", device=str(self._device))
+        state = None
         optimizer_file = Path(f"{base}.optimizer.pt")
         if self._optimizer is not None and optimizer_file.exists():
-            self._optimizer.load_state_dict(torch.load(optimizer_file, map_location=self._device, weights_only=True))
+            state = torch.load(optimizer_file, map_location=self._device, weights_only=True)
+            _check_same_optimizer(self._optimizer, state)
+        _check_same_architecture(self.model, load_file(f"{base}.safetensors"))
+        load_model(self.model, f"{base}.safetensors", device=str(self._device))
+        if state is not None:
+            self._optimizer.load_state_dict(state)
+
+
+def _fit(
+    self: SensRegClassifier,
+    x: np.ndarray,
+    y: np.ndarray,
+    batch_size: int = 128,
+    nb_epochs: int = 10,
+    training_mode: bool = True,
+    drop_last: bool = False,
+    scheduler: Any = None,
+    verbose: bool = False,
+    validation_data: tuple[np.ndarray, np.ndarray] | None = None,
+    seed: int | None = None,
+    **kwargs: Any,
+) -> None:
+    """
+    Train on `(x, y)` with this classifier's loss, optimizer and penalties; the record goes to `history`.
+
+    :param x: Images `(n, *input_shape)`, floating point, finite, within `clip_values`.
+    :param y: Class indices `(n,)`, or rows `(n, nb_classes)` that sum to 1.
+    :param batch_size: Rows of a step.
+    :param nb_epochs: Passes over the data.
+    :param training_mode: Whether the model trains in training mode.
+    :param drop_last: Whether an incomplete last batch is left out.
+    :param scheduler: Any torch learning rate scheduler; see `TrainingConfig.scheduler_interval`.
+    :param verbose: Whether a progress bar is shown.
+    :param validation_data: Images and labels that are scored after every epoch.
+    :param seed: See `TrainingConfig.seed`.
+    :param kwargs: Nothing: an unknown argument is an error.
+    :raises TypeError: If an argument is unknown or of a wrong type.
+    :raises ValueError: If an argument is out of range, before any weight has moved.
+    """
+    known = ("x, y, batch_size, nb_epochs, training_mode, drop_last, scheduler, verbose, validation_data, seed",)
+    check_known("fit", kwargs, known)
+    config = TrainingConfig(batch_size=batch_size, nb_epochs=nb_epochs, drop_last=drop_last, seed=seed)
+    self.history = fit_arrays(
+        self, self.penalties, config, x, y, validation_data, scheduler, verbose, training_mode=training_mode
+    )
+
+
+_fit.__name__ = "fit"
+_fit.__qualname__ = "SensRegClassifier.fit"
+
+# ART's metaclass wraps `fit` and `predict` to convert lists to arrays, and fails on ragged ones or a missing `y` with
+# numpy's own errors before ours can name the argument. Put back without the wrapper; the checks convert lists too.
+SensRegClassifier.fit = _fit
+
+
+def _check_same_architecture(model: nn.Module, stored: dict[str, torch.Tensor]) -> None:
+    """Compare names and shapes; of tied weights the file holds one."""
+    own = model.state_dict()
+    in_file = {own[name].data_ptr() for name in stored if name in own}
+    missing = [name for name, value in own.items() if name not in stored and value.data_ptr() not in in_file]
+    for name, value in stored.items():
+        if name not in own:
+            raise ValueError(
+                f"The file holds {name!r}; expected weights of this architecture, which has none of that name."
+            )
+        if value.shape != own[name].shape:
+            came, expected = tuple(value.shape), tuple(own[name].shape)
+            raise ValueError(f"The file holds {name!r} of shape {came}; expected {expected} in this architecture.")
+    if missing:
+        raise ValueError(f"The file has no {missing[0]!r}; expected it in this architecture.")
+
+
+def _check_same_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    own = [(sorted(group), len(group["params"])) for group in optimizer.state_dict()["param_groups"]]
+    stored = [(sorted(group), len(group["params"])) for group in state["param_groups"]]
+    if [count for _, count in own] != [count for _, count in stored] or any(
+        not set(mine) - {"initial_lr"} <= set(theirs) for (mine, _), (theirs, _) in zip(own, stored, strict=True)
+    ):
+        raise ValueError(f"The file holds the state of another optimizer; expected one of {type(optimizer).__name__}.")
 
 
 def clone_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, clone: nn.Module) -> torch.optim.Optimizer:

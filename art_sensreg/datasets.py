@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -56,6 +58,14 @@ class Dataset:
             x_test=self.x_test[:test_size],
             y_test=self.y_test[:test_size],
         )
+
+    @property
+    def crc32(self) -> int:
+        """Checksum of all images and labels."""
+        value = 0
+        for array in (self.x_train, self.y_train, self.x_test, self.y_test):
+            value = zlib.crc32(np.ascontiguousarray(array).data, value)
+        return value
 
     def with_validation_as_test(self, fraction: float = 1 / 6, seed: int = 0) -> Dataset:
         """
@@ -133,7 +143,10 @@ def _load_file(path: Path) -> Dataset:
     if not path.is_file():
         raise FileNotFoundError(f"`dataset`: there is no file {path}; expected an .npz file with {', '.join(KEYS)}.")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("it holds a single array and no archive")
+        with archive as file:
             missing = [key for key in KEYS if key not in file.files]
             if missing:
                 found = ", ".join(file.files) or "nothing"
@@ -151,7 +164,7 @@ def _load_file(path: Path) -> Dataset:
                     raise ValueError(f"`x_{part}` has {len(images)} images and `y_{part}` {len(labels)} labels")
             if parts["x_train"].shape[1:] != parts["x_test"].shape[1:]:
                 raise ValueError(f"`x_test` has images of shape {parts['x_test'].shape[1:]} and `x_train` others")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, EOFError, BadZipFile, zlib.error) as error:
         raise ValueError(f"`dataset`: {path.name} cannot be used: {error}.") from error
     return Dataset(name=path.stem, **parts)
 
@@ -159,7 +172,7 @@ def _load_file(path: Path) -> Dataset:
 def _images(array: np.ndarray, key: str) -> np.ndarray:
     """Images of any accepted layout as float32, channels first, in [0, 1]."""
     expected = "uint8 images, or floats in [0, 1], of shape (n, height, width) or (n, height, width, channels)"
-    if len(array) == 0 or array.ndim not in (3, 4):
+    if array.ndim not in (3, 4) or array.size == 0:
         raise ValueError(f"`{key}` has shape {array.shape}; expected {expected}")
     if array.ndim == 3:
         array = array[:, None]

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from art.data_generators import DataGenerator
+from art.data_generators import DataGenerator, NumpyDataGenerator
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from art_sensreg.objectives import Objective, Penalty
-from art_sensreg.preprocessing import fit_preprocessing, model_dtype, trained_model
+from art_sensreg.preprocessing import fit_preprocessing, numpy_dtype, trained_model
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.inputs import check_images, check_labels, clip_bounds
 from art_sensreg.training.loop import CallableBatches, History, TensorBatches, train
+
+logger = logging.getLogger(__name__)
 
 
 def fit_arrays(
@@ -47,16 +50,16 @@ def fit_arrays(
     :raises TypeError: If something is of a wrong type.
     :raises ValueError: If something is out of range, before any weight has moved.
     """
-    optimizer = _check_optimizer(classifier)
+    optimizer = _check_optimizer(classifier, scheduler)
     images, labels = _check_pair(classifier, x, y)
     images, labels = fit_preprocessing(classifier, images, labels)
     targets = _targets(classifier, labels)
     batches = TensorBatches(
-        torch.from_numpy(images).to(classifier.device),
+        _as_tensor(classifier, images),
         targets,
         config.batch_size,
         config.drop_last,
-        no_single=any(isinstance(module, _BatchNorm) for module in classifier.model.modules()),
+        no_single=_has_batch_norm(classifier),
     )
     model, objective = _prepare(classifier, penalties, batches.x[:2])
     validation = _check_validation(classifier, validation_data)
@@ -86,16 +89,23 @@ def fit_batches(
     :raises TypeError: If something is of a wrong type.
     :raises ValueError: If something is out of range; each batch is checked as it comes.
     """
-    optimizer = _check_optimizer(classifier)
+    optimizer = _check_optimizer(classifier, scheduler)
     if not isinstance(generator, DataGenerator):
         raise TypeError(f"`generator` is {type(generator).__name__}; expected an art.data_generators.DataGenerator.")
     if generator.size is None:
         raise ValueError("`generator` has no size; expected one that knows how many images an epoch has.")
+    if isinstance(generator, NumpyDataGenerator):
+        _check_pair(classifier, generator.x, generator.y)  # all of it, before any weight moves
+    needs_two = _has_batch_norm(classifier)
 
     def draw() -> tuple[torch.Tensor, torch.Tensor]:
-        images, labels = _check_pair(classifier, *generator.get_batch())
+        for _ in range(2):
+            images, labels = _check_pair(classifier, *generator.get_batch())
+            if len(images) > 1 or not needs_two:
+                break
+            logger.warning("A batch of a single image is left out: BatchNorm cannot normalise it.")
         images, labels = fit_preprocessing(classifier, images, labels)
-        return torch.from_numpy(images).to(classifier.device), _targets(classifier, labels)
+        return _as_tensor(classifier, images), _targets(classifier, labels)
 
     first: list[Any] = [draw()]  # looked at before training, and trained on as the first batch
     model, objective = _prepare(classifier, penalties, first[0][0][:2])
@@ -105,17 +115,38 @@ def fit_batches(
     return train(model, objective, batches, optimizer, config, scheduler, validation, verbose)
 
 
-def _check_optimizer(classifier: PyTorchClassifier) -> torch.optim.Optimizer:
+def _check_optimizer(classifier: PyTorchClassifier, scheduler: Any) -> torch.optim.Optimizer:
+    expected = "expected a torch optimizer of the model's parameters"
     if classifier.optimizer is None:
-        raise ValueError("`optimizer` of the classifier is None; expected a torch optimizer of the model's parameters.")
+        raise ValueError(f"`optimizer` of the classifier is None; {expected}.")
     optimizer: torch.optim.Optimizer = classifier.optimizer
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise TypeError("`optimizer` of the classifier is LBFGS; expected one whose step needs no closure.")
+    trained = {id(parameter) for parameter in classifier.model.parameters() if parameter.requires_grad}
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if not trained & held:
+        raise ValueError(
+            f"`optimizer` of the classifier holds none of the {len(trained)} parameters that require gradients; "
+            f"{expected}."
+        )
+    if getattr(scheduler, "optimizer", optimizer) is not optimizer:
+        raise ValueError("`scheduler` drives another optimizer; expected one of the classifier's own optimizer.")
     return optimizer
 
 
-def _check_pair(classifier: PyTorchClassifier, x: Any, y: Any, suffix: str = "") -> tuple[np.ndarray, np.ndarray]:
-    dtype = torch.empty((), dtype=model_dtype(classifier.model)).numpy().dtype
-    images = check_images(x, classifier.input_shape, classifier.clip_values, f"x{suffix}", dtype)
-    return images, check_labels(y, classifier.nb_classes, len(images), f"y{suffix}")
+def _has_batch_norm(classifier: PyTorchClassifier) -> bool:
+    return any(isinstance(module, _BatchNorm) for module in classifier.model.modules())
+
+
+def _as_tensor(classifier: PyTorchClassifier, images: np.ndarray) -> torch.Tensor:
+    # torch warns of arrays that are not writable, which memory maps may be.
+    return torch.from_numpy(images if images.flags.writeable else images.copy()).to(classifier.device)
+
+
+def _check_pair(classifier: PyTorchClassifier, x: Any, y: Any, prefix: str = "") -> tuple[np.ndarray, np.ndarray]:
+    dtype = numpy_dtype(classifier.model)
+    images = check_images(x, classifier.input_shape, classifier.clip_values, f"{prefix}x", dtype)
+    return images, check_labels(y, classifier.nb_classes, len(images), f"{prefix}y")
 
 
 def _check_validation(classifier: PyTorchClassifier, validation_data: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -124,9 +155,9 @@ def _check_validation(classifier: PyTorchClassifier, validation_data: Any) -> tu
     if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
         raise TypeError(f"`validation_data` is {type(validation_data).__name__}; expected a pair (x, y).")
     x, y = validation_data
-    images, labels = _check_pair(classifier, x, y, suffix=" of `validation_data`")
+    images, labels = _check_pair(classifier, x, y, prefix="validation_data: ")
     images, labels = fit_preprocessing(classifier, images, labels, fit=False)
-    return torch.from_numpy(images).to(classifier.device), _targets(classifier, labels)
+    return _as_tensor(classifier, images), _targets(classifier, labels)
 
 
 def _targets(classifier: PyTorchClassifier, labels: np.ndarray) -> torch.Tensor:
@@ -144,6 +175,24 @@ def _prepare(
         )
         bounds = (low, high)
     model = trained_model(classifier)
+    _check_output(classifier, model, x)
     objective = Objective(penalties, classifier.loss, bounds)
     objective.prepare(model, x)
     return model, objective
+
+
+def _check_output(classifier: PyTorchClassifier, model: nn.Module, x: torch.Tensor) -> None:
+    """Two rows through the model in evaluation mode: does it return one logit a class?"""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+            logits = model(x.clone())
+    finally:
+        for module, training in modes:
+            module.training = training
+    classes = classifier.nb_classes
+    shapes = [(len(x), classes), *([(len(x), 1)] if classes == 2 else [])]
+    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) not in shapes:
+        came = f"shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ValueError(f"`model` returns {came} for {len(x)} images; expected logits of shape {shapes[0]}.")

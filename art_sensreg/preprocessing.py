@@ -39,6 +39,17 @@ class StandardisedModel(nn.Module):
         logits: torch.Tensor = self.model((x - self.mean) / self.std)
         return logits
 
+    def __getattr__(self, name: str) -> Any:
+        # A user's own penalty may reach into the model, whether it is standardised or not.
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("model"), name)
+
+    def __getitem__(self, index: Any) -> Any:
+        layers: Any = self.model
+        return layers[index]
+
     def named_modules(self, *args: Any, **kwargs: Any) -> Any:
         # Users name the layers of their own model, not of this wrapper.
         return self.model.named_modules(*args, **kwargs)
@@ -57,6 +68,25 @@ def model_dtype(model: nn.Module) -> torch.dtype:
     torch.float64
     """
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+
+def numpy_dtype(model: nn.Module) -> np.dtype:
+    """
+    The numpy type of a model's inputs.
+
+    :param model: Any module.
+    :return: float16, float32 or float64.
+    :raises TypeError: If the model computes in a type that numpy has not.
+
+    Example:
+    >>> from art_sensreg.preprocessing import numpy_dtype
+    >>> numpy_dtype(nn.Linear(2, 2))
+    dtype('float32')
+    """
+    dtype = model_dtype(model)
+    if dtype not in (torch.float16, torch.float32, torch.float64):
+        raise TypeError(f"`model` computes in {dtype}; expected parameters in float16, float32 or float64.")
+    return torch.empty((), dtype=dtype).numpy().dtype
 
 
 def trained_model(classifier: PyTorchClassifier) -> nn.Module:

@@ -63,12 +63,13 @@ class SensRegTrainer(Trainer):
         own = tuple(getattr(classifier, "penalties", ()))
         if penalties is None:
             penalties = own or (SensitivityPenalty(), JacobianPenalty())
-        elif own and tuple(penalties) != own:
+        penalties = check_penalties(penalties)
+        if own and penalties != own:
             warnings.warn(
                 "Both classifier and trainer have penalties; the trainer's are used and the classifier's are not.",
                 stacklevel=2,
             )
-        self.penalties = check_penalties(penalties)
+        self.penalties = penalties
         self.config = config or TrainingConfig()
         self.history: History = []
 

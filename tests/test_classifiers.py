@@ -193,8 +193,17 @@ def test_weights_in_files(make_classifier, digits, tmp_path):
 
 def test_weights_of_another_architecture_or_none(make_classifier, tmp_path):
     make_classifier("mlp").save("model", str(tmp_path))
-    with pytest.raises(RuntimeError):
-        make_classifier("cnn-small").load_weights("model", str(tmp_path))
+    other = make_classifier("cnn-small", optimizer=None)
+    before = weights_of(other)
+    with pytest.raises(ValueError, match=r"The file holds 'features.1.*; expected"):
+        other.load_weights("model", str(tmp_path))
+    assert same_weights(before, weights_of(other))
+    model = make_classifier("mlp")
+    model._optimizer = torch.optim.SGD(model.model.parameters(), lr=0.1)
+    before = weights_of(model)
+    with pytest.raises(ValueError, match=r"The file holds the state of another optimizer; expected one of SGD"):
+        model.load_weights("model", str(tmp_path))
+    assert same_weights(before, weights_of(model))
     with pytest.raises(FileNotFoundError):
         make_classifier("mlp").load_weights("other", str(tmp_path))
 
@@ -222,3 +231,70 @@ def test_float64_models_stay_float64(digits):
     )
     classifier.fit(digits.x_train[:50], digits.y_train[:50], nb_epochs=1)
     assert classifier.predict(digits.x_test[:5]).dtype == np.float32
+
+
+def test_copies_after_reading_activations(make_classifier, digits):
+    classifier = make_classifier()
+    x = digits.x_test[:8]
+    first = classifier.get_activations(x, "features")
+    assert np.array_equal(first, make_classifier(kind=PyTorchClassifier).get_activations(x, "features"))
+    for twin in (copy.deepcopy(classifier), pickle.loads(pickle.dumps(classifier))):
+        assert twin.get_activations(x[:5], "features").shape == (5, 128)
+    classifier.fit(digits.x_train[:50], digits.y_train[:50], nb_epochs=1)
+    copy.deepcopy(classifier)
+    assert not any(module._forward_hooks for module in classifier.model.modules())
+
+
+def test_another_loss(make_classifier, digits):
+    class SquaredError(nn.MSELoss):
+        def forward(self, logits, rows):
+            return super().forward(logits, rows)
+
+    classifier = make_classifier()
+    classifier.set_params(loss=SquaredError())
+    classifier.fit(digits.x_train[:50], digits.y_train[:50], nb_epochs=1)
+    assert classifier.history[-1]["base"] > 0
+
+
+def test_another_model(make_classifier, digits):
+    classifier, other = make_classifier(), make_classifier("cnn-small")
+    classifier.set_params(model=other.model)
+    assert np.array_equal(classifier.predict(digits.x_test[:5]), other.predict(digits.x_test[:5]))
+    with pytest.raises(ValueError, match=r"`optimizer` of the classifier holds none"):
+        classifier.fit(digits.x_train[:50], digits.y_train[:50], nb_epochs=1)
+
+
+def test_clones_name_the_weights_that_cannot_be_drawn_anew(digits, caplog):
+    class Token(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.token = nn.Parameter(torch.zeros(8))
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+            self.head = nn.Linear(64, 10)
+
+        def forward(self, x):
+            rows = x[:, 0] + self.token
+            return self.head(self.attention(rows, rows, rows)[0].flatten(1))
+
+    model = Token()
+    classifier = SensRegClassifier(
+        model, nn.CrossEntropyLoss(), digits.input_shape, 10, optimizer=torch.optim.SGD(model.parameters(), 0.1)
+    )
+    clone = classifier.clone_for_refitting()
+    assert not torch.equal(clone.model.attention.in_proj_weight, model.attention.in_proj_weight)
+    assert "stay as they are: token." in caplog.text
+
+
+def test_own_penalties_see_the_users_model_behind_a_standardisation(digits):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    classifier = SensRegClassifier(
+        model,
+        nn.CrossEntropyLoss(),
+        digits.input_shape,
+        10,
+        optimizer=torch.optim.SGD(model.parameters(), 0.1),
+        preprocessing=(0.5, 0.5),
+        penalties=[lambda model, x, y: model[1].weight.pow(2).sum()],
+    )
+    classifier.fit(digits.x_train[:50], digits.y_train[:50], nb_epochs=1)
+    assert classifier.history[-1]["<lambda>"] > 0

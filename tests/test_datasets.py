@@ -104,3 +104,16 @@ def test_mnist(data_dir):
     assert mnist.x_train.shape == (60_000, 1, 28, 28)
     assert mnist.x_test.shape == (10_000, 1, 28, 28)
     assert mnist.y_test[:5].tolist() == [7, 2, 1, 0, 4]
+
+
+def test_damaged_files(tmp_path):
+    np.savez(tmp_path / "whole.npz", **arrays())
+    whole = (tmp_path / "whole.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.npz").write_bytes(b"")
+    np.save(tmp_path / "single.npy", np.zeros(3))
+    (tmp_path / "single.npy").rename(tmp_path / "single.npz")
+    np.savez(tmp_path / "scalar.npz", **arrays(x_train=np.float32(1)))
+    for name in ("cut", "empty", "single", "scalar"):
+        with pytest.raises(ValueError, match=rf"`dataset`: {name}.npz cannot be used"):
+            load_dataset(str(tmp_path / f"{name}.npz"))

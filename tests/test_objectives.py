@@ -144,3 +144,47 @@ def test_a_negative_weight_of_an_own_penalty():
 
     with pytest.raises(ValueError, match=r"`weight` is -1.0"):
         check_penalties([Negative()])
+
+
+@pytest.mark.parametrize("name", ["loss", "base", "accuracy", "seconds", "epoch"])
+def test_a_penalty_cannot_take_the_place_of_another_entry(net, batch, name):
+    def own(model, x, y):
+        return model[0].weight.pow(2).sum()
+
+    own.__name__ = name
+    terms, _ = evaluate(Objective([own]), net, batch)
+    assert list(terms) == ["loss", "base", f"{name}_2"]
+    assert torch.isclose(terms["base"], nn.functional.cross_entropy(net(batch[0]), batch[1]))
+    assert torch.isclose(terms["loss"], terms["base"] + terms[f"{name}_2"])
+
+
+def test_names_stay_unique_whatever_they_are(net, batch):
+    class Named:
+        def __init__(self, name):
+            self.name = name
+
+        def __call__(self, model, x, y):
+            return model(x).mean()
+
+    terms, _ = evaluate(Objective([Named("x_2"), Named("x"), Named("x")]), net, batch)
+    assert list(terms) == ["loss", "base", "x_2", "x", "x_3"]
+
+
+@pytest.mark.parametrize("value", [torch.ones(3), 0.5, None])
+def test_a_term_must_be_a_0_d_tensor(net, batch, value):
+    def odd(model, x, y):
+        return value
+
+    with pytest.raises(TypeError, match=r"The term `odd` is .*; expected a 0-d tensor"):
+        evaluate(Objective([odd]), net, batch)
+    with pytest.raises(TypeError, match=r"The term `base` is a tensor of shape \(5,\); .*reduction='mean'"):
+        evaluate(Objective([], nn.CrossEntropyLoss(reduction="none")), net, batch)
+
+
+def test_an_own_penalty_moves_no_batch_norm_statistics(batch):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4)).double().train()
+    plain = copy.deepcopy(net)
+    plain(batch[0])
+    evaluate(Objective([lambda model, x, y: model(x).mean()]), net, batch)
+    assert all(torch.allclose(a, b) for a, b in zip(net.buffers(), plain.buffers(), strict=True))

@@ -143,6 +143,7 @@ def test_arts_own_trainer_can_train_our_classifier(make_classifier, digits):
     [
         (("model",), TypeError, r"`classifier` is str; expected an ART PyTorchClassifier"),
         ((None, 3), TypeError, r"`penalties` is 3"),
+        ((None, SensitivityPenalty()), TypeError, r"`penalties` is SensitivityPenalty"),
         ((None, [], {"seed": 0}), TypeError, r"`config` is \{'seed': 0\}; expected a TrainingConfig"),
     ],
 )

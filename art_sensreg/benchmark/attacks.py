@@ -34,6 +34,7 @@ class Attack:
     :param settings: Its strength by budget; `points` limits the number of images of a slow attack.
     :param minimal_norm: Whether it looks for the smallest perturbation: such an attack runs once and counts at each eps
         where its perturbation is within it.
+    :param min_classes: Fewest classes for which it is defined.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Attack:
     build: Callable[[PyTorchClassifier, float, float, dict[str, Any]], Any]
     settings: dict[str, dict[str, Any]]
     minimal_norm: bool = False
+    min_classes: int = 2
 
 
 def _fgm(classifier: PyTorchClassifier, norm: float, eps: float, settings: dict[str, Any]) -> Any:
@@ -109,9 +111,9 @@ def _hop_skip_jump(classifier: PyTorchClassifier, norm: float, eps: float, setti
 
 
 def _auto_attack(classifier: PyTorchClassifier, norm: float, eps: float, settings: dict[str, Any]) -> Any:
+    losses = ["cross_entropy", *(["difference_logits_ratio"] if classifier.nb_classes > 2 else [])]
     parts = [
-        _apgd("cross_entropy")(classifier, norm, eps, settings),
-        _apgd("difference_logits_ratio")(classifier, norm, eps, settings),
+        *(_apgd(loss)(classifier, norm, eps, settings) for loss in losses),
         _deepfool(classifier, norm, eps, {"max_iter": 50}),
         _square(classifier, norm, eps, {"max_iter": settings["queries"]}),
     ]
@@ -156,6 +158,7 @@ ATTACKS = {
             "Croce and Hein 2020, arXiv 2003.01690",
             _apgd("difference_logits_ratio"),
             _APGD,
+            min_classes=3,
         ),
         Attack(
             "square",
@@ -231,6 +234,6 @@ def perturbation_size(x: np.ndarray, x_adv: np.ndarray, norm: str) -> np.ndarray
     >>> perturbation_size(np.zeros((1, 2)), np.array([[3.0, 4.0]]), "l2").tolist()
     [5.0]
     """
-    difference = (np.asarray(x_adv, dtype=np.float64) - x).reshape(len(x), -1)
+    difference = (np.asarray(x_adv, dtype=np.float64) - x).reshape(len(x), int(np.prod(x.shape[1:])))
     size = np.abs(difference).max(axis=1) if norm == "linf" else np.sqrt((difference**2).sum(axis=1))
     return np.where(np.isfinite(size), size, np.inf)

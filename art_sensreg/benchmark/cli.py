@@ -93,11 +93,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"the suite needs {', '.join(missing)}: install art_sensreg[bench]")
     try:
         settings, dataset, out, previous = prepare(given)
-    except (ValueError, TypeError, FileNotFoundError) as error:
+        records = Records(out, settings.as_json(), settings.device, previous)
+    except (ValueError, TypeError, OSError) as error:
         parser.error(" ".join(str(error).split()))
     # ART warns of what the suite does on purpose (Carlini's clipped images, and the like).
     logging.getLogger("art").setLevel(logging.ERROR)
-    records = Records(out, settings.as_json(), settings.device, previous)
     complete = run_suite(settings, dataset, records, verbose=not given.quiet)
     finish(
         records,
@@ -132,7 +132,7 @@ def prepare(given: argparse.Namespace) -> tuple[SuiteSettings, Dataset, Path, di
     settings = SuiteSettings(
         dataset=given.dataset,
         defences=given.defences or tuple(DEFENCES),
-        attacks=given.attacks or DEFAULT_ATTACKS[budget],
+        attacks=_attacks(given.attacks, budget, dataset.nb_classes),
         norm=given.norm,
         eps=given.eps or recipe.eps[given.norm],
         model=given.model or recipe.model,
@@ -146,6 +146,7 @@ def prepare(given: argparse.Namespace) -> tuple[SuiteSettings, Dataset, Path, di
         train_size=given.train_size,
         test_size=len(dataset.x_test),
         validation=given.validation,
+        data_crc32=dataset.crc32,
         device=device,
         options=options,
     )
@@ -158,6 +159,18 @@ def prepare(given: argparse.Namespace) -> tuple[SuiteSettings, Dataset, Path, di
     if difference:
         raise ValueError(f"`--resume`: the run in {out} had other settings: {difference}")
     return settings, dataset, out, previous
+
+
+def _attacks(given: tuple[str, ...] | None, budget: str, classes: int) -> tuple[str, ...]:
+    """The attacks to run; those that need more classes are left out, and refused when asked for by name."""
+    defined = tuple(name for name, attack in ATTACKS.items() if attack.min_classes <= classes)
+    if given is None or given == tuple(ATTACKS):
+        return tuple(name for name in given or DEFAULT_ATTACKS[budget] if name in defined)
+    unfit = [name for name in given if name not in defined]
+    if unfit:
+        needed = ATTACKS[unfit[0]].min_classes
+        raise ValueError(f"`--attacks` names {unfit[0]}, which needs {needed} classes; the data set has {classes}")
+    return given
 
 
 def finish(records: Records, command: str) -> None:

@@ -11,6 +11,7 @@ import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -136,7 +137,7 @@ class Records:
         Store the per-example outcome of an attack.
 
         :param parts: What the file's name is made of.
-        :param robust: True where the prediction stayed right, `(n,)`; also where the image was not attacked.
+        :param robust: True where the prediction stayed right, `(n,)`; of images that were not attacked, the clean one.
         :param attacked: True where the image belonged to the attacked part, `(n,)`.
         :return: Path of the file, relative to the output folder.
         """
@@ -147,20 +148,34 @@ class Records:
         os.replace(aside, path)
         return f"masks/{path.name}"
 
-    def read_mask(self, name: str) -> np.ndarray:
+    def read_mask(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """
         Read what `write_mask` stored.
 
         :param name: The path that it returned.
-        :return: The `robust` array.
+        :return: The `robust` and the `attacked` array.
         """
         with np.load(self.out / name, allow_pickle=False) as file:
-            robust: np.ndarray = file["robust"]
-        return robust
+            return file["robust"], file["attacked"]
+
+    def has_mask(self, name: str | None, n: int) -> bool:
+        """
+        Tell whether the outcome of an attack can be read.
+
+        :param name: Path that `write_mask` returned, or None.
+        :param n: Number of images.
+        :return: False if the file is missing, damaged, or of another number of images.
+        """
+        try:
+            return name is not None and len(self.read_mask(name)[0]) == n
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+            return False
 
     def summarise(self, run: dict[str, Any], norm: str, eps: tuple[float, ...]) -> None:
         """
         Fill in `worst_case`: the mean over examples of the minimum over attacks, at each eps.
+
+        Examples that no attack was run on do not count; some attacks see only the first ones.
 
         :param run: The record.
         :param norm: Norm of the attacks.
@@ -174,7 +189,8 @@ class Records:
                 if attack["eps"] == size and attack["norm"] == norm and attack["mask"]
             ]
             if masks:
-                robust = np.logical_and.reduce(masks)
+                attacked = np.logical_or.reduce([mask[1] for mask in masks])
+                robust = np.logical_and.reduce([mask[0] for mask in masks])[attacked]
                 low, high = wilson_interval(int(robust.sum()), len(robust))
                 run["worst_case"].append(
                     {

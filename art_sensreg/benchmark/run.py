@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from tqdm.auto import tqdm
 
@@ -80,10 +81,13 @@ def _trained(
     task = _task(settings, dataset, seed)
     checkpoint = records.out / "checkpoints" / f"{name}-seed{seed}.safetensors"
     run = records.find(name, seed)
-    if run is not None and run["clean_accuracy"] is not None and checkpoint.exists():
+    if run is not None and run["clean_accuracy"] is not None:
         model = task.new_model()
-        load_model(model, str(checkpoint))
-        return run, task.classifier(model)
+        try:
+            load_model(model, str(checkpoint))
+            return run, task.classifier(model)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            logger.warning("%s cannot be read (%s): this defence is trained again.", checkpoint, error)
     if run is not None and run["status"] == "not_applicable":
         return run, None
     run = {
@@ -144,7 +148,11 @@ def _attacked(
     attack: Attack,
 ) -> None:
     """Attack a model at each eps and store the outcome; finished attacks are left alone."""
-    done = {(row["attack"], row["norm"], row["eps"]) for row in run["attacks"] if row["mask"]}
+    done = {
+        (row["attack"], row["norm"], row["eps"])
+        for row in run["attacks"]
+        if records.has_mask(row["mask"], len(dataset.x_test))
+    }
     missing = [eps for eps in settings.eps if (attack.name, settings.norm, eps) not in done]
     for group in [missing] if attack.minimal_norm else [[eps] for eps in missing]:
         if not group:
@@ -197,11 +205,11 @@ def _attack_once(
     seconds = time.perf_counter() - start
     x_adv = np.asarray(x_adv, dtype=np.float32)
     size = perturbation_size(x, x_adv, settings.norm)
-    in_range = ((x_adv >= 0) & (x_adv <= 1)).reshape(len(x), -1).all(axis=1)
+    in_range = ((x_adv >= 0) & (x_adv <= 1)).all(axis=(1, 2, 3))
     fooled = classifier.predict(x_adv).argmax(axis=1) != y
     results = []
     for eps in group:
-        robust = right | ~attacked
+        robust = right.copy()
         robust[rows] = ~(fooled & in_range & (size <= eps * (1 + 1e-5) + 1e-6))
         name = (run["defence"], f"seed{run['seed']}", attack.name, settings.norm, f"{eps:g}")
         mask = records.write_mask(name, robust, attacked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -99,6 +100,7 @@ class SuiteSettings:
     :param train_size: Training images used, or None for all.
     :param test_size: Images attacked.
     :param validation: Whether held-out training images stand in the place of the test images.
+    :param data_crc32: Checksum of the images and labels used.
     :param device: `cpu` or `cuda`.
     :param options: Options of single defences, `{defence: {option: value}}`.
     """
@@ -119,6 +121,7 @@ class SuiteSettings:
     train_size: int | None
     test_size: int
     validation: bool
+    data_crc32: int
     device: str
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -133,7 +136,8 @@ class SuiteSettings:
         :param stored: `config` of its `results.json`.
         :return: What differs first, in words, or None.
         """
-        for name, value in self.as_json().items():
+        # Through JSON and back, as the stored ones: it knows no tuples.
+        for name, value in json.loads(json.dumps(self.as_json())).items():
             if name not in ("defences", "attacks", "seeds") and stored.get(name) != value:
                 return f"`{name}` was {stored.get(name)!r} and is now {value!r}"
         return None

@@ -41,6 +41,8 @@ class TrainingConfig:
         check_count("nb_epochs", self.nb_epochs)
         if self.seed is not None:
             check_count("seed", self.seed, minimum=0)
+            if self.seed >= 2**63:
+                raise ValueError(f"`seed` is {self.seed}; expected a whole number below 2**63.")
         check_choice("scheduler_interval", self.scheduler_interval, ("auto", "epoch", "step"))
         if self.max_grad_norm is not None:
             check_number("max_grad_norm", self.max_grad_norm, minimum=0.0, exclusive=True)

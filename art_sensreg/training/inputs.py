@@ -32,10 +32,9 @@ def check_images(
     """
     images = _as_array(x, name)
     if images.dtype.kind in "iub":
-        top = "" if clip_values is None else f" (for 0..255 images: `{name}.astype('float32') / 255`)"
         raise TypeError(
-            f"`{name}` has dtype {images.dtype}; expected floating point images scaled to "
-            f"{_range_text(clip_values)}{top}."
+            f"`{name}` has dtype {images.dtype}; expected floating point images scaled to {_range_text(clip_values)}: "
+            f"for images from 0 to 255, {_scaling(clip_values)}."
         )
     if images.dtype.kind != "f":
         raise TypeError(f"`{name}` has dtype {images.dtype}; expected floating point images.")
@@ -43,6 +42,8 @@ def check_images(
         raise ValueError(f"`{name}` has shape {images.shape}; expected (n, {', '.join(map(str, input_shape))}).")
     if len(images) == 0:
         raise ValueError(f"`{name}` is empty, shape {images.shape}; expected at least one image.")
+    with np.errstate(over="ignore"):  # what overflows is infinite, and refused below
+        images = images.astype(dtype, copy=False)
     # One pass each: min and max are NaN when any value is, and infinite when one is.
     low, high = images.min(axis=0), images.max(axis=0)
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
@@ -56,7 +57,7 @@ def check_images(
                 f"`{name}` has values from {low.min():g} to {high.max():g}; expected {_range_text(clip_values)}, the "
                 "classifier's `clip_values`."
             )
-    return images.astype(dtype, copy=False)
+    return images
 
 
 def clip_bounds(clip_values: Any, input_shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -162,6 +163,15 @@ def _as_array(value: Any, name: str) -> np.ndarray:
     if array.ndim == 0:
         raise TypeError(f"`{name}` is {value!r}; expected an array.")
     return array
+
+
+def _scaling(clip_values: Any) -> str:
+    low, high = (0.0, 1.0) if clip_values is None else (float(np.min(clip_values[0])), float(np.max(clip_values[1])))
+    code = "x.astype('float32')"
+    if (low, high) == (0.0, 255.0):
+        return code
+    code += " / 255" + (f" * {high - low:g}" if high - low != 1 else "")
+    return code + (f" + {low:g}" if low > 0 else f" - {-low:g}" if low < 0 else "")
 
 
 def _range_text(clip_values: Any) -> str:

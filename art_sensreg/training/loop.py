@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
 from art_sensreg.objectives import Objective
@@ -114,7 +115,8 @@ def train(
     :param scheduler: Any torch learning rate scheduler of the optimizer, or None.
     :param validation: Images and labels that are scored after every epoch, or None.
     :param verbose: Whether a progress bar is shown.
-    :param training_mode: Whether the model trains in training mode; False keeps it in evaluation mode.
+    :param training_mode: Whether the model trains in training mode; False keeps it in evaluation mode, as BatchNorm
+        layers whose parameters all are frozen always are.
     :return: One dict per epoch: `epoch`, `loss`, `base`, each penalty's value, `accuracy`, `learning_rate` (of the
         first parameter group, at the start of the epoch), `seconds`, and with validation data `val_loss`,
         `val_accuracy`.
@@ -127,14 +129,17 @@ def train(
     noise = torch.Generator(device=device).manual_seed(seed)
     per_step = _steps_every_batch(scheduler, config, len(batches))
     history: History = []
+    frozen = _frozen_batch_norms(model)
     bar = tqdm(total=config.nb_epochs * len(batches), disable=not verbose, desc="Training", unit="step")
     with bar, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         for epoch in range(config.nb_epochs):
             start = time.perf_counter()
             rate = float(optimizer.param_groups[0]["lr"])
-            sums = _Sums()
+            sums = _Sums(_threshold(objective))
             model.train(training_mode)
+            for module in frozen:
+                module.eval()
             for step, (x, y) in enumerate(batches.epoch(order)):
                 terms, logits = objective(model, x, y, noise)
                 _check_finite(terms, epoch, step)
@@ -163,7 +168,8 @@ def train(
 class _Sums:
     """Running sums of the terms and of correct predictions, weighted by the rows of each batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
         self.rows = 0
         self.correct = torch.zeros(())
         self.terms: dict[str, torch.Tensor] = {}
@@ -171,7 +177,7 @@ class _Sums:
     def add(self, terms: dict[str, torch.Tensor], logits: torch.Tensor, y: torch.Tensor) -> None:
         rows = len(logits)
         self.rows += rows
-        self.correct = self.correct.to(logits.device) + _correct(logits, y)
+        self.correct = self.correct.to(logits.device) + _correct(logits, y, self.threshold)
         for name, value in terms.items():
             self.terms[name] = self.terms.get(name, 0) + value.detach() * rows
 
@@ -180,11 +186,16 @@ class _Sums:
         return {**means, "accuracy": float(self.correct) / self.rows}
 
 
-def _correct(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    if logits.ndim < 2 or logits.shape[1] == 1:  # a single logit: ART's binary classifiers
-        return ((logits.flatten() > 0) == (y.flatten() > 0.5)).sum()
+def _correct(logits: torch.Tensor, y: torch.Tensor, threshold: float = 0.0) -> torch.Tensor:
+    if logits.ndim < 2 or logits.shape[1] == 1:  # a single output: ART's binary classifiers
+        return ((logits.flatten() > threshold) == (y.flatten() > 0.5)).sum()
     labels = y.argmax(1) if y.ndim == 2 and y.shape[1] == logits.shape[1] else y.flatten()
     return (logits.argmax(1) == labels).sum()
+
+
+def _threshold(objective: Objective) -> float:
+    """Where a single output turns to the second class: `BCELoss` takes probabilities, all others logits."""
+    return 0.5 if isinstance(objective.base_loss, nn.BCELoss) else 0.0
 
 
 def _check_finite(terms: dict[str, torch.Tensor], epoch: int, step: int) -> None:
@@ -204,10 +215,16 @@ def _validate(
     model.eval()
     loss, correct = 0.0, 0
     for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-        logits = model(images)
+        logits = model(images.clone())  # the model may work in place
         loss += float(objective.base_loss(logits, labels)) * len(images)
-        correct += int(_correct(logits, labels))
+        correct += int(_correct(logits, labels, _threshold(objective)))
     return {"val_loss": loss / len(x), "val_accuracy": correct / len(x)}
+
+
+def _frozen_batch_norms(model: nn.Module) -> list[nn.Module]:
+    """BatchNorm layers whose parameters all are frozen: fine-tuning must not move their running statistics either."""
+    layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and list(module.parameters())]
+    return [layer for layer in layers if not any(parameter.requires_grad for parameter in layer.parameters())]
 
 
 def _steps_every_batch(scheduler: Any, config: TrainingConfig, steps: int) -> bool:

@@ -6,7 +6,7 @@ from torch import nn
 from torch.autograd.functional import jacobian
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty
-from art_sensreg.penalties.passes import forward_branches
+from art_sensreg.penalties.passes import branches_agree, forward_branches
 
 
 def batch_norm_net():
@@ -122,3 +122,74 @@ def test_an_activation_overwritten_in_training_only_is_an_error():
     net = nn.Sequential(Sly(), nn.Linear(4, 2)).train()
     with pytest.raises(RuntimeError, match="overwrites a tapped activation"):
         SensitivityPenalty()(net, torch.rand(3, 4))
+
+
+class StochasticDepth(nn.Module):
+    """Randomness that no rule knows of: whole rows of a residual branch are dropped."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.inner, self.last = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.first(x))
+        keep = torch.empty(len(x), 1).bernoulli_(0.5) if self.training else 1.0
+        return self.last(x + keep * torch.relu(self.inner(x)))
+
+
+def transformer():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.2, batch_first=True)
+    return nn.Sequential(nn.Unflatten(1, (3, 8)), nn.TransformerEncoder(layer, 1), nn.Flatten(), nn.Linear(24, 3))
+
+
+@pytest.mark.parametrize(("make", "width"), [(StochasticDepth, 4), (transformer, 24)], ids=["depth", "attention"])
+def test_randomness_of_the_models_own_is_shared_by_the_branches(make, width):
+    torch.manual_seed(0)
+    net, x = make().train(), torch.rand(64, width)
+    assert not branches_agree(net, x)
+    first, second = forward_branches(net, [x, x], stacked=False)
+    assert torch.equal(first.logits, second.logits)
+    random = SensitivityPenalty(sigma=0.01)(net, x)
+    steady = SensitivityPenalty(sigma=0.01)(net.eval(), x)
+    assert random < 2 * steady  # the masks' difference would be hundreds of times as large
+
+
+def test_separate_passes_move_the_random_state_and_the_statistics_once():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.depth = nn.BatchNorm1d(4), StochasticDepth()
+
+        def forward(self, x):
+            return self.depth(self.norm(x))
+
+    net, x = Both().train(), torch.rand(6, 4)
+    plain = copy.deepcopy(net)
+    torch.manual_seed(1)
+    logits, after = plain(x), torch.rand(1)
+    torch.manual_seed(1)
+    clean, noisy = forward_branches(net, [x, x + 0.1], stacked=False)
+    assert torch.equal(torch.rand(1), after)
+    assert torch.allclose(clean.logits, logits, atol=1e-6)
+    assert all(torch.allclose(a.double(), b.double()) for a, b in zip(net.buffers(), plain.buffers(), strict=True))
+    fixed = frozen_at(plain.double(), x.double())
+    fixed.depth.train()
+    torch.manual_seed(1)
+    assert torch.allclose(noisy.logits.double(), fixed(x.double() + 0.1), atol=1e-5)
+
+
+@pytest.mark.parametrize("estimator", ["exact", "projection"])
+def test_models_that_work_in_place(estimator):
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.linear(torch.relu(x.sub_(0.5)))
+
+    net, x = InPlace(), torch.rand(5, 4)
+    before = x.clone()
+    assert JacobianPenalty(estimator=estimator)(net, x) > 0
+    SensitivityPenalty()(net, x)
+    assert torch.equal(x, before)

@@ -188,3 +188,11 @@ def test_wrong_calls(net, x):
         SensitivityPenalty()(net, x.numpy())
     with pytest.raises(ValueError, match=r"`x` has shape \(0, 6\)"):
         SensitivityPenalty()(net, x[:0])
+
+
+def test_layer_weights_of_any_sequence(net, x):
+    import numpy as np
+
+    assert SensitivityPenalty(layer_weights=np.array([1.0, 2.0])) == SensitivityPenalty(layer_weights=[1, 2])
+    with pytest.raises(TypeError, match=r"`layer_weights` is 1.0; expected a list of numbers"):
+        SensitivityPenalty(layer_weights=1.0)

@@ -164,3 +164,48 @@ def test_the_batch_must_come_first():
 def test_the_model_must_return_logits():
     with pytest.raises(ValueError, match=r"`model` returns shape \(2, 1, 4\); expected logits"):
         plan_taps(nn.Sequential(nn.ReLU()), "hidden", torch.rand(3, 1, 4))
+
+
+def test_the_output_is_not_hidden_even_when_taps_are_copies():
+    class EndsInSoftplus(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            hidden = F.relu(self.a(x))
+            hidden += self.b(hidden.clone())
+            return F.softplus(self.c(hidden))
+
+    model, x = EndsInSoftplus(), torch.rand(3, 4)
+    plan = plan_taps(model, "hidden", x)
+    assert (plan.names, plan.clone) == (("relu",), True)
+    with ActivationTaps(model, "hidden", clone=True) as taps:
+        logits = model(x)
+    assert [name for name, _ in taps.read(logits)] == ["relu"]
+
+
+def test_a_named_layer_that_never_runs():
+    class Unused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.aux = nn.Linear(4, 2), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.used(x)
+
+    with pytest.raises(ValueError, match=r"`layers` asks for 'aux', which does not run in a forward pass"):
+        plan_taps(Unused(), ["used", "aux"], torch.rand(3, 4))
+
+
+@pytest.mark.parametrize("relu", [lambda x: x.clamp(min=0), lambda x: x.clip(0), lambda x: torch.clamp_min(x, 0)])
+def test_relus_in_disguise(relu):
+    class Disguised(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 3), nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.b(relu(self.a(x.clamp(0, 1))))
+
+    assert plan_taps(Disguised(), "hidden", torch.rand(3, 4)).names == ("relu",)

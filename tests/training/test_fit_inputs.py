@@ -35,6 +35,14 @@ WRONG = [
     ("bool", {"x": X > 0.5}, TypeError, r"`x` has dtype bool"),
     ("objects", {"x": X.astype(object)}, TypeError, r"`x` has dtype object; expected floating point images"),
     ("text", {"x": "images"}, TypeError, r"`x`"),
+    (
+        "overflow",
+        {"x": X.astype(float) + np.where(X == X.max(), 1e39, 0)},
+        ValueError,
+        r"`x` has NaN or infinite values",
+    ),
+    ("ragged", {"x": [[1.0], [1.0, 2.0]]}, ValueError, r"`x` cannot be read as an array"),
+    ("ragged labels", {"y": [[1.0], [1.0, 2.0]]}, ValueError, r"`y` cannot be read as an array"),
     ("empty", {"x": X[:0], "y": Y[:0]}, ValueError, r"`x` is empty, shape \(0, 1, 8, 8\)"),
     ("shape", {"x": X[:, :, :7]}, ValueError, r"`x` has shape \(20, 1, 7, 8\); expected \(n, 1, 8, 8\)"),
     ("flat", {"x": X.reshape(N, -1)}, ValueError, r"`x` has shape \(20, 64\); expected \(n, 1, 8, 8\)"),
@@ -66,13 +74,13 @@ WRONG = [
         "validation nan",
         {"validation_data": (with_value(np.nan), Y)},
         ValueError,
-        r"`x of `validation_data`` has NaN or infinite",
+        r"`validation_data: x` has NaN or infinite",
     ),
     (
         "validation label",
         {"validation_data": (X, Y + 1)},
         ValueError,
-        r"`y of `validation_data`` has class indices from 1",
+        r"`validation_data: y` has class indices from 1",
     ),
 ]
 
@@ -97,6 +105,104 @@ def test_no_optimizer(make_classifier):
     for target in (classifier, SensRegTrainer(classifier)):
         with pytest.raises(ValueError, match=r"`optimizer` of the classifier is None; expected a torch optimizer"):
             target.fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("clip_values", "hint"),
+    [
+        ((0.0, 1.0), r"scaled to \[0, 1\]: for images from 0 to 255, x.astype\('float32'\) / 255\."),
+        ((0.0, 255.0), r"scaled to \[0, 255\]: for images from 0 to 255, x.astype\('float32'\)\."),
+        ((-1.0, 1.0), r"scaled to \[-1, 1\]: .* x.astype\('float32'\) / 255 \* 2 - 1\."),
+        (None, r"the range that the model takes: .* x.astype\('float32'\) / 255\."),
+    ],
+)
+def test_the_hint_for_integer_images_fits_the_range(make_classifier, clip_values, hint):
+    with pytest.raises(TypeError, match=hint):
+        make_classifier(clip_values=clip_values).fit((X * 255).astype(np.uint8), Y)
+
+
+def test_optimizers_that_would_train_nothing(make_classifier):
+    stranger = make_classifier().model
+    for optimizer, error, message in (
+        (torch.optim.SGD(stranger.parameters(), 0.1), ValueError, r"`optimizer` of the classifier holds none of the 4"),
+        (torch.optim.LBFGS(stranger.parameters()), TypeError, r"`optimizer` of the classifier is LBFGS"),
+    ):
+        with pytest.raises(error, match=message):
+            make_classifier(optimizer=optimizer).fit(X, Y, nb_epochs=1)
+    frozen = make_classifier()
+    frozen.model.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"`optimizer` of the classifier holds none of the 0 parameters"):
+        frozen.fit(X, Y, nb_epochs=1)
+    scheduler = torch.optim.lr_scheduler.StepLR(torch.optim.SGD(stranger.parameters(), 0.1), 1)
+    with pytest.raises(ValueError, match=r"`scheduler` drives another optimizer"):
+        make_classifier().fit(X, Y, nb_epochs=1, scheduler=scheduler)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [(7, r"`model` returns shape \(2, 7\) for 2 images; expected logits of shape \(2, 10\)"), (12, r"shape \(2, 12\)")],
+)
+def test_models_of_another_width(outputs, message):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, outputs))
+    classifier = PyTorchClassifier(
+        model, nn.CrossEntropyLoss(), (1, 8, 8), 10, optimizer=torch.optim.SGD(model.parameters(), 0.1)
+    )
+    with pytest.raises(ValueError, match=message):
+        SensRegTrainer(classifier, []).fit(X, Y, verbose=False)
+
+
+def test_models_that_return_several_outputs():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(64, 10)
+
+        def forward(self, x):
+            return self.linear(x.flatten(1)), x
+
+    model = Two()
+    classifier = PyTorchClassifier(
+        model, nn.CrossEntropyLoss(), (1, 8, 8), 10, optimizer=torch.optim.SGD(model.parameters(), 0.1)
+    )
+    with pytest.raises(ValueError, match=r"`model` returns tuple for 2 images; expected logits"):
+        SensRegTrainer(classifier, []).fit(X, Y, verbose=False)
+
+
+def test_models_that_work_in_place_leave_the_users_images_alone():
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(64, 10)
+
+        def forward(self, x):
+            return self.linear(x.sub_(0.5).relu().flatten(1))
+
+    model, x = InPlace(), X.copy()
+    classifier = PyTorchClassifier(
+        model,
+        nn.CrossEntropyLoss(),
+        (1, 8, 8),
+        10,
+        optimizer=torch.optim.SGD(model.parameters(), 0.1),
+        clip_values=(0, 1),
+    )
+    penalties = [SensitivityPenalty(), lambda model, x, y: (x.min() < 0) * 1e3 + model(x).mean() * 0]
+    trainer = SensRegTrainer(classifier, penalties)
+    trainer.fit(x, Y, nb_epochs=2, validation_data=(x, Y), verbose=False)
+    assert np.array_equal(x, X)
+    assert trainer.history[-1]["<lambda>"] == 0
+
+
+def test_read_only_images(make_classifier, recwarn):
+    x = X.copy()
+    x.flags.writeable = False
+    make_classifier().fit(x, Y, nb_epochs=1)
+    assert not [warning for warning in recwarn if "writable" in str(warning.message)]
+
+
+def test_a_missing_argument_is_pythons_own_error(make_classifier):
+    with pytest.raises(TypeError, match=r"fit\(\) missing 1 required positional argument: 'y'"):
+        make_classifier().fit(X)
 
 
 def test_unknown_layer(make_classifier):
@@ -163,6 +269,7 @@ def test_a_range_of_clip_values_per_pixel(make_classifier, flat):
     ("options", "error", "message"),
     [
         ({"seed": -1}, ValueError, r"`seed` is -1"),
+        ({"seed": 2**70}, ValueError, r"`seed` is 1180591620717411303424; expected a whole number below"),
         ({"seed": 0.5}, TypeError, r"`seed` is 0.5"),
         ({"scheduler_interval": "minute"}, ValueError, r"`scheduler_interval` is 'minute'; expected one of auto"),
         ({"max_grad_norm": 0}, ValueError, r"`max_grad_norm` is 0"),
@@ -183,3 +290,15 @@ def test_other_losses_take_labels_as_art_does():
     trainer = SensRegTrainer(classifier, [SensitivityPenalty(weight=0.01)])
     trainer.fit(X, labels, nb_epochs=200, verbose=False)
     assert trainer.history[-1]["accuracy"] > 0.9
+
+
+def test_accuracy_of_binary_classifiers_with_probabilities():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 1), nn.Sigmoid())
+    classifier = PyTorchClassifier(
+        model, nn.BCELoss(), (1, 8, 8), 2, optimizer=torch.optim.Adam(model.parameters(), 1e-9)
+    )
+    labels = (X.mean(axis=(1, 2, 3)) > 0.5).astype(int)
+    trainer = SensRegTrainer(classifier, [])
+    trainer.fit(X, labels, nb_epochs=1, verbose=False)
+    outputs = classifier.predict(X)[:, 0]
+    assert trainer.history[0]["accuracy"] == pytest.approx(((outputs > 0.5) == labels).mean())

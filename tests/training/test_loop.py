@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from art.data_generators import PyTorchDataGenerator
+from art.data_generators import NumpyDataGenerator, PyTorchDataGenerator
 from torch.optim import lr_scheduler as schedulers
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -223,6 +223,37 @@ def test_evaluation_mode_training_leaves_batch_norm_alone(make_classifier, digit
     before = [buffer.clone() for buffer in classifier.model.buffers()]
     classifier.fit(digits.x_train[:100], digits.y_train[:100], nb_epochs=1, training_mode=False)
     assert all(torch.equal(a, b) for a, b in zip(before, classifier.model.buffers(), strict=True))
+
+
+def test_a_numpy_generator_is_checked_whole_before_training(make_classifier, digits):
+    x = digits.x_train[:100].copy()
+    x[90] = np.nan
+    classifier = make_classifier()
+    before = weights_of(classifier)
+    with pytest.raises(ValueError, match=r"`x` has NaN or infinite values in 1 of 100 images"):
+        classifier.fit_generator(NumpyDataGenerator(x, digits.y_train[:100], batch_size=10), nb_epochs=1)
+    assert same_weights(before, weights_of(classifier))
+
+
+def test_batch_norm_survives_a_generator_with_a_batch_of_one_row(make_classifier, digits):
+    x, y = torch.from_numpy(digits.x_train[:21]), torch.from_numpy(digits.y_train[:21])
+    generator = PyTorchDataGenerator(DataLoader(TensorDataset(x, y), batch_size=10), size=21, batch_size=10)
+    classifier = make_classifier(norm_layer="batch", penalties=PENALTIES)
+    classifier.fit_generator(generator, nb_epochs=2)
+    assert len(classifier.history) == 2
+
+
+def test_frozen_batch_norm_stays_frozen_in_fine_tuning(make_classifier, digits):
+    classifier = make_classifier("cnn-small", norm_layer="batch", penalties=PENALTIES)
+    norms = [
+        module for module in classifier.model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+    ]
+    for module in norms[:2]:
+        module.requires_grad_(False)
+    before = [module.running_mean.clone() for module in norms]
+    classifier.fit(digits.x_train[:200], digits.y_train[:200], nb_epochs=1)
+    moved = [not torch.equal(mean, module.running_mean) for mean, module in zip(before, norms, strict=True)]
+    assert moved == [False, False, True, True]
 
 
 @pytest.mark.gpu
