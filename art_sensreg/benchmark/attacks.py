@@ -165,7 +165,7 @@ ATTACKS = {
             "Square attack, black box",
             "Andriushchenko et al. 2020, arXiv 1912.00049",
             _square,
-            _by_budget({"max_iter": 100}, {"max_iter": 1000}, {"max_iter": 5000}),
+            _by_budget({"max_iter": 60}, {"max_iter": 1000}, {"max_iter": 5000}),
         ),
         Attack(
             "deepfool",

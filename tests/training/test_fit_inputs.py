@@ -37,7 +37,7 @@ WRONG = [
     ("text", {"x": "images"}, TypeError, r"`x`"),
     (
         "overflow",
-        {"x": X.astype(float) + np.where(X == X.max(), 1e39, 0)},
+        {"x": X.astype(float) + np.where(X.max() == X, 1e39, 0)},
         ValueError,
         r"`x` has NaN or infinite values",
     ),
