@@ -93,6 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"the suite needs {', '.join(missing)}: install art_sensreg[bench]")
     try:
         settings, dataset, out, previous = prepare(given)
+        threads = RECIPES.get(settings.dataset, FILE_RECIPE).threads
+        if threads and "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(threads)
         records = Records(out, settings.as_json(), settings.device, previous)
     except (ValueError, TypeError, OSError) as error:
         parser.error(" ".join(str(error).split()))

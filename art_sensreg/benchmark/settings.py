@@ -22,6 +22,8 @@ class Recipe:
     :param learning_rate: Peak of the one-cycle schedule (Adam).
     :param test_size: Test images that are attacked, by budget.
     :param penalties: Settings of the penalties, by defence.
+    :param threads: Threads of torch: one for images so small that handing out work costs more than doing it. None, or
+        a set `OMP_NUM_THREADS`, leaves torch's own choice.
     """
 
     model: str
@@ -31,6 +33,7 @@ class Recipe:
     learning_rate: float
     test_size: dict[str, int]
     penalties: dict[str, dict[str, float]] = field(default_factory=dict)
+    threads: int | None = None
 
 
 def _penalties(sigma: float, sr_weight: float, jr_weight: float, jr_alone: float) -> dict[str, dict[str, float]]:
@@ -47,6 +50,7 @@ RECIPES = {
         learning_rate=3e-3,
         test_size={"smoke": 200, "quick": 450, "full": 450},
         penalties=_penalties(sigma=0.3, sr_weight=0.3, jr_weight=0.1, jr_alone=0.1),
+        threads=1,
     ),
     "mnist": Recipe(
         model="cnn-small",
