@@ -127,11 +127,12 @@ class TrainingTask:
         """
         return OneCycleLR(classifier.optimizer, self.learning_rate, total_steps=self.steps + 1)
 
-    def plain_step_seconds(self, steps: int = 30) -> float:
+    def plain_step_seconds(self, steps: int = 30, patience: float = 3.0) -> float:
         """
         Time a lean loop of plain cross-entropy steps, the unit of `step_cost`.
 
         :param steps: Number of steps.
+        :param patience: Seconds after which a large model's loop ends, with three steps at least.
         :return: Median seconds of a step.
         """
         device = torch.device(self.device)
@@ -139,8 +140,8 @@ class TrainingTask:
         optimizer = torch.optim.Adam(model.parameters(), lr=self.learning_rate)
         x = torch.from_numpy(self.dataset.x_train[: self.batch_size * 8]).to(device)
         y = torch.from_numpy(self.dataset.y_train[: self.batch_size * 8]).to(device)
-        seconds = []
-        for _ in range(steps):
+        seconds: list[float] = []
+        while len(seconds) < 3 or (len(seconds) < steps and sum(seconds) < patience):
             start = time.perf_counter()
             rows = torch.randint(len(x), (min(self.batch_size, len(x)),), device=device)
             loss = nn.functional.cross_entropy(model(x[rows]), y[rows])

@@ -209,7 +209,8 @@ def _donor(penalties: Sequence[PassPenalty], spans: Sequence[tuple[slice, Sigma]
 
 
 def _leaf(x: torch.Tensor) -> torch.Tensor:
-    return x if x.requires_grad else x.detach().requires_grad_(True)
+    """A copy to differentiate by; where the caller differentiates by `x` himself, gradients flow on to it."""
+    return x.clone() if x.requires_grad else x.detach().requires_grad_(True)
 
 
 def check_number(name: str, value: Any, minimum: float, exclusive: bool = False) -> None:

@@ -158,7 +158,7 @@ class JacobianPenalty(PassPenalty):
         if self.sigma is None:
             return [], 1.0
         sigma = self.sigma
-        return [draw_noise(x, "gaussian", generator).mul_(sigma).add_(x.detach()) for _ in range(self.probes)], sigma
+        return [draw_noise(x, "gaussian", generator).mul_(sigma).add_(x) for _ in range(self.probes)], sigma
 
     def evaluate(
         self, clean: Branch, noisy: Sequence[Branch], sigma: Sigma, selection: int, generator: torch.Generator | None

@@ -133,8 +133,8 @@ def _forward(
     with ExitStack() as stack:
         for context in [*taps, *([rules] if rules else [])]:
             stack.enter_context(context)
-        # A leaf that requires a gradient must not be overwritten by a model that works in place.
-        logits = model(x.clone() if x.is_leaf and x.requires_grad else x)
+        # What is differentiated by must not be overwritten by a model that works in place.
+        logits = model(x.clone() if x.requires_grad else x)
     if any(tap.overwritten for tap in taps):
         raise RuntimeError("The model overwrites a tapped activation in training mode only; name other `layers`.")
     return logits, [[value for _, value in tap.read(logits)] for tap in taps]

@@ -146,8 +146,7 @@ class SensitivityPenalty(PassPenalty):
             sigma = self.sigma
         noisy = []
         for _ in range(self.probes):
-            # x is not part of the graph: the noise is the derivative's direction.
-            copy = draw_noise(x, self.noise, generator).mul_(sigma).add_(x.detach())
+            copy = draw_noise(x, self.noise, generator).mul_(sigma).add_(x)
             noisy.append(copy if not self.clip or clip_values is None else copy.clamp_(*clip_values))
         return noisy, sigma
 

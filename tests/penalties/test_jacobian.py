@@ -162,3 +162,28 @@ def test_repr_makes_the_penalty_again():
     assert eval(repr(SensitivityPenalty(sigma=(0.1, 0.2), layers=["0"]))) == SensitivityPenalty(
         sigma=(0.1, 0.2), layers=["0"]
     )
+
+
+@pytest.mark.parametrize(
+    "penalty",
+    [
+        SensitivityPenalty(),
+        SensitivityPenalty(clip=True, sigma=(0.1, 0.4), noise="sphere"),
+        JacobianPenalty(estimator="exact"),
+        JacobianPenalty(estimator="projection"),
+        JacobianPenalty(sigma=0.2, squared=False),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_gradients_by_the_input(net, penalty, batch_norm):
+    if batch_norm:
+        net = nn.Sequential(net[0], nn.BatchNorm1d(8), *net[1:]).double().train()
+    x = torch.rand(4, 6, dtype=torch.float64, requires_grad=True)
+
+    def value(x):
+        return penalty(net, x, generator=torch.Generator().manual_seed(0), clip_values=(0.0, 1.0))
+
+    assert torch.autograd.gradcheck(value, x)
+    frozen = penalty(net, x.detach(), generator=torch.Generator().manual_seed(0), clip_values=(0.0, 1.0))
+    assert torch.isclose(value(x), frozen)
