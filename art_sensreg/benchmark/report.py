@@ -48,7 +48,8 @@ def write_report(data: dict[str, Any], out: Path, command: str) -> list[Path]:
     notes = (
         f"First {config['test_size']} {part}; {config['epochs']} epochs; seeds: {config['seeds']}; budget "
         f"{config['budget']}. Worst case: share of the images that no attack of the suite broke, with Wilson's 95 % "
-        "interval. Step cost: time of a training step over that of a plain cross-entropy step, timed just before."
+        "interval. Step cost: time of a training step over that of a plain cross-entropy step, timed just before. "
+        f"Training and attacks took {total_minutes(data):.1f} minutes."
     )
     tables = [("Worst case", summary_table(data))]
     tables += [(f"Each attack at {eps:.4g}: robust accuracy in %", attack_table(data, eps)) for eps in config["eps"]]
@@ -67,6 +68,20 @@ def write_report(data: dict[str, Any], out: Path, command: str) -> list[Path]:
     )
     write_text(paths[2], page)
     return paths
+
+
+def total_minutes(data: dict[str, Any]) -> float:
+    """
+    Time of all training and attacks.
+
+    :param data: Content of `results.json`.
+    :return: Minutes; a minimal-norm attack, which one run fills several rows of, counts once.
+    """
+    seconds = 0.0
+    for run in data["runs"]:
+        seconds += run["train_seconds"] or 0.0
+        seconds += sum({(attack["attack"], attack["seconds"]): attack["seconds"] for attack in run["attacks"]}.values())
+    return seconds / 60
 
 
 def plot_robustness(data: dict[str, Any], path: Path) -> None:
