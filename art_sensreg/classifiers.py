@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,8 +13,6 @@ import torch
 from art import config as art_config
 from art.data_generators import DataGenerator
 from art.estimators.classification import PyTorchClassifier
-from safetensors.torch import load_file, load_model, save_model
-from torch import nn
 
 from art_sensreg.fitting import fit_arrays, fit_batches
 from art_sensreg.objectives import Penalty, check_penalties
@@ -24,6 +20,7 @@ from art_sensreg.preprocessing import model_dtype
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.inputs import check_known
 from art_sensreg.training.loop import History
+from art_sensreg.weights import clone_optimizer, load_weights, save_weights
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +43,7 @@ class SensRegClassifier(PyTorchClassifier):
     :raises ValueError: If a penalty is not usable.
 
     Example:
+    >>> from torch import nn
     >>> from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegClassifier
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> classifier = SensRegClassifier(
@@ -266,12 +264,7 @@ class SensRegClassifier(PyTorchClassifier):
         :param filename: Name without ending.
         :param path: Folder, made if missing; ART's data folder if None.
         """
-        base = _file_base(filename, path)
-        base.parent.mkdir(parents=True, exist_ok=True)
-        _write_aside(f"{base}.safetensors", lambda target: save_model(self.model, target))
-        if self._optimizer is not None:
-            state = self._optimizer.state_dict()
-            _write_aside(f"{base}.optimizer.pt", lambda target: torch.save(state, target))
+        save_weights(_file_base(filename, path), self.model, self._optimizer)
 
     def load_weights(self, filename: str, path: str | None = None) -> None:
         """
@@ -283,16 +276,7 @@ class SensRegClassifier(PyTorchClassifier):
         :raises ValueError: If the weights are of another architecture or the optimizer of another kind; nothing has
             been loaded then.
         """
-        base = _file_base(filename, path)
-        state = None
-        optimizer_file = Path(f"{base}.optimizer.pt")
-        if self._optimizer is not None and optimizer_file.exists():
-            state = torch.load(optimizer_file, map_location=self._device, weights_only=True)
-            _check_same_optimizer(self._optimizer, state)
-        _check_same_architecture(self.model, load_file(f"{base}.safetensors"))
-        load_model(self.model, f"{base}.safetensors", device=str(self._device))
-        if state is not None:
-            self._optimizer.load_state_dict(state)
+        load_weights(_file_base(filename, path), self.model, self._optimizer, self._device)
 
 
 def _fit(
@@ -342,75 +326,5 @@ _fit.__qualname__ = "SensRegClassifier.fit"
 SensRegClassifier.fit = _fit
 
 
-def _check_same_architecture(model: nn.Module, stored: dict[str, torch.Tensor]) -> None:
-    """Compare names and shapes; of tied weights the file holds one."""
-    own = model.state_dict()
-    in_file = {own[name].data_ptr() for name in stored if name in own}
-    missing = [name for name, value in own.items() if name not in stored and value.data_ptr() not in in_file]
-    for name, value in stored.items():
-        if name not in own:
-            raise ValueError(
-                f"The file holds {name!r}; expected weights of this architecture, which has none of that name."
-            )
-        if value.shape != own[name].shape:
-            came, expected = tuple(value.shape), tuple(own[name].shape)
-            raise ValueError(f"The file holds {name!r} of shape {came}; expected {expected} in this architecture.")
-    if missing:
-        raise ValueError(f"The file has no {missing[0]!r}; expected it in this architecture.")
-
-
-def _check_same_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    own = [(sorted(group), len(group["params"])) for group in optimizer.state_dict()["param_groups"]]
-    stored = [(sorted(group), len(group["params"])) for group in state["param_groups"]]
-    if [count for _, count in own] != [count for _, count in stored] or any(
-        not set(mine) - {"initial_lr"} <= set(theirs) for (mine, _), (theirs, _) in zip(own, stored, strict=True)
-    ):
-        raise ValueError(f"The file holds the state of another optimizer; expected one of {type(optimizer).__name__}.")
-
-
-def clone_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, clone: nn.Module) -> torch.optim.Optimizer:
-    """
-    Make an optimizer of the same kind and settings for a copy of a model; learning rates are those before scheduling.
-
-    :param optimizer: Optimizer of `model`.
-    :param model: The original.
-    :param clone: Its copy.
-    :return: A fresh optimizer with the same parameter groups.
-    :raises ValueError: If the optimizer holds a parameter that is not the model's.
-
-    Example:
-    >>> from art_sensreg.classifiers import clone_optimizer
-    >>> model = nn.Linear(2, 2)
-    >>> optimizer = torch.optim.AdamW([{"params": [model.weight], "lr": 0.5}, {"params": [model.bias]}], lr=0.1)
-    >>> [group["lr"] for group in clone_optimizer(optimizer, model, copy.deepcopy(model)).param_groups]
-    [0.5, 0.1]
-    """
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    copies = dict(clone.named_parameters())
-    groups = []
-    for group in optimizer.param_groups:
-        if any(id(parameter) not in names for parameter in group["params"]):
-            raise ValueError("`optimizer` holds parameters that are not the model's; expected the model's only.")
-        settings = {name: value for name, value in group.items() if name not in ("params", "initial_lr")}
-        settings["lr"] = group.get("initial_lr", group["lr"])
-        groups.append({**settings, "params": [copies[names[id(parameter)]] for parameter in group["params"]]})
-    # AdamW keeps settings in `defaults` that its constructor does not take (`decoupled_weight_decay`).
-    accepted = inspect.signature(type(optimizer).__init__).parameters
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
-    defaults = {name: value for name, value in optimizer.defaults.items() if takes_any or name in accepted}
-    return type(optimizer)(groups, **defaults)
-
-
 def _file_base(filename: str, path: str | None) -> Path:
     return Path(art_config.ART_DATA_PATH if path is None else path) / filename
-
-
-def _write_aside(target: str, write: Any) -> None:
-    aside = f"{target}.part"
-    try:
-        write(aside)
-        with open(aside, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(aside, target)
-    finally:
-        Path(aside).unlink(missing_ok=True)

@@ -212,7 +212,7 @@ def test_a_failed_save_leaves_the_former_file(make_classifier, tmp_path, monkeyp
     classifier = make_classifier("mlp")
     classifier.save("model", str(tmp_path))
     before = (tmp_path / "model.safetensors").read_bytes()
-    monkeypatch.setattr("art_sensreg.classifiers.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("art_sensreg.weights.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         classifier.save("model", str(tmp_path))
     assert (tmp_path / "model.safetensors").read_bytes() == before

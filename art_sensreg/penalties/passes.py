@@ -87,23 +87,25 @@ def forward_branches(
     rules = CleanBranchRules(rows, len(inputs) if stacked else 1, update_statistics)
     with _counters_kept(model, update_statistics and stacked):
         if stacked:
-            logits, activations = _forward(model, torch.cat(list(inputs)), selections, rules)
-            outputs = [
-                (
-                    z,
-                    [
-                        [torch.split(value, len(value) // len(inputs))[index] for value in layers]
-                        for layers in activations
-                    ],
-                )
-                for index, z in enumerate(torch.split(logits, rows))
-            ]
+            outputs = _unstacked(len(inputs), *_forward(model, torch.cat(list(inputs)), selections, rules))
         else:
             outputs = _separate_passes(model, inputs, selections, rules)
     if not stacked and update_statistics:
         for counter, _ in _batch_counters(model):
             counter.add_(1)
     return [Branch(x, z, layers) for x, (z, layers) in zip(inputs, outputs, strict=True)]
+
+
+def _unstacked(
+    count: int, logits: torch.Tensor, activations: list[list[torch.Tensor]]
+) -> list[tuple[torch.Tensor, list[list[torch.Tensor]]]]:
+    """Cut the outputs of a stacked pass into those of its branches. Each tensor is split once: a split has a cost."""
+
+    def split(value: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return torch.split(value, len(value) // count)
+
+    parts = [[split(value) for value in layers] for layers in activations]
+    return [(z, [[part[index] for part in layers] for layers in parts]) for index, z in enumerate(split(logits))]
 
 
 def _separate_passes(
