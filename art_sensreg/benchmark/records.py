@@ -39,7 +39,8 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     scale = 1 + Z95**2 / n
     centre = (share + Z95**2 / (2 * n)) / scale
     half = Z95 / scale * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # At the ends the formula is exact, but for rounding.
+    return (centre - half if successes else 0.0), (centre + half if successes < n else 1.0)
 
 
 def environment(device: str) -> dict[str, Any]:
