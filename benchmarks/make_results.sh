@@ -25,12 +25,6 @@ if [ ! -f docs/results/mnist-first.md ]; then
     keep results/mnist-first/report.md mnist-first.md
     keep results/mnist-first/results.json mnist-first.json
 fi
-if [ ! -f docs/results/mnist-baselines.md ]; then
-    $PYTHON benchmarks/run_art_suite.py --dataset mnist --defences art-fbf-fixed,art-madry \
-        --attacks pgd,apgd-ce,apgd-dlr --out results/mnist-baselines --resume
-    keep results/mnist-baselines/report.md mnist-baselines.md
-    keep results/mnist-baselines/results.json mnist-baselines.json
-fi
 if [ ! -f docs/results/digits-bench.md ]; then
     $PYTHON benchmarks/run_art_suite.py --dataset digits --out results/digits-bench --resume
     keep results/digits-bench/report.md digits-bench.md
