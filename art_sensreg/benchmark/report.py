@@ -48,8 +48,8 @@ def write_report(data: dict[str, Any], out: Path, command: str) -> list[Path]:
     notes = (
         f"First {config['test_size']} {part}; {config['epochs']} epochs; seeds: {config['seeds']}; budget "
         f"{config['budget']}. Worst case: share of the images that no attack of the suite broke, with Wilson's 95 % "
-        "interval. Step cost: time of a training step over that of a plain cross-entropy step, timed just before and after. "
-        f"Training and attacks took {total_minutes(data):.1f} minutes."
+        "interval. Step cost: time of a training step over that of a plain cross-entropy step, timed just before and "
+        f"after. Training and attacks took {total_minutes(data):.1f} minutes."
     )
     tables = [("Worst case", summary_table(data))]
     tables += [(f"Each attack at {eps:.4g}: robust accuracy in %", attack_table(data, eps)) for eps in config["eps"]]
