@@ -159,16 +159,16 @@ class Records:
         with np.load(self.out / name, allow_pickle=False) as file:
             return file["robust"], file["attacked"]
 
-    def has_mask(self, name: str | None, n: int) -> bool:
+    def has_mask(self, name: str | None, n: int | None = None) -> bool:
         """
         Tell whether the outcome of an attack can be read.
 
         :param name: Path that `write_mask` returned, or None.
-        :param n: Number of images.
+        :param n: Number of images, if it is to be compared.
         :return: False if the file is missing, damaged, or of another number of images.
         """
         try:
-            return name is not None and len(self.read_mask(name)[0]) == n
+            return name is not None and n in (None, len(self.read_mask(name)[0]))
         except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return False
 
@@ -187,7 +187,7 @@ class Records:
             masks = [
                 self.read_mask(attack["mask"])
                 for attack in run["attacks"]
-                if attack["eps"] == size and attack["norm"] == norm and attack["mask"]
+                if attack["eps"] == size and attack["norm"] == norm and self.has_mask(attack["mask"])
             ]
             if masks:
                 attacked = np.logical_or.reduce([mask[1] for mask in masks])
