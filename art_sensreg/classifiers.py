@@ -120,7 +120,7 @@ class SensRegClassifier(PyTorchClassifier):
         :raises TypeError: If an argument is unknown or of a wrong type.
         :raises ValueError: If an argument is out of range, or the first batch is unusable.
         """
-        known = ("generator, nb_epochs, verbose, validation_data, scheduler, seed",)
+        known = "generator, nb_epochs, verbose, validation_data, scheduler, seed"
         check_known("fit_generator", kwargs, known)
         config = TrainingConfig(nb_epochs=nb_epochs, seed=seed)
         self.history = fit_batches(self, self.penalties, config, generator, validation_data, scheduler, verbose)
@@ -310,7 +310,7 @@ def _fit(
     :raises TypeError: If an argument is unknown or of a wrong type.
     :raises ValueError: If an argument is out of range, before any weight has moved.
     """
-    known = ("x, y, batch_size, nb_epochs, training_mode, drop_last, scheduler, verbose, validation_data, seed",)
+    known = "x, y, batch_size, nb_epochs, training_mode, drop_last, scheduler, verbose, validation_data, seed"
     check_known("fit", kwargs, known)
     config = TrainingConfig(batch_size=batch_size, nb_epochs=nb_epochs, drop_last=drop_last, seed=seed)
     self.history = fit_arrays(

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from art_sensreg.objectives import Objective, Penalty
+from art_sensreg.penalties.taps import trial
 from art_sensreg.preprocessing import fit_preprocessing, numpy_dtype, trained_model
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.inputs import check_images, check_labels, clip_bounds
@@ -183,14 +184,8 @@ def _prepare(
 
 def _check_output(classifier: PyTorchClassifier, model: nn.Module, x: torch.Tensor) -> None:
     """Two rows through the model in evaluation mode: does it return one logit a class?"""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-            logits = model(x.clone())
-    finally:
-        for module, training in modes:
-            module.training = training
+    with trial(model, x):
+        logits = model(x.clone())
     classes = classifier.nb_classes
     shapes = [(len(x), classes), *([(len(x), 1)] if classes == 2 else [])]
     if not isinstance(logits, torch.Tensor) or tuple(logits.shape) not in shapes:

@@ -98,7 +98,7 @@ class SensRegTrainer(Trainer):
         :raises TypeError: If an argument is unknown or of a wrong type.
         :raises ValueError: If an argument is out of range, before any weight has moved.
         """
-        check_known("fit", kwargs, ("x, y, validation_data, batch_size, nb_epochs, scheduler, verbose",))
+        check_known("fit", kwargs, "x, y, validation_data, batch_size, nb_epochs, scheduler, verbose")
         config = self._config(batch_size=batch_size, nb_epochs=nb_epochs)
         self.history = fit_arrays(self._classifier, self.penalties, config, x, y, validation_data, scheduler, verbose)
 
@@ -123,7 +123,7 @@ class SensRegTrainer(Trainer):
         :raises TypeError: If an argument is unknown or of a wrong type.
         :raises ValueError: If an argument is out of range, or the first batch is unusable.
         """
-        check_known("fit_generator", kwargs, ("generator, nb_epochs, validation_data, scheduler, verbose",))
+        check_known("fit_generator", kwargs, "generator, nb_epochs, validation_data, scheduler, verbose")
         config = self._config(nb_epochs=nb_epochs)
         self.history = fit_batches(
             self._classifier, self.penalties, config, generator, validation_data, scheduler, verbose

@@ -213,7 +213,7 @@ def _attack_once(
     for eps in group:
         robust = right.copy()
         robust[rows] = ~(fooled & in_range & (size <= eps * (1 + 1e-5) + 1e-6))
-        name = (run["defence"], f"seed{run['seed']}", attack.name, settings.norm, f"{eps:g}")
+        name = (run["defence"], f"seed{run['seed']}", attack.name, settings.norm, eps)
         mask = records.write_mask(name, robust, attacked)
         count = int(attacked.sum())
         results.append(_row(settings, attack, eps, float(robust[attacked].mean()), count, seconds, mask))

@@ -23,8 +23,9 @@ class PassPenalty:
     """
     A penalty that is measured in the shared forward pass of :func:`measure`.
 
-    Subclasses say which extra branches they need (`branches`), whether they read activations (`layers`), differentiate
-    by the input (`input_gradient`) or take the noise of another penalty (`shares_noise`), and compute their value.
+    Subclasses say which extra branches they need (`branches`), whether they read activations (`tapped_layers`),
+    differentiate by the input (`input_gradient`) or take the noise of another penalty (`shares_noise`), and compute
+    their value.
 
     :param weight: Factor of the penalty in the objective, at least 0; 0 switches it off altogether.
     """

@@ -8,7 +8,8 @@ use forward hooks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,6 +153,32 @@ class TapPlan:
     clone: bool
 
 
+@contextmanager
+def trial(model: nn.Module, like: torch.Tensor) -> Iterator[None]:
+    """
+    Look at a model without a trace: evaluation mode, no gradients; modes and random state are put back.
+
+    :param model: Any `nn.Module`.
+    :param like: Tensor on the model's device.
+
+    Example:
+    >>> from art_sensreg.penalties.taps import trial
+    >>> model = nn.Dropout().train()
+    >>> with trial(model, torch.zeros(1)):
+    ...     inside = model.training
+    >>> inside, model.training
+    (False, True)
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        with torch.no_grad(), torch.random.fork_rng(devices=[like.device] if like.is_cuda else []):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 def plan_taps(model: nn.Module, layers: Layers, x: torch.Tensor) -> TapPlan:
     """
     Run the model once on two rows, in evaluation mode and without gradients, and see which layers `layers` selects.
@@ -175,15 +202,8 @@ def plan_taps(model: nn.Module, layers: Layers, x: torch.Tensor) -> TapPlan:
     """
     check_layers(layers)
     rows = x[:2].detach().clone()  # the model may work in place
-    modes = [(module, module.training) for module in model.modules()]
-    devices = [rows.device] if rows.is_cuda else []
-    try:
-        model.eval()
-        with torch.no_grad(), torch.random.fork_rng(devices=devices), ActivationTaps(model, layers) as taps:
-            logits = model(rows)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with trial(model, rows), ActivationTaps(model, layers) as taps:
+        logits = model(rows)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         came = f"shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise ValueError(f"`model` returns {came}; expected logits, a tensor of shape (n, number of classes).")

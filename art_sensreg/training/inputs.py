@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -124,20 +123,18 @@ def check_labels(y: Any, nb_classes: int, nb_samples: int, name: str = "y") -> n
     return np.eye(nb_classes, dtype=np.float32)[indices]
 
 
-def check_known(function: str, unknown: dict[str, Any], known: Collection[str]) -> None:
+def check_known(function: str, unknown: dict[str, Any], known: str) -> None:
     """
     Refuse keyword arguments that a function does not know (ART's own `fit` ignores them).
 
     :param function: Name of the function, for the message.
     :param unknown: The keyword arguments that were left over.
-    :param known: Names that the function knows.
+    :param known: Names that the function knows, as the message shows them.
     :raises TypeError: If any is left.
     """
     if unknown:
         name, value = next(iter(unknown.items()))
-        raise TypeError(
-            f"{function}() got an unknown keyword argument `{name}`={value!r}; expected {', '.join(known)}."
-        )
+        raise TypeError(f"{function}() got an unknown keyword argument `{name}`={value!r}; expected {known}.")
 
 
 def _check_rows(labels: np.ndarray, nb_classes: int, name: str) -> np.ndarray:

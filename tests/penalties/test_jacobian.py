@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 from torch.autograd.functional import jacobian
-from torch.func import functional_call
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty
 from art_sensreg.penalties.jacobian import difference_squared_norm, exact_squared_norm, projected_squared_norm
+from tests.penalties.helpers import by_weights, generator
 
 PROBES = 20_000
 
@@ -86,21 +86,8 @@ def test_many_probes_converge_to_exact(net, options):
 )
 def test_gradients(net, penalty, squared):
     x = torch.rand(3, 6, dtype=torch.float64)
-    names, values = zip(*net.named_parameters(), strict=True)
-
-    class Bound(nn.Module):
-        def __init__(self, values):
-            super().__init__()
-            self.values = values
-
-        def forward(self, x):
-            return functional_call(net, dict(zip(names, self.values, strict=True)), (x,))
-
-    def value(*values):
-        generator = torch.Generator().manual_seed(0)
-        return JacobianPenalty(squared=squared, **penalty)(Bound(values), x, generator=generator)
-
-    leaves = [value.detach().clone().requires_grad_() for value in values]
+    penalised = JacobianPenalty(squared=squared, **penalty)
+    value, leaves = by_weights(net, lambda model: penalised(model, x, generator=generator()))
     assert torch.autograd.gradcheck(value, leaves)
 
 

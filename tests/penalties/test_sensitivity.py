@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 from torch.autograd.functional import jacobian
-from torch.func import functional_call
 
 from art_sensreg import SensitivityPenalty
 from art_sensreg.penalties.noise import NOISES, draw_noise
+from tests.penalties.helpers import by_weights, generator
 
 
 @pytest.fixture
@@ -115,32 +115,18 @@ def test_a_range_of_sigma_is_drawn_anew_each_time(net, x):
 @pytest.mark.parametrize("detach_clean", [False, True])
 @pytest.mark.parametrize("scale", ["per_neuron", "relative"])
 def test_gradients(net, x, detach_clean, scale):
-    names, values = zip(*net.named_parameters(), strict=True)
-
-    class Bound(nn.Module):
-        def __init__(self, values):
-            super().__init__()
-            self.values = values
-
-        def forward(self, x):
-            return functional_call(net, dict(zip(names, self.values, strict=True)), (x,))
-
-    def value(*values):
-        penalty = SensitivityPenalty(detach_clean=detach_clean, scale=scale)
-        return penalty(Bound(values), x, generator=torch.Generator().manual_seed(0))
-
-    leaves = [value.detach().clone().requires_grad_() for value in values]
+    penalty = SensitivityPenalty(detach_clean=detach_clean, scale=scale)
+    value, leaves = by_weights(net, lambda model: penalty(model, x, generator=generator()))
     if not detach_clean and scale == "per_neuron":
         assert torch.autograd.gradcheck(value, leaves)
         return
     # A detached part makes the gradient another one than the value's, by intent: compare with the formula by hand.
     gradient = torch.autograd.grad(value(*leaves), leaves[0])[0]
     noisy = x + 0.3 * draw_noise(x, "gaussian", torch.Generator().manual_seed(0))
-    model = Bound(leaves)
     taps = [[], []]
     for index, batch in enumerate((x, noisy)):
-        hidden = torch.tanh(batch @ model.values[0].T + model.values[1])
-        taps[index] += [hidden, nn.functional.gelu(hidden @ model.values[2].T + model.values[3])]
+        hidden = torch.tanh(batch @ leaves[0].T + leaves[1])
+        taps[index] += [hidden, nn.functional.gelu(hidden @ leaves[2].T + leaves[3])]
     wanted = 0
     for clean, moved in zip(*taps, strict=True):
         target = clean.detach() if detach_clean else clean
