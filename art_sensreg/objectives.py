@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from art_sensreg.penalties.base import ClipValues, PassPenalty, check_number, check_together, measure, plan_penalties
+from art_sensreg.penalties.noise import Randomness
 from art_sensreg.penalties.passes import branches_agree, statistics_untouched
 from art_sensreg.penalties.taps import TapPlan
 
@@ -63,6 +65,24 @@ def _check_term(name: str, value: Any) -> torch.Tensor:
         came = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else f"{value!r}"
         raise TypeError(f"The term `{name}` is {came}; expected a 0-d tensor (for a loss: reduction='mean').")
     return value
+
+
+@dataclass(frozen=True)
+class Share:
+    """
+    The rows of a global batch that one process has, and what its means count in those of the whole batch.
+
+    :param noisy_rows: How many of the first rows get noisy copies; None: all.
+    :param weight: Factor of the terms that are means over all rows; over the processes its mean is 1.
+    :param noisy_weight: Factor of the terms that are means over the rows with noisy copies.
+    """
+
+    noisy_rows: int | None = None
+    weight: float = 1.0
+    noisy_weight: float = 1.0
+
+
+WHOLE_BATCH = Share()
 
 
 class Objective:
@@ -122,8 +142,23 @@ class Objective:
         self._plans = plan_penalties(model, x, passing)
         self._stacked = not passing or branches_agree(model, x)
 
+    def weights(self, share: Share) -> dict[str, float]:
+        """
+        What each term of one process counts in the term of the global batch.
+
+        :param share: The process's share.
+        :return: Factors by name; over the processes the mean of each is 1.
+        """
+        noisy = {name for name, penalty in self._passing if self._stacked and not penalty.input_gradient}
+        return {name: share.noisy_weight if name in noisy else share.weight for name in ("base", *self.names)}
+
     def __call__(
-        self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, generator: torch.Generator | None = None
+        self,
+        model: nn.Module,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        generator: Randomness = None,
+        share: Share = WHOLE_BATCH,
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """
         Compute all terms on a batch.
@@ -132,12 +167,20 @@ class Objective:
         :param x: Clean batch, `(n, ...)`, in the user's input units.
         :param y: Labels in the form that the base loss takes.
         :param generator: Source of the penalties' randomness.
+        :param share: Which rows get noisy copies, and what the terms count; by default all rows, and 1.
         :return: The terms (`loss`, the weighted sum; `base`; each penalty's unweighted value) and the clean logits.
         """
         if self._passing:
             penalties = [penalty for _, penalty in self._passing]
             logits, values = measure(
-                model, x, penalties, self._plans, generator, self.clip_values, stacked=self._stacked
+                model,
+                x,
+                penalties,
+                self._plans,
+                generator,
+                self.clip_values,
+                stacked=self._stacked,
+                noisy_rows=share.noisy_rows,
             )
         else:
             # A model that works in place must not change what the user's own penalties see.
@@ -147,7 +190,8 @@ class Objective:
             with statistics_untouched(model, len(x)):
                 found.update((name, _check_term(name, penalty(model, x, y))) for name, penalty in self._separate)
         base = _check_term("base", self.base_loss(logits, y))
-        loss = base
+        counts = self.weights(share)
+        loss = base if counts["base"] == 1 else base * counts["base"]
         for name in self.names:
-            loss = loss + self._weights[name] * found[name]
+            loss = loss + self._weights[name] * counts[name] * found[name]
         return {"loss": loss, "base": base, **{name: found[name] for name in self.names}}, logits

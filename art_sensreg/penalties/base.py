@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from art_sensreg.penalties.passes import Branch, branches_agree, couples_rows, forward_branches
+from art_sensreg.penalties.noise import Randomness
+from art_sensreg.penalties.passes import Branches, branches_agree, couples_rows, forward_branches
 from art_sensreg.penalties.taps import Layers, TapPlan, plan_taps
 
 Sigma = float | torch.Tensor
@@ -52,12 +53,12 @@ class PassPenalty:
         return False
 
     def branches(
-        self, x: torch.Tensor, generator: torch.Generator | None, clip_values: ClipValues | None
+        self, x: torch.Tensor, generator: Randomness, clip_values: ClipValues | None
     ) -> tuple[list[torch.Tensor], Sigma]:
         """
-        Make the noisy copies of the batch that this penalty compares with the clean one.
+        Make the noisy copies of rows of the batch that this penalty compares with the clean ones.
 
-        :param x: Clean batch, `(n, ...)`, in the user's input units.
+        :param x: Clean rows, `(m, ...)`, in the user's input units.
         :param generator: Source of randomness.
         :param clip_values: Input range as two broadcastable tensors, or None.
         :return: The copies, and the `s` they were made with.
@@ -66,15 +67,15 @@ class PassPenalty:
 
     @abstractmethod
     def evaluate(
-        self, clean: Branch, noisy: Sequence[Branch], sigma: Sigma, selection: int, generator: torch.Generator | None
+        self, passed: Branches, noisy: Sequence[int], sigma: Sigma, selection: int, generator: Randomness
     ) -> torch.Tensor:
         """
         Compute the unweighted value from the branches of a pass.
 
-        :param clean: The clean branch.
-        :param noisy: This penalty's own (or shared) branches.
+        :param passed: What the pass gave; branch 0 is the clean one.
+        :param noisy: Numbers of this penalty's own (or shared) branches.
         :param sigma: The `s` of the noisy branches.
-        :param selection: Place of this penalty's layers in `Branch.activations`.
+        :param selection: Place of this penalty's layers in `Branches.layers`.
         :param generator: Source of randomness.
         :return: 0-d tensor.
         """
@@ -158,10 +159,11 @@ def measure(
     x: torch.Tensor,
     penalties: Sequence[PassPenalty],
     plans: Sequence[TapPlan | None],
-    generator: torch.Generator | None = None,
+    generator: Randomness = None,
     clip_values: ClipValues | None = None,
     update_statistics: bool = True,
     stacked: bool = True,
+    noisy_rows: int | None = None,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """
     Measure all penalties in one forward pass over `[x ; x + s*xi ; ...]`.
@@ -174,38 +176,40 @@ def measure(
     :param clip_values: Input range as two broadcastable tensors.
     :param update_statistics: Whether BatchNorm's running statistics move.
     :param stacked: Whether the branches may be stacked into one batch (see `passes.branches_agree`).
+    :param noisy_rows: How many of the first rows get noisy copies; all if None or if the branches are not stacked.
     :return: The clean logits `(n, C)` and each penalty's unweighted value.
     """
     derivatives = any(penalty.input_gradient for penalty in penalties)
+    some = x if noisy_rows is None or not stacked else x[:noisy_rows]
     with torch.set_grad_enabled(torch.is_grad_enabled() or derivatives):
         separate = derivatives and couples_rows(model)
         inputs = [_leaf(x) if derivatives and not separate else x]
-        spans: list[tuple[slice, Sigma]] = []
+        spans: list[tuple[range, Sigma]] = []
         for penalty in penalties:
             # Statistics of the batch would leak a row's gradient into the others: differentiate a copy of the batch
             # that is normalised with the clean rows' statistics instead.
             made, sigma = (
                 ([_leaf(x)], 1.0)
                 if penalty.input_gradient and separate
-                else penalty.branches(x, generator, clip_values)
+                else penalty.branches(some, generator, clip_values)
             )
-            spans.append((slice(len(inputs), len(inputs) + len(made)), sigma))
+            spans.append((range(len(inputs), len(inputs) + len(made)), sigma))
             inputs.extend(made)
         selections = [(p.tapped_layers, plan) for p, plan in zip(penalties, plans, strict=True) if plan is not None]
-        branches = forward_branches(model, inputs, selections, update_statistics, stacked)  # type: ignore[arg-type]
+        passed = forward_branches(model, inputs, selections, update_statistics, stacked)  # type: ignore[arg-type]
         values = []
         selection = 0
         for penalty, own, plan in zip(penalties, spans, plans, strict=True):
             span, sigma = _donor(penalties, spans) if penalty.shares_noise else own
-            values.append(penalty.evaluate(branches[0], branches[span], sigma, selection, generator))
+            values.append(penalty.evaluate(passed, span, sigma, selection, generator))
             selection += plan is not None
-    logits = branches[0].logits
+    logits = passed.logits[0]
     if not torch.is_grad_enabled():
         return logits.detach(), [value.detach() for value in values]
     return logits, values
 
 
-def _donor(penalties: Sequence[PassPenalty], spans: Sequence[tuple[slice, Sigma]]) -> tuple[slice, Sigma]:
+def _donor(penalties: Sequence[PassPenalty], spans: Sequence[tuple[range, Sigma]]) -> tuple[range, Sigma]:
     return next(span for penalty, span in zip(penalties, spans, strict=True) if penalty.tapped_layers is not None)
 
 

@@ -16,8 +16,8 @@ from art_sensreg.penalties.base import (
     check_count,
     check_number,
 )
-from art_sensreg.penalties.noise import draw_noise, draw_unit_sphere
-from art_sensreg.penalties.passes import Branch
+from art_sensreg.penalties.noise import Randomness, draw_noise, draw_unit_sphere
+from art_sensreg.penalties.passes import Branches
 
 ESTIMATORS = ("finite_difference", "projection", "exact")
 
@@ -41,7 +41,7 @@ def exact_squared_norm(logits: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 
 def projected_squared_norm(
-    logits: torch.Tensor, x: torch.Tensor, probes: int = 1, generator: torch.Generator | None = None
+    logits: torch.Tensor, x: torch.Tensor, probes: int = 1, generator: Randomness = None
 ) -> torch.Tensor:
     """
     Estimate `||J(x)||_F^2` of each row by random projections, `(C / n) sum_k ||v_k^T J||^2`, `v_k` on the unit sphere.
@@ -153,23 +153,25 @@ class JacobianPenalty(PassPenalty):
         return self.estimator == "finite_difference" and self.sigma is None
 
     def branches(
-        self, x: torch.Tensor, generator: torch.Generator | None, clip_values: ClipValues | None
+        self, x: torch.Tensor, generator: Randomness, clip_values: ClipValues | None
     ) -> tuple[list[torch.Tensor], Sigma]:
         if self.sigma is None:
             return [], 1.0
         sigma = self.sigma
-        return [draw_noise(x, "gaussian", generator).mul_(sigma).add_(x) for _ in range(self.probes)], sigma
+        return [torch.add(x, draw_noise(x, "gaussian", generator), alpha=sigma) for _ in range(self.probes)], sigma
 
     def evaluate(
-        self, clean: Branch, noisy: Sequence[Branch], sigma: Sigma, selection: int, generator: torch.Generator | None
+        self, passed: Branches, noisy: Sequence[int], sigma: Sigma, selection: int, generator: Randomness
     ) -> torch.Tensor:
         if self.estimator == "finite_difference":
-            estimates = [difference_squared_norm(branch.logits, clean.logits, sigma) for branch in noisy]
+            clean = passed.logits[0]
+            estimates = [difference_squared_norm(z, clean[: len(z)], sigma) for z in (passed.logits[i] for i in noisy)]
             norms = torch.stack(estimates).mean(0)
         else:
-            branch = noisy[0] if noisy else clean
+            branch = noisy[0] if noisy else 0
+            logits, inputs = passed.logits[branch], passed.inputs[branch]
             if self.estimator == "exact":
-                norms = exact_squared_norm(branch.logits, branch.inputs)
+                norms = exact_squared_norm(logits, inputs)
             else:
-                norms = projected_squared_norm(branch.logits, branch.inputs, self.probes, generator)
+                norms = projected_squared_norm(logits, inputs, self.probes, generator)
         return norms.mean() / 2 if self.squared else _safe_root(norms).mean()

@@ -30,12 +30,31 @@ _DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, 
 
 
 @dataclass
-class Branch:
-    """What one branch of the pass gave: its inputs, logits `(n, C)` and, per layer selection, the activations."""
+class Activations:
+    """
+    One layer's activations in all branches.
 
-    inputs: torch.Tensor
-    logits: torch.Tensor
-    activations: list[list[torch.Tensor]]
+    :param parts: One tensor for each branch, `(rows of the branch, ...)`; the first is the clean one.
+    :param whole: All of them as the one tensor that they are views of, or None after separate passes.
+    """
+
+    parts: Sequence[torch.Tensor]
+    whole: torch.Tensor | None = None
+
+
+@dataclass
+class Branches:
+    """
+    What a pass over several branches gave.
+
+    :param inputs: The branches, `(rows, ...)` each.
+    :param logits: Theirs, `(rows, C)` each.
+    :param layers: Per layer selection, the activations of its layers.
+    """
+
+    inputs: Sequence[torch.Tensor]
+    logits: Sequence[torch.Tensor]
+    layers: list[list[Activations]]
 
 
 def couples_rows(model: nn.Module) -> bool:
@@ -62,50 +81,55 @@ def forward_branches(
     selections: Sequence[tuple[Layers, TapPlan]] = (),
     update_statistics: bool = True,
     stacked: bool = True,
-) -> list[Branch]:
+) -> Branches:
     """
     Run the model on all branches and read the chosen activations of each.
 
     :param model: Module from `(n, ...)` inputs to `(n, C)` logits.
-    :param inputs: The branches, each of shape `(n, ...)`; the first is the clean one.
+    :param inputs: The branches. The first is the clean one, `(n, ...)`; the rows of the others, `(m, ...)` with `m` at
+        most `n`, belong to its first `m` rows.
     :param selections: Layer selections, each with its plan (see `taps.plan_taps`).
     :param update_statistics: Whether BatchNorm's running statistics may move. False when a penalty is only looked at.
-    :param stacked: Whether the branches form one batch. False runs one pass for each, all with the same random draws:
-        the same arithmetic, a little slower.
-    :return: One :class:`Branch` for each input, in order.
+    :param stacked: Whether the branches form one batch. False runs one pass for each, all of `n` rows, with the same
+        random draws: the same arithmetic, a little slower.
+    :return: Inputs, logits and activations of all branches.
     :raises RuntimeError: If the model overwrites a tapped activation that it left alone in the trial run.
 
     Example:
     >>> from art_sensreg.penalties.passes import forward_branches
-    >>> clean, noisy = forward_branches(nn.Linear(3, 2), [torch.zeros(4, 3), torch.ones(4, 3)])
-    >>> clean.logits.shape, noisy.logits.shape
-    (torch.Size([4, 2]), torch.Size([4, 2]))
+    >>> passed = forward_branches(nn.Linear(3, 2), [torch.zeros(4, 3), torch.ones(2, 3)])
+    >>> [tuple(logits.shape) for logits in passed.logits]
+    [(4, 2), (2, 2)]
     """
-    rows = len(inputs[0])
+    sizes = [len(x) for x in inputs]
     if len(inputs) == 1 and update_statistics:
-        return [Branch(inputs[0], *_forward(model, inputs[0], selections))]
-    rules = CleanBranchRules(rows, len(inputs) if stacked else 1, update_statistics)
+        return _branches(inputs, sizes, *_forward(model, inputs[0], selections))
+    rules = CleanBranchRules(sizes if stacked else sizes[:1], update_statistics)
     with _counters_kept(model, update_statistics and stacked):
         if stacked:
-            outputs = _unstacked(len(inputs), *_forward(model, torch.cat(list(inputs)), selections, rules))
-        else:
-            outputs = _separate_passes(model, inputs, selections, rules)
-    if not stacked and update_statistics:
+            return _branches(inputs, sizes, *_forward(model, torch.cat(list(inputs)), selections, rules))
+        outputs = _separate_passes(model, inputs, selections, rules)
+    if update_statistics:
         for counter, _ in _batch_counters(model):
             counter.add_(1)
-    return [Branch(x, z, layers) for x, (z, layers) in zip(inputs, outputs, strict=True)]
+    layers = [
+        [Activations(parts) for parts in zip(*chosen, strict=True)]
+        for chosen in zip(*(activations for _, activations in outputs), strict=True)
+    ]
+    return Branches(inputs, [logits for logits, _ in outputs], layers)
 
 
-def _unstacked(
-    count: int, logits: torch.Tensor, activations: list[list[torch.Tensor]]
-) -> list[tuple[torch.Tensor, list[list[torch.Tensor]]]]:
-    """Cut the outputs of a stacked pass into those of its branches. Each tensor is split once: a split has a cost."""
+def _branches(
+    inputs: Sequence[torch.Tensor], sizes: list[int], logits: torch.Tensor, activations: list[list[torch.Tensor]]
+) -> Branches:
+    """Cut the outputs of a stacked pass into those of its branches."""
+    total = sum(sizes)
 
-    def split(value: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return torch.split(value, len(value) // count)
+    def cut(value: torch.Tensor) -> Activations:
+        # A layer may see several rows for each image (patches, time steps).
+        return Activations(torch.split(value, [len(value) * size // total for size in sizes]), value)
 
-    parts = [[split(value) for value in layers] for layers in activations]
-    return [(z, [[part[index] for part in layers] for layers in parts]) for index, z in enumerate(split(logits))]
+    return Branches(inputs, torch.split(logits, sizes), [[cut(value) for value in layers] for layers in activations])
 
 
 def _separate_passes(
@@ -187,8 +211,8 @@ def branches_agree(model: nn.Module, x: torch.Tensor) -> bool:
     if len(rows) < 2 and couples_rows(model):
         return True
     with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-        clean, noisy = forward_branches(model, [rows, rows], update_statistics=False)
-    return torch.allclose(clean.logits, noisy.logits, rtol=1e-3, atol=1e-5)
+        clean, noisy = forward_branches(model, [rows, rows], update_statistics=False).logits
+    return torch.allclose(clean, noisy, rtol=1e-3, atol=1e-5)
 
 
 @contextmanager
@@ -199,7 +223,7 @@ def statistics_untouched(model: nn.Module, rows: int) -> Iterator[None]:
     :param model: The model.
     :param rows: Rows of the batch.
     """
-    with _counters_kept(model, False), CleanBranchRules(rows, 1, update_statistics=False):
+    with _counters_kept(model, False), CleanBranchRules([rows], update_statistics=False):
         yield
 
 
@@ -223,10 +247,10 @@ def _batch_counters(model: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]
 class CleanBranchRules(TorchFunctionMode):
     """BatchNorm and dropout as the module's docstring says, by intercepting their functional forms."""
 
-    def __init__(self, rows: int, branches: int, update_statistics: bool) -> None:
+    def __init__(self, sizes: Sequence[int], update_statistics: bool) -> None:
         super().__init__()
-        self.rows = rows
-        self.branches = branches
+        self.sizes = sizes
+        self.rows = sum(sizes)
         self.update_statistics = update_statistics
         self._statistics: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._next: Iterator[tuple[torch.Tensor, torch.Tensor]] | None = None
@@ -241,7 +265,7 @@ class CleanBranchRules(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.batch_norm:
             return self._batch_norm(*args, **kwargs)
-        if func in _DROPOUTS and self.branches > 1:
+        if func in _DROPOUTS and len(self.sizes) > 1:
             return self._dropout(func, *args, **kwargs)
         return func(*args, **kwargs)
 
@@ -276,7 +300,7 @@ class CleanBranchRules(TorchFunctionMode):
         momentum: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Variance and mean of the clean rows; the running ones move if they may."""
-        clean = input[: len(input) // self.branches]
+        clean = input[: len(input) * self.sizes[0] // self.rows]
         count = clean.numel() // clean.shape[1]
         if count < 2:
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {clean.shape}.")
@@ -291,11 +315,14 @@ class CleanBranchRules(TorchFunctionMode):
         self, func: Callable[..., torch.Tensor], input: torch.Tensor, p: float = 0.5, *args: Any, **kwargs: Any
     ) -> torch.Tensor:
         training = kwargs.get("training", kwargs.get("train", args[0] if args else True))
-        if not training or p == 0 or len(input) % (self.rows * self.branches):
+        if not training or p == 0 or len(input) % self.rows:
             return func(input, p, *args, **kwargs)
+        sizes = [len(input) * size // self.rows for size in self.sizes]
         outputs = []
         with _same_draws(input) as rewind:
-            for part in torch.split(input, len(input) // self.branches):
-                outputs.append(func(part.clone(), p, *args, **kwargs))
+            for part in torch.split(input, sizes):
+                # Equal draws need equal shapes: a shorter branch is filled up, and cut again.
+                filled = torch.cat([part, part.new_zeros(sizes[0] - len(part), *part.shape[1:])])
+                outputs.append(func(filled, p, *args, **kwargs)[: len(part)])
                 rewind()
         return torch.cat(outputs)

@@ -17,8 +17,9 @@ from art_sensreg.penalties.base import (
     check_count,
     check_number,
 )
-from art_sensreg.penalties.noise import NOISES, draw_noise
-from art_sensreg.penalties.passes import Branch
+from art_sensreg.penalties.distances import paired_distance
+from art_sensreg.penalties.noise import NOISES, Randomness, draw_noise, draw_uniform
+from art_sensreg.penalties.passes import Activations, Branches
 from art_sensreg.penalties.taps import Layers, check_layers
 
 DISTANCES = ("squared", "absolute")
@@ -54,10 +55,48 @@ def layer_sensitivity(
         noisy, clean = noisy.float(), clean.float()
     target = clean.detach() if detach_clean else clean
     value = F.mse_loss(noisy, target) / sigma**2 if distance == "squared" else F.l1_loss(noisy, target) / sigma
-    if scale == "relative":
-        size = clean.detach().pow(2).mean().clamp_min(torch.finfo(clean.dtype).tiny)
-        value = value / (size if distance == "squared" else size.sqrt())
-    return value
+    return value / _size(clean, distance) if scale == "relative" else value
+
+
+def stacked_sensitivity(
+    layer: Activations,
+    noisy: Sequence[int],
+    sigma: Sigma,
+    distance: str = "squared",
+    scale: str = "per_neuron",
+    detach_clean: bool = False,
+) -> torch.Tensor:
+    """
+    :func:`layer_sensitivity`, mean over several noisy branches of one stacked pass, faster: see `distances`.
+
+    :param layer: The layer's activations.
+    :param noisy: Numbers of the noisy branches, of equal size.
+    :param sigma: As for :func:`layer_sensitivity`.
+    :param distance: As for :func:`layer_sensitivity`.
+    :param scale: As for :func:`layer_sensitivity`.
+    :param detach_clean: As for :func:`layer_sensitivity`.
+    :return: 0-d tensor.
+
+    Example:
+    >>> from art_sensreg.penalties.passes import Activations
+    >>> from art_sensreg.penalties.sensitivity import stacked_sensitivity
+    >>> whole = torch.tensor([[0.0], [0.0], [1.0], [1.0]])
+    >>> stacked_sensitivity(Activations(whole.split(2), whole), [1], sigma=0.5).item()
+    4.0
+    """
+    assert layer.whole is not None
+    sizes = [len(part) for part in layer.parts]
+    starts = [sum(sizes[:i]) for i in noisy]
+    rows = sizes[noisy[0]]
+    value = paired_distance(layer.whole, rows, starts, distance == "absolute", detach_clean)
+    value = value / (sigma**2 if distance == "squared" else sigma)
+    return value if scale == "per_neuron" else value / _size(layer.parts[0][:rows], distance)
+
+
+def _size(clean: torch.Tensor, distance: str) -> torch.Tensor:
+    size = clean.detach().float().pow(2).mean() if clean.itemsize < 4 else clean.detach().pow(2).mean()
+    size = size.clamp_min(torch.finfo(size.dtype).tiny)
+    return size if distance == "squared" else size.sqrt()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,14 +173,14 @@ class SensitivityPenalty(PassPenalty):
         return self.layers
 
     def branches(
-        self, x: torch.Tensor, generator: torch.Generator | None, clip_values: ClipValues | None
+        self, x: torch.Tensor, generator: Randomness, clip_values: ClipValues | None
     ) -> tuple[list[torch.Tensor], Sigma]:
         if self.clip and clip_values is None:
             raise ValueError("`clip` is True and no `clip_values` are known; expected a classifier that has them.")
         sigma: Sigma
         if isinstance(self.sigma, (tuple, list)):
             low, high = self.sigma
-            sigma = low + (high - low) * torch.rand((), dtype=x.dtype, device=x.device, generator=generator)
+            sigma = low + (high - low) * draw_uniform(x, generator)
         else:
             sigma = self.sigma
         noisy = []
@@ -151,13 +190,18 @@ class SensitivityPenalty(PassPenalty):
         return noisy, sigma
 
     def evaluate(
-        self, clean: Branch, noisy: Sequence[Branch], sigma: Sigma, selection: int, generator: torch.Generator | None
+        self, passed: Branches, noisy: Sequence[int], sigma: Sigma, selection: int, generator: Randomness
     ) -> torch.Tensor:
-        layers = clean.activations[selection]
+        layers = passed.layers[selection]
         weights = [1 / len(layers)] * len(layers) if self.layer_weights is None else self.layer_weights
-        terms = [
-            weight / len(noisy) * layer_sensitivity(b, a, sigma, self.distance, self.scale, self.detach_clean)
-            for branch in noisy
-            for weight, a, b in zip(weights, layers, branch.activations[selection], strict=True)
-        ]
+        terms = [weight * self._of_layer(layer, noisy, sigma) for weight, layer in zip(weights, layers, strict=True)]
         return torch.stack(terms).sum()
+
+    def _of_layer(self, layer: Activations, noisy: Sequence[int], sigma: Sigma) -> torch.Tensor:
+        if layer.whole is not None:
+            return stacked_sensitivity(layer, noisy, sigma, self.distance, self.scale, self.detach_clean)
+        probes = [
+            layer_sensitivity(layer.parts[i], layer.parts[0], sigma, self.distance, self.scale, self.detach_clean)
+            for i in noisy
+        ]
+        return torch.stack(probes).mean()

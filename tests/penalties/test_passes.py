@@ -51,11 +51,11 @@ def test_batch_norm_takes_statistics_from_the_clean_rows_only():
     net, x = batch_norm_net(), torch.rand(6, 1, 4, 4).double()
     plain = copy.deepcopy(net)
     noisy = x + 0.5 * torch.randn_like(x)
-    clean_branch, noisy_branch = forward_branches(net, [x, noisy])
-    assert torch.allclose(clean_branch.logits, plain(x), atol=1e-12)
+    passed = forward_branches(net, [x, noisy])
+    assert torch.allclose(passed.logits[0], plain(x), atol=1e-12)
     for name, value in plain.state_dict().items():
         assert torch.allclose(net.state_dict()[name].double(), value.double(), atol=1e-12), name
-    assert torch.allclose(noisy_branch.logits, frozen_at(plain, x)(noisy), atol=1e-10)
+    assert torch.allclose(passed.logits[1], frozen_at(plain, x)(noisy), atol=1e-10)
 
 
 def test_the_gradient_flows_through_the_clean_statistics():
@@ -66,7 +66,7 @@ def test_the_gradient_flows_through_the_clean_statistics():
     def loss(weight):
         with torch.no_grad():
             first.copy_(weight)
-        return forward_branches(net, [x, noisy], update_statistics=False)[1].logits.pow(2).sum()
+        return forward_branches(net, [x, noisy], update_statistics=False).logits[1].pow(2).sum()
 
     weight = first.detach().clone()
     (gradient,) = torch.autograd.grad(loss(weight), first)
@@ -97,10 +97,10 @@ def test_the_jacobian_under_batch_norm_is_that_of_single_rows_at_fixed_statistic
 def test_dropout_uses_one_mask_for_all_branches_and_a_new_one_each_time(layer):
     net = nn.Sequential(nn.Linear(4, 50), nn.ReLU(), layer, nn.Linear(50, 3)).train()
     x = torch.rand(5, 4)
-    first, second, third = forward_branches(net, [x, x, x])
-    assert torch.allclose(first.logits, second.logits, atol=1e-6)
-    assert torch.allclose(first.logits, third.logits, atol=1e-6)
-    assert not torch.allclose(first.logits, forward_branches(net, [x, x])[0].logits, atol=1e-3)
+    first, second, third = forward_branches(net, [x, x, x]).logits
+    assert torch.allclose(first, second, atol=1e-6)
+    assert torch.allclose(first, third, atol=1e-6)
+    assert not torch.allclose(first, forward_branches(net, [x, x]).logits[0], atol=1e-3)
 
 
 def test_the_clean_rows_get_the_mask_of_a_plain_pass():
@@ -109,7 +109,7 @@ def test_the_clean_rows_get_the_mask_of_a_plain_pass():
     plain = net(x)
     after = torch.rand(1)
     torch.manual_seed(3)
-    assert torch.allclose(forward_branches(net, [x, x])[0].logits, plain, atol=1e-6)
+    assert torch.allclose(forward_branches(net, [x, x]).logits[0], plain, atol=1e-6)
     assert torch.equal(torch.rand(1), after)
 
 
@@ -147,8 +147,8 @@ def test_randomness_of_the_models_own_is_shared_by_the_branches(make, width):
     torch.manual_seed(0)
     net, x = make().train(), torch.rand(64, width)
     assert not branches_agree(net, x)
-    first, second = forward_branches(net, [x, x], stacked=False)
-    assert torch.equal(first.logits, second.logits)
+    first, second = forward_branches(net, [x, x], stacked=False).logits
+    assert torch.equal(first, second)
     random = SensitivityPenalty(sigma=0.01)(net, x)
     steady = SensitivityPenalty(sigma=0.01)(net.eval(), x)
     assert random < 2 * steady  # the masks' difference would be hundreds of times as large
@@ -168,14 +168,14 @@ def test_separate_passes_move_the_random_state_and_the_statistics_once():
     torch.manual_seed(1)
     logits, after = plain(x), torch.rand(1)
     torch.manual_seed(1)
-    clean, noisy = forward_branches(net, [x, x + 0.1], stacked=False)
+    clean, noisy = forward_branches(net, [x, x + 0.1], stacked=False).logits
     assert torch.equal(torch.rand(1), after)
-    assert torch.allclose(clean.logits, logits, atol=1e-6)
+    assert torch.allclose(clean, logits, atol=1e-6)
     assert all(torch.allclose(a.double(), b.double()) for a, b in zip(net.buffers(), plain.buffers(), strict=True))
     fixed = frozen_at(plain.double(), x.double())
     fixed.depth.train()
     torch.manual_seed(1)
-    assert torch.allclose(noisy.logits.double(), fixed(x.double() + 0.1), atol=1e-5)
+    assert torch.allclose(noisy.double(), fixed(x.double() + 0.1), atol=1e-5)
 
 
 @pytest.mark.parametrize("estimator", ["exact", "projection"])
