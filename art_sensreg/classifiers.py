@@ -11,15 +11,22 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from art import config as art_config
-from art.data_generators import DataGenerator
 from art.estimators.classification import PyTorchClassifier
 
-from art_sensreg.fitting import fit_arrays, fit_batches
+from art_sensreg.fitting import FitOptions, fit_arrays, fit_batches, with_given
+from art_sensreg.inference import (
+    differentiable_by_input,
+    hooks_of,
+    input_gradient,
+    plain_function,
+    predict_logits,
+    weight_gradients_kept,
+)
 from art_sensreg.objectives import Penalty, check_penalties
 from art_sensreg.preprocessing import model_dtype
+from art_sensreg.training.callbacks import History
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.inputs import check_known
-from art_sensreg.training.loop import History
 from art_sensreg.weights import clone_optimizer, load_weights, save_weights
 
 logger = logging.getLogger(__name__)
@@ -99,31 +106,44 @@ class SensRegClassifier(PyTorchClassifier):
 
     def fit_generator(
         self,
-        generator: DataGenerator,
-        nb_epochs: int = 20,
+        generator: Any,
+        nb_epochs: int | None = None,
         verbose: bool = False,
         validation_data: tuple[np.ndarray, np.ndarray] | None = None,
         scheduler: Any = None,
         seed: int | None = None,
+        config: TrainingConfig | None = None,
+        checkpoint_dir: str | Path | None = None,
+        resume: bool = False,
         **kwargs: Any,
     ) -> None:
         """
-        Train on batches drawn from one of ART's data generators; the record goes to `history`.
+        Train on batches drawn from a loader; the record goes to `history`.
 
-        :param generator: Generator with a known `size`.
-        :param nb_epochs: Number of times that `size` images are drawn.
+        :param generator: One of ART's data generators with a known `size`, or a torch `DataLoader`.
+        :param nb_epochs: Passes over the data; the config's, or 20.
         :param verbose: Whether a progress bar is shown.
         :param validation_data: Images and labels that are scored after every epoch.
         :param scheduler: As for `fit`.
-        :param seed: As for `fit`; the order of the batches is the generator's own.
+        :param seed: As for `fit`; the order of the batches is the loader's own.
+        :param config: As for `fit`.
+        :param checkpoint_dir: As for `fit`.
+        :param resume: As for `fit`, from the start of an epoch.
         :param kwargs: Nothing: an unknown argument is an error.
         :raises TypeError: If an argument is unknown or of a wrong type.
         :raises ValueError: If an argument is out of range, or the first batch is unusable.
         """
-        known = "generator, nb_epochs, verbose, validation_data, scheduler, seed"
+        known = "generator, nb_epochs, verbose, validation_data, scheduler, seed, config, checkpoint_dir, resume"
         check_known("fit_generator", kwargs, known)
-        config = TrainingConfig(nb_epochs=nb_epochs, seed=seed)
-        self.history = fit_batches(self, self.penalties, config, generator, validation_data, scheduler, verbose)
+        settings = with_given(config or TrainingConfig(), nb_epochs=nb_epochs, seed=seed)
+        options = FitOptions(
+            validation_data=validation_data,
+            scheduler=scheduler,
+            checkpoint_dir=checkpoint_dir,
+            resume=resume,
+            verbose=verbose,
+        )
+        self.history = fit_batches(self, self.penalties, settings, generator, options)
 
     # --- numpy in, float32 out --------------------------------------------------------------------------------------
 
@@ -150,12 +170,14 @@ class SensRegClassifier(PyTorchClassifier):
         """
         if len(x) == 0:
             return np.zeros((0, self.nb_classes), dtype=np.float32)
+        if isinstance(batch_size, int) and batch_size > 0 and x.dtype != object and plain_function(self, _HOOKS):
+            return predict_logits(self, x, batch_size, training_mode)
         predictions = super().predict(x, batch_size=batch_size, training_mode=training_mode, **kwargs)
         return np.asarray(predictions, dtype=np.float32)
 
     def loss_gradient(self, x: Any, y: Any, training_mode: bool = False, **kwargs: Any) -> Any:
         """
-        Gradient of the loss by the input.
+        Gradient of the loss by the input; the `.grad` of the weights stays as it is.
 
         :param x: Images `(n, *input_shape)`, numpy or torch.
         :param y: Labels as rows `(n, nb_classes)`, one-hot or probabilities.
@@ -163,7 +185,15 @@ class SensRegClassifier(PyTorchClassifier):
         :param kwargs: Passed on to ART.
         :return: Gradients of the shape and kind (numpy float32, or torch) of `x`.
         """
-        return self._float32(super().loss_gradient(self._cast(x), y, training_mode=training_mode, **kwargs))
+        if x.dtype != object and plain_function(self, _HOOKS) and differentiable_by_input(self):
+            try:
+                return input_gradient(self, x, y, training_mode)
+            except RuntimeError as error:
+                # Re-entrant checkpoints go backward through all weights or not at all.
+                if "torch.utils.checkpoint" not in str(error):
+                    raise
+        with weight_gradients_kept(self.model):
+            return self._float32(super().loss_gradient(self._cast(x), y, training_mode=training_mode, **kwargs))
 
     def class_gradient(
         self, x: np.ndarray, label: Any = None, training_mode: bool = False, **kwargs: Any
@@ -283,39 +313,58 @@ def _fit(
     self: SensRegClassifier,
     x: np.ndarray,
     y: np.ndarray,
-    batch_size: int = 128,
-    nb_epochs: int = 10,
+    batch_size: int | None = None,
+    nb_epochs: int | None = None,
     training_mode: bool = True,
-    drop_last: bool = False,
+    drop_last: bool | None = None,
     scheduler: Any = None,
     verbose: bool = False,
     validation_data: tuple[np.ndarray, np.ndarray] | None = None,
     seed: int | None = None,
+    config: TrainingConfig | None = None,
+    checkpoint_dir: str | Path | None = None,
+    resume: bool = False,
     **kwargs: Any,
 ) -> None:
     """
     Train on `(x, y)` with this classifier's loss, optimizer and penalties; the record goes to `history`.
 
-    :param x: Images `(n, *input_shape)`, floating point, finite, within `clip_values`.
+    :param x: Images `(n, *input_shape)`, floating point, finite, within `clip_values`; an array mapped from a file is
+        read batch by batch.
     :param y: Class indices `(n,)`, or rows `(n, nb_classes)` that sum to 1.
-    :param batch_size: Rows of a step.
-    :param nb_epochs: Passes over the data.
+    :param batch_size: Rows of a step; the config's, or 128.
+    :param nb_epochs: Passes over the data; the config's, or 10.
     :param training_mode: Whether the model trains in training mode.
-    :param drop_last: Whether an incomplete last batch is left out.
+    :param drop_last: Whether an incomplete last batch is left out; the config's, or no.
     :param scheduler: Any torch learning rate scheduler; see `TrainingConfig.scheduler_interval`.
     :param verbose: Whether a progress bar is shown.
     :param validation_data: Images and labels that are scored after every epoch.
     :param seed: See `TrainingConfig.seed`.
+    :param config: All other settings; the arguments above win.
+    :param checkpoint_dir: Folder for checkpoints, or None.
+    :param resume: Whether to continue from the newest checkpoint in it, if there is one.
     :param kwargs: Nothing: an unknown argument is an error.
     :raises TypeError: If an argument is unknown or of a wrong type.
     :raises ValueError: If an argument is out of range, before any weight has moved.
     """
-    known = "x, y, batch_size, nb_epochs, training_mode, drop_last, scheduler, verbose, validation_data, seed"
-    check_known("fit", kwargs, known)
-    config = TrainingConfig(batch_size=batch_size, nb_epochs=nb_epochs, drop_last=drop_last, seed=seed)
-    self.history = fit_arrays(
-        self, self.penalties, config, x, y, validation_data, scheduler, verbose, training_mode=training_mode
+    known = "x, y, batch_size, nb_epochs, training_mode, drop_last, scheduler, verbose, validation_data, seed, config, "
+    check_known("fit", kwargs, known + "checkpoint_dir, resume")
+    settings = with_given(
+        config or TrainingConfig(nb_epochs=10),
+        batch_size=batch_size,
+        nb_epochs=nb_epochs,
+        drop_last=drop_last,
+        seed=seed,
     )
+    options = FitOptions(
+        validation_data=validation_data,
+        scheduler=scheduler,
+        checkpoint_dir=checkpoint_dir,
+        resume=resume,
+        verbose=verbose,
+        training_mode=training_mode,
+    )
+    self.history = fit_arrays(self, self.penalties, settings, x, y, options)
 
 
 _fit.__name__ = "fit"
@@ -324,6 +373,8 @@ _fit.__qualname__ = "SensRegClassifier.fit"
 # ART's metaclass wraps `fit` and `predict` to convert lists to arrays, and fails on ragged ones or a missing `y` with
 # numpy's own errors before ours can name the argument. Put back without the wrapper; the checks convert lists too.
 SensRegClassifier.fit = _fit
+
+_HOOKS = hooks_of(SensRegClassifier)
 
 
 def _file_base(filename: str, path: str | None) -> Path:

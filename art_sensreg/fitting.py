@@ -3,25 +3,80 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from art.data_generators import DataGenerator, NumpyDataGenerator
+from art.data_generators import NumpyDataGenerator
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from art_sensreg.loaders import loader_source
 from art_sensreg.objectives import Objective, Penalty
 from art_sensreg.penalties.taps import trial
-from art_sensreg.preprocessing import fit_preprocessing, numpy_dtype, trained_model
-from art_sensreg.training.config import TrainingConfig
+from art_sensreg.preprocessing import fit_preprocessing, model_dtype, numpy_dtype, trained_model
+from art_sensreg.training.batches import LoaderBatches, TensorBatches
+from art_sensreg.training.callbacks import History
+from art_sensreg.training.config import TrainingConfig, check_device
+from art_sensreg.training.distributed import Processes, join_processes, local_device
 from art_sensreg.training.inputs import check_images, check_labels, clip_bounds
-from art_sensreg.training.loop import CallableBatches, History, TensorBatches, train
+from art_sensreg.training.loop import Training
+from art_sensreg.training.resume import Checkpoints, describe_data, fingerprint
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """
+    What `fit` and `fit_generator` of classifier and trainer have in common beside the data.
+
+    :param validation_data: Pair of images and labels that are scored after every epoch, or None.
+    :param scheduler: Learning rate scheduler of the classifier's optimizer, or None.
+    :param checkpoint_dir: Folder for checkpoints, or None.
+    :param resume: Whether to continue from the newest checkpoint in it, if there is one.
+    :param verbose: Whether a progress bar is shown.
+    :param training_mode: Whether the model trains in training mode.
+    """
+
+    validation_data: Any = None
+    scheduler: Any = None
+    checkpoint_dir: str | Path | None = None
+    resume: bool = False
+    verbose: bool = False
+    training_mode: bool = True
+
+    def __post_init__(self) -> None:
+        if self.checkpoint_dir is not None and not isinstance(self.checkpoint_dir, (str, Path)):
+            raise TypeError(f"`checkpoint_dir` is {self.checkpoint_dir!r}; expected the path of a folder.")
+        if not isinstance(self.resume, bool):
+            raise TypeError(f"`resume` is {self.resume!r}; expected True or False.")
+        if self.resume and self.checkpoint_dir is None:
+            raise ValueError("`resume` is True and `checkpoint_dir` is None; expected the folder of the checkpoints.")
+
+
+def with_given(config: TrainingConfig, **given: Any) -> TrainingConfig:
+    """
+    Settings in which the arguments of `fit` win over the config.
+
+    :param config: The config.
+    :param given: Settings by name; None leaves the config's.
+    :return: A new config.
+    :raises TypeError: If `config` is something else.
+
+    Example:
+    >>> from art_sensreg.fitting import with_given
+    >>> with_given(TrainingConfig(seed=1), seed=None, batch_size=32).batch_size
+    32
+    """
+    if not isinstance(config, TrainingConfig):
+        raise TypeError(f"`config` is {config!r}; expected a TrainingConfig.")
+    return replace(config, **{name: value for name, value in given.items() if value is not None})
 
 
 def fit_arrays(
@@ -30,10 +85,7 @@ def fit_arrays(
     config: TrainingConfig,
     x: Any,
     y: Any,
-    validation_data: Any = None,
-    scheduler: Any = None,
-    verbose: bool = False,
-    training_mode: bool = True,
+    options: FitOptions,
 ) -> History:
     """
     Check the data and train any ART PyTorch classifier on it.
@@ -41,79 +93,110 @@ def fit_arrays(
     :param classifier: The classifier, trained in place.
     :param penalties: The penalties.
     :param config: Settings.
-    :param x: Images, as for :meth:`SensRegClassifier.fit`.
+    :param x: Images, as for :meth:`SensRegClassifier.fit`. Arrays mapped from a file stay there.
     :param y: Labels.
-    :param validation_data: Pair of images and labels, or None.
-    :param scheduler: Learning rate scheduler, or None.
-    :param verbose: Whether a progress bar is shown.
-    :param training_mode: Whether the model trains in training mode.
-    :return: The history (see `training.loop.train`).
+    :param options: The rest.
+    :return: The history (see `training.loop.Training`).
     :raises TypeError: If something is of a wrong type.
     :raises ValueError: If something is out of range, before any weight has moved.
     """
-    optimizer = _check_optimizer(classifier, scheduler)
+    optimizer = _check_optimizer(classifier, options.scheduler)
     images, labels = _check_pair(classifier, x, y)
+    processes = _move(classifier, optimizer, config)
+    data = describe_data(images, labels)
     images, labels = fit_preprocessing(classifier, images, labels)
-    targets = _targets(classifier, labels)
     batches = TensorBatches(
         _as_tensor(classifier, images),
-        targets,
+        _targets(classifier, labels),
         config.batch_size,
         config.drop_last,
-        no_single=_has_batch_norm(classifier),
+        least=2 * processes.count if _has_batch_norm(classifier) else 1,
+        device=classifier.device,
+        dtype=model_dtype(classifier.model),
     )
-    model, objective = _prepare(classifier, penalties, batches.x[:2])
-    validation = _check_validation(classifier, validation_data)
-    return train(model, objective, batches, optimizer, config, scheduler, validation, verbose, training_mode)
+    return _train(classifier, penalties, config, batches, data, options, processes)
 
 
 def fit_batches(
     classifier: PyTorchClassifier,
     penalties: Sequence[Penalty],
     config: TrainingConfig,
-    generator: DataGenerator,
-    validation_data: Any = None,
-    scheduler: Any = None,
-    verbose: bool = False,
+    loader: Any,
+    options: FitOptions,
 ) -> History:
     """
-    Train any ART PyTorch classifier on batches of one of ART's data generators.
+    Train any ART PyTorch classifier on batches of a loader.
 
     :param classifier: The classifier, trained in place.
     :param penalties: The penalties.
-    :param config: Settings; `batch_size` and `drop_last` are the generator's affair.
-    :param generator: Generator with a known `size`.
-    :param validation_data: Pair of images and labels, or None.
-    :param scheduler: Learning rate scheduler, or None.
-    :param verbose: Whether a progress bar is shown.
+    :param config: Settings; `batch_size` and `drop_last` are the loader's affair.
+    :param loader: One of ART's data generators with a known `size`, or a torch `DataLoader` of images and labels.
+    :param options: The rest.
     :return: The history.
     :raises TypeError: If something is of a wrong type.
     :raises ValueError: If something is out of range; each batch is checked as it comes.
     """
-    optimizer = _check_optimizer(classifier, scheduler)
-    if not isinstance(generator, DataGenerator):
-        raise TypeError(f"`generator` is {type(generator).__name__}; expected an art.data_generators.DataGenerator.")
-    if generator.size is None:
-        raise ValueError("`generator` has no size; expected one that knows how many images an epoch has.")
-    if isinstance(generator, NumpyDataGenerator):
-        _check_pair(classifier, generator.x, generator.y)  # all of it, before any weight moves
+    optimizer = _check_optimizer(classifier, options.scheduler)
+    source = loader_source(loader)
+    if isinstance(loader, NumpyDataGenerator):
+        _check_pair(classifier, loader.x, loader.y)  # all of it, before any weight moves
+    processes = _move(classifier, optimizer, config)
     needs_two = _has_batch_norm(classifier)
 
-    def draw() -> tuple[torch.Tensor, torch.Tensor]:
-        for _ in range(2):
-            images, labels = _check_pair(classifier, *generator.get_batch())
-            if len(images) > 1 or not needs_two:
-                break
-            logger.warning("A batch of a single image is left out: BatchNorm cannot normalise it.")
-        images, labels = fit_preprocessing(classifier, images, labels)
-        return _as_tensor(classifier, images), _targets(classifier, labels)
+    def epoch() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for drawn in source.epoch():
+            images, labels = _check_pair(classifier, *drawn)
+            if len(images) == 1 and needs_two:
+                logger.warning("A batch of a single image is left out: BatchNorm cannot normalise it.")
+                continue
+            images, labels = fit_preprocessing(classifier, images, labels)
+            x = torch.from_numpy(images).to(classifier.device, model_dtype(classifier.model))
+            yield x, _targets(classifier, labels)
 
-    first: list[Any] = [draw()]  # looked at before training, and trained on as the first batch
-    model, objective = _prepare(classifier, penalties, first[0][0][:2])
-    validation = _check_validation(classifier, validation_data)
-    length = math.ceil(generator.size / generator.batch_size)
-    batches = CallableBatches(lambda: first.pop() if first else draw(), length)
-    return train(model, objective, batches, optimizer, config, scheduler, validation, verbose)
+    return _train(classifier, penalties, config, LoaderBatches(epoch, source.length), source.name, options, processes)
+
+
+def _train(
+    classifier: PyTorchClassifier,
+    penalties: Sequence[Penalty],
+    config: TrainingConfig,
+    batches: TensorBatches | LoaderBatches,
+    data: str,
+    options: FitOptions,
+    processes: Processes,
+) -> History:
+    model, objective = _prepare(classifier, penalties, batches.look(2))
+    optimizer: torch.optim.Optimizer = classifier.optimizer
+    checkpoints = None
+    if options.checkpoint_dir is not None:
+        run = fingerprint(model, objective, optimizer, options.scheduler, config, data)
+        checkpoints = Checkpoints(Path(options.checkpoint_dir), config.keep, options.resume, run, processes)
+    return Training(
+        model,
+        objective,
+        batches,
+        optimizer,
+        config,
+        options.scheduler,
+        _check_validation(classifier, options.validation_data),
+        options.verbose and processes.rank == 0,
+        options.training_mode,
+        checkpoints,
+        processes,
+    ).run()
+
+
+def _move(classifier: PyTorchClassifier, optimizer: torch.optim.Optimizer, config: TrainingConfig) -> Processes:
+    """Bring the classifier to the device of the run, where it stays; find the processes that train with this one."""
+    device = check_device(classifier.device if config.device is None else config.device)
+    device = local_device(device)
+    if device != classifier.device:
+        classifier._device = device
+        classifier._device_type = "cpu" if device.type == "cpu" else "gpu"
+        classifier.model.to(device)
+        for state in optimizer.state.values():
+            state.update({k: v.to(device) for k, v in state.items() if isinstance(v, torch.Tensor) and v.ndim})
+    return join_processes(device)
 
 
 def _check_optimizer(classifier: PyTorchClassifier, scheduler: Any) -> torch.optim.Optimizer:
@@ -140,8 +223,15 @@ def _has_batch_norm(classifier: PyTorchClassifier) -> bool:
 
 
 def _as_tensor(classifier: PyTorchClassifier, images: np.ndarray) -> torch.Tensor:
-    # torch warns of arrays that are not writable, which memory maps may be.
-    return torch.from_numpy(images if images.flags.writeable else images.copy()).to(classifier.device)
+    """On the device of the model if the images take at most half of its free memory, else where they are."""
+    with warnings.catch_warnings():
+        # Arrays mapped from a file may be read-only. Nothing writes into the tensor.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        tensor = torch.from_numpy(images)
+    device = classifier.device
+    if device.type == "cuda" and 2 * tensor.nbytes > torch.cuda.mem_get_info(device)[0]:
+        return tensor
+    return tensor.to(device)
 
 
 def _check_pair(classifier: PyTorchClassifier, x: Any, y: Any, prefix: str = "") -> tuple[np.ndarray, np.ndarray]:
@@ -158,7 +248,8 @@ def _check_validation(classifier: PyTorchClassifier, validation_data: Any) -> tu
     x, y = validation_data
     images, labels = _check_pair(classifier, x, y, prefix="validation_data: ")
     images, labels = fit_preprocessing(classifier, images, labels, fit=False)
-    return _as_tensor(classifier, images), _targets(classifier, labels)
+    tensor = _as_tensor(classifier, images)
+    return tensor.to(classifier.device, model_dtype(classifier.model)), _targets(classifier, labels)
 
 
 def _targets(classifier: PyTorchClassifier, labels: np.ndarray) -> torch.Tensor:

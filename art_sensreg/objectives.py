@@ -142,6 +142,27 @@ class Objective:
         self._plans = plan_penalties(model, x, passing)
         self._stacked = not passing or branches_agree(model, x)
 
+    @property
+    def smallest_sigma(self) -> float | None:
+        """The smallest `sigma` of the penalties that draw noise, or None."""
+        given = [getattr(penalty, "sigma", None) for _, penalty in self._passing]
+        sigmas = [sigma[0] if isinstance(sigma, (tuple, list)) else sigma for sigma in given if sigma is not None]
+        return float(min(sigmas)) if sigmas else None
+
+    @property
+    def double_backward(self) -> bool:
+        """Whether some penalty of the package is made of derivatives by the input."""
+        return any(penalty.input_gradient for _, penalty in self._passing)
+
+    def describe(self) -> dict[str, str]:
+        """What each penalty is, by name: its `repr`, where that tells more than an address in memory."""
+        described = {}
+        for name, penalty in [*self._passing, *self._separate]:
+            text = repr(penalty)
+            own = type(penalty).__qualname__ if " at 0x" in text else text
+            described[name] = f"{getattr(penalty, '__qualname__', own)}, weight {self._weights[name]:g}"
+        return described
+
     def weights(self, share: Share) -> dict[str, float]:
         """
         What each term of one process counts in the term of the global batch.

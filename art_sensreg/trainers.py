@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from art.data_generators import DataGenerator
 from art.defences.trainer import Trainer
 from art.estimators.classification import PyTorchClassifier
 
-from art_sensreg.fitting import fit_arrays, fit_batches
+from art_sensreg.fitting import FitOptions, fit_arrays, fit_batches, with_given
 from art_sensreg.objectives import Penalty, check_penalties
 from art_sensreg.penalties import JacobianPenalty, SensitivityPenalty
+from art_sensreg.training.callbacks import History
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.inputs import check_known
-from art_sensreg.training.loop import History
 
 
 class SensRegTrainer(Trainer):
@@ -81,53 +80,77 @@ class SensRegTrainer(Trainer):
         batch_size: int | None = None,
         nb_epochs: int | None = None,
         scheduler: Any = None,
+        checkpoint_dir: str | Path | None = None,
+        resume: bool = False,
         verbose: bool = True,
         **kwargs: Any,
     ) -> None:
         """
         Train the classifier; the record goes to `history`.
 
-        :param x: Images `(n, *input_shape)`, floating point, finite, within `clip_values`.
+        :param x: Images `(n, *input_shape)`, floating point, finite, within `clip_values`; an array mapped from a file
+            is read batch by batch.
         :param y: Class indices `(n,)`, or rows `(n, nb_classes)` that sum to 1.
         :param validation_data: Images and labels that are scored after every epoch.
         :param batch_size: Rows of a step; the config's (default 128) if None.
         :param nb_epochs: Passes over the data; the config's (default 20) if None.
         :param scheduler: Any torch learning rate scheduler; see `TrainingConfig.scheduler_interval`.
+        :param checkpoint_dir: Folder for checkpoints, or None: one after every epoch, and every
+            `TrainingConfig.checkpoint_every` steps.
+        :param resume: Whether to continue from the newest checkpoint in it, if there is one; the end is then the same,
+            on the CPU bit for bit, as that of a run never stopped.
         :param verbose: Whether a progress bar is shown.
         :param kwargs: Nothing: an unknown argument is an error.
         :raises TypeError: If an argument is unknown or of a wrong type.
         :raises ValueError: If an argument is out of range, before any weight has moved.
+        :raises FloatingPointError: If the loss turns NaN or infinite.
+        :raises OSError: If a checkpoint cannot be written.
         """
-        check_known("fit", kwargs, "x, y, validation_data, batch_size, nb_epochs, scheduler, verbose")
-        config = self._config(batch_size=batch_size, nb_epochs=nb_epochs)
-        self.history = fit_arrays(self._classifier, self.penalties, config, x, y, validation_data, scheduler, verbose)
+        known = "x, y, validation_data, batch_size, nb_epochs, scheduler, checkpoint_dir, resume, verbose"
+        check_known("fit", kwargs, known)
+        config = with_given(self.config, batch_size=batch_size, nb_epochs=nb_epochs)
+        options = FitOptions(
+            validation_data=validation_data,
+            scheduler=scheduler,
+            checkpoint_dir=checkpoint_dir,
+            resume=resume,
+            verbose=verbose,
+        )
+        self.history = fit_arrays(self._classifier, self.penalties, config, x, y, options)
 
     def fit_generator(
         self,
-        generator: DataGenerator,
+        generator: Any,
         nb_epochs: int | None = None,
         validation_data: tuple[np.ndarray, np.ndarray] | None = None,
         scheduler: Any = None,
+        checkpoint_dir: str | Path | None = None,
+        resume: bool = False,
         verbose: bool = True,
         **kwargs: Any,
     ) -> None:
         """
-        Train the classifier on batches of one of ART's data generators; the record goes to `history`.
+        Train the classifier on batches of a loader; the record goes to `history`.
 
-        :param generator: Generator with a known `size`.
-        :param nb_epochs: Number of times that `size` images are drawn; the config's (default 20) if None.
+        :param generator: One of ART's data generators with a known `size`, or a torch `DataLoader`.
+        :param nb_epochs: Passes over the data; the config's (default 20) if None.
         :param validation_data: Images and labels that are scored after every epoch.
         :param scheduler: As for `fit`.
+        :param checkpoint_dir: As for `fit`; one after every epoch.
+        :param resume: As for `fit`, from the start of an epoch: a loader cannot be rewound.
         :param verbose: Whether a progress bar is shown.
         :param kwargs: Nothing: an unknown argument is an error.
         :raises TypeError: If an argument is unknown or of a wrong type.
         :raises ValueError: If an argument is out of range, or the first batch is unusable.
         """
-        check_known("fit_generator", kwargs, "generator, nb_epochs, validation_data, scheduler, verbose")
-        config = self._config(nb_epochs=nb_epochs)
-        self.history = fit_batches(
-            self._classifier, self.penalties, config, generator, validation_data, scheduler, verbose
+        known = "generator, nb_epochs, validation_data, scheduler, checkpoint_dir, resume, verbose"
+        check_known("fit_generator", kwargs, known)
+        options = FitOptions(
+            validation_data=validation_data,
+            scheduler=scheduler,
+            checkpoint_dir=checkpoint_dir,
+            resume=resume,
+            verbose=verbose,
         )
-
-    def _config(self, **given: int | None) -> TrainingConfig:
-        return replace(self.config, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        config = with_given(self.config, nb_epochs=nb_epochs)
+        self.history = fit_batches(self._classifier, self.penalties, config, generator, options)

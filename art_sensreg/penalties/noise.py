@@ -133,11 +133,11 @@ def draw_noise(like: torch.Tensor, noise: str = "gaussian", generator: Randomnes
         return torch.nn.functional.normalize(rows, dim=1).mul_(math.sqrt(rows.shape[1])).reshape(like.shape)
     if isinstance(generator, Probes):
         return generator.windows(tuple(like.shape), noise, like.dtype)
-    kind = {"dtype": like.dtype, "device": like.device}
     if noise == "gaussian":
-        return torch.randn(like.shape, generator=generator, **kind)
+        return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
     if noise == "uniform":
-        return torch.rand(like.shape, generator=generator, **kind).sub_(0.5).mul_(2 * math.sqrt(3))
+        unit = torch.rand(like.shape, dtype=like.dtype, device=like.device, generator=generator)
+        return unit.sub_(0.5).mul_(2 * math.sqrt(3))
     bits = torch.randint(0, 2, like.shape, dtype=torch.int8, device=like.device, generator=generator)
     return bits.to(like.dtype).mul_(2).sub_(1)
 

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from art_sensreg.penalties.base import check_choice, check_count, check_number
+from art_sensreg.training.callbacks import Callback, check_callbacks
+from art_sensreg.training.validation import ValidationAttack
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+MONITORS = ("val_robust_accuracy", "val_accuracy", "val_loss", "accuracy", "loss")
+
+CHEAP_FRACTION = 0.25
+"""`penalty_fraction` of the cheap mode: docs/results/step-cost.md has its cost, and what it does to robustness."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,37 +23,121 @@ class TrainingConfig:
     """
     Settings of a training run; its `repr` is the call that makes it.
 
-    :param batch_size: Rows of a step, at least 1.
+    :param batch_size: Rows of a step, at least 1; with several processes, of all of them together.
     :param nb_epochs: Passes over the data, at least 1.
     :param seed: Seed of the order of the batches, the noise of the penalties and the model's own randomness (dropout).
         None takes one from torch's global generator, so that `torch.manual_seed` governs it.
     :param drop_last: Whether an incomplete last batch is left out.
+    :param penalty_fraction: Share of each batch's rows, above 0 and at most 1, that get noisy copies: the cheap mode.
+        Penalties that differentiate by the input, and those of your own, take all rows all the same.
     :param scheduler_interval: When a learning rate scheduler steps: `epoch`, `step`, or `auto`: after every step for
         `OneCycleLR` (unless its length is the number of epochs) and `CyclicLR`, else after every epoch.
     :param max_grad_norm: Largest norm of the gradient of all weights together (clipped above it), or None.
+    :param ema: Decay of an exponential moving average of the weights, above 0 and below 1, which is validated and
+        returned in place of the weights; or None.
+    :param precision: `float32`, or `bfloat16` / `float16` for mixed precision by `torch.amp` (float16 with a gradient
+        scaler). Below `training.steps.LOW_PRECISION_SIGMA` the pass of the penalties runs in float32.
+    :param device: Where to train: anything that `torch.device` takes, index included. The classifier moves there and
+        stays. None: where it is.
+    :param channels_last: Whether images and weights are laid out channels last while training.
+    :param compile: Whether the step is compiled by `torch.compile`; not with penalties that need double backward.
+    :param checkpoint_every: Steps between two checkpoints, besides those after every epoch. Needs `checkpoint_dir`.
+    :param keep: Number of the newest checkpoints that are kept.
+    :param on_nonfinite: What to do about a NaN or infinite loss: `stop`, or `skip` the step and count it.
+    :param max_skipped: Number of skipped steps of a run after which it stops all the same.
+    :param validation_attack: Attack under which the validation data are scored too, as `val_robust_accuracy`.
+    :param monitor: The entry of the history that early stopping and `restore_best` go by, or None:
+        `val_robust_accuracy` with a validation attack, else `val_accuracy`.
+    :param patience: Epochs without a better `monitor` after which training stops, or None.
+    :param restore_best: Whether the weights of the epoch with the best `monitor` are returned.
+    :param callbacks: Objects with some of the methods of `training.callbacks.Callback`.
     :raises ValueError: If a setting is out of range.
     :raises TypeError: If a setting is of a wrong type.
 
     Example:
     >>> from art_sensreg import TrainingConfig
-    >>> TrainingConfig(nb_epochs=3, seed=0)
-    TrainingConfig(batch_size=128, nb_epochs=3, seed=0, drop_last=False, scheduler_interval='auto', max_grad_norm=None)
+    >>> config = TrainingConfig(nb_epochs=3, seed=0)
+    >>> config.batch_size, eval(repr(config)) == config
+    (128, True)
     """
 
     batch_size: int = 128
     nb_epochs: int = 20
     seed: int | None = None
     drop_last: bool = False
+    penalty_fraction: float = 1.0
     scheduler_interval: str = "auto"
     max_grad_norm: float | None = None
+    ema: float | None = None
+    precision: str = "float32"
+    device: str | torch.device | None = None
+    channels_last: bool = False
+    compile: bool = False
+    checkpoint_every: int | None = None
+    keep: int = 2
+    on_nonfinite: str = "stop"
+    max_skipped: int = 10
+    validation_attack: ValidationAttack | None = None
+    monitor: str | None = None
+    patience: int | None = None
+    restore_best: bool = False
+    callbacks: Sequence[Callback] = ()
 
     def __post_init__(self) -> None:
-        check_count("batch_size", self.batch_size)
-        check_count("nb_epochs", self.nb_epochs)
+        for name, minimum in (("batch_size", 1), ("nb_epochs", 1), ("keep", 1), ("max_skipped", 0)):
+            check_count(name, getattr(self, name), minimum)
+        for name in ("checkpoint_every", "patience"):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name))
         if self.seed is not None:
             check_count("seed", self.seed, minimum=0)
             if self.seed >= 2**63:
                 raise ValueError(f"`seed` is {self.seed}; expected a whole number below 2**63.")
+        for name in ("drop_last", "channels_last", "compile", "restore_best"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"`{name}` is {getattr(self, name)!r}; expected True or False.")
+        check_number("penalty_fraction", self.penalty_fraction, minimum=0.0, exclusive=True)
+        if self.penalty_fraction > 1:
+            raise ValueError(f"`penalty_fraction` is {self.penalty_fraction!r}; expected a number of at most 1.")
         check_choice("scheduler_interval", self.scheduler_interval, ("auto", "epoch", "step"))
+        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("on_nonfinite", self.on_nonfinite, ("stop", "skip"))
         if self.max_grad_norm is not None:
             check_number("max_grad_norm", self.max_grad_norm, minimum=0.0, exclusive=True)
+        if self.ema is not None:
+            check_number("ema", self.ema, minimum=0.0, exclusive=True)
+            if self.ema >= 1:
+                raise ValueError(f"`ema` is {self.ema!r}; expected a number below 1.")
+        if self.monitor is not None:
+            check_choice("monitor", self.monitor, MONITORS)
+        if self.validation_attack is not None and not isinstance(self.validation_attack, ValidationAttack):
+            raise TypeError(f"`validation_attack` is {self.validation_attack!r}; expected a ValidationAttack.")
+        if self.device is not None:
+            check_device(self.device)
+        object.__setattr__(self, "callbacks", check_callbacks(self.callbacks))
+
+
+def check_device(device: str | torch.device) -> torch.device:
+    """
+    Check that a device exists on this machine.
+
+    :param device: Anything that `torch.device` takes.
+    :return: The device.
+    :raises ValueError: If torch does not know it, or this machine has it not.
+
+    Example:
+    >>> from art_sensreg.training.config import check_device
+    >>> check_device("cpu")
+    device(type='cpu')
+    """
+    try:
+        found = torch.device(device)
+        if found.type == "cpu":
+            return found
+        torch.empty(0, device=found)
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"`device` is {device!r}; expected a torch device of this machine ({reason}).") from error
+    if found.type == "meta":
+        raise ValueError(f"`device` is {device!r}; expected a device that holds data.")
+    return found

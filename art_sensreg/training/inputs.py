@@ -14,8 +14,8 @@ def check_images(
     """
     Check a set of images and convert it to floating point.
 
-    :param x: Images of shape `(n, *input_shape)`, float64 or float32 (other float types are converted), finite, within
-        `clip_values`.
+    :param x: Images of shape `(n, *input_shape)`, of any float type, finite, within `clip_values`. An array mapped from
+        a file stays there, and keeps its type.
     :param input_shape: Shape of one image.
     :param clip_values: `(min, max)`, numbers or arrays that broadcast against an image, or None.
     :param name: Name of the argument, for the messages.
@@ -41,8 +41,9 @@ def check_images(
         raise ValueError(f"`{name}` has shape {images.shape}; expected (n, {', '.join(map(str, input_shape))}).")
     if len(images) == 0:
         raise ValueError(f"`{name}` is empty, shape {images.shape}; expected at least one image.")
-    with np.errstate(over="ignore"):  # what overflows is infinite, and refused below
-        images = images.astype(dtype, copy=False)
+    if not _is_mapped(x):
+        with np.errstate(over="ignore"):  # what overflows is infinite, and refused below
+            images = images.astype(dtype, copy=False)
     # One pass each: min and max are NaN when any value is, and infinite when one is.
     low, high = images.min(axis=0), images.max(axis=0)
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
@@ -160,6 +161,15 @@ def _as_array(value: Any, name: str) -> np.ndarray:
     if array.ndim == 0:
         raise TypeError(f"`{name}` is {value!r}; expected an array.")
     return array
+
+
+def _is_mapped(value: Any) -> bool:
+    """Whether an array is a view of a file, which may be larger than memory."""
+    while isinstance(value, np.ndarray):
+        if isinstance(value, np.memmap):
+            return True
+        value = value.base
+    return False
 
 
 def _scaling(clip_values: Any) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -12,100 +13,23 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
 from art_sensreg.objectives import Objective
+from art_sensreg.penalties.noise import Probes, derive_seed
+from art_sensreg.training.batches import Batch, Batches
+from art_sensreg.training.callbacks import History, TrainingState, call
 from art_sensreg.training.config import TrainingConfig
+from art_sensreg.training.distributed import Processes
+from art_sensreg.training.resources import StopRequest, buffers_kept, fused
+from art_sensreg.training.resume import Checkpoints, random_state, restore_random_state
+from art_sensreg.training.schedules import step_after_epoch, steps_every_batch
+from art_sensreg.training.steps import Stepper, unused_parameters
+from art_sensreg.training.validation import Monitor, correct, threshold, validate
 
-Batch = tuple[torch.Tensor, torch.Tensor]
-History = list[dict[str, float]]
+logger = logging.getLogger(__name__)
 
 
-class TensorBatches:
+class Training:
     """
-    Shuffled batches of a data set that is held as two tensors.
-
-    :param x: Images, `(n, ...)`, on the device of the model.
-    :param y: Labels, `(n, ...)`.
-    :param batch_size: Rows of a batch.
-    :param drop_last: Whether an incomplete last batch is left out.
-    :param no_single: Whether a last batch of one row joins the one before it: BatchNorm cannot normalise a single row.
-
-    Example:
-    >>> from art_sensreg.training.loop import TensorBatches
-    >>> batches = TensorBatches(torch.rand(7, 2), torch.zeros(7), batch_size=3, no_single=True)
-    >>> [len(x) for x, y in batches.epoch(torch.Generator().manual_seed(0))], len(batches)
-    ([3, 4], 2)
-    """
-
-    def __init__(
-        self, x: torch.Tensor, y: torch.Tensor, batch_size: int, drop_last: bool = False, no_single: bool = False
-    ) -> None:
-        self.x, self.y, self.batch_size = x, y, batch_size
-        n = len(x)
-        full, rest = divmod(n, batch_size)
-        joined = rest == 1 and full > 0 and no_single
-        self._sizes = [batch_size] * full + ([rest] if rest and not joined and not (drop_last and full) else [])
-        if joined and not drop_last:
-            self._sizes[-1] += 1
-
-    def __len__(self) -> int:
-        return len(self._sizes)
-
-    def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
-        """
-        Iterate over one epoch in a new order.
-
-        :param generator: Source of the order, on the CPU.
-        :return: Batches of images and labels.
-        """
-        order = torch.randperm(len(self.x), generator=generator).to(self.x.device)
-        for rows in order[: sum(self._sizes)].split(self._sizes):
-            yield self.x.index_select(0, rows), self.y.index_select(0, rows)
-
-
-class CallableBatches:
-    """
-    Batches drawn from a function, for ART's data generators.
-
-    :param draw: Function that returns the next batch of images and labels, on the device of the model.
-    :param length: Number of batches of an epoch.
-
-    Example:
-    >>> from art_sensreg.training.loop import CallableBatches
-    >>> batches = CallableBatches(lambda: (torch.rand(3, 2), torch.zeros(3)), length=2)
-    >>> sum(len(x) for x, y in batches.epoch(torch.Generator()))
-    6
-    """
-
-    def __init__(self, draw: Callable[[], Batch], length: int) -> None:
-        self._draw = draw
-        self._length = length
-
-    def __len__(self) -> int:
-        return self._length
-
-    def epoch(self, generator: torch.Generator) -> Iterator[Batch]:
-        """
-        Iterate over one epoch.
-
-        :param generator: Not used: the function has its own order.
-        :return: Batches of images and labels.
-        """
-        for _ in range(self._length):
-            yield self._draw()
-
-
-def train(
-    model: nn.Module,
-    objective: Objective,
-    batches: TensorBatches | CallableBatches,
-    optimizer: torch.optim.Optimizer,
-    config: TrainingConfig,
-    scheduler: Any = None,
-    validation: Batch | None = None,
-    verbose: bool = False,
-    training_mode: bool = True,
-) -> History:
-    """
-    Train a model.
+    One training run.
 
     :param model: Module from `(n, ...)` inputs to `(n, C)` logits; trained in place.
     :param objective: What each step minimises; already prepared for the model.
@@ -117,139 +41,345 @@ def train(
     :param verbose: Whether a progress bar is shown.
     :param training_mode: Whether the model trains in training mode; False keeps it in evaluation mode, as BatchNorm
         layers whose parameters all are frozen always are.
-    :return: One dict per epoch: `epoch`, `loss`, `base`, each penalty's value, `accuracy`, `learning_rate` (of the
-        first parameter group, at the start of the epoch), `seconds`, and with validation data `val_loss`,
-        `val_accuracy`.
-    :raises ValueError: If the scheduler is too short.
-    :raises FloatingPointError: If a term of the loss turns NaN or infinite; the weights are those before that step.
+    :param checkpoints: Where checkpoints go, or None.
+    :param processes: Those that train together.
+    :raises ValueError: If the scheduler is too short, or the monitor needs validation data that are not given.
+
+    Example:
+    >>> from art_sensreg.training.batches import TensorBatches
+    >>> from art_sensreg.training.loop import Training
+    >>> model = nn.Linear(3, 2)
+    >>> batches = TensorBatches(torch.rand(10, 3), torch.zeros(10, dtype=torch.long), batch_size=4)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> history = Training(model, Objective(), batches, optimizer, TrainingConfig(nb_epochs=2, seed=0)).run()
+    >>> [record["epoch"] for record in history]
+    [1, 2]
     """
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    seed = int(torch.randint(2**31, ())) if config.seed is None else config.seed
-    order = torch.Generator().manual_seed(seed)
-    noise = torch.Generator(device=device).manual_seed(seed)
-    per_step = _steps_every_batch(scheduler, config, len(batches))
-    history: History = []
-    frozen = _frozen_batch_norms(model)
-    bar = tqdm(total=config.nb_epochs * len(batches), disable=not verbose, desc="Training", unit="step")
-    with bar, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        for epoch in range(config.nb_epochs):
-            start = time.perf_counter()
-            rate = float(optimizer.param_groups[0]["lr"])
-            sums = _Sums(_threshold(objective))
-            model.train(training_mode)
-            for module in frozen:
-                module.eval()
-            for step, (x, y) in enumerate(batches.epoch(order)):
-                terms, logits = objective(model, x, y, noise)
-                _check_finite(terms, epoch, step)
-                optimizer.zero_grad(set_to_none=True)
-                terms["loss"].backward()
-                if config.max_grad_norm is not None:
-                    nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-                optimizer.step()
-                if scheduler is not None and per_step:
-                    scheduler.step()
-                sums.add(terms, logits.detach(), y)
-                bar.update()
-                if verbose and (step % 10 == 9 or step + 1 == len(batches)):
-                    bar.set_postfix(sums.means(), refresh=False)
-            record = {"epoch": epoch + 1, **sums.means(), "learning_rate": rate}
-            if validation is not None:
-                record.update(_validate(model, objective, *validation, batch_size=config.batch_size))
-            if scheduler is not None and not per_step:
-                _step_epoch(scheduler, record)
-            record["seconds"] = time.perf_counter() - start
-            history.append(record)
-    model.eval()
-    return history
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        batches: Batches,
+        optimizer: torch.optim.Optimizer,
+        config: TrainingConfig,
+        scheduler: Any = None,
+        validation: Batch | None = None,
+        verbose: bool = False,
+        training_mode: bool = True,
+        checkpoints: Checkpoints | None = None,
+        processes: Processes = Processes(),  # noqa: B008 - frozen
+    ) -> None:
+        self.model, self.objective, self.batches = model, objective, batches
+        self.optimizer, self.config, self.scheduler = optimizer, config, scheduler
+        self.validation, self.verbose, self.training_mode = validation, verbose, training_mode
+        self.checkpoints, self.processes = checkpoints, processes
+        self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        self.per_step = steps_every_batch(scheduler, config, len(batches))
+        self.monitor = _monitor(config, validation is not None)
+        if config.compile and objective.double_backward:
+            raise ValueError(
+                "`compile` is True with a penalty that needs double backward, which torch.compile refuses; expected "
+                "JacobianPenalty(estimator='finite_difference')."
+            )
+        drawn = int(torch.randint(2**31, ())) if config.seed is None else config.seed
+        self.seed = int(processes.agree(drawn))
+        self.state = TrainingState(model, optimizer, scheduler, config.nb_epochs, rank=processes.rank)
+        self.sums = _Sums()
+        self.rate = 0.0
+        self.inside = False  # whether an epoch has begun and not ended
+        self._frozen = _frozen_batch_norms(model)
+        self._stopping = StopRequest()
+
+    def run(self) -> History:
+        """
+        Train.
+
+        :return: One dict per epoch: `epoch`, `loss`, `base`, each penalty's value, `accuracy`, `learning_rate` (of the
+            first parameter group, at the start of the epoch), `seconds`; with validation data `val_loss`,
+            `val_accuracy` and, with an attack, `val_robust_accuracy`; with `on_nonfinite="skip"` also `skipped`.
+        :raises FloatingPointError: If a term of the loss turns NaN or infinite; the weights are those before that step.
+        :raises OSError: If a checkpoint cannot be written; the last one is intact.
+        :raises ValueError: If a checkpoint is of another run, or none can be read.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []))
+            stack.enter_context(buffers_kept(self.device))
+            stack.enter_context(fused(self.optimizer))
+            stored = None if self.checkpoints is None else self.checkpoints.newest()
+            self._build()
+            if stored is not None:
+                self.load_state_dict(stored)
+            done = self.state.epoch - self.inside
+            steps = self.config.nb_epochs * len(self.batches)
+            self.bar = stack.enter_context(
+                tqdm(
+                    total=steps, initial=self.state.total_steps, disable=not self.verbose, desc="Training", unit="step"
+                )
+            )
+            if self.checkpoints is not None:
+                stack.enter_context(self._stopping)
+            call(self.config.callbacks, "on_start", self.state)
+            while done < self.config.nb_epochs and not self.state.stop:
+                self._epoch()
+                done = self.state.epoch
+            self._finish()
+        return self.state.history
+
+    def _build(self) -> None:
+        """What needs the trained model on its device."""
+        if self.config.channels_last:
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        unused = False
+        if self.processes.count > 1:
+            x, y, _ = next(self.batches.epoch(0, 0, self.processes)) if self.batches.rewindable else (None, None, 0)
+            unused = x is None or y is None or bool(unused_parameters(self.model, self.objective, x[:2], y[:2]))
+        self.stepper = Stepper(self.model, self.objective, self.optimizer, self.config, self.processes, unused)
+        self.probes = Probes(self.seed, self.device)
+        self.at = threshold(self.objective)
+
+    # --- epochs and steps -------------------------------------------------------------------------------------------
+
+    def _epoch(self) -> None:
+        start = time.perf_counter()
+        state = self.state
+        if not self.inside:
+            state.epoch, state.step, self.inside = state.epoch + 1, 0, True
+            self.rate, self.sums = float(self.optimizer.param_groups[0]["lr"]), _Sums()
+        self.model.train(self.training_mode)
+        for module in self._frozen:
+            module.eval()
+        order = derive_seed(self.seed, "order", state.epoch)
+        for x, y, total in self.batches.epoch(order, state.step, self.processes):
+            self._step(x, y, total)
+            if state.stop:
+                break
+        broken_off = state.stop and state.step < len(self.batches)
+        if broken_off and self.batches.rewindable:
+            self._checkpoint()  # still inside the epoch: a resumed run does the rest of it
+        self.inside = False
+        record = {"epoch": state.epoch, **self.sums.means(self.processes), "learning_rate": self.rate}
+        if self.config.on_nonfinite == "skip":
+            record["skipped"] = state.skipped
+        self._check_weights()
+        self._judge(record)
+        record["seconds"] = time.perf_counter() - start
+        state.history.append(record)
+        call(self.config.callbacks, "on_epoch", state)
+        if not broken_off:
+            self._checkpoint()
+
+    def _step(self, x: torch.Tensor, y: torch.Tensor, total: int) -> None:
+        state, processes = self.state, self.processes
+        noisy = total if self.config.penalty_fraction == 1 else max(1, round(self.config.penalty_fraction * total))
+        own, share = processes.share(total, noisy)
+        self._seed_model()
+        terms, logits, culprit = self.stepper(
+            x, y, own, self.probes.at(state.total_steps, processes.rank, processes.count), share
+        )
+        state.terms = {name: value.detach() for name, value in terms.items()}
+        state.step += 1
+        state.total_steps += 1
+        if culprit is not None:
+            self._nonfinite(culprit)
+        else:
+            self.sums.add(state.terms, logits.detach(), y[:own], total, self.at)
+            if self.scheduler is not None and self.per_step:
+                self.scheduler.step()
+        if self.config.callbacks:
+            call(self.config.callbacks, "on_step", state)
+        if self.verbose:
+            self.bar.update()
+            if state.step % 10 == 0 or state.step == len(self.batches):
+                self.bar.set_postfix(self.sums.means(), refresh=False)
+        if self.checkpoints is not None:
+            self._pause()
+
+    def _seed_model(self) -> None:
+        """The model's own randomness (dropout) depends on seed, step and process alone, so that a run can resume."""
+        seed = derive_seed(self.seed, "model", self.state.total_steps, self.processes.rank)
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.default_generators[self.device.index or 0].manual_seed(seed)
+
+    def _pause(self) -> None:
+        """Between two steps: a checkpoint if it is time, and the end if a signal asks for it."""
+        asked = self._stopping.signal is not None
+        if self.processes.count > 1:
+            asked = self.processes.sum([float(asked)])[0] > 0  # all stop after the same step, or none
+        every = self.config.checkpoint_every
+        due = every is not None and self.state.total_steps % every == 0 and self.state.step < len(self.batches)
+        if (asked or due) and self.batches.rewindable:
+            self._checkpoint()
+        if asked:
+            assert self.checkpoints is not None
+            logger.warning("Training stops on request. %s", self.checkpoints.last())
+            self._stopping.signal = self._stopping.signal or 15
+            self._stopping.obey()
+
+    def _judge(self, record: dict[str, float]) -> None:
+        """Validate, step the scheduler, and see whether it is time to stop."""
+        if self.validation is not None:
+            result, config = self.stepper.result, self.config
+            scores = validate(
+                result, self.objective, self.validation, config.batch_size, config.validation_attack, self.seed,
+                self.processes,
+            )  # fmt: skip
+            record.update(scores)
+        if self.scheduler is not None and not self.per_step:
+            step_after_epoch(self.scheduler, record)
+        if self.monitor is not None and self.monitor.stops_after(record, self.stepper.result):
+            self.state.stop = True
+
+    def _finish(self) -> None:
+        if self.stepper.average is not None:
+            self.model.load_state_dict(self.stepper.average.module.state_dict())
+        if self.monitor is not None and self.monitor.weights:
+            self.model.load_state_dict(self.monitor.weights)
+        if self.config.channels_last:
+            self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        self.model.eval()
+        call(self.config.callbacks, "on_end", self.state)
+
+    # --- what can go wrong ------------------------------------------------------------------------------------------
+
+    def _nonfinite(self, culprit: str) -> None:
+        state, config = self.state, self.config
+        if config.on_nonfinite == "skip" and state.skipped < config.max_skipped:
+            state.skipped += 1
+            logger.warning("Step %d of epoch %d is left out: %r is not finite.", state.step, state.epoch, culprit)
+            return
+        limit = f" {state.skipped} steps were left out before it." if config.on_nonfinite == "skip" else ""
+        raise FloatingPointError(
+            f"The term {culprit!r} is {state.terms[culprit].item()} in epoch {state.epoch}, step {state.step}; "
+            f"expected a finite loss.{limit} The weights are those before this step.{self._last_checkpoint()} Try a smaller "
+            "learning rate, penalty weight or `max_grad_norm`."
+        )
+
+    def _check_weights(self) -> None:
+        """A finite loss can have a gradient that is not: never store such weights as a good checkpoint."""
+        for name, parameter in self.model.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise FloatingPointError(
+                    f"The weight {name!r} has NaN or infinite values after epoch {self.state.epoch}, step "
+                    f"{self.state.step}, while the loss was finite; expected finite gradients."
+                    f"{self._last_checkpoint()}"
+                )
+
+    def _last_checkpoint(self) -> str:
+        return "" if self.checkpoints is None else f" {self.checkpoints.last()}"
+
+    # --- checkpoints ------------------------------------------------------------------------------------------------
+
+    def _checkpoint(self) -> None:
+        if self.checkpoints is not None:
+            if self.inside:
+                self._check_weights()
+            self.checkpoints.write(self.state.total_steps, self.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on."""
+        state = self.state
+        return {
+            "seed": self.seed,
+            "epoch": state.epoch,
+            "step": state.step,
+            "inside": self.inside,
+            "total_steps": state.total_steps,
+            "skipped": state.skipped,
+            "rate": self.rate,
+            "sums": self.sums.state_dict(),
+            "history": state.history,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "stepper": self.stepper.state_dict(),
+            "monitor": None if self.monitor is None else self.monitor.state_dict(),
+            "callbacks": [
+                callback.state_dict() if hasattr(callback, "state_dict") else {} for callback in self.config.callbacks
+            ],
+            "random": random_state(),
+        }
+
+    def load_state_dict(self, stored: dict[str, Any]) -> None:
+        """
+        Continue a run.
+
+        :param stored: What `state_dict` returned.
+        :raises ValueError: If it has gone further than this run is to go.
+        """
+        state = self.state
+        if stored["epoch"] - stored["inside"] > self.config.nb_epochs:
+            raise ValueError(
+                f"`nb_epochs` is {self.config.nb_epochs}; the checkpoint has done {stored['epoch']} epochs."
+            )
+        for name in ("epoch", "step", "total_steps", "skipped"):
+            setattr(state, name, stored[name])
+        self.seed, self.inside, self.rate = stored["seed"], stored["inside"], stored["rate"]
+        state.history[:] = stored["history"]
+        self.sums.load_state_dict(stored["sums"])
+        self.probes = Probes(self.seed, self.device)
+        self.model.load_state_dict(stored["model"])
+        self.optimizer.load_state_dict(stored["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(stored["scheduler"])
+        self.stepper.load_state_dict(stored["stepper"])
+        if self.monitor is not None and stored["monitor"] is not None:
+            self.monitor.load_state_dict(stored["monitor"])
+            state.stop = self.monitor.exhausted
+        for callback, own in zip(self.config.callbacks, stored["callbacks"], strict=False):
+            if hasattr(callback, "load_state_dict"):
+                callback.load_state_dict(own)
+        restore_random_state(stored["random"])
+        if not self.batches.rewindable:
+            logger.warning(
+                "The training data come from a loader that cannot be rewound: training resumes at the start of epoch "
+                "%d.",
+                state.epoch + 1,
+            )
 
 
 class _Sums:
     """Running sums of the terms and of correct predictions, weighted by the rows of each batch."""
 
-    def __init__(self, threshold: float) -> None:
-        self.threshold = threshold
+    def __init__(self) -> None:
         self.rows = 0
-        self.correct = torch.zeros(())
-        self.terms: dict[str, torch.Tensor] = {}
+        self.correct: torch.Tensor | float = 0.0
+        self.terms: dict[str, torch.Tensor | float] = {}
 
-    def add(self, terms: dict[str, torch.Tensor], logits: torch.Tensor, y: torch.Tensor) -> None:
-        rows = len(logits)
+    def add(self, terms: dict[str, torch.Tensor], logits: torch.Tensor, y: torch.Tensor, rows: int, at: float) -> None:
         self.rows += rows
-        self.correct = self.correct.to(logits.device) + _correct(logits, y, self.threshold)
+        self.correct = self.correct + correct(logits, y, at).sum()
         for name, value in terms.items():
-            self.terms[name] = self.terms.get(name, 0) + value.detach() * rows
+            self.terms[name] = self.terms.get(name, 0.0) + value * rows
 
-    def means(self) -> dict[str, float]:
-        means = {name: float(total) / self.rows for name, total in self.terms.items()}
-        return {**means, "accuracy": float(self.correct) / self.rows}
+    def means(self, processes: Processes = Processes()) -> dict[str, float]:  # noqa: B008 - frozen
+        """The terms are those of whole batches already; each process has counted its own correct predictions."""
+        rows = max(self.rows, 1)
+        (right,) = processes.sum([float(self.correct)])
+        return {**{name: float(total) / rows for name, total in self.terms.items()}, "accuracy": right / rows}
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "correct": self.correct, "terms": self.terms}
 
-def _correct(logits: torch.Tensor, y: torch.Tensor, threshold: float = 0.0) -> torch.Tensor:
-    if logits.ndim < 2 or logits.shape[1] == 1:  # a single output: ART's binary classifiers
-        return ((logits.flatten() > threshold) == (y.flatten() > 0.5)).sum()
-    labels = y.argmax(1) if y.ndim == 2 and y.shape[1] == logits.shape[1] else y.flatten()
-    return (logits.argmax(1) == labels).sum()
-
-
-def _threshold(objective: Objective) -> float:
-    """Where a single output turns to the second class: `BCELoss` takes probabilities, all others logits."""
-    return 0.5 if isinstance(objective.base_loss, nn.BCELoss) else 0.0
+    def load_state_dict(self, stored: dict[str, Any]) -> None:
+        self.rows, self.correct, self.terms = stored["rows"], stored["correct"], stored["terms"]
 
 
-def _check_finite(terms: dict[str, torch.Tensor], epoch: int, step: int) -> None:
-    if torch.isfinite(terms["loss"]):
-        return
-    culprit = next((name for name, value in terms.items() if name != "loss" and not torch.isfinite(value)), "loss")
-    raise FloatingPointError(
-        f"The term {culprit!r} is {terms[culprit].item()} in epoch {epoch + 1}, step {step + 1}; expected a finite "
-        "loss. The weights are those before this step. Try a smaller learning rate, penalty weight or `max_grad_norm`."
-    )
-
-
-@torch.no_grad()
-def _validate(
-    model: nn.Module, objective: Objective, x: torch.Tensor, y: torch.Tensor, batch_size: int
-) -> dict[str, float]:
-    model.eval()
-    loss, correct = 0.0, 0
-    for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-        logits = model(images.clone())  # the model may work in place
-        loss += float(objective.base_loss(logits, labels)) * len(images)
-        correct += int(_correct(logits, labels, _threshold(objective)))
-    return {"val_loss": loss / len(x), "val_accuracy": correct / len(x)}
+def _monitor(config: TrainingConfig, validated: bool) -> Monitor | None:
+    if config.validation_attack is not None and not validated:
+        raise ValueError("`validation_attack` is given and `validation_data` is None; expected data to attack.")
+    if config.patience is None and not config.restore_best:
+        return None
+    entry = config.monitor or ("val_robust_accuracy" if config.validation_attack else "val_accuracy")
+    if entry.startswith("val_") and not validated:
+        raise ValueError(f"`monitor` is {entry!r} and `validation_data` is None; expected validation data.")
+    if entry == "val_robust_accuracy" and config.validation_attack is None:
+        raise ValueError(f"`monitor` is {entry!r} and `validation_attack` is None; expected a ValidationAttack.")
+    return Monitor(entry, config.patience, config.restore_best)
 
 
 def _frozen_batch_norms(model: nn.Module) -> list[nn.Module]:
     """BatchNorm layers whose parameters all are frozen: fine-tuning must not move their running statistics either."""
     layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and list(module.parameters())]
     return [layer for layer in layers if not any(parameter.requires_grad for parameter in layer.parameters())]
-
-
-def _steps_every_batch(scheduler: Any, config: TrainingConfig, steps: int) -> bool:
-    schedulers = torch.optim.lr_scheduler
-    if scheduler is None:
-        return False
-    if not hasattr(scheduler, "step"):
-        raise TypeError(f"`scheduler` is {scheduler!r}; expected a torch learning rate scheduler.")
-    per_step = config.scheduler_interval == "step"
-    if config.scheduler_interval == "auto":
-        one_cycle = isinstance(scheduler, schedulers.OneCycleLR) and scheduler.total_steps != config.nb_epochs
-        per_step = one_cycle or isinstance(scheduler, schedulers.CyclicLR)
-    if isinstance(scheduler, schedulers.OneCycleLR):
-        wanted = config.nb_epochs * (steps if per_step else 1)
-        left = scheduler.total_steps - max(scheduler.last_epoch, 0)
-        if left < wanted:
-            raise ValueError(
-                f"`scheduler` has {left} of {scheduler.total_steps} steps left; expected at least {wanted}."
-            )
-    return per_step
-
-
-def _step_epoch(scheduler: Any, record: dict[str, float]) -> None:
-    if not isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-        scheduler.step()
-        return
-    metric = "accuracy" if scheduler.mode == "max" else "loss"
-    scheduler.step(record.get(f"val_{metric}", record[metric]))

@@ -6,7 +6,9 @@ from torch.optim import lr_scheduler as schedulers
 from torch.utils.data import DataLoader, TensorDataset
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegTrainer, TrainingConfig
-from art_sensreg.training.loop import TensorBatches
+from art_sensreg.penalties.noise import derive_seed
+from art_sensreg.training.batches import TensorBatches
+from art_sensreg.training.distributed import Processes
 from tests.conftest import same_weights, weights_of
 
 PENALTIES = [SensitivityPenalty(), JacobianPenalty()]
@@ -22,9 +24,10 @@ def fitted(make_classifier, digits, config=None, penalties=(), name="mlp", n=200
 def plain_torch(make_classifier, digits, n=200, epochs=2, seed=0, batch_size=128):
     """Training as one writes it by hand, with the order of the batches of the same seed."""
     classifier = make_classifier()
+    classifier.optimizer.param_groups[0]["fused"] = True
     x, y = torch.from_numpy(digits.x_train[:n]), torch.from_numpy(digits.y_train[:n])
-    order = torch.Generator().manual_seed(seed)
-    for _ in range(epochs):
+    for epoch in range(1, epochs + 1):
+        order = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
         for rows in torch.randperm(n, generator=order).split(batch_size):
             loss = torch.nn.functional.cross_entropy(classifier.model(x[rows]), y[rows])
             classifier.optimizer.zero_grad()
@@ -143,15 +146,25 @@ def test_a_scheduler_that_is_too_short_is_refused_before_training(make_classifie
 def test_every_row_once_per_epoch():
     data = torch.arange(10.0)[:, None]
     batches = TensorBatches(data, torch.arange(10), batch_size=3)
-    order = torch.Generator().manual_seed(0)
-    first, second = (torch.cat([x for x, _ in batches.epoch(order)]).flatten() for _ in range(2))
-    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(10))
-    assert not torch.equal(first, second)
-    assert [len(x) for x, _ in batches.epoch(order)] == [3, 3, 3, 1]
-    assert [len(x) for x, _ in TensorBatches(data, data, 3, drop_last=True).epoch(order)] == [3, 3, 3]
-    assert [len(x) for x, _ in TensorBatches(data, data, 3, no_single=True).epoch(order)] == [3, 3, 4]
-    assert [len(x) for x, _ in TensorBatches(data, data, 3, drop_last=True, no_single=True).epoch(order)] == [3, 3, 3]
-    assert [len(x) for x, _ in TensorBatches(data, data, 100, drop_last=True).epoch(order)] == [10]
+
+    def rows(seed, first=0):
+        return torch.cat([x for x, _, _ in batches.epoch(seed, first, Processes())]).flatten()
+
+    assert sorted(rows(0).tolist()) == sorted(rows(1).tolist()) == list(range(10))
+    assert not torch.equal(rows(0), rows(1))
+    assert torch.equal(rows(0, first=2), rows(0)[6:])
+
+    def sizes(batch_size, **options):
+        batches = TensorBatches(data, data, batch_size, **options)
+        found = [len(x) for x, _, _ in batches.epoch(0, 0, Processes())]
+        assert len(batches) == len(found)
+        return found
+
+    assert sizes(3) == [3, 3, 3, 1]
+    assert sizes(3, drop_last=True) == [3, 3, 3]
+    assert sizes(3, least=2) == [3, 3, 4]
+    assert sizes(3, drop_last=True, least=2) == [3, 3, 3]
+    assert sizes(100, drop_last=True) == [10]
 
 
 def test_batch_norm_survives_a_last_batch_of_one_row(make_classifier, digits):

@@ -1,0 +1,74 @@
+"""Loaders of other libraries as one thing: ART's data generators and torch's `DataLoader`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from art.data_generators import DataGenerator
+from torch.utils.data import DataLoader, DistributedSampler
+
+
+@dataclass
+class LoaderSource:
+    """
+    A loader whose epochs can be started.
+
+    :param loader: ART data generator or torch `DataLoader`.
+    :param length: Batches of an epoch.
+    :param name: A short description.
+    """
+
+    loader: Any
+    length: int
+    name: str
+
+    def epoch(self) -> Iterator[tuple[Any, Any]]:
+        """Draw the batches of an epoch: pairs of images and labels."""
+        if isinstance(self.loader, DataLoader):
+            for batch in self.loader:
+                if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+                    raise TypeError(f"`generator` yields {type(batch).__name__}; expected pairs of images and labels.")
+                yield batch[0], batch[1]
+        else:
+            yield from islice(iter(self.loader.get_batch, None), self.length)
+
+
+def loader_source(loader: Any) -> LoaderSource:
+    """
+    Check a loader.
+
+    :param loader: ART data generator with a known `size`, or a torch `DataLoader` with a known length.
+    :return: The same with its length.
+    :raises TypeError: If it is something else.
+    :raises ValueError: If its length is not known, or it deals out parts of the data itself.
+
+    Example:
+    >>> import torch
+    >>> from torch.utils.data import DataLoader, TensorDataset
+    >>> from art_sensreg.loaders import loader_source
+    >>> loader_source(DataLoader(TensorDataset(torch.rand(5, 2), torch.zeros(5)), batch_size=2)).length
+    3
+    """
+    if isinstance(loader, DataGenerator):
+        if loader.size is None:
+            raise ValueError("`generator` has no size; expected one that knows how many images an epoch has.")
+        length = math.ceil(loader.size / loader.batch_size)
+        return LoaderSource(loader, length, f"{type(loader).__name__} of {loader.size} images")
+    if isinstance(loader, DataLoader):
+        if isinstance(loader.sampler, DistributedSampler):
+            raise ValueError(
+                "`generator` has a DistributedSampler, which repeats images to fill its parts up; expected the whole "
+                "loader: its batches are dealt out here."
+            )
+        try:
+            length = len(loader)
+        except TypeError as error:
+            raise ValueError("`generator` is a DataLoader of unknown length; expected one with a length.") from error
+        return LoaderSource(loader, length, f"DataLoader of {length} batches")
+    raise TypeError(
+        f"`generator` is {type(loader).__name__}; expected an art.data_generators.DataGenerator or a torch DataLoader."
+    )

@@ -1,0 +1,221 @@
+"""Batches from data that lie on the training device, in memory, on disk, or come from a loader."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from typing import Protocol
+
+import torch
+
+from art_sensreg.training.distributed import Processes
+
+logger = logging.getLogger(__name__)
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+Dealt = tuple[torch.Tensor, torch.Tensor, int]
+
+
+class Batches(Protocol):
+    """
+    A source of training batches.
+
+    `rewindable` tells whether an epoch can be repeated from any step: then a run can resume inside of it.
+    """
+
+    rewindable: bool
+
+    def __len__(self) -> int:
+        """Steps of an epoch."""
+        ...
+
+    def epoch(self, seed: int, first: int, processes: Processes) -> Iterator[Dealt]:
+        """
+        Iterate over one epoch.
+
+        :param seed: Seed of the order.
+        :param first: Steps to leave out.
+        :param processes: Those that share each batch.
+        :return: This process's images and labels (at least one row), and the rows of the whole batch.
+        """
+        ...
+
+
+class TensorBatches:
+    """
+    Shuffled batches of a data set that is held as two tensors, in memory or mapped from a file.
+
+    :param x: Images, `(n, ...)`. If they are not on `device` their rows are gathered where they are, pinned and copied
+        while the step before is computed.
+    :param y: Labels, `(n, ...)`.
+    :param batch_size: Rows of a batch, over all processes.
+    :param drop_last: Whether an incomplete last batch is left out.
+    :param least: An incomplete last batch of fewer rows joins the one before it: BatchNorm cannot normalise a single
+        row.
+    :param device: Where batches are needed; None: where `x` is.
+    :param dtype: Floating point type of the batches; None: that of `x`.
+
+    Example:
+    >>> from art_sensreg.training.batches import TensorBatches
+    >>> batches = TensorBatches(torch.rand(7, 2), torch.zeros(7), batch_size=3, least=2)
+    >>> [total for _, _, total in batches.epoch(0, 0, Processes())], len(batches)
+    ([3, 4], 2)
+    """
+
+    rewindable = True
+
+    def __init__(
+        self,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        batch_size: int,
+        drop_last: bool = False,
+        least: int = 1,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.x, self.y = x, y
+        self.device, self.dtype = device or x.device, dtype or x.dtype
+        full, rest = divmod(len(x), batch_size)
+        joined = 0 < rest < least and full > 0
+        self._sizes = [batch_size] * full + ([rest] if rest and not joined and not (drop_last and full) else [])
+        if joined and not drop_last:
+            self._sizes[-1] += rest
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def look(self, rows: int) -> torch.Tensor:
+        """
+        The first images, to try the model on.
+
+        :param rows: How many.
+        :return: Images on the device, at most `rows`.
+        """
+        return self.x[:rows].to(self.device, self.dtype)
+
+    def epoch(self, seed: int, first: int, processes: Processes) -> Iterator[Dealt]:
+        """See :class:`Batches`."""
+        order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed)).to(self.x.device)
+        chunks = order[: sum(self._sizes)].split(self._sizes)[first:]
+        gathered = (self._gather(rows, processes) for rows in chunks)
+        return ahead(gathered) if self.device != self.x.device else gathered
+
+    def _gather(self, rows: torch.Tensor, processes: Processes) -> Dealt:
+        total = len(rows)
+        if processes.count > 1:
+            rows = rows[processes.rank :: processes.count] if processes.rank < total else rows[:1]
+        x, y = self.x.index_select(0, rows), self.y.index_select(0, rows)
+        if self.device != self.x.device:
+            x, y = (part.pin_memory() if self.device.type == "cuda" else part for part in (x, y))
+        x = x.to(self.device, non_blocking=True).to(self.dtype)
+        return x, y.to(self.device, non_blocking=True), total
+
+
+def ahead(items: Iterator[Dealt], depth: int = 2) -> Iterator[Dealt]:
+    """
+    Make the next items in a thread while the present one is used.
+
+    :param items: An iterator.
+    :param depth: Number of items made in advance.
+    :return: The same items; an error in the thread is raised here.
+
+    Example:
+    >>> from art_sensreg.training.batches import ahead
+    >>> list(ahead(iter([1, 2, 3])))
+    [1, 2, 3]
+    """
+    made: queue.Queue[tuple[Dealt | None, BaseException | None]] = queue.Queue(depth)
+    left = threading.Event()
+
+    def put(entry: tuple[Dealt | None, BaseException | None]) -> bool:
+        while not left.is_set():
+            try:
+                made.put(entry, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not put((item, None)):
+                    return
+        except BaseException as error:  # noqa: BLE001 - it is raised again where the items are used
+            put((None, error))
+        else:
+            put((None, None))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        while True:
+            item, error = made.get()
+            if error is not None:
+                raise error
+            if item is None:
+                return
+            yield item
+    finally:
+        left.set()
+
+
+class LoaderBatches:
+    """
+    Batches from a loader that has its own order: ART's data generators, torch's `DataLoader`.
+
+    Its position cannot be set, so a run resumes at the start of an epoch. With several processes the first one draws,
+    and deals the rows out: nothing is repeated or left out, whatever the loader's own randomness.
+
+    :param start: Function that starts an epoch and returns its batches, on the device of the model.
+    :param length: Number of batches of an epoch.
+
+    Example:
+    >>> from art_sensreg.training.batches import LoaderBatches
+    >>> batches = LoaderBatches(lambda: iter([(torch.rand(3, 2), torch.zeros(3))] * 2), length=2)
+    >>> sum(total for x, y, total in batches.epoch(0, 0, Processes()))
+    6
+    """
+
+    rewindable = False
+
+    def __init__(self, start: Callable[[], Iterable[Batch]], length: int) -> None:
+        self._start = start
+        self._length = length
+        self._begun: Iterator[Batch] | None = None
+        self._drawn: list[Batch] = []
+
+    def __len__(self) -> int:
+        return self._length
+
+    def look(self, rows: int) -> torch.Tensor:
+        """
+        The first images, to try the model on. The batch is trained on afterwards: it is not drawn in vain.
+
+        :param rows: How many.
+        :return: Images on the device, at most `rows`.
+        """
+        self._begun = iter(self._start())
+        self._drawn = [next(self._begun)]
+        return self._drawn[0][0][:rows]
+
+    def epoch(self, seed: int, first: int, processes: Processes) -> Iterator[Dealt]:
+        """See :class:`Batches`; the loader has its own order."""
+        source: Iterator[Batch] = iter(())
+        if processes.rank == 0:
+            source = iter(self._start()) if self._begun is None else chain(self._drawn, self._begun)
+        self._begun, self._drawn = None, []
+        for _ in range(self._length):
+            drawn = next(source, None)
+            x, y = processes.agree(drawn) if processes.count > 1 else drawn or (None, None)
+            if x is None or y is None:
+                logger.warning("The loader ended before the %d batches that it announced.", self._length)
+                return
+            total = len(x)
+            if processes.count > 1:
+                rows = slice(processes.rank, None, processes.count) if processes.rank < total else slice(0, 1)
+                x, y = x[rows], y[rows]
+            yield x, y, total

@@ -1,0 +1,123 @@
+"""What a user's own code sees of a training run, and when it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+History = list[dict[str, float]]
+
+
+@dataclass
+class TrainingState:
+    """
+    What a callback is given: the run as it stands.
+
+    :param model: The model that is trained.
+    :param optimizer: Its optimizer.
+    :param scheduler: The learning rate scheduler, or None.
+    :param nb_epochs: Passes over the data that the run was asked for.
+    :param epoch: Number of the epoch, from 1; 0 before the first.
+    :param step: Steps done in this epoch.
+    :param total_steps: Steps done in all.
+    :param skipped: Steps that were left out because their loss was not finite.
+    :param terms: The last step's `loss`, `base` and penalties, of the whole batch, as 0-d tensors.
+    :param history: One dict per finished epoch.
+    :param stop: A callback sets it to end the run after this step or epoch, without an error.
+    :param rank: Number of this process among those that train together.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: Any = None
+    nb_epochs: int = 1
+    epoch: int = 0
+    step: int = 0
+    total_steps: int = 0
+    skipped: int = 0
+    terms: dict[str, torch.Tensor] = field(default_factory=dict)
+    history: History = field(default_factory=list)
+    stop: bool = False
+    rank: int = 0
+
+
+class Callback:
+    """
+    Code of one's own in the training loop. Override what is needed; any object with some of these methods will do.
+
+    What `state_dict` returns (numbers, strings, tensors, lists and dicts of these) is part of every checkpoint, and is
+    given back to `load_state_dict` on `resume=True`.
+
+    Example:
+    >>> from art_sensreg.training import Callback
+    >>> class StopAt(Callback):
+    ...     def on_epoch(self, state):
+    ...         state.stop = state.history[-1]["accuracy"] > 0.99
+    """
+
+    def on_start(self, state: TrainingState) -> None:
+        """Before the first step, after a checkpoint was read."""
+
+    def on_step(self, state: TrainingState) -> None:
+        """After every step."""
+
+    def on_epoch(self, state: TrainingState) -> None:
+        """After every epoch and its validation; its record is `state.history[-1]`."""
+
+    def on_end(self, state: TrainingState) -> None:
+        """After the last epoch, with the weights that the run returns. Not after an error."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint shall hold of this callback."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """
+        Take back what `state_dict` returned.
+
+        :param state: The same.
+        """
+
+
+_METHODS = ("on_start", "on_step", "on_epoch", "on_end")
+
+
+def check_callbacks(callbacks: Any) -> tuple[Callback, ...]:
+    """
+    Check a list of callbacks.
+
+    :param callbacks: Sequence of objects with at least one of the methods of :class:`Callback`.
+    :return: The same as a tuple.
+    :raises TypeError: If it is something else.
+
+    Example:
+    >>> from art_sensreg.training.callbacks import Callback, check_callbacks
+    >>> len(check_callbacks([Callback()]))
+    1
+    """
+    if isinstance(callbacks, (str, bytes)) or not isinstance(callbacks, Sequence):
+        raise TypeError(f"`callbacks` is {callbacks!r}; expected a list of callbacks.")
+    for callback in callbacks:
+        if isinstance(callback, type) or not any(callable(getattr(callback, name, None)) for name in _METHODS):
+            raise TypeError(
+                f"`callbacks` holds {callback!r}; expected objects with some of the methods {', '.join(_METHODS)}."
+            )
+    return tuple(callbacks)
+
+
+def call(callbacks: Sequence[Callback], moment: str, state: TrainingState) -> None:
+    """
+    Call one method of every callback that has it.
+
+    :param callbacks: The callbacks.
+    :param moment: Name of the method.
+    :param state: What they are given.
+    """
+    for callback in callbacks:
+        method = getattr(callback, moment, None)
+        if method is not None:
+            method(state)

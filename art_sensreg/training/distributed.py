@@ -1,0 +1,166 @@
+"""Several processes that train one model: who has which rows, and what they tell each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from art_sensreg.objectives import WHOLE_BATCH, Share
+
+# Longer than anything that one process does alone while the others wait (ART's trainers run on the first one). That a
+# process has died is seen at once: its connections close.
+_PATIENCE = timedelta(hours=12)
+_BROKEN = ("connection", "peer", "socket", "timed out", "nccl", "gloo", "broken pipe")
+
+
+class ProcessLostError(RuntimeError):
+    """Another process of this job has gone; the work since the last checkpoint is lost."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """
+    The processes that share the work; by default this one alone.
+
+    :param rank: Number of this process.
+    :param count: Number of processes.
+    :param device: Where tensors must be to be exchanged.
+
+    Example:
+    >>> from art_sensreg.training.distributed import Processes
+    >>> Processes().sum([1.0, 2.0])
+    [1.0, 2.0]
+    >>> Processes(rank=1, count=2).share(rows=5, noisy=3)
+    (2, Share(noisy_rows=1, weight=0.8, noisy_weight=0.6666666666666666))
+    """
+
+    rank: int = 0
+    count: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def share(self, rows: int, noisy: int) -> tuple[int, Share]:
+        """
+        Find this process's part of a global batch, whose rows are dealt out like cards: `rank, rank + count, ...`.
+
+        A process for which no row is left computes one all the same, with weight 0, since all must take part.
+
+        :param rows: Rows of the global batch.
+        :param noisy: How many of its first rows get noisy copies.
+        :return: Rows of this process, and what they count.
+        """
+        if self.count == 1:
+            return rows, WHOLE_BATCH if noisy == rows else Share(noisy)
+        own, own_noisy = (len(range(self.rank, total, self.count)) for total in (rows, noisy))
+        share = Share(max(own_noisy, 1), own * self.count / rows, own_noisy * self.count / noisy)
+        return own, share
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """
+        Add up numbers over the processes.
+
+        :param values: Numbers of this process.
+        :return: The sums, the same on every process.
+        :raises ProcessLostError: If another process has gone.
+        """
+        if self.count == 1:
+            return list(values)
+        vector = torch.tensor(values, dtype=torch.float64, device=self.device)
+        with lost_processes_named():
+            dist.all_reduce(vector)
+        sums: list[float] = vector.tolist()
+        return sums
+
+    def agree(self, value: Any) -> Any:
+        """
+        Take over a value of the first process.
+
+        :param value: Anything that can be pickled; only the first process's counts.
+        :return: It.
+        :raises ProcessLostError: If another process has gone.
+        """
+        if self.count == 1:
+            return value
+        values = [value]
+        with lost_processes_named():
+            dist.broadcast_object_list(values, src=0, device=self.device)
+        return values[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """
+        Collect a value of every process.
+
+        :param value: Anything that can be pickled.
+        :return: The values in the order of the ranks, on every process.
+        :raises ProcessLostError: If another process has gone.
+        """
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        with lost_processes_named():
+            dist.all_gather_object(values, value)
+        return values
+
+
+def join_processes(device: torch.device) -> Processes:
+    """
+    Find the processes of this job: those of the user's own process group, or of `torchrun`, which is joined now.
+
+    :param device: Where this process trains.
+    :return: The processes; this one alone outside of a distributed job.
+
+    Example:
+    >>> from art_sensreg.training.distributed import join_processes
+    >>> join_processes(torch.device("cpu")).count
+    1
+    """
+    if not dist.is_available():
+        return Processes()
+    if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1 and dist.is_torchelastic_launched():
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=_PATIENCE)
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return Processes()
+    needs_gpu = dist.get_backend() == "nccl"
+    return Processes(dist.get_rank(), dist.get_world_size(), device if needs_gpu else torch.device("cpu"))
+
+
+def local_device(device: torch.device) -> torch.device:
+    """
+    The GPU of this process: `cuda` without an index means one for each process of a machine.
+
+    :param device: As asked for.
+    :return: The same, with the index of `torchrun`'s local rank.
+
+    Example:
+    >>> from art_sensreg.training.distributed import local_device
+    >>> local_device(torch.device("cpu"))
+    device(type='cpu')
+    """
+    if device.type != "cuda" or device.index is not None or not torch.cuda.is_available():
+        return device
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+
+
+@contextmanager
+def lost_processes_named() -> Iterator[None]:
+    """Turn the many errors of a broken connection into one that says what happened and what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error).lower()
+        if not any(
+            word in text for word in ("connection", "peer", "socket", "timed out", "nccl", "gloo", "broken pipe")
+        ):
+            raise
+        reason = str(error).splitlines()[0]
+        raise ProcessLostError(
+            f"Another process of this job has gone ({reason}). Start the job again with `resume=True` (`--resume`): it "
+            "continues from the last checkpoint."
+        ) from error

@@ -1,0 +1,149 @@
+"""What a training run asks of the machine: memory that stays mapped, fused optimizers, a word before it is killed."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+# Options of glibc's `mallopt`, and its defaults (malloc.h).
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+_DEFAULT_TRIM, _DEFAULT_MMAP_MAX = 128 * 1024, 65536
+
+_FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
+
+
+@contextmanager
+def buffers_kept(device: torch.device) -> Iterator[None]:
+    """
+    Keep freed memory in the process while training on the CPU.
+
+    By default glibc gives each large activation back to the system when it is freed, and takes it again, page by page,
+    in the next step: up to a third of the time of a step. Other allocators and systems are left alone.
+
+    :param device: Where training takes place.
+
+    Example:
+    >>> from art_sensreg.training.resources import buffers_kept
+    >>> with buffers_kept(torch.device("cpu")):
+    ...     total = torch.ones(3).sum().item()
+    >>> total
+    3.0
+    """
+    library = _glibc() if device.type == "cpu" else None
+    if library is None:
+        yield
+        return
+    library.mallopt(_MMAP_MAX, 0)
+    library.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    try:
+        yield
+    finally:
+        library.mallopt(_MMAP_MAX, _DEFAULT_MMAP_MAX)
+        library.mallopt(_TRIM_THRESHOLD, _DEFAULT_TRIM)
+        library.malloc_trim(0)
+
+
+def _glibc() -> Any:
+    if not sys.platform.startswith("linux") or threading.current_thread() is not threading.main_thread():
+        return None
+    try:
+        library = ctypes.CDLL(None)
+    except OSError:
+        return None
+    return library if hasattr(library, "mallopt") and hasattr(library, "gnu_get_libc_version") else None
+
+
+@contextmanager
+def fused(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """
+    Use the fused form of an optimizer where torch has one and the user has not chosen himself.
+
+    :param optimizer: The optimizer; its groups are put back at the end.
+
+    Example:
+    >>> from art_sensreg.training.resources import fused
+    >>> optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)])
+    >>> with fused(optimizer):
+    ...     inside = optimizer.param_groups[0]["fused"]
+    >>> inside, optimizer.param_groups[0]["fused"]
+    (True, None)
+    """
+    groups = optimizer.param_groups if _can_be_fused(optimizer) else []
+    for group in groups:
+        group["fused"] = True
+    try:
+        yield
+    finally:
+        for group in groups:
+            group["fused"] = None
+
+
+def _can_be_fused(optimizer: torch.optim.Optimizer) -> bool:
+    if type(optimizer) not in _FUSED:
+        return False
+    chosen = any(group.get(name) for group in optimizer.param_groups for name in ("foreach", "fused", "differentiable"))
+    declined = any(group.get("fused") is False for group in optimizer.param_groups)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    fitting = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") and not p.is_sparse for p in parameters)
+    # The fused form wants its counters on the device of the weights.
+    steps = [state["step"] for state in optimizer.state.values() if "step" in state]
+    near = all(isinstance(step, torch.Tensor) and step.device == p.device for step in steps for p in parameters[:1])
+    return fitting and near and not chosen and not declined
+
+
+class StopRequest:
+    """
+    Context manager that turns SIGTERM and SIGINT into a request, so that the step is finished and a checkpoint written.
+
+    A second signal acts at once. Outside of the main thread signals are left alone.
+
+    Example:
+    >>> from art_sensreg.training.resources import StopRequest
+    >>> with StopRequest() as request:
+    ...     signal.raise_signal(signal.SIGTERM)
+    ...     request.signal == signal.SIGTERM
+    True
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._former: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._former[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        for number in list(self._former):
+            self._put_back(number)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
+        self._put_back(number)
+
+    def _put_back(self, number: int) -> None:
+        former = self._former.pop(number, None)
+        if former is not None:
+            signal.signal(number, former)
+
+    def obey(self) -> None:
+        """Do now what the signal would have done."""
+        if self.signal is None:
+            return
+        number, self.signal = self.signal, None
+        self._put_back(number)
+        signal.raise_signal(number)
+        raise SystemExit(128 + number)  # a handler of the user's own has returned

@@ -1,0 +1,184 @@
+"""One training step: forward in the chosen precision, the check of its loss, backward, the update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from art_sensreg.objectives import Objective, Share
+from art_sensreg.penalties.noise import Probes
+from art_sensreg.training.config import TrainingConfig
+from art_sensreg.training.distributed import Processes, lost_processes_named
+
+LOW_PRECISION_SIGMA = 0.2
+"""
+Below this `sigma` (of an input range of length 1) the pass of the penalties runs in float32 whatever `precision` is.
+
+The difference of two activations that are rounded to 8 bits is noise when they differ by little.
+"""
+
+_LOW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class StepModule(nn.Module):
+    """
+    The model and its objective as one module, so that `DistributedDataParallel` sees one forward pass a step.
+
+    :param model: The model.
+    :param objective: What is minimised.
+    :param precision: As in `TrainingConfig`.
+
+    Example:
+    >>> from art_sensreg.objectives import WHOLE_BATCH
+    >>> from art_sensreg.training.steps import StepModule
+    >>> module = StepModule(nn.Linear(3, 2), Objective(), "bfloat16")
+    >>> terms, logits = module(torch.rand(4, 3), torch.zeros(4, dtype=torch.long), None, WHOLE_BATCH)
+    >>> list(terms), logits.dtype
+    (['loss', 'base'], torch.float32)
+    """
+
+    def __init__(self, model: nn.Module, objective: Objective, precision: str = "float32") -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+        scale = (
+            1.0 if objective.clip_values is None else float((objective.clip_values[1] - objective.clip_values[0]).max())
+        )
+        smallest = objective.smallest_sigma
+        fine = smallest is not None and smallest < LOW_PRECISION_SIGMA * scale
+        self.low = None if fine else _LOW.get(precision)
+
+    def forward(
+        self, x: torch.Tensor, y: torch.Tensor, probes: Probes | None, share: Share
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        if self.low is None:
+            terms, logits = self.objective(self.model, x, y, probes, share)
+            return terms, logits
+        with torch.autocast(x.device.type, dtype=self.low):
+            terms, logits = self.objective(self.model, x, y, probes, share)
+        return terms, logits.float()
+
+
+class Stepper:
+    """
+    Does training steps, and keeps what belongs to them: gradient scaler, weight average, the distributed wrapper.
+
+    :param model: The model, trained in place.
+    :param objective: What each step minimises.
+    :param optimizer: Its optimizer.
+    :param config: Settings.
+    :param processes: Those that share each batch.
+    :param unused: Whether some parameters do not take part in the loss.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        config: TrainingConfig,
+        processes: Processes,
+        unused: bool = False,
+    ) -> None:
+        self.model, self.objective, self.optimizer = model, objective, optimizer
+        self.processes = processes
+        self.max_grad_norm = config.max_grad_norm
+        self.layout = torch.channels_last if config.channels_last else None
+        self.average: AveragedModel | None = None
+        if config.ema is not None:
+            self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+        device = next(model.parameters()).device
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
+        self.module: nn.Module = StepModule(model, objective, config.precision)
+        if config.compile:
+            self.module.compile()
+        if processes.count > 1:
+            self.module = DistributedDataParallel(self.module, find_unused_parameters=unused)
+
+    @property
+    def result(self) -> nn.Module:
+        """The model whose weights count: the average if there is one."""
+        return self.model if self.average is None else self.average.module
+
+    def __call__(
+        self, x: torch.Tensor, y: torch.Tensor, own: int, probes: Probes, share: Share
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor, str | None]:
+        """
+        Do one step, unless the loss is not finite: then no weight moves.
+
+        :param x: Images.
+        :param y: Labels.
+        :param own: How many of the rows count for this process.
+        :param probes: Source of the penalties' noise.
+        :param share: What the terms count.
+        :return: The terms of the whole batch, the logits of this process's rows, and the name of a term that is not
+            finite, or None.
+        """
+        if self.layout is not None and x.ndim == 4:
+            x = x.contiguous(memory_format=self.layout)
+        terms, logits = self.module(x, y, probes, share)
+        loss = terms["loss"]
+        terms = self._of_all(terms, share)
+        if not torch.isfinite(terms["loss"]):
+            names = (name for name, value in terms.items() if name != "loss" and not torch.isfinite(value))
+            return terms, logits[:own], next(names, "loss")
+        self.optimizer.zero_grad(set_to_none=True)
+        with lost_processes_named():
+            self.scaler.scale(loss).backward()
+        if self.max_grad_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        return terms, logits[:own], None
+
+    def _of_all(self, terms: dict[str, torch.Tensor], share: Share) -> dict[str, torch.Tensor]:
+        """The terms of the global batch: a mean over the processes, each counted by its rows."""
+        if self.processes.count == 1:
+            return terms
+        counts = {**self.objective.weights(share), "loss": 1.0}  # the loss is weighted already
+        parts = [float(value) * counts[name] / self.processes.count for name, value in terms.items()]
+        sums = self.processes.sum(parts)
+        return {name: torch.tensor(value) for name, value in zip(terms, sums, strict=True)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Scaler and average, for a checkpoint."""
+        average = None if self.average is None else self.average.state_dict()
+        return {"scaler": self.scaler.state_dict(), "average": average}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """
+        Take back what `state_dict` returned.
+
+        :param state: The same.
+        """
+        self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None and state["average"] is not None:
+            self.average.load_state_dict(state["average"])
+
+
+def unused_parameters(model: nn.Module, objective: Objective, x: torch.Tensor, y: torch.Tensor) -> Sequence[str]:
+    """
+    Parameters that take no part in the loss: `DistributedDataParallel` must know of them.
+
+    :param model: The model.
+    :param objective: The objective.
+    :param x: Some images.
+    :param y: Their labels.
+    :return: Their names.
+    """
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    was_training = model.training
+    try:
+        loss = objective.base_loss(model.eval()(x.clone()), y)
+        gradients = torch.autograd.grad(loss, [parameter for _, parameter in named], allow_unused=True)
+    finally:
+        model.train(was_training)
+    return [name for (name, _), gradient in zip(named, gradients, strict=True) if gradient is None]
