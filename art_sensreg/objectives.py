@@ -12,7 +12,7 @@ from torch import nn
 
 from art_sensreg.penalties.base import ClipValues, PassPenalty, check_number, check_together, measure, plan_penalties
 from art_sensreg.penalties.noise import Randomness
-from art_sensreg.penalties.passes import branches_agree, statistics_untouched
+from art_sensreg.penalties.passes import batch_norms, branches_agree, couples_rows, statistics_untouched, works_in_place
 from art_sensreg.penalties.taps import TapPlan
 
 Penalty = Callable[..., torch.Tensor]
@@ -125,7 +125,8 @@ class Objective:
         self._separate = [(name, penalty) for name, penalty in named if not isinstance(penalty, PassPenalty)]
         self._weights = {name: float(getattr(penalty, "weight", 1.0)) for name, penalty in named}
         self._plans: list[TapPlan | None] = []
-        self._stacked = True
+        self._stacked, self._copy = True, True
+        self._norms: list[nn.Module] = []
         for _, penalty in self._passing:
             if getattr(penalty, "clip", False) and clip_values is None:
                 raise ValueError(f"`clip` of {penalty!r} is True; expected a classifier that has `clip_values`.")
@@ -141,6 +142,8 @@ class Objective:
         passing = [penalty for _, penalty in self._passing]
         self._plans = plan_penalties(model, x, passing)
         self._stacked = not passing or branches_agree(model, x)
+        self._copy = self.double_backward and works_in_place(model, x)
+        self._norms = batch_norms(model)
 
     @property
     def smallest_sigma(self) -> float | None:
@@ -153,6 +156,23 @@ class Objective:
     def double_backward(self) -> bool:
         """Whether some penalty of the package is made of derivatives by the input."""
         return any(penalty.input_gradient for _, penalty in self._passing)
+
+    def rows_at_once(self, model: nn.Module, numbers: int) -> int | None:
+        """
+        Rows whose activations, with those of their noisy copies, are about so many numbers.
+
+        :param model: The model, in the mode in which it is trained.
+        :param numbers: How many numbers are wanted at most.
+        :return: The rows, at least 1; None if the objective of a batch is not the mean of those of its parts.
+        """
+        noisy = [penalty for _, penalty in self._passing if not penalty.input_gradient]
+        loss = self.base_loss
+        means = isinstance(loss, nn.CrossEntropyLoss) and loss.weight is None
+        means = means and loss.reduction == "mean" and loss.ignore_index < 0  # type: ignore[union-attr]
+        means = means and all(getattr(penalty, "scale", "per_neuron") == "per_neuron" for penalty in noisy)
+        apart = self._separate or self.double_backward or not self._stacked or couples_rows(model, self._norms)
+        width = max((plan.width for plan in self._plans if plan is not None), default=0)
+        return None if apart or not means or not width else max(1, numbers // (2 * width))
 
     def describe(self) -> dict[str, str]:
         """What each penalty is, by name: its `repr`, where that tells more than an address in memory."""
@@ -202,6 +222,8 @@ class Objective:
                 self.clip_values,
                 stacked=self._stacked,
                 noisy_rows=share.noisy_rows,
+                norms=self._norms,
+                copy=self._copy,
             )
         else:
             # A model that works in place must not change what the user's own penalties see.

@@ -14,7 +14,7 @@ from art_sensreg.objectives import Penalty
 from art_sensreg.penalties import JacobianPenalty, SensitivityPenalty
 from art_sensreg.penalties.base import check_count, check_number
 from art_sensreg.trainers import SensRegTrainer
-from art_sensreg.training.config import TrainingConfig
+from art_sensreg.training.config import CHEAP_FRACTION, TrainingConfig
 
 Options = dict[str, Any]
 
@@ -62,7 +62,12 @@ def _regularised(
 
     def train(task: TrainingTask, chosen: Options) -> PyTorchClassifier:
         classifier = task.classifier()
-        config = TrainingConfig(batch_size=task.batch_size, nb_epochs=task.epochs, seed=task.seed)
+        config = TrainingConfig(
+            batch_size=task.batch_size,
+            nb_epochs=task.epochs,
+            seed=task.seed,
+            penalty_fraction=chosen.get("penalty_fraction", 1.0),
+        )
         trainer = SensRegTrainer(classifier, penalties(chosen), config)
         x, y = task.dataset.x_train, task.dataset.y_train
         trainer.fit(x, y, scheduler=task.one_cycle(classifier), verbose=False)
@@ -106,6 +111,13 @@ DEFENCES = {
             _PAPER,
             _both,
             {**_sensitivity_options(), "jr_weight": None},
+        ),
+        _regularised(
+            "sr+jr-cheap",
+            "The same with noisy copies of a part of each batch",
+            _PAPER,
+            _both,
+            {**_sensitivity_options(), "jr_weight": None, "penalty_fraction": CHEAP_FRACTION},
         ),
         Defence(
             "art-adversarial",

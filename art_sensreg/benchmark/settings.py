@@ -38,7 +38,8 @@ class Recipe:
 
 def _penalties(sigma: float, sr_weight: float, jr_weight: float, jr_alone: float) -> dict[str, dict[str, float]]:
     sensitivity = {"sigma": sigma, "sr_weight": sr_weight}
-    return {"sr": sensitivity, "jr": {"jr_weight": jr_alone}, "sr+jr": {**sensitivity, "jr_weight": jr_weight}}
+    both = {**sensitivity, "jr_weight": jr_weight}
+    return {"sr": sensitivity, "jr": {"jr_weight": jr_alone}, "sr+jr": both, "sr+jr-cheap": both}
 
 
 RECIPES = {

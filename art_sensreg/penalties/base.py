@@ -164,6 +164,8 @@ def measure(
     update_statistics: bool = True,
     stacked: bool = True,
     noisy_rows: int | None = None,
+    norms: Sequence[nn.Module] | None = None,
+    copy: bool = True,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """
     Measure all penalties in one forward pass over `[x ; x + s*xi ; ...]`.
@@ -177,26 +179,30 @@ def measure(
     :param update_statistics: Whether BatchNorm's running statistics move.
     :param stacked: Whether the branches may be stacked into one batch (see `passes.branches_agree`).
     :param noisy_rows: How many of the first rows get noisy copies; all if None or if the branches are not stacked.
+    :param norms: The model's BatchNorm layers, for who knows them: looking for them takes time.
+    :param copy: As for `passes.forward_branches`.
     :return: The clean logits `(n, C)` and each penalty's unweighted value.
     """
     derivatives = any(penalty.input_gradient for penalty in penalties)
     some = x if noisy_rows is None or not stacked else x[:noisy_rows]
     with torch.set_grad_enabled(torch.is_grad_enabled() or derivatives):
-        separate = derivatives and couples_rows(model)
-        inputs = [_leaf(x) if derivatives and not separate else x]
+        inputs = [_leaf(x) if derivatives else x]
         spans: list[tuple[range, Sigma]] = []
         for penalty in penalties:
-            # Statistics of the batch would leak a row's gradient into the others: differentiate a copy of the batch
-            # that is normalised with the clean rows' statistics instead.
-            made, sigma = (
-                ([_leaf(x)], 1.0)
-                if penalty.input_gradient and separate
-                else penalty.branches(some, generator, clip_values)
-            )
+            made, sigma = penalty.branches(some, generator, clip_values)
             spans.append((range(len(inputs), len(inputs) + len(made)), sigma))
             inputs.extend(made)
         selections = [(p.tapped_layers, plan) for p, plan in zip(penalties, plans, strict=True) if plan is not None]
-        passed = forward_branches(model, inputs, selections, update_statistics, stacked)  # type: ignore[arg-type]
+        per_row = derivatives and couples_rows(model, norms)
+        passed = forward_branches(
+            model,
+            inputs,
+            selections,  # type: ignore[arg-type]
+            update_statistics,
+            stacked,
+            per_row,
+            copy,
+        )
         values = []
         selection = 0
         for penalty, own, plan in zip(penalties, spans, plans, strict=True):

@@ -73,7 +73,11 @@ class _PairedDistance(torch.autograd.Function):
         by_whole = torch.empty_like(whole) if filled else torch.zeros_like(whole)
         for index, (start, difference) in enumerate(zip(starts, differences, strict=True)):
             noisy = by_whole[start : start + rows]
-            noisy.copy_((torch.sign(difference) if absolute else difference) * factor)
+            direction = torch.sign(difference) if absolute else difference
+            if noisy.dtype == direction.dtype:
+                torch.mul(direction, factor, out=noisy)
+            else:
+                noisy.copy_(direction * factor)
             if not detach_clean:
                 clean = by_whole[:rows]
                 torch.neg(noisy, out=clean) if index == 0 else clean.sub_(noisy)

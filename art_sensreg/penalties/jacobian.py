@@ -16,6 +16,7 @@ from art_sensreg.penalties.base import (
     check_count,
     check_number,
 )
+from art_sensreg.penalties.batch_norm import fixed_statistics
 from art_sensreg.penalties.noise import Randomness, draw_noise, draw_unit_sphere
 from art_sensreg.penalties.passes import Branches
 
@@ -90,7 +91,8 @@ def difference_squared_norm(noisy: torch.Tensor, clean: torch.Tensor, sigma: Sig
 
 
 def _vjp_squared_norm(logits: torch.Tensor, x: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
-    (gradient,) = torch.autograd.grad(logits, x, vectors, create_graph=True, materialize_grads=True)
+    with fixed_statistics():
+        (gradient,) = torch.autograd.grad(logits, x, vectors, create_graph=True, materialize_grads=True)
     return gradient.flatten(1).pow(2).sum(1)
 
 
@@ -168,8 +170,7 @@ class JacobianPenalty(PassPenalty):
             estimates = [difference_squared_norm(z, clean[: len(z)], sigma) for z in (passed.logits[i] for i in noisy)]
             norms = torch.stack(estimates).mean(0)
         else:
-            branch = noisy[0] if noisy else 0
-            logits, inputs = passed.logits[branch], passed.inputs[branch]
+            logits, inputs = passed.logits[0], passed.inputs[0]
             if self.estimator == "exact":
                 norms = exact_squared_norm(logits, inputs)
             else:

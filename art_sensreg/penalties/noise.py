@@ -58,20 +58,30 @@ class Probes:
         self.seed, self.device, self.size, self.renewed = seed, device, size, renewed
         self._generator = torch.Generator()  # on the CPU: there, how many rows are drawn does not change the first ones
         self._banks: dict[tuple[str, int, torch.dtype], tuple[int, torch.Tensor]] = {}
-        self._step = self._draws = self._rank = 0
+        self._step = self._draws = self._rank = self._first = 0
         self._ranks = 1
 
-    def at(self, step: int, rank: int = 0, ranks: int = 1) -> Probes:
+    def at(self, step: int, rank: int = 0, ranks: int = 1, first: int = 0) -> Probes:
         """
         Go to a step; what is drawn next depends on it alone.
 
         :param step: Number of the step in the run.
         :param rank: This process has the rows `rank, rank + ranks, ...` of the global batch.
         :param ranks: Number of processes.
+        :param first: How many of this process's rows come before those that are drawn for.
         :return: Itself.
         """
-        self._step, self._rank, self._ranks, self._draws = step, rank, ranks, 0
+        self._step, self._rank, self._ranks, self._first, self._draws = step, rank, ranks, first, 0
         return self
+
+    def after(self, first: int) -> Probes:
+        """
+        Draw for later rows of the same step.
+
+        :param first: How many of this process's rows come before them.
+        :return: Itself.
+        """
+        return self.at(self._step, self._rank, self._ranks, first)
 
     def generator(self) -> torch.Generator:
         """The generator of the next draw, on the CPU: the same on every process."""
@@ -89,8 +99,9 @@ class Probes:
         """
         n, width = shape[0], math.prod(shape[1:])
         bank = self._bank(noise, max(self.size, 16 * width), dtype)
-        places = torch.randint(len(bank) - width + 1, (n * self._ranks,), generator=self.generator())
-        own = places[self._rank :: self._ranks].to(self.device)
+        before = self._first * self._ranks
+        places = torch.randint(len(bank) - width + 1, (before + n * self._ranks,), generator=self.generator())
+        own = places[before + self._rank :: self._ranks].to(self.device)
         return bank.unfold(0, width, 1).index_select(0, own).view(shape)
 
     def _bank(self, noise: str, size: int, dtype: torch.dtype) -> torch.Tensor:

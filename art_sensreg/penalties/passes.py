@@ -24,7 +24,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from art_sensreg.penalties.taps import ActivationTaps, Layers, TapPlan
+from art_sensreg.penalties.batch_norm import normalise, statistics
+from art_sensreg.penalties.taps import ActivationTaps, Layers, TapPlan, trial
 
 _DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout}
 
@@ -57,11 +58,22 @@ class Branches:
     layers: list[list[Activations]]
 
 
-def couples_rows(model: nn.Module) -> bool:
+def batch_norms(model: nn.Module) -> list[nn.Module]:
+    """
+    Find the BatchNorm layers.
+
+    :param model: Any `nn.Module`.
+    :return: The layers.
+    """
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
+def couples_rows(model: nn.Module, norms: Sequence[nn.Module] | None = None) -> bool:
     """
     Tell whether a BatchNorm layer uses the statistics of the batch as the model stands now.
 
     :param model: Any `nn.Module`.
+    :param norms: Its BatchNorm layers, if they are known.
     :return: True if some BatchNorm is in training mode or keeps no running statistics.
 
     Example:
@@ -69,10 +81,27 @@ def couples_rows(model: nn.Module) -> bool:
     >>> couples_rows(nn.BatchNorm1d(2)), couples_rows(nn.BatchNorm1d(2).eval())
     (True, False)
     """
-    return any(
-        isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
-        for module in model.modules()
-    )
+    return any(norm.training or norm.running_mean is None for norm in (batch_norms(model) if norms is None else norms))
+
+
+def works_in_place(model: nn.Module, x: torch.Tensor) -> bool:
+    """
+    Tell whether a model overwrites its input.
+
+    :param model: Any `nn.Module`.
+    :param x: Some inputs, `(n, ...)`; they are left alone.
+    :return: True if it does.
+
+    Example:
+    >>> from art_sensreg.penalties.passes import works_in_place
+    >>> works_in_place(nn.ReLU(), torch.rand(2, 3)), works_in_place(nn.ReLU(inplace=True), torch.rand(2, 3))
+    (False, True)
+    """
+    rows = x[:2].detach().clone()
+    before = rows._version
+    with trial(model, rows):
+        model(rows)
+    return rows._version != before
 
 
 def forward_branches(
@@ -81,6 +110,8 @@ def forward_branches(
     selections: Sequence[tuple[Layers, TapPlan]] = (),
     update_statistics: bool = True,
     stacked: bool = True,
+    per_row: bool = False,
+    copy: bool = True,
 ) -> Branches:
     """
     Run the model on all branches and read the chosen activations of each.
@@ -92,6 +123,8 @@ def forward_branches(
     :param update_statistics: Whether BatchNorm's running statistics may move. False when a penalty is only looked at.
     :param stacked: Whether the branches form one batch. False runs one pass for each, all of `n` rows, with the same
         random draws: the same arithmetic, a little slower.
+    :param per_row: Whether the outputs will be differentiated by the inputs inside of `batch_norm.fixed_statistics`.
+    :param copy: Whether the model must not be given inputs that are differentiated by, but a copy: it works in place.
     :return: Inputs, logits and activations of all branches.
     :raises RuntimeError: If the model overwrites a tapped activation that it left alone in the trial run.
 
@@ -102,9 +135,9 @@ def forward_branches(
     [(4, 2), (2, 2)]
     """
     sizes = [len(x) for x in inputs]
-    if len(inputs) == 1 and update_statistics:
-        return _branches(inputs, sizes, *_forward(model, inputs[0], selections))
-    rules = CleanBranchRules(sizes if stacked else sizes[:1], update_statistics)
+    if len(inputs) == 1 and update_statistics and not per_row:
+        return _branches(inputs, sizes, *_forward(model, inputs[0], selections, copy=copy))
+    rules = CleanBranchRules(sizes if stacked else sizes[:1], update_statistics, per_row)
     with _counters_kept(model, update_statistics and stacked):
         if stacked:
             return _branches(inputs, sizes, *_forward(model, torch.cat(list(inputs)), selections, rules))
@@ -153,6 +186,7 @@ def _forward(
     x: torch.Tensor,
     selections: Sequence[tuple[Layers, TapPlan]],
     rules: CleanBranchRules | None = None,
+    copy: bool = True,
 ) -> tuple[torch.Tensor, list[list[torch.Tensor]]]:
     """Logits, and for each selection the activations of its layers."""
     taps = [ActivationTaps(model, layers, plan.clone) for layers, plan in selections]
@@ -160,7 +194,7 @@ def _forward(
         for context in [*taps, *([rules] if rules else [])]:
             stack.enter_context(context)
         # What is differentiated by must not be overwritten by a model that works in place.
-        logits = model(x.clone() if x.requires_grad else x)
+        logits = model(x.clone() if copy and x.requires_grad else x)
     if any(tap.overwritten for tap in taps):
         raise RuntimeError("The model overwrites a tapped activation in training mode only; name other `layers`.")
     return logits, [[value for _, value in tap.read(logits)] for tap in taps]
@@ -247,8 +281,9 @@ def _batch_counters(model: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]
 class CleanBranchRules(TorchFunctionMode):
     """BatchNorm and dropout as the module's docstring says, by intercepting their functional forms."""
 
-    def __init__(self, sizes: Sequence[int], update_statistics: bool) -> None:
+    def __init__(self, sizes: Sequence[int], update_statistics: bool, per_row: bool = False) -> None:
         super().__init__()
+        self.per_row = per_row
         self.sizes = sizes
         self.rows = sum(sizes)
         self.update_statistics = update_statistics
@@ -282,34 +317,39 @@ class CleanBranchRules(TorchFunctionMode):
     ) -> torch.Tensor:
         if not training:
             return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+        rows = len(input) * self.sizes[0] // self.rows
+        count = rows * input[0].numel() // input.shape[1]
+        if count < 2:
+            shape = input[:rows].shape
+            raise ValueError(f"Expected more than 1 value per channel when training, got input size {shape}.")
         if self._next is not None:
-            var, mean = next(self._next)
-        else:
-            var, mean = self._clean_statistics(input, running_mean, running_var, momentum)
-            self._statistics.append((var, mean))
-        scale = torch.rsqrt(var + eps) if weight is None else torch.rsqrt(var + eps) * weight
+            mean, variance = next(self._next)
+        elif len(self.sizes) > 1 or self.per_row:
+            output, mean, variance = normalise(input, weight, bias, rows, eps)
+            self._move(running_mean, running_var, mean, variance, momentum, count)
+            return output
+        else:  # the passes after this one need the statistics with their graph
+            mean, variance = statistics(input)
+            self._statistics.append((mean, variance))
+            self._move(running_mean, running_var, mean, variance, momentum, count)
+        scale = torch.rsqrt(variance + eps) if weight is None else torch.rsqrt(variance + eps) * weight
         shift = -mean * scale if bias is None else bias - mean * scale
-        shape = [1, -1] + [1] * (input.ndim - 2)
-        return torch.addcmul(shift.view(shape), input, scale.view(shape))
+        per_channel = [1, -1] + [1] * (input.ndim - 2)
+        return torch.addcmul(shift.view(per_channel), input, scale.view(per_channel)).to(input.dtype)
 
-    def _clean_statistics(
+    @torch.no_grad()
+    def _move(
         self,
-        input: torch.Tensor,
         running_mean: torch.Tensor | None,
         running_var: torch.Tensor | None,
+        mean: torch.Tensor,
+        variance: torch.Tensor,
         momentum: float,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Variance and mean of the clean rows; the running ones move if they may."""
-        clean = input[: len(input) * self.sizes[0] // self.rows]
-        count = clean.numel() // clean.shape[1]
-        if count < 2:
-            raise ValueError(f"Expected more than 1 value per channel when training, got input size {clean.shape}.")
-        var, mean = torch.var_mean(clean, dim=[0, *range(2, input.ndim)], correction=0)
+        count: int,
+    ) -> None:
         if self.update_statistics and running_mean is not None and running_var is not None:
-            with torch.no_grad():
-                running_mean.lerp_(mean.detach().to(running_mean.dtype), momentum)
-                running_var.lerp_(var.detach().to(running_var.dtype) * (count / (count - 1)), momentum)
-        return var, mean
+            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+            running_var.lerp_(variance.to(running_var.dtype) * (count / (count - 1)), momentum)
 
     def _dropout(
         self, func: Callable[..., torch.Tensor], input: torch.Tensor, p: float = 0.5, *args: Any, **kwargs: Any

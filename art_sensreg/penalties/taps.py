@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -147,10 +147,17 @@ class ActivationTaps(TorchFunctionMode):
 
 @dataclass(frozen=True)
 class TapPlan:
-    """What a trial run found out about a model: the names of the tapped layers, and whether they must be copied."""
+    """
+    What a trial run found out about a model.
+
+    :param names: Names of the tapped layers.
+    :param clone: Whether their activations must be copied.
+    :param width: Activations of all of them together, for one image.
+    """
 
     names: tuple[str, ...]
     clone: bool
+    width: int = field(default=0, repr=False, compare=False)
 
 
 @contextmanager
@@ -220,7 +227,8 @@ def plan_taps(model: nn.Module, layers: Layers, x: torch.Tensor) -> TapPlan:
                 f"`layers` selects {name!r}, whose output has shape {tuple(value.shape)} for a batch of {len(rows)}; "
                 "expected the batch as the first dimension. Name other layers."
             )
-    return TapPlan(tuple(name for name, _ in found), taps.overwritten)
+    width = sum(value[0].numel() for _, value in found)
+    return TapPlan(tuple(name for name, _ in found), taps.overwritten, width)
 
 
 def check_layers(layers: Layers) -> None:

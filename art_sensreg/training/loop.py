@@ -252,8 +252,8 @@ class Training:
         limit = f" {state.skipped} steps were left out before it." if config.on_nonfinite == "skip" else ""
         raise FloatingPointError(
             f"The term {culprit!r} is {state.terms[culprit].item()} in epoch {state.epoch}, step {state.step}; "
-            f"expected a finite loss.{limit} The weights are those before this step.{self._last_checkpoint()} Try a smaller "
-            "learning rate, penalty weight or `max_grad_norm`."
+            f"expected a finite loss.{limit} The weights are those before this step.{self._last_checkpoint()} Try a "
+            "smaller learning rate, penalty weight or `max_grad_norm`."
         )
 
     def _check_weights(self) -> None:

@@ -16,9 +16,10 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-# Options of glibc's `mallopt`, and its defaults (malloc.h).
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-_DEFAULT_TRIM, _DEFAULT_MMAP_MAX = 128 * 1024, 65536
+# Options of glibc's `mallopt` (malloc.h). Once one is set, glibc no longer adapts them; so what is put back at the end
+# is where its own adaptation ends up in a process that has freed large blocks, not its starting point.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+_ADAPTED = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 32 * 2**20, _TRIM_THRESHOLD: 64 * 2**20}
 
 _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 
@@ -49,9 +50,8 @@ def buffers_kept(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
-        library.mallopt(_MMAP_MAX, _DEFAULT_MMAP_MAX)
-        library.mallopt(_TRIM_THRESHOLD, _DEFAULT_TRIM)
-        library.malloc_trim(0)
+        for option, value in _ADAPTED.items():
+            library.mallopt(option, value)
 
 
 def _glibc() -> Any:

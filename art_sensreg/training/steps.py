@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from art_sensreg.objectives import Objective, Share
+from art_sensreg.objectives import WHOLE_BATCH, Objective, Share
 from art_sensreg.penalties.noise import Probes
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.distributed import Processes, lost_processes_named
@@ -21,6 +21,10 @@ Below this `sigma` (of an input range of length 1) the pass of the penalties run
 
 The difference of two activations that are rounded to 8 bits is noise when they differ by little.
 """
+
+# On the CPU a batch and its noisy copies are computed in parts with about so many tapped activations: 12 MB.
+_CACHED_NUMBERS = 3 * 2**20
+_LEAST_ROWS = 16
 
 _LOW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -94,6 +98,11 @@ class Stepper:
             self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
         device = next(model.parameters()).device
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
+        # Where the images are differentiated by, the last pass need not go as far as them once more.
+        only_weights = objective.double_backward and processes.count == 1
+        self._inputs = [p for p in model.parameters() if p.requires_grad] if only_weights else None
+        self._plain = device.type == "cpu" and processes.count == 1 and config.precision == "float32"
+        self._plain = self._plain and not config.compile
         self.module: nn.Module = StepModule(model, objective, config.precision)
         if config.compile:
             self.module.compile()
@@ -121,15 +130,23 @@ class Stepper:
         """
         if self.layout is not None and x.ndim == 4:
             x = x.contiguous(memory_format=self.layout)
-        terms, logits = self.module(x, y, probes, share)
-        loss = terms["loss"]
-        terms = self._of_all(terms, share)
+        parts = self._parts(len(x), share)
+        if parts > 1:
+            terms, logits = self._backward_in_parts(x, y, probes, parts)
+        else:
+            terms, logits = self.module(x, y, probes, share)
+        loss, terms = terms["loss"], self._of_all(terms, share)
         if not torch.isfinite(terms["loss"]):
             names = (name for name, value in terms.items() if name != "loss" and not torch.isfinite(value))
             return terms, logits[:own], next(names, "loss")
-        self.optimizer.zero_grad(set_to_none=True)
-        with lost_processes_named():
-            self.scaler.scale(loss).backward()
+        if parts == 1:
+            self.optimizer.zero_grad(set_to_none=True)
+            with lost_processes_named():
+                self.scaler.scale(loss).backward(inputs=self._inputs)
+        self._update()
+        return terms, logits[:own], None
+
+    def _update(self) -> None:
         if self.max_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
@@ -137,7 +154,31 @@ class Stepper:
         self.scaler.update()
         if self.average is not None:
             self.average.update_parameters(self.model)
-        return terms, logits[:own], None
+
+    def _parts(self, rows: int, share: Share) -> int:
+        """In how many parts a batch is computed, so that its activations stay in the processor's cache."""
+        if self._plain and share is WHOLE_BATCH:
+            fitting = self.objective.rows_at_once(self.model, _CACHED_NUMBERS)
+            return 1 if fitting is None else -(-rows // max(fitting, _LEAST_ROWS))
+        return 1
+
+    def _backward_in_parts(
+        self, x: torch.Tensor, y: torch.Tensor, probes: Probes, parts: int
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Forward and backward of each part in turn: the same means and, but for rounding, gradients."""
+        self.optimizer.zero_grad(set_to_none=True)
+        rows, first = -(-len(x) // parts), 0
+        terms: dict[str, torch.Tensor] = {}
+        logits = []
+        for part, labels in zip(x.split(rows), y.split(rows), strict=True):
+            values, z = self.module(part, labels, probes.after(first), WHOLE_BATCH)
+            weight = len(part) / len(x)
+            (values["loss"] * weight).backward()
+            for name, value in values.items():
+                terms[name] = terms.get(name, 0.0) + value.detach() * weight
+            logits.append(z.detach())
+            first += len(part)
+        return terms, torch.cat(logits)
 
     def _of_all(self, terms: dict[str, torch.Tensor], share: Share) -> dict[str, torch.Tensor]:
         """The terms of the global batch: a mean over the processes, each counted by its rows."""
