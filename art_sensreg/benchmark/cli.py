@@ -24,6 +24,7 @@ from art_sensreg.benchmark.settings import BUDGETS, FILE_RECIPE, RECIPES, SuiteS
 from art_sensreg.benchmark.tables import explanations, summary_table
 from art_sensreg.datasets import Dataset, load_dataset
 from art_sensreg.models import ACTIVATIONS, MODELS, NORM_LAYERS, build_model
+from art_sensreg.training.distributed import join_processes, local_device
 
 
 class _Parser(argparse.ArgumentParser):
@@ -96,16 +97,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         threads = RECIPES.get(settings.dataset, FILE_RECIPE).threads
         if threads and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(threads)
-        records = Records(out, settings.as_json(), settings.device, previous)
+        device = local_device(torch.device(settings.device))
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # ART takes the current one
+        processes = join_processes(device)
+        out, previous = processes.agree((out, previous))
+        records = Records(out, settings.as_json(), settings.device, previous, writes=processes.rank == 0)
     except (ValueError, TypeError, OSError) as error:
         parser.error(" ".join(str(error).split()))
     # ART warns of what the suite does on purpose (Carlini's clipped images, and the like).
     logging.getLogger("art").setLevel(logging.ERROR)
-    complete = run_suite(settings, dataset, records, verbose=not given.quiet)
-    finish(
-        records,
-        shlex.join(["python", "benchmarks/run_art_suite.py", *(sys.argv[1:] if arguments is None else arguments)]),
-    )
+    complete = run_suite(settings, dataset, records, verbose=not given.quiet, processes=processes, resume=given.resume)
+    if processes.rank == 0:
+        program = ["python"] if processes.count == 1 else ["torchrun", f"--nproc-per-node={processes.count}"]
+        words = sys.argv[1:] if arguments is None else arguments
+        finish(records, shlex.join([*program, "benchmarks/run_art_suite.py", *words]))
     return 0 if complete else 1
 
 

@@ -70,7 +70,14 @@ def _regularised(
         )
         trainer = SensRegTrainer(classifier, penalties(chosen), config)
         x, y = task.dataset.x_train, task.dataset.y_train
-        trainer.fit(x, y, scheduler=task.one_cycle(classifier), verbose=False)
+        trainer.fit(
+            x,
+            y,
+            scheduler=task.one_cycle(classifier),
+            checkpoint_dir=task.checkpoint_dir,
+            resume=task.checkpoint_dir is not None,
+            verbose=False,
+        )
         return trainer.get_classifier()
 
     return Defence(name, summary, paper, train, options, penalties=penalties)

@@ -70,12 +70,21 @@ class Records:
     :param config: The settings, as JSON.
     :param device: Device of the run.
     :param previous: `results.json` of the run that is resumed, or None.
+    :param writes: Whether this process writes the files: of several, only the first does.
     """
 
-    def __init__(self, out: Path, config: dict[str, Any], device: str, previous: dict[str, Any] | None = None) -> None:
-        self.out = out
-        (out / "masks").mkdir(parents=True, exist_ok=True)
-        (out / "checkpoints").mkdir(exist_ok=True)
+    def __init__(
+        self,
+        out: Path,
+        config: dict[str, Any],
+        device: str,
+        previous: dict[str, Any] | None = None,
+        writes: bool = True,
+    ) -> None:
+        self.out, self.writes = out, writes
+        if writes:
+            (out / "masks").mkdir(parents=True, exist_ok=True)
+            (out / "checkpoints").mkdir(exist_ok=True)
         runs = previous["runs"] if previous else []
         self.data: dict[str, Any] = {
             "schema": SCHEMA,
@@ -116,6 +125,8 @@ class Records:
 
     def save(self) -> None:
         """Write `results.json` and `results.csv`, each aside and renamed."""
+        if not self.writes:
+            return
         write_text(self.out / "results.json", json.dumps(self.data, indent=1, allow_nan=False) + "\n")
         rows = [
             {
@@ -144,9 +155,10 @@ class Records:
         """
         name = "-".join(re.sub(r"[^A-Za-z0-9.+]", "_", str(part)) for part in parts)
         path = self.out / "masks" / f"{name}.npz"
-        aside = path.with_suffix(".part.npz")
-        np.savez_compressed(aside, robust=robust, attacked=attacked)
-        os.replace(aside, path)
+        if self.writes:
+            aside = path.with_suffix(".part.npz")
+            np.savez_compressed(aside, robust=robust, attacked=attacked)
+            os.replace(aside, path)
         return f"masks/{path.name}"
 
     def read_mask(self, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from art.estimators.classification import PyTorchClassifier
@@ -36,6 +37,7 @@ class TrainingTask:
     :param norm: `linf` or `l2`.
     :param eps: Size that adversarial training trains at.
     :param device: `cpu` or `cuda`.
+    :param checkpoint_dir: Where a training run may leave what it needs to be resumed, or None.
     """
 
     dataset: Dataset
@@ -49,6 +51,7 @@ class TrainingTask:
     norm: str
     eps: float
     device: str
+    checkpoint_dir: Path | None = None
 
     @property
     def art_norm(self) -> float:

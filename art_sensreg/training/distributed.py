@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -125,10 +126,17 @@ def join_processes(device: torch.device) -> Processes:
     if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1 and dist.is_torchelastic_launched():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=_PATIENCE)
+        atexit.register(_leave)
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return Processes()
     needs_gpu = dist.get_backend() == "nccl"
     return Processes(dist.get_rank(), dist.get_world_size(), device if needs_gpu else torch.device("cpu"))
+
+
+def _leave() -> None:
+    """Without it the interpreter may take down the connections' threads while they work, and abort."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def local_device(device: torch.device) -> torch.device:

@@ -185,7 +185,7 @@ class Stepper:
         if self.processes.count == 1:
             return terms
         counts = {**self.objective.weights(share), "loss": 1.0}  # the loss is weighted already
-        parts = [float(value) * counts[name] / self.processes.count for name, value in terms.items()]
+        parts = [float(value.detach()) * counts[name] / self.processes.count for name, value in terms.items()]
         sums = self.processes.sum(parts)
         return {name: torch.tensor(value) for name, value in zip(terms, sums, strict=True)}
 
