@@ -1,0 +1,71 @@
+"""
+A training run for `torchrun`: `distributed_run.py RESULT [CHECKPOINTS]`. With KILL=step the second process dies there.
+
+301 images in batches of 50: the last batch has one row, which one of two processes has not.
+"""
+
+import os
+import signal
+import sys
+
+import numpy as np
+import torch
+from torch import nn
+
+from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegClassifier, SensRegTrainer, TrainingConfig
+from art_sensreg.models import build_model
+from art_sensreg.training import Callback, ValidationAttack
+
+
+class Losses(Callback):
+    def __init__(self):
+        self.losses = []
+
+    def on_step(self, state):
+        self.losses.append(float(state.terms["loss"]))
+        if state.rank == 1 and state.total_steps == int(os.environ.get("KILL", "0")):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def state_dict(self):
+        return {"losses": self.losses}
+
+    def load_state_dict(self, state):
+        self.losses = state["losses"]
+
+
+def main(result, checkpoints=None):
+    rng = np.random.default_rng(0)
+    y = np.arange(301) % 10
+    x = (rng.random((301, 1, 8, 8)) / 2 + y[:, None, None, None] / 20).astype(np.float32)
+    torch.manual_seed(0)
+    model = build_model("cnn-small", (1, 8, 8), 10)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    classifier = SensRegClassifier(
+        model, nn.CrossEntropyLoss(), (1, 8, 8), 10, optimizer=optimizer, clip_values=(0.0, 1.0)
+    )
+    penalties = [
+        SensitivityPenalty(sigma=(0.1, 0.3), probes=2),
+        JacobianPenalty(),
+        JacobianPenalty(weight=0.01, estimator="projection"),
+    ]
+    losses = Losses()
+    config = TrainingConfig(
+        seed=0,
+        batch_size=50,
+        callbacks=[losses],
+        penalty_fraction=float(os.environ.get("FRACTION", "1")),
+        validation_attack=ValidationAttack(eps=0.1, max_iter=2),
+    )
+    trainer = SensRegTrainer(classifier, penalties, config)
+    trainer.fit(
+        x, y, (x[:103], y[:103]), nb_epochs=3, checkpoint_dir=checkpoints, resume=checkpoints is not None, verbose=False
+    )
+    if int(os.environ.get("RANK", "0")) == 0:
+        history = [{k: v for k, v in record.items() if k != "seconds"} for record in trainer.history]
+        weights = [parameter.detach() for parameter in model.parameters()]
+        torch.save({"losses": losses.losses, "weights": weights, "history": history}, result)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(*sys.argv[1:])

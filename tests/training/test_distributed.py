@@ -1,0 +1,114 @@
+"""Two processes train, and attack, as one."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+from art_sensreg import SensRegTrainer
+from art_sensreg.training.batches import LoaderBatches, TensorBatches
+from art_sensreg.training.distributed import Processes
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = Path(__file__).with_name("distributed_run.py")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def run(*arguments, processes=1, timeout=150, **environment):
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, *(launcher if processes > 1 else []), *map(str, arguments)]
+    return subprocess.run(
+        command, env={**ENVIRONMENT, **environment}, capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+@pytest.mark.parametrize("fraction", ["1", pytest.param("0.4", marks=pytest.mark.slow)])
+def test_two_processes_train_as_one(tmp_path, fraction):
+    results = []
+    for processes in (1, 2):
+        path = tmp_path / f"{processes}.pt"
+        done = run(SCRIPT, path, processes=processes, FRACTION=fraction)
+        assert done.returncode == 0, done.stderr
+        results.append(torch.load(path, weights_only=True))
+    one, two = results
+    assert len(one["losses"]) == 21
+    assert two["losses"] == pytest.approx(one["losses"], abs=1e-5)
+    for a, b in zip(one["weights"], two["weights"], strict=True):
+        assert torch.allclose(a, b, atol=1e-4)
+    for a, b in zip(one["history"], two["history"], strict=True):
+        assert b == pytest.approx(a, abs=1e-4)
+
+
+def test_when_one_process_dies_the_job_fails_soon_and_can_be_resumed(tmp_path):
+    whole = run(SCRIPT, tmp_path / "whole.pt", processes=2)
+    assert whole.returncode == 0, whole.stderr
+    began = time.monotonic()
+    killed = run(SCRIPT, tmp_path / "killed.pt", tmp_path / "checkpoints", processes=2, KILL="10")
+    assert time.monotonic() - began < 60
+    assert killed.returncode != 0
+    assert "Another process of this job has gone" in killed.stderr
+    assert "resume=True" in killed.stderr
+    assert not (tmp_path / "killed.pt").exists()
+    resumed = run(SCRIPT, tmp_path / "resumed.pt", tmp_path / "checkpoints", processes=2)
+    assert resumed.returncode == 0, resumed.stderr
+    first, second = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("whole", "resumed"))
+    assert second["losses"] == pytest.approx(first["losses"], abs=1e-6)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(first["weights"], second["weights"], strict=True))
+
+
+def test_the_suite_gives_the_same_masks_on_two_processes(tmp_path):
+    arguments = ["benchmarks/run_art_suite.py", "--defences", "none,art-fbf", "--attacks", "fgm,pgd", "--epochs", "2"]
+    for processes in (1, 2):
+        done = run(ROOT / arguments[0], *arguments[1:], "--out", tmp_path / str(processes), processes=processes)
+        assert done.returncode == 0, done.stderr
+    assert done.stdout.count("worst case") == 2  # one table, with two columns: only the first process prints
+    runs = [json.loads((tmp_path / str(p) / "results.json").read_text())["runs"] for p in (1, 2)]
+    assert [r["defence"] for r in runs[1]] == ["none", "art-fbf"]
+    # ART's trainers run on one process alone: equal weights, so that the attacks must agree for each image.
+    for attack in runs[0][1]["attacks"]:
+        with np.load(tmp_path / "1" / attack["mask"]) as one, np.load(tmp_path / "2" / attack["mask"]) as two:
+            assert np.array_equal(one["robust"], two["robust"])
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 7, 50])
+@pytest.mark.parametrize("noisy", [1, 3])
+def test_shares_are_complete_and_their_weights_sum_to_one(rows, noisy):
+    noisy = min(rows, noisy)
+    parts = [Processes(rank, 3).share(rows, noisy) for rank in range(3)]
+    assert sum(own for own, _ in parts) == rows
+    assert sum(share.weight for _, share in parts) == pytest.approx(3)
+    assert sum(share.noisy_weight for _, share in parts) == pytest.approx(3)
+    for own, share in parts:
+        assert share.weight == pytest.approx(own * 3 / rows)
+
+
+def test_rows_are_dealt_out_without_repetition_or_loss():
+    data = torch.arange(11.0)[:, None]
+    batches = TensorBatches(data, data, batch_size=4)
+    seen = []
+    for rank in range(3):
+        processes = Processes(rank, 3)
+        for x, _, total in batches.epoch(0, 0, processes):
+            own, _ = processes.share(total, total)
+            seen += x[:own].flatten().tolist()
+            assert len(x) == max(own, 1)
+    assert sorted(seen) == list(range(11))
+
+
+def test_a_loader_that_deals_out_rows_itself_is_refused(make_classifier, digits):
+    data = TensorDataset(torch.from_numpy(digits.x_train[:40]), torch.from_numpy(digits.y_train[:40]))
+    loader = DataLoader(data, batch_size=10, sampler=DistributedSampler(data, num_replicas=2, rank=0))
+    with pytest.raises(ValueError, match=r"`generator` has a DistributedSampler, which repeats images"):
+        SensRegTrainer(make_classifier(), []).fit_generator(loader, nb_epochs=1, verbose=False)
+
+
+def test_a_loader_that_ends_early_ends_the_epoch():
+    batches = LoaderBatches(lambda: iter([(torch.zeros(2, 1), torch.zeros(2))]), length=5)
+    assert len(list(batches.epoch(0, 0, Processes()))) == 1
