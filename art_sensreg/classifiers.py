@@ -14,14 +14,7 @@ from art import config as art_config
 from art.estimators.classification import PyTorchClassifier
 
 from art_sensreg.fitting import FitOptions, fit_arrays, fit_batches, with_given
-from art_sensreg.inference import (
-    differentiable_by_input,
-    hooks_of,
-    input_gradient,
-    plain_function,
-    predict_logits,
-    weight_gradients_kept,
-)
+from art_sensreg.inference import hooks_of, input_gradient, plain_function, predict_logits, weight_gradients_kept
 from art_sensreg.objectives import Penalty, check_penalties
 from art_sensreg.preprocessing import model_dtype
 from art_sensreg.training.callbacks import History
@@ -183,9 +176,11 @@ class SensRegClassifier(PyTorchClassifier):
         :param y: Labels as rows `(n, nb_classes)`, one-hot or probabilities.
         :param training_mode: Whether the model is in training mode.
         :param kwargs: Passed on to ART.
-        :return: Gradients of the shape and kind (numpy float32, or torch) of `x`.
+        :return: Gradients of the shape and kind (numpy float32, or torch) of `x`; zeros, and a warning in the log, if
+            autograd sees no way from `x` to the loss.
         """
-        if x.dtype != object and plain_function(self, _HOOKS) and differentiable_by_input(self):
+        usual = torch.is_grad_enabled() and not self.is_rnn and x.dtype != object
+        if usual and plain_function(self, _HOOKS):
             try:
                 return input_gradient(self, x, y, training_mode)
             except RuntimeError as error:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -13,17 +14,17 @@ from art.estimators.classification import PyTorchClassifier
 from art.preprocessing.standardisation_mean_std.pytorch import StandardisationMeanStdPyTorch
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
-from torch.nn.parallel import DistributedDataParallel
 
 from art_sensreg.models import FeatureClassifier, PreActBlock
 
 logger = logging.getLogger(__name__)
 
 Function = Callable[[torch.Tensor], Any]
-Hooks = Mapping[str, Callable[..., Any]]
+Hooks = tuple[Callable[..., Any], ...]
 
 # What ART calls between the user's arrays and the model, and subclasses may override.
-_HOOKS = ("_apply_preprocessing", "_apply_postprocessing", "_cast", "_make_model_wrapper", "reduce_labels")
+_HOOKS = ("_apply_preprocessing", "_apply_postprocessing", "_make_model_wrapper", "reduce_labels")
+_FLOATS = {np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64)}
 
 # Modules that neither write to their input nor keep it, nor hand out memory that they keep, unless changed by one of
 # the attributes below. Gradients of models of nothing else need no copies, which cost a small one 6 % of its time.
@@ -40,14 +41,15 @@ def hooks_of(kind: type[PyTorchClassifier]) -> Hooks:
     The functions of a class that ART calls between the user's arrays and the model.
 
     :param kind: Class of a classifier.
-    :return: Functions by name.
+    :return: Its preprocessing, postprocessing, wrapping of models, and reducing of labels.
 
     Example:
     >>> from art_sensreg.inference import hooks_of
-    >>> sorted(hooks_of(PyTorchClassifier))
-    ['_apply_postprocessing', '_apply_preprocessing', '_make_model_wrapper', 'reduce_labels']
+    >>> [hook.__name__ for hook in hooks_of(PyTorchClassifier)]
+    ['_apply_preprocessing', '_apply_postprocessing', '_make_model_wrapper', 'reduce_labels']
     """
-    return {name: getattr(kind, name) for name in _HOOKS if hasattr(kind, name)}
+    hooks: Hooks = attrgetter(*_HOOKS)(kind)
+    return hooks
 
 
 def plain_function(classifier: PyTorchClassifier, hooks: Hooks) -> bool:
@@ -65,31 +67,14 @@ def plain_function(classifier: PyTorchClassifier, hooks: Hooks) -> bool:
     >>> plain_function(classifier, hooks_of(PyTorchClassifier))
     True
     """
-    kind, operations = type(classifier), classifier.preprocessing_operations
+    operations = classifier.preprocessing_operations
     return (
         (not operations or (len(operations) == 1 and type(operations[0]) is StandardisationMeanStdPyTorch))
         and not classifier.postprocessing_defences
         and not classifier._use_amp
-        and classifier.__dict__.keys().isdisjoint(hooks)
-        and all(getattr(kind, name) is hook for name, hook in hooks.items())
+        and classifier.__dict__.keys().isdisjoint(_HOOKS)
+        and hooks_of(type(classifier)) == hooks
     )
-
-
-def differentiable_by_input(classifier: PyTorchClassifier) -> bool:
-    """
-    Whether the input's gradient may be taken without those of the weights.
-
-    :param classifier: The classifier.
-    :return: False where gradients are off, for recurrent models, of which ART switches single layers to training mode,
-        and for `DistributedDataParallel`, which waits for the gradients of its weights.
-
-    Example:
-    >>> from art_sensreg.inference import differentiable_by_input
-    >>> differentiable_by_input(PyTorchClassifier(nn.Linear(4, 2), nn.CrossEntropyLoss(), (4,), 2))
-    True
-    """
-    parallel = isinstance(classifier._model._model, DistributedDataParallel)
-    return torch.is_grad_enabled() and not classifier.is_rnn and not parallel
 
 
 def predict_logits(classifier: PyTorchClassifier, x: np.ndarray, batch_size: int, training_mode: bool) -> np.ndarray:
@@ -110,7 +95,7 @@ def predict_logits(classifier: PyTorchClassifier, x: np.ndarray, batch_size: int
     """
     modules = _modules(classifier._model)
     _set_training(modules, training_mode)
-    function, dtype, device = _logits_function(classifier), _dtype(modules), classifier.device
+    function, dtype, device = _logits_function(classifier), _dtype(modules), classifier._device
     # ART's DataLoader draws one number; so models with noise of their own see the same noise after the same seed.
     torch.empty((), dtype=torch.int64).random_()
     outputs = []
@@ -125,9 +110,9 @@ def predict_logits(classifier: PyTorchClassifier, x: np.ndarray, batch_size: int
 
 def input_gradient(classifier: PyTorchClassifier, x: Any, y: Any, training_mode: bool) -> Any:
     """
-    What ART's `loss_gradient` returns for a :func:`plain_function` that is :func:`differentiable_by_input`.
+    What ART's `loss_gradient` returns for a :func:`plain_function`, by the input alone: weights keep their `.grad`.
 
-    The `.grad` of the weights stays as it is.
+    Not for recurrent models, of which ART puts single layers in training mode, nor where gradients are switched off.
 
     :param classifier: The classifier.
     :param x: Images `(n, *input_shape)`, numpy or torch; not written to.
@@ -147,8 +132,11 @@ def input_gradient(classifier: PyTorchClassifier, x: Any, y: Any, training_mode:
     _set_training(modules, training_mode)
     labels, dtype, loss = _labels(classifier, y), _dtype(modules), classifier._loss
     copies = not _harmless([*modules[1:], loss])
-    images = x.to(dtype) if isinstance(x, torch.Tensor) else _as_tensor(x).to(classifier.device, dtype)
-    leaf = (images.clone() if images.is_inference() else images.detach()).requires_grad_(True)
+    if isinstance(x, torch.Tensor):
+        leaf = (x.clone() if x.is_inference() else x.detach()).to(dtype)
+    else:
+        leaf = _as_tensor(x).to(classifier._device, dtype)
+    leaf.requires_grad_(True)
     # Layers that work in place may do so neither on a leaf, nor on the caller's images.
     value = loss(_logits_function(classifier)(leaf.clone() if copies else leaf), labels)
     gradient = torch.autograd.grad(value, leaf, allow_unused=True)[0] if value.requires_grad else None
@@ -194,7 +182,8 @@ def _modules(model: nn.Module) -> list[nn.Module]:
     while waiting:
         module = waiting.pop()
         found.append(module)
-        waiting.extend(child for child in reversed(module._modules.values()) if child is not None)
+        if module._modules:
+            waiting.extend(child for child in reversed(module._modules.values()) if child is not None)
     return found
 
 
@@ -254,23 +243,30 @@ def _is_identity(operation: StandardisationMeanStdPyTorch) -> bool:
 
 def _as_tensor(x: np.ndarray) -> torch.Tensor:
     """A contiguous tensor of floats, on the array's own memory where torch can take that."""
-    if x.dtype not in (np.float16, np.float32, np.float64):
+    if x.dtype not in _FLOATS:
         x = x.astype(np.float32 if x.dtype.itemsize <= 2 else np.float64)
-    x = np.ascontiguousarray(x)
-    # torch warns of arrays that are not writable, which memory maps may be.
-    return torch.from_numpy(x if x.flags.writeable else x.copy())
+    # torch refuses negative strides, and warns of arrays that are not writable, which memory maps may be.
+    return torch.from_numpy(x if x.flags.carray else np.array(x, order="C"))
 
 
 def _labels(classifier: PyTorchClassifier, y: Any) -> torch.Tensor:
     """Labels as the classifier's loss takes them."""
     if isinstance(y, torch.Tensor):
         labels = y.detach().clone()
+    elif _is_one_hot(classifier, y):
+        # What `reduce_labels` does, in fewer steps: they would take a small model a tenth of its time.
+        return torch.from_numpy(y.argmax(1)).to(classifier._device)
     else:
-        if isinstance(y, np.ndarray) and y.dtype == np.float32 and y.shape == (len(y), classifier.nb_classes):
-            labels = _as_tensor(y)
-            if classifier._probability_labels and torch.equal(labels, labels.floor()):
-                # What `reduce_labels` does with one-hot rows, in fewer steps.
-                return labels.argmax(dim=1).to(classifier.device)
-        labels = torch.tensor(y).to(classifier.device)
+        labels = torch.tensor(y).to(classifier._device)
     reduced: torch.Tensor = classifier.reduce_labels(labels)
     return reduced
+
+
+def _is_one_hot(classifier: PyTorchClassifier, y: Any) -> bool:
+    """Whether labels are float32 rows of whole numbers, for a loss that takes class indices or rows."""
+    if not (classifier._probability_labels and isinstance(y, np.ndarray) and y.dtype.char == "f"):
+        return False
+    if y.shape != (len(y), classifier._nb_classes) or not y.flags.carray:
+        return False
+    rows = torch.from_numpy(y)
+    return torch.equal(rows, rows.floor())

@@ -15,7 +15,7 @@ from art_sensreg.penalties.noise import Probes
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.distributed import Processes, lost_processes_named
 
-LOW_PRECISION_SIGMA = 0.2
+LOW_PRECISION_SIGMA = 0.3
 """
 Below this `sigma` (of an input range of length 1) the pass of the penalties runs in float32 whatever `precision` is.
 

@@ -1,0 +1,335 @@
+"""Predictions and gradients of `SensRegClassifier`, by the quick way or not, are those of ART's `PyTorchClassifier`."""
+
+import copy
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from art.defences.postprocessor import ReverseSigmoid, Rounded
+from art.defences.preprocessor import GaussianAugmentation, SpatialSmoothing
+from art.defences.preprocessor.preprocessor import PreprocessorPyTorch
+from art.estimators.classification import PyTorchClassifier
+from art.preprocessing.standardisation_mean_std.numpy import StandardisationMeanStd
+from art.preprocessing.standardisation_mean_std.pytorch import StandardisationMeanStdPyTorch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from art_sensreg import SensRegClassifier
+from art_sensreg.models import build_model
+
+SHAPE = (2, 6, 6)
+
+
+def mlp(outputs=3, last=()):
+    return nn.Sequential(nn.Flatten(), nn.Linear(72, 8), nn.Tanh(), nn.Linear(8, outputs), *last)
+
+
+class Function(nn.Module):
+    """A network around any function of `(inner, x)`, and so none that is known to leave its input alone."""
+
+    def __init__(self, function, inner=None):
+        super().__init__()
+        self.function = function
+        self.inner = inner or mlp()
+
+    def forward(self, x):
+        return self.function(self.inner, x)
+
+
+def in_place_without_gradient(inner, x):
+    with torch.no_grad():
+        x.mul_(0.5)
+    return inner(x)
+
+
+def gradient_inside(inner, x):
+    with torch.enable_grad():
+        weight = inner[1].weight
+        return inner(x) + torch.autograd.grad(weight.pow(2).sum(), weight)[0].mean()
+
+
+class Blur(PreprocessorPyTorch):
+    """A preprocessor in torch, noisy so that random numbers count."""
+
+    def forward(self, x, y=None):
+        return nn.functional.avg_pool2d(x, 3, 1, 1) + 0.01 * torch.rand_like(x), y
+
+
+MODELS = {
+    "mlp": mlp,
+    "mlp-of-the-package": lambda: build_model("mlp", SHAPE, 3),
+    "cnn-small": lambda: build_model("cnn-small", SHAPE, 3),
+    "cnn-small-batch-norm": lambda: build_model("cnn-small", SHAPE, 3, norm_layer="batch"),
+    "resnet-small-gelu": lambda: build_model("resnet-small", SHAPE, 3, activation="gelu", norm_layer="batch"),
+    "convolutional-sequential": lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)),
+    "in-place-first": lambda: nn.Sequential(nn.ReLU(inplace=True), *mlp()),
+    "in-place-on-a-view": lambda: nn.Sequential(nn.Flatten(), nn.Hardtanh(0.2, 0.7, inplace=True), nn.Linear(72, 3)),
+    "in-place-on-the-input": lambda: Function(lambda inner, x: inner(x.add_(0.1))),
+    "in-place-without-gradient": lambda: Function(in_place_without_gradient),
+    "dropout": lambda: nn.Sequential(nn.Dropout(0.3), *mlp()),
+    "noise-of-its-own": lambda: Function(lambda inner, x: inner(x + 0.1 * torch.randn_like(x))),
+    "frozen": lambda: mlp().requires_grad_(False),
+    "half-frozen": lambda: nn.Sequential(nn.Flatten(), nn.Linear(72, 3).requires_grad_(False), nn.Linear(3, 3)),
+    "float64": lambda: mlp().double(),
+    "float16": lambda: mlp().half(),
+    "no-weights": lambda: nn.Sequential(nn.Flatten(), nn.Softplus(), nn.AdaptiveAvgPool1d(3)),
+    "recurrent": lambda: Function(lambda inner, x: inner(x.flatten(2))[0][:, -1], nn.GRU(36, 3, batch_first=True)),
+    "recurrent-and-dropout": lambda: Function(
+        lambda inner, x: inner[1](inner[0](x.flatten(2))[0])[:, -1],
+        nn.ModuleList([nn.GRU(36, 3, batch_first=True), nn.Dropout()]),
+    ),
+    "checkpoints": lambda: Function(lambda inner, x: checkpoint(inner, x, use_reentrant=True)),
+    "gradient-inside": lambda: Function(gradient_inside),
+}
+
+
+def classifiers(model, loss=None, nb_classes=3, **kwargs):
+    """The same model twice: as ours, and as ART's."""
+    loss = loss or nn.CrossEntropyLoss()
+    kwargs.setdefault("clip_values", (0.0, 1.0))
+    return [
+        kind(copy.deepcopy(model), copy.deepcopy(loss), SHAPE, nb_classes, **copy.deepcopy(kwargs))
+        for kind in (SensRegClassifier, PyTorchClassifier)
+    ]
+
+
+def images_and_labels():
+    images = np.random.default_rng(0).random((7, *SHAPE)).astype(np.float32)
+    return images, np.eye(3, dtype=np.float32)[[0, 1, 2, 2, 1, 0, 1]]
+
+
+@pytest.fixture
+def x():
+    return images_and_labels()[0]
+
+
+@pytest.fixture
+def y():
+    return images_and_labels()[1]
+
+
+def same_numbers(ours, arts, x, y, kind=np.float32, labels=None, tolerance=1e-6, batch_size=4):
+    """Predictions and gradients, in evaluation and training mode, and all that must not have changed."""
+    x = x.astype(kind)
+    given, before = y if labels is None else labels(y), x.copy()
+    kept = [torch.full_like(parameter, 2.0) for parameter in ours.model.parameters()]
+    for parameter, gradient in zip(ours.model.parameters(), kept, strict=True):
+        if parameter.requires_grad:
+            parameter.grad = gradient
+    for training_mode in (False, True):
+        results = []
+        for classifier in (ours, arts):
+            torch.manual_seed(1)
+            numbers = [classifier.predict(x, batch_size=batch_size, training_mode=training_mode)]
+            numbers.append(classifier.loss_gradient(x.copy(), given, training_mode=training_mode))
+            results.append((numbers, torch.rand(1).item(), classifier.model.training))
+        for mine, theirs in zip(results[0][0], results[1][0], strict=True):
+            assert mine.shape == theirs.shape
+            assert mine.dtype == np.float32
+            np.testing.assert_allclose(mine, theirs, rtol=0, atol=tolerance)
+        assert results[0][1:] == results[1][1:]  # the same random numbers drawn, the same mode left behind
+    assert np.array_equal(x, before)
+    for parameter, gradient in zip(ours.model.parameters(), kept, strict=True):
+        assert parameter.grad is (gradient if parameter.requires_grad else None)
+        assert torch.equal(gradient, torch.full_like(gradient, 2.0))
+    for mine, theirs in zip(ours.model.buffers(), arts.model.buffers(), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("name", MODELS)
+def test_models(name, x, y):
+    torch.manual_seed(0)
+    kind = {"float64": np.float64, "float16": np.float16}.get(name, np.float32)
+    ours, arts = classifiers(MODELS[name]())
+    same_numbers(ours, arts, x, y, kind, tolerance=1e-3 if name == "float16" else 1e-6)
+
+
+PREPROCESSING = {
+    "none": {"preprocessing": None},
+    "identity": {"preprocessing": (0.0, 1.0)},
+    "standardisation": {"preprocessing": (0.3, 0.5)},
+    "standardisation-by-channel": {"preprocessing": (np.array([0.1, 0.4]), np.array([0.5, 0.25]))},
+    "identity-by-channel": {"preprocessing": (np.zeros(2), np.ones(2))},
+    "training-only": {"preprocessing": StandardisationMeanStdPyTorch(0.3, 0.5, apply_predict=False)},
+    "numpy-standardisation": {"preprocessing": StandardisationMeanStd(0.3, 0.5)},
+    "numpy-identity": {"preprocessing": StandardisationMeanStd(0.0, 1.0)},
+    "numpy-defence": {"preprocessing_defences": SpatialSmoothing(window_size=3, channels_first=True)},
+    "numpy-defence-and-standardisation": {
+        "preprocessing_defences": SpatialSmoothing(window_size=3, channels_first=True),
+        "preprocessing": (0.3, 0.5),
+    },
+    "torch-defence": {"preprocessing_defences": Blur()},
+    "torch-defence-and-standardisation": {
+        "preprocessing_defences": Blur(),
+        "preprocessing": (0.3, 0.5),
+    },
+    "training-defence": {"preprocessing_defences": GaussianAugmentation(sigma=0.1, augmentation=False)},
+    "rounded": {"postprocessing_defences": Rounded(decimals=2)},
+    "reverse-sigmoid": {"postprocessing_defences": ReverseSigmoid()},
+    "no-clipping": {"clip_values": None},
+}
+
+
+@pytest.mark.parametrize("name", PREPROCESSING)
+def test_preprocessing_and_postprocessing(name, x, y):
+    model = mlp(last=[nn.Softmax(dim=1)]) if name == "reverse-sigmoid" else mlp()
+    same_numbers(*classifiers(model, **PREPROCESSING[name]), x, y)
+
+
+@pytest.mark.parametrize("name", ["standardisation", "standardisation-by-channel", "torch-defence"])
+@pytest.mark.parametrize("kind", [np.float64, np.float16])
+def test_preprocessing_in_other_types(name, kind, x, y):
+    model = mlp().to(torch.from_numpy(np.empty(0, kind)).dtype)
+    ours, arts = classifiers(model, **PREPROCESSING[name])
+    if kind is np.float16 and name == "standardisation-by-channel":
+        arts._apply_preprocessing = ours._apply_preprocessing  # ART's gives the model float32, which it refuses
+    same_numbers(ours, arts, x, y, kind, tolerance=1e-3 if kind is np.float16 else 1e-6)
+
+
+class SquaredError(nn.MSELoss):
+    """A loss of another class than those that ART knows."""
+
+
+LOSSES = {
+    "cross-entropy-sum": nn.CrossEntropyLoss(reduction="sum"),
+    "cross-entropy-smoothed": nn.CrossEntropyLoss(label_smoothing=0.1),
+    "cross-entropy-weighted": nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 0.5])),
+    "nll": nn.NLLLoss(),
+    "multi-margin": nn.MultiMarginLoss(reduction="sum"),
+    "squared": SquaredError(),
+    "bce": nn.BCELoss(),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses(name, x, y):
+    last = {"nll": [nn.LogSoftmax(dim=1)], "bce": [nn.Sigmoid()]}.get(name, [])
+    if name == "bce":
+        same_numbers(*classifiers(mlp(1, [*last, nn.Flatten(0)]), LOSSES[name], 2), x, y[:, :2].copy())
+    else:
+        same_numbers(*classifiers(mlp(last=last), LOSSES[name]), x, y)
+
+
+def test_two_classes_with_a_single_logit(x, y):
+    labels = y.argmax(1).clip(max=1)[:, None].astype(np.float32)
+    same_numbers(*classifiers(mlp(1), nn.BCEWithLogitsLoss(), 2), x, labels)
+
+
+def test_losses_that_are_not_a_number_are_refused_like_arts(x, y):
+    for classifier in classifiers(mlp(), nn.CrossEntropyLoss(reduction="none")):
+        with pytest.raises(RuntimeError, match="grad can be implicitly created only for scalar outputs"):
+            classifier.loss_gradient(x, y)
+
+
+LABELS = {
+    "float64": lambda y: y.astype(np.float64),
+    "int": lambda y: y.astype(np.int64),
+    "list": lambda y: y.tolist(),
+    "soft": lambda y: (0.8 * y + np.float32(0.2 / 3)).astype(np.float32),
+    "torch": torch.from_numpy,
+    "torch-soft": lambda y: torch.from_numpy(0.5 * y) + 1 / 6,
+    "columns-first": np.asfortranarray,
+    "several": lambda y: np.ones_like(y),
+}
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_labels(name, x, y):
+    same_numbers(*classifiers(mlp()), x, y, labels=LABELS[name])
+
+
+def test_labels_that_cannot_be_written_to(x, y):
+    ours, arts = classifiers(mlp())
+    y.flags.writeable = x.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.allclose(ours.loss_gradient(x, y), arts.loss_gradient(x.copy(), y.copy()))
+        assert ours.predict(x).shape == (7, 3)
+
+
+@pytest.mark.parametrize(
+    "name", ["mlp", "in-place-first", "in-place-on-the-input", "cnn-small-batch-norm", "frozen", "float64"]
+)
+@pytest.mark.parametrize("preprocessing", [(0.0, 1.0), (0.3, 0.5)])
+def test_tensors(name, preprocessing, x, y):
+    torch.manual_seed(0)
+    ours, arts = classifiers(MODELS[name](), preprocessing=preprocessing)
+    tensor = torch.from_numpy(x.astype(np.float64 if name == "float64" else np.float32))
+    tensor.requires_grad_(True)
+    before = tensor.detach().clone()
+    for labels in (y, torch.from_numpy(y)):
+        mine, theirs = (classifier.loss_gradient(tensor, labels) for classifier in (ours, arts))
+        assert isinstance(mine, torch.Tensor)
+        assert not mine.requires_grad
+        assert mine.dtype == theirs.dtype
+        assert mine.device == theirs.device
+        assert torch.allclose(mine, theirs, atol=1e-6)
+    assert tensor.grad is None
+    assert torch.equal(tensor.detach(), before)
+    with torch.inference_mode():
+        frozen = before.clone()
+    assert torch.allclose(ours.loss_gradient(frozen, y), mine, atol=1e-6)
+
+
+ARRAYS = {
+    "float64": lambda x: x.astype(np.float64),
+    "float16": lambda x: x.astype(np.float16),
+    "big-endian": lambda x: x.astype(">f4"),
+    "long-double": lambda x: x.astype(np.longdouble),
+    "uint8": lambda x: (255 * x).astype(np.uint8),
+    "int64": lambda x: (255 * x).astype(np.int64),
+    "reversed": lambda x: x[::-1],
+    "strided": lambda x: x[::2],
+    "channels-last": lambda x: np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2),
+    "unaligned": lambda x: np.frombuffer(b"." + x.tobytes(), np.uint8)[1:].view(np.float32).reshape(x.shape),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays(name, x, y):
+    ours, arts = classifiers(mlp())
+    array = ARRAYS[name](x)
+    before, plain, labels = array.copy(), np.ascontiguousarray(array, dtype=np.float32), y[: len(array)]
+    np.testing.assert_allclose(ours.predict(array), arts.predict(plain), atol=1e-5)
+    np.testing.assert_allclose(ours.loss_gradient(array, labels), arts.loss_gradient(plain, labels), atol=1e-5)
+    assert np.array_equal(array, before)
+
+
+def test_lists_and_nothing(x, y):
+    ours, arts = classifiers(mlp())
+    assert np.allclose(ours.predict(x.tolist()), arts.predict(x))
+    assert np.allclose(ours.predict(x=x.tolist()), arts.predict(x))
+    assert ours.predict(x[:0]).shape == (0, 3)
+    assert ours.loss_gradient(x[:0], y[:0]).shape == (0, *SHAPE)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 100])
+def test_batch_sizes(batch_size, x, y):
+    same_numbers(*classifiers(mlp()), x, y, batch_size=batch_size)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.5])
+def test_batch_sizes_that_art_refuses(batch_size, x):
+    with pytest.raises(ValueError, match="batch_size should be a positive integer"):
+        SensRegClassifier(mlp(), nn.CrossEntropyLoss(), SHAPE, 3).predict(x, batch_size=batch_size)
+
+
+def test_a_model_may_return_one_number_a_row(x):
+    ours, arts = classifiers(mlp(1, [nn.Flatten(0)]), nn.BCEWithLogitsLoss(), 2)
+    assert ours.predict(x, batch_size=3).shape == arts.predict(x, batch_size=3).shape == (7, 1)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["mlp", "cnn-small-batch-norm", "in-place-first", "recurrent", "float64"])
+@pytest.mark.parametrize("preprocessing", [(0.0, 1.0), (0.3, 0.5)])
+def test_on_a_gpu(name, preprocessing, x, y):
+    torch.manual_seed(0)
+    ours, arts = classifiers(MODELS[name](), preprocessing=preprocessing)
+    assert ours.device.type == "cuda"
+    same_numbers(ours, arts, x, y, np.float64 if name == "float64" else np.float32, tolerance=1e-5)
+    tensor = torch.from_numpy(x).to(ours.device, torch.float64 if name == "float64" else torch.float32)
+    gradient = ours.loss_gradient(tensor, torch.from_numpy(y).to(ours.device))
+    assert gradient.device == tensor.device
+    assert np.allclose(gradient.cpu().numpy(), ours.loss_gradient(x, y), atol=1e-5)
