@@ -72,7 +72,8 @@ class Share:
     """
     The rows of a global batch that one process has, and what its means count in those of the whole batch.
 
-    :param noisy_rows: How many of the first rows get noisy copies; None: all.
+    :param noisy_rows: How many of the first rows get noisy copies; None: all. With 0 the penalties of the package are
+        not measured, and count as 0.
     :param weight: Factor of the terms that are means over all rows; over the processes its mean is 1.
     :param noisy_weight: Factor of the terms that are means over the rows with noisy copies.
     """
@@ -211,7 +212,7 @@ class Objective:
         :param share: Which rows get noisy copies, and what the terms count; by default all rows, and 1.
         :return: The terms (`loss`, the weighted sum; `base`; each penalty's unweighted value) and the clean logits.
         """
-        if self._passing:
+        if self._passing and share.noisy_rows != 0:
             penalties = [penalty for _, penalty in self._passing]
             logits, values = measure(
                 model,
@@ -227,7 +228,8 @@ class Objective:
             )
         else:
             # A model that works in place must not change what the user's own penalties see.
-            logits, values = model(x.clone() if self._separate else x), []
+            logits = model(x.clone() if self._separate else x)
+            values = [logits.new_zeros(()) for _ in self._passing]
         found = {name: value for (name, _), value in zip(self._passing, values, strict=True)}
         if self._separate:
             with statistics_untouched(model, len(x)):

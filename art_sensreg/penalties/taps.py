@@ -55,7 +55,7 @@ class _Tap:
 
     name: str
     value: torch.Tensor
-    version: int
+    version: int | None
     original: torch.Tensor
 
 
@@ -127,12 +127,14 @@ class ActivationTaps(TorchFunctionMode):
     def _record(self, name: str, value: Any) -> None:
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             kept = value.clone() if self.clone else value
-            self._taps.append(_Tap(name, kept, kept._version, value))
+            # A compiled model knows no versions; it was tried out before it was compiled.
+            version = None if torch.compiler.is_compiling() else kept._version
+            self._taps.append(_Tap(name, kept, version, value))
 
     @property
     def overwritten(self) -> bool:
         """Whether an in-place operation has changed an activation after it was read."""
-        return any(tap.value._version != tap.version for tap in self._taps)
+        return any(tap.version is not None and tap.value._version != tap.version for tap in self._taps)
 
     def read(self, logits: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
         """

@@ -14,7 +14,7 @@ from art_sensreg.training.validation import ValidationAttack
 PRECISIONS = ("float32", "bfloat16", "float16")
 MONITORS = ("val_robust_accuracy", "val_accuracy", "val_loss", "accuracy", "loss")
 
-CHEAP_FRACTION = 0.25
+CHEAP_FRACTION = 1 / 3
 """`penalty_fraction` of the cheap mode: docs/results/step-cost.md has its cost, and what it does to robustness."""
 
 

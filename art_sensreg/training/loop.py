@@ -135,8 +135,15 @@ class Training:
             x, y, _ = next(self.batches.epoch(0, 0, self.processes)) if self.batches.rewindable else (None, None, 0)
             unused = x is None or y is None or bool(unused_parameters(self.model, self.objective, x[:2], y[:2]))
         self.stepper = Stepper(self.model, self.objective, self.optimizer, self.config, self.processes, unused)
-        self.probes = Probes(self.seed, self.device)
+        self.probes = self._new_probes()
         self.at = threshold(self.objective)
+
+    def _new_probes(self) -> Probes:
+        probes = Probes(self.seed, self.device)
+        if self.config.compile:  # what is drawn must not become a constant of the compiled step
+            for name in ("windows", "generator"):
+                setattr(probes, name, torch.compiler.disable(getattr(probes, name)))
+        return probes
 
     # --- epochs and steps -------------------------------------------------------------------------------------------
 
@@ -318,7 +325,7 @@ class Training:
         self.seed, self.inside, self.rate = stored["seed"], stored["inside"], stored["rate"]
         state.history[:] = stored["history"]
         self.sums.load_state_dict(stored["sums"])
-        self.probes = Probes(self.seed, self.device)
+        self.probes = self._new_probes()
         self.model.load_state_dict(stored["model"])
         self.optimizer.load_state_dict(stored["optimizer"])
         if self.scheduler is not None:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from art_sensreg.objectives import WHOLE_BATCH, Objective, Share
+from art_sensreg.objectives import Objective, Share
 from art_sensreg.penalties.noise import Probes
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.distributed import Processes, lost_processes_named
@@ -131,7 +131,7 @@ class Stepper:
         if self.layout is not None and x.ndim == 4:
             x = x.contiguous(memory_format=self.layout)
         parts = self._parts(len(x), share)
-        if parts > 1:
+        if len(parts) > 1:
             terms, logits = self._backward_in_parts(x, y, probes, parts)
         else:
             terms, logits = self.module(x, y, probes, share)
@@ -139,7 +139,7 @@ class Stepper:
         if not torch.isfinite(terms["loss"]):
             names = (name for name, value in terms.items() if name != "loss" and not torch.isfinite(value))
             return terms, logits[:own], next(names, "loss")
-        if parts == 1:
+        if len(parts) == 1:
             self.optimizer.zero_grad(set_to_none=True)
             with lost_processes_named():
                 self.scaler.scale(loss).backward(inputs=self._inputs)
@@ -155,29 +155,39 @@ class Stepper:
         if self.average is not None:
             self.average.update_parameters(self.model)
 
-    def _parts(self, rows: int, share: Share) -> int:
-        """In how many parts a batch is computed, so that its activations stay in the processor's cache."""
-        if self._plain and share is WHOLE_BATCH:
-            fitting = self.objective.rows_at_once(self.model, _CACHED_NUMBERS)
-            return 1 if fitting is None else -(-rows // max(fitting, _LEAST_ROWS))
-        return 1
+    def _parts(self, rows: int, share: Share) -> list[tuple[int, Share]]:
+        """
+        The parts in which a batch is computed, so that their activations stay in the processor's cache: numbers of rows,
+        and what their means count. The rows without noisy copies are one of them, and need no comparison.
+        """
+        noisy = rows if share.noisy_rows is None else share.noisy_rows
+        fitting = (
+            self.objective.rows_at_once(self.model, _CACHED_NUMBERS) if self._plain and share.weight == 1 else None
+        )
+        if fitting is None:
+            return [(rows, share)]
+        count = -(-noisy // max(fitting, _LEAST_ROWS))
+        sizes = [noisy // count + (index < noisy % count) for index in range(count)]
+        parts = [(size, Share(None, size / rows, size / noisy)) for size in sizes]
+        return parts if noisy == rows else [*parts, (rows - noisy, Share(0, (rows - noisy) / rows, 0.0))]
 
     def _backward_in_parts(
-        self, x: torch.Tensor, y: torch.Tensor, probes: Probes, parts: int
+        self, x: torch.Tensor, y: torch.Tensor, probes: Probes, parts: list[tuple[int, Share]]
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Forward and backward of each part in turn: the same means and, but for rounding, gradients."""
         self.optimizer.zero_grad(set_to_none=True)
-        rows, first = -(-len(x) // parts), 0
+        first = 0
         terms: dict[str, torch.Tensor] = {}
         logits = []
-        for part, labels in zip(x.split(rows), y.split(rows), strict=True):
-            values, z = self.module(part, labels, probes.after(first), WHOLE_BATCH)
-            weight = len(part) / len(x)
-            (values["loss"] * weight).backward()
+        for rows, share in parts:
+            part = slice(first, first + rows)
+            values, z = self.module(x[part], y[part], probes.after(first), share)
+            values["loss"].backward()
+            counts = {**self.objective.weights(share), "loss": 1.0}  # the loss is weighted already
             for name, value in values.items():
-                terms[name] = terms.get(name, 0.0) + value.detach() * weight
+                terms[name] = terms.get(name, 0.0) + value.detach() * counts[name]
             logits.append(z.detach())
-            first += len(part)
+            first += rows
         return terms, torch.cat(logits)
 
     def _of_all(self, terms: dict[str, torch.Tensor], share: Share) -> dict[str, torch.Tensor]:
