@@ -157,14 +157,13 @@ class Stepper:
 
     def _parts(self, rows: int, share: Share) -> list[tuple[int, Share]]:
         """
-        The parts in which a batch is computed, so that their activations stay in the processor's cache: numbers of rows,
-        and what their means count. The rows without noisy copies are one of them, and need no comparison.
+        Divide a batch into parts whose activations stay in the processor's cache: their rows, and what these count.
+
+        The rows without noisy copies are the last part, and need no comparison.
         """
         noisy = rows if share.noisy_rows is None else share.noisy_rows
-        fitting = (
-            self.objective.rows_at_once(self.model, _CACHED_NUMBERS) if self._plain and share.weight == 1 else None
-        )
-        if fitting is None:
+        fitting = self.objective.rows_at_once(self.model, _CACHED_NUMBERS)
+        if fitting is None or not self._plain or share.weight != 1:
             return [(rows, share)]
         count = -(-noisy // max(fitting, _LEAST_ROWS))
         sizes = [noisy // count + (index < noisy % count) for index in range(count)]
