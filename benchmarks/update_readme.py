@@ -1,10 +1,10 @@
 """
-Put measured figures into the README, so that none is typed in by hand.
+Put measured figures into the README and docs/*.md, so that none is typed in by hand.
 
 usage: update_readme.py [--check]
 
 Each block `<!-- begin: NAME -->` ... `<!-- end: NAME -->` becomes the first table of docs/results/NAME.md.
-With --check nothing is written, and a README that is out of date is exit code 1.
+With --check nothing is written, and a page that is out of date is exit code 1.
 """
 
 import re
@@ -31,8 +31,9 @@ def updated(readme: str) -> str:
 
 
 if __name__ == "__main__":
-    path = ROOT / "README.md"
-    new = updated(path.read_text())
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    outdated = [page for page in pages if updated(page.read_text()) != page.read_text()]
     if "--check" in sys.argv:
-        sys.exit(new != path.read_text())
-    path.write_text(new)
+        sys.exit(f"out of date: {', '.join(page.name for page in outdated)}" if outdated else 0)
+    for page in outdated:
+        page.write_text(updated(page.read_text()))

@@ -1,0 +1,69 @@
+"""
+Compare two defences of one run of the suite image by image: `compare_defences.py RUN FIRST SECOND`.
+
+The same attacks on the same images with the same training seeds: the difference is taken for each image, so that the
+interval is that of the difference and not of two separate shares.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from art_sensreg.benchmark.records import Z95
+from art_sensreg.benchmark.tables import Table
+
+
+def worst_case(out: Path, run: dict, eps: float) -> np.ndarray:
+    """Per image, whether no attack at this eps broke it, and whether it was attacked."""
+    masks = []
+    for attack in run["attacks"]:
+        if attack["eps"] == eps:
+            with np.load(out / attack["mask"]) as file:
+                masks.append((file["robust"], file["attacked"]))
+    robust = np.logical_and.reduce([mask for mask, _ in masks])
+    return robust[np.logical_or.reduce([mask for _, mask in masks])]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="output folder of benchmarks/run_art_suite.py")
+    parser.add_argument("first")
+    parser.add_argument("second")
+    given = parser.parse_args()
+    runs = json.loads((given.run / "results.json").read_text())["runs"]
+    by_name = {name: {r["seed"]: r for r in runs if r["defence"] == name} for name in (given.first, given.second)}
+    seeds = sorted(set(by_name[given.first]) & set(by_name[given.second]))
+    if not seeds:
+        parser.error(f"no seed has both {given.first} and {given.second} in {given.run}")
+    rows = []
+    for eps in sorted({attack["eps"] for run in runs for attack in run["attacks"]}):
+        pairs = [[worst_case(given.run, by_name[name][seed], eps) for name in by_name] for seed in seeds]
+        shares = 100 * np.array([[mask.mean() for mask in pair] for pair in pairs])
+        # The images are drawn, the seeds are these: each image counts with its mean over them.
+        difference = 100 * np.mean([pair[1].astype(float) - pair[0] for pair in pairs], axis=0)
+        half = Z95 * difference.std(ddof=1) / np.sqrt(len(difference))
+        rows.append(
+            [
+                f"{eps:g}",
+                f"{shares[:, 0].mean():.2f}",
+                f"{shares[:, 1].mean():.2f}",
+                f"{difference.mean():+.2f} [{difference.mean() - half:+.2f}, {difference.mean() + half:+.2f}]",
+                ", ".join(f"{b - a:+.2f}" for a, b in shares),
+                str(len(difference)),
+            ]
+        )
+    head = ["eps", f"{given.first}: robust %", f"{given.second}: robust %", "difference [95 % CI]", "by seed", "images"]
+    table = Table(head, rows)
+    command = " ".join(["python benchmarks/compare_defences.py", *sys.argv[1:]])
+    page = given.run / "comparison.md"
+    page.write_text(f"# {given.second} against {given.first}\n\n```\n{command}\n```\n\n{table.as_markdown()}\n")
+    print(table.as_text())
+    print(f"\nWrote {page}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
