@@ -76,11 +76,14 @@ class Share:
         not measured, and count as 0.
     :param weight: Factor of the terms that are means over all rows; over the processes its mean is 1.
     :param noisy_weight: Factor of the terms that are means over the rows with noisy copies.
+    :param augmented: Noisy copies for each clean row of the global batch, if the base loss counts them as images of
+        their own; 0: it is that of the clean rows.
     """
 
     noisy_rows: int | None = None
     weight: float = 1.0
     noisy_weight: float = 1.0
+    augmented: float = 0.0
 
 
 WHOLE_BATCH = Share()
@@ -214,7 +217,7 @@ class Objective:
         """
         if self._passing and share.noisy_rows != 0:
             penalties = [penalty for _, penalty in self._passing]
-            logits, values = measure(
+            branches, values = measure(
                 model,
                 x,
                 penalties,
@@ -228,15 +231,28 @@ class Objective:
             )
         else:
             # A model that works in place must not change what the user's own penalties see.
-            logits = model(x.clone() if self._separate else x)
-            values = [logits.new_zeros(()) for _ in self._passing]
+            branches = [model(x.clone() if self._separate else x)]
+            values = [branches[0].new_zeros(()) for _ in self._passing]
+        logits = branches[0]
         found = {name: value for (name, _), value in zip(self._passing, values, strict=True)}
         if self._separate:
             with statistics_untouched(model, len(x)):
                 found.update((name, _check_term(name, penalty(model, x, y))) for name, penalty in self._separate)
-        base = _check_term("base", self.base_loss(logits, y))
+        base = self._base(branches, y, share)
         counts = self.weights(share)
         loss = base if counts["base"] == 1 else base * counts["base"]
         for name in self.names:
             loss = loss + self._weights[name] * counts[name] * found[name]
         return {"loss": loss, "base": base, **{name: found[name] for name in self.names}}, logits
+
+    def _base(self, branches: Sequence[torch.Tensor], y: torch.Tensor, share: Share) -> torch.Tensor:
+        """The base loss: of the clean rows, or of these and their noisy copies as so many images."""
+        base = _check_term("base", self.base_loss(branches[0], y))
+        copies = sum(penalty.copies for _, penalty in self._passing) if share.augmented else 0
+        if not copies or not share.weight:
+            return base
+        clean_part = 1 / (1 + copies * share.augmented)
+        noisy = [self.base_loss(logits, y[: len(logits)]) for logits in branches[1:]]
+        if not noisy:
+            return base * clean_part
+        return base * clean_part + torch.stack(noisy).mean() * ((1 - clean_part) * share.noisy_weight / share.weight)

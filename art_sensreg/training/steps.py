@@ -167,8 +167,9 @@ class Stepper:
             return [(rows, share)]
         count = -(-noisy // max(fitting, _LEAST_ROWS))
         sizes = [noisy // count + (index < noisy % count) for index in range(count)]
-        parts = [(size, Share(None, size / rows, size / noisy)) for size in sizes]
-        return parts if noisy == rows else [*parts, (rows - noisy, Share(0, (rows - noisy) / rows, 0.0))]
+        extra = share.augmented
+        parts = [(size, Share(None, size / rows, size / noisy, extra)) for size in sizes]
+        return parts if noisy == rows else [*parts, (rows - noisy, Share(0, (rows - noisy) / rows, 0.0, extra))]
 
     def _backward_in_parts(
         self, x: torch.Tensor, y: torch.Tensor, probes: Probes, parts: list[tuple[int, Share]]
