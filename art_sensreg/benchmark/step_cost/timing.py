@@ -1,0 +1,256 @@
+"""Time the variants of `benchmarks/step_cost.py` in one process, interleaved, each paired with lean loops."""
+
+from __future__ import annotations
+
+import platform
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from art_sensreg.benchmark.records import environment
+from art_sensreg.benchmark.step_cost.loops import MODELS, Bench, Run, lean_epoch, make_bench
+from art_sensreg.benchmark.step_cost.memory import cuda_peak, memory_in_child
+from art_sensreg.benchmark.step_cost.variants import TARGETS, UNITS, VARIANTS, Variant
+from art_sensreg.benchmark.task import NotApplicable
+
+SCHEMA = 1
+EPOCH_SECONDS = 0.4  # of the lean loop: what `fit` does once must not count for more than it does in real epochs
+CALLS_SECONDS = 0.03  # `predict` and `gradient` are called again and again for so long, to be timed together
+LEAST_STEPS, MOST_STEPS = 2, 256
+
+Record = dict[str, Any]
+Progress = Callable[[str], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepCostSettings:
+    """
+    Settings of a run.
+
+    :param models: Names of models.
+    :param variants: Names of variants.
+    :param device: `cpu`, `cuda`, or `cuda:` and a number.
+    :param batch_size: Rows of a step.
+    :param repeats: Paired repeats of a variant.
+    :param slow_repeats: Paired repeats of those that are slow.
+    :param epoch_steps: Steps of a timed epoch; None: what takes the lean loop about `EPOCH_SECONDS`.
+    :param precision: Name of the number format that a step is computed in.
+    :param threads: Threads of torch, for the processes that measure memory; this one's are set by the caller.
+    :param memory: Whether peak memory is measured.
+    """
+
+    models: tuple[str, ...] = tuple(MODELS)
+    variants: tuple[str, ...] = tuple(VARIANTS)
+    device: str = "cpu"
+    batch_size: int = 128
+    repeats: int = 9
+    slow_repeats: int = 3
+    epoch_steps: int | None = None
+    precision: str = "float32"
+    threads: int = 1
+    memory: bool = True
+
+
+def run_step_cost(settings: StepCostSettings, script: Path, progress: Progress = lambda text: None) -> Record:
+    """
+    Time all variants of all models.
+
+    :param settings: The settings.
+    :param script: The command line program, which is called again for each measurement of memory on the CPU.
+    :param progress: Function that is told what is being done.
+    :return: Content of `step-cost.json`, but for the command.
+    """
+    device = torch.device(settings.device)
+    start = time.perf_counter()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # where ART's classifiers go
+    models = [_time_model(settings, name, progress) for name in settings.models]
+    if settings.memory and device.type == "cpu":
+        for model in models:
+            _measure_memory(settings, model, script, progress)
+    machine = {**environment(device.type), "device": _device_name(device)}
+    minutes = (time.perf_counter() - start) / 60
+    return {
+        "schema": SCHEMA,
+        "config": asdict(settings),
+        "environment": machine,
+        "minutes": minutes,
+        "models": models,
+    }
+
+
+def _measure_memory(settings: StepCostSettings, model: Record, script: Path, progress: Progress) -> None:
+    for record in model["variants"]:
+        name = record["variant"]
+        if record["status"] != "ok" or not VARIANTS[name].memory:
+            continue
+        progress(f"{model['model']}: memory of {name}")
+        try:
+            record["memory"] = memory_in_child(
+                script, name, model["model"], settings.batch_size, settings.precision, settings.threads
+            )
+        except RuntimeError as error:
+            record["reason"] = f"memory not measured: {one_line(str(error))}"
+
+
+def one_line(text: str) -> str:
+    """
+    A message as one line, without the folders of this machine.
+
+    :param text: The message.
+    :return: The line.
+
+    Example:
+    >>> from art_sensreg.benchmark.step_cost.timing import one_line
+    >>> one_line("no name in (/home/me/file.py)")
+    'no name in (file.py)'
+    """
+    return re.sub(r"/(?:[^/\s]+/)+", "", " ".join(text.split()))
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
+    return found[1].strip() if found else platform.machine()
+
+
+def _time_model(settings: StepCostSettings, name: str, progress: Progress) -> Record:
+    progress(f"{name}: warming up")
+    steps = settings.epoch_steps or _choose_steps(settings, name)
+    bench = make_bench(MODELS[name], settings.batch_size, steps, settings.device, settings.precision)
+    variants = [VARIANTS[variant] for variant in settings.variants]
+    units = _Units(bench, [variant.unit for variant in variants])
+    timed = [_Timed(variant, bench, settings) for variant in variants]
+    for repeat in range(max(settings.repeats, settings.slow_repeats)):
+        progress(f"{name}: repeat {repeat + 1} of {settings.repeats}")
+        _time_round([entry for entry in timed if repeat < entry.repeats], units)
+    records = [entry.record for entry in timed]
+    summarise(name, records)
+    lean = {unit: median(seconds) / (steps if unit == "epoch" else 1) for unit, seconds in units.seconds.items()}
+    return {"model": name, "epoch_steps": steps, "lean_seconds": lean, "variants": records}
+
+
+def _choose_steps(settings: StepCostSettings, name: str) -> int:
+    """How many steps take the lean loop about `EPOCH_SECONDS`."""
+    bench = make_bench(MODELS[name], settings.batch_size, LEAST_STEPS, settings.device, settings.precision)
+    run = lean_epoch(bench)
+    times = [_seconds(run, bench.device) for _ in range(6)]
+    seconds = min(times) / LEAST_STEPS
+    return min(max(round(EPOCH_SECONDS / seconds), LEAST_STEPS), MOST_STEPS)
+
+
+def _seconds(run: Run, device: torch.device, calls: int = 1) -> float:
+    """Seconds of a call, with the GPU's work in it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return (time.perf_counter() - start) / calls
+
+
+class _Units:
+    """The lean loops, warmed up, and every time that was taken of them."""
+
+    def __init__(self, bench: Bench, names: Sequence[str]) -> None:
+        self.device = bench.device
+        self._runs = {name: UNITS[name](bench) for name in dict.fromkeys(names)}
+        self.seconds: dict[str, list[float]] = {name: [] for name in self._runs}
+        self.calls: dict[str, int] = {}
+        for name, run in self._runs.items():
+            run()
+            calls = round(CALLS_SECONDS / _seconds(run, self.device))
+            self.calls[name] = 1 if name == "epoch" else min(max(calls, 1), 100)
+
+    def time(self, name: str) -> float:
+        """Time one of them now."""
+        self.seconds[name].append(_seconds(self._runs[name], self.device, self.calls[name]))
+        return self.seconds[name][-1]
+
+
+class _Timed:
+    """A variant, warmed up, and its record."""
+
+    def __init__(self, variant: Variant, bench: Bench, settings: StepCostSettings) -> None:
+        self.variant = variant
+        self.repeats = settings.slow_repeats if variant.slow else settings.repeats
+        self.record: Record = {
+            "variant": variant.name,
+            "unit": variant.unit,
+            "status": "ok",
+            "reason": "",
+            "seconds": [],
+            "ratios": [],
+            "memory": [],
+        }
+        try:
+            self.run = variant.prepare(bench)
+            # An epoch of a slow one takes long; it makes its model anew each time anyway.
+            warm = variant.prepare(bench.limited(min(LEAST_STEPS, bench.steps))) if variant.slow else self.run
+            warm()
+            if settings.memory and bench.device.type == "cuda":
+                self.record["memory"] = [{"steps": bench.steps, "megabytes": cuda_peak(self.run, bench.device)}]
+        except Exception as error:  # noqa: BLE001 - one failing variant must not take the others with it
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """Put it out of the race."""
+        self.repeats = 0
+        known = isinstance(error, NotApplicable)
+        reason = one_line(str(error) if known else f"{type(error).__name__}: {error}")
+        self.record.update(status="not_applicable" if known else "error", reason=reason)
+
+
+def _time_round(entries: Sequence[_Timed], units: _Units) -> None:
+    """Time each variant once, between two runs of its unit; neighbours share the one between them."""
+    last = ("", 0.0)
+    for entry in entries:
+        unit = entry.variant.unit
+        before = last[1] if last[0] == unit else units.time(unit)
+        try:
+            seconds = _seconds(entry.run, units.device, units.calls[unit])
+        except Exception as error:  # noqa: BLE001 - as above
+            entry.fail(error)
+            last = ("", 0.0)
+            continue
+        last = (unit, units.time(unit))
+        entry.record["seconds"].append(seconds)
+        entry.record["ratios"].append(2 * seconds / (before + last[1]))
+
+
+def summarise(model: str, records: Sequence[Record]) -> None:
+    """
+    Fill in median, quartiles, and whether the target is met.
+
+    :param model: Name of the model.
+    :param records: The records of its variants, with their `ratios`.
+
+    Example:
+    >>> from art_sensreg.benchmark.step_cost.timing import summarise
+    >>> record = {"variant": "plain", "status": "ok", "ratios": [1.0, 1.02, 1.1]}
+    >>> summarise("mlp", [record])
+    >>> record["ratio"], record["target"], record["met"]
+    (1.02, 1.05, True)
+    """
+    for record in records:
+        ratios = record["ratios"] if record["status"] == "ok" else []
+        record["ratio"] = median(ratios) if ratios else None
+        record["quartiles"] = np.quantile(ratios, [0.25, 0.75]).tolist() if ratios else None
+    measured = {record["variant"]: record["ratio"] for record in records}
+    for record in records:
+        target = TARGETS.get(record["variant"], {}).get(model)
+        record["target_variant"] = target if isinstance(target, str) else None
+        record["target"] = measured.get(target) if isinstance(target, str) else target
+        known = record["ratio"] is not None and record["target"] is not None
+        record["met"] = record["ratio"] <= record["target"] if known else None

@@ -1,0 +1,204 @@
+"""What `benchmarks/step_cost.py` times, one entry each, and what we want of it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from art.estimators.classification import PyTorchClassifier
+
+from art_sensreg.benchmark.defences import DEFENCES
+from art_sensreg.benchmark.step_cost.loops import (
+    CLASSES,
+    GRADIENT_ROWS,
+    MODELS,
+    PREDICT_BATCH,
+    PREDICT_ROWS,
+    Bench,
+    Run,
+    fgsm_step,
+    hoffman_step,
+    lean_epoch,
+    lean_gradient,
+    lean_predict,
+)
+from art_sensreg.objectives import Penalty
+from art_sensreg.penalties import JacobianPenalty, SensitivityPenalty
+from art_sensreg.trainers import SensRegTrainer
+from art_sensreg.training.config import CHEAP_FRACTION
+
+
+@dataclass(frozen=True)
+class Variant:
+    """
+    Something to time.
+
+    :param name: Name on the command line.
+    :param summary: One line.
+    :param prepare: Function of a bench that returns what is timed; raises `NotApplicable` where there is no such thing.
+    :param unit: Name in `UNITS` of what its time is divided by.
+    :param slow: Whether an epoch takes so long that a few repeats must do.
+    :param ours: Whether it is this package's.
+    :param memory: Whether its memory is measured on the CPU, in a process of its own.
+    """
+
+    name: str
+    summary: str
+    prepare: Callable[[Bench], Run]
+    unit: str = "epoch"
+    slow: bool = False
+    ours: bool = True
+    memory: bool = False
+
+
+UNITS: dict[str, Callable[[Bench], Run]] = {
+    "epoch": lean_epoch,
+    "predict": lean_predict,
+    "gradient": lean_gradient,
+}
+
+
+def _one_hot(labels: np.ndarray) -> np.ndarray:
+    rows: np.ndarray = np.eye(CLASSES, dtype=np.float32)[labels]
+    return rows
+
+
+def _trainer(
+    name: str,
+    summary: str,
+    penalties: Callable[[], list[Penalty]],
+    options: Callable[[], dict[str, Any]] = dict,
+    slow: bool = False,
+    memory: bool = False,
+) -> Variant:
+    """A variant that is `SensRegTrainer.fit` with some penalties."""
+
+    def prepare(bench: Bench) -> Run:
+        trainer = SensRegTrainer(bench.task.classifier(), penalties(), bench.config(**options()))
+        return lambda: trainer.fit(bench.x, bench.y, batch_size=bench.task.batch_size, nb_epochs=1, verbose=False)
+
+    return Variant(name, summary, prepare, slow=slow, memory=memory)
+
+
+def _classifier_fit(bench: Bench) -> Run:
+    bench.require_float32()
+    classifier = bench.task.classifier()
+    return lambda: classifier.fit(bench.x, bench.y, batch_size=bench.task.batch_size, nb_epochs=1)
+
+
+def _art_fit(bench: Bench) -> Run:
+    bench.require_float32()
+    classifier, labels = bench.task.art_classifier(), _one_hot(bench.y)
+    return lambda: classifier.fit(bench.x, labels, batch_size=bench.task.batch_size, nb_epochs=1)
+
+
+def _defence(name: str, defence: str, summary: str) -> Variant:
+    """One of ART's trainers as the suite runs it; building its model, a trifle beside its epoch, is timed along."""
+    chosen = DEFENCES[defence]
+
+    def prepare(bench: Bench) -> Run:
+        bench.require_float32()
+
+        def run() -> None:
+            with contextlib.redirect_stderr(io.StringIO()):  # its progress bars cannot all be switched off
+                chosen.train(bench.task, chosen.options)
+
+        return run
+
+    return Variant(name, summary, prepare, slow=True, ours=False)
+
+
+def _ours(bench: Bench) -> PyTorchClassifier:
+    return bench.task.classifier()
+
+
+def _arts(bench: Bench) -> PyTorchClassifier:
+    return bench.task.art_classifier()
+
+
+def _predict(name: str, summary: str, make: Callable[[Bench], PyTorchClassifier], ours: bool) -> Variant:
+    def prepare(bench: Bench) -> Run:
+        classifier = make(bench)
+        return lambda: classifier.predict(bench.task.dataset.x_test, batch_size=PREDICT_BATCH)
+
+    return Variant(name, f"{summary}, {PREDICT_ROWS} images", prepare, "predict", ours=ours)
+
+
+def _gradient(name: str, summary: str, make: Callable[[Bench], PyTorchClassifier], ours: bool) -> Variant:
+    def prepare(bench: Bench) -> Run:
+        classifier, dataset = make(bench), bench.task.dataset
+        x, y = dataset.x_test[:GRADIENT_ROWS], _one_hot(dataset.y_test[:GRADIENT_ROWS])
+        return lambda: classifier.loss_gradient(x, y)
+
+    return Variant(name, f"{summary}, {GRADIENT_ROWS} images", prepare, "gradient", ours=ours)
+
+
+VARIANTS = {
+    variant.name: variant
+    for variant in (
+        _trainer("plain", "SensRegTrainer.fit without penalties", list, memory=True),
+        Variant("classifier-fit", "SensRegClassifier.fit without penalties", _classifier_fit),
+        Variant("art-fit", "ART's PyTorchClassifier.fit, as shipped", _art_fit, ours=False),
+        _trainer(
+            "sr+jr",
+            "SensRegTrainer.fit with SR and JR, which share one noisy pass",
+            lambda: [SensitivityPenalty(), JacobianPenalty()],
+            memory=True,
+        ),
+        _trainer(
+            "sr+jr-cheap",
+            "the same, measured on a part of each batch (TrainingConfig.penalty_fraction)",
+            lambda: [SensitivityPenalty(), JacobianPenalty()],
+            lambda: {"penalty_fraction": CHEAP_FRACTION},
+            memory=True,
+        ),
+        _trainer(
+            "jr-projection",
+            "SensRegTrainer.fit with JR by random projection",
+            lambda: [JacobianPenalty(estimator="projection")],
+            memory=True,
+        ),
+        Variant(
+            "hoffman-plain",
+            "JR by random projection, written plainly in the lean loop (arXiv 1908.02729, algorithm 1)",
+            lambda bench: lean_epoch(bench, hoffman_step),
+            ours=False,
+        ),
+        _trainer(
+            "sr+hoffman",
+            "SensRegTrainer.fit with SR, and JR by random projection",
+            lambda: [SensitivityPenalty(), JacobianPenalty(estimator="projection")],
+            slow=True,
+        ),
+        Variant(
+            "fgsm",
+            "FGSM adversarial training from a random start, in the lean loop (arXiv 2001.03994)",
+            lambda bench: lean_epoch(bench, fgsm_step),
+            ours=False,
+        ),
+        _defence("art-madry-7", "art-madry", "ART's AdversarialTrainerMadryPGD, 7 iterations, as shipped"),
+        _defence("art-trades-7", "art-trades", "ART's AdversarialTrainerTRADES with PGD of 7 iterations, as shipped"),
+        _defence("art-fbf", "art-fbf", "ART's AdversarialTrainerFBF, as shipped"),
+        _predict("predict", "SensRegClassifier.predict", _ours, ours=True),
+        _predict("art-predict", "ART's PyTorchClassifier.predict", _arts, ours=False),
+        _gradient("loss-gradient", "SensRegClassifier.loss_gradient", _ours, ours=True),
+        _gradient("art-loss-gradient", "ART's PyTorchClassifier.loss_gradient", _arts, ours=False),
+    )
+}
+
+CONVOLUTIONAL = tuple(name for name in MODELS if name != "mlp")
+
+# What the ratios should be at most, from the project's issues on the cost of a step. A name stands for the ratio of
+# that variant in the same run; a model that is missing has no target.
+TARGETS: dict[str, dict[str, float | str]] = {
+    "plain": dict.fromkeys(MODELS, 1.05),
+    "sr+jr": {**dict.fromkeys(CONVOLUTIONAL, 2.3), "mlp": 2.6},
+    "sr+jr-cheap": dict.fromkeys(CONVOLUTIONAL, 1.5),
+    "jr-projection": dict.fromkeys(MODELS, "hoffman-plain"),
+    "predict": dict.fromkeys(MODELS, 1.15),
+    "loss-gradient": dict.fromkeys(MODELS, 1.15),
+}

@@ -1,0 +1,136 @@
+"""
+Time whole `fit` epochs, and what they compare with, against lean PyTorch loops in the same process. See --help.
+
+Writes `step-cost.json`, `step-cost.md` and `step-cost.png` to --out and prints the table. It is a measurement and no
+test: whether a target is met is told, and changes nothing.
+"""
+
+import argparse
+import contextlib
+import json
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from art_sensreg.benchmark.cli import _count, _names, _Parser
+from art_sensreg.benchmark.step_cost.loops import MODELS, PRECISIONS
+from art_sensreg.benchmark.step_cost.memory import memory_rise
+from art_sensreg.benchmark.step_cost.report import cost_table, model_heading, note_lines, write_step_cost
+from art_sensreg.benchmark.step_cost.timing import StepCostSettings, run_step_cost
+from art_sensreg.benchmark.step_cost.variants import TARGETS, VARIANTS
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="step_cost.py", description=__doc__, allow_abbrev=False)
+    add = parser.add_argument
+    add("--device", type=_device, default="cpu", metavar="DEVICE", help="cpu (default), cuda, cuda:1, ...")
+    add("--model", type=_names(MODELS), default=tuple(MODELS), metavar="NAME,NAME...", help="default: all; see --list")
+    add("--variants", type=_names(VARIANTS), default=tuple(VARIANTS), metavar="NAME,NAME...", help="default: all")
+    add("--batch-size", type=_count, default=128, metavar="N", help="rows of a training step (default 128)")
+    add("--repeats", type=_count, metavar="N", help="paired repeats (default 9; the slow ones 3 at most)")
+    add(
+        "--epoch-steps",
+        type=_count,
+        metavar="N",
+        help="steps of a timed epoch; default: what takes a fraction of a second",
+    )
+    add("--threads", type=_count, default=1, metavar="N", help="threads of torch (default 1)")
+    add("--precision", choices=tuple(PRECISIONS), default="float32", help="of the lean loops and of SensRegTrainer")
+    add("--out", type=Path, default=Path("results/step-cost"), metavar="DIR", help="default: results/step-cost")
+    add("--quick", action="store_true", help="3 repeats, 1 of the slow variants")
+    add("--no-memory", action="store_true", help="do not measure peak memory")
+    add("--list", action="store_true", help="list models and variants, and stop")
+    add("--memory-of", choices=tuple(VARIANTS), help=argparse.SUPPRESS)  # what the run starts for the memory on the CPU
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run; the exit code is 0, 1 if a variant of this package failed, 2 for wrong arguments."""
+    parser = make_parser()
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    given = parser.parse_args(typed)
+    if given.list:
+        print(list_names())
+        return 0
+    if given.batch_size < 2:
+        parser.error("argument --batch-size: '1' is too few for BatchNorm; expected a whole number of at least 2")
+    if find_spec("matplotlib") is None:
+        parser.error("the plot needs matplotlib: install art_sensreg[bench]")
+    torch.set_num_threads(given.threads)
+    logging.getLogger("art").setLevel(logging.ERROR)
+    if given.memory_of:
+        print(json.dumps(memory_rise(given.memory_of, given.model[0], given.batch_size, given.precision)))
+        return 0
+    with contextlib.suppress(FileExistsError):  # told apart below
+        given.out.mkdir(parents=True, exist_ok=True)
+    if not given.out.is_dir():
+        parser.error(f"argument --out: {given.out} is a file; expected a folder")
+    with tqdm(bar_format="{desc} [{elapsed}]", disable=None) as bar:
+        data = run_step_cost(_settings(given), Path(__file__), bar.set_description_str)
+    data["command"] = shlex.join(["python", "benchmarks/step_cost.py", *_without_out(typed)])
+    paths = write_step_cost(data, given.out)
+    for model in data["models"]:
+        print(f"\n{model_heading(model)}\n{cost_table(model, notes=False).as_text()}")
+        print(*note_lines(model), sep="\n")
+    print("\nWrote:", *paths, sep="\n  ")
+    records = [record for model in data["models"] for record in model["variants"]]
+    return int(any(record["status"] == "error" and VARIANTS[record["variant"]].ours for record in records))
+
+
+def _settings(given: argparse.Namespace) -> StepCostSettings:
+    repeats = given.repeats or (3 if given.quick else 9)
+    return StepCostSettings(
+        models=given.model,
+        variants=given.variants,
+        device=given.device,
+        batch_size=given.batch_size,
+        repeats=repeats,
+        slow_repeats=min(repeats, 1 if given.quick else 3),
+        epoch_steps=given.epoch_steps,
+        precision=given.precision,
+        threads=given.threads,
+        memory=not given.no_memory,
+    )
+
+
+def list_names() -> str:
+    """Every model and variant, one line each."""
+    lines = ["Models:"]
+    for model in MODELS.values():
+        shape = "x".join(map(str, model.input_shape))
+        norm = ", BatchNorm" if model.norm_layer == "batch" else ""
+        lines.append(f"  {model.name:18} {model.architecture} with {model.activation}{norm} on {shape}")
+    lines.append("Variants:")
+    for variant in VARIANTS.values():
+        bounds = sorted({str(bound) for bound in TARGETS.get(variant.name, {}).values()})
+        by_model = ", by model" if len(bounds) > 1 else ""
+        target = f" (target: at most {' or '.join(bounds)}{by_model})" if bounds else ""
+        lines.append(f"  {variant.name:18} {variant.summary}{target}")
+    return "\n".join(lines)
+
+
+def _device(text: str) -> str:
+    known = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    known += [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    if text not in known:
+        raise argparse.ArgumentTypeError(f"{text!r} is not here; expected one of {', '.join(known)}")
+    return text
+
+
+def _without_out(typed: Sequence[str]) -> list[str]:
+    """The command line without --out: where the page lies says nothing of what was measured."""
+    kept: list[str] = []
+    for position, part in enumerate(typed):
+        if part != "--out" and not part.startswith("--out=") and (position == 0 or typed[position - 1] != "--out"):
+            kept.append(part)
+    return kept
+
+
+if __name__ == "__main__":
+    sys.exit(main())
