@@ -62,11 +62,27 @@ def step_cost_page(data: dict[str, Any]) -> str:
     elif rises:
         parts.append(CUDA_MEMORY)
     parts.append("![Time of each variant over that of its lean loop](step-cost.png)")
+    parts.append(summary_table(data).as_markdown())
     for model in data["models"]:
         parts.append(f"## {model_heading(model)}\n\n{cost_table(model).as_markdown()}")
     names = list(dict.fromkeys(record["variant"] for model in data["models"] for record in model["variants"]))
     parts.append("## The variants\n\n" + "\n".join(f"- **{name}**: {VARIANTS[name].summary}." for name in names))
     return "\n\n".join(parts) + "\n"
+
+
+def summary_table(data: dict[str, Any]) -> Table:
+    """
+    The ratios alone: one row per variant, one column per model.
+
+    :param data: Content of `step-cost.json`.
+    :return: The table.
+    """
+    columns = [{record["variant"]: record["ratio"] for record in model["variants"]} for model in data["models"]]
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    rows = [
+        [name, *("-" if column.get(name) is None else f"{column[name]:.2f}" for column in columns)] for name in names
+    ]
+    return Table(["time / lean loop", *(model["model"] for model in data["models"])], rows)
 
 
 def model_heading(model: dict[str, Any]) -> str:
