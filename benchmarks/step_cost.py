@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from art_sensreg.benchmark.cli import _count, _names, _Parser
+from art_sensreg.benchmark.cli import OneLineParser, known_names, whole_number
 from art_sensreg.benchmark.step_cost.loops import MODELS, PRECISIONS
 from art_sensreg.benchmark.step_cost.memory import memory_rise
 from art_sensreg.benchmark.step_cost.report import cost_table, model_heading, note_lines, write_step_cost
@@ -27,20 +27,26 @@ from art_sensreg.benchmark.step_cost.variants import TARGETS, VARIANTS
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="step_cost.py", description=__doc__, allow_abbrev=False)
+    parser = OneLineParser(prog="step_cost.py", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("--device", type=_device, default="cpu", metavar="DEVICE", help="cpu (default), cuda, cuda:1, ...")
-    add("--model", type=_names(MODELS), default=tuple(MODELS), metavar="NAME,NAME...", help="default: all; see --list")
-    add("--variants", type=_names(VARIANTS), default=tuple(VARIANTS), metavar="NAME,NAME...", help="default: all")
-    add("--batch-size", type=_count, default=128, metavar="N", help="rows of a training step (default 128)")
-    add("--repeats", type=_count, metavar="N", help="paired repeats (default 9; the slow ones 3 at most)")
+    add(
+        "--model",
+        type=known_names(MODELS),
+        default=tuple(MODELS),
+        metavar="NAME,NAME...",
+        help="default: all; see --list",
+    )
+    add("--variants", type=known_names(VARIANTS), default=tuple(VARIANTS), metavar="NAME,NAME...", help="default: all")
+    add("--batch-size", type=whole_number, default=128, metavar="N", help="rows of a training step (default 128)")
+    add("--repeats", type=whole_number, metavar="N", help="paired repeats (default 9; the slow ones 3 at most)")
     add(
         "--epoch-steps",
-        type=_count,
+        type=whole_number,
         metavar="N",
         help="steps of a timed epoch; default: what takes a fraction of a second",
     )
-    add("--threads", type=_count, default=1, metavar="N", help="threads of torch (default 1)")
+    add("--threads", type=whole_number, default=1, metavar="N", help="threads of torch (default 1)")
     add("--precision", choices=tuple(PRECISIONS), default="float32", help="of the lean loops and of SensRegTrainer")
     add("--out", type=Path, default=Path("results/step-cost"), metavar="DIR", help="default: results/step-cost")
     add("--quick", action="store_true", help="3 repeats, 1 of the slow variants")

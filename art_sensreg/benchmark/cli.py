@@ -27,7 +27,7 @@ from art_sensreg.models import ACTIVATIONS, MODELS, NORM_LAYERS, build_model
 from art_sensreg.training.distributed import join_processes, local_device
 
 
-class _Parser(argparse.ArgumentParser):
+class OneLineParser(argparse.ArgumentParser):
     """One line that says what is wrong and which values are allowed, and exit code 2."""
 
     def error(self, message: str) -> NoReturn:
@@ -36,7 +36,7 @@ class _Parser(argparse.ArgumentParser):
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    parser = _Parser(
+    parser = OneLineParser(
         prog="run_art_suite.py",
         description="Train each defence, attack each trained model, print one table of worst-case robust accuracy.",
         allow_abbrev=False,
@@ -48,8 +48,8 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder with mnist.npz, cifar10.npz (or set ART_SENSREG_DATA); else ART downloads",
     )
-    add("--defences", type=_names(DEFENCES), metavar="NAME,NAME...", help="default: all; see --list")
-    add("--attacks", type=_names(ATTACKS), metavar="NAME,NAME...", help="default: by budget; see --list")
+    add("--defences", type=known_names(DEFENCES), metavar="NAME,NAME...", help="default: all; see --list")
+    add("--attacks", type=known_names(ATTACKS), metavar="NAME,NAME...", help="default: by budget; see --list")
     add("--norm", choices=tuple(NORMS), default="linf")
     add(
         "--eps",
@@ -62,12 +62,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--norm-layer", choices=NORM_LAYERS, default="none")
     add("--set", type=_option, action="append", default=[], metavar="DEFENCE.OPTION=VALUE", dest="options")
     add("--budget", choices=BUDGETS, help="strength of the attacks; default: smoke on digits, else quick")
-    add("--seeds", type=_count, default=1, metavar="N", help="training seeds 0 to N-1 (default 1)")
-    add("--epochs", type=_count, metavar="N", help="default: by data set")
-    add("--batch-size", type=_count, metavar="N", help="rows of a training step; default: by data set")
+    add("--seeds", type=whole_number, default=1, metavar="N", help="training seeds 0 to N-1 (default 1)")
+    add("--epochs", type=whole_number, metavar="N", help="default: by data set")
+    add("--batch-size", type=whole_number, metavar="N", help="rows of a training step; default: by data set")
     add("--learning-rate", type=_size, metavar="RATE", help="peak of the one-cycle schedule; default: by data set")
-    add("--train-size", type=_count, metavar="N", help="use the first N training images")
-    add("--test-size", type=_count, metavar="N", help="attack the first N test images")
+    add("--train-size", type=whole_number, metavar="N", help="use the first N training images")
+    add("--test-size", type=whole_number, metavar="N", help="attack the first N test images")
     add("--validation", action="store_true", help="attack held-out training images instead: for choosing settings")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--out", type=Path, metavar="DIR", help="default: results/DATASET-TIME")
@@ -214,7 +214,14 @@ def list_names() -> str:
     return "\n".join(lines)
 
 
-def _names(known: dict[str, Any]) -> Any:
+def known_names(known: dict[str, Any]) -> Any:
+    """
+    Make a parser of names separated by commas, for argparse.
+
+    :param known: The names allowed; `all` stands for all of them.
+    :return: Function of a text that returns a tuple of names.
+    """
+
     def parse(text: str) -> tuple[str, ...]:
         if text == "all":
             return tuple(known)
@@ -243,7 +250,14 @@ def _sizes(text: str) -> tuple[float, ...]:
     return tuple(sorted({_size(part) for part in text.split(",")}))
 
 
-def _count(text: str) -> int:
+def whole_number(text: str) -> int:
+    """
+    Parse a whole number of at least 1, for argparse.
+
+    :param text: The text.
+    :return: The number.
+    :raises argparse.ArgumentTypeError: If it is none.
+    """
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
     return int(text)

@@ -18,7 +18,7 @@ def steps_every_batch(scheduler: Any, config: TrainingConfig, steps: int) -> boo
     :param steps: Steps of an epoch.
     :return: False if it steps after every epoch, or there is none.
     :raises TypeError: If it is no scheduler.
-    :raises ValueError: If a `OneCycleLR` is too short.
+    :raises ValueError: If a `OneCycleLR` is too short, or the interval does not fit the scheduler.
 
     Example:
     >>> from art_sensreg.training.schedules import steps_every_batch
@@ -32,6 +32,11 @@ def steps_every_batch(scheduler: Any, config: TrainingConfig, steps: int) -> boo
     if not hasattr(scheduler, "step"):
         raise TypeError(f"`scheduler` is {scheduler!r}; expected a torch learning rate scheduler.")
     per_step = config.scheduler_interval == "step"
+    if per_step and isinstance(scheduler, schedulers.ReduceLROnPlateau):
+        raise ValueError(
+            "`scheduler_interval` is 'step' and `scheduler` a ReduceLROnPlateau, which watches an epoch's result; "
+            "expected 'epoch' or 'auto'."
+        )
     if config.scheduler_interval == "auto":
         one_cycle = isinstance(scheduler, schedulers.OneCycleLR) and scheduler.total_steps != config.nb_epochs
         per_step = one_cycle or isinstance(scheduler, schedulers.CyclicLR)

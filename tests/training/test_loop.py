@@ -134,6 +134,14 @@ def test_the_interval_of_a_scheduler_can_be_given(make_classifier, digits):
     assert scheduler.last_epoch == 8
 
 
+def test_a_plateau_cannot_be_watched_every_step(make_classifier, digits):
+    classifier = make_classifier()
+    scheduler = schedulers.ReduceLROnPlateau(classifier.optimizer)
+    trainer = SensRegTrainer(classifier, [], TrainingConfig(scheduler_interval="step"))
+    with pytest.raises(ValueError, match=r"`scheduler_interval` is 'step' and `scheduler` a ReduceLROnPlateau"):
+        trainer.fit(digits.x_train[:50], digits.y_train[:50], nb_epochs=1, scheduler=scheduler, verbose=False)
+
+
 def test_a_scheduler_that_is_too_short_is_refused_before_training(make_classifier, digits):
     classifier = make_classifier()
     scheduler = schedulers.OneCycleLR(classifier.optimizer, 1e-2, total_steps=5)

@@ -16,7 +16,8 @@ NOTES = """*time / unit* is the median over paired repeats: each time of a varia
 times just before and after; *quartiles* are those of these ratios. The unit of a variant that trains is an epoch of a
 lean PyTorch loop (shuffle, forward, cross-entropy, backward, Adam, running sums) of as many steps. Prediction and the
 gradient of the loss have units of their own: a lean `no_grad` loop over the same batches, and a lean `autograd.grad` by
-the input. *ms* is a step's, or a call's. *met* compares the median with the target, whatever the spread is."""
+the input. *ms* is a step's, or a call's. *met* compares the unrounded median with the target, whatever the
+spread is."""
 CPU_MEMORY = """*peak memory* is how far the memory of a process of its own rises over that just before training, with
 data of {few} and of {many} steps."""
 CUDA_MEMORY = """*peak memory* is what an epoch allocates on the GPU beyond what was allocated before; `fit` copies the
