@@ -26,6 +26,7 @@ from art_sensreg.training.config import TrainingConfig, check_device
 from art_sensreg.training.distributed import Processes, join_processes, local_device
 from art_sensreg.training.inputs import check_images, check_labels, clip_bounds
 from art_sensreg.training.loop import Training
+from art_sensreg.training.modes import set_mode
 from art_sensreg.training.resume import Checkpoints, describe_data, fingerprint
 
 logger = logging.getLogger(__name__)
@@ -153,7 +154,15 @@ def fit_batches(
             x = torch.from_numpy(images).to(classifier.device, model_dtype(classifier.model))
             yield x, _targets(classifier, labels)
 
-    return _train(classifier, penalties, config, LoaderBatches(epoch, source.length), source.name, options, processes)
+    return _train(
+        classifier,
+        penalties,
+        config,
+        LoaderBatches(epoch, source.length, source.restarts),
+        source.name,
+        options,
+        processes,
+    )
 
 
 def _train(
@@ -165,12 +174,15 @@ def _train(
     options: FitOptions,
     processes: Processes,
 ) -> History:
-    model, objective = _prepare(classifier, penalties, batches.look(2))
+    model, objective = _prepare(classifier, penalties, batches.look(2), options.training_mode)
     optimizer: torch.optim.Optimizer = classifier.optimizer
     checkpoints = None
     if options.checkpoint_dir is not None:
-        run = fingerprint(model, objective, optimizer, options.scheduler, config, data)
-        checkpoints = Checkpoints(Path(options.checkpoint_dir), config.keep, options.resume, run, processes)
+        mode = options.training_mode
+        run = fingerprint(model, objective, optimizer, options.scheduler, config, data, mode)
+        checkpoints = Checkpoints(
+            Path(options.checkpoint_dir).expanduser(), config.keep, options.resume, run, processes
+        )
     return Training(
         model,
         objective,
@@ -194,6 +206,9 @@ def _move(classifier: PyTorchClassifier, optimizer: torch.optim.Optimizer, confi
         classifier._device = device
         classifier._device_type = "cpu" if device.type == "cpu" else "gpu"
         classifier.model.to(device)
+        for operation in classifier.preprocessing_operations:
+            if hasattr(operation, "_device"):
+                operation._device = device
         for state in optimizer.state.values():
             state.update({k: v.to(device) for k, v in state.items() if isinstance(v, torch.Tensor) and v.ndim})
     return join_processes(device)
@@ -253,11 +268,12 @@ def _check_validation(classifier: PyTorchClassifier, validation_data: Any) -> tu
 
 
 def _targets(classifier: PyTorchClassifier, labels: np.ndarray) -> torch.Tensor:
-    return torch.as_tensor(classifier.reduce_labels(labels)).to(classifier.device)
+    targets = torch.as_tensor(classifier.reduce_labels(labels)).to(classifier.device)
+    return targets.to(model_dtype(classifier.model)) if targets.is_floating_point() else targets
 
 
 def _prepare(
-    classifier: PyTorchClassifier, penalties: Sequence[Penalty], x: torch.Tensor
+    classifier: PyTorchClassifier, penalties: Sequence[Penalty], x: torch.Tensor, training_mode: bool
 ) -> tuple[nn.Module, Objective]:
     bounds = None
     if classifier.clip_values is not None:
@@ -269,7 +285,14 @@ def _prepare(
     model = trained_model(classifier)
     _check_output(classifier, model, x)
     objective = Objective(penalties, classifier.loss, bounds)
-    objective.prepare(model, x)
+    # In the mode of training: a model's own randomness shows in no other.
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        set_mode(model, training_mode)
+        objective.prepare(model, x)
+    finally:
+        for module, training in modes:
+            module.training = training
     return model, objective
 
 

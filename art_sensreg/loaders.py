@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from art.data_generators import DataGenerator
+from art.data_generators import DataGenerator, NumpyDataGenerator, PyTorchDataGenerator
 from torch.utils.data import DataLoader, DistributedSampler
 
 
@@ -20,15 +20,19 @@ class LoaderSource:
     :param loader: ART data generator or torch `DataLoader`.
     :param length: Batches of an epoch.
     :param name: A short description.
+    :param restarts: Whether each epoch is a new one, whatever was drawn before.
     """
 
     loader: Any
     length: int
     name: str
+    restarts: bool
 
     def epoch(self) -> Iterator[tuple[Any, Any]]:
         """Draw the batches of an epoch: pairs of images and labels."""
-        if isinstance(self.loader, DataLoader):
+        if isinstance(self.loader, NumpyDataGenerator):
+            yield from self.loader
+        elif isinstance(self.loader, DataLoader):
             for batch in self.loader:
                 if not isinstance(batch, (tuple, list)) or len(batch) != 2:
                     raise TypeError(f"`generator` yields {type(batch).__name__}; expected pairs of images and labels.")
@@ -53,11 +57,16 @@ def loader_source(loader: Any) -> LoaderSource:
     >>> loader_source(DataLoader(TensorDataset(torch.rand(5, 2), torch.zeros(5)), batch_size=2)).length
     3
     """
+    if isinstance(loader, PyTorchDataGenerator):
+        return loader_source(loader.iterator)  # ART's own `get_batch` runs on into the next epoch
+    if isinstance(loader, NumpyDataGenerator):
+        name = f"NumpyDataGenerator of {loader.size} images"
+        return _known(LoaderSource(loader, loader.batches_per_epoch, name, restarts=True))
     if isinstance(loader, DataGenerator):
         if loader.size is None:
             raise ValueError("`generator` has no size; expected one that knows how many images an epoch has.")
         length = math.ceil(loader.size / loader.batch_size)
-        return LoaderSource(loader, length, f"{type(loader).__name__} of {loader.size} images")
+        return _known(LoaderSource(loader, length, f"{type(loader).__name__} of {loader.size} images", restarts=False))
     if isinstance(loader, DataLoader):
         if isinstance(loader.sampler, DistributedSampler):
             raise ValueError(
@@ -68,7 +77,13 @@ def loader_source(loader: Any) -> LoaderSource:
             length = len(loader)
         except TypeError as error:
             raise ValueError("`generator` is a DataLoader of unknown length; expected one with a length.") from error
-        return LoaderSource(loader, length, f"DataLoader of {length} batches")
+        return _known(LoaderSource(loader, length, f"DataLoader of {length} batches", restarts=True))
     raise TypeError(
         f"`generator` is {type(loader).__name__}; expected an art.data_generators.DataGenerator or a torch DataLoader."
     )
+
+
+def _known(source: LoaderSource) -> LoaderSource:
+    if source.length < 1:
+        raise ValueError(f"`generator` is a {source.name} with no batch in an epoch; expected at least one.")
+    return source

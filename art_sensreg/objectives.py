@@ -12,7 +12,14 @@ from torch import nn
 
 from art_sensreg.penalties.base import ClipValues, PassPenalty, check_number, check_together, measure, plan_penalties
 from art_sensreg.penalties.noise import Randomness
-from art_sensreg.penalties.passes import batch_norms, branches_agree, couples_rows, statistics_untouched, works_in_place
+from art_sensreg.penalties.passes import (
+    batch_norms,
+    branches_agree,
+    couples_rows,
+    statistics_untouched,
+    treats_rows_alone,
+    works_in_place,
+)
 from art_sensreg.penalties.taps import TapPlan
 
 Penalty = Callable[..., torch.Tensor]
@@ -76,14 +83,11 @@ class Share:
         not measured, and count as 0.
     :param weight: Factor of the terms that are means over all rows; over the processes its mean is 1.
     :param noisy_weight: Factor of the terms that are means over the rows with noisy copies.
-    :param augmented: Noisy copies for each clean row of the global batch, if the base loss counts them as images of
-        their own; 0: it is that of the clean rows.
     """
 
     noisy_rows: int | None = None
     weight: float = 1.0
     noisy_weight: float = 1.0
-    augmented: float = 0.0
 
 
 WHOLE_BATCH = Share()
@@ -129,7 +133,7 @@ class Objective:
         self._separate = [(name, penalty) for name, penalty in named if not isinstance(penalty, PassPenalty)]
         self._weights = {name: float(getattr(penalty, "weight", 1.0)) for name, penalty in named}
         self._plans: list[TapPlan | None] = []
-        self._stacked, self._copy = True, True
+        self._stacked, self._copy, self._rowwise = True, True, False
         self._norms: list[nn.Module] = []
         for _, penalty in self._passing:
             if getattr(penalty, "clip", False) and clip_values is None:
@@ -146,6 +150,7 @@ class Objective:
         passing = [penalty for _, penalty in self._passing]
         self._plans = plan_penalties(model, x, passing)
         self._stacked = not passing or branches_agree(model, x)
+        self._rowwise = treats_rows_alone(model, x)
         self._copy = self.double_backward and works_in_place(model, x)
         self._norms = batch_norms(model)
 
@@ -171,10 +176,16 @@ class Objective:
         """
         noisy = [penalty for _, penalty in self._passing if not penalty.input_gradient]
         loss = self.base_loss
-        means = isinstance(loss, nn.CrossEntropyLoss) and loss.weight is None
+        means = type(loss) is nn.CrossEntropyLoss and loss.weight is None  # a subclass may do anything
         means = means and loss.reduction == "mean" and loss.ignore_index < 0  # type: ignore[union-attr]
         means = means and all(getattr(penalty, "scale", "per_neuron") == "per_neuron" for penalty in noisy)
-        apart = self._separate or self.double_backward or not self._stacked or couples_rows(model, self._norms)
+        apart = (
+            not self._rowwise
+            or self._separate
+            or self.double_backward
+            or not self._stacked
+            or couples_rows(model, self._norms)
+        )
         width = max((plan.width for plan in self._plans if plan is not None), default=0)
         return None if apart or not means or not width else max(1, numbers // (2 * width))
 
@@ -217,7 +228,7 @@ class Objective:
         """
         if self._passing and share.noisy_rows != 0:
             penalties = [penalty for _, penalty in self._passing]
-            branches, values = measure(
+            logits, values = measure(
                 model,
                 x,
                 penalties,
@@ -231,28 +242,15 @@ class Objective:
             )
         else:
             # A model that works in place must not change what the user's own penalties see.
-            branches = [model(x.clone() if self._separate else x)]
-            values = [branches[0].new_zeros(()) for _ in self._passing]
-        logits = branches[0]
+            logits = model(x.clone() if self._separate else x)
+            values = [logits.new_zeros(()) for _ in self._passing]
         found = {name: value for (name, _), value in zip(self._passing, values, strict=True)}
         if self._separate:
             with statistics_untouched(model, len(x)):
                 found.update((name, _check_term(name, penalty(model, x, y))) for name, penalty in self._separate)
-        base = self._base(branches, y, share)
+        base = _check_term("base", self.base_loss(logits, y))
         counts = self.weights(share)
         loss = base if counts["base"] == 1 else base * counts["base"]
         for name in self.names:
             loss = loss + self._weights[name] * counts[name] * found[name]
         return {"loss": loss, "base": base, **{name: found[name] for name in self.names}}, logits
-
-    def _base(self, branches: Sequence[torch.Tensor], y: torch.Tensor, share: Share) -> torch.Tensor:
-        """The base loss: of the clean rows, or of these and their noisy copies as so many images."""
-        base = _check_term("base", self.base_loss(branches[0], y))
-        copies = sum(penalty.copies for _, penalty in self._passing) if share.augmented else 0
-        if not copies or not share.weight:
-            return base
-        clean_part = 1 / (1 + copies * share.augmented)
-        noisy = [self.base_loss(logits, y[: len(logits)]) for logits in branches[1:]]
-        if not noisy:
-            return base * clean_part
-        return base * clean_part + torch.stack(noisy).mean() * ((1 - clean_part) * share.noisy_weight / share.weight)

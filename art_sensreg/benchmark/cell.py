@@ -105,8 +105,8 @@ def trained_cell(
         save_model(classifier.model, str(aside))
         aside.replace(checkpoint)
     records.put(run)
-    if records.writes:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    if records.writes and (classifier is not None or run["reason"].startswith(("FloatingPointError", "ValueError"))):
+        shutil.rmtree(unfinished, ignore_errors=True)  # after other errors a resumed run may get further
     return run, classifier
 
 

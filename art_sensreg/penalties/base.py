@@ -48,11 +48,6 @@ class PassPenalty:
         return False
 
     @property
-    def copies(self) -> int:
-        """Number of noisy copies of each row that :meth:`branches` makes."""
-        return 0
-
-    @property
     def shares_noise(self) -> bool:
         """Whether the penalty is measured on the noisy branches of the first penalty that has some."""
         return False
@@ -171,7 +166,7 @@ def measure(
     noisy_rows: int | None = None,
     norms: Sequence[nn.Module] | None = None,
     copy: bool = True,
-) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """
     Measure all penalties in one forward pass over `[x ; x + s*xi ; ...]`.
 
@@ -186,7 +181,7 @@ def measure(
     :param noisy_rows: How many of the first rows get noisy copies; all if None or if the branches are not stacked.
     :param norms: The model's BatchNorm layers, for who knows them: looking for them takes time.
     :param copy: As for `passes.forward_branches`.
-    :return: The logits of each branch, `(n, C)` of the clean one first, and each penalty's unweighted value.
+    :return: The clean logits `(n, C)` and each penalty's unweighted value.
     """
     derivatives = any(penalty.input_gradient for penalty in penalties)
     some = x if noisy_rows is None or not stacked else x[:noisy_rows]
@@ -214,9 +209,10 @@ def measure(
             span, sigma = _donor(penalties, spans) if penalty.shares_noise else own
             values.append(penalty.evaluate(passed, span, sigma, selection, generator))
             selection += plan is not None
+    logits = passed.logits[0]
     if not torch.is_grad_enabled():
-        return [logits.detach() for logits in passed.logits], [value.detach() for value in values]
-    return list(passed.logits), values
+        return logits.detach(), [value.detach() for value in values]
+    return logits, values
 
 
 def _donor(penalties: Sequence[PassPenalty], spans: Sequence[tuple[range, Sigma]]) -> tuple[range, Sigma]:

@@ -154,17 +154,13 @@ class JacobianPenalty(PassPenalty):
     def shares_noise(self) -> bool:
         return self.estimator == "finite_difference" and self.sigma is None
 
-    @property
-    def copies(self) -> int:
-        return 0 if self.sigma is None else self.probes
-
     def branches(
         self, x: torch.Tensor, generator: Randomness, clip_values: ClipValues | None
     ) -> tuple[list[torch.Tensor], Sigma]:
         if self.sigma is None:
             return [], 1.0
         sigma = self.sigma
-        return [torch.add(x, draw_noise(x, "gaussian", generator), alpha=sigma) for _ in range(self.copies)], sigma
+        return [torch.add(x, draw_noise(x, "gaussian", generator), alpha=sigma) for _ in range(self.probes)], sigma
 
     def evaluate(
         self, passed: Branches, noisy: Sequence[int], sigma: Sigma, selection: int, generator: Randomness

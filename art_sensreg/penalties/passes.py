@@ -84,6 +84,28 @@ def couples_rows(model: nn.Module, norms: Sequence[nn.Module] | None = None) -> 
     return any(norm.training or norm.running_mean is None for norm in (batch_norms(model) if norms is None else norms))
 
 
+def treats_rows_alone(model: nn.Module, x: torch.Tensor) -> bool:
+    """
+    Tell whether a batch may be computed in parts, in the model's present mode.
+
+    :param model: Any `nn.Module`.
+    :param x: Some inputs, `(n, ...)`.
+    :return: True if a row's output is the same whichever rows are with it, and none of it random.
+
+    Example:
+    >>> from art_sensreg.penalties.passes import treats_rows_alone
+    >>> treats_rows_alone(nn.Linear(3, 2), torch.rand(2, 3)), treats_rows_alone(nn.BatchNorm1d(3), torch.rand(2, 3))
+    (True, False)
+    """
+    rows = x[:2].detach()
+    if len(rows) < 2 or couples_rows(model):
+        return False
+    with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+        whole = model(rows.clone())
+        parts = torch.cat([model(row.clone()) for row in rows.split(1)])
+    return whole.shape == parts.shape and torch.allclose(whole, parts, rtol=1e-3, atol=1e-5)
+
+
 def works_in_place(model: nn.Module, x: torch.Tensor) -> bool:
     """
     Tell whether a model overwrites its input.

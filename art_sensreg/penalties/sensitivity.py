@@ -172,10 +172,6 @@ class SensitivityPenalty(PassPenalty):
     def tapped_layers(self) -> Layers:
         return self.layers
 
-    @property
-    def copies(self) -> int:
-        return self.probes
-
     def branches(
         self, x: torch.Tensor, generator: Randomness, clip_values: ClipValues | None
     ) -> tuple[list[torch.Tensor], Sigma]:

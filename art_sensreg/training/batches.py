@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import queue
+import random
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from art_sensreg.training.distributed import Processes
@@ -172,6 +174,7 @@ class LoaderBatches:
 
     :param start: Function that starts an epoch and returns its batches, on the device of the model.
     :param length: Number of batches of an epoch.
+    :param restarts: Whether `start` begins anew, whatever was drawn before.
 
     Example:
     >>> from art_sensreg.training.batches import LoaderBatches
@@ -182,8 +185,8 @@ class LoaderBatches:
 
     rewindable = False
 
-    def __init__(self, start: Callable[[], Iterable[Batch]], length: int) -> None:
-        self._start = start
+    def __init__(self, start: Callable[[], Iterable[Batch]], length: int, restarts: bool = False) -> None:
+        self._start, self._restarts = start, restarts
         self._length = length
         self._begun: Iterator[Batch] | None = None
         self._drawn: list[Batch] = []
@@ -193,17 +196,24 @@ class LoaderBatches:
 
     def look(self, rows: int) -> torch.Tensor:
         """
-        The first images, to try the model on. The batch is trained on afterwards: it is not drawn in vain.
+        The first images, to try the model on. From a loader that goes on from there, they are trained on afterwards.
 
         :param rows: How many.
         :return: Images on the device, at most `rows`.
         """
-        self._begun = iter(self._start())
-        self._drawn = [next(self._begun)]
-        return self._drawn[0][0][:rows]
+        begun = iter(self._start())
+        first = next(begun, None)
+        if first is None:
+            raise ValueError("`generator` gave no batch; expected at least one.")
+        if not self._restarts:
+            self._begun, self._drawn = begun, [first]
+        return first[0][:rows]
 
     def epoch(self, seed: int, first: int, processes: Processes) -> Iterator[Dealt]:
-        """See :class:`Batches`; the loader has its own order."""
+        """See :class:`Batches`. The loader has its own order, drawn from torch's or numpy's global generator."""
+        torch.default_generator.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
         source: Iterator[Batch] = iter(())
         if processes.rank == 0:
             source = iter(self._start()) if self._begun is None else chain(self._drawn, self._begun)

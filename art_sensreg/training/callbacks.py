@@ -27,7 +27,8 @@ class TrainingState:
     :param skipped: Steps that were left out because their loss was not finite.
     :param terms: The last step's `loss`, `base` and penalties, of the whole batch, as 0-d tensors.
     :param history: One dict per finished epoch.
-    :param stop: A callback sets it to end the run after this step or epoch, without an error.
+    :param stop: A callback sets it to end the run without an error: in `on_epoch` for good; in `on_step` it breaks the
+        epoch off, and a run that is resumed goes on there. One process's goes for all.
     :param rank: Number of this process among those that train together.
     """
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 
 from art_sensreg.penalties.base import check_choice, check_count, check_number
@@ -28,10 +29,9 @@ class TrainingConfig:
     :param seed: Seed of the order of the batches, the noise of the penalties and the model's own randomness (dropout).
         None takes one from torch's global generator, so that `torch.manual_seed` governs it.
     :param drop_last: Whether an incomplete last batch is left out.
-    :param penalty_fraction: Share of each batch's rows, above 0 and at most 1, that get noisy copies. Below 1 it is the
-        cheap mode: the copies then also count in the base loss, as images of their own, since noise that is drawn and
-        passed through the network once serves for penalty and augmentation alike. Penalties that differentiate by the
-        input, and those of your own, take all rows all the same.
+    :param penalty_fraction: Share of each batch's rows, above 0 and at most 1, that get noisy copies: below 1 it is the
+        cheap mode. Penalties that differentiate by the input, those of your own, and models with randomness of their
+        own (other than dropout) take all rows all the same.
     :param scheduler_interval: When a learning rate scheduler steps: `epoch`, `step`, or `auto`: after every step for
         `OneCycleLR` (unless its length is the number of epochs) and `CyclicLR`, else after every epoch.
     :param max_grad_norm: Largest norm of the gradient of all weights together (clipped above it), or None.
@@ -116,6 +116,11 @@ class TrainingConfig:
             raise TypeError(f"`validation_attack` is {self.validation_attack!r}; expected a ValidationAttack.")
         if self.device is not None:
             check_device(self.device)
+            object.__setattr__(self, "device", str(self.device))
+        # numpy's numbers are taken, and shown and compared as Python's.
+        for f in fields(self):
+            if isinstance(getattr(self, f.name), np.generic):
+                object.__setattr__(self, f.name, getattr(self, f.name).item())
         object.__setattr__(self, "callbacks", check_callbacks(self.callbacks))
 
 

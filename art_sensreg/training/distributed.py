@@ -39,7 +39,7 @@ class Processes:
     >>> Processes().sum([1.0, 2.0])
     [1.0, 2.0]
     >>> Processes(rank=1, count=2).share(rows=5, noisy=3)
-    (2, Share(noisy_rows=1, weight=0.8, noisy_weight=0.6666666666666666, augmented=0.6))
+    (2, Share(noisy_rows=1, weight=0.8, noisy_weight=0.6666666666666666))
     """
 
     rank: int = 0
@@ -53,14 +53,13 @@ class Processes:
         A process for which no row is left computes one all the same, with weight 0, since all must take part.
 
         :param rows: Rows of the global batch.
-        :param noisy: How many of its first rows get noisy copies. If not all do, the base loss counts the copies too.
+        :param noisy: How many of its first rows get noisy copies.
         :return: Rows of this process, and what they count.
         """
         if self.count == 1:
-            return rows, WHOLE_BATCH if noisy == rows else Share(noisy, augmented=noisy / rows)
+            return rows, WHOLE_BATCH if noisy == rows else Share(noisy)
         own, own_noisy = (len(range(self.rank, total, self.count)) for total in (rows, noisy))
-        augmented = 0.0 if noisy == rows else noisy / rows
-        share = Share(max(own_noisy, 1), own * self.count / rows, own_noisy * self.count / noisy, augmented)
+        share = Share(max(own_noisy, 1), own * self.count / rows, own_noisy * self.count / noisy)
         return own, share
 
     def sum(self, values: Sequence[float]) -> list[float]:
@@ -164,9 +163,7 @@ def lost_processes_named() -> Iterator[None]:
         yield
     except RuntimeError as error:
         text = str(error).lower()
-        if not any(
-            word in text for word in ("connection", "peer", "socket", "timed out", "nccl", "gloo", "broken pipe")
-        ):
+        if not any(word in text for word in _BROKEN):
             raise
         reason = str(error).splitlines()[0]
         raise ProcessLostError(

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
 
 
 def check_images(
@@ -154,6 +155,8 @@ def _check_rows(labels: np.ndarray, nb_classes: int, name: str) -> np.ndarray:
 def _as_array(value: Any, name: str) -> np.ndarray:
     if hasattr(value, "detach"):
         value = value.detach().cpu()
+        if value.dtype == torch.bfloat16:  # which numpy has not
+            value = value.float()
     try:
         array = np.asarray(value)
     except ValueError as error:

@@ -9,20 +9,22 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
 from art_sensreg.objectives import Objective
 from art_sensreg.penalties.noise import Probes, derive_seed
 from art_sensreg.training.batches import Batch, Batches
 from art_sensreg.training.callbacks import History, TrainingState, call
+from art_sensreg.training.checkpoints import pack
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.distributed import Processes
-from art_sensreg.training.resources import StopRequest, buffers_kept, fused
+from art_sensreg.training.metrics import Sums, make_monitor, validate
+from art_sensreg.training.modes import set_mode
+from art_sensreg.training.resources import StopRequest, buffers_kept, fused, match_layout
 from art_sensreg.training.resume import Checkpoints, random_state, restore_random_state
-from art_sensreg.training.schedules import step_after_epoch, steps_every_batch
+from art_sensreg.training.schedules import check_length, step_after_epoch, steps_every_batch
 from art_sensreg.training.steps import Stepper, unused_parameters
-from art_sensreg.training.validation import Monitor, correct, threshold, validate
+from art_sensreg.training.validation import threshold
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +77,8 @@ class Training:
         self.validation, self.verbose, self.training_mode = validation, verbose, training_mode
         self.checkpoints, self.processes = checkpoints, processes
         self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-        self.per_step = steps_every_batch(scheduler, config, len(batches))
-        self.monitor = _monitor(config, validation is not None)
+        self.per_step = steps_every_batch(scheduler, config)
+        self.monitor = make_monitor(config, validation is not None)
         if config.compile and objective.double_backward:
             raise ValueError(
                 "`compile` is True with a penalty that needs double backward, which torch.compile refuses; expected "
@@ -85,10 +87,9 @@ class Training:
         drawn = int(torch.randint(2**31, ())) if config.seed is None else config.seed
         self.seed = int(processes.agree(drawn))
         self.state = TrainingState(model, optimizer, scheduler, config.nb_epochs, rank=processes.rank)
-        self.sums = _Sums()
+        self.sums = Sums()
         self.rate = 0.0
         self.inside = False  # whether an epoch has begun and not ended
-        self._frozen = _frozen_batch_norms(model)
         self._stopping = StopRequest()
 
     def run(self) -> History:
@@ -119,7 +120,12 @@ class Training:
             )
             if self.checkpoints is not None:
                 stack.enter_context(self._stopping)
-            call(self.config.callbacks, "on_start", self.state)
+            self._call("on_start")
+            if stored is not None:
+                restore_random_state(stored["random"])
+            elif self.checkpoints is not None:
+                pack(self.state_dict())  # what cannot be stored is an error now, not after the first epoch
+            check_length(self.scheduler, self.config, self.per_step, steps - self.state.total_steps, len(self.batches))
             while done < self.config.nb_epochs and not self.state.stop:
                 self._epoch()
                 done = self.state.epoch
@@ -134,6 +140,7 @@ class Training:
         if self.processes.count > 1:
             x, y, _ = next(self.batches.epoch(0, 0, self.processes)) if self.batches.rewindable else (None, None, 0)
             unused = x is None or y is None or bool(unused_parameters(self.model, self.objective, x[:2], y[:2]))
+        match_layout(self.optimizer)
         self.stepper = Stepper(self.model, self.objective, self.optimizer, self.config, self.processes, unused)
         self.probes = self._new_probes()
         self.at = threshold(self.objective)
@@ -152,10 +159,8 @@ class Training:
         state = self.state
         if not self.inside:
             state.epoch, state.step, self.inside = state.epoch + 1, 0, True
-            self.rate, self.sums = float(self.optimizer.param_groups[0]["lr"]), _Sums()
-        self.model.train(self.training_mode)
-        for module in self._frozen:
-            module.eval()
+            self.rate, self.sums = float(self.optimizer.param_groups[0]["lr"]), Sums()
+        set_mode(self.model, self.training_mode)
         order = derive_seed(self.seed, "order", state.epoch)
         for x, y, total in self.batches.epoch(order, state.step, self.processes):
             self._step(x, y, total)
@@ -172,7 +177,7 @@ class Training:
         self._judge(record)
         record["seconds"] = time.perf_counter() - start
         state.history.append(record)
-        call(self.config.callbacks, "on_epoch", state)
+        self._call("on_epoch")
         if not broken_off:
             self._checkpoint()
 
@@ -193,8 +198,7 @@ class Training:
             self.sums.add(state.terms, logits.detach(), y[:own], total, self.at)
             if self.scheduler is not None and self.per_step:
                 self.scheduler.step()
-        if self.config.callbacks:
-            call(self.config.callbacks, "on_step", state)
+        self._call("on_step")
         if self.verbose:
             self.bar.update()
             if state.step % 10 == 0 or state.step == len(self.batches):
@@ -226,6 +230,7 @@ class Training:
 
     def _judge(self, record: dict[str, float]) -> None:
         """Validate, step the scheduler, and see whether it is time to stop."""
+        self._share_buffers()
         if self.validation is not None:
             result, config = self.stepper.result, self.config
             scores = validate(
@@ -245,8 +250,23 @@ class Training:
             self.model.load_state_dict(self.monitor.weights)
         if self.config.channels_last:
             self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            match_layout(self.optimizer)
         self.model.eval()
         call(self.config.callbacks, "on_end", self.state)
+
+    def _call(self, moment: str) -> None:
+        """Call the callbacks; what one process's say of stopping goes for all."""
+        if self.config.callbacks:
+            call(self.config.callbacks, moment, self.state)
+            if self.processes.count > 1:
+                self.state.stop = self.processes.sum([float(self.state.stop)])[0] > 0
+
+    def _share_buffers(self) -> None:
+        """The first process's running statistics count: those of its last step have not been sent round yet."""
+        if self.processes.count > 1:
+            average = self.stepper.average
+            for buffer in [*self.model.buffers(), *([] if average is None else average.module.buffers())]:
+                buffer.copy_(self.processes.agree(buffer))
 
     # --- what can go wrong ------------------------------------------------------------------------------------------
 
@@ -294,6 +314,8 @@ class Training:
             "inside": self.inside,
             "total_steps": state.total_steps,
             "skipped": state.skipped,
+            "nb_epochs": self.config.nb_epochs,
+            "stop": state.stop and not self.inside,  # one inside an epoch breaks off a run that goes on later
             "rate": self.rate,
             "sums": self.sums.state_dict(),
             "history": state.history,
@@ -337,56 +359,11 @@ class Training:
         for callback, own in zip(self.config.callbacks, stored["callbacks"], strict=False):
             if hasattr(callback, "load_state_dict"):
                 callback.load_state_dict(own)
-        restore_random_state(stored["random"])
+        match_layout(self.optimizer)
+        state.stop = state.stop or (stored["stop"] and self.config.nb_epochs <= stored["nb_epochs"])
         if not self.batches.rewindable:
             logger.warning(
                 "The training data come from a loader that cannot be rewound: training resumes at the start of epoch "
                 "%d.",
                 state.epoch + 1,
             )
-
-
-class _Sums:
-    """Running sums of the terms and of correct predictions, weighted by the rows of each batch."""
-
-    def __init__(self) -> None:
-        self.rows = 0
-        self.correct: torch.Tensor | float = 0.0
-        self.terms: dict[str, torch.Tensor | float] = {}
-
-    def add(self, terms: dict[str, torch.Tensor], logits: torch.Tensor, y: torch.Tensor, rows: int, at: float) -> None:
-        self.rows += rows
-        self.correct = self.correct + correct(logits, y, at).sum()
-        for name, value in terms.items():
-            self.terms[name] = self.terms.get(name, 0.0) + value * rows
-
-    def means(self, processes: Processes = Processes()) -> dict[str, float]:  # noqa: B008 - frozen
-        """The terms are those of whole batches already; each process has counted its own correct predictions."""
-        rows = max(self.rows, 1)
-        (right,) = processes.sum([float(self.correct)])
-        return {**{name: float(total) / rows for name, total in self.terms.items()}, "accuracy": right / rows}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows, "correct": self.correct, "terms": self.terms}
-
-    def load_state_dict(self, stored: dict[str, Any]) -> None:
-        self.rows, self.correct, self.terms = stored["rows"], stored["correct"], stored["terms"]
-
-
-def _monitor(config: TrainingConfig, validated: bool) -> Monitor | None:
-    if config.validation_attack is not None and not validated:
-        raise ValueError("`validation_attack` is given and `validation_data` is None; expected data to attack.")
-    if config.patience is None and not config.restore_best:
-        return None
-    entry = config.monitor or ("val_robust_accuracy" if config.validation_attack else "val_accuracy")
-    if entry.startswith("val_") and not validated:
-        raise ValueError(f"`monitor` is {entry!r} and `validation_data` is None; expected validation data.")
-    if entry == "val_robust_accuracy" and config.validation_attack is None:
-        raise ValueError(f"`monitor` is {entry!r} and `validation_attack` is None; expected a ValidationAttack.")
-    return Monitor(entry, config.patience, config.restore_best)
-
-
-def _frozen_batch_norms(model: nn.Module) -> list[nn.Module]:
-    """BatchNorm layers whose parameters all are frozen: fine-tuning must not move their running statistics either."""
-    layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and list(module.parameters())]
-    return [layer for layer in layers if not any(parameter.requires_grad for parameter in layer.parameters())]

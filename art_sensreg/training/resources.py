@@ -79,14 +79,27 @@ def fused(optimizer: torch.optim.Optimizer) -> Iterator[None]:
     >>> inside, optimizer.param_groups[0]["fused"]
     (True, None)
     """
-    groups = optimizer.param_groups if _can_be_fused(optimizer) else []
-    for group in groups:
+    chosen = _can_be_fused(optimizer)
+    for group in optimizer.param_groups if chosen else []:
         group["fused"] = True
     try:
         yield
     finally:
-        for group in groups:
+        for group in optimizer.param_groups if chosen else []:  # not those of before: a checkpoint may have been loaded
             group["fused"] = None
+
+
+def match_layout(optimizer: torch.optim.Optimizer) -> None:
+    """
+    Lay the optimizer's averages out in memory as the weights are: fused kernels go through both as they lie.
+
+    :param optimizer: The optimizer. Call it after its state was loaded, or the layout of the weights has changed.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            same = isinstance(value, torch.Tensor) and value.shape == parameter.shape
+            if same and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _can_be_fused(optimizer: torch.optim.Optimizer) -> bool:
@@ -110,10 +123,14 @@ class StopRequest:
 
     Example:
     >>> from art_sensreg.training.resources import StopRequest
-    >>> with StopRequest() as request:
-    ...     signal.raise_signal(signal.SIGTERM)
-    ...     request.signal == signal.SIGTERM
-    True
+    >>> try:
+    ...     with StopRequest() as request:
+    ...         signal.raise_signal(signal.SIGINT)
+    ...         print("finish the step")
+    ... except KeyboardInterrupt:
+    ...     print("stopped")
+    finish the step
+    stopped
     """
 
     def __init__(self) -> None:
@@ -123,12 +140,15 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                self._former[number] = signal.signal(number, self._note)
+                if signal.getsignal(number) != signal.SIG_IGN:  # a job in the background of a shell
+                    self._former[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *exc: Any) -> None:
+    def __exit__(self, kind: Any, *exc: Any) -> None:
         for number in list(self._former):
             self._put_back(number)
+        if kind is None:
+            self.obey()  # it came after the last step
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number

@@ -33,6 +33,7 @@ def fingerprint(
     scheduler: Any,
     config: TrainingConfig,
     data: str,
+    training_mode: bool = True,
 ) -> dict[str, dict[str, str]]:
     """
     Describe a run by everything that its weights depend on.
@@ -43,6 +44,7 @@ def fingerprint(
     :param scheduler: The scheduler, or None.
     :param config: Settings; those that do not change the weights are left out, and so is `nb_epochs`.
     :param data: Description of the training data.
+    :param training_mode: Whether the model trains in training mode.
     :return: Sections of names and descriptions, in the order in which differences are looked for.
 
     Example:
@@ -56,21 +58,24 @@ def fingerprint(
     """
     modules = {name or "(the model)": _plain(_describe(module)) for name, module in model.named_modules()}
     weights = {name: f"{tuple(value.shape)} {value.dtype}" for name, value in model.state_dict().items()}
+    bounds = "none" if objective.clip_values is None else ", ".join(map(_checksum, objective.clip_values))
+    standardised = ", ".join(_checksum(getattr(model, name)) for name in ("mean", "std") if hasattr(model, name))
     settings = {f.name: repr(getattr(config, f.name)) for f in fields(config) if f.name not in _FREE}
     defaults = {
         name: repr(value)
         for name, value in optimizer.defaults.items()
         if name not in ("fused", "foreach", "capturable")
     }
-    groups = ", ".join(str(len(group["params"])) for group in optimizer.param_groups)
+    groups = {f"group {number}": _describe_group(group) for number, group in enumerate(optimizer.param_groups)}
     return {
         "module": modules,
         "weight": weights,
         "setting": settings,
-        "term of the objective": {"base": _plain(repr(objective.base_loss)), **objective.describe()},
-        "optimizer's": {"class": type(optimizer).__name__, "parameters in groups": groups, **defaults},
-        "scheduler's": {"class": type(scheduler).__name__},
-        "training data's": {"content": data},
+        "term of the objective": {"base": _describe_loss(objective.base_loss), **objective.describe()},
+        "optimizer's": {"class": type(optimizer).__name__, **defaults, **groups},
+        "scheduler's": {"class": type(scheduler).__name__, **_describe_scheduler(scheduler)},
+        "training data's": {"content": data, "clip_values": bounds, "mean and std": standardised},
+        "argument": {"training_mode": str(training_mode)},
     }
 
 
@@ -89,6 +94,39 @@ def first_difference(stored: dict[str, dict[str, str]], own: dict[str, dict[str,
             if came != expected:
                 return f"the {section} `{name}` is {came} in the checkpoint; expected {expected}"
     return None
+
+
+def _checksum(values: torch.Tensor) -> str:
+    return f"{zlib.crc32(values.detach().cpu().contiguous().numpy().tobytes()):08x}"
+
+
+def _describe_group(group: dict[str, Any]) -> str:
+    """Of what a scheduler changes, the value that it started from."""
+    rate, decay = group.get("initial_lr", group.get("lr")), group.get("weight_decay")
+    return f"{len(group['params'])} parameters, lr {float(rate or 0):g}, weight_decay {decay}"
+
+
+def _describe_loss(loss: Any) -> str:
+    """A loss with its settings, which its `repr` does not tell."""
+    if not isinstance(loss, nn.Module):
+        return _plain(str(getattr(loss, "__qualname__", type(loss).__qualname__)))
+    simple = {n: v for n, v in vars(loss).items() if n[0] != "_" and isinstance(v, (bool, int, float, str))}
+    simple.pop("training", None)
+    tensors = {name: _checksum(value) for name, value in loss.state_dict().items()}
+    return f"{_plain(repr(loss))} with { ({**simple, **tensors}) }"
+
+
+# What moves while a scheduler runs.
+_MOVING = re.compile(r"_.*|last_epoch|best|num_bad_epochs|cooldown_counter|T_cur|T_i|base_lrs|verbose")
+
+
+def _describe_scheduler(scheduler: Any) -> dict[str, str]:
+    state = {} if scheduler is None else scheduler.state_dict()
+    kept = {name: value for name, value in state.items() if not _MOVING.fullmatch(name)}
+    described = {name: repr(value) for name, value in kept.items() if isinstance(value, (bool, int, float, str, list))}
+    for number, inner in enumerate(getattr(scheduler, "_schedulers", ())):
+        described.update({f"{number}.{name}": text for name, text in _describe_scheduler(inner).items()})
+    return described
 
 
 def _describe(module: nn.Module) -> str:

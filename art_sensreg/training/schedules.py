@@ -9,21 +9,20 @@ import torch
 from art_sensreg.training.config import TrainingConfig
 
 
-def steps_every_batch(scheduler: Any, config: TrainingConfig, steps: int) -> bool:
+def steps_every_batch(scheduler: Any, config: TrainingConfig) -> bool:
     """
-    Tell whether a scheduler steps after every batch, and check that it is long enough.
+    Tell whether a scheduler steps after every batch.
 
     :param scheduler: Any torch learning rate scheduler, or None.
     :param config: Its `scheduler_interval` decides; `auto` goes by the scheduler.
-    :param steps: Steps of an epoch.
     :return: False if it steps after every epoch, or there is none.
     :raises TypeError: If it is no scheduler.
-    :raises ValueError: If a `OneCycleLR` is too short, or the interval does not fit the scheduler.
+    :raises ValueError: If the interval does not fit the scheduler.
 
     Example:
     >>> from art_sensreg.training.schedules import steps_every_batch
     >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
-    >>> steps_every_batch(torch.optim.lr_scheduler.StepLR(optimizer, 5), TrainingConfig(), steps=10)
+    >>> steps_every_batch(torch.optim.lr_scheduler.StepLR(optimizer, 5), TrainingConfig())
     False
     """
     schedulers = torch.optim.lr_scheduler
@@ -40,14 +39,27 @@ def steps_every_batch(scheduler: Any, config: TrainingConfig, steps: int) -> boo
     if config.scheduler_interval == "auto":
         one_cycle = isinstance(scheduler, schedulers.OneCycleLR) and scheduler.total_steps != config.nb_epochs
         per_step = one_cycle or isinstance(scheduler, schedulers.CyclicLR)
-    if isinstance(scheduler, schedulers.OneCycleLR):
-        wanted = config.nb_epochs * (steps if per_step else 1)
+    return per_step
+
+
+def check_length(scheduler: Any, config: TrainingConfig, per_step: bool, steps: int, steps_of_epoch: int) -> None:
+    """
+    Check that a `OneCycleLR`, which has an end, lasts for the rest of the run.
+
+    :param scheduler: Any scheduler, or None.
+    :param config: Settings.
+    :param per_step: Whether it steps after every batch.
+    :param steps: Training steps that are left.
+    :param steps_of_epoch: Training steps of an epoch.
+    :raises ValueError: If it is too short.
+    """
+    if isinstance(scheduler, torch.optim.lr_scheduler.OneCycleLR):
+        wanted = steps if per_step else -(-steps // steps_of_epoch)
         left = scheduler.total_steps - max(scheduler.last_epoch, 0)
         if left < wanted:
             raise ValueError(
                 f"`scheduler` has {left} of {scheduler.total_steps} steps left; expected at least {wanted}."
             )
-    return per_step
 
 
 def step_after_epoch(scheduler: Any, record: dict[str, float]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -98,9 +99,7 @@ class Stepper:
             self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
         device = next(model.parameters()).device
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
-        # Where the images are differentiated by, the last pass need not go as far as them once more.
-        only_weights = objective.double_backward and processes.count == 1
-        self._inputs = [p for p in model.parameters() if p.requires_grad] if only_weights else None
+        self._only_weights = objective.double_backward and processes.count == 1
         self._plain = device.type == "cpu" and processes.count == 1 and config.precision == "float32"
         self._plain = self._plain and not config.compile
         self.module: nn.Module = StepModule(model, objective, config.precision)
@@ -134,17 +133,38 @@ class Stepper:
         if len(parts) > 1:
             terms, logits = self._backward_in_parts(x, y, probes, parts)
         else:
-            terms, logits = self.module(x, y, probes, share)
+            with self._watched():
+                terms, logits = self.module(x, y, probes, share)
         loss, terms = terms["loss"], self._of_all(terms, share)
         if not torch.isfinite(terms["loss"]):
             names = (name for name, value in terms.items() if name != "loss" and not torch.isfinite(value))
             return terms, logits[:own], next(names, "loss")
         if len(parts) == 1:
             self.optimizer.zero_grad(set_to_none=True)
-            with lost_processes_named():
-                self.scaler.scale(loss).backward(inputs=self._inputs)
+            with self._watched():
+                self.scaler.scale(loss).backward(inputs=self._inputs())
+        if not self.scaler.is_enabled():  # the scaler looks itself
+            size = self._gradient_size()
+            if not torch.isfinite(size):
+                return {**terms, "gradient": size}, logits[:own], "gradient"
         self._update()
         return terms, logits[:own], None
+
+    def _watched(self) -> AbstractContextManager[None]:
+        return lost_processes_named() if self.processes.count > 1 else nullcontext()
+
+    def _inputs(self) -> list[nn.Parameter] | None:
+        """
+        Where the images are differentiated by, the last pass need not go as far as them once more.
+
+        Which weights are frozen may change from step to step.
+        """
+        return [p for p in self.model.parameters() if p.requires_grad] if self._only_weights else None
+
+    def _gradient_size(self) -> torch.Tensor:
+        """A finite loss can have a gradient that is not: of a root at 0, for one."""
+        gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        return torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]).sum()
 
     def _update(self) -> None:
         if self.max_grad_norm is not None:
@@ -167,9 +187,8 @@ class Stepper:
             return [(rows, share)]
         count = -(-noisy // max(fitting, _LEAST_ROWS))
         sizes = [noisy // count + (index < noisy % count) for index in range(count)]
-        extra = share.augmented
-        parts = [(size, Share(None, size / rows, size / noisy, extra)) for size in sizes]
-        return parts if noisy == rows else [*parts, (rows - noisy, Share(0, (rows - noisy) / rows, 0.0, extra))]
+        parts = [(size, Share(None, size / rows, size / noisy)) for size in sizes]
+        return parts if noisy == rows else [*parts, (rows - noisy, Share(0, (rows - noisy) / rows, 0.0))]
 
     def _backward_in_parts(
         self, x: torch.Tensor, y: torch.Tensor, probes: Probes, parts: list[tuple[int, Share]]
