@@ -42,7 +42,7 @@ def check_images(
         raise ValueError(f"`{name}` has shape {images.shape}; expected (n, {', '.join(map(str, input_shape))}).")
     if len(images) == 0:
         raise ValueError(f"`{name}` is empty, shape {images.shape}; expected at least one image.")
-    if not _is_mapped(x):
+    if not _is_mapped(x) or images.dtype not in (np.float16, np.float32, np.float64):  # torch maps no others
         with np.errstate(over="ignore"):  # what overflows is infinite, and refused below
             images = images.astype(dtype, copy=False)
     # One pass each: min and max are NaN when any value is, and infinite when one is.

@@ -25,6 +25,8 @@ class Losses(Callback):
         self.losses.append(float(state.terms["loss"]))
         if state.rank == 1 and state.total_steps == int(os.environ.get("KILL", "0")):
             os.kill(os.getpid(), signal.SIGKILL)
+        if state.rank == 0 and state.total_steps == int(os.environ.get("STOP", "0")):
+            state.stop = True
 
     def state_dict(self):
         return {"losses": self.losses}
@@ -38,7 +40,7 @@ def main(result, checkpoints=None):
     y = np.arange(301) % 10
     x = (rng.random((301, 1, 8, 8)) / 2 + y[:, None, None, None] / 20).astype(np.float32)
     torch.manual_seed(0)
-    model = build_model("cnn-small", (1, 8, 8), 10)
+    model = build_model("cnn-small", (1, 8, 8), 10, norm_layer=os.environ.get("NORM", "none"))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     classifier = SensRegClassifier(
         model, nn.CrossEntropyLoss(), (1, 8, 8), 10, optimizer=optimizer, clip_values=(0.0, 1.0)
@@ -60,7 +62,9 @@ def main(result, checkpoints=None):
     trainer.fit(
         x, y, (x[:103], y[:103]), nb_epochs=3, checkpoint_dir=checkpoints, resume=checkpoints is not None, verbose=False
     )
-    if int(os.environ.get("RANK", "0")) == 0:
+    rank = os.environ.get("RANK", "0")
+    torch.save({name: value.clone() for name, value in model.state_dict().items()}, f"{result}.{rank}")
+    if rank == "0":
         history = [{k: v for k, v in record.items() if k != "seconds"} for record in trainer.history]
         weights = [parameter.detach() for parameter in model.parameters()]
         torch.save({"losses": losses.losses, "weights": weights, "history": history}, result)

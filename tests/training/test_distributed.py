@@ -63,6 +63,16 @@ def test_when_one_process_dies_the_job_fails_soon_and_can_be_resumed(tmp_path):
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(first["weights"], second["weights"], strict=True))
 
 
+def test_all_processes_end_with_one_model_also_when_one_of_them_stops(tmp_path):
+    done = run(SCRIPT, tmp_path / "stopped.pt", processes=2, NORM="batch", STOP="9")
+    assert done.returncode == 0, done.stderr
+    first, second = (torch.load(tmp_path / f"stopped.pt.{rank}", weights_only=True) for rank in (0, 1))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    result = torch.load(tmp_path / "stopped.pt", weights_only=True)
+    assert len(result["losses"]) == 9
+    assert 0 < result["history"][-1]["accuracy"] <= 1
+
+
 def test_the_suite_gives_the_same_masks_on_two_processes(tmp_path):
     arguments = ["benchmarks/run_art_suite.py", "--defences", "none,art-fbf", "--attacks", "fgm,pgd", "--epochs", "2"]
     for processes in (1, 2):
