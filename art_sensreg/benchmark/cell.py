@@ -137,7 +137,8 @@ def _train(
     run["train_seconds"] = time.perf_counter() - start
     # Before and after: on a shared machine the unit itself drifts.
     plain = (plain + task.plain_step_seconds()) / 2
-    run["step_cost"] = run["train_seconds"] / task.steps / plain
+    if processes.count == 1:  # of several, the unit would be timed while the others do the same
+        run["step_cost"] = run["train_seconds"] / task.steps / plain
     # All models are attacked through the same class: some of ART's attacks crash on its own under numpy 2.
     classifier = task.classifier(model)
     predictions = classifier.predict(task.dataset.x_test)

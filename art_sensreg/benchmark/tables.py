@@ -68,7 +68,8 @@ def summary_table(data: dict[str, Any]) -> Table:
         for eps in sizes:
             worst = [case for run in runs for case in run["worst_case"] if (case["norm"], case["eps"]) == (norm, eps)]
             row.append(_with_interval(worst))
-        row += [f"{fmean(run['step_cost'] for run in runs):.1f}", f"{fmean(run['train_seconds'] for run in runs):.1f}"]
+        costs = [run["step_cost"] for run in runs if run["step_cost"] is not None]
+        row += [f"{fmean(costs):.1f}" if costs else "-", f"{fmean(run['train_seconds'] for run in runs):.1f}"]
         rows.append(row)
     return Table(header, rows)
 
