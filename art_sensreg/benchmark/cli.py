@@ -24,7 +24,7 @@ from art_sensreg.benchmark.settings import BUDGETS, FILE_RECIPE, RECIPES, SuiteS
 from art_sensreg.benchmark.tables import explanations, summary_table
 from art_sensreg.datasets import Dataset, load_dataset
 from art_sensreg.models import ACTIVATIONS, MODELS, NORM_LAYERS, build_model
-from art_sensreg.training.distributed import join_processes, local_device
+from art_sensreg.training.distributed import join_processes, leave_processes, local_device
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -112,6 +112,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         program = ["python"] if processes.count == 1 else ["torchrun", f"--nproc-per-node={processes.count}"]
         words = sys.argv[1:] if arguments is None else arguments
         finish(records, shlex.join([*program, "benchmarks/run_art_suite.py", *words]))
+    if processes.count > 1:
+        processes.gather(None)  # the first process has written its report: all leave together
+        leave_processes()
     return 0 if complete else 1
 
 

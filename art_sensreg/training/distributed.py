@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -126,16 +127,23 @@ def join_processes(device: torch.device) -> Processes:
     if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1 and dist.is_torchelastic_launched():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=_PATIENCE)
-        atexit.register(_leave)
+        atexit.register(leave_processes)
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return Processes()
     needs_gpu = dist.get_backend() == "nccl"
     return Processes(dist.get_rank(), dist.get_world_size(), device if needs_gpu else torch.device("cpu"))
 
 
-def _leave() -> None:
-    """Without it the interpreter may take down the connections' threads while they work, and abort."""
-    if dist.is_initialized():
+def leave_processes() -> None:
+    """
+    Take leave of a job. Without it the interpreter may take down the connections' threads while they work, and abort.
+
+    Example:
+    >>> from art_sensreg.training.distributed import leave_processes
+    >>> leave_processes()
+    """
+    if dist.is_available() and dist.is_initialized():
+        gc.collect()  # what is left of a wrapped model holds on to the connections
         dist.destroy_process_group()
 
 

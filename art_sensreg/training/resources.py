@@ -123,6 +123,7 @@ class StopRequest:
 
     Example:
     >>> from art_sensreg.training.resources import StopRequest
+    >>> former = signal.signal(signal.SIGINT, signal.default_int_handler)
     >>> try:
     ...     with StopRequest() as request:
     ...         signal.raise_signal(signal.SIGINT)
@@ -131,6 +132,7 @@ class StopRequest:
     ...     print("stopped")
     finish the step
     stopped
+    >>> handler = signal.signal(signal.SIGINT, former)
     """
 
     def __init__(self) -> None:

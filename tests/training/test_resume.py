@@ -67,6 +67,7 @@ def test_at_twenty_random_moments(never_stopped, tmp_path, number):
     kill_and_resume(never_stopped, tmp_path, number)
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_obeyed_after_a_checkpoint(make_classifier, digits, tmp_path, number):
     class Signal(Callback):

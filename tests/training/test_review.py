@@ -173,6 +173,7 @@ def test_numbers_of_numpy_are_numbers():
     assert eval(repr(config)) == config == TrainingConfig(seed=3, batch_size=8, ema=0.5, device="cpu")
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_signal_after_the_last_step_is_obeyed(make_classifier, digits, tmp_path):
     class Late(Callback):
         def on_epoch(self, state):
