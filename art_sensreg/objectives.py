@@ -23,7 +23,11 @@ from art_sensreg.penalties.passes import (
 from art_sensreg.penalties.taps import TapPlan
 
 Penalty = Callable[..., torch.Tensor]
-HISTORY_KEYS = ("loss", "base", "epoch", "accuracy", "learning_rate", "val_loss", "val_accuracy", "seconds")
+# Names that a penalty cannot have: entries of the history, and terms of the loop's own.
+HISTORY_KEYS = (
+    *("loss", "base", "gradient", "epoch", "accuracy", "learning_rate", "seconds", "skipped"),
+    *("val_loss", "val_accuracy", "val_robust_accuracy"),
+)
 
 
 def check_penalties(penalties: Any) -> tuple[Penalty, ...]:

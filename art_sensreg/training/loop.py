@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from contextlib import ExitStack
 from typing import Any
@@ -21,7 +22,7 @@ from art_sensreg.training.distributed import Processes
 from art_sensreg.training.metrics import Sums, make_monitor, validate
 from art_sensreg.training.modes import set_mode
 from art_sensreg.training.resources import StopRequest, buffers_kept, fused, match_layout
-from art_sensreg.training.resume import Checkpoints, random_state, restore_random_state
+from art_sensreg.training.resume import Checkpoints, outer_randomness_kept, random_state, restore_random_state
 from art_sensreg.training.schedules import check_length, step_after_epoch, steps_every_batch
 from art_sensreg.training.steps import Stepper, unused_parameters
 from art_sensreg.training.validation import threshold
@@ -105,6 +106,8 @@ class Training:
         """
         with ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []))
+            if not self.batches.rewindable:  # a loader's epochs seed Python's and numpy's generators too
+                stack.enter_context(outer_randomness_kept())
             stack.enter_context(buffers_kept(self.device))
             stack.enter_context(fused(self.optimizer))
             stored = None if self.checkpoints is None else self.checkpoints.newest()
@@ -225,7 +228,7 @@ class Training:
         if asked:
             assert self.checkpoints is not None
             logger.warning("Training stops on request. %s", self.checkpoints.last())
-            self._stopping.signal = self._stopping.signal or 15
+            self._stopping.signal = self._stopping.signal or signal.SIGTERM
             self._stopping.obey()
 
     def _judge(self, record: dict[str, float]) -> None:

@@ -30,7 +30,7 @@ def buffers_kept(device: torch.device) -> Iterator[None]:
     Keep freed memory in the process while training on the CPU.
 
     By default glibc gives each large activation back to the system when it is freed, and takes it again, page by page,
-    in the next step: up to a third of the time of a step. Other allocators and systems are left alone.
+    in the next step, which costs a good part of a step. Other allocators and systems are left alone.
 
     :param device: Where training takes place.
 

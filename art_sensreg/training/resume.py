@@ -7,6 +7,8 @@ import logging
 import random
 import re
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -236,6 +238,27 @@ class Checkpoints:
         """The newest checkpoint, in words, for error messages."""
         names = [path.name for path in list_checkpoints(self.folder)[:1]]
         return f"The last good checkpoint is {names[0]}." if names else "There is no checkpoint yet."
+
+
+@contextmanager
+def outer_randomness_kept() -> Iterator[None]:
+    """
+    Inside, Python's and numpy's global generators may be seeded: outside they go on as if nothing had been drawn.
+
+    Example:
+    >>> from art_sensreg.training.resume import outer_randomness_kept
+    >>> before = random.getstate()
+    >>> with outer_randomness_kept():
+    ...     random.seed(0)
+    >>> random.getstate() == before
+    True
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 def random_state() -> dict[str, Any]:

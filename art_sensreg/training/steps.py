@@ -182,8 +182,8 @@ class Stepper:
         The rows without noisy copies are the last part, and need no comparison.
         """
         noisy = rows if share.noisy_rows is None else share.noisy_rows
-        fitting = self.objective.rows_at_once(self.model, _CACHED_NUMBERS)
-        if fitting is None or not self._plain or share.weight != 1:
+        fitting = self.objective.rows_at_once(self.model, _CACHED_NUMBERS) if self._plain else None
+        if fitting is None:
             return [(rows, share)]
         count = -(-noisy // max(fitting, _LEAST_ROWS))
         sizes = [noisy // count + (index < noisy % count) for index in range(count)]

@@ -1,6 +1,7 @@
-"""Traps that a review found: each is a run whose result was wrong without a word."""
+"""Traps on the way of a training run: each gave a wrong result without a word."""
 
 import copy
+import random
 import signal
 
 import numpy as np
@@ -127,6 +128,31 @@ def test_a_shuffled_loader_follows_the_seed_and_resumes(make_classifier, digits,
     with pytest.raises(InterruptedError):
         trained(folder=tmp_path, callbacks=[Stop(7)])
     assert same_weights(whole, trained(folder=tmp_path, resume=True))
+
+
+def test_the_seed_of_a_loader_does_not_leak(make_classifier, digits):
+    def drawn_after(outer):
+        np.random.seed(outer)
+        random.seed(outer)
+        generator = NumpyDataGenerator(digits.x_train[:100], digits.y_train[:100], batch_size=50, shuffle=True)
+        make_classifier().fit_generator(generator, nb_epochs=2, seed=0)
+        return np.random.rand(), random.random()
+
+    first, second = drawn_after(1), drawn_after(2)
+    assert first[0] != second[0]
+    assert first[1] != second[1]
+
+
+def test_a_penalty_cannot_take_the_name_of_an_entry_of_the_history(make_classifier, digits):
+    class Skipped:
+        weight, name = 1.0, "skipped"
+
+        def __call__(self, model, x, y):
+            return model(x).sum() * 0
+
+    trainer = fit(make_classifier(), digits, penalties=[Skipped()], on_nonfinite="skip")
+    assert trainer.history[0]["skipped"] == 0
+    assert trainer.history[0]["skipped_2"] == 0
 
 
 def test_a_one_cycle_schedule_resumes_with_the_same_objects(make_classifier, digits, tmp_path):
