@@ -1,0 +1,166 @@
+"""Backward pass differentiable approximation (BPDA) as a module, so that every attack differentiates through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from art.defences.preprocessor.preprocessor import Preprocessor, PreprocessorPyTorch
+from torch import nn
+
+Tensors = Callable[[torch.Tensor], torch.Tensor]
+
+
+class BPDA(nn.Module):
+    """
+    A model behind any preprocessing, whose gradient is that of a differentiable surrogate of the preprocessing.
+
+    ART's own default for numpy preprocessors is the identity; its torch preprocessors, and preprocessing inside of a
+    model, are differentiated as they are, which gives zero for anything that rounds. And attacks that rebuild a plain
+    `PyTorchClassifier` from `estimator.model` (APGD, and so AutoAttack) ignore what ART declares of a preprocessor. A
+    module around the model cannot be ignored.
+
+    | Paper link: https://arxiv.org/abs/1802.00420 (Athalye, Carlini and Wagner 2018, section 4.1)
+
+    :param model: Module from preprocessed images to logits.
+    :param preprocessing: An ART preprocessor (numpy or torch), a module, or a function of a batch: of tensors, or of
+        numpy arrays. A random one draws anew in every forward pass.
+    :param surrogate: Differentiable function of a batch of tensors that stands in for the preprocessing in the backward
+        pass. None: what an ART preprocessor declares itself (`estimate_forward`, `estimate_gradient`), else the
+        identity.
+    :param numpy: Whether a plain function takes numpy arrays; None: tried out, tensors first.
+    :raises TypeError: If an argument is of a wrong type.
+
+    Example:
+    >>> from art_sensreg.attacks import BPDA
+    >>> model = BPDA(nn.Identity(), lambda x: torch.round(x * 4) / 4)
+    >>> x = torch.tensor([[0.3, 0.6]], requires_grad=True)
+    >>> model(x).tolist(), torch.autograd.grad(model(x).sum(), x)[0].tolist()
+    ([[0.25, 0.5]], [[1.0, 1.0]])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        preprocessing: Any,
+        surrogate: Tensors | None = None,
+        numpy: bool | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"`model` is {type(model).__name__}; expected an nn.Module from images to logits.")
+        if not callable(preprocessing):
+            raise TypeError(f"`preprocessing` is {type(preprocessing).__name__}; expected a function of a batch.")
+        if surrogate is not None and not callable(surrogate):
+            raise TypeError(f"`surrogate` is {type(surrogate).__name__}; expected a function of a batch, or None.")
+        self.model = model
+        self.preprocessing = preprocessing
+        self.surrogate = surrogate
+        self.numpy = numpy
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """
+        Logits of the preprocessed images.
+
+        :param x: Images, `(n, ...)`.
+        :return: Logits `(n, C)`.
+        :raises ValueError: If the surrogate's output is of another shape than the preprocessing's.
+        """
+        with torch.no_grad():
+            exact = self._exact(x.detach())
+        logits: torch.Tensor = self.model(self._differentiable(x, exact))
+        return logits
+
+    def _differentiable(self, x: torch.Tensor, exact: torch.Tensor) -> torch.Tensor:
+        operation, surrogate = self.preprocessing, self.surrogate
+        if surrogate is None and _declares(operation, PreprocessorPyTorch, "estimate_forward"):
+            surrogate = operation.estimate_forward
+        elif surrogate is None and _declares(operation, Preprocessor, "estimate_gradient"):
+            replaced: torch.Tensor = _EstimatedGradient.apply(x, exact, operation)
+            return replaced
+        approximate = x if surrogate is None else surrogate(x)
+        if approximate.shape != exact.shape:
+            name = "identity" if surrogate is None else "`surrogate`"
+            raise ValueError(
+                f"`preprocessing` turns images of shape {tuple(x.shape)} into {tuple(exact.shape)}, and the {name} "
+                f"into {tuple(approximate.shape)}; expected the same: give a `surrogate` of that shape."
+            )
+        replaced = _StraightThrough.apply(approximate, exact)
+        return replaced
+
+    def _exact(self, x: torch.Tensor) -> torch.Tensor:
+        operation = self.preprocessing
+        if isinstance(operation, PreprocessorPyTorch):
+            output = operation.forward(x.clone())[0]
+        elif isinstance(operation, Preprocessor):
+            output = operation(_as_array(x))[0]
+        elif isinstance(operation, nn.Module):
+            output = operation(x.clone())
+        else:
+            output = self._function(operation, x)
+        return torch.as_tensor(output).to(x)
+
+    def _function(self, function: Callable[[Any], Any], x: torch.Tensor) -> Any:
+        if self.numpy is None:
+            try:
+                output = function(x.clone())
+                self.numpy = not isinstance(output, (torch.Tensor, np.ndarray))
+            except Exception:  # noqa: BLE001 - a function of numpy arrays may raise anything when it sees a tensor
+                self.numpy = True
+            if not self.numpy:
+                return output
+        return function(_as_array(x) if self.numpy else x.clone())
+
+    def extra_repr(self) -> str:
+        name = getattr(self.preprocessing, "__name__", type(self.preprocessing).__name__)
+        return f"preprocessing={name}, surrogate={'identity' if self.surrogate is None else self.surrogate}"
+
+
+def _declares(operation: Any, kind: type, method: str) -> bool:
+    """Whether an ART preprocessor overrides its base class's estimate of the gradient, which is the identity."""
+    own = getattr(type(operation), method, None)
+    return isinstance(operation, kind) and own not in (
+        getattr(Preprocessor, method, None),
+        getattr(PreprocessorPyTorch, method, None),
+    )
+
+
+def _as_array(x: torch.Tensor) -> np.ndarray:
+    array: np.ndarray = x.detach().cpu().numpy().copy()  # the preprocessing may work in place
+    return array
+
+
+class _StraightThrough(torch.autograd.Function):
+    """The second argument, with the gradient of the first: exact where adding and subtracting would round."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(approximate: torch.Tensor, exact: torch.Tensor) -> torch.Tensor:
+        return exact.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return gradients[0], None
+
+
+class _EstimatedGradient(torch.autograd.Function):
+    """Preprocessed images with the gradient that an ART preprocessor estimates itself, in numpy."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, exact: torch.Tensor, operation: Preprocessor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        ctx.operation = operation
+        return exact.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (x,) = ctx.saved_tensors
+        estimate = ctx.operation.estimate_gradient(_as_array(x), _as_array(gradients[0]))
+        return torch.as_tensor(estimate).to(x), None, None

@@ -1,0 +1,159 @@
+"""Balls of perturbations: projections, steepest steps and random starts in L-inf, L2 and L1, inside the image box."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+NORMS = ("linf", "l2", "l1")
+_NAMES: dict[Any, str] = {np.inf: "linf", "inf": "linf", 2: "l2", "2": "l2", 1: "l1", "1": "l1"}
+
+# Share of the coordinates that a step in L1 changes (SLIDE: Tramer and Boneh 2019, arXiv 1904.13000, section 3).
+_L1_SHARE = 0.05
+
+
+def norm_name(norm: Any) -> str:
+    """
+    The name of a norm.
+
+    :param norm: As in ART (`np.inf`, `"inf"`, 2, 1), or `linf`, `l2`, `l1`.
+    :return: `linf`, `l2` or `l1`.
+    :raises ValueError: If it is none of them.
+
+    Example:
+    >>> from art_sensreg.attacks.norms import norm_name
+    >>> norm_name(np.inf), norm_name("l2")
+    ('linf', 'l2')
+    """
+    try:
+        name = _NAMES.get(norm, norm)
+    except TypeError:
+        name = norm
+    if not isinstance(name, str) or name not in NORMS:
+        raise ValueError(f"`norm` is {norm!r}; expected one of linf (np.inf), l2 (2), l1 (1).")
+    return name
+
+
+def perturbation_norm(difference: torch.Tensor, norm: str) -> torch.Tensor:
+    """
+    Size of each row's perturbation.
+
+    :param difference: `(n, ...)`.
+    :param norm: `linf`, `l2` or `l1`.
+    :return: `(n,)`.
+
+    Example:
+    >>> from art_sensreg.attacks.norms import perturbation_norm
+    >>> [perturbation_norm(torch.tensor([[3.0, -4.0]]), norm).item() for norm in ("linf", "l2", "l1")]
+    [4.0, 5.0, 7.0]
+    """
+    rows = difference.flatten(1)
+    if norm == "linf":
+        return rows.abs().amax(1)
+    return rows.pow(2).sum(1).sqrt() if norm == "l2" else rows.abs().sum(1)
+
+
+@dataclass(frozen=True)
+class Ball:
+    """
+    The perturbations that an attack may make: a ball around each image, cut with the range of images.
+
+    :param norm: `linf`, `l2` or `l1`.
+    :param eps: Radius, in the units of the images.
+    :param low: Smallest value of an image; a number, or a tensor that broadcasts.
+    :param high: Largest value.
+
+    Example:
+    >>> from art_sensreg.attacks.norms import Ball
+    >>> Ball("linf", 0.25, 0.0, 1.0).project(torch.tensor([[0.5, 0.1]]), torch.tensor([[1.0, -1.0]]))
+    tensor([[0.7500, 0.0000]])
+    """
+
+    norm: str
+    eps: float
+    low: Any = -float("inf")
+    high: Any = float("inf")
+
+    def project(self, x: torch.Tensor, perturbed: torch.Tensor) -> torch.Tensor:
+        """
+        Bring perturbed images back into the ball and the box; cutting with the box only makes a perturbation smaller.
+
+        :param x: Images, `(n, ...)`.
+        :param perturbed: Perturbed ones.
+        :return: The nearest (L-inf, L2) or a near (L1) allowed ones.
+        """
+        delta = perturbed - x
+        if self.norm == "linf":
+            delta = delta.clamp(-self.eps, self.eps)
+        elif self.norm == "l2":
+            delta = delta * _columns(self.eps / perturbation_norm(delta, "l2").clamp_min(self.eps), delta)
+        else:
+            delta = _onto_l1(delta, self.eps)
+        return torch.clamp(x + delta, self.low, self.high)
+
+    def steepest(self, gradient: torch.Tensor) -> torch.Tensor:
+        """
+        The direction of unit size that a linear loss grows fastest in; in L1 spread over the largest twentieth.
+
+        :param gradient: `(n, ...)`.
+        :return: The same shape; zero where the gradient is.
+        """
+        if self.norm == "linf":
+            return gradient.sign()
+        if self.norm == "l2":
+            return gradient / _columns(perturbation_norm(gradient, "l2").clamp_min(1e-30), gradient)
+        rows = gradient.flatten(1)
+        count = max(1, round(_L1_SHARE * rows.shape[1]))
+        least = rows.abs().topk(count, dim=1).values[:, -1:]
+        signs = torch.where(rows.abs() >= least, rows.sign(), torch.zeros_like(rows))
+        return (signs / signs.abs().sum(1, keepdim=True).clamp_min(1.0)).view_as(gradient)
+
+    def inside(self, x: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """
+        A random start inside the ball: uniform in L-inf; of uniform radius in L2 and L1.
+
+        :param x: Images.
+        :param generator: Source of randomness, on the CPU.
+        :return: Perturbed images.
+        """
+        if self.norm == "linf":
+            noise = torch.rand(x.shape, generator=generator).to(x).mul_(2).sub_(1)
+            return self.project(x, x + self.eps * noise)
+        radius = torch.rand(len(x), generator=generator).to(x)
+        border = self.border(x, generator)
+        return x + _columns(radius, x) * (border - x)
+
+    def border(self, x: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """
+        A random start on the border of the ball: a corner in L-inf, uniform on the sphere in L2 and L1.
+
+        :param x: Images.
+        :param generator: Source of randomness, on the CPU.
+        :return: Perturbed images.
+        """
+        noise = torch.randn(x.shape, generator=generator).to(x)
+        if self.norm == "linf":
+            noise = noise.sign()
+        elif self.norm == "l1":  # exponential sizes with random signs are uniform on the sphere of L1
+            noise = noise.sign() * torch.rand(x.shape, generator=generator).to(x).clamp_min(1e-12).log().neg()
+        unit = noise / _columns(perturbation_norm(noise, self.norm).clamp_min(1e-30), noise)
+        return self.project(x, x + self.eps * unit)
+
+
+def _columns(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """One value a row, broadcast against `like`."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def _onto_l1(delta: torch.Tensor, eps: float) -> torch.Tensor:
+    """Euclidean projection onto the L1 ball (Duchi et al. 2008, figure 1)."""
+    rows = delta.flatten(1)
+    sizes = rows.abs().sort(dim=1, descending=True).values
+    ranks = torch.arange(1, rows.shape[1] + 1, device=rows.device, dtype=rows.dtype)
+    excess = (sizes.cumsum(1) - eps) / ranks
+    count = (sizes > excess).sum(1, keepdim=True).clamp_min(1)
+    shrink = excess.gather(1, count - 1).clamp_min(0)
+    return ((rows.abs() - shrink).clamp_min(0) * rows.sign()).view_as(delta)
