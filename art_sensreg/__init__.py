@@ -1,9 +1,19 @@
 """Stochastic sensitivity and Jacobian regularisation for IBM's Adversarial Robustness Toolbox (ART)."""
 
+from art_sensreg.auditing import audit
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.penalties import JacobianPenalty, SensitivityPenalty
+from art_sensreg.randomized import RandomizedClassifier
 from art_sensreg.trainers import SensRegTrainer
 from art_sensreg.training import TrainingConfig
 
-__all__ = ["JacobianPenalty", "SensRegClassifier", "SensRegTrainer", "SensitivityPenalty", "TrainingConfig"]
+__all__ = [
+    "SensitivityPenalty",
+    "JacobianPenalty",
+    "SensRegClassifier",
+    "RandomizedClassifier",
+    "SensRegTrainer",
+    "TrainingConfig",
+    "audit",
+]
 __version__ = "0.1.0"

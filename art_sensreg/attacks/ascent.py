@@ -1,23 +1,17 @@
-"""Projected gradient ascent: the loop as a function, and the template that the aimed attacks fill in."""
+"""Projected gradient ascent as a function, and the surroundings that it runs in."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from art.attacks.attack import EvasionAttack
-from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from art_sensreg.attacks.losses import LOSSES, margin
-from art_sensreg.attacks.norms import Ball, norm_name
-from art_sensreg.attacks.views import check_classifier, differentiable_model, labels_of
-from art_sensreg.penalties.base import check_choice, check_count, check_number
-from art_sensreg.penalties.noise import derive_seed
+from art_sensreg.attacks.losses import margin
+from art_sensreg.attacks.norms import Ball
 
 # Of a batch of perturbed images: the loss of each, and the logits that tell whether it is misclassified.
 LossFunction = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -83,14 +77,14 @@ def ascend(
     margins: list[torch.Tensor] = []
     for step in range(max_iter + 1):
         gradient, loss, logits = value_and_grad(loss_fn, current, gradient=step < max_iter)
-        last = margin(logits, y).to(x.dtype).nan_to_num(nan=-float("inf"))
+        last = _finite_margin(logits, y, x.dtype)
         better = last > best_margin
         best[better], best_margin = current[better], torch.maximum(last, best_margin)
         losses.append(loss.nan_to_num().mean())
         margins.append(best_margin)
         if step < max_iter:
             shrink = 1.0 if schedule == "constant" else 0.01 + 0.495 * (1 + np.cos(np.pi * step / max_iter))
-            current = ball.project(x, current + shrink * eps_step * ball.steepest(gradient))
+            current = ball.project(x, current + shrink * eps_step * ball.steepest(ball.inward(current, gradient)))
     return Ascent(best, best_margin, last, torch.stack(losses), torch.stack(margins))
 
 
@@ -144,189 +138,52 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-@dataclass(frozen=True)
-class Victim:
+@contextmanager
+def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
     """
-    What one restart of an attack works on.
+    Seeded global generators inside, for models and preprocessing that draw from them; afterwards their former state.
 
-    :param model: Module from images in the user's units to logits.
-    :param x: Images still to be broken, `(n, ...)`.
-    :param y: Their labels, `(n,)`.
-    :param ball: What is allowed.
-    :param restart: Number of the restart.
-    :param generator: Source of this restart's random numbers, on the CPU.
-    """
-
-    model: nn.Module
-    x: torch.Tensor
-    y: torch.Tensor
-    ball: Ball
-    restart: int
-    generator: torch.Generator
-
-
-class ProjectedAscent(EvasionAttack):
-    """
-    Projected gradient ascent with restarts; each restart attacks only what the former ones left.
-
-    Stronger than ART's at the same steps: every iterate counts, not only the last, and preprocessing is differentiated
-    straight through. A template: an attack of one's own overrides :meth:`get_loss_fn` or :meth:`get_start`.
-
-    | Paper link: https://arxiv.org/abs/1706.06083 (Madry et al. 2018)
-
-    :param estimator: ART PyTorch classifier.
-    :param norm: `np.inf`, 2 or 1; or `linf`, `l2`, `l1`.
-    :param eps: Size of the perturbation, in the user's units.
-    :param eps_step: Size of a step; None: `2.5 * eps / max_iter`, which reaches the border from any start.
-    :param max_iter: Number of steps.
-    :param nb_restarts: Number of restarts.
-    :param loss: `cross_entropy`, `margin` or `logits_ratio`.
-    :param schedule: `constant` or `cosine` steps.
-    :param batch_size: Images attacked together.
-    :param seed: Seed of the random starts; the global generators are left alone.
-    :raises TypeError: If the classifier is not a PyTorch one, or a setting is of a wrong type.
-    :raises ValueError: If a setting is out of range.
+    :param seed: The seed.
+    :param device: Device of the model.
 
     Example:
-    >>> from art_sensreg.attacks import ProjectedAscent
-    >>> classifier = PyTorchClassifier(nn.Identity(), nn.CrossEntropyLoss(), (2,), 2, clip_values=(0.0, 1.0))
-    >>> ProjectedAscent(classifier, eps=0.1, max_iter=10).generate(np.array([[0.6, 0.5]], dtype=np.float32)).round(2)
-    array([[0.5, 0.6]], dtype=float32)
+    >>> from art_sensreg.attacks.ascent import own_randomness
+    >>> before = torch.get_rng_state()
+    >>> with own_randomness(0, torch.device("cpu")):
+    ...     noise = torch.rand(3)
+    >>> torch.equal(torch.get_rng_state(), before)
+    True
     """
+    state = np.random.get_state()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            np.random.set_state(state)
 
-    attack_params: ClassVar[list[str]] = [
-        *EvasionAttack.attack_params,
-        *("norm", "eps", "eps_step", "max_iter", "nb_restarts", "loss", "schedule", "batch_size", "seed"),
-    ]
-    _estimator_requirements = (PyTorchClassifier,)
 
-    def __init__(
-        self,
-        estimator: PyTorchClassifier,
-        norm: Any = np.inf,
-        eps: float = 0.3,
-        eps_step: float | None = None,
-        max_iter: int = 40,
-        nb_restarts: int = 1,
-        loss: str = "cross_entropy",
-        schedule: str = "constant",
-        batch_size: int = 512,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(estimator=check_classifier(estimator))
-        self.norm, self.eps, self.eps_step = norm_name(norm), eps, eps_step
-        self.max_iter, self.nb_restarts, self.loss, self.schedule = max_iter, nb_restarts, loss, schedule
-        self.batch_size, self.seed = batch_size, seed
-        self._check_params()
+def margin_of(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """
+    Margin of each image.
 
-    # --- the hooks --------------------------------------------------------------------------------------------------
+    :param model: Module from images to logits.
+    :param x: Images, `(n, ...)`.
+    :param y: Class indices, `(n,)`.
+    :return: Above 0 where misclassified, minus infinity where it is NaN; `(n,)`, in the type of the images.
 
-    def get_loss_fn(self, victim: Victim) -> LossFunction:
-        """
-        The loss that a restart maximises.
+    Example:
+    >>> from art_sensreg.attacks.ascent import margin_of
+    >>> margin_of(nn.Identity(), torch.tensor([[3.0, 1.0]]), torch.tensor([0]))
+    tensor([-2.])
+    """
+    with torch.no_grad():
+        return _finite_margin(model(x), y, x.dtype)
 
-        :param victim: What is attacked.
-        :return: Function of perturbed images, to the loss of each and the logits.
-        """
-        loss = LOSSES[self.loss]
 
-        def loss_fn(perturbed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            logits = victim.model(perturbed)
-            return loss(logits, victim.y), logits
-
-        return loss_fn
-
-    def get_start(self, victim: Victim) -> torch.Tensor:
-        """
-        Where a restart begins.
-
-        :param victim: What is attacked.
-        :return: Perturbed images.
-        """
-        return victim.ball.inside(victim.x, victim.generator)
-
-    def get_step(self, victim: Victim) -> float:
-        """
-        The size of a step in a restart.
-
-        :param victim: What is attacked.
-        :return: Size, in the user's units.
-        """
-        return 2.5 * self.eps / self.max_iter if self.eps_step is None else self.eps_step
-
-    # --- the template -----------------------------------------------------------------------------------------------
-
-    def generate(self, x: np.ndarray, y: np.ndarray | None = None, **kwargs: Any) -> np.ndarray:
-        """
-        Perturb images.
-
-        :param x: Images `(n, *input_shape)`, in the user's units.
-        :param y: True labels; None: those that are predicted.
-        :param kwargs: `mask` is not supported.
-        :return: float32 images: misclassified where the attack succeeded, else the nearest to it that was met.
-        :raises ValueError: If labels do not fit, or `mask` is given.
-        """
-        if kwargs.get("mask") is not None:
-            raise ValueError("`mask` is given; expected None: this attack changes all pixels.")
-        images = np.asarray(x, dtype=np.float32)
-        labels = self.estimator.predict(images).argmax(axis=1) if y is None else y
-        labels = labels_of(self.estimator, labels, len(images))
-        model = differentiable_model(self.estimator)
-        device, found = self.estimator.device, np.array(images)
-        with modes_kept(self.estimator.model):
-            for first in range(0, len(images), self.batch_size):
-                rows = slice(first, first + self.batch_size)
-                batch = torch.from_numpy(images[rows]).to(device), torch.from_numpy(labels[rows]).to(device)
-                found[rows] = self.perturb(model, *batch, first).cpu().numpy()
-        return found
-
-    def perturb(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, first: int = 0) -> torch.Tensor:
-        """
-        Attack one batch.
-
-        :param model: Module from images in the user's units to logits, in evaluation mode.
-        :param x: Images.
-        :param y: Class indices.
-        :param first: Number of the first row, from which the random numbers are derived.
-        :return: Perturbed images.
-        """
-        ball = self._ball(x)
-        best, best_margin = x.clone(), torch.full((len(x),), -float("inf"), device=x.device, dtype=x.dtype)
-        for restart in range(self.nb_restarts):
-            left = torch.nonzero(best_margin <= 0)[:, 0]
-            if not len(left):
-                break
-            generator = torch.Generator().manual_seed(derive_seed(self.seed, type(self).__name__, first, restart))
-            victim = Victim(model, x[left], y[left], ball, restart, generator)
-            found = self.attempt(victim)
-            better = found.margin > best_margin[left]
-            best[left[better]], best_margin[left[better]] = found.perturbed[better], found.margin[better]
-        return best
-
-    def attempt(self, victim: Victim) -> Ascent:
-        """
-        One restart.
-
-        :param victim: What is attacked.
-        :return: What was found; its margins are those of the attacked model.
-        """
-        loss_fn, start = self.get_loss_fn(victim), self.get_start(victim)
-        step = self.get_step(victim)
-        return ascend(loss_fn, victim.x, victim.y, victim.ball, start, step, self.max_iter, self.schedule)
-
-    def _ball(self, x: torch.Tensor) -> Ball:
-        clip = self.estimator.clip_values
-        if clip is None:
-            return Ball(self.norm, self.eps)
-        low, high = (torch.as_tensor(np.asarray(end), device=x.device, dtype=x.dtype) for end in clip)
-        return Ball(self.norm, self.eps, low, high)
-
-    def _check_params(self) -> None:
-        norm_name(self.norm)
-        check_number("eps", self.eps, minimum=0.0, exclusive=True)
-        if self.eps_step is not None:
-            check_number("eps_step", self.eps_step, minimum=0.0, exclusive=True)
-        for name in ("max_iter", "nb_restarts", "batch_size"):
-            check_count(name, getattr(self, name))
-        check_choice("loss", self.loss, tuple(LOSSES))
-        check_choice("schedule", self.schedule, SCHEDULES)
+def _finite_margin(logits: torch.Tensor, y: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
+    return margin(logits, y).to(kind).nan_to_num(nan=-float("inf"))

@@ -104,12 +104,28 @@ class Ball:
         if self.norm == "linf":
             return gradient.sign()
         if self.norm == "l2":
-            return gradient / _columns(perturbation_norm(gradient, "l2").clamp_min(1e-30), gradient)
+            # Squares of the tiny gradients of a saturated loss would be zero.
+            largest = perturbation_norm(gradient, "linf")
+            gradient = gradient / _columns(torch.where(largest > 0, largest, torch.ones_like(largest)), gradient)
+            return gradient / _columns(perturbation_norm(gradient, "l2").clamp_min(1.0), gradient)
         rows = gradient.flatten(1)
         count = max(1, round(_L1_SHARE * rows.shape[1]))
         least = rows.abs().topk(count, dim=1).values[:, -1:]
         signs = torch.where(rows.abs() >= least, rows.sign(), torch.zeros_like(rows))
         return (signs / signs.abs().sum(1, keepdim=True).clamp_min(1.0)).view_as(gradient)
+
+    def inward(self, perturbed: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        """
+        The gradient without the coordinates in which the box stops it, on which L2 and L1 would waste their steps.
+
+        | Paper link: https://arxiv.org/abs/2103.01208 (Croce and Hein 2021, section 3: the box in L1)
+
+        :param perturbed: Perturbed images inside the box, `(n, ...)`.
+        :param gradient: Gradient there, same shape.
+        :return: The same shape.
+        """
+        stopped = ((perturbed <= self.low) & (gradient < 0)) | ((perturbed >= self.high) & (gradient > 0))
+        return gradient.masked_fill(stopped, 0.0)
 
     def inside(self, x: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """

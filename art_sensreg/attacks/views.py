@@ -85,8 +85,8 @@ class ClassifierView(nn.Module):
 
     def __init__(self, classifier: PyTorchClassifier, surrogates: bool = True) -> None:
         super().__init__()
-        self.classifier_model = classifier.model
-        self.layers = nn.ModuleList(_stages(check_classifier(classifier), surrogates))
+        self.classifier_model = check_classifier(classifier).model
+        self.layers = nn.ModuleList(_stages(classifier, surrogates))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         kind = x.dtype
@@ -205,7 +205,8 @@ def _flat(operation: PreprocessorPyTorch, classifier: PyTorchClassifier) -> bool
     """Whether autograd sees no way through a torch preprocessor."""
     if type(operation).estimate_forward is not PreprocessorPyTorch.estimate_forward:
         return True  # it declares a surrogate itself, which BPDA uses
-    low, high = (np.asarray(end, dtype=np.float32) for end in classifier.clip_values or (0.0, 1.0))
+    clip = (0.0, 1.0) if classifier.clip_values is None else classifier.clip_values
+    low, high = (np.asarray(end, dtype=np.float32) for end in clip)
     generator = np.random.default_rng(0)
     images = low + (high - low) * generator.random((4, *classifier.input_shape), dtype=np.float32)
     x = torch.as_tensor(images.astype(np.float32), device=classifier.device).requires_grad_(True)

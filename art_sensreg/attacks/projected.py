@@ -1,0 +1,237 @@
+"""Projected ascent with restarts as an ART attack: the template that the aimed attacks fill in."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from art.attacks.attack import EvasionAttack
+from art.estimators.classification import PyTorchClassifier
+from torch import nn
+
+from art_sensreg.attacks.ascent import SCHEDULES, Ascent, LossFunction, ascend, margin_of, modes_kept, own_randomness
+from art_sensreg.attacks.losses import LOSSES
+from art_sensreg.attacks.norms import Ball, norm_name
+from art_sensreg.attacks.views import check_classifier, differentiable_model, labels_of
+from art_sensreg.penalties.base import check_choice, check_count, check_number
+from art_sensreg.penalties.noise import derive_seed
+
+
+@dataclass(frozen=True)
+class Victim:
+    """
+    What one restart of an attack works on.
+
+    :param model: Module from images in the user's units to logits.
+    :param x: Images still to be broken, `(n, ...)`.
+    :param y: Their labels, `(n,)`.
+    :param ball: What is allowed.
+    :param restart: Number of the restart.
+    :param generator: Source of this restart's random numbers, on the CPU.
+    :param pool: Images and labels of several classes, from which directions towards other classes are taken.
+    """
+
+    model: nn.Module
+    x: torch.Tensor
+    y: torch.Tensor
+    ball: Ball
+    restart: int
+    generator: torch.Generator
+    pool: tuple[torch.Tensor, torch.Tensor]
+
+
+class ProjectedAscent(EvasionAttack):
+    """
+    Projected gradient ascent with restarts; each restart attacks only what the former ones left.
+
+    Stronger than ART's at the same steps: every iterate counts, not only the last, and preprocessing is differentiated
+    straight through. A template: an attack of one's own overrides :meth:`get_loss_fn` or :meth:`get_start`.
+
+    | Paper link: https://arxiv.org/abs/1706.06083 (Madry et al. 2018)
+
+    :param estimator: ART PyTorch classifier.
+    :param norm: `np.inf`, 2 or 1; or `linf`, `l2`, `l1`.
+    :param eps: Size of the perturbation, in the user's units.
+    :param eps_step: Size of a step; None: `2.5 * eps / max_iter`, which reaches the border from any start.
+    :param max_iter: Number of steps.
+    :param nb_restarts: Number of restarts.
+    :param loss: `cross_entropy`, `margin` or `logits_ratio`.
+    :param schedule: `constant` or `cosine` steps.
+    :param batch_size: Images attacked together.
+    :param seed: Seed of the random starts; the global generators are left alone.
+    :raises TypeError: If the classifier is not a PyTorch one, or a setting is of a wrong type.
+    :raises ValueError: If a setting is out of range.
+
+    Example:
+    >>> from art_sensreg.attacks import ProjectedAscent
+    >>> classifier = PyTorchClassifier(nn.Identity(), nn.CrossEntropyLoss(), (2,), 2, clip_values=(0.0, 1.0))
+    >>> ProjectedAscent(classifier, eps=0.1, max_iter=10).generate(np.array([[0.6, 0.5]], dtype=np.float32)).round(2)
+    array([[0.5, 0.6]], dtype=float32)
+    """
+
+    attack_params: ClassVar[list[str]] = [
+        *EvasionAttack.attack_params,
+        *("norm", "eps", "eps_step", "max_iter", "nb_restarts", "loss", "schedule", "batch_size", "seed"),
+    ]
+    _estimator_requirements = (PyTorchClassifier,)
+
+    def __init__(
+        self,
+        estimator: PyTorchClassifier,
+        norm: Any = np.inf,
+        eps: float = 0.3,
+        eps_step: float | None = None,
+        max_iter: int = 40,
+        nb_restarts: int = 1,
+        loss: str = "cross_entropy",
+        schedule: str = "constant",
+        batch_size: int = 512,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(estimator=check_classifier(estimator))
+        self.norm, self.eps, self.eps_step = norm_name(norm), eps, eps_step
+        self.max_iter, self.nb_restarts, self.loss, self.schedule = max_iter, nb_restarts, loss, schedule
+        self.batch_size, self.seed = batch_size, seed
+        self._check_params()
+
+    # --- the hooks --------------------------------------------------------------------------------------------------
+
+    def get_loss_fn(self, victim: Victim) -> LossFunction:
+        """
+        The loss that a restart maximises.
+
+        :param victim: What is attacked.
+        :return: Function of perturbed images, to the loss of each and the logits.
+        """
+        loss = LOSSES[self.loss]
+
+        def loss_fn(perturbed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            logits = victim.model(perturbed)
+            return loss(logits, victim.y), logits
+
+        return loss_fn
+
+    def get_start(self, victim: Victim) -> torch.Tensor:
+        """
+        Where a restart begins.
+
+        :param victim: What is attacked.
+        :return: Perturbed images.
+        """
+        return victim.ball.inside(victim.x, victim.generator)
+
+    def get_step(self, victim: Victim) -> float:
+        """
+        The size of a step in a restart.
+
+        :param victim: What is attacked.
+        :return: Size, in the user's units.
+        """
+        return 2.5 * self.eps / self.max_iter if self.eps_step is None else self.eps_step
+
+    def get_pool(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Images of several classes, from which directions towards other classes are taken.
+
+        :param x: The batch that is attacked.
+        :param y: Its labels.
+        :return: Images and class indices.
+        """
+        return x, y
+
+    def undisturbed(self) -> AbstractContextManager[Any]:
+        """
+        What surrounds an attack.
+
+        :return: Context in which models are in evaluation mode and the global generators are seeded; afterwards all is
+            as before.
+        """
+        stack = ExitStack()
+        stack.enter_context(modes_kept(self.estimator.model))
+        stack.enter_context(own_randomness(derive_seed(self.seed, "model"), self.estimator.device))
+        return stack
+
+    @property
+    def attempts(self) -> int:
+        """How often an image is attacked at most."""
+        return self.nb_restarts
+
+    # --- the template -----------------------------------------------------------------------------------------------
+
+    def generate(self, x: np.ndarray, y: np.ndarray | None = None, **kwargs: Any) -> np.ndarray:
+        """
+        Perturb images.
+
+        :param x: Images `(n, *input_shape)`, in the user's units.
+        :param y: True labels; None: those that are predicted.
+        :param kwargs: `mask` is not supported.
+        :return: float32 images: misclassified where the attack succeeded, else the nearest to it that was met.
+        :raises ValueError: If labels do not fit, or `mask` is given.
+        """
+        if kwargs.get("mask") is not None:
+            raise ValueError("`mask` is given; expected None: this attack changes all pixels.")
+        images = np.asarray(x, dtype=np.float32)
+        device, found = self.estimator.device, np.array(images)
+        with self.undisturbed():
+            labels = self.estimator.predict(images).argmax(axis=1) if y is None else y
+            labels = labels_of(self.estimator, labels, len(images))
+            model = differentiable_model(self.estimator)
+            for first in range(0, len(images), self.batch_size):
+                rows = slice(first, first + self.batch_size)
+                batch = torch.from_numpy(images[rows]).to(device), torch.from_numpy(labels[rows]).to(device)
+                found[rows] = self.perturb(model, *batch, first).cpu().numpy()
+        return found
+
+    def perturb(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, first: int = 0) -> torch.Tensor:
+        """
+        Attack one batch.
+
+        :param model: Module from images in the user's units to logits, in evaluation mode.
+        :param x: Images.
+        :param y: Class indices.
+        :param first: Number of the first row, from which the random numbers are derived.
+        :return: Perturbed images; those that are misclassified already as they are.
+        """
+        ball, pool = self._ball(x), self.get_pool(x, y)
+        best, best_margin = x.clone(), margin_of(model, x, y)
+        for restart in range(self.attempts):
+            left = torch.nonzero(best_margin <= 0)[:, 0]
+            if not len(left):
+                break
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, type(self).__name__, first, restart))
+            victim = Victim(model, x[left], y[left], ball, restart, generator, pool)
+            found = self.attempt(victim)
+            better = found.margin > best_margin[left]
+            best[left[better]], best_margin[left[better]] = found.perturbed[better], found.margin[better]
+        return best
+
+    def attempt(self, victim: Victim) -> Ascent:
+        """
+        One restart.
+
+        :param victim: What is attacked.
+        :return: What was found; its margins are those of the attacked model.
+        """
+        loss_fn, start = self.get_loss_fn(victim), self.get_start(victim)
+        step = self.get_step(victim)
+        return ascend(loss_fn, victim.x, victim.y, victim.ball, start, step, self.max_iter, self.schedule)
+
+    def _ball(self, x: torch.Tensor) -> Ball:
+        clip = self.estimator.clip_values
+        if clip is None:
+            return Ball(self.norm, self.eps)
+        low, high = (torch.as_tensor(np.asarray(end), device=x.device, dtype=x.dtype) for end in clip)
+        return Ball(self.norm, self.eps, low, high)
+
+    def _check_params(self) -> None:
+        norm_name(self.norm)
+        check_number("eps", self.eps, minimum=0.0, exclusive=True)
+        if self.eps_step is not None:
+            check_number("eps_step", self.eps_step, minimum=0.0, exclusive=True)
+        for name in ("max_iter", "nb_restarts", "batch_size"):
+            check_count(name, getattr(self, name))
+        check_choice("loss", self.loss, tuple(LOSSES))
+        check_choice("schedule", self.schedule, SCHEDULES)

@@ -1,0 +1,315 @@
+"""What the checks look at: the classifier, the points, and the attacks that several checks share, each run once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from art.attacks.attack import EvasionAttack
+from art.estimators.classification import PyTorchClassifier
+from torch import nn
+
+from art_sensreg.attacks.ascent import Ascent, LossFunction, ascend
+from art_sensreg.attacks.losses import LOSSES
+from art_sensreg.attacks.norms import Ball
+from art_sensreg.attacks.views import differentiable_model
+from art_sensreg.penalties.noise import derive_seed
+from art_sensreg.preprocessing import model_dtype
+from art_sensreg.randomized import RandomizedClassifier
+
+_Z95 = 1.959963984540054
+_BATCH = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """
+    How much work the checks do.
+
+    :param steps: Steps of the reference attack.
+    :param restarts: Restarts that the check of restarts adds.
+    :param queries: Queries of the black-box attack, and draws of the random search.
+    :param points: Largest number of images.
+    :param binarised: Images that get a binarised copy.
+    """
+
+    steps: int = 40
+    restarts: int = 10
+    queries: int = 300
+    points: int = 400
+    binarised: int = 40
+
+
+FULL = Effort()
+QUICK = Effort(steps=20, restarts=3, queries=60, points=128, binarised=16)
+
+
+class Evidence:
+    """
+    A classifier under audit, with everything that was given to judge it by.
+
+    :param classifier: ART classifier.
+    :param x: Images in the user's units, float32.
+    :param y: Class indices.
+    :param eps: Size of the perturbation that robustness is claimed for.
+    :param norm: `linf`, `l2` or `l1`.
+    :param seed: Seed of everything random.
+    :param effort: How much work the checks do.
+    :param twin: The same model trained without penalties, or None.
+    :param surrogates: Other models, adversarially trained ones above all.
+    :param penalties: Those that the classifier was trained with.
+    :param train_data: Images and labels, or None.
+    """
+
+    def __init__(
+        self,
+        classifier: PyTorchClassifier,
+        x: np.ndarray,
+        y: np.ndarray,
+        *,
+        eps: float,
+        norm: str,
+        seed: int,
+        effort: Effort,
+        twin: PyTorchClassifier | None = None,
+        surrogates: Sequence[PyTorchClassifier] = (),
+        penalties: Sequence[Any] = (),
+        train_data: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> None:
+        self.classifier, self.x, self.y = classifier, x, y
+        self.eps, self.norm, self.seed, self.effort = eps, norm, seed, effort
+        self.twin, self.surrogates, self.penalties, self.train_data = twin, tuple(surrogates), penalties, train_data
+        self.model: nn.Module = differentiable_model(classifier, surrogates=False)
+        self.declared_random = isinstance(classifier, RandomizedClassifier)
+
+    # --- what is audited --------------------------------------------------------------------------------------------
+
+    @property
+    def n(self) -> int:
+        """Number of images."""
+        return len(self.x)
+
+    @property
+    def clip(self) -> tuple[np.ndarray, np.ndarray]:
+        """Smallest and largest value of each pixel, or of all; without `clip_values` there are none."""
+        clip = self.classifier.clip_values
+        low, high = (-np.inf, np.inf) if clip is None else clip
+        return np.asarray(low), np.asarray(high)
+
+    @cached_property
+    def range(self) -> tuple[float, float]:
+        """Smallest and largest value that an image may have; without `clip_values`, that one has."""
+        low, high = (float(end) for end in (self.clip[0].min(), self.clip[1].max()))
+        return (low, high) if math.isfinite(high - low) else (float(self.x.min()), float(self.x.max()))
+
+    @property
+    def width(self) -> float:
+        """Width of the range of images."""
+        return self.range[1] - self.range[0]
+
+    def ball(self, eps: float | None = None) -> Ball:
+        """The perturbations allowed at a size; that of the audit if None."""
+        low, high = (torch.as_tensor(end, dtype=self.dtype, device=self.device) for end in self.clip)
+        return Ball(self.norm, self.eps if eps is None else eps, low, high)
+
+    def large_eps(self, share: float) -> float:
+        """The size whose ball holds every image within `share` of the range in each pixel."""
+        pixels = int(np.prod(self.x.shape[1:]))
+        return share * self.width * {"linf": 1.0, "l2": math.sqrt(pixels), "l1": float(pixels)}[self.norm]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        device: torch.device = self.classifier.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What attacks compute in: the model's precision where that is finer than float32."""
+        return torch.promote_types(torch.float32, model_dtype(self.classifier.model))
+
+    def tensors(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images and labels of some rows, on the device."""
+        x = torch.from_numpy(self.x[rows]).to(self.device, self.dtype)
+        return x, torch.from_numpy(self.y[rows]).to(self.device)
+
+    def generator(self, *purpose: int | str) -> torch.Generator:
+        """Random numbers of one purpose, on the CPU."""
+        return torch.Generator().manual_seed(derive_seed(self.seed, *purpose))
+
+    # --- predictions ------------------------------------------------------------------------------------------------
+
+    def predict(self, x: np.ndarray, batch_size: int = 128) -> np.ndarray:
+        """Outputs of the classifier's own `predict`."""
+        return np.asarray(self.classifier.predict(x.astype(np.float32), batch_size=batch_size))
+
+    def right(self, x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Which images the classifier's own `predict` takes for their label."""
+        outputs = self.predict(x) if len(x) else np.zeros((0, 2))
+        if outputs.ndim == 2 and outputs.shape[1] == 1:  # ART's binary classifiers with one output
+            outputs = np.concatenate([np.zeros_like(outputs), outputs], axis=1)
+        found: np.ndarray = outputs.argmax(axis=1) == self.y[rows]
+        return found
+
+    @cached_property
+    def clean(self) -> np.ndarray:
+        """Which images are classified rightly."""
+        return self.right(self.x, np.arange(self.n))
+
+    @cached_property
+    def correct_rows(self) -> np.ndarray:
+        """The rows that are classified rightly: those that an attack has to break."""
+        return np.flatnonzero(self.clean)
+
+    @cached_property
+    def outputs(self) -> np.ndarray:
+        """Outputs of `predict` on all images."""
+        return self.predict(self.x)
+
+    # --- attacks ----------------------------------------------------------------------------------------------------
+
+    def ascent(
+        self,
+        rows: np.ndarray,
+        *purpose: int | str,
+        eps: float | None = None,
+        loss: str = "cross_entropy",
+        max_iter: int | None = None,
+        eps_step: float | None = None,
+        start: str = "inside",
+        model: nn.Module | None = None,
+    ) -> Ascent:
+        """
+        Projected ascent on the logits as ART's attacks see them.
+
+        :param rows: Which images.
+        :param purpose: What the random starts are drawn for.
+        :param eps: Size; that of the audit if None.
+        :param loss: Name of the loss.
+        :param max_iter: Steps; those of the effort if None.
+        :param eps_step: Size of a step; `2.5 * eps / max_iter` if None.
+        :param start: `inside`, `border` or `none`.
+        :param model: Another model to attack.
+        :return: What was found, for all rows.
+        """
+        ball, steps, parts = self.ball(eps), self.effort.steps if max_iter is None else max_iter, []
+        step = 2.5 * ball.eps / max(steps, 1) if eps_step is None else eps_step
+        generator, target, value = self.generator("ascent", *purpose), model or self.model, LOSSES[loss]
+        for batch in np.array_split(rows, max(1, -(-len(rows) // _BATCH))):
+            x, y = self.tensors(batch)
+            begin = x if start == "none" else getattr(ball, start)(x, generator)
+            parts.append(ascend(_loss_fn(target, value, y), x, y, ball, begin, step, steps))
+        if len(parts) == 1:
+            return parts[0]
+        sizes = torch.tensor([len(part.margin) for part in parts], dtype=torch.float32, device=self.device)
+        mean = (torch.stack([part.losses for part in parts], 1) * sizes).sum(1) / sizes.sum()
+        names = ("perturbed", "margin", "last_margin")
+        joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        return replace(parts[0], **joined, losses=mean, margins=torch.cat([part.margins for part in parts], 1))
+
+    def broken(self, found: Ascent | np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Which of the rows an attack broke, by the classifier's own `predict`."""
+        images = found if isinstance(found, np.ndarray) else found.perturbed.to("cpu", torch.float32).numpy()
+        return ~self.right(images, rows)
+
+    @cached_property
+    def reference(self) -> Ascent:
+        """The attack under judgement, on cross-entropy: PGD from one random start, on the rightly classified rows."""
+        return self.ascent(self.correct_rows, "reference")
+
+    @cached_property
+    def survivors(self) -> np.ndarray:
+        """Rows that PGD on cross-entropy and then on the logits ratio has not broken."""
+        rows: np.ndarray = self.correct_rows
+        rows = rows[~self.broken(self.reference, rows)]
+        if len(rows):
+            rows = rows[~self.broken(self.ascent(rows, "reference", "ratio", loss="logits_ratio"), rows)]
+        return rows
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Share of all images that the reference attack left."""
+        return len(self.survivors) / self.n
+
+    def gain(self, *attempts: Any) -> float:
+        """
+        Share of all images that further attacks break among the survivors of the reference.
+
+        :param attempts: Functions of rows, to what :meth:`broken` takes; each sees what the former ones left.
+        :return: A share of all images.
+        """
+        left = self.survivors
+        for attempt in attempts:
+            if len(left):
+                left = left[~self.broken(attempt(left), left)]
+        return (len(self.survivors) - len(left)) / self.n
+
+    def generated(self, attack: EvasionAttack) -> Any:
+        """An ART attack as a function of rows, for :meth:`gain`."""
+
+        def attempt(rows: np.ndarray) -> np.ndarray:
+            labels = np.eye(self.classifier.nb_classes, dtype=np.float32)[self.y[rows]]
+            images: np.ndarray = attack.generate(self.x[rows], y=labels)
+            return images
+
+        return attempt
+
+    def widened(self, nominal: float, share: float | None = None) -> float:
+        """
+        A threshold that is not finer than the sampling error of n points.
+
+        :param nominal: The threshold.
+        :param share: The share that is measured; the robust accuracy if None.
+        :return: The larger of the threshold, half the width of the share's 95 % interval, and one image.
+        """
+        share = self.robust_accuracy if share is None else share
+        return max(nominal, _Z95 * math.sqrt(share * (1 - share) / self.n), 1 / self.n)
+
+
+def _loss_fn(model: nn.Module, loss: Any, y: torch.Tensor) -> LossFunction:
+    def loss_fn(perturbed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = model(perturbed)
+        return loss(logits, y), logits
+
+    return loss_fn
+
+
+@contextmanager
+def nothing_left_behind(classifiers: Sequence[PyTorchClassifier], seed: int) -> Iterator[None]:
+    """
+    Global random state seeded inside, and put back after; modes and weight gradients too.
+
+    :param classifiers: Those that are looked at.
+    :param seed: Seed inside.
+
+    Example:
+    >>> from art_sensreg.auditing.evidence import nothing_left_behind
+    >>> before = torch.get_rng_state()
+    >>> with nothing_left_behind([], seed=0):
+    ...     noise = torch.rand(3)
+    >>> torch.equal(before, torch.get_rng_state())
+    True
+    """
+    modules = [module for classifier in classifiers for module in classifier.model.modules()]
+    modes = [(module, module.training) for module in modules]
+    parameters = [parameter for classifier in classifiers for parameter in classifier.model.parameters()]
+    gradients = [parameter.grad for parameter in parameters]
+    numpy_state = np.random.get_state()
+    devices = sorted({classifier.device.index or 0 for classifier in classifiers if classifier.device.type == "cuda"})
+    try:
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            np.random.seed(seed % 2**32)
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        for module, training in modes:
+            module.training = training
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient

@@ -1,0 +1,200 @@
+"""Gradients: whether those that an attack follows are there, are right, and are of use at its step size."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from torch import nn
+
+from art_sensreg.attacks.ascent import value_and_grad
+from art_sensreg.attacks.losses import LOSSES, margin
+from art_sensreg.attacks.norms import perturbation_norm
+from art_sensreg.auditing.evidence import Evidence, _loss_fn
+from art_sensreg.auditing.registry import Finding, check, skip
+
+_POINTS = 128
+_PINTOR = "Pintor et al. 2022, arXiv 2106.09947, section 3, "
+_ATHALYE = "Athalye et al. 2018, arXiv 1802.00420, section 3.1 "
+
+
+@check(
+    source=_PINTOR + "indicator I1 (unavailable gradients)",
+    meaning="Gradients are zero, so that attacks by gradient stand still: attack the logits ratio, rescale the logits, "
+    "or pass non-differentiable parts straight through (art_sensreg.attacks.BPDA).",
+)
+def gradients_not_zero(evidence: Evidence) -> Finding:
+    """Share of the rightly classified images whose input gradient is zero, for cross-entropy or the margin."""
+    return Finding(max(_share(evidence, "zero").values(), default=0.0), 0.1, _by_loss(_share(evidence, "zero")))
+
+
+@check(
+    source=_PINTOR + "indicator I1; " + _ATHALYE + "(exploding gradients)",
+    meaning="Gradients are NaN or infinite: look for square roots, divisions and logarithms at zero, and for overflow.",
+)
+def gradients_finite(evidence: Evidence) -> Finding:
+    """Share of the rightly classified images whose input gradient holds NaN or infinity."""
+    return Finding(max(_share(evidence, "broken").values(), default=0.0), 0.0, _by_loss(_share(evidence, "broken")))
+
+
+@check(
+    source=_ATHALYE + "(shattered gradients); Carlini et al. 2019, arXiv 1902.06705, section 5.6",
+    meaning="What autograd returns is not the derivative of what the model computes: some operation detaches, replaces "
+    "or turns the gradient; find it, or attack with BPDA.",
+)
+def gradients_match_differences(evidence: Evidence) -> Finding:
+    """Error of the margin's gradient against central differences in random directions, at the best of three sizes."""
+    if evidence.declared_random:
+        return skip("the model is random by declaration; see eot_samples.")
+    rows = evidence.correct_rows[:_POINTS]
+    if not len(rows):
+        return Finding(0.0, 0.3, "no image is classified rightly.")
+    model = _double(evidence)
+    x, y = evidence.tensors(rows)
+    x = x.to(torch.float64 if model is not evidence.model else x.dtype)
+    gradient, _, _ = value_and_grad(_loss_fn(evidence.model, margin, y), x.to(evidence.dtype))
+    # The second and third sizes are for declared surrogates, whose gradient holds at the attack's scale only.
+    errors = [_difference_error(evidence, model, x, y, gradient.to(x), h) for h in _sizes(evidence)]
+    return Finding(min(errors), 0.3, "by step size: " + ", ".join(f"{error:.2g}" for error in errors))
+
+
+@check(
+    source="Athalye et al. 2018, arXiv 1802.00420, section 4 (attack what is deployed)",
+    meaning="`loss_gradient`, which ART's attacks follow, points elsewhere than the model's own gradient: the "
+    "classifier overrides or postprocesses it; attack the model through art_sensreg.attacks.differentiable_model.",
+)
+def loss_gradient_is_the_models(evidence: Evidence) -> Finding:
+    """1 minus the median cosine between the classifier's `loss_gradient` and the gradient of cross-entropy."""
+    if evidence.declared_random:
+        return skip("the model is random by declaration; see eot_samples.")
+    rows = evidence.correct_rows[:_POINTS]
+    x, y = evidence.tensors(rows)
+    gradient = value_and_grad(_loss_fn(evidence.model, LOSSES["cross_entropy"], y), x)[0].cpu().numpy()
+    one_hot = np.eye(evidence.classifier.nb_classes, dtype=np.float32)[evidence.y[rows]]
+    try:
+        own = np.asarray(evidence.classifier.loss_gradient(evidence.x[rows], one_hot))
+    except (ValueError, RuntimeError) as error:
+        return Finding(1.0, 0.5, f"loss_gradient raises {type(error).__name__}: {error}.")
+    first, second = (array.reshape(len(rows), -1).astype(np.float64) for array in (gradient, own))
+    sizes = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    # Where one is zero and the other is not they disagree; where both are, another check speaks.
+    apart = (np.linalg.norm(first, axis=1) > 0) != (np.linalg.norm(second, axis=1) > 0)
+    comparable = (sizes > 0) | apart
+    if not comparable.any():
+        return Finding(0.0, 0.5, "all gradients are zero.")
+    cosine = np.where(sizes > 0, (first * second).sum(axis=1) / np.where(sizes > 0, sizes, 1), 0.0)
+    return Finding(float(1 - np.median(cosine[comparable])), 0.5)
+
+
+@check(
+    source=_ATHALYE + "(shattered gradients); Tramer et al. 2020, arXiv 2002.08347, section 3",
+    meaning="A step along the gradient does not do what the gradient promises, at the size of an attack's steps: the "
+    "loss is jagged there; smooth it (EOT over noise), replace the jagged part (BPDA), or transfer.",
+)
+def gradients_hold_at_step_size(evidence: Evidence) -> Finding:
+    """1 minus the gain of the margin over the promised one, for steps of eps/8 and eps/2 along the gradient."""
+    if evidence.declared_random:
+        return skip("the model is random by declaration; see eot_samples.")
+    rows = evidence.correct_rows[:_POINTS]
+    if not len(rows):
+        return Finding(0.0, 0.75, "no image is classified rightly.")
+    x, y = evidence.tensors(rows)
+    ball = evidence.ball()
+    gradient, start, _ = value_and_grad(_loss_fn(evidence.model, margin, y), x)
+    shares = []
+    for part in (8, 2):
+        moved = torch.clamp(x + ball.eps / part * ball.steepest(gradient), ball.low, ball.high)
+        promised = (gradient * (moved - x)).flatten(1).sum(1)
+        with torch.no_grad():
+            gained = margin(evidence.model(moved), y) - start
+        shares.append(float(gained.sum() / promised.sum().clamp_min(1e-12)) if bool((promised > 0).any()) else 1.0)
+    text = ", ".join(f"{share:.2g}" for share in shares)
+    return Finding(1 - min(shares), 0.75, f"gained of what was promised, at eps/8 and eps/2: {text}.")
+
+
+@check(
+    source=_PINTOR + "indicator I2 (unstable predictions)",
+    meaning="Noise far below eps turns predictions: the model is jagged around its data, and gradients are of no use; "
+    "attack it with EOT over noise, or without gradients.",
+)
+def predictions_stable(evidence: Evidence) -> Finding:
+    """Share of the rightly classified images that random noise of eps/10 turns, mean of ten draws."""
+    rows = evidence.correct_rows
+    if not len(rows):
+        return Finding(0.0, 0.02, "no image is classified rightly.")
+    ball = evidence.ball(evidence.eps / 10)
+    x, _ = evidence.tensors(rows)
+    generator = evidence.generator("stable")
+    draws = [evidence.right(ball.border(x, generator).cpu().numpy(), rows) for _ in range(10)]
+    return Finding(1 - float(np.mean(draws)), evidence.widened(0.02, 0.02))
+
+
+def _share(evidence: Evidence, kind: str) -> dict[str, float]:
+    """Share of the images with a zero or a broken gradient, by loss."""
+    shares = {}
+    rows = evidence.correct_rows[:_POINTS]
+    for loss in ("cross_entropy", "margin") if len(rows) else ():
+        gradient = _raw_gradient(evidence.model, *evidence.tensors(rows), loss).flatten(1)
+        bad = ~torch.isfinite(gradient).all(1) if kind == "broken" else (gradient == 0).all(1)
+        shares[loss] = float(bad.float().mean())
+    return shares
+
+
+def _raw_gradient(model: nn.Module, x: torch.Tensor, y: torch.Tensor, loss: str) -> torch.Tensor:
+    """The gradient with its NaNs, which attacks replace by zero."""
+    leaf = x.clone().requires_grad_(True)
+    with torch.enable_grad():
+        value = LOSSES[loss](model(leaf), y).sum()
+    if not value.requires_grad:
+        return torch.zeros_like(leaf)
+    (gradient,) = torch.autograd.grad(value, leaf, allow_unused=True)
+    return torch.zeros_like(leaf) if gradient is None else gradient.detach()
+
+
+def _by_loss(shares: dict[str, float]) -> str:
+    return ", ".join(f"{name}: {share:.3g}" for name, share in shares.items()) or "no image is classified rightly."
+
+
+def _double(evidence: Evidence) -> nn.Module:
+    """A float64 copy of the model, where differences lose no digits; the model itself if it cannot be copied so."""
+    x = evidence.tensors(np.arange(1))[0]
+    try:
+        model = copy.deepcopy(evidence.model).double()
+        with torch.no_grad():
+            exact, usual = model(x.double()), evidence.model(x)
+    except Exception:  # noqa: BLE001 - a model of one's own may refuse copies or float64 in any way
+        return evidence.model
+    same = torch.allclose(exact.to(usual), usual, rtol=1e-3, atol=1e-3 * float(usual.abs().max()))
+    return model if exact.dtype == torch.float64 and same else evidence.model
+
+
+def _sizes(evidence: Evidence) -> tuple[float, float, float]:
+    return min(1e-3 * evidence.width, evidence.eps / 10), evidence.eps / 4, evidence.eps
+
+
+def _difference_error(
+    evidence: Evidence, model: nn.Module, x: torch.Tensor, y: torch.Tensor, gradient: torch.Tensor, size: float
+) -> float:
+    """
+    How far autograd is from central differences of `size` along eight random directions.
+
+    At the smallest size the median over images of |numeric - autograd| / |numeric|; at larger ones, where curvature
+    and the steps of a quantiser count too, 1 minus the cosine of the two over all images and directions.
+    """
+    generator = evidence.generator("differences")
+    numeric, analytic = [], []
+    scale = size if evidence.norm == "linf" else size / float(perturbation_norm(torch.ones_like(x[:1]), evidence.norm))
+    for _ in range(8):
+        direction = torch.randn(x.shape, generator=generator).to(x).sign()
+        with torch.no_grad():
+            ahead, behind = (margin(model(x + sign * scale * direction), y) for sign in (1, -1))
+        numeric.append((ahead - behind) / (2 * scale))
+        analytic.append((gradient * direction).flatten(1).sum(1))
+    found, given = torch.stack(numeric, 1), torch.stack(analytic, 1)
+    if size > _sizes(evidence)[0]:
+        sizes = found.norm() * given.norm()
+        return float(1 - (found * given).sum() / sizes) if bool(sizes > 0) else float(bool(found.any() or given.any()))
+    of = torch.maximum(found.norm(dim=1), 1e-3 * given.norm(dim=1))
+    error = torch.where(of > 0, (found - given).norm(dim=1) / of.clamp_min(1e-30), torch.zeros_like(of))
+    return float(error.nan_to_num(nan=float("inf")).median())

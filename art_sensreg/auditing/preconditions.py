@@ -1,0 +1,209 @@
+"""Preconditions: what must hold before the result of any attack means something."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from art_sensreg.auditing.evidence import Evidence
+from art_sensreg.auditing.registry import Finding, check, skip
+
+_ATHALYE = "Athalye et al. 2018, arXiv 1802.00420, "
+_CARLINI = "Carlini et al. 2019, arXiv 1902.06705, "
+_AUTOATTACK = "Croce and Hein 2020, arXiv 2003.01690, "
+
+# Kernels for other batch sizes round differently; in deep float32 nets that reaches a ten-thousandth of the logits.
+_ROUNDING = 1e-3
+
+
+@check(
+    source=_CARLINI + "section 4.3",
+    meaning="Modules stay in training mode when ART predicts: dropout and batch statistics then disturb every attack; "
+    "make the model obey `eval()`.",
+)
+def eval_mode(evidence: Evidence) -> Finding:
+    """Share of the modules that are in training mode while the classifier predicts."""
+    model, training = evidence.classifier.model, []
+    model.train()  # what training leaves behind
+    handles = [
+        module.register_forward_pre_hook(
+            lambda module, _: training.append(module.training) if module.training else None
+        )
+        for module in model.modules()
+    ]
+    try:
+        evidence.predict(evidence.x[:2])
+    finally:
+        for handle in handles:
+            handle.remove()
+    modules = list(model.modules())
+    stuck = sum(module.training for module in modules) + len(training)
+    return Finding(min(1.0, stuck / len(modules)), 0.0)
+
+
+@check(
+    source=_CARLINI + "section 5 (report the threat model)",
+    meaning="Images are not finite or lie outside of `clip_values`: eps then means something else than it says; "
+    "rescale the images or set `clip_values`.",
+)
+def inputs_in_range(evidence: Evidence) -> Finding:
+    """Share of the images with a value that is not finite or outside of `clip_values`."""
+    low, high = evidence.clip
+    inside = np.isfinite(evidence.x) & (evidence.x >= low - 1e-6) & (evidence.x <= high + 1e-6)
+    return Finding(float(1 - inside.reshape(evidence.n, -1).all(axis=1).mean()), 0.0)
+
+
+@check(
+    source=_AUTOATTACK + "appendix (checks of the authors' code); Carlini and Wagner 2016, arXiv 1607.04311",
+    meaning="The outputs are probabilities, labels, or changed by postprocessing, so that losses on them saturate or "
+    "are flat: return the logits, and attack those.",
+)
+def logits_not_probabilities(evidence: Evidence) -> Finding:
+    """Share of the images whose outputs lie in [0, 1], or are not those of the model itself."""
+    outputs = evidence.outputs
+    if not np.isfinite(outputs).all():
+        return Finding(float(1 - np.isfinite(outputs).all(axis=1).mean()), 0.0, "outputs are not finite.")
+    bounded = ((outputs >= -1e-6) & (outputs <= 1 + 1e-6)).all(axis=1)
+    if bounded.all() and outputs.shape[1] > 1:
+        return Finding(1.0, 0.0, "all outputs lie between 0 and 1.")
+    if _saturated(outputs):
+        return Finding(1.0, 0.0, "most images have the same largest output: it is at its bound.")
+    if evidence.declared_random:
+        return Finding(0.0, 0.0)
+    rows = np.arange(min(64, evidence.n))
+    with torch.no_grad():
+        logits = evidence.model(evidence.tensors(rows)[0]).cpu().numpy()
+    if logits.shape != outputs[rows].shape:
+        return Finding(0.0, 0.0)
+    # A random model differs from itself too, which is another check's matter: its own spread is the yardstick.
+    spread = np.abs(evidence.predict(evidence.x[rows]) - outputs[rows]).max()
+    apart = np.abs(logits - outputs[rows]).max(axis=1) > 3 * spread + _ROUNDING * _scale(outputs)
+    return Finding(float(apart.mean()), 0.0, "`predict` returns other values than the model." if apart.any() else "")
+
+
+@check(
+    source=_ATHALYE + "section 3.1; " + _AUTOATTACK + "section 4",
+    meaning="The same images give other outputs: one gradient is then noise, and one success luck; wrap the model in "
+    "RandomizedClassifier, attack it with EOT, and score with fresh samples.",
+)
+def deterministic(evidence: Evidence) -> Finding:
+    """Largest difference of repeated outputs, over the scale of the outputs."""
+    rows = slice(0, min(128, evidence.n))
+    runs = np.stack([evidence.predict(evidence.x[rows]) for _ in range(4)])
+    spread = float((runs.max(axis=0) - runs.min(axis=0)).max() / _scale(runs[0]))
+    if evidence.declared_random:
+        return Finding(0.0, 1e-5, f"declared random; spread {spread:.2g}: see eot_samples and repeated_scoring.")
+    return Finding(spread, 1e-5)
+
+
+@check(
+    source="Croce et al. 2022, arXiv 2202.13711, section 3; Carlini et al. 2019, arXiv 1902.06705, section 4.3",
+    meaning="An image's output depends on the other images of its batch: predict each image alone, or use running "
+    "statistics; attacks on batches mean nothing before.",
+)
+def batch_independent(evidence: Evidence) -> Finding:
+    """Largest difference of outputs at batch size 1, in another order and beside other images, over their scale."""
+    if evidence.declared_random:
+        return skip("the model is random by declaration; see repeated_scoring.")
+    rows = np.arange(min(48, evidence.n))
+    together = evidence.predict(evidence.x[rows], batch_size=len(rows))
+    turned = evidence.predict(evidence.x[rows[::-1]], batch_size=len(rows))[::-1]
+    alone = evidence.predict(evidence.x[rows[:16]], batch_size=1)
+    mirrored = evidence.range[0] + evidence.range[1] - evidence.x[rows[:8]]
+    beside = evidence.predict(np.concatenate([evidence.x[rows[:8]], mirrored]), batch_size=16)[:8]
+    pairs = [(turned, together), (alone, together[:16]), (beside, together[:8])]
+    worst = max(float(np.abs(first - second).max()) for first, second in pairs)
+    value = worst / _scale(together)
+    return Finding(value if np.isfinite(value) else 1.0, _ROUNDING)
+
+
+@check(
+    source=_AUTOATTACK + "appendix (dynamic defences); Croce et al. 2022, arXiv 2202.13711",
+    meaning="The model differentiates while it predicts (it optimises its input): attack the optimisation itself, by "
+    "BPDA, by unrolling it, or by transfer from the model without it.",
+)
+def no_autograd_in_forward(evidence: Evidence) -> Finding:
+    """Number of backward passes that one prediction starts."""
+    with _backward_counted() as calls:
+        evidence.predict(evidence.x[:4])
+        with torch.enable_grad():
+            evidence.model(evidence.tensors(np.arange(min(4, evidence.n)))[0].requires_grad_(True))
+    return Finding(float(len(calls)), 0.0)
+
+
+@check(
+    source=_CARLINI + "section 5.5 (accuracy against budget)",
+    meaning="An attack with eps 0 changes the accuracy: the model answers otherwise under attack than when it is "
+    "scored; look for randomness, or for code that tells the two apart.",
+)
+def eps_zero_is_clean(evidence: Evidence) -> Finding:
+    """Difference of the accuracy under an attack with eps 0 and the clean accuracy."""
+    rows = np.arange(evidence.n)
+    found = evidence.ascent(rows, "zero", eps=0.0, max_iter=3, eps_step=0.1)
+    accuracy = 1 - float(evidence.broken(found, rows).mean())
+    clean = float(evidence.clean.mean())
+    # Other batches round otherwise, which turns an image that lies on the border itself.
+    threshold = evidence.widened(0.0, clean) if evidence.declared_random else 1 / evidence.n
+    inside = float((found.margin <= 0).float().mean()) if not evidence.declared_random else accuracy
+    return Finding(max(abs(accuracy - clean), abs(inside - clean)), threshold)
+
+
+@check(
+    source=_CARLINI + "section 4.1",
+    meaning="The attack's images leave the ball or the range, or are not finite: what it broke does not count; repair "
+    "the attack or `clip_values`.",
+)
+def budget_kept(evidence: Evidence) -> Finding:
+    """Largest perturbation beyond eps or the range, in shares of eps."""
+    rows, found = evidence.correct_rows, evidence.reference.perturbed
+    if not len(rows):
+        return Finding(0.0, 1e-5)
+    x = evidence.tensors(rows)[0].double()
+    perturbed, ball = found.double(), evidence.ball()
+    if not bool(torch.isfinite(perturbed).all()):
+        return Finding(1.0, 1e-5, "perturbed images are not finite.")
+    from art_sensreg.attacks.norms import perturbation_norm
+
+    beyond = float((perturbation_norm(perturbed - x, evidence.norm) - evidence.eps).max())
+    outside = float(torch.maximum(ball.low.double() - perturbed, perturbed - ball.high.double()).max())
+    return Finding(max(beyond, outside, 0.0) / evidence.eps, 1e-5 + 1e-6 / evidence.eps)
+
+
+def _saturated(outputs: np.ndarray) -> bool:
+    """
+    Whether the largest output of most images is the same bound, as that of rescaled probabilities is.
+
+    Log-probabilities have the bound 0 too, and lose nothing there.
+    """
+    largest = outputs.max(axis=1)
+    total = np.exp(outputs.astype(np.float64) - largest[:, None]).sum(axis=1)
+    log_probabilities = np.allclose(largest + np.log(total), 0, atol=1e-3)
+    near = largest >= largest.max() - 0.01 * (outputs.max() - outputs.min())
+    return not log_probabilities and outputs.shape[1] > 1 and len(outputs) >= 20 and bool(near.mean() > 0.5)
+
+
+def _scale(outputs: np.ndarray) -> float:
+    """A typical size of the outputs: their largest spread over the classes."""
+    return float(np.ptp(np.nan_to_num(outputs), axis=-1).mean()) + 1e-12
+
+
+@contextmanager
+def _backward_counted() -> Iterator[list[int]]:
+    """The backward passes started inside; `torch.autograd.grad`, `backward` and `torch.func.grad` share one engine."""
+    calls: list[int] = []
+    name = "_engine_run_backward"
+    original = getattr(torch.autograd, name)
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        return original(*args, **kwargs)
+
+    setattr(torch.autograd, name, counted)
+    try:
+        yield calls
+    finally:
+        setattr(torch.autograd, name, original)

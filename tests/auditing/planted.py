@@ -1,0 +1,26 @@
+"""Deceptive models that the audit must find, by name: each looks more robust than it is, or hides what it computes."""
+
+from __future__ import annotations
+
+from tests.auditing import (
+    planted_batches,
+    planted_discrete,
+    planted_gradients,
+    planted_inner,
+    planted_inputs,
+    planted_outputs,
+    planted_random,
+)
+from tests.auditing.planted_base import Planted
+
+_MODULES = (
+    planted_inputs,
+    planted_discrete,
+    planted_outputs,
+    planted_gradients,
+    planted_random,
+    planted_batches,
+    planted_inner,
+)
+
+PLANTED: dict[str, Planted] = {fault.name: fault for module in _MODULES for fault in module.FAULTS}
