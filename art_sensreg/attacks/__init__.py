@@ -5,6 +5,7 @@ from art_sensreg.attacks.bpda import BPDA
 from art_sensreg.attacks.eot import EOT
 from art_sensreg.attacks.hidden import HiddenDistanceAttack
 from art_sensreg.attacks.kitchen_sink import KitchenSinkAttack
+from art_sensreg.attacks.official import OfficialAutoAttack
 from art_sensreg.attacks.projected import ProjectedAscent
 from art_sensreg.attacks.transfer import TransferAttack
 from art_sensreg.attacks.views import differentiable_model
@@ -15,6 +16,7 @@ __all__ = [
     "FarStartsAttack",
     "HiddenDistanceAttack",
     "KitchenSinkAttack",
+    "OfficialAutoAttack",
     "ProjectedAscent",
     "ScaledLogitsAttack",
     "TargetedMarginAttack",

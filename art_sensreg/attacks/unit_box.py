@@ -108,7 +108,8 @@ def within_budget(x: np.ndarray, perturbed: np.ndarray, eps: float, norm: str, l
         delta = delta * shrink.reshape(-1, *[1] * (x.ndim - 1))
     stored = (start + delta).astype(x.dtype)
     beyond = np.abs(stored.astype(np.float64) - start) > np.abs(delta)
-    return np.where(beyond, np.nextafter(stored, x), stored)
+    nearest: np.ndarray = np.where(beyond, np.nextafter(stored, x), stored)
+    return nearest
 
 
 def picture_shape(input_shape: tuple[int, ...], windows: bool) -> tuple[int, ...] | None:

@@ -84,25 +84,27 @@ def audit(
     if train_data is not None:
         _check_train_data(classifier, train_data)
     effort = QUICK if quick else FULL
-    evidence = Evidence(
-        classifier,
-        images[: effort.points],
-        labels[: effort.points],
-        eps=float(eps),
-        norm=norm_name(norm),
-        seed=int(seed),
-        effort=effort,
-        twin=twin,
-        surrogates=surrogates,
-        penalties=penalties,
-        train_data=train_data,
-    )
-    results = []
-    with tqdm(asked, disable=not verbose, unit="check") as bar:
-        for spec in bar:
-            bar.set_description(spec.name)
-            results.append(_made(spec, evidence))
-    return AuditReport(checks=tuple(results), settings=_settings(evidence))
+    others = [other for other in (twin, *surrogates) if other is not None]
+    with nothing_left_behind([classifier, *others], int(seed)):
+        evidence = Evidence(
+            classifier,
+            images[: effort.points],
+            labels[: effort.points],
+            eps=float(eps),
+            norm=norm_name(norm),
+            seed=int(seed),
+            effort=effort,
+            twin=twin,
+            surrogates=surrogates,
+            penalties=penalties,
+            train_data=train_data,
+        )
+        results = []
+        with tqdm(asked, disable=not verbose, unit="check") as bar:
+            for spec in bar:
+                bar.set_description(spec.name)
+                results.append(_made(spec, evidence))
+        return AuditReport(checks=tuple(results), settings=_settings(evidence))
 
 
 def _made(spec: CheckSpec, evidence: Evidence) -> Check:
@@ -137,9 +139,8 @@ def _settings(evidence: Evidence) -> dict[str, Any]:
         "steps": evidence.effort.steps,
     }
     try:
-        with nothing_left_behind([evidence.classifier], evidence.seed):
-            settings["clean accuracy"] = float(evidence.clean.mean())
-            settings["accuracy under the attack"] = evidence.robust_accuracy
+        settings["clean accuracy"] = float(evidence.clean.mean())
+        settings["accuracy under the attack"] = evidence.robust_accuracy
     except Exception:
         logger.debug("accuracies could not be measured", exc_info=True)
     return settings

@@ -1,0 +1,174 @@
+"""
+Attack one trained model with the official AutoAttack and with each aimed attack alone, and audit it.
+
+usage: adaptive.py FOLDER DEFENCE [--surrogate FILE ...] [--eps EPS,EPS,...] [--test-size N] [--data-dir DIR]
+
+FOLDER is the output of run_art_suite.py with DEFENCE and `none` (seed 0). Writes adaptive.md and adaptive.json there;
+what is in adaptive.json already is not run again. A stage of AutoAttack sees what the former ones left, an aimed attack
+every rightly classified image, and the long run (kitchen sink) at most 50 of the images that nothing else broke.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from art_sensreg import audit
+from art_sensreg.attacks import (
+    FarStartsAttack,
+    HiddenDistanceAttack,
+    KitchenSinkAttack,
+    ProjectedAscent,
+    ScaledLogitsAttack,
+    TargetedMarginAttack,
+    TransferAttack,
+)
+from art_sensreg.attacks.official import OfficialAutoAttack
+from art_sensreg.benchmark.audit_cells import penalties_of
+from art_sensreg.benchmark.audit_cli import loaded_cell, settings_of_run
+from art_sensreg.benchmark.records import wilson_interval, write_text
+from art_sensreg.benchmark.tables import Table
+
+STANDARD, SINK = (
+    "AutoAttack standard (official)",
+    "kitchen sink: 1000 steps, 20 restarts, on at most 50 of the points left",
+)
+
+
+def aimed_attacks(classifier, eps, surrogates, donors):
+    """The aimed attacks by name; 100 steps each."""
+    common = {"eps": eps, "max_iter": 100, "seed": 0}
+    return {
+        "PGD-100 on cross-entropy, 5 restarts": ProjectedAscent(classifier, nb_restarts=5, **common),
+        "hidden distances, away": HiddenDistanceAttack(classifier, direction="away", nb_restarts=4, **common),
+        "hidden distances, towards another class": HiddenDistanceAttack(
+            classifier, direction="towards", donors=donors, nb_restarts=8, **common
+        ),
+        "20 far starts": FarStartsAttack(classifier, nb_restarts=20, **common),
+        "logits times 1, 10, 100, unit scale, float64": ScaledLogitsAttack(classifier, nb_restarts=2, **common),
+        "targeted margin, 9 targets": TargetedMarginAttack(classifier, nb_restarts=2, **common),
+        "transfer from the twin, an adversarially trained model, both": TransferAttack(
+            classifier, surrogates=surrogates, nb_restarts=2, **common
+        ),
+    }
+
+
+def attacked(classifier, attack, x, y, rows):
+    """Which of the images stay rightly classified, and the seconds that it took; only `rows` are attacked."""
+    robust, start = np.ones(len(x), dtype=bool), time.perf_counter()
+    if len(rows):
+        images = attack.generate(x[rows], y=y[rows])
+        assert np.abs(images - x[rows]).max() <= attack.eps * (1 + 1e-5) + 1e-6
+        robust[rows] = classifier.predict(images).argmax(axis=1) == y[rows]
+    return robust, time.perf_counter() - start
+
+
+def run(classifier, surrogates, dataset, sizes, path):
+    """Run what is not stored yet; outcomes by size and attack, as lists of 0 and 1 a point."""
+    x, y = dataset.x_test, dataset.y_test
+    stored = json.loads(path.read_text()) if path.exists() else {}
+    right = classifier.predict(x).argmax(axis=1) == y
+    donors = dataset.x_train[:1000], dataset.y_train[:1000]
+    for eps in sizes:
+        found = stored.setdefault(f"{eps:g}", {})
+        attacks = {
+            STANDARD: OfficialAutoAttack(classifier, eps=eps),
+            **aimed_attacks(classifier, eps, surrogates, donors),
+        }
+        attacks[SINK] = KitchenSinkAttack(classifier, eps=eps, donors=donors, seed=0)
+        for name, attack in attacks.items():
+            if name in found:
+                continue
+            left = right.copy()
+            if name == SINK:
+                left &= np.all([np.array(entry["robust"], dtype=bool) for entry in found.values()], axis=0)
+            rows = np.flatnonzero(left)
+            robust, seconds = attacked(classifier, attack, x, y, rows)
+            found[name] = {"robust": (left & robust).astype(int).tolist(), "seconds": round(seconds, 1)}
+            if name == SINK:
+                found[name]["attacked"] = int(attack.attacked.sum())
+            if name == STANDARD:
+                found[name]["stages"] = {stage: round(value, 1) for stage, value in attack.seconds.items()}
+            print(f"eps {eps:g}  {name}: {100 * (left & robust).mean():.1f} %  {seconds:.0f} s", flush=True)
+            write_text(path, json.dumps(stored) + "\n")
+    return stored
+
+
+def table_of(stored):
+    """One row an attack, its robust accuracy at each size; then the unions, and what the aimed ones gain."""
+    masks = {
+        eps: {name: np.array(entry["robust"], dtype=bool) for name, entry in found.items()}
+        for eps, found in stored.items()
+    }
+    names = list(next(iter(masks.values())))
+    aimed = [name for name in names if name != STANDARD]
+
+    def cell(mask):
+        low, high = wilson_interval(int(mask.sum()), len(mask))
+        return f"{100 * mask.mean():.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+    rows = [[name, *(cell(found[name]) for found in masks.values())] for name in names if name != SINK]
+    rows.append([SINK + " (after all others)", *(cell(found[SINK]) for found in masks.values())])
+    union = {eps: np.all([found[name] for name in aimed], axis=0) for eps, found in masks.items()}
+    both = {eps: union[eps] & found[STANDARD] for eps, found in masks.items()}
+    rows.append(["**union of the aimed attacks**", *map(cell, union.values())])
+    rows.append(["**union of all**", *map(cell, both.values())])
+    gains = [100 * (found[STANDARD].mean() - both[eps].mean()) for eps, found in masks.items()]
+    rows.append(["**what the aimed attacks gain over standard, points**", *(f"{gain:.1f}" for gain in gains)])
+    return Table(["attack", *(f"L-inf {eps}: robust % [95 % CI]" for eps in masks)], rows)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("defence")
+    parser.add_argument("--surrogate", type=Path, action="append", default=[])
+    parser.add_argument("--eps", default="0.1,0.2,0.3")
+    parser.add_argument("--test-size", type=int, default=500)
+    parser.add_argument("--data-dir")
+    given = parser.parse_args()
+    settings, dataset = settings_of_run(
+        given.folder, given.defence, given.data_dir or os.environ.get("ART_SENSREG_DATA")
+    )
+    dataset = dataset.limited(test_size=given.test_size)
+    checkpoints = given.folder / "checkpoints"
+    files = [checkpoints / f"{name}-seed0.safetensors" for name in (given.defence, "none")] + given.surrogate
+    classifier, *surrogates = [loaded_cell(settings, dataset, 0, file, "none").model for file in files]
+    sizes = [float(part) for part in given.eps.split(",")]
+    path = given.folder / "adaptive.json"
+    stored = run(classifier, surrogates, dataset, sizes, path)
+    reports = [
+        audit(
+            classifier,
+            dataset.x_test,
+            dataset.y_test,
+            eps=eps,
+            twin=surrogates[0],
+            surrogates=surrogates[1:],
+            penalties=penalties_of(settings, given.defence),
+            train_data=(dataset.x_train, dataset.y_train),
+            verbose=True,
+        )
+        for eps in sizes
+    ]
+    clean = (classifier.predict(dataset.x_test).argmax(axis=1) == dataset.y_test).mean()
+    seconds = sum(entry["seconds"] for found in stored.values() for entry in found.values())
+    text = [
+        f"# {given.defence} on {dataset.name}, {settings.model}: AutoAttack, attacks aimed at it, and the audit",
+        f"First {len(dataset.x_test)} test images, clean accuracy {100 * clean:.1f} %, one training seed "
+        f"({settings.epochs} epochs). Each aimed attack sees every rightly classified image, {100} steps each; robust "
+        f"accuracy with Wilson's 95 % interval. The attacks took {seconds / 60:.0f} minutes.",
+        f"```\n{shlex.join(['python', 'benchmarks/adaptive.py', *sys.argv[1:]])}\n```",
+        table_of(stored).as_markdown(),
+    ]
+    text += [f"## Audit at {eps:g}\n\n{report.as_markdown()}" for eps, report in zip(sizes, reports, strict=True)]
+    write_text(given.folder / "adaptive.md", "\n\n".join(text) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""The audit finds planted faults and reports no failure on honest models; docs/audit.md says which check finds what."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from art_sensreg import JacobianPenalty, SensitivityPenalty, audit
+from art_sensreg.auditing import CHECKS
+from art_sensreg.datasets import Dataset
+from tests.auditing.honest import HONEST, honest_data, honest_model
+from tests.auditing.planted import PLANTED
+
+PAGE = (Path(__file__).parents[2] / "docs" / "audit.md").read_text()
+# Rows of the table: the fault in words, planted models, checks.
+TABLE = [
+    ([name.strip("` ") for name in models.split(",")], [name.strip("` ") for name in checks.split(",")])
+    for models, checks in re.findall(
+        r"^\| [^|]+ \| ([^|]+) \| ([^|]+) \|$", PAGE.split("## Which check")[1], re.MULTILINE
+    )
+    if "`" in models
+]
+MUST = [(model, checks) for models, checks in TABLE for model in models]
+NOT_FOUND = set(re.findall(r"`(\w+)`", PAGE.split("### Not found")[1]))
+# Enough of each kind for every run of the tests; the slow tests take all.
+FEW_HONEST = ("plain", "linear", "tiny_mlp", "sr_jr", "fast_adversarial", "log_softmax", "standardised", "two_classes")
+
+
+@pytest.fixture(scope="module")
+def base(digits: Dataset) -> nn.Module:
+    return honest_model("plain", digits)[0].model
+
+
+def size(name: str, eps: float) -> float:
+    return eps * 255 if name == "grey_values_to_255" else eps
+
+
+def failed(report) -> list[str]:
+    return [check.name for check in report.checks if check.status in ("FAIL", "ERROR")]
+
+
+def test_the_table_is_long_enough():
+    assert len(TABLE) >= 12
+    assert {check for _, checks in TABLE for check in checks} <= set(CHECKS)
+
+
+def test_the_page_lists_every_check_with_its_source():
+    for name, spec in CHECKS.items():
+        assert f"| `{name}` | " in PAGE
+        assert spec.source in PAGE
+
+
+@pytest.mark.parametrize(("model", "checks"), MUST, ids=[model for model, _ in MUST])
+def test_each_planted_fault_is_caught_by_its_checks(digits, base, model, checks):
+    classifier = PLANTED[model].build(digits, base)
+    report = audit(classifier, digits.x_test, digits.y_test, eps=0.1, checks=checks, quick=True)
+    assert failed(report) == [name for name in CHECKS if name in checks]
+    assert report.verdict.startswith("do not trust: ")
+
+
+@pytest.mark.parametrize("name", FEW_HONEST)
+def test_no_failure_and_no_skip_on_honest_models_with_everything_given(digits, name):
+    classifier, x, y = honest_model(name, digits)
+    data = honest_data(name, digits)
+    other = {} if name == "two_classes" else {"twin": honest_model("plain", digits)[0]}
+    other |= {} if name == "two_classes" else {"surrogates": [honest_model("fast_adversarial", digits)[0]]}
+    report = audit(
+        classifier,
+        x,
+        y,
+        eps=size(name, 0.1),
+        quick=True,
+        penalties=[SensitivityPenalty(), JacobianPenalty()],
+        train_data=(data.x_train, data.y_train),
+        **other,
+    )
+    assert failed(report) == []
+    assert report.verdict == "no failure detected"
+    if other:
+        assert {check.status for check in report.checks} == {"PASS"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PLANTED)
+def test_every_planted_model_fails(digits, base, name):
+    report = audit(PLANTED[name].build(digits, base), digits.x_test, digits.y_test, eps=0.1, quick=True)
+    assert bool(failed(report)) == (name not in NOT_FOUND)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.05), ("linf", 0.1), ("linf", 0.2), ("l2", 0.5), ("l1", 3.0)])
+@pytest.mark.parametrize("name", HONEST)
+def test_no_honest_model_fails(digits, name, norm, eps):
+    classifier, x, y = honest_model(name, digits)
+    report = audit(classifier, x, y, eps=size(name, eps), norm=norm)
+    assert failed(report) == []
