@@ -3,9 +3,10 @@ Attack one trained model with the official AutoAttack and with each aimed attack
 
 usage: adaptive.py FOLDER DEFENCE [--surrogate FILE ...] [--eps EPS,EPS,...] [--test-size N] [--data-dir DIR]
 
-FOLDER is the output of run_art_suite.py with DEFENCE and `none` (seed 0). Writes adaptive.md and adaptive.json there;
-what is in adaptive.json already is not run again. A stage of AutoAttack sees what the former ones left, an aimed attack
-every rightly classified image, and the long run (kitchen sink) at most 50 of the images that nothing else broke.
+FOLDER is the output of run_art_suite.py with DEFENCE and `none` (seed 0). Writes adaptive.md there, and one
+adaptive-EPS.json a size; what is in them already is not run again, so sizes may be run by several processes first. A
+stage of AutoAttack sees what the former ones left, an aimed attack every rightly classified image, and the long run
+(kitchen sink) at most 50 of the images that nothing else broke.
 """
 
 import argparse
@@ -47,13 +48,13 @@ def aimed_attacks(classifier, eps, surrogates, donors):
         "PGD-100 on cross-entropy, 5 restarts": ProjectedAscent(classifier, nb_restarts=5, **common),
         "hidden distances, away": HiddenDistanceAttack(classifier, direction="away", nb_restarts=4, **common),
         "hidden distances, towards another class": HiddenDistanceAttack(
-            classifier, direction="towards", donors=donors, nb_restarts=8, **common
+            classifier, direction="towards", donors=donors, nb_restarts=4, **common
         ),
-        "20 far starts": FarStartsAttack(classifier, nb_restarts=20, **common),
-        "logits times 1, 10, 100, unit scale, float64": ScaledLogitsAttack(classifier, nb_restarts=2, **common),
-        "targeted margin, 9 targets": TargetedMarginAttack(classifier, nb_restarts=2, **common),
+        "20 far starts, 40 steps each": FarStartsAttack(classifier, nb_restarts=20, **{**common, "max_iter": 40}),
+        "logits times 1, 10, 100, of unit scale, in float64": ScaledLogitsAttack(classifier, **common),
+        "targeted margin, 9 targets": TargetedMarginAttack(classifier, **common),
         "transfer from the twin, an adversarially trained model, both": TransferAttack(
-            classifier, surrogates=surrogates, nb_restarts=2, **common
+            classifier, surrogates=surrogates, **common
         ),
     }
 
@@ -68,14 +69,14 @@ def attacked(classifier, attack, x, y, rows):
     return robust, time.perf_counter() - start
 
 
-def run(classifier, surrogates, dataset, sizes, path):
+def run(classifier, surrogates, dataset, sizes, folder):
     """Run what is not stored yet; outcomes by size and attack, as lists of 0 and 1 a point."""
-    x, y = dataset.x_test, dataset.y_test
-    stored = json.loads(path.read_text()) if path.exists() else {}
+    x, y, stored = dataset.x_test, dataset.y_test, {}
     right = classifier.predict(x).argmax(axis=1) == y
     donors = dataset.x_train[:1000], dataset.y_train[:1000]
     for eps in sizes:
-        found = stored.setdefault(f"{eps:g}", {})
+        path = folder / f"adaptive-{eps:g}.json"
+        found = stored[f"{eps:g}"] = json.loads(path.read_text()) if path.exists() else {}
         attacks = {
             STANDARD: OfficialAutoAttack(classifier, eps=eps),
             **aimed_attacks(classifier, eps, surrogates, donors),
@@ -95,7 +96,7 @@ def run(classifier, surrogates, dataset, sizes, path):
             if name == STANDARD:
                 found[name]["stages"] = {stage: round(value, 1) for stage, value in attack.seconds.items()}
             print(f"eps {eps:g}  {name}: {100 * (left & robust).mean():.1f} %  {seconds:.0f} s", flush=True)
-            write_text(path, json.dumps(stored) + "\n")
+            write_text(path, json.dumps(found) + "\n")
     return stored
 
 
@@ -131,6 +132,7 @@ def main():
     parser.add_argument("--eps", default="0.1,0.2,0.3")
     parser.add_argument("--test-size", type=int, default=500)
     parser.add_argument("--data-dir")
+    parser.add_argument("--attacks-only", action="store_true", help="store the outcomes, and write no page")
     given = parser.parse_args()
     settings, dataset = settings_of_run(
         given.folder, given.defence, given.data_dir or os.environ.get("ART_SENSREG_DATA")
@@ -140,8 +142,9 @@ def main():
     files = [checkpoints / f"{name}-seed0.safetensors" for name in (given.defence, "none")] + given.surrogate
     classifier, *surrogates = [loaded_cell(settings, dataset, 0, file, "none").model for file in files]
     sizes = [float(part) for part in given.eps.split(",")]
-    path = given.folder / "adaptive.json"
-    stored = run(classifier, surrogates, dataset, sizes, path)
+    stored = run(classifier, surrogates, dataset, sizes, given.folder)
+    if given.attacks_only:
+        return
     reports = [
         audit(
             classifier,
@@ -161,7 +164,7 @@ def main():
     text = [
         f"# {given.defence} on {dataset.name}, {settings.model}: AutoAttack, attacks aimed at it, and the audit",
         f"First {len(dataset.x_test)} test images, clean accuracy {100 * clean:.1f} %, one training seed "
-        f"({settings.epochs} epochs). Each aimed attack sees every rightly classified image, {100} steps each; robust "
+        f"({settings.epochs} epochs). Each aimed attack sees every rightly classified image, 100 steps a start; robust "
         f"accuracy with Wilson's 95 % interval. The attacks took {seconds / 60:.0f} minutes.",
         f"```\n{shlex.join(['python', 'benchmarks/adaptive.py', *sys.argv[1:]])}\n```",
         table_of(stored).as_markdown(),

@@ -24,7 +24,7 @@ from art_sensreg.benchmark.defences import DEFENCES, Defence, resolve_options
 from art_sensreg.benchmark.records import Records
 from art_sensreg.benchmark.settings import FILE_RECIPE, RECIPES, SuiteSettings
 from art_sensreg.benchmark.task import NotApplicable, TrainingTask
-from art_sensreg.classifiers import SensRegClassifier
+from art_sensreg.benchmark.views import Cell, cell_classifier
 from art_sensreg.datasets import Dataset
 from art_sensreg.training.distributed import Processes, ProcessLostError
 
@@ -34,7 +34,15 @@ logger = logging.getLogger(__name__)
 _LONG_SECONDS = 30.0
 
 
-def _task(settings: SuiteSettings, dataset: Dataset, seed: int) -> TrainingTask:
+def task_of(settings: SuiteSettings, dataset: Dataset, seed: int) -> TrainingTask:
+    """
+    The training task of a seed, the same for every defence.
+
+    :param settings: Settings of the run.
+    :param dataset: The data.
+    :param seed: The seed.
+    :return: The task.
+    """
     return TrainingTask(
         dataset=dataset,
         model=settings.model,
@@ -44,15 +52,15 @@ def _task(settings: SuiteSettings, dataset: Dataset, seed: int) -> TrainingTask:
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
-        norm=settings.norm,
-        eps=max(settings.eps),
+        norm=settings.threats[0].norm,
+        eps=max(settings.threats[0].eps),
         device=settings.device,
     )
 
 
 def trained_cell(
     settings: SuiteSettings, dataset: Dataset, records: Records, name: str, seed: int, processes: Processes
-) -> tuple[dict[str, Any], SensRegClassifier | None]:
+) -> tuple[dict[str, Any], Cell | None]:
     """
     Train a defence, or read the model that an earlier run has trained.
 
@@ -62,20 +70,21 @@ def trained_cell(
     :param name: The defence.
     :param seed: The seed.
     :param processes: Those that share the work.
-    :return: The record of the cell, and the classifier; None if it could not be trained, for which the record has the
+    :return: The record of the cell, and what is attacked; None if it could not be trained, for which the record has the
         reason.
     """
-    task = _task(settings, dataset, seed)
-    checkpoint = records.out / "checkpoints" / f"{name}-seed{seed}.safetensors"
+    task = task_of(settings, dataset, seed)
     run = processes.agree(records.find(name, seed))
-    if run is not None and run["clean_accuracy"] is not None:
-        stored = processes.agree(_stored(checkpoint, task) if processes.rank == 0 else None)
-        if stored is not None:
-            model = task.new_model()
-            model.load_state_dict(stored)
-            return run, task.classifier(model)
     if run is not None and run["status"] == "not_applicable":
         return run, None
+    if run is not None and run["clean_accuracy"] is not None:
+        model = _trained_before(records, name, task, processes)
+        if model is not None:
+            try:
+                return run, _cell(settings, task, name, model)
+            except NotApplicable as reason:  # what it needs was there when it was trained
+                logger.warning("%s is not attacked any further: %s", name, reason)
+                return run, None
     run = {
         "defence": name,
         "dataset": dataset.name,
@@ -88,10 +97,11 @@ def trained_cell(
         "attacks": [],
         "worst_case": [],
     }
-    classifier = None
+    cell = None
     unfinished = records.out / "checkpoints" / "training" / f"{name}-seed{seed}"
     try:
-        classifier = _train(settings, task, run, unfinished, processes)
+        cell = _cell(settings, task, name, _model_of(settings, task, run, records, unfinished, processes))
+        run["clean_accuracy"] = float(clean_outcome(cell, task).mean())
     except NotApplicable as reason:
         run.update(status="not_applicable", reason=str(reason))
     except ProcessLostError:
@@ -100,14 +110,75 @@ def trained_cell(
         status = "error" if DEFENCES[name].ours else "not_applicable"
         run.update(status=status, reason=f"{type(error).__name__}: {error}")
         logger.debug("%s", traceback.format_exc())
-    if classifier is not None and records.writes:
+    if run["clean_accuracy"] is None:
+        cell = None
+    if cell is not None and records.writes:
+        checkpoint = _checkpoint(records, name, seed)
         aside = checkpoint.with_suffix(".part")
-        save_model(classifier.model, str(aside))
+        save_model(cell.model.model, str(aside))
         aside.replace(checkpoint)
     records.put(run)
-    if records.writes and (classifier is not None or run["reason"].startswith(("FloatingPointError", "ValueError"))):
+    if records.writes and (cell is not None or run["reason"].startswith(("FloatingPointError", "ValueError"))):
         shutil.rmtree(unfinished, ignore_errors=True)  # after other errors a resumed run may get further
-    return run, classifier
+    return run, cell
+
+
+def clean_outcome(cell: Cell, task: TrainingTask) -> np.ndarray:
+    """
+    Which test images are rightly classified unattacked.
+
+    :param cell: The trained defence.
+    :param task: Its training task.
+    :return: Boolean array; of a slow defence for the first images only.
+    :raises FloatingPointError: If the model returns NaN or infinite logits.
+    """
+    n = cell.scored(len(task.dataset.x_test))
+    x, y = task.dataset.x_test[:n], task.dataset.y_test[:n]
+    if not np.isfinite(cell.default.predict(x)).all():
+        raise FloatingPointError("the trained model returns NaN or infinite logits")
+    seed_everything("clean", task.seed)
+    return cell.judge(x, y, seed=task.seed).correct
+
+
+def _cell(settings: SuiteSettings, task: TrainingTask, name: str, model: nn.Module) -> Cell:
+    # All models are attacked through the same class: some of ART's attacks crash on its own under numpy 2.
+    defence = DEFENCES[name]
+    options = resolve_options(name, settings.options.get(name, {}), {}) if defence.preprocessing else {}
+    return cell_classifier(task, task.classifier(model), defence.preprocessing, options, settings.budget)
+
+
+def _checkpoint(records: Records, name: str, seed: int) -> Path:
+    return records.out / "checkpoints" / f"{name}-seed{seed}.safetensors"
+
+
+def _trained_before(records: Records, name: str, task: TrainingTask, processes: Processes) -> nn.Module | None:
+    """The model of a defence from its checkpoint, on every process, if it can be read."""
+    checkpoint = _checkpoint(records, name, task.seed)
+    stored = processes.agree(_stored(checkpoint, task) if processes.rank == 0 else None)
+    if stored is None:
+        return None
+    model = task.new_model()
+    model.load_state_dict(stored)
+    return model
+
+
+def _model_of(
+    settings: SuiteSettings,
+    task: TrainingTask,
+    run: dict[str, Any],
+    records: Records,
+    unfinished: Path,
+    processes: Processes,
+) -> nn.Module:
+    """Train; a preprocessor takes the model of `none`, and with it what it cost, if that one is there."""
+    if DEFENCES[run["defence"]].preprocessing:
+        twin = processes.agree(records.find("none", task.seed))
+        if twin is not None and twin["clean_accuracy"] is not None:
+            model = _trained_before(records, "none", task, processes)
+            if model is not None:
+                run.update(train_seconds=twin["train_seconds"], step_cost=twin["step_cost"])
+                return model
+    return _train(settings, task, run, unfinished, processes)
 
 
 def _stored(checkpoint: Path, task: TrainingTask) -> dict[str, torch.Tensor] | None:
@@ -123,8 +194,9 @@ def _stored(checkpoint: Path, task: TrainingTask) -> dict[str, torch.Tensor] | N
 
 def _train(
     settings: SuiteSettings, task: TrainingTask, run: dict[str, Any], unfinished: Path, processes: Processes
-) -> SensRegClassifier:
-    defence = DEFENCES[run["defence"]]
+) -> nn.Module:
+    # A preprocessor trains nothing of its own: the same seed gives the weights of `none`.
+    defence = DEFENCES["none" if DEFENCES[run["defence"]].preprocessing else run["defence"]]
     recipe = RECIPES.get(settings.dataset, FILE_RECIPE).penalties.get(defence.name, {})
     options = resolve_options(defence.name, settings.options.get(defence.name, {}), recipe)
     plain = processes.agree(task.plain_step_seconds())
@@ -139,13 +211,7 @@ def _train(
     plain = (plain + task.plain_step_seconds()) / 2
     if processes.count == 1:  # of several, the unit would be timed while the others do the same
         run["step_cost"] = run["train_seconds"] / task.steps / plain
-    # All models are attacked through the same class: some of ART's attacks crash on its own under numpy 2.
-    classifier = task.classifier(model)
-    predictions = classifier.predict(task.dataset.x_test)
-    if not np.isfinite(predictions).all():
-        raise FloatingPointError("the trained model returns NaN or infinite logits")
-    run["clean_accuracy"] = float((predictions.argmax(axis=1) == task.dataset.y_test).mean())
-    return classifier
+    return model
 
 
 def _on_the_first(defence: Defence, task: TrainingTask, options: dict[str, Any], processes: Processes) -> nn.Module:

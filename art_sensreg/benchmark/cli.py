@@ -16,12 +16,13 @@ from typing import Any, NoReturn
 
 import torch
 
-from art_sensreg.benchmark.attacks import ATTACKS, DEFAULT_ATTACKS, NORMS
+from art_sensreg.benchmark.attacks import ATTACKS, DEFAULT_ATTACKS, NORMS, ordered
 from art_sensreg.benchmark.defences import DEFENCES, resolve_options
 from art_sensreg.benchmark.records import Records
 from art_sensreg.benchmark.run import load_previous, run_suite
 from art_sensreg.benchmark.settings import BUDGETS, FILE_RECIPE, RECIPES, SuiteSettings
-from art_sensreg.benchmark.tables import explanations, summary_table
+from art_sensreg.benchmark.tables import explanations, extra_tables, summary_table
+from art_sensreg.benchmark.threats import pair_threats
 from art_sensreg.datasets import Dataset, load_dataset
 from art_sensreg.models import ACTIVATIONS, MODELS, NORM_LAYERS, build_model
 from art_sensreg.training.distributed import join_processes, leave_processes, local_device
@@ -50,13 +51,14 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--defences", type=known_names(DEFENCES), metavar="NAME,NAME...", help="default: all; see --list")
     add("--attacks", type=known_names(ATTACKS), metavar="NAME,NAME...", help="default: by budget; see --list")
-    add("--norm", choices=tuple(NORMS), default="linf")
+    add("--norm", type=_norms, default=("linf",), metavar="NORM,NORM...", help="linf (default), l2, l1, or several")
     add(
         "--eps",
-        type=_sizes,
-        metavar="EPS,EPS...",
-        help="attack sizes; the largest is the training eps of ART's trainers",
+        type=_size_groups,
+        metavar="EPS,EPS...[/EPS,...]",
+        help="attack sizes, one group for each norm; the largest of the first is the training eps of ART's trainers",
     )
+    add("--all-points", action="store_true", help="every attack on every image, not only on what cheaper ones left")
     add("--model", choices=tuple(MODELS), help="default: by data set")
     add("--activation", choices=tuple(ACTIVATIONS), default="relu")
     add("--norm-layer", choices=NORM_LAYERS, default="none")
@@ -65,7 +67,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--seeds", type=whole_number, default=1, metavar="N", help="training seeds 0 to N-1 (default 1)")
     add("--epochs", type=whole_number, metavar="N", help="default: by data set")
     add("--batch-size", type=whole_number, metavar="N", help="rows of a training step; default: by data set")
-    add("--learning-rate", type=_size, metavar="RATE", help="peak of the one-cycle schedule; default: by data set")
+    add(
+        "--learning-rate",
+        type=positive_number,
+        metavar="RATE",
+        help="peak of the one-cycle schedule; default: by data set",
+    )
     add("--train-size", type=whole_number, metavar="N", help="use the first N training images")
     add("--test-size", type=whole_number, metavar="N", help="attack the first N test images")
     add("--validation", action="store_true", help="attack held-out training images instead: for choosing settings")
@@ -89,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.list:
         print(list_names())
         return 0
-    missing = [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]
+    missing = [name for name in ("jinja2", "matplotlib", "pyautoattack") if find_spec(name) is None]
     if missing:
         parser.error(f"the suite needs {', '.join(missing)}: install art_sensreg[bench]")
     try:
@@ -144,9 +151,8 @@ def prepare(given: argparse.Namespace) -> tuple[SuiteSettings, Dataset, Path, di
     settings = SuiteSettings(
         dataset=given.dataset,
         defences=given.defences or tuple(DEFENCES),
-        attacks=_attacks(given.attacks, budget, dataset.nb_classes),
-        norm=given.norm,
-        eps=given.eps or recipe.eps[given.norm],
+        attacks=_attacks(given.attacks, budget, dataset.nb_classes, given.norm),
+        threats=pair_threats(given.norm, given.eps, recipe.eps),
         model=given.model or recipe.model,
         activation=given.activation,
         norm_layer=given.norm_layer,
@@ -160,6 +166,7 @@ def prepare(given: argparse.Namespace) -> tuple[SuiteSettings, Dataset, Path, di
         validation=given.validation,
         data_crc32=dataset.crc32,
         device=device,
+        all_points=given.all_points,
         options=options,
     )
     build_model(settings.model, dataset.input_shape, dataset.nb_classes, settings.activation, settings.norm_layer)
@@ -173,16 +180,19 @@ def prepare(given: argparse.Namespace) -> tuple[SuiteSettings, Dataset, Path, di
     return settings, dataset, out, previous
 
 
-def _attacks(given: tuple[str, ...] | None, budget: str, classes: int) -> tuple[str, ...]:
-    """The attacks to run; those that need more classes are left out, and refused when asked for by name."""
-    defined = tuple(name for name, attack in ATTACKS.items() if attack.min_classes <= classes)
-    if given is None or given == tuple(ATTACKS):
-        return tuple(name for name in given or DEFAULT_ATTACKS[budget] if name in defined)
-    unfit = [name for name in given if name not in defined]
-    if unfit:
-        needed = ATTACKS[unfit[0]].min_classes
-        raise ValueError(f"`--attacks` names {unfit[0]}, which needs {needed} classes; the data set has {classes}")
-    return given
+def _attacks(given: tuple[str, ...] | None, budget: str, classes: int, norms: tuple[str, ...]) -> tuple[str, ...]:
+    """The attacks to run, cheap ones first; those that are not defined are left out, and refused when asked for."""
+    unfit = {}
+    for name, attack in ATTACKS.items():
+        if attack.min_classes > classes:
+            unfit[name] = f"needs {attack.min_classes} classes; the data set has {classes}"
+        elif not set(norms) & set(attack.norms):
+            unfit[name] = f"is not defined in {', '.join(norms)}; only in {', '.join(attack.norms)}"
+    if given is not None and given != tuple(ATTACKS):
+        for name in given:
+            if name in unfit:
+                raise ValueError(f"`--attacks` names {name}, which {unfit[name]}")
+    return tuple(ordered(name for name in given or DEFAULT_ATTACKS[budget] if name not in unfit))
 
 
 def finish(records: Records, command: str) -> None:
@@ -197,6 +207,8 @@ def finish(records: Records, command: str) -> None:
     records.save()
     paths = write_report(records.data, records.out, command)
     print(summary_table(records.data).as_text())
+    for heading, table in extra_tables(records.data):
+        print(f"\n{heading}\n{table.as_text()}")
     for line in explanations(records.data):
         print(line)
     print("\nWrote:")
@@ -211,9 +223,12 @@ def list_names() -> str:
     for defence in DEFENCES.values():
         repaired = f"; repaired: {defence.repaired}" if defence.repaired else ""
         options = f" [{', '.join(defence.options)}]" if defence.options else ""
-        lines.append(f"  {defence.name:18} {defence.summary} ({defence.paper}{repaired}){options}")
-    lines.append("Attacks:")
-    lines += [f"  {attack.name:18} {attack.summary} ({attack.paper})" for attack in ATTACKS.values()]
+        lines.append(f"  {defence.name:26} {defence.summary} ({defence.paper}{repaired}){options}")
+    lines.append("Attacks, in the order in which they run:")
+    for name in ordered(ATTACKS):
+        attack = ATTACKS[name]
+        norms = "" if attack.norms == tuple(NORMS) else f"; {', '.join(attack.norms)} only"
+        lines.append(f"  {name:26} {attack.summary} ({attack.paper}{norms})")
     return "\n".join(lines)
 
 
@@ -239,7 +254,14 @@ def known_names(known: dict[str, Any]) -> Any:
     return parse
 
 
-def _size(text: str) -> float:
+def positive_number(text: str) -> float:
+    """
+    Parse a finite number above 0, for argparse.
+
+    :param text: The text.
+    :return: The number.
+    :raises argparse.ArgumentTypeError: If it is none.
+    """
     try:
         value = float(text)
     except ValueError:
@@ -249,8 +271,17 @@ def _size(text: str) -> float:
     return value
 
 
+def _norms(text: str) -> tuple[str, ...]:
+    norms: tuple[str, ...] = known_names(NORMS)(text)
+    return norms
+
+
+def _size_groups(text: str) -> list[tuple[float, ...]]:
+    return [_sizes(group) for group in text.split("/")]
+
+
 def _sizes(text: str) -> tuple[float, ...]:
-    return tuple(sorted({_size(part) for part in text.split(",")}))
+    return tuple(sorted({positive_number(part) for part in text.split(",")}))
 
 
 def whole_number(text: str) -> int:

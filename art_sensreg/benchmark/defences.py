@@ -9,6 +9,7 @@ from typing import Any
 from art.estimators.classification import PyTorchClassifier
 
 from art_sensreg.benchmark import art_baselines as art
+from art_sensreg.benchmark.preprocessing_rows import PREPROCESSING_ROWS, NamedRow, PreprocessingRow
 from art_sensreg.benchmark.task import TrainingTask
 from art_sensreg.objectives import Penalty
 from art_sensreg.penalties import JacobianPenalty, SensitivityPenalty
@@ -32,6 +33,7 @@ class Defence:
     :param ours: Whether a failure is one of this package; ART's as shipped may be not applicable.
     :param repaired: What a `...-fixed` row repairs.
     :param penalties: Function of the options that makes the penalties, for defences that train with some.
+    :param preprocessing: What stands before the model at prediction time; the model itself is that of `none`.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Defence:
     ours: bool = True
     repaired: str = ""
     penalties: Callable[[Options], list[Penalty]] | None = None
+    preprocessing: PreprocessingRow | None = None
 
 
 def _sensitivity_options() -> Options:
@@ -89,6 +92,16 @@ def _jacobian_alone(options: Options) -> list[Penalty]:
 
 def _both(options: Options) -> list[Penalty]:
     return [_sensitivity(options), JacobianPenalty(weight=options["jr_weight"])]
+
+
+def _preprocessed(named: NamedRow) -> Defence:
+    """A defence that is a preprocessor before the model of `none`."""
+
+    def train(task: TrainingTask, chosen: Options) -> PyTorchClassifier:
+        return DEFENCES["none"].train(task, {})
+
+    ours = not named.name.startswith("art-")
+    return Defence(named.name, named.summary, named.paper, train, named.options, ours=ours, preprocessing=named.row)
 
 
 _PAPER = "Fidel et al. 2020, arXiv 2009.11349"
@@ -188,6 +201,7 @@ DEFENCES = {
             {**_PGD, "gamma": 0.005, "proxy_learning_rate": 0.01},
             repaired="a torch 2 scheduler is accepted",
         ),
+        *map(_preprocessed, PREPROCESSING_ROWS),
     )
 }
 

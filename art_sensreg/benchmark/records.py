@@ -16,6 +16,8 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
+from art_sensreg.benchmark.threats import Threats
+
 SCHEMA = 1
 Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 
@@ -131,7 +133,10 @@ class Records:
         rows = [
             {
                 **{key: run[key] for key in ("defence", "dataset", "seed", "status", "clean_accuracy", "step_cost")},
-                **attack,
+                **{
+                    name: json.dumps(value) if isinstance(value, (dict, list)) else value
+                    for name, value in attack.items()
+                },
             }
             for run in self.runs
             for attack in run["attacks"] or [{}]
@@ -144,20 +149,23 @@ class Records:
             writer.writerows(rows)
         os.replace(aside, self.out / "results.csv")
 
-    def write_mask(self, parts: tuple[Any, ...], robust: np.ndarray, attacked: np.ndarray) -> str:
+    def write_mask(
+        self, parts: tuple[Any, ...], robust: np.ndarray, attacked: np.ndarray, seen: np.ndarray | None = None
+    ) -> str:
         """
         Store the per-example outcome of an attack.
 
         :param parts: What the file's name is made of.
-        :param robust: True where the prediction stayed right, `(n,)`; of images that were not attacked, the clean one.
-        :param attacked: True where the image belonged to the attacked part, `(n,)`.
+        :param robust: True where the image is still right after this attack and those before it, `(n,)`.
+        :param attacked: True where the image belonged to the attacked part, `(n,)`: what accuracies are shares of.
+        :param seen: True where this attack worked on the image: it was not lost before, `(n,)`; None: the attacked.
         :return: Path of the file, relative to the output folder.
         """
         name = "-".join(re.sub(r"[^A-Za-z0-9.+]", "_", str(part)) for part in parts)
         path = self.out / "masks" / f"{name}.npz"
         if self.writes:
             aside = path.with_suffix(".part.npz")
-            np.savez_compressed(aside, robust=robust, attacked=attacked)
+            np.savez_compressed(aside, robust=robust, attacked=attacked, seen=attacked if seen is None else seen)
             os.replace(aside, path)
         return f"masks/{path.name}"
 
@@ -184,37 +192,48 @@ class Records:
         except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return False
 
-    def summarise(self, run: dict[str, Any], norm: str, eps: tuple[float, ...]) -> None:
+    def summarise(self, run: dict[str, Any], threats: Threats) -> None:
         """
-        Fill in `worst_case`: the mean over examples of the minimum over attacks, at each eps.
+        Fill in `worst_case` and `union`: the mean over examples of the minimum over attacks.
 
-        Examples that no attack was run on do not count; some attacks see only the first ones.
+        Examples that no attack was run on do not count; some attacks see only the first ones. The union is over the
+        norms, for the first sizes of all norms together, then the second ones, ...
 
         :param run: The record.
-        :param norm: Norm of the attacks.
-        :param eps: Attack sizes.
+        :param threats: Norms and sizes.
         """
-        run["worst_case"] = []
-        for size in eps:
-            masks = [
-                self.read_mask(attack["mask"])
-                for attack in run["attacks"]
-                if attack["eps"] == size and attack["norm"] == norm and self.has_mask(attack["mask"])
-            ]
-            if masks:
-                attacked = np.logical_or.reduce([mask[1] for mask in masks])
-                robust = np.logical_and.reduce([mask[0] for mask in masks])[attacked]
-                low, high = wilson_interval(int(robust.sum()), len(robust))
-                run["worst_case"].append(
-                    {
-                        "norm": norm,
-                        "eps": size,
-                        "robust_accuracy": float(robust.mean()),
-                        "ci_low": low,
-                        "ci_high": high,
-                        "n": len(robust),
-                    }
-                )
+        outcomes = {
+            (threat.norm, eps): self._outcome(run, threat.norm, eps) for threat in threats for eps in threat.eps
+        }
+        run["worst_case"] = [
+            {"norm": norm, "eps": eps, **_share(robust[attacked])}
+            for (norm, eps), (robust, attacked) in outcomes.items()
+            if attacked.any()
+        ]
+        run["union"] = []
+        for sizes in zip(*(threat.eps for threat in threats), strict=False):
+            eps_of = {threat.norm: eps for threat, eps in zip(threats, sizes, strict=True)}
+            parts = [outcomes[pair] for pair in eps_of.items()]
+            if all(attacked.any() for _, attacked in parts):
+                everywhere = np.logical_and.reduce([attacked for _, attacked in parts])
+                robust = np.logical_and.reduce([robust for robust, _ in parts])
+                run["union"].append({"eps": eps_of, **_share(robust[everywhere])})
+
+    def _outcome(self, run: dict[str, Any], norm: str, eps: float) -> tuple[np.ndarray, np.ndarray]:
+        """Which images no attack broke, and which were attacked."""
+        masks = [
+            self.read_mask(attack["mask"])
+            for attack in run["attacks"]
+            if (attack["norm"], attack["eps"]) == (norm, eps) and self.has_mask(attack["mask"])
+        ]
+        if not masks:
+            return np.zeros(0, dtype=bool), np.zeros(0, dtype=bool)
+        return np.logical_and.reduce([mask[0] for mask in masks]), np.logical_or.reduce([mask[1] for mask in masks])
+
+
+def _share(robust: np.ndarray) -> dict[str, Any]:
+    low, high = wilson_interval(int(robust.sum()), len(robust))
+    return {"robust_accuracy": float(robust.mean()), "ci_low": low, "ci_high": high, "n": len(robust)}
 
 
 def write_text(path: Path, text: str) -> None:

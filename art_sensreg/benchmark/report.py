@@ -7,7 +7,15 @@ from statistics import fmean
 from typing import Any
 
 from art_sensreg.benchmark.records import write_text
-from art_sensreg.benchmark.tables import attack_table, explanations, group_runs, summary_table
+from art_sensreg.benchmark.tables import (
+    attack_table,
+    explanations,
+    extra_tables,
+    group_runs,
+    noise_table,
+    summary_table,
+)
+from art_sensreg.benchmark.threats import Threat, threats_of
 
 _HTML = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
@@ -23,9 +31,10 @@ td:not(:first-child), th:not(:first-child) { text-align: right } img { max-width
 <table><tr>{% for cell in table.header %}<th>{{ cell }}</th>{% endfor %}</tr>
 {% for row in table.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table>{% endfor %}
-<p>* attacked on part of the images only.</p>
+<p>{{ footnote }}</p>
 {% if lines %}<h2>Not in the table</h2><ul>{% for line in lines %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}
-<h2>Worst case over eps</h2><img src="robustness.png" alt="Robust accuracy over eps, one line per defence">
+<h2>Worst case over eps</h2>{% for picture in pictures %}
+<img src="{{ picture }}" alt="Robust accuracy over eps, one line per defence">{% endfor %}
 <h2>Environment</h2><p>{% for name, value in environment.items() %}{{ name }} {{ value }}; {% endfor %}</p>
 </body></html>
 """
@@ -33,7 +42,7 @@ td:not(:first-child), th:not(:first-child) { text-align: right } img { max-width
 
 def write_report(data: dict[str, Any], out: Path, command: str) -> list[Path]:
     """
-    Write `robustness.png`, `report.md` and `report.html`.
+    Write `robustness.png` (and `robustness-NORM.png` of every further norm), `report.md` and `report.html`.
 
     :param data: Content of `results.json`.
     :param out: Output folder.
@@ -44,30 +53,58 @@ def write_report(data: dict[str, Any], out: Path, command: str) -> list[Path]:
 
     config = data["config"]
     part = "held-out training images" if config["validation"] else "test images"
-    title = f"{Path(config['dataset']).stem}, {config['model']}, {config['norm']}"
+    threats = threats_of(config)
+    title = f"{Path(config['dataset']).stem}, {config['model']}, {', '.join(threat.norm for threat in threats)}"
     notes = (
         f"First {config['test_size']} {part}; {config['epochs']} epochs; seeds: {config['seeds']}; budget "
         f"{config['budget']}. Worst case: share of the images that no attack of the suite broke, with Wilson's 95 % "
         "interval. Step cost: time of a training step over that of a plain cross-entropy step, timed just before and "
         f"after. Training and attacks took {total_minutes(data):.1f} minutes."
     )
-    tables = [("Worst case", summary_table(data))]
-    tables += [(f"Each attack at {eps:.4g}: robust accuracy in %", attack_table(data, eps)) for eps in config["eps"]]
+    tables = [("Worst case", summary_table(data)), *extra_tables(data)]
+    cumulative = "" if config.get("all_points", True) else ", after this attack and those to its left"
+    for threat in threats:
+        for eps in threat.eps:
+            heading = f"Each attack at {threat.norm} {eps:.4g}: robust accuracy in %{cumulative}"
+            tables.append((heading, attack_table(data, threat.norm, eps)))
+    noise = noise_table(data)
+    tables += [("Random noise of each size: accuracy in %, mean over 10 draws", noise)] if noise.rows else []
     lines = explanations(data)
-    paths = [out / "robustness.png", out / "report.md", out / "report.html"]
-    plot_robustness(data, paths[0])
+    pictures = {threat.norm: f"robustness-{threat.norm}.png" for threat in threats}
+    pictures[threats[0].norm] = "robustness.png"
+    for threat in threats:
+        plot_robustness(data, out / pictures[threat.norm], threat)
+    pages = [out / "report.md", out / "report.html"]
     markdown = [f"# {title}", notes, f"```\n{command}\n```"]
     markdown += [f"## {heading}\n\n{table.as_markdown()}" for heading, table in tables]
-    markdown += ["\\* attacked on part of the images only."]
+    markdown += [f"\\{_footnote(config)}"]
     markdown += ["## Not in the table\n\n" + "\n".join(f"- {line}" for line in lines)] if lines else []
     markdown += ["Environment: " + ", ".join(f"{name} {value}" for name, value in data["environment"].items()) + "."]
-    write_text(paths[1], "\n\n".join(markdown) + "\n")
+    write_text(pages[0], "\n\n".join(markdown) + "\n")
     template = Environment(autoescape=True).from_string(_HTML)
     page = template.render(
-        title=title, notes=notes, command=command, tables=tables, lines=lines, environment=data["environment"]
+        title=title,
+        notes=notes,
+        command=command,
+        tables=tables,
+        footnote=_footnote(config),
+        lines=lines,
+        pictures=list(pictures.values()),
+        environment=data["environment"],
     )
-    write_text(paths[2], page)
-    return paths
+    write_text(pages[1], page)
+    return [*(out / picture for picture in pictures.values()), *pages]
+
+
+def _footnote(config: dict[str, Any]) -> str:
+    text = "* attacked on part of the images only."
+    if not config.get("all_points", True):
+        text += (
+            " Each attack sees only the images that the attacks to its left have not broken, so its column is what is "
+            "left after all of them; with --all-points every attack sees every image. Preprocessing is attacked by "
+            "ART's gradient attacks first, then by its black-box ones, then by the others."
+        )
+    return text
 
 
 def total_minutes(data: dict[str, Any]) -> float:
@@ -80,20 +117,21 @@ def total_minutes(data: dict[str, Any]) -> float:
     seconds = 0.0
     for run in data["runs"]:
         seconds += run["train_seconds"] or 0.0
-        seconds += sum({(attack["attack"], attack["seconds"]): attack["seconds"] for attack in run["attacks"]}.values())
+        seconds += sum({(row["attack"], row["seconds"]): row["seconds"] for row in run["attacks"]}.values())
     return seconds / 60
 
 
-def plot_robustness(data: dict[str, Any], path: Path) -> None:
+def plot_robustness(data: dict[str, Any], path: Path, threat: Threat) -> None:
     """
     Plot the worst case over eps, one line per defence, with the clean accuracy at eps 0.
 
     :param data: Content of `results.json`.
     :param path: PNG file.
+    :param threat: Norm and sizes.
     """
     from matplotlib.figure import Figure
 
-    norm, sizes = data["config"]["norm"], data["config"]["eps"]
+    norm, sizes = threat.norm, threat.eps
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.add_subplot()
     for number, (name, runs) in enumerate(group_runs(data).items()):

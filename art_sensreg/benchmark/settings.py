@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from art_sensreg.benchmark.threats import Threats, threats_as_json
+
 BUDGETS = ("smoke", "quick", "full")
 
 
@@ -45,7 +47,7 @@ def _penalties(sigma: float, sr_weight: float, jr_weight: float, jr_alone: float
 RECIPES = {
     "digits": Recipe(
         model="cnn-small",
-        eps={"linf": (0.1, 0.2), "l2": (0.5, 1.0)},
+        eps={"linf": (0.1, 0.2), "l2": (0.5, 1.0), "l1": (1.0, 2.0)},
         epochs=12,
         batch_size=64,
         learning_rate=3e-3,
@@ -55,7 +57,7 @@ RECIPES = {
     ),
     "mnist": Recipe(
         model="cnn-small",
-        eps={"linf": (0.1, 0.2, 0.3), "l2": (1.0, 1.5, 2.0)},
+        eps={"linf": (0.1, 0.2, 0.3), "l2": (1.0, 1.5, 2.0), "l1": (5.0, 7.5, 10.0)},
         epochs=15,
         batch_size=128,
         learning_rate=3e-3,
@@ -64,7 +66,7 @@ RECIPES = {
     ),
     "cifar10": Recipe(
         model="resnet-small",
-        eps={"linf": (2 / 255, 8 / 255), "l2": (0.25, 0.5)},
+        eps={"linf": (2 / 255, 8 / 255), "l2": (0.25, 0.5), "l1": (4.0, 12.0)},
         epochs=20,
         batch_size=128,
         learning_rate=3e-3,
@@ -75,7 +77,7 @@ RECIPES = {
 # A file of one's own: nothing is known of it, so moderate values.
 FILE_RECIPE = Recipe(
     model="cnn-small",
-    eps={"linf": (0.05, 0.1), "l2": (0.5, 1.0)},
+    eps={"linf": (0.05, 0.1), "l2": (0.5, 1.0), "l1": (5.0, 10.0)},
     epochs=20,
     batch_size=128,
     learning_rate=3e-3,
@@ -91,9 +93,8 @@ class SuiteSettings:
 
     :param dataset: `digits`, `mnist`, `cifar10`, or the path of an `.npz` file.
     :param defences: Names of the defences.
-    :param attacks: Names of the attacks.
-    :param norm: `linf` or `l2`.
-    :param eps: Attack sizes, ascending.
+    :param attacks: Names of the attacks, in the order in which they run.
+    :param threats: Norms and attack sizes; ART's adversarial trainers train at the first norm's largest size.
     :param model: Name of the model.
     :param activation: Name of the activation.
     :param norm_layer: `none` or `batch`.
@@ -107,14 +108,14 @@ class SuiteSettings:
     :param validation: Whether held-out training images stand in the place of the test images.
     :param data_crc32: Checksum of the images and labels used.
     :param device: `cpu` or `cuda`.
+    :param all_points: Whether every attack sees every image, and not only those that earlier ones left.
     :param options: Options of single defences, `{defence: {option: value}}`.
     """
 
     dataset: str
     defences: tuple[str, ...]
     attacks: tuple[str, ...]
-    norm: str
-    eps: tuple[float, ...]
+    threats: Threats
     model: str
     activation: str
     norm_layer: str
@@ -128,11 +129,16 @@ class SuiteSettings:
     validation: bool
     data_crc32: int
     device: str
+    all_points: bool = False
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """The settings as they stand in `results.json`."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        values: dict[str, Any] = {}
+        for name, value in asdict(self).items():
+            # The place of the two older entries: a page that shows the settings keeps its order.
+            values.update(threats_as_json(self.threats) if name == "threats" else {name: value})
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def first_difference(self, stored: dict[str, Any]) -> str | None:
         """

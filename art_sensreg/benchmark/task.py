@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
-from art_sensreg.benchmark.attacks import NORMS
+from art_sensreg.benchmark.threats import NORMS
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.datasets import Dataset
 from art_sensreg.models import build_model
@@ -34,7 +35,7 @@ class TrainingTask:
     :param epochs: Passes over the training data.
     :param batch_size: Rows of a step.
     :param learning_rate: Peak of the one-cycle schedule.
-    :param norm: `linf` or `l2`.
+    :param norm: `linf`, `l2` or `l1`: that of adversarial training.
     :param eps: Size that adversarial training trains at.
     :param device: `cpu` or `cuda`.
     :param checkpoint_dir: Where a training run may leave what it needs to be resumed, or None.
@@ -65,7 +66,7 @@ class TrainingTask:
 
     def require_linf(self, reason: str) -> None:
         """
-        Refuse the L2 norm.
+        Refuse the norms other than L-inf.
 
         :param reason: Why.
         :raises NotApplicable: If the norm is not `linf`.
@@ -96,20 +97,25 @@ class TrainingTask:
             optimizer = torch.optim.Adam(parameters, lr=learning_rate or self.learning_rate)
         return self._wrap(PyTorchClassifier, model, optimizer)
 
-    def classifier(self, model: nn.Module | None = None) -> SensRegClassifier:
+    def classifier(
+        self, model: nn.Module | None = None, kind: type[SensRegClassifier] = SensRegClassifier, **kwargs: Any
+    ) -> SensRegClassifier:
         """
         The classifier that the suite trains ours on, and attacks everybody's models through.
 
         :param model: A trained model; a new one if None.
+        :param kind: Its class.
+        :param kwargs: Further arguments of the class, such as `preprocessing_defences`.
         :return: The classifier.
         """
         model = model or self.new_model()
-        wrapped = self._wrap(SensRegClassifier, model, torch.optim.Adam(model.parameters(), lr=self.learning_rate))
+        optimizer = torch.optim.Adam(model.parameters(), lr=self.learning_rate)
+        wrapped = self._wrap(kind, model, optimizer, **kwargs)
         assert isinstance(wrapped, SensRegClassifier)
         return wrapped
 
     def _wrap(
-        self, kind: type[PyTorchClassifier], model: nn.Module, optimizer: torch.optim.Optimizer
+        self, kind: type[PyTorchClassifier], model: nn.Module, optimizer: torch.optim.Optimizer, **kwargs: Any
     ) -> PyTorchClassifier:
         return kind(
             model=model,
@@ -119,6 +125,7 @@ class TrainingTask:
             optimizer=optimizer,
             clip_values=(0.0, 1.0),
             device_type="gpu" if self.device == "cuda" else "cpu",
+            **kwargs,
         )
 
     def one_cycle(self, classifier: PyTorchClassifier) -> OneCycleLR:

@@ -1,14 +1,17 @@
-"""All nine attacks run on the trained classifier unchanged, and break an undefended one."""
+"""All attacks run on the trained classifier unchanged, and break an undefended one."""
 
 import numpy as np
 import pytest
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty
-from art_sensreg.benchmark.attacks import ATTACKS, NORMS, perturbation_size
+from art_sensreg.benchmark.attacks import ATTACKS, DEFAULT_ATTACKS, NORMS, ordered, perturbation_size
+from art_sensreg.benchmark.settings import BUDGETS
 
 STRENGTH = {
-    "max_iter": 10, "restarts": 1, "binary_search_steps": 2, "max_eval": 50, "queries": 20
+    "max_iter": 10, "restarts": 1, "binary_search_steps": 2, "max_eval": 50, "queries": 20,
+    "nb_iter": 5, "nb_queries": 10, "nb_restarts": 1, "eot_iter": 1, "seed": 0,
 }  # fmt: skip
+DEFINED = [(name, norm) for name, attack in ATTACKS.items() for norm in attack.norms]
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +29,21 @@ def trained(digits):
     return get
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("attack", ATTACKS)
+def settings_of(digits, *surrogates):
+    donors = (digits.x_train[:50], digits.y_train[:50])
+    return {**STRENGTH, "donors": donors, "surrogates": list(surrogates)}
+
+
+@pytest.mark.parametrize(("attack", "norm"), DEFINED)
 @pytest.mark.parametrize("name", ["cnn-small", "resnet-small"])
 def test_all_attacks_run_unchanged(make_classifier, digits, trained, name, attack, norm):
+    if name == "resnet-small" and not (ATTACKS[attack].art or norm == "linf"):
+        pytest.skip("the attack's own tests have other models")
     classifier = trained(make_classifier, name, (SensitivityPenalty(sigma=0.2), JacobianPenalty()))
     x, y = digits.x_test[:4], np.eye(10, dtype=np.float32)[digits.y_test[:4]]
     before = x.copy()
-    generator = ATTACKS[attack].build(classifier, NORMS[norm], 0.3, STRENGTH)
+    settings = settings_of(digits, trained(make_classifier, "cnn-small"))
+    generator = ATTACKS[attack].build(classifier, NORMS[norm], 0.3, settings)
     x_adv = generator.generate(x, y=y)
     assert x_adv.shape == x.shape
     assert np.isfinite(x_adv).all()
@@ -53,6 +63,15 @@ def test_all_attacks_run_unchanged(make_classifier, digits, trained, name, attac
         ("apgd-dlr", "linf", 0.3, 0.02),
         ("square", "linf", 0.3, 0.2),
         ("art-autoattack", "linf", 0.3, 0.02),
+        ("autoattack", "linf", 0.3, 0.0),
+        ("apgd-t", "linf", 0.3, 0.0),
+        ("fab-t", "linf", 0.3, 0.1),
+        ("hidden-away", "linf", 0.3, 0.02),
+        ("hidden-towards", "linf", 0.3, 0.1),
+        ("far-starts", "linf", 0.3, 0.02),
+        ("scaled-logits", "linf", 0.3, 0.02),
+        ("targeted-margin", "linf", 0.3, 0.02),
+        ("autoattack", "l1", 4.0, 0.02),
         ("pgd", "l2", 2.0, 0.02),
         ("deepfool", "l2", 2.0, 0.02),
         ("carlini-l2", "l2", 2.0, 0.1),
@@ -63,8 +82,27 @@ def test_each_attack_breaks_an_undefended_model(make_classifier, digits, trained
     classifier = trained(make_classifier, "cnn-small")
     n = 10 if attack == "hopskipjump" else 50
     x, y = digits.x_test[:n], digits.y_test[:n]
-    strength = {"max_iter": 40, "restarts": 1, "binary_search_steps": 5, "max_eval": 200, "queries": 100}
+    strength = {
+        **settings_of(digits), "max_iter": 40, "binary_search_steps": 5, "max_eval": 200, "queries": 100, "nb_iter": 20
+    }  # fmt: skip
     x_adv = ATTACKS[attack].build(classifier, NORMS[norm], eps, strength).generate(x, y=np.eye(10)[y])
     within = perturbation_size(x, x_adv, norm) <= eps * (1 + 1e-5)
     robust = ~(within & (classifier.predict(x_adv).argmax(1) != y))
     assert robust.mean() <= most
+
+
+def test_every_attack_has_a_rank_of_its_own_and_a_strength_at_each_budget():
+    assert len({attack.cost for attack in ATTACKS.values()}) == len(ATTACKS)
+    for attack in ATTACKS.values():
+        assert set(attack.settings) == set(BUDGETS)
+        assert attack.norms
+        assert attack.summary
+        assert attack.paper
+    for names in DEFAULT_ATTACKS.values():
+        assert set(names) <= set(ATTACKS)
+        assert "autoattack" in names
+
+
+def test_of_two_views_arts_gradient_attacks_go_first():
+    names = ordered(["square", "apgd-t", "autoattack", "deepfool", "fgm"], both_views=True)
+    assert names == ["fgm", "deepfool", "square", "apgd-t", "autoattack"]

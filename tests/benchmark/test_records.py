@@ -4,8 +4,8 @@ import math
 import numpy as np
 import pytest
 
-from art_sensreg.benchmark.attacks import perturbation_size
 from art_sensreg.benchmark.records import Records, wilson_interval
+from art_sensreg.benchmark.threats import Threat, perturbation_size
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 10), (3, 10), (10, 10), (830, 1000)])
@@ -27,11 +27,30 @@ def test_worst_case_is_the_mean_of_minima_and_not_the_minimum_of_means(tmp_path)
         path = records.write_mask(("d", name), np.array(robust, bool), np.ones(5, bool))
         run["attacks"].append({"attack": name, "norm": "linf", "eps": 0.1, "mask": path})
     run["attacks"].append({"attack": "failed", "norm": "linf", "eps": 0.1, "mask": None})
-    records.summarise(run, "linf", (0.1, 0.2))
+    records.summarise(run, (Threat("linf", (0.1, 0.2)),))
     (case,) = run["worst_case"]
     assert case["robust_accuracy"] == 0.4  # each attack alone leaves 0.6
     assert (case["ci_low"], case["ci_high"]) == wilson_interval(2, 5)
     assert case["n"] == 5
+
+
+def test_the_union_is_what_no_norm_broke(tmp_path):
+    records = Records(tmp_path, {}, "cpu")
+    run = {"attacks": []}
+    outcomes = {
+        ("linf", 0.1): ([1, 1, 0, 1, 1], [1, 1, 1, 1, 0]),
+        ("l2", 0.5): ([1, 0, 1, 1, 1], [1, 1, 1, 1, 1]),
+        ("linf", 0.2): ([0, 0, 0, 0, 0], [1, 1, 1, 1, 1]),
+    }
+    for (norm, eps), (robust, attacked) in outcomes.items():
+        path = records.write_mask((norm, eps), np.array(robust, bool), np.array(attacked, bool))
+        run["attacks"].append({"attack": "a", "norm": norm, "eps": eps, "mask": path})
+    records.summarise(run, (Threat("linf", (0.1, 0.2)), Threat("l2", (0.5, 1.0))))
+    (union,) = run["union"]  # nothing was attacked at the second size of l2
+    assert union["eps"] == {"linf": 0.1, "l2": 0.5}
+    assert (union["robust_accuracy"], union["n"]) == (0.5, 4)  # the fifth image was not attacked in both norms
+    assert (union["ci_low"], union["ci_high"]) == wilson_interval(2, 4)
+    assert [case["robust_accuracy"] for case in run["worst_case"]] == [0.75, 0.0, 0.8]
 
 
 def test_a_record_is_replaced_and_the_file_is_always_whole(tmp_path):

@@ -62,7 +62,8 @@ def test_files_of_the_contract(finished):
         assert entry["step_cost"] > 0
         assert len(entry["attacks"]) == 4 * 2
         for attack in entry["attacks"]:
-            assert set(attack) == {"attack", "norm", "eps", "robust_accuracy", "n", "seconds", "mask"}
+            assert {"attack", "norm", "eps", "robust_accuracy", "n", "seconds", "mask", "seen"} <= set(attack)
+            assert (attack["view"], attack["status"]) == ("default", "ok")
     with (finished / "results.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 4 * 4 * 2
     page = (finished / "report.html").read_text()
@@ -193,13 +194,16 @@ def test_a_failing_attack_is_reported_and_filled_in_later(tmp_path, monkeypatch)
     broken = replace(ATTACKS["pgd"], build=lambda *_: (_ for _ in ()).throw(RuntimeError("no attack")))
     monkeypatch.setitem(ATTACKS, "pgd", broken)
     out = tmp_path / "run"
-    assert run(out, "--defences", "none", "--attacks", "pgd,fgm") == 1
+    # Small sizes: where no image is left, an attack cannot fail either.
+    arguments = ["--defences", "none", "--attacks", "pgd,fgm", "--eps", "0.01,0.02"]
+    assert run(out, *arguments) == 1
     (entry,) = results(out)["runs"]
     assert entry["status"] == "error"
     assert "pgd: RuntimeError: no attack" in entry["reason"]
-    assert [a["robust_accuracy"] is None for a in entry["attacks"]] == [True, True, False, False]
+    failed = [(a["attack"], a["robust_accuracy"] is None, a["status"]) for a in entry["attacks"]]
+    assert failed == [("fgm", False, "ok")] * 2 + [("pgd", True, "error")] * 2
     monkeypatch.undo()
-    assert run(out, "--defences", "none", "--attacks", "pgd,fgm", "--resume") == 0
+    assert run(out, *arguments, "--resume") == 0
     (entry,) = results(out)["runs"]
     assert (entry["status"], entry["reason"]) == ("ok", "")
     assert len(entry["attacks"]) == 4
@@ -255,7 +259,11 @@ def test_list(capsys):
         (["--dataset", "missing.npz"], "there is no file missing.npz"),
         (["--defences", "magic"], "magic is unknown; expected all, none, sr, jr"),
         (["--attacks", "magic"], "magic is unknown; expected all, fgm, pgd"),
-        (["--norm", "l1"], "invalid choice: 'l1' (choose from"),
+        (["--norm", "l3"], "l3 is unknown; expected all, linf, l2, l1"),
+        (["--norm", "linf,l2", "--eps", "0.1"], "`--eps` has 1 groups of sizes; expected 2, one for each of the norms"),
+        (["--eps", "0.1/0.2"], "`--eps` has 2 groups of sizes; expected 1"),
+        (["--norm", "linf,l2", "--eps", "0.1/"], "'' is no number above 0"),
+        (["--norm", "l1", "--attacks", "square"], "names square, which is not defined in l1; only in linf, l2"),
         (["--eps", "0.1,-1"], "'-1' is no number above 0"),
         (["--eps", "a"], "'a' is no number above 0"),
         (["--model", "vgg"], "invalid choice: 'vgg'"),

@@ -1,0 +1,160 @@
+"""The classifiers of a cell: as ART attacks it by default, and with BPDA and EOT; and how outcomes are scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from art_sensreg.attacks import BPDA
+from art_sensreg.benchmark.preprocessing_rows import PreprocessingRow
+from art_sensreg.benchmark.task import TrainingTask
+from art_sensreg.classifiers import SensRegClassifier
+
+# Times that a random model is scored with fresh draws, by budget.
+REPEATS = {"smoke": 3, "quick": 5, "full": 10}
+# Images on which the clean accuracy of a slow preprocessor is measured at most.
+_CLEAN_POINTS = 200
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """
+    Which images are rightly classified.
+
+    :param correct: Whether each image is, `(n,)`; of a random model: in most of the repeats, by its mean prediction.
+    :param single: Of a random model: by one draw, for each repeat, `(repeats, n)`.
+    :param mean: Of a random model: by its mean prediction, for each repeat, `(repeats, n)`.
+    """
+
+    correct: np.ndarray
+    single: np.ndarray | None = None
+    mean: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """
+    One way to attack a model.
+
+    :param name: `default`, or `adaptive` for BPDA and EOT.
+    :param classifier: What attacks are given.
+    """
+
+    name: str
+    classifier: SensRegClassifier
+
+
+@dataclass(frozen=True)
+class Cell:
+    """
+    A trained defence as it is attacked and scored.
+
+    :param model: The trained model without any preprocessing: its weights are the checkpoint.
+    :param views: One view, or `default` and `adaptive`.
+    :param random: The model whose draws are scored, if it is random.
+    :param points: Most images that are attacked, or None.
+    :param repeats: Times that a random model is scored.
+    """
+
+    model: SensRegClassifier
+    views: tuple[View, ...]
+    random: Any = None
+    points: int | None = None
+    repeats: int = 1
+
+    @property
+    def default(self) -> SensRegClassifier:
+        """The defence as ART builds it, with its preprocessing."""
+        return self.views[0].classifier
+
+    @property
+    def adaptive(self) -> SensRegClassifier:
+        """The defence whose gradients can be used: with BPDA and EOT where it needs them, else the same."""
+        return self.views[-1].classifier
+
+    def attackable(self, n: int) -> int:
+        """
+        How many of the test images are attacked at most.
+
+        :param n: Their number.
+        :return: The first so many.
+        """
+        return n if self.points is None else min(n, self.points)
+
+    def scored(self, n: int) -> int:
+        """
+        How many of the test images the clean accuracy is measured on.
+
+        :param n: Their number.
+        :return: The first so many.
+        """
+        return n if self.points is None else min(n, max(self.points, _CLEAN_POINTS))
+
+    def judge(self, x: np.ndarray, y: np.ndarray, seed: int) -> Judgement:
+        """
+        Score images.
+
+        :param x: Images.
+        :param y: Class indices.
+        :param seed: Seed of a random model's draws.
+        :return: Which are rightly classified.
+        """
+        if self.random is None:
+            return Judgement(self.default.predict(x).argmax(axis=1) == y)
+        score = self.random.score(x, y, repeats=self.repeats, seed=seed)
+        mean = np.asarray(score.correct, dtype=bool).reshape(-1, len(x))
+        single = np.asarray(score.single_correct, dtype=bool).reshape(-1, len(x))
+        return Judgement(mean.mean(axis=0) > 0.5, single, mean)
+
+
+def cell_classifier(
+    task: TrainingTask,
+    model: SensRegClassifier,
+    row: PreprocessingRow | None = None,
+    options: dict[str, Any] | None = None,
+    budget: str = "smoke",
+) -> Cell:
+    """
+    Make what is attacked of a trained model.
+
+    :param task: The training task.
+    :param model: The trained classifier.
+    :param row: Preprocessing at prediction time, or None.
+    :param options: Its options.
+    :param budget: `smoke`, `quick` or `full`.
+    :return: The cell.
+    :raises NotApplicable: If the preprocessing cannot run here.
+
+    Example:
+    >>> from art_sensreg.benchmark.preprocessing_rows import PREPROCESSING_ROWS
+    >>> from art_sensreg.benchmark.views import cell_classifier
+    >>> from art_sensreg.datasets import load_dataset
+    >>> task = TrainingTask(
+    ...     dataset=load_dataset("digits"), model="mlp", activation="relu", norm_layer="none", seed=0, epochs=1,
+    ...     batch_size=64, learning_rate=0.001, norm="linf", eps=0.1, device="cpu",
+    ... )
+    >>> quantise = PREPROCESSING_ROWS[-1]
+    >>> cell = cell_classifier(task, task.classifier(), quantise.row, quantise.options)
+    >>> x, y = task.dataset.x_test[:2], np.eye(10, dtype=np.float32)[:2]
+    >>> [bool(view.classifier.loss_gradient(x, y).any()) for view in cell.views]
+    [False, True]
+    """
+    if row is None:
+        return Cell(model, (View("default", model),))
+    options = options or {}
+    default = task.classifier(model.model, preprocessing_defences=[row.make(task, options)])
+    surrogate = None if row.surrogate is None else row.surrogate(options)
+    module: Any = BPDA(model.model, row.make(task, options), surrogate=surrogate)
+    points = None if row.points is None else row.points[budget]
+    if row.samples is None:
+        return Cell(model, (View("default", default), View("adaptive", task.classifier(module))), points=points)
+    from art_sensreg.attacks.eot import EOT
+    from art_sensreg.randomized import RandomizedClassifier
+
+    samples = row.samples[budget]
+    averaged = task.classifier(EOT(module, samples=samples))
+    random = task.classifier(module, kind=RandomizedClassifier, samples=samples)
+    views = (View("default", default), View("adaptive", averaged))
+    return Cell(model, views, random=random, points=points, repeats=REPEATS[budget])
