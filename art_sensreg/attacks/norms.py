@@ -99,7 +99,7 @@ class Ball:
 
     def steepest(self, gradient: torch.Tensor) -> torch.Tensor:
         """
-        The direction of unit size that a linear loss grows fastest in; in L1 spread over the largest twentieth.
+        The direction of unit size that a linear loss grows fastest in; in L1 spread over the largest fiftieth.
 
         :param gradient: `(n, ...)`.
         :return: The same shape; zero where the gradient is.

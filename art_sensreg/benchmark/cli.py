@@ -59,6 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="attack sizes, one group for each norm; the largest of the first is the training eps of ART's trainers",
     )
     add("--all-points", action="store_true", help="every attack on every image, not only on what cheaper ones left")
+    add("--audit", action="store_true", help="say of every trained model whether its attacks can be believed")
     add("--model", choices=tuple(MODELS), help="default: by data set")
     add("--activation", choices=tuple(ACTIVATIONS), default="relu")
     add("--norm-layer", choices=NORM_LAYERS, default="none")
@@ -114,7 +115,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(" ".join(str(error).split()))
     # ART warns of what the suite does on purpose (Carlini's clipped images, and the like).
     logging.getLogger("art").setLevel(logging.ERROR)
-    complete = run_suite(settings, dataset, records, verbose=not given.quiet, processes=processes, resume=given.resume)
+    complete = run_suite(
+        settings,
+        dataset,
+        records,
+        verbose=not given.quiet,
+        processes=processes,
+        resume=given.resume,
+        audits=given.audit,
+    )
     if processes.rank == 0:
         program = ["python"] if processes.count == 1 else ["torchrun", f"--nproc-per-node={processes.count}"]
         words = sys.argv[1:] if arguments is None else arguments

@@ -9,6 +9,7 @@ from typing import Any
 from art_sensreg.benchmark.records import write_text
 from art_sensreg.benchmark.tables import (
     attack_table,
+    audit_details,
     explanations,
     extra_tables,
     group_runs,
@@ -22,7 +23,9 @@ _HTML = """<!doctype html>
 <style>
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #222 }
 table { border-collapse: collapse; margin: 1em 0 } td, th { padding: .3em .8em; border-bottom: 1px solid #ddd }
-td:not(:first-child), th:not(:first-child) { text-align: right } img { max-width: 100% } code { background: #f4f4f4 }
+td:not(:first-child), th:not(:first-child) { text-align: right } img { max-width: 100% }
+.audit td:last-child, .audit th:last-child, .audit td:nth-child(2) { text-align: left }
+.FAIL td, .ERROR td { background: #fde8e8 } code { background: #f4f4f4 }
 </style></head><body>
 <h1>{{ title }}</h1>
 <p>{{ notes }}</p>
@@ -35,6 +38,11 @@ td:not(:first-child), th:not(:first-child) { text-align: right } img { max-width
 {% if lines %}<h2>Not in the table</h2><ul>{% for line in lines %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}
 <h2>Worst case over eps</h2>{% for picture in pictures %}
 <img src="{{ picture }}" alt="Robust accuracy over eps, one line per defence">{% endfor %}
+{% for heading, table, advice in audits %}<h2>{{ heading }}</h2>
+<table class="audit"><tr>{% for cell in table.header %}<th>{{ cell }}</th>{% endfor %}</tr>
+{% for row in table.rows %}<tr class="{{ row[1] }}">{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</table>
+{% if advice %}<ul>{% for line in advice %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}{% endfor %}
 <h2>Environment</h2><p>{% for name, value in environment.items() %}{{ name }} {{ value }}; {% endfor %}</p>
 </body></html>
 """
@@ -69,7 +77,7 @@ def write_report(data: dict[str, Any], out: Path, command: str) -> list[Path]:
             tables.append((heading, attack_table(data, threat.norm, eps)))
     noise = noise_table(data)
     tables += [("Random noise of each size: accuracy in %, mean over 10 draws", noise)] if noise.rows else []
-    lines = explanations(data)
+    lines, audits = explanations(data), audit_details(data)
     pictures = {threat.norm: f"robustness-{threat.norm}.png" for threat in threats}
     pictures[threats[0].norm] = "robustness.png"
     for threat in threats:
@@ -79,6 +87,11 @@ def write_report(data: dict[str, Any], out: Path, command: str) -> list[Path]:
     markdown += [f"## {heading}\n\n{table.as_markdown()}" for heading, table in tables]
     markdown += [f"\\{_footnote(config)}"]
     markdown += ["## Not in the table\n\n" + "\n".join(f"- {line}" for line in lines)] if lines else []
+    for heading, table, advice in audits:
+        markdown += [
+            f"## {heading}\n\n{table.as_markdown()}",
+            *(["\n".join(f"- {line}" for line in advice)] if advice else []),
+        ]
     markdown += ["Environment: " + ", ".join(f"{name} {value}" for name, value in data["environment"].items()) + "."]
     write_text(pages[0], "\n\n".join(markdown) + "\n")
     template = Environment(autoescape=True).from_string(_HTML)
@@ -89,6 +102,7 @@ def write_report(data: dict[str, Any], out: Path, command: str) -> list[Path]:
         tables=tables,
         footnote=_footnote(config),
         lines=lines,
+        audits=audits,
         pictures=list(pictures.values()),
         environment=data["environment"],
     )

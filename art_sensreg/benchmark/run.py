@@ -11,7 +11,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from art_sensreg.benchmark.attacking import attack_cell
-from art_sensreg.benchmark.cell import clean_outcome, task_of, trained_cell
+from art_sensreg.benchmark.audit_cells import audit_cell
+from art_sensreg.benchmark.cell import clean_outcome, quiet, task_of, trained_cell
 from art_sensreg.benchmark.job import Job
 from art_sensreg.benchmark.records import Records
 from art_sensreg.benchmark.settings import SuiteSettings
@@ -22,6 +23,8 @@ from art_sensreg.training.distributed import Processes
 
 # Defences whose models stand in for others of their seed: the undefended one, and adversarially trained ones.
 SURROGATES = ("none", "art-madry", "art-trades-fixed")
+# A preprocessor that is attacked on fewer images is too slow to be audited.
+_AUDITABLE = 50
 
 
 def run_suite(
@@ -31,6 +34,7 @@ def run_suite(
     verbose: bool = True,
     processes: Processes = Processes(),  # noqa: B008 - frozen
     resume: bool = False,
+    audits: bool = False,
 ) -> bool:
     """
     Run all cells that are not yet in the records: of each seed all training first, so that every attack that needs
@@ -42,6 +46,7 @@ def run_suite(
     :param verbose: Whether a progress bar is shown.
     :param processes: Those that share the work: ours train on all of them, ART's on the first, all attack their part.
     :param resume: Whether to continue training runs that were broken off.
+    :param audits: Whether every trained model is audited.
     :return: Whether every cell of ours is filled.
     """
     if processes.rank == 0 and not resume:
@@ -63,10 +68,24 @@ def run_suite(
                     _attack(job, bar)
                 if processes.rank == 0:
                     records.summarise(run, settings.threats)
+                    if audits and "audit" not in run and cell is not None:
+                        bar.set_description(f"{run['defence']} seed {seed}: audit")
+                        run["audit"] = _audited(
+                            settings, dataset, run, {name: found[1] for name, found in trained.items()}
+                        )
                 records.put(run)
     cells = [(name, seed) for seed in range(settings.seeds) for name in settings.defences]
     asked = [run for run in records.runs if (run["defence"], run["seed"]) in cells]
     return not any(run["status"] == "error" for run in asked)
+
+
+def _audited(settings: SuiteSettings, dataset: Dataset, run: dict[str, Any], cells: dict[str, Cell | None]) -> Any:
+    cell = cells[run["defence"]]
+    if cell is None or cell.attackable(_AUDITABLE) < _AUDITABLE:
+        return {"verdict": "not audited: its preprocessing is too slow", "checks": []}
+    limited = dataset.limited(test_size=cell.points)
+    with quiet():  # surrogates that it trains have progress bars
+        return audit_cell(settings, limited, run["defence"], run["seed"], cells, settings.budget == "smoke").as_json()
 
 
 def _attack(job: Job, bar: Any) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from art_sensreg.auditing.report import report_from_json
 from art_sensreg.benchmark.attacks import ATTACKS
 from art_sensreg.benchmark.records import wilson_interval
 from art_sensreg.benchmark.threats import threats_of
@@ -183,7 +184,7 @@ def extra_tables(data: dict[str, Any]) -> list[tuple[str, Table]]:
     The tables that not every run has, with their headings.
 
     :param data: Content of `results.json`.
-    :return: Union over the norms, preprocessing defences attacked both ways.
+    :return: Union over the norms, preprocessing defences attacked both ways, verdicts of the audits.
     """
     tables = [
         ("Union over the norms: % of the images that no attack of any norm broke [95 % CI]", union_table(data)),
@@ -191,8 +192,45 @@ def extra_tables(data: dict[str, Any]) -> list[tuple[str, Table]]:
             "Preprocessing, attacked as ART does by default and with BPDA/EOT: % left by ART's gradient attacks",
             gap_table(data),
         ),
+        ("Audit: can the attacks be believed?", audit_table(data)),
     ]
     return [(heading, table) for heading, table in tables if table.rows]
+
+
+def audit_table(data: dict[str, Any]) -> Table:
+    """
+    The verdict of each audit, one row a run; of many failed checks the first ones.
+
+    :param data: Content of `results.json`.
+    :return: The table, without rows if nothing was audited.
+    """
+
+    def short(verdict: str) -> str:
+        parts = verdict.split(", ")
+        return verdict if len(parts) < 4 else f"{', '.join(parts[:2])} and {len(parts) - 2} more"
+
+    rows = [[_run_name(run, data), short(run["audit"]["verdict"])] for run in data["runs"] if run.get("audit")]
+    return Table(["defence", "verdict"], rows)
+
+
+def audit_details(data: dict[str, Any]) -> list[tuple[str, Table, list[str]]]:
+    """
+    Every audit, check by check.
+
+    :param data: Content of `results.json`.
+    :return: For each run that was audited: a heading, a table, and what to do about the checks that did not pass.
+    """
+    details = []
+    for run in data["runs"]:
+        if run.get("audit") and run["audit"]["checks"]:
+            report = report_from_json(run["audit"])
+            header, *rows = report.rows()
+            details.append((f"Audit of {_run_name(run, data)}: {report.verdict}", Table(header, rows), report.advice()))
+    return details
+
+
+def _run_name(run: dict[str, Any], data: dict[str, Any]) -> str:
+    return run["defence"] if data["config"]["seeds"] == 1 else f"{run['defence']} (seed {run['seed']})"
 
 
 def explanations(data: dict[str, Any]) -> list[str]:

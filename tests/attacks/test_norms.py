@@ -98,11 +98,11 @@ def test_steepest_direction_reaches_the_dual_norm(norm, dual):
     assert torch.allclose((gradient * direction).sum((1, 2)), perturbation_norm(gradient, dual), rtol=1e-5)
 
 
-def test_steepest_direction_in_l1_is_spread_over_the_largest_twentieth():
+def test_steepest_direction_in_l1_is_spread_over_the_largest_fiftieth():
     gradient = torch.randn(20, 100)
     direction = Ball("l1", 1.0).steepest(gradient)
     assert torch.allclose(direction.abs().sum(1), torch.ones(20))
-    assert ((direction != 0).sum(1) == 5).all()
+    assert ((direction != 0).sum(1) == 2).all()
     largest = gradient.abs().topk(5, dim=1).values.mean(1)
     assert torch.allclose((gradient * direction).sum(1), largest, rtol=1e-5)
 
