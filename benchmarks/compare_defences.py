@@ -14,13 +14,14 @@ import numpy as np
 
 from art_sensreg.benchmark.records import Z95
 from art_sensreg.benchmark.tables import Table
+from art_sensreg.benchmark.threats import threats_of
 
 
-def worst_case(out: Path, run: dict, eps: float) -> np.ndarray:
+def worst_case(out: Path, run: dict, norm: str, eps: float) -> np.ndarray:
     """Per image, whether no attack at this eps broke it, and whether it was attacked."""
     masks = []
     for attack in run["attacks"]:
-        if attack["eps"] == eps:
+        if attack["eps"] == eps and attack["norm"] == norm and attack["mask"]:
             with np.load(out / attack["mask"]) as file:
                 masks.append((file["robust"], file["attacked"]))
     robust = np.logical_and.reduce([mask for mask, _ in masks])
@@ -33,14 +34,15 @@ def main() -> int:
     parser.add_argument("first")
     parser.add_argument("second")
     given = parser.parse_args()
-    runs = json.loads((given.run / "results.json").read_text())["runs"]
+    data = json.loads((given.run / "results.json").read_text())
+    runs, threat = data["runs"], threats_of(data["config"])[0]
     by_name = {name: {r["seed"]: r for r in runs if r["defence"] == name} for name in (given.first, given.second)}
     seeds = sorted(set(by_name[given.first]) & set(by_name[given.second]))
     if not seeds:
         parser.error(f"no seed has both {given.first} and {given.second} in {given.run}")
     rows = []
-    for eps in sorted({attack["eps"] for run in runs for attack in run["attacks"]}):
-        pairs = [[worst_case(given.run, by_name[name][seed], eps) for name in by_name] for seed in seeds]
+    for eps in threat.eps:
+        pairs = [[worst_case(given.run, by_name[name][seed], threat.norm, eps) for name in by_name] for seed in seeds]
         shares = 100 * np.array([[mask.mean() for mask in pair] for pair in pairs])
         # The images are drawn, the seeds are these: each image counts with its mean over them.
         difference = 100 * np.mean([pair[1].astype(float) - pair[0] for pair in pairs], axis=0)

@@ -25,6 +25,15 @@ if [ ! -f docs/results/mnist-first.md ]; then
     keep results/mnist-first/report.md mnist-first.md
     keep results/mnist-first/results.json mnist-first.json
 fi
+if [ ! -f docs/results/mnist-adaptive.md ]; then
+    $PYTHON benchmarks/run_art_suite.py --dataset mnist --defences none,sr+jr --attacks fgm --test-size 500 \
+        --out results/mnist-adaptive --resume
+    $PYTHON benchmarks/run_art_suite.py --dataset mnist --defences art-madry --attacks fgm --test-size 500 \
+        --train-size 10000 --epochs 8 --out results/mnist-surrogate --resume
+    $PYTHON benchmarks/adaptive.py results/mnist-adaptive sr+jr \
+        --surrogate results/mnist-surrogate/checkpoints/art-madry-seed0.safetensors
+    keep results/mnist-adaptive/adaptive.md mnist-adaptive.md
+fi
 if [ ! -f docs/results/digits-bench.md ]; then
     $PYTHON benchmarks/run_art_suite.py --dataset digits --out results/digits-bench --resume
     keep results/digits-bench/report.md digits-bench.md

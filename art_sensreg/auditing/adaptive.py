@@ -1,8 +1,7 @@
-"""Adaptive checks: attacks that know of this defence, and attacks whose outcome is known beforehand."""
+"""Adaptive checks: attacks that know of this defence, of other models, and of randomness."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,14 +11,9 @@ from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 from art_sensreg.attacks import FarStartsAttack, HiddenDistanceAttack, ScaledLogitsAttack, TransferAttack
-from art_sensreg.attacks.ascent import ascend
 from art_sensreg.attacks.eot import EOT
-from art_sensreg.attacks.linear_truth import linear_robust_accuracy
-from art_sensreg.auditing.binarised import BinarisedCopies
-from art_sensreg.auditing.evidence import Evidence, _loss_fn
+from art_sensreg.auditing.evidence import Evidence
 from art_sensreg.auditing.registry import Finding, check, skip
-
-logger = logging.getLogger(__name__)
 
 _CARLINI = "Carlini et al. 2019, arXiv 1902.06705, "
 _TRAMER = "Tramer et al. 2020, arXiv 2002.08347, "
@@ -88,99 +82,13 @@ def far_starts_gain_little(evidence: Evidence) -> Finding:
 
 
 @check(
-    source=_CARLINI + "section 5.2 (check that the attack breaks undefended models)",
-    meaning="The attack does not even break the undefended twin: it is at fault, whatever it says of the defended one.",
-)
-def twin_falls(evidence: Evidence) -> Finding:
-    """Accuracy of the twin where every image can be made grey, against the share of the most frequent class."""
-    if evidence.twin is None:
-        return skip("no `twin` was given: the same model trained without penalties.")
-    twin = _other(evidence, evidence.twin)
-    left = twin.correct_rows
-    for loss in ("cross_entropy", "logits_ratio"):
-        if len(left):
-            eps = evidence.large_eps(0.5)
-            found = twin.ascent(left, "twin", loss, eps=eps, loss=loss, max_iter=2 * evidence.effort.steps)
-            left = left[~twin.broken(found, left)]
-    chance = float(np.bincount(evidence.y).max()) / evidence.n
-    note = f"at eps the twin holds {twin.robust_accuracy:.3f}, the model {evidence.robust_accuracy:.3f}."
-    return Finding(len(left) / evidence.n, chance + evidence.widened(0.0, chance), note)
-
-
-@check(
-    source=_CARLINI + "section 5.2; the exact worst case of a linear model",
-    meaning="The attack misses adversarial images of a linear model that are known to exist: it is at fault.",
-)
-def known_weak_model_falls(evidence: Evidence) -> Finding:
-    """Accuracy of a linear model under the attack, minus its exact worst case, where that is about one half."""
-    x, y = evidence.train_data or (evidence.x, evidence.y)
-    from sklearn.linear_model import LogisticRegression
-
-    rows = evidence.generator("weak").initial_seed() % 2**32
-    chosen = np.random.default_rng(rows).permutation(len(x))[:2000]
-    flat = np.asarray(x)[chosen].reshape(len(chosen), -1)
-    labels = np.asarray(y)[chosen]
-    labels = labels.argmax(axis=1) if labels.ndim == 2 else labels
-    low, width = evidence.range[0], evidence.width
-    fitted = LogisticRegression(max_iter=100).fit((flat - low) / width, labels)
-    weight, bias = (
-        np.zeros((evidence.classifier.nb_classes, flat.shape[1])),
-        np.full(evidence.classifier.nb_classes, -1e3),
-    )
-    weight[fitted.classes_], bias[fitted.classes_] = _rows(fitted.coef_), _rows(fitted.intercept_[:, None])[:, 0]
-    weight, bias = weight / width, bias - weight.sum(1) * low / width
-    points, clip = evidence.x.reshape(evidence.n, -1).astype(np.float64), evidence.range
-
-    def truth(eps: float) -> float:
-        return float(linear_robust_accuracy(weight, bias, points, evidence.y, eps, evidence.norm, clip))
-
-    eps = evidence.large_eps(0.5)
-    while truth(eps) < 0.4 and eps > 1e-4 * evidence.large_eps(1.0):
-        eps /= 1.5
-    linear = nn.Linear(flat.shape[1], len(bias)).to(evidence.device, torch.float64).requires_grad_(False)
-    linear.weight.copy_(torch.from_numpy(weight))
-    linear.bias.copy_(torch.from_numpy(bias))
-    model = nn.Sequential(nn.Flatten(), linear)
-    rows_left = np.arange(evidence.n)
-    inputs = evidence.tensors(rows_left)
-    left = ~(_linear_attack(evidence, model, inputs[0].double(), inputs[1], eps) > 0)
-    return Finding(float(left.mean()) - truth(eps), evidence.widened(0.02, truth(eps)), f"at eps {eps:.3g}.")
-
-
-@check(
-    source="Zimmermann et al. 2022, arXiv 2206.13991, section 4",
-    meaning="The attack misses adversarial images that exist by construction in copies with a linear readout on the "
-    "model's own features: no failure to find one means anything.",
-)
-def binarised_copies_fall(evidence: Evidence) -> Finding:
-    """Share of the binarised copies that the attack does not break."""
-    rows = evidence.correct_rows[: evidence.effort.binarised]
-    if not len(rows):
-        return Finding(0.0, 0.05, "no image is classified rightly.")
-    x, y = evidence.tensors(rows)
-    ball, zeros = evidence.ball(), torch.zeros_like(y)
-    copies = BinarisedCopies(
-        evidence.model, x, ball, evidence.generator("binarised"), tapped=evidence.classifier.model
-    ).eval()
-    steps, broken = 2 * evidence.effort.steps, torch.zeros(len(rows), dtype=torch.bool, device=x.device)
-    for restart, start in enumerate((x, ball.inside(x, evidence.generator("copies")))):
-        loss = _loss_fn(copies, lambda logits, _: logits[:, 1], zeros)
-        found = ascend(loss, x, zeros, ball, start, 2.5 * ball.eps / steps, steps)
-        broken |= found.margin > 0
-        if restart == 0:
-            reached = copies(copies.border).argmax(1) == 1
-    note = "" if bool(reached.all()) else f"{int((~reached).sum())} copies answer otherwise when asked again."
-    return Finding(1 - float(broken.float().mean()), max(0.05, 1.5 / len(rows)), note)
-
-
-@check(
     source="Athalye et al. 2018, arXiv 1802.00420, section 4.2 (EOT)",
     meaning="Averaging the gradient over more samples breaks more: the attack's estimate is too noisy; raise the "
     "number of samples until it changes nothing.",
 )
 def eot_samples_suffice(evidence: Evidence) -> Finding:
     """Share of all images that an attack on 16 samples a step breaks beyond one on 4 (random models only)."""
-    if not _random(evidence):
+    if not evidence.random:
         return Finding(0.0, evidence.widened(0.01), "the model is deterministic: one sample is the mean.")
     inner = evidence.classifier.model.model if evidence.declared_random else evidence.classifier.model
     accuracy = []
@@ -199,7 +107,7 @@ def eot_samples_suffice(evidence: Evidence) -> Finding:
 )
 def repeated_scoring_agrees(evidence: Evidence) -> Finding:
     """Spread of the accuracy over ten scorings of the same adversarial images."""
-    if not _random(evidence):
+    if not evidence.random:
         return Finding(0.0, evidence.widened(0.01), "the model is deterministic.")
     rows = evidence.correct_rows
     accuracy = [1 - float(evidence.broken(evidence.reference, rows).mean()) for _ in range(10)]
@@ -210,21 +118,9 @@ def _settings(evidence: Evidence) -> dict[str, Any]:
     return {"norm": evidence.norm, "eps": evidence.eps, "max_iter": evidence.effort.steps, "seed": evidence.seed}
 
 
-def _random(evidence: Evidence) -> bool:
-    rows = slice(0, min(64, evidence.n))
-    first, second = evidence.predict(evidence.x[rows]), evidence.predict(evidence.x[rows])
-    return bool(np.abs(first - second).max() > 1e-5 * (np.ptp(first, axis=1).mean() + 1e-12))
-
-
 def _transfer(evidence: Evidence, surrogates: Sequence[PyTorchClassifier]) -> Finding:
     attack = TransferAttack(evidence.classifier, surrogates=list(surrogates), **_settings(evidence))
     return Finding(evidence.gain(evidence.generated(attack)), evidence.widened(0.01))
-
-
-def _other(evidence: Evidence, classifier: PyTorchClassifier) -> Evidence:
-    """The same points and attacks, on another classifier."""
-    eps, norm, seed = evidence.eps, evidence.norm, evidence.seed
-    return Evidence(classifier, evidence.x, evidence.y, eps=eps, norm=norm, seed=seed, effort=evidence.effort)
 
 
 def _trained_surrogate(evidence: Evidence) -> list[PyTorchClassifier]:
@@ -248,22 +144,3 @@ def _trained_surrogate(evidence: Evidence) -> list[PyTorchClassifier]:
     )
     surrogate.fit(x.astype(np.float32), y, nb_epochs=10, batch_size=64, seed=evidence.seed % 2**31)
     return [surrogate]
-
-
-def _rows(values: np.ndarray) -> np.ndarray:
-    """One row a class, also of two classes, for which scikit-learn keeps one row."""
-    return np.concatenate([-values / 2, values / 2]) if len(values) == 1 else values
-
-
-def _linear_attack(evidence: Evidence, model: nn.Module, x: torch.Tensor, y: torch.Tensor, eps: float) -> np.ndarray:
-    """Largest margin that the reference attack reaches on a linear model."""
-    best = np.full(len(x), -np.inf)
-    ball = evidence.ball(eps)
-    steps = evidence.effort.steps
-    for loss in ("cross_entropy", "logits_ratio"):
-        from art_sensreg.attacks.losses import LOSSES
-
-        start = ball.inside(x, evidence.generator("weak", loss))
-        found = ascend(_loss_fn(model, LOSSES[loss], y), x, y, ball, start, 2.5 * eps / steps, steps)
-        best = np.maximum(best, found.margin.cpu().numpy())
-    return best

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
+from art.attacks.attack import EvasionAttack
+from art.attacks.evasion import SquareAttack
 
+from art_sensreg.attacks.official import OfficialAutoAttack
 from art_sensreg.auditing.evidence import Evidence
-from art_sensreg.auditing.registry import Finding, check
+from art_sensreg.auditing.registry import Finding, check, skip
 
 _PINTOR = "Pintor et al. 2022, arXiv 2106.09947, section 3, "
 _CARLINI = "Carlini et al. 2019, arXiv 1902.06705, "
@@ -66,7 +71,7 @@ def unconstrained_attack_succeeds(evidence: Evidence) -> Finding:
 def more_steps_gain_little(evidence: Evidence) -> Finding:
     """Share of all images that the same attack breaks with twice the steps and did not before."""
 
-    def doubled(loss: str, step: float) -> object:
+    def doubled(loss: str, step: float) -> Any:
         steps = 2 * evidence.effort.steps
         return lambda rows: evidence.ascent(rows, "doubled", loss, loss=loss, max_iter=steps, eps_step=step)
 
@@ -182,14 +187,8 @@ def chance_at_large_eps(evidence: Evidence) -> Finding:
     return Finding(len(left) / evidence.n, chance + evidence.widened(0.0, chance))
 
 
-def _square(evidence: Evidence) -> object:
+def _square(evidence: Evidence) -> EvasionAttack | Finding:
     """The Square attack in the norm of the audit, or why there is none."""
-    from importlib.util import find_spec
-
-    from art.attacks.evasion import SquareAttack
-
-    from art_sensreg.auditing.registry import skip
-
     queries = evidence.effort.queries
     if evidence.norm != "l1":
         norm = np.inf if evidence.norm == "linf" else 2
@@ -200,8 +199,6 @@ def _square(evidence: Evidence) -> object:
         )
     if find_spec("pyautoattack") is None:
         return skip("the Square attack in L1 needs pyautoattack: install art_sensreg[bench].")
-    from art_sensreg.attacks.official import OfficialAutoAttack
-
     return OfficialAutoAttack(
         evidence.classifier, norm=1, eps=evidence.eps, attacks=("square",), nb_queries=queries, seed=evidence.seed
     )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,7 +15,7 @@ from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 from art_sensreg.attacks.ascent import Ascent, LossFunction, ascend
-from art_sensreg.attacks.losses import LOSSES
+from art_sensreg.attacks.losses import LOSSES, LogitsLoss
 from art_sensreg.attacks.norms import Ball
 from art_sensreg.attacks.views import differentiable_model
 from art_sensreg.penalties.noise import derive_seed
@@ -25,6 +24,8 @@ from art_sensreg.randomized import RandomizedClassifier
 
 _Z95 = 1.959963984540054
 _BATCH = 512
+# Repeated outputs that differ by less, in shares of their scale, are the same: some GPU kernels add in any order.
+SAME = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +169,19 @@ class Evidence:
         return np.flatnonzero(self.clean)
 
     @cached_property
+    def spread(self) -> float:
+        """Largest difference of repeated outputs on the same images, over the scale of the outputs."""
+        rows = slice(0, min(128, self.n))
+        # Small batches: a model that draws once a pass, from few values, may well draw the same one twice.
+        runs = np.stack([self.predict(self.x[rows], batch_size=16) for _ in range(6)])
+        return float((runs.max(axis=0) - runs.min(axis=0)).max() / output_scale(runs[0]))
+
+    @property
+    def random(self) -> bool:
+        """Whether the same images give other outputs."""
+        return not self.spread <= SAME
+
+    @cached_property
     def outputs(self) -> np.ndarray:
         """Outputs of `predict` on all images."""
         return self.predict(self.x)
@@ -204,7 +218,7 @@ class Evidence:
         for batch in np.array_split(rows, max(1, -(-len(rows) // _BATCH))):
             x, y = self.tensors(batch)
             begin = x if start == "none" else getattr(ball, start)(x, generator)
-            parts.append(ascend(_loss_fn(target, value, y), x, y, ball, begin, step, steps))
+            parts.append(ascend(loss_on(target, value, y), x, y, ball, begin, step, steps))
         if len(parts) == 1:
             return parts[0]
         sizes = torch.tensor([len(part.margin) for part in parts], dtype=torch.float32, device=self.device)
@@ -272,44 +286,28 @@ class Evidence:
         return max(nominal, _Z95 * math.sqrt(share * (1 - share) / self.n), 1 / self.n)
 
 
-def _loss_fn(model: nn.Module, loss: Any, y: torch.Tensor) -> LossFunction:
+def output_scale(outputs: np.ndarray) -> float:
+    """
+    A typical size of outputs: their spread over the classes, mean over the images.
+
+    :param outputs: `(n, C)`.
+    :return: Above 0.
+    """
+    return float(np.ptp(np.nan_to_num(outputs), axis=-1).mean()) + 1e-12
+
+
+def loss_on(model: nn.Module, loss: LogitsLoss, y: torch.Tensor) -> LossFunction:
+    """
+    A loss of logits as a function of images.
+
+    :param model: Module from images to logits.
+    :param loss: Function of logits and labels.
+    :param y: Class indices.
+    :return: Function of images, to the loss of each and the logits.
+    """
+
     def loss_fn(perturbed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = model(perturbed)
         return loss(logits, y), logits
 
     return loss_fn
-
-
-@contextmanager
-def nothing_left_behind(classifiers: Sequence[PyTorchClassifier], seed: int) -> Iterator[None]:
-    """
-    Global random state seeded inside, and put back after; modes and weight gradients too.
-
-    :param classifiers: Those that are looked at.
-    :param seed: Seed inside.
-
-    Example:
-    >>> from art_sensreg.auditing.evidence import nothing_left_behind
-    >>> before = torch.get_rng_state()
-    >>> with nothing_left_behind([], seed=0):
-    ...     noise = torch.rand(3)
-    >>> torch.equal(before, torch.get_rng_state())
-    True
-    """
-    modules = [module for classifier in classifiers for module in classifier.model.modules()]
-    modes = [(module, module.training) for module in modules]
-    parameters = [parameter for classifier in classifiers for parameter in classifier.model.parameters()]
-    gradients = [parameter.grad for parameter in parameters]
-    numpy_state = np.random.get_state()
-    devices = sorted({classifier.device.index or 0 for classifier in classifiers if classifier.device.type == "cuda"})
-    try:
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
-            np.random.seed(seed % 2**32)
-            yield
-    finally:
-        np.random.set_state(numpy_state)
-        for module, training in modes:
-            module.training = training
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient

@@ -11,7 +11,7 @@ from torch import nn
 from art_sensreg.attacks.ascent import value_and_grad
 from art_sensreg.attacks.losses import LOSSES, margin
 from art_sensreg.attacks.norms import perturbation_norm
-from art_sensreg.auditing.evidence import Evidence, _loss_fn
+from art_sensreg.auditing.evidence import Evidence, loss_on
 from art_sensreg.auditing.registry import Finding, check, skip
 
 _POINTS = 128
@@ -53,7 +53,7 @@ def gradients_match_differences(evidence: Evidence) -> Finding:
     model = _double(evidence)
     x, y = evidence.tensors(rows)
     x = x.to(torch.float64 if model is not evidence.model else x.dtype)
-    gradient, _, _ = value_and_grad(_loss_fn(evidence.model, margin, y), x.to(evidence.dtype))
+    gradient, _, _ = value_and_grad(loss_on(evidence.model, margin, y), x.to(evidence.dtype))
     # The second and third sizes are for declared surrogates, whose gradient holds at the attack's scale only.
     errors = [_difference_error(evidence, model, x, y, gradient.to(x), h) for h in _sizes(evidence)]
     return Finding(min(errors), 0.3, "by step size: " + ", ".join(f"{error:.2g}" for error in errors))
@@ -70,7 +70,7 @@ def loss_gradient_is_the_models(evidence: Evidence) -> Finding:
         return skip("the model is random by declaration; see eot_samples.")
     rows = evidence.correct_rows[:_POINTS]
     x, y = evidence.tensors(rows)
-    gradient = value_and_grad(_loss_fn(evidence.model, LOSSES["cross_entropy"], y), x)[0].cpu().numpy()
+    gradient = value_and_grad(loss_on(evidence.model, LOSSES["cross_entropy"], y), x)[0].cpu().numpy()
     one_hot = np.eye(evidence.classifier.nb_classes, dtype=np.float32)[evidence.y[rows]]
     try:
         own = np.asarray(evidence.classifier.loss_gradient(evidence.x[rows], one_hot))
@@ -101,7 +101,7 @@ def gradients_hold_at_step_size(evidence: Evidence) -> Finding:
         return Finding(0.0, 0.75, "no image is classified rightly.")
     x, y = evidence.tensors(rows)
     ball = evidence.ball()
-    gradient, start, _ = value_and_grad(_loss_fn(evidence.model, margin, y), x)
+    gradient, start, _ = value_and_grad(loss_on(evidence.model, margin, y), x)
     shares = []
     for part in (8, 2):
         moved = torch.clamp(x + ball.eps / part * ball.steepest(gradient), ball.low, ball.high)

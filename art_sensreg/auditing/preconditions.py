@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from art_sensreg.auditing.evidence import Evidence
+from art_sensreg.attacks.norms import perturbation_norm
+from art_sensreg.auditing.evidence import SAME, Evidence, output_scale
 from art_sensreg.auditing.registry import Finding, check, skip
 
 _ATHALYE = "Athalye et al. 2018, arXiv 1802.00420, "
@@ -81,7 +82,7 @@ def logits_not_probabilities(evidence: Evidence) -> Finding:
         return Finding(0.0, 0.0)
     # A random model differs from itself too, which is another check's matter: its own spread is the yardstick.
     spread = np.abs(evidence.predict(evidence.x[rows]) - outputs[rows]).max()
-    apart = np.abs(logits - outputs[rows]).max(axis=1) > 3 * spread + _ROUNDING * _scale(outputs)
+    apart = np.abs(logits - outputs[rows]).max(axis=1) > 3 * spread + _ROUNDING * output_scale(outputs)
     return Finding(float(apart.mean()), 0.0, "`predict` returns other values than the model." if apart.any() else "")
 
 
@@ -92,12 +93,9 @@ def logits_not_probabilities(evidence: Evidence) -> Finding:
 )
 def deterministic(evidence: Evidence) -> Finding:
     """Largest difference of repeated outputs, over the scale of the outputs."""
-    rows = slice(0, min(128, evidence.n))
-    runs = np.stack([evidence.predict(evidence.x[rows]) for _ in range(4)])
-    spread = float((runs.max(axis=0) - runs.min(axis=0)).max() / _scale(runs[0]))
     if evidence.declared_random:
-        return Finding(0.0, 1e-5, f"declared random; spread {spread:.2g}: see eot_samples and repeated_scoring.")
-    return Finding(spread, 1e-5)
+        return Finding(0.0, SAME, f"declared random; spread {evidence.spread:.2g}: see eot_samples_suffice.")
+    return Finding(evidence.spread, SAME)
 
 
 @check(
@@ -117,7 +115,7 @@ def batch_independent(evidence: Evidence) -> Finding:
     beside = evidence.predict(np.concatenate([evidence.x[rows[:8]], mirrored]), batch_size=16)[:8]
     pairs = [(turned, together), (alone, together[:16]), (beside, together[:8])]
     worst = max(float(np.abs(first - second).max()) for first, second in pairs)
-    value = worst / _scale(together)
+    value = worst / output_scale(together)
     return Finding(value if np.isfinite(value) else 1.0, _ROUNDING)
 
 
@@ -166,8 +164,6 @@ def budget_kept(evidence: Evidence) -> Finding:
     perturbed, ball = found.double(), evidence.ball()
     if not bool(torch.isfinite(perturbed).all()):
         return Finding(1.0, 1e-5, "perturbed images are not finite.")
-    from art_sensreg.attacks.norms import perturbation_norm
-
     beyond = float((perturbation_norm(perturbed - x, evidence.norm) - evidence.eps).max())
     outside = float(torch.maximum(ball.low.double() - perturbed, perturbed - ball.high.double()).max())
     return Finding(max(beyond, outside, 0.0) / evidence.eps, 1e-5 + 1e-6 / evidence.eps)
@@ -184,11 +180,6 @@ def _saturated(outputs: np.ndarray) -> bool:
     log_probabilities = np.allclose(largest + np.log(total), 0, atol=1e-3)
     near = largest >= largest.max() - 0.01 * (outputs.max() - outputs.min())
     return not log_probabilities and outputs.shape[1] > 1 and len(outputs) >= 20 and bool(near.mean() > 0.5)
-
-
-def _scale(outputs: np.ndarray) -> float:
-    """A typical size of the outputs: their largest spread over the classes."""
-    return float(np.ptp(np.nan_to_num(outputs), axis=-1).mean()) + 1e-12
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from tqdm.auto import tqdm
 
 from art_sensreg.attacks.norms import norm_name
 from art_sensreg.attacks.views import check_classifier, labels_of
-from art_sensreg.auditing.evidence import FULL, QUICK, Evidence, nothing_left_behind
+from art_sensreg.auditing.evidence import FULL, QUICK, Evidence
+from art_sensreg.auditing.isolation import nothing_left_behind
 from art_sensreg.auditing.registry import CHECKS, CheckSpec
 from art_sensreg.auditing.report import AuditReport, Check
 from art_sensreg.penalties.base import check_count, check_number

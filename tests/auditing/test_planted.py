@@ -26,7 +26,7 @@ TABLE = [
 MUST = [(model, checks) for models, checks in TABLE for model in models]
 NOT_FOUND = set(re.findall(r"`(\w+)`", PAGE.split("### Not found")[1]))
 # Enough of each kind for every run of the tests; the slow tests take all.
-FEW_HONEST = ("plain", "linear", "tiny_mlp", "sr_jr", "fast_adversarial", "log_softmax", "standardised", "two_classes")
+FEW_HONEST = ("plain", "linear", "tiny_mlp", "sr_jr", "fast_adversarial", "log_softmax")
 
 
 @pytest.fixture(scope="module")
@@ -65,22 +65,20 @@ def test_each_planted_fault_is_caught_by_its_checks(digits, base, model, checks)
 def test_no_failure_and_no_skip_on_honest_models_with_everything_given(digits, name):
     classifier, x, y = honest_model(name, digits)
     data = honest_data(name, digits)
-    other = {} if name == "two_classes" else {"twin": honest_model("plain", digits)[0]}
-    other |= {} if name == "two_classes" else {"surrogates": [honest_model("fast_adversarial", digits)[0]]}
     report = audit(
         classifier,
         x,
         y,
-        eps=size(name, 0.1),
+        eps=0.1,
         quick=True,
+        twin=honest_model("plain", digits)[0],
+        surrogates=[honest_model("fast_adversarial", digits)[0]],
         penalties=[SensitivityPenalty(), JacobianPenalty()],
         train_data=(data.x_train, data.y_train),
-        **other,
     )
     assert failed(report) == []
     assert report.verdict == "no failure detected"
-    if other:
-        assert {check.status for check in report.checks} == {"PASS"}
+    assert {check.status for check in report.checks} == {"PASS"}
 
 
 @pytest.mark.slow
