@@ -10,10 +10,12 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 
-from art_sensreg.attacks.eot import AVERAGES, EOT, averaged, random_state_kept
-from art_sensreg.attacks.views import labels_of
+from art_sensreg.attacks.eot import AVERAGES, EOT
+from art_sensreg.attacks.randomness import random_state_kept
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.penalties.base import check_choice, check_count
+from art_sensreg.preprocessing import numpy_dtype
+from art_sensreg.training.inputs import check_images, check_labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,10 +23,13 @@ class RandomizedScore:
     """
     How a random model does on given images, scored several times with fresh samples.
 
+    Spreads are sample standard deviations over the repeats: how far a figure of one scoring may be off because the
+    model is random, not because the images are few. NaN after a single repeat, which has none.
+
     :param single_draw: Accuracy of one draw, mean over the repeats.
-    :param single_draw_spread: Its standard deviation over the repeats.
+    :param single_draw_spread: Its spread.
     :param mean: Accuracy of the mean of `samples` draws, mean over the repeats.
-    :param mean_spread: Its standard deviation over the repeats.
+    :param mean_spread: Its spread.
     :param repeats: Number of times.
     :param samples: Draws that are averaged.
     :param correct: Which images the mean prediction takes for their label, `(repeats, n)`.
@@ -45,22 +50,26 @@ class RandomizedClassifier(SensRegClassifier):
     """
     A :class:`SensRegClassifier` whose model is random at test time.
 
-    The model is wrapped into `EOT`, so that predictions and gradients are means over samples for every attack of ART,
-    those that rebuild a plain classifier from `.model` included. `fit` trains with single draws. Weights are saved
-    under the names that they have in the `EOT` module (`model.` and the name).
+    The model is wrapped into `EOT`, and `.model` is that module: predictions and gradients are means over samples for
+    every attack of ART, those that rebuild a plain classifier from `.model` included. `fit` trains with single draws;
+    its validation data are scored by the mean. Names of layers, for penalties and activations, are those in the
+    module: `model.` and the user's own.
+
+    Files of weights hold the user's model alone, so that `SensRegClassifier` and this class read each other's; only
+    where a `transform` of the `EOT` has weights too they hold both.
 
     | Paper link: https://arxiv.org/abs/1802.00420 (Athalye et al. 2018, section 4.2)
 
-    :param model: Module from images to logits, or an `EOT` module around one.
+    :param model: Module from images to logits; or an `EOT` module around one, for its other settings.
     :param args: As for `SensRegClassifier`.
-    :param samples: Draws that are averaged.
-    :param average: `logits` or `probabilities`, as for `EOT`.
+    :param samples: Draws that are averaged; None: 16, or those of the `EOT` given.
+    :param average: `logits` or `probabilities`, as for `EOT`; None: `logits`, or that of the `EOT` given.
     :param kwargs: As for `SensRegClassifier`.
     :raises TypeError: If an argument is of a wrong type.
     :raises ValueError: If an argument is out of range.
 
     Example:
-    >>> from art_sensreg import RandomizedClassifier
+    >>> from art_sensreg.randomized import RandomizedClassifier
     >>> class Noisy(nn.Module):
     ...     def forward(self, x):
     ...         return x + 0.5 * x.new_empty(x.shape).normal_()
@@ -75,17 +84,18 @@ class RandomizedClassifier(SensRegClassifier):
     def __init__(
         self, model: nn.Module, *args: Any, samples: int | None = None, average: str | None = None, **kwargs: Any
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"`model` is {type(model).__name__}; expected an nn.Module from images to logits.")
         if not isinstance(model, EOT):
-            model = EOT(model, samples=16 if samples is None else samples, average=average or "logits")
-        given = {"samples": samples, "average": average}
-        _check(given)
-        super().__init__(averaged(model, **{k: v for k, v in given.items() if v is not None}), *args, **kwargs)
+            model = EOT(model, 16 if samples is None else samples, average="logits" if average is None else average)
+        super().__init__(model, *args, **kwargs)
+        self._layer_names = self._names_of_layers()
+        if samples is not None:
+            self.samples = samples
+        if average is not None:
+            self.average = average
 
     @property
     def eot(self) -> EOT:
-        """The module that averages."""
+        """The module that averages: `model`, by its type."""
         module = self.model
         assert isinstance(module, EOT)
         return module
@@ -98,7 +108,7 @@ class RandomizedClassifier(SensRegClassifier):
     @samples.setter
     def samples(self, samples: int) -> None:
         check_count("samples", samples)
-        self.eot.samples = samples
+        self.eot.samples = int(samples)
 
     @property
     def average(self) -> str:
@@ -114,13 +124,71 @@ class RandomizedClassifier(SensRegClassifier):
         """
         Set parameters by name, as `get_params` returns them.
 
-        :param kwargs: Parameters of the classifier; a `model` that is no `EOT` is wrapped.
+        :param kwargs: Parameters of the classifier; a `model` that is no `EOT` is wrapped, with the present settings.
+        :raises TypeError: If a value is of a wrong type.
         :raises ValueError: If a name is unknown or a value is not usable.
         """
-        _check(kwargs)
+        settings = {"samples": self.samples, "average": self.average}
+        # Checked before anything changes.
+        wanted = EOT(nn.Identity(), **{name: kwargs.get(name, value) for name, value in settings.items()})
         if "model" in kwargs and not isinstance(kwargs["model"], EOT):
-            kwargs["model"] = EOT(kwargs["model"], samples=self.samples, average=self.average)
+            kwargs["model"] = EOT(kwargs["model"], samples=wanted.samples, average=wanted.average)
         super().set_params(**kwargs)
+        self._layer_names = self._names_of_layers()
+
+    def _names_of_layers(self) -> list[str]:
+        # ART knows the outermost layers; the user's, not the one layer of the module around them.
+        return [f"model.{name}" for name, _ in self.eot.model.named_children()] or ["model"]
+
+    def get_activations(
+        self, x: Any, layer: int | str | None = None, batch_size: int = 128, framework: bool = False
+    ) -> Any:
+        """
+        Activations of one layer in one draw.
+
+        :param x: Images `(n, *input_shape)`.
+        :param layer: Name or index of the layer.
+        :param batch_size: Rows of a forward pass.
+        :param framework: Whether a torch tensor is returned.
+        :return: Activations `(n, ...)`.
+        """
+        with self.eot.single_draws():
+            return super().get_activations(x, layer=layer, batch_size=batch_size, framework=framework)
+
+    def save(self, filename: str, path: str | None = None) -> None:
+        """
+        Save the weights of the user's model as `filename.safetensors`, and the optimizer's state beside them.
+
+        :param filename: Name without ending.
+        :param path: Folder, made if missing; ART's data folder if None.
+        """
+        with self._weights_alone():
+            super().save(filename, path)
+
+    def load_weights(self, filename: str, path: str | None = None) -> None:
+        """
+        Load what `save` of this class, or of `SensRegClassifier` around the same model, wrote.
+
+        :param filename: Name without ending.
+        :param path: Folder; ART's data folder if None.
+        :raises FileNotFoundError: If there is no such file.
+        :raises ValueError: If the weights are of another architecture or the optimizer of another kind; nothing has
+            been loaded then.
+        """
+        with self._weights_alone():
+            super().load_weights(filename, path)
+        self.eot.forget()
+
+    @contextmanager
+    def _weights_alone(self) -> Iterator[None]:
+        """Inside, the classifier's model is the user's own, unless the transform has weights too."""
+        wrapper, transform = self._model, self.eot.transform
+        if not (isinstance(transform, nn.Module) and transform.state_dict()):
+            self._model = self._make_model_wrapper(self.eot.model)
+        try:
+            yield
+        finally:
+            self._model = wrapper
 
     def score(
         self, x: np.ndarray, y: Any, repeats: int = 10, batch_size: int = 128, seed: int | None = None
@@ -131,30 +199,33 @@ class RandomizedClassifier(SensRegClassifier):
         An attack on a random model keeps what was misclassified once; whether it is misclassified again is another
         question, which this answers.
 
-        :param x: Images `(n, *input_shape)`.
+        :param x: Images `(n, *input_shape)`, finite.
         :param y: Class indices `(n,)`, or rows `(n, nb_classes)`.
         :param repeats: Number of times.
         :param batch_size: Rows of a batch.
-        :param seed: Seed of the draws; None: the global state of torch and numpy. With a seed that is left as it was.
-        :return: Accuracy of one draw and of the mean prediction, with their spread.
-        :raises ValueError: If labels do not fit, or an argument is out of range.
+        :param seed: Seed of the draws; the random states are then left as they were. None: go on from them.
+        :return: Accuracy of one draw and of the mean prediction, with their spreads.
+        :raises TypeError: If an argument is of a wrong type.
+        :raises ValueError: If images and labels do not fit, or an argument is out of range.
 
         Example:
-        >>> from art_sensreg import RandomizedClassifier
+        >>> from art_sensreg.randomized import RandomizedClassifier
         >>> classifier = RandomizedClassifier(nn.Identity(), nn.CrossEntropyLoss(), (2,), 2)
-        >>> classifier.score(np.eye(2), np.eye(2), repeats=3).mean
-        1.0
+        >>> classifier.score(np.eye(2), [0, 1], repeats=3)
+        RandomizedScore(single_draw=1.0, single_draw_spread=0.0, mean=1.0, mean_spread=0.0, repeats=3, samples=16)
         """
         check_count("repeats", repeats)
-        labels = labels_of(self, y, len(x))
-        if not len(labels):
-            raise ValueError("`x` is empty; expected at least one image.")
+        check_count("batch_size", batch_size)
+        if seed is not None:
+            check_count("seed", seed, minimum=0)
+        images = check_images(x, self.input_shape, dtype=numpy_dtype(self.model))
+        labels = check_labels(y, self.nb_classes, len(images)).argmax(axis=1)
         single, mean = [], []
-        with nullcontext() if seed is None else random_state_kept(self.device, seed):
+        with nullcontext() if seed is None else random_state_kept(self.device, seed, self.model):
             for _ in range(repeats):
-                mean.append(self.predict(x, batch_size=batch_size).argmax(axis=1) == labels)
-                with _one_draw(self.eot):
-                    single.append(self.predict(x, batch_size=batch_size).argmax(axis=1) == labels)
+                mean.append(self._classes(images, batch_size) == labels)
+                with self.eot.single_draws():
+                    single.append(self._classes(images, batch_size) == labels)
         return RandomizedScore(
             **_moments("single_draw", np.stack(single)),
             **_moments("mean", np.stack(mean)),
@@ -164,24 +235,16 @@ class RandomizedClassifier(SensRegClassifier):
             single_correct=np.stack(single),
         )
 
-
-@contextmanager
-def _one_draw(module: EOT) -> Iterator[None]:
-    samples, module.samples = module.samples, 1
-    try:
-        yield
-    finally:
-        module.samples = samples
+    def _classes(self, x: np.ndarray, batch_size: int) -> np.ndarray:
+        predictions = self.predict(x, batch_size=batch_size)
+        if predictions.shape[1] > 1:
+            classes: np.ndarray = predictions.argmax(axis=1)
+            return classes
+        # ART's binary classifiers with one output, which is a probability for BCELoss.
+        return predictions[:, 0] > (0.5 if isinstance(self.loss, nn.BCELoss) else 0.0)
 
 
 def _moments(name: str, outcomes: np.ndarray) -> dict[str, float]:
     shares = outcomes.mean(axis=1)
-    spread = float(shares.std(ddof=1)) if len(shares) > 1 else 0.0
+    spread = float(shares.std(ddof=1)) if len(shares) > 1 else float("nan")
     return {name: float(shares.mean()), f"{name}_spread": spread}
-
-
-def _check(settings: dict[str, Any]) -> None:
-    if settings.get("samples") is not None:
-        check_count("samples", settings["samples"])
-    if settings.get("average") is not None:
-        check_choice("average", settings["average"], AVERAGES)

@@ -2,55 +2,72 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
+from torch.overrides import _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
-from art_sensreg.attacks.bpda import Tensors
+from art_sensreg.attacks.randomness import Draw, Replay, graph_bytes, random_sources, rows_share_noise
 from art_sensreg.penalties.base import check_choice, check_count
+from art_sensreg.penalties.taps import ActivationTaps
 
 AVERAGES = ("logits", "probabilities")
 NOISES = ("auto", "rows", "shared")
 
-# Identical rows, and forward passes of them, that tell whether rows of one pass share their noise.
-_ROWS, _PASSES = 6, 12
-# Ratio of variances above which rows are taken to share noise. Independent rows give about 1; any doubt counts as
-# shared, which is right for every model and only slower.
-_SHARED_RATIO = 1.5
+
+@dataclass(frozen=True)
+class Plan:
+    """
+    How the samples of a batch are divided among forward passes.
+
+    :param samples: Samples of a pass.
+    :param rows: Rows of the batch in a pass, each `samples` times.
+    :param again: Whether a pass is computed again for its gradient, so that its graph need not be kept.
+    """
+
+    samples: int
+    rows: int
+    again: bool
 
 
 class EOT(nn.Module):
     """
     A random model averaged over samples; one row of logits an image, as attacks expect.
 
-    ART's own EoT preprocessors cover transforms of the input only, return n rows an image, and are ignored by attacks
-    that rebuild a plain `PyTorchClassifier` from `estimator.model` (APGD, and so AutoAttack). A module around the model
-    is seen by all of them.
+    ART's own EoT preprocessors cover transforms of the input only and return n rows an image. And attacks that rebuild
+    a plain `PyTorchClassifier` from `estimator.model` (APGD, and so AutoAttack) see neither them nor an overridden
+    `loss_gradient`. A module around the model is seen by all of them.
 
-    In training mode it is the model itself, with one draw, so that training a random model is unchanged.
+    In training mode it is one draw, so that training a random model is unchanged; and so it is while activations are
+    read (`ActivationTaps`), which belong to one pass.
+
+    A pass that is computed again for its gradient draws again what it drew: from the global generators of torch, numpy
+    and Python, and from generators that modules keep as attributes. Where a model draws from elsewhere, give a
+    `memory` that holds all passes.
 
     | Paper link: https://arxiv.org/abs/1707.07397 (Athalye et al. 2018), https://arxiv.org/abs/1802.00420 (section 4.2)
 
-    :param model: Module from images to logits, random in evaluation mode.
-    :param samples: Number of draws that are averaged.
-    :param transform: Random differentiable function of a batch that comes before the model, or None.
+    :param model: Module from images `(n, ...)` to logits `(n, C)`, random in evaluation mode.
+    :param samples: Number of draws that are averaged, at least 1.
+    :param transform: Random differentiable function of a batch of tensors that comes before the model, or None.
     :param average: `logits`, or `probabilities`: the logarithm of the mean softmax.
-    :param noise: `rows`: every row of a forward pass draws its own noise, so many samples share a pass; `shared`: the
-        rows of a pass share a draw (noise on weights, one size of a random resize), so every sample has a pass of its
-        own; `auto`: measured at first use.
-    :param max_rows: Rows of a forward pass; None: as many as `memory` holds.
-    :param memory: Bytes that the graph of a pass may take; where more passes are needed, each is computed again for
-        its gradient, so that never more than one graph is kept.
+    :param noise: `rows`: every row of a forward pass draws its own noise, so that many samples share a pass; `shared`:
+        rows of a pass share a draw (noise on weights, one size of a random resize), so that every sample has a pass of
+        its own; `auto`: measured at first use (`randomness.rows_share_noise`), and again after training or loading.
+    :param max_rows: Rows of a forward pass at most; None: as many as `memory` holds.
+    :param memory: Bytes that the graphs of all passes may take together. Beyond it, or where `max_rows` divides the
+        samples, each pass is computed again for its gradient, and only one graph is alive at a time.
     :raises TypeError: If an argument is of a wrong type.
     :raises ValueError: If an argument is out of range.
 
     Example:
-    >>> from art_sensreg.attacks import EOT
+    >>> from art_sensreg.attacks.eot import EOT
     >>> class Noisy(nn.Module):
     ...     def forward(self, x):
     ...         return x + torch.randn_like(x)
@@ -64,7 +81,7 @@ class EOT(nn.Module):
         self,
         model: nn.Module,
         samples: int = 16,
-        transform: Tensors | None = None,
+        transform: Draw | None = None,
         average: str = "logits",
         noise: str = "auto",
         max_rows: int | None = None,
@@ -78,13 +95,14 @@ class EOT(nn.Module):
         check_count("samples", samples)
         check_choice("average", average, AVERAGES)
         check_choice("noise", noise, NOISES)
-        check_count("memory", memory)
         if max_rows is not None:
             check_count("max_rows", max_rows)
+        check_count("memory", memory)
         self.model, self.transform = model, transform
-        self.samples, self.average, self.noise, self.max_rows, self.memory = samples, average, noise, max_rows, memory
-        self._shared: bool | None = None
-        self._row_bytes: int | None = None
+        self.samples, self.average, self.noise = int(samples), average, noise
+        self.max_rows, self.memory = None if max_rows is None else int(max_rows), int(memory)
+        self._averaging = True
+        self._measured: dict[Any, Any] = {}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """
@@ -92,13 +110,17 @@ class EOT(nn.Module):
 
         :param x: Images, `(n, ...)`.
         :return: Logits `(n, C)`.
+        :raises ValueError: If the model's output has another number of rows, or too few columns for `probabilities`.
         """
-        if self.training:
-            return self._draw(x)
-        if self.samples == 1:
-            return self._averaged(self._draw(x)[None])
-        outputs = [self._chunk(x, count) for count in self._chunks(x)]
-        return self._averaged(torch.cat(outputs))
+        if self.training or not self._averaging or len(x) == 0 or _activations_are_read():
+            return self.draw(x)
+        plan = self.plan(x)
+        sources = random_sources(self, x.device) if plan.again and torch.is_grad_enabled() else None
+        outputs = []
+        for done in range(0, self.samples, plan.samples):
+            count = min(plan.samples, self.samples - done)
+            outputs.append(torch.cat([self._pass(rows, count, sources) for rows in x.split(plan.rows)], dim=1))
+        return self._mean(torch.cat(outputs))
 
     def draw(self, x: torch.Tensor) -> torch.Tensor:
         """
@@ -107,124 +129,96 @@ class EOT(nn.Module):
         :param x: Images, `(n, ...)`.
         :return: Logits `(n, C)`.
         """
-        return self._draw(x)
-
-    def extra_repr(self) -> str:
-        return f"samples={self.samples}, average={self.average!r}, noise={self.noise!r}"
-
-    def _draw(self, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.model(x if self.transform is None else self.transform(x))
         return logits
 
-    def _samples_of(self, x: torch.Tensor, count: int) -> torch.Tensor:
-        """Logits of `count` samples, `(count, n, C)`, from one forward pass."""
-        repeated = x.repeat(count, *[1] * (x.ndim - 1))
-        logits = self._draw(repeated)
-        return logits.view(count, len(x), *logits.shape[1:])
+    @contextmanager
+    def single_draws(self) -> Iterator[None]:
+        """Inside, a forward pass is one draw in evaluation mode too."""
+        before, self._averaging = self._averaging, False
+        try:
+            yield
+        finally:
+            self._averaging = before
 
-    def _averaged(self, logits: torch.Tensor) -> torch.Tensor:
-        if self.average == "logits":
-            return logits.mean(0)
-        return logits.log_softmax(-1).logsumexp(0) - torch.tensor(float(len(logits))).log().to(logits)
+    def plan(self, x: torch.Tensor) -> Plan:
+        """
+        How the samples of a batch are divided among forward passes; what that takes is measured if it is not yet known.
 
-    def _chunks(self, x: torch.Tensor) -> list[int]:
-        """How many samples each forward pass takes."""
-        if self._shared is None:
-            self._shared = {"rows": False, "shared": True}.get(self.noise)
-        if self._shared is None:
-            self._shared = self._rows_share_noise(x)
-        if self._shared:
-            return [1] * self.samples
-        rows = self.max_rows or max(1, self.memory // self._bytes_of_a_row(x))
-        most = max(1, rows // max(1, len(x)))
-        return [min(most, self.samples - done) for done in range(0, self.samples, most)]
+        :param x: Images, `(n, ...)`, at least one.
+        :return: The plan.
+        """
+        total = self.samples * len(x)
+        fixed, each = (0, 0) if self.max_rows is not None or self.samples == 1 else self._footprint(x)
+        most = self.max_rows or (max(1, (self.memory - fixed) // each) if each else total)
+        rows = min(len(x), most)
+        together = 1 if self.samples == 1 or self._shared(x) else min(self.samples, max(1, most // rows))
+        passes = -(-self.samples // together) * -(-len(x) // rows)
+        again = passes > 1 and (total > self.max_rows if self.max_rows else passes * fixed + total * each > self.memory)
+        return Plan(together, rows, again)
 
-    def _chunk(self, x: torch.Tensor, count: int) -> torch.Tensor:
-        alone = count == self.samples or not torch.is_grad_enabled()
-        # Many small graphs fit: only those that do not are computed twice.
-        fits = self.max_rows is None and self.samples * len(x) * self._bytes_of_a_row(x) <= self.memory
-        if alone or fits:
+    def forget(self) -> None:
+        """Measure the model again at its next use; training, and loading weights into this module, do it too."""
+        self._measured.clear()
+
+    def train(self, mode: bool = True) -> EOT:
+        if mode:
+            self.forget()
+        return super().train(mode)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.forget()
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def extra_repr(self) -> str:
+        names = ("samples", "average", "noise", "max_rows", "memory")
+        settings = [f"{name}={getattr(self, name)!r}" for name in names]
+        if self.transform is not None and not isinstance(self.transform, nn.Module):
+            settings.append(f"transform={getattr(self.transform, '__name__', repr(self.transform))}")
+        return ", ".join(settings)
+
+    def _pass(self, x: torch.Tensor, count: int, sources: list[Any] | None) -> torch.Tensor:
+        """Logits of `count` samples, `(count, n, C)`, from one forward pass; computed again if there are `sources`."""
+        if sources is None:
             return self._samples_of(x, count)
-        output: torch.Tensor = checkpoint(self._samples_of, x, count, use_reentrant=False)
+        replay = Replay(sources)  # checkpoint itself repeats torch's draws only
+        output: torch.Tensor = checkpoint(
+            self._samples_of, x, count, use_reentrant=False, context_fn=lambda: (nullcontext(), replay)
+        )
         return output
 
-    def _bytes_of_a_row(self, x: torch.Tensor) -> int:
-        """What the graph of one row keeps for its gradient."""
-        if self._row_bytes is None:
-            kept = 0
+    def _samples_of(self, x: torch.Tensor, count: int) -> torch.Tensor:
+        logits = self.draw(x.repeat(count, *[1] * (x.ndim - 1)))  # a copy: the model may work in place
+        if not isinstance(logits, torch.Tensor) or logits.shape[:1] != (count * len(x),):
+            came = f"shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
+            raise ValueError(f"`model` returns {came} for {count * len(x)} images; expected logits, a row for each.")
+        return logits.view(count, len(x), *logits.shape[1:])
 
-            def count(tensor: torch.Tensor) -> torch.Tensor:
-                nonlocal kept
-                kept += 0 if isinstance(tensor, nn.Parameter) else tensor.numel() * tensor.element_size()
-                return tensor
+    def _mean(self, logits: torch.Tensor) -> torch.Tensor:
+        if self.average == "logits":
+            return logits.mean(0)
+        if logits.ndim != 3 or logits.shape[2] < 2:
+            raise ValueError(
+                f"`average` is 'probabilities' and the model returns rows of shape {tuple(logits.shape[2:])}; expected "
+                "one logit for each of at least two classes."
+            )
+        return logits.log_softmax(2).logsumexp(0) - math.log(len(logits))
 
-            rows = x[:1].detach().clone().requires_grad_(True)
-            saved = torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor)
-            with random_state_kept(x.device), torch.enable_grad(), saved:
-                self._draw(rows)
-            self._row_bytes = max(kept, x[:1].numel() * x.element_size())
-        return self._row_bytes
+    def _shared(self, x: torch.Tensor) -> bool:
+        if self.noise != "auto":
+            return self.noise == "shared"
+        key = ("noise", tuple(module.training for module in self.modules()))
+        if key not in self._measured:
+            self._measured[key] = rows_share_noise(self.draw, self, x, self.max_rows)
+        return bool(self._measured[key])
 
-    def _rows_share_noise(self, x: torch.Tensor) -> bool:
-        """
-        Whether rows of one pass share a part of their noise: their mean then varies more from pass to pass than the
-        spread inside of the passes explains.
-        """
-        rows = x[:1].detach().repeat(_ROWS, *[1] * (x.ndim - 1))
-        with torch.no_grad(), random_state_kept(x.device):
-            draws = torch.stack([self._draw(rows.clone()) for _ in range(_PASSES)]).double()
-        scale = float(draws.abs().max())
-        within = draws.var(1).mean(0)
-        between = draws.mean(1).var(0)
-        # Kernels may round differently from row to row: that is no noise.
-        if float(between.max()) <= (1e-6 * scale) ** 2:
-            return bool(float(within.max()) <= (1e-6 * scale) ** 2)
-        return bool((between.sum() > _SHARED_RATIO * within.sum() / _ROWS).item())
-
-
-@contextmanager
-def random_state_kept(device: torch.device, seed: int | None = None) -> Iterator[None]:
-    """
-    Put the global random state of torch and numpy back afterwards: ART's preprocessors draw from the latter.
-
-    :param device: Device whose generator counts too.
-    :param seed: Seed inside; None: go on from the present state.
-
-    Example:
-    >>> from art_sensreg.attacks.eot import random_state_kept
-    >>> with random_state_kept(torch.device("cpu"), seed=0):
-    ...     first = np.random.rand()
-    >>> with random_state_kept(torch.device("cpu"), seed=0):
-    ...     first == np.random.rand()
-    True
-    """
-    state = np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            if seed is not None:
-                torch.manual_seed(seed)
-                np.random.seed(seed % 2**32)
-            yield
-    finally:
-        np.random.set_state(state)
+    def _footprint(self, x: torch.Tensor) -> tuple[int, int]:
+        key = ("bytes", x.shape[1:], x.dtype)
+        if key not in self._measured:
+            self._measured[key] = graph_bytes(self.draw, self, x)
+        fixed, each = self._measured[key]
+        return fixed, each
 
 
-def averaged(model: nn.Module, **settings: Any) -> EOT:
-    """
-    A model as EOT, unless it is one already.
-
-    :param model: The model.
-    :param settings: As for :class:`EOT`.
-    :return: The module.
-
-    Example:
-    >>> from art_sensreg.attacks.eot import averaged
-    >>> inner = averaged(nn.Dropout(), samples=4)
-    >>> averaged(inner, samples=8) is inner, inner.samples
-    (True, 8)
-    """
-    if not isinstance(model, EOT):
-        return EOT(model, **settings)
-    for name, value in settings.items():
-        setattr(model, name, value)
-    return model
+def _activations_are_read() -> bool:
+    return any(isinstance(mode, ActivationTaps) for mode in _get_current_function_mode_stack())
