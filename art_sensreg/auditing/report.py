@@ -138,7 +138,7 @@ def report_from_json(stored: dict[str, Any]) -> AuditReport:
     Example:
     >>> from art_sensreg.auditing.report import Check, AuditReport, report_from_json
     >>> report = AuditReport(checks=(Check(name="deterministic", status="PASS"),), settings={"eps": 0.1})
-    >>> report_from_json(json.loads(json.dumps(report.as_json()))) == report
+    >>> report_from_json(report.as_json()) == report
     True
     """
     return AuditReport(checks=tuple(Check(**check) for check in stored["checks"]), settings=stored["settings"])

@@ -70,7 +70,7 @@ def test_all_are_public_and_documented_alike():
         documentation = inspect.getdoc(getattr(public, name))
         assert "Example:\n>>> " in documentation
         if name.endswith("Attack"):
-            assert issubclass(getattr(public, name), ProjectedAscent)
+            assert name == "OfficialAutoAttack" or issubclass(getattr(public, name), ProjectedAscent)
             assert "| Paper link: " in documentation
 
 

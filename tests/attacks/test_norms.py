@@ -103,7 +103,7 @@ def test_steepest_direction_in_l1_is_spread_over_the_largest_fiftieth():
     direction = Ball("l1", 1.0).steepest(gradient)
     assert torch.allclose(direction.abs().sum(1), torch.ones(20))
     assert ((direction != 0).sum(1) == 2).all()
-    largest = gradient.abs().topk(5, dim=1).values.mean(1)
+    largest = gradient.abs().topk(2, dim=1).values.mean(1)
     assert torch.allclose((gradient * direction).sum(1), largest, rtol=1e-5)
 
 
