@@ -54,7 +54,6 @@ def audit_cell(
     settings: SuiteSettings,
     dataset: Dataset,
     name: str,
-    seed: int,
     cells: Mapping[str, Cell | None],
     quick: bool = False,
     **given: Any,
@@ -65,8 +64,7 @@ def audit_cell(
     :param settings: Settings of the run.
     :param dataset: The data; the first test images are used.
     :param name: Name of the defence.
-    :param seed: Seed of the cell, and of the audit.
-    :param cells: The trained cells of this seed by defence: the twin and surrogates are taken from them.
+    :param cells: The trained cells of one seed by defence: the twin and surrogates are taken from them.
     :param quick: Fewer points, steps and restarts.
     :param given: Further arguments of `audit`, in the place of those of the run.
     :return: The report.
@@ -82,7 +80,6 @@ def audit_cell(
     arguments: dict[str, Any] = {
         "eps": eps,
         "norm": norm,
-        "seed": seed,
         "twin": twin,
         "surrogates": surrogates,
         "penalties": penalties_of(settings, name),

@@ -116,7 +116,7 @@ def _audited_defence(given: argparse.Namespace) -> tuple[AuditReport, str, Path]
         if name == given.defence and cells[name] is None:
             raise ValueError(f"`--defence` {name} cannot be trained here: {run['reason']}")
     title = f"{given.defence} on {dataset.name}, {settings.model}"
-    return _audit(given, settings, dataset, given.defence, given.seed, cells), title, out
+    return _audit(given, settings, dataset, given.defence, cells), title, out
 
 
 def _audited_file(given: argparse.Namespace) -> tuple[AuditReport, str, Path]:
@@ -141,7 +141,7 @@ def _audited_file(given: argparse.Namespace) -> tuple[AuditReport, str, Path]:
     if not known:  # nothing is known of how a bare file was trained
         given.penalties = []
     title = f"{given.checkpoint.name} on {dataset.name}, {settings.model}"
-    return _audit(given, settings, dataset, name, seed, cells, own_twin=known), title, out
+    return _audit(given, settings, dataset, name, cells, own_twin=known), title, out
 
 
 def _audit(
@@ -149,7 +149,6 @@ def _audit(
     settings: SuiteSettings,
     dataset: Dataset,
     name: str,
-    seed: int,
     cells: dict[str, Cell | None],
     own_twin: bool = True,
 ) -> AuditReport:
@@ -166,7 +165,7 @@ def _audit(
     if hasattr(given, "penalties"):
         arguments["penalties"] = given.penalties
     dataset = dataset.limited(test_size=given.points)
-    return audit_cell(settings, dataset, name, seed, cells, quick=given.quick, **arguments)
+    return audit_cell(settings, dataset, name, cells, quick=given.quick, **arguments)
 
 
 def _suite_words(

@@ -85,7 +85,8 @@ def _audited(settings: SuiteSettings, dataset: Dataset, run: dict[str, Any], cel
         return {"verdict": "not audited: its preprocessing is too slow", "checks": []}
     limited = dataset.limited(test_size=cell.points)
     with quiet():  # surrogates that it trains have progress bars
-        return audit_cell(settings, limited, run["defence"], run["seed"], cells, settings.budget == "smoke").as_json()
+        report = audit_cell(settings, limited, run["defence"], cells, settings.budget == "smoke", seed=run["seed"])
+        return report.as_json()
 
 
 def _attack(job: Job, bar: Any) -> None:

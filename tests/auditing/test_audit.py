@@ -61,7 +61,8 @@ def test_the_robust_accuracy_is_that_of_the_attack(digits, plain):
     found = audit(plain, x, y, eps=0.1, checks=["eps_zero_is_clean"]).settings["accuracy under the attack"]
     attack = ProjectedGradientDescent(plain, eps=0.1, eps_step=0.00625, max_iter=40, verbose=False)
     pgd = (plain.predict(attack.generate(x, np.eye(10)[y])).argmax(1) == y).mean()
-    best = (plain.predict(OfficialAutoAttack(plain, eps=0.1, nb_iter=30, nb_queries=50).generate(x, y)).argmax(1) == y).mean()
+    attack = OfficialAutoAttack(plain, eps=0.1, nb_iter=30, nb_queries=50)
+    best = (plain.predict(attack.generate(x, y)).argmax(1) == y).mean()
     assert best - 0.01 <= found <= pgd + 0.03
 
 
