@@ -110,7 +110,10 @@ def batch_independent(evidence: Evidence) -> Finding:
     rows = np.arange(min(48, evidence.n))
     together = evidence.predict(evidence.x[rows], batch_size=len(rows))
     turned = evidence.predict(evidence.x[rows[::-1]], batch_size=len(rows))[::-1]
-    alone = evidence.predict(evidence.x[rows[:16]], batch_size=1)
+    try:
+        alone = evidence.predict(evidence.x[rows[:16]], batch_size=1)
+    except Exception as error:  # noqa: BLE001 - statistics of one image may be refused in any way
+        return Finding(1.0, _ROUNDING, f"one image alone raises {type(error).__name__}: {error}.")
     mirrored = evidence.range[0] + evidence.range[1] - evidence.x[rows[:8]]
     beside = evidence.predict(np.concatenate([evidence.x[rows[:8]], mirrored]), batch_size=16)[:8]
     pairs = [(turned, together), (alone, together[:16]), (beside, together[:8])]
