@@ -107,16 +107,20 @@ def table_of(stored):
         for eps, found in stored.items()
     }
     names = list(next(iter(masks.values())))
-    aimed = [name for name in names if name != STANDARD]
 
     def cell(mask):
         low, high = wilson_interval(int(mask.sum()), len(mask))
         return f"{100 * mask.mean():.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
     rows = [[name, *(cell(found[name]) for found in masks.values())] for name in names if name != SINK]
-    rows.append([SINK + " (after all others)", *(cell(found[SINK]) for found in masks.values())])
-    union = {eps: np.all([found[name] for name in aimed], axis=0) for eps, found in masks.items()}
+    before = {eps: np.all([found[name] for name in names if name != SINK], axis=0) for eps, found in masks.items()}
+    sink = {eps: before[eps] & ~found[SINK] for eps, found in masks.items()}  # it saw what all others left
+    aimed = [name for name in names if name not in (STANDARD, SINK)]
+    union = {eps: np.all([found[name] for name in aimed], axis=0) & ~sink[eps] for eps, found in masks.items()}
     both = {eps: union[eps] & found[STANDARD] for eps, found in masks.items()}
+    rows.append(
+        [f"{SINK}: images broken", *(f"{mask.sum()} of {stored[eps][SINK]['attacked']}" for eps, mask in sink.items())]
+    )
     rows.append(["**union of the aimed attacks**", *map(cell, union.values())])
     rows.append(["**union of all**", *map(cell, both.values())])
     gains = [100 * (found[STANDARD].mean() - both[eps].mean()) for eps, found in masks.items()]
