@@ -1,7 +1,7 @@
 """
 Attack one trained model with the official AutoAttack and with each aimed attack alone, and audit it.
 
-usage: adaptive.py FOLDER DEFENCE [--surrogate FILE ...] [--eps EPS,EPS,...] [--test-size N] [--data-dir DIR]
+usage: adaptive.py FOLDER DEFENCE [--surrogate FILE ...] [--eps EPS,...] [--audit-eps EPS,...] [--test-size N]
 
 FOLDER is the output of run_art_suite.py with DEFENCE and `none` (seed 0). Writes adaptive.md there, and one
 adaptive-EPS.json a size; what is in them already is not run again, so sizes may be run by several processes first. A
@@ -134,6 +134,7 @@ def main():
     parser.add_argument("defence")
     parser.add_argument("--surrogate", type=Path, action="append", default=[])
     parser.add_argument("--eps", default="0.1,0.2,0.3")
+    parser.add_argument("--audit-eps", default="0.2", help="sizes at which the model is audited")
     parser.add_argument("--test-size", type=int, default=500)
     parser.add_argument("--data-dir")
     parser.add_argument("--attacks-only", action="store_true", help="store the outcomes, and write no page")
@@ -146,6 +147,7 @@ def main():
     files = [checkpoints / f"{name}-seed0.safetensors" for name in (given.defence, "none")] + given.surrogate
     classifier, *surrogates = [loaded_cell(settings, dataset, 0, file, "none").model for file in files]
     sizes = [float(part) for part in given.eps.split(",")]
+    audited = [float(part) for part in given.audit_eps.split(",")]
     stored = run(classifier, surrogates, dataset, sizes, given.folder)
     if given.attacks_only:
         return
@@ -161,7 +163,7 @@ def main():
             train_data=(dataset.x_train, dataset.y_train),
             verbose=True,
         )
-        for eps in sizes
+        for eps in audited
     ]
     clean = (classifier.predict(dataset.x_test).argmax(axis=1) == dataset.y_test).mean()
     seconds = sum(entry["seconds"] for found in stored.values() for entry in found.values())
@@ -173,7 +175,7 @@ def main():
         f"```\n{shlex.join(['python', 'benchmarks/adaptive.py', *sys.argv[1:]])}\n```",
         table_of(stored).as_markdown(),
     ]
-    text += [f"## Audit at {eps:g}\n\n{report.as_markdown()}" for eps, report in zip(sizes, reports, strict=True)]
+    text += [f"## Audit at {eps:g}\n\n{report.as_markdown()}" for eps, report in zip(audited, reports, strict=True)]
     write_text(given.folder / "adaptive.md", "\n\n".join(text) + "\n")
 
 
