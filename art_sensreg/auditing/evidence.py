@@ -283,16 +283,18 @@ class Evidence:
 
         return attempt
 
-    def widened(self, nominal: float, share: float | None = None) -> float:
+    def widened(self, nominal: float, share: float | None = None, points: int | None = None) -> float:
         """
         A threshold that is not finer than the sampling error of n points.
 
         :param nominal: The threshold.
         :param share: The share that is measured; the robust accuracy if None.
+        :param points: Number of images that it is a share of; all if None.
         :return: The larger of the threshold, half the width of the share's 95 % interval, and one image.
         """
         share = self.robust_accuracy if share is None else share
-        return max(nominal, _Z95 * math.sqrt(share * (1 - share) / self.n), 1 / self.n)
+        points = self.n if points is None else points
+        return max(nominal, _Z95 * math.sqrt(share * (1 - share) / points), 1 / points)
 
 
 def output_scale(outputs: np.ndarray) -> float:

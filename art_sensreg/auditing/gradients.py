@@ -127,7 +127,7 @@ def predictions_stable(evidence: Evidence) -> Finding:
     x, _ = evidence.tensors(rows)
     generator = evidence.generator("stable")
     draws = [evidence.right(ball.border(x, generator).cpu().numpy(), rows) for _ in range(10)]
-    return Finding(1 - float(np.mean(draws)), evidence.widened(0.02, 0.02))
+    return Finding(1 - float(np.mean(draws)), evidence.widened(0.02, 0.02, len(rows)))
 
 
 def _share(evidence: Evidence, kind: str) -> dict[str, float]:
