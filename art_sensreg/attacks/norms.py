@@ -91,7 +91,8 @@ class Ball:
         if self.norm == "linf":
             delta = delta.clamp(-self.eps, self.eps)
         elif self.norm == "l2":
-            delta = delta * _columns(self.eps / perturbation_norm(delta, "l2").clamp_min(self.eps), delta)
+            shrink = self.eps / perturbation_norm(delta, "l2").clamp_min(1e-30)
+            delta = delta * _columns(shrink.clamp_max(1.0), delta)
         else:
             room = torch.where(delta > 0, self.high - x, x - self.low).clamp_min(0)
             delta = _onto_l1(delta, room, self.eps)

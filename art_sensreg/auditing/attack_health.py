@@ -14,6 +14,7 @@ from art.attacks.evasion import SquareAttack
 from art_sensreg.attacks.official import OfficialAutoAttack
 from art_sensreg.auditing.evidence import Evidence
 from art_sensreg.auditing.registry import Finding, check, skip
+from art_sensreg.classifiers import SensRegClassifier
 
 _PINTOR = "Pintor et al. 2022, arXiv 2106.09947, section 3, "
 _CARLINI = "Carlini et al. 2019, arXiv 1902.06705, "
@@ -190,6 +191,10 @@ def chance_at_large_eps(evidence: Evidence) -> Finding:
 def _square(evidence: Evidence) -> EvasionAttack | Finding:
     """The Square attack in the norm of the audit, or why there is none."""
     queries = evidence.effort.queries
+    if evidence.classifier.clip_values is None or evidence.one_output:
+        return skip("the Square attack needs `clip_values`, and an output for each class.")
+    if evidence.array_dtype == np.float64 and not isinstance(evidence.classifier, SensRegClassifier):
+        return skip("ART's Square attack makes float32 images, which this model does not take; use SensRegClassifier.")
     if evidence.norm != "l1":
         norm = np.inf if evidence.norm == "linf" else 2
         if evidence.x.ndim != 4:

@@ -154,15 +154,26 @@ class Evidence:
 
     # --- predictions ------------------------------------------------------------------------------------------------
 
+    @cached_property
+    def array_dtype(self) -> np.dtype:
+        """What images are given to the classifier as: a plain ART classifier takes its model's type only."""
+        return np.dtype(np.float64 if self.dtype == torch.float64 else np.float32)
+
+    @cached_property
+    def one_output(self) -> bool:
+        """Whether it is one of ART's binary classifiers with one output."""
+        return np.asarray(self.classifier.predict(self.x[:1].astype(self.array_dtype))).shape[1:] == (1,)
+
     def predict(self, x: np.ndarray, batch_size: int = 128) -> np.ndarray:
-        """Outputs of the classifier's own `predict`."""
-        return np.asarray(self.classifier.predict(x.astype(np.float32), batch_size=batch_size))
+        """Outputs of the classifier's own `predict`; a single output stands against 0."""
+        outputs = np.asarray(self.classifier.predict(x.astype(self.array_dtype), batch_size=batch_size))
+        if outputs.ndim == 2 and outputs.shape[1] == 1:
+            outputs = np.concatenate([np.zeros_like(outputs), outputs], axis=1)
+        return outputs
 
     def right(self, x: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Which images the classifier's own `predict` takes for their label."""
         outputs = self.predict(x) if len(x) else np.zeros((0, 2))
-        if outputs.ndim == 2 and outputs.shape[1] == 1:  # ART's binary classifiers with one output
-            outputs = np.concatenate([np.zeros_like(outputs), outputs], axis=1)
         found: np.ndarray = outputs.argmax(axis=1) == self.y[rows]
         return found
 
@@ -278,8 +289,8 @@ class Evidence:
 
         def attempt(rows: np.ndarray) -> np.ndarray:
             labels = np.eye(self.classifier.nb_classes, dtype=np.float32)[self.y[rows]]
-            images: np.ndarray = attack.generate(self.x[rows], y=labels)
-            return images
+            images = attack.generate(self.x[rows].astype(self.array_dtype), y=labels)
+            return np.asarray(images, dtype=np.float32)
 
         return attempt
 

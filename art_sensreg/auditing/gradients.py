@@ -68,12 +68,14 @@ def loss_gradient_is_the_models(evidence: Evidence) -> Finding:
     """1 minus the median cosine between the classifier's `loss_gradient` and the gradient of cross-entropy."""
     if evidence.declared_random:
         return skip("the model is random by declaration; see eot_samples.")
+    if evidence.one_output:
+        return skip("one output, whose loss is not cross-entropy over the classes.")
     rows = evidence.correct_rows[:_POINTS]
     x, y = evidence.tensors(rows)
     gradient = value_and_grad(loss_on(evidence.model, LOSSES["cross_entropy"], y), x)[0].cpu().numpy()
     one_hot = np.eye(evidence.classifier.nb_classes, dtype=np.float32)[evidence.y[rows]]
     try:
-        own = np.asarray(evidence.classifier.loss_gradient(evidence.x[rows], one_hot))
+        own = np.asarray(evidence.classifier.loss_gradient(evidence.x[rows].astype(evidence.array_dtype), one_hot))
     except (ValueError, RuntimeError) as error:
         return Finding(1.0, 0.5, f"loss_gradient raises {type(error).__name__}: {error}.")
     first, second = (array.reshape(len(rows), -1).astype(np.float64) for array in (gradient, own))
@@ -93,7 +95,7 @@ def loss_gradient_is_the_models(evidence: Evidence) -> Finding:
     "loss is jagged there; smooth it (EOT over noise), replace the jagged part (BPDA), or transfer.",
 )
 def gradients_hold_at_step_size(evidence: Evidence) -> Finding:
-    """1 minus the gain of the margin over the promised one, for steps of eps/8 and eps/2 along the gradient."""
+    """1 minus the gain of the margin over the promised one, or the inverse, for steps of eps/8 and eps/2."""
     if evidence.declared_random:
         return skip("the model is random by declaration; see eot_samples.")
     rows = evidence.correct_rows[:_POINTS]
@@ -110,7 +112,9 @@ def gradients_hold_at_step_size(evidence: Evidence) -> Finding:
             gained = margin(evidence.model(moved), y) - start
         shares.append(float(gained.sum() / promised.sum().clamp_min(1e-12)) if bool((promised > 0).any()) else 1.0)
     text = ", ".join(f"{share:.2g}" for share in shares)
-    return Finding(1 - min(shares), 0.75, f"gained of what was promised, at eps/8 and eps/2: {text}.")
+    # Much more than promised is no better: a part of the gradient is missing.
+    value = max(1 - min(shares), 1 - 1 / max(shares[0], 1.0))
+    return Finding(value, 0.75, f"gained of what was promised, at eps/8 and eps/2: {text}.")
 
 
 @check(
@@ -164,6 +168,8 @@ def _double(evidence: Evidence) -> nn.Module:
         with torch.no_grad():
             exact, usual = model(x.double()), evidence.model(x)
     except Exception:  # noqa: BLE001 - a model of one's own may refuse copies or float64 in any way
+        return evidence.model
+    if not bool(torch.isfinite(usual).all()):
         return evidence.model
     same = torch.allclose(exact.to(usual), usual, rtol=1e-3, atol=1e-3 * float(usual.abs().max()))
     return model if exact.dtype == torch.float64 and same else evidence.model

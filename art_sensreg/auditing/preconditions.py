@@ -107,16 +107,17 @@ def batch_independent(evidence: Evidence) -> Finding:
     """Largest difference of outputs at batch size 1, in another order and beside other images, over their scale."""
     if evidence.declared_random:
         return skip("the model is random by declaration; see repeated_scoring.")
-    rows = np.arange(min(48, evidence.n))
-    together = evidence.predict(evidence.x[rows], batch_size=len(rows))
-    turned = evidence.predict(evidence.x[rows[::-1]], batch_size=len(rows))[::-1]
+    few, n = min(8, evidence.n), evidence.n
+    together = evidence.predict(evidence.x, batch_size=n)
+    turned = evidence.predict(evidence.x[::-1], batch_size=n)[::-1]
+    parted = evidence.predict(evidence.x, batch_size=48)
     try:
-        alone = evidence.predict(evidence.x[rows[:16]], batch_size=1)
+        alone = evidence.predict(evidence.x[:16], batch_size=1)
     except Exception as error:  # noqa: BLE001 - statistics of one image may be refused in any way
         return Finding(1.0, _ROUNDING, f"one image alone raises {type(error).__name__}: {error}.")
-    mirrored = evidence.range[0] + evidence.range[1] - evidence.x[rows[:8]]
-    beside = evidence.predict(np.concatenate([evidence.x[rows[:8]], mirrored]), batch_size=16)[:8]
-    pairs = [(turned, together), (alone, together[:16]), (beside, together[:8])]
+    mirrored = evidence.range[0] + evidence.range[1] - evidence.x[:few]
+    beside = evidence.predict(np.concatenate([evidence.x[:few], mirrored]), batch_size=2 * few)[:few]
+    pairs = [(turned, together), (parted, together), (alone, together[:16]), (beside, together[:few])]
     worst = max(float(np.abs(first - second).max()) for first, second in pairs)
     value = worst / output_scale(together)
     return Finding(value if np.isfinite(value) else 1.0, _ROUNDING)
@@ -128,7 +129,7 @@ def batch_independent(evidence: Evidence) -> Finding:
     "BPDA, by unrolling it, or by transfer from the model without it.",
 )
 def no_autograd_in_forward(evidence: Evidence) -> Finding:
-    """Number of backward passes that one prediction starts."""
+    """Number of derivatives that one prediction takes, backward or forward."""
     with _backward_counted() as calls:
         evidence.predict(evidence.x[:4])
         with torch.enable_grad():
@@ -189,15 +190,21 @@ def _saturated(outputs: np.ndarray) -> bool:
 def _backward_counted() -> Iterator[list[int]]:
     """The backward passes started inside; `torch.autograd.grad`, `backward` and `torch.func.grad` share one engine."""
     calls: list[int] = []
-    name = "_engine_run_backward"
-    original = getattr(torch.autograd, name)
+    # Forward mode (`torch.func.jvp`) does without it, but not without dual numbers.
+    places = [(torch.autograd, "_engine_run_backward"), (torch.autograd.forward_ad, "make_dual")]
+    originals = [(owner, name, getattr(owner, name)) for owner, name in places]
 
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        calls.append(1)
-        return original(*args, **kwargs)
+    def counting(original: Any) -> Any:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            calls.append(1)
+            return original(*args, **kwargs)
 
-    setattr(torch.autograd, name, counted)
+        return counted
+
+    for owner, name, original in originals:
+        setattr(owner, name, counting(original))
     try:
         yield calls
     finally:
-        setattr(torch.autograd, name, original)
+        for owner, name, original in originals:
+            setattr(owner, name, original)

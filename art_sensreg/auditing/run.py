@@ -75,7 +75,7 @@ def audit(
     >>> audit(classifier, x, y, eps=0.1, checks=["eval_mode", "deterministic"]).verdict
     'no failure detected'
     """
-    asked = _asked(checks)
+    asked, surrogates, penalties = _asked(checks), _several("surrogates", surrogates), _several("penalties", penalties)
     images, labels = _data(classifier, x, y)
     check_number("eps", eps, minimum=0.0, exclusive=True)
     check_count("seed", seed, minimum=0)
@@ -151,11 +151,24 @@ def _asked(checks: Sequence[str] | None) -> list[CheckSpec]:
     if checks is None:
         return list(CHECKS.values())
     names = [checks] if isinstance(checks, str) else list(checks)
-    unknown = [name for name in names if name not in CHECKS]
+    unknown = [name for name in names if not isinstance(name, str) or name not in CHECKS]
     if unknown or not names:
         came = repr(unknown[0]) if unknown else "empty"
         raise ValueError(f"`checks` is {came}; expected names of {', '.join(CHECKS)}.")
     return [CHECKS[name] for name in CHECKS if name in names]
+
+
+def _several(name: str, given: Any) -> tuple[Any, ...]:
+    """What was given as a tuple; one thing alone counts as one."""
+    if given is None:
+        return ()
+    things = tuple(given) if isinstance(given, (list, tuple)) else (given,)
+    for thing in things if name == "penalties" else ():
+        if not callable(thing):
+            raise TypeError(
+                f"`penalties` holds {type(thing).__name__}; expected penalties such as SensitivityPenalty()."
+            )
+    return things
 
 
 def _data(classifier: Any, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -178,6 +191,11 @@ def _check_other(name: str, other: Any, classifier: PyTorchClassifier) -> None:
     if came != expected:
         raise ValueError(
             f"`{name}` takes images {came[0]} of {came[1]} classes; expected {expected[0]}, {expected[1]}."
+        )
+    theirs, ours = other.clip_values, classifier.clip_values
+    if theirs is not None and ours is not None and not all(map(np.array_equal, theirs, ours)):
+        raise ValueError(
+            f"`{name}` has `clip_values` {tuple(theirs)}; expected those of the classifier, {tuple(ours)}."
         )
 
 

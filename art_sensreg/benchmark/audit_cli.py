@@ -33,6 +33,8 @@ from art_sensreg.training.distributed import Processes
 
 # What `--defence` trains beside the defence, for want of a run that has it: the twin, and the cheapest surrogate.
 _BESIDE = ("none", "art-fbf-fixed")
+# A folder without a run: what is audited from a file resumes none.
+_NO_RUN = Path("results") / "no-run"
 
 
 def make_audit_parser() -> argparse.ArgumentParser:
@@ -108,13 +110,19 @@ def _audited_defence(given: argparse.Namespace) -> tuple[AuditReport, str, Path]
     """Train a defence, its twin and a surrogate, then audit."""
     names = list(dict.fromkeys([*_BESIDE, given.defence]))
     out = given.out or Path("results") / f"audit-{given.defence}"
-    settings, dataset = _settings(given, _suite_words(given, names, out))
+    try:
+        settings, dataset = _settings(given, _suite_words(given, names, out))
+    except ValueError as error:
+        if "--resume" in str(error):
+            raise ValueError(f"`--out` {out} holds models of other settings; choose another folder") from None
+        raise
     records = Records(out, settings.as_json(), settings.device)
     cells: dict[str, Cell | None] = {}
     for name in names:
         run, cells[name] = trained_cell(settings, dataset, records, name, given.seed, Processes())
         if name == given.defence and cells[name] is None:
             raise ValueError(f"`--defence` {name} cannot be trained here: {run['reason']}")
+    cells |= _given_cells(given, settings, dataset, given.seed)
     title = f"{given.defence} on {dataset.name}, {settings.model}"
     return _audit(given, settings, dataset, given.defence, cells), title, out
 
@@ -128,20 +136,26 @@ def _audited_file(given: argparse.Namespace) -> tuple[AuditReport, str, Path]:
     seed = int(match.group(2)) if match else given.seed
     stored = _stored_settings(given.checkpoint)
     out = given.out or Path("results") / f"audit-{given.checkpoint.stem}"
-    settings, dataset = _settings(given, _suite_words(given, [name], out, stored), stored)
+    settings, dataset = _settings(given, _suite_words(given, [name], _NO_RUN, stored), stored)
     files = {other: given.checkpoint.with_name(f"{other}-seed{seed}.safetensors") for other in ("none", *ADVERSARIAL)}
     beside = {other: file for other, file in files.items() if stored and file.is_file() and other != name}
-    beside |= {"none": given.twin} if given.twin else {}
-    beside |= dict(zip(ADVERSARIAL, given.surrogate, strict=False)) if given.surrogate else {}
     cells: dict[str, Cell | None] = {
         other: loaded_cell(settings, dataset, seed, file, other) for other, file in beside.items()
     }
+    cells |= _given_cells(given, settings, dataset, seed)
     cells[name] = loaded_cell(settings, dataset, seed, given.checkpoint, name)
     known = stored is not None and match is not None
     if not known:  # nothing is known of how a bare file was trained
         given.penalties = []
     title = f"{given.checkpoint.name} on {dataset.name}, {settings.model}"
     return _audit(given, settings, dataset, name, cells, own_twin=known), title, out
+
+
+def _given_cells(given: argparse.Namespace, settings: SuiteSettings, dataset: Dataset, seed: int) -> dict[str, Cell]:
+    """The twin and the surrogates that were named on the command line."""
+    files = {"none": given.twin} if given.twin else {}
+    files |= dict(zip(ADVERSARIAL, given.surrogate, strict=False))
+    return {other: loaded_cell(settings, dataset, seed, file, other) for other, file in files.items()}
 
 
 def _audit(
@@ -222,7 +236,7 @@ def settings_of_run(folder: Path, name: str, data_dir: str | None = None) -> tup
         raise ValueError(f"{folder} holds no `results.json` of a run of the suite")
     given = make_audit_parser().parse_args(["--checkpoint", str(checkpoint)])
     given.data_dir = data_dir
-    words = _suite_words(given, [name], Path("results") / "unused", stored)
+    words = _suite_words(given, [name], _NO_RUN, stored)
     return _settings(given, [*words, "--test-size", str(10**9)], stored)
 
 
