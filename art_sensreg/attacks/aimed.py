@@ -10,11 +10,10 @@ from typing import Any, ClassVar
 
 import torch
 from art.estimators.classification import PyTorchClassifier
-from torch import nn
 
-from art_sensreg.attacks.ascent import Ascent, LossFunction, ascend, margin_of
+from art_sensreg.attacks.ascent import Ascent, LossFunction, ascend, loss_on_logits, margin_of
 from art_sensreg.attacks.donors import likely_classes, random_donors
-from art_sensreg.attacks.losses import LogitsLoss, cross_entropy, margin, targeted_margin
+from art_sensreg.attacks.losses import cross_entropy, margin, targeted_margin
 from art_sensreg.attacks.norms import Ball
 from art_sensreg.attacks.projected import ProjectedAscent, Victim
 from art_sensreg.penalties.base import check_count, check_number
@@ -48,28 +47,6 @@ def start_at(kind: str, victim: Victim) -> torch.Tensor:
         return border
     donors, found = random_donors(x, victim.y, victim.pool, victim.generator)
     return torch.where(found.view(-1, *[1] * (x.ndim - 1)), ball.project(x, donors), border)
-
-
-def loss_on_logits(model: nn.Module, y: torch.Tensor, loss: LogitsLoss) -> LossFunction:
-    """
-    A loss of logits as a loss of images.
-
-    :param model: Module from images to logits.
-    :param y: Class indices, `(n,)`.
-    :param loss: Loss of logits and labels.
-    :return: Function of perturbed images, to the loss of each and the logits.
-
-    Example:
-    >>> from art_sensreg.attacks.aimed import loss_on_logits
-    >>> loss_on_logits(nn.Identity(), torch.tensor([0]), margin)(torch.tensor([[3.0, 1.0]]))[0]
-    tensor([-2.])
-    """
-
-    def loss_fn(perturbed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = model(perturbed)
-        return loss(logits, y), logits
-
-    return loss_fn
 
 
 def unit_scale_cross_entropy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from art_sensreg.attacks.losses import margin
+from art_sensreg.attacks.losses import LogitsLoss, margin
 from art_sensreg.attacks.norms import Ball
 
 # Of a batch of perturbed images: the loss of each, and the logits that tell whether it is misclassified.
@@ -36,6 +36,28 @@ class Ascent:
     last_margin: torch.Tensor
     losses: torch.Tensor
     margins: torch.Tensor
+
+
+def loss_on_logits(model: nn.Module, y: torch.Tensor, loss: LogitsLoss) -> LossFunction:
+    """
+    A loss of logits as a loss of images.
+
+    :param model: Module from images to logits.
+    :param y: Class indices, `(n,)`.
+    :param loss: Loss of logits and labels.
+    :return: Function of perturbed images, to the loss of each and the logits.
+
+    Example:
+    >>> from art_sensreg.attacks.ascent import loss_on_logits
+    >>> loss_on_logits(nn.Identity(), torch.tensor([0]), margin)(torch.tensor([[3.0, 1.0]]))[0]
+    tensor([-2.])
+    """
+
+    def loss_fn(perturbed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = model(perturbed)
+        return loss(logits, y), logits
+
+    return loss_fn
 
 
 def ascend(

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from art.estimators.classification import PyTorchClassifier
 
-from art_sensreg.attacks.aimed import loss_on_logits, start_at, unit_scale_cross_entropy
-from art_sensreg.attacks.ascent import Ascent, LossFunction, ascend
+from art_sensreg.attacks.aimed import start_at, unit_scale_cross_entropy
+from art_sensreg.attacks.ascent import Ascent, LossFunction, ascend, loss_on_logits
 from art_sensreg.attacks.donors import check_donors, likely_classes
 from art_sensreg.attacks.hidden import TappedModel, hidden_loss
 from art_sensreg.attacks.losses import LOSSES, targeted_margin

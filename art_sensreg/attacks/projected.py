@@ -12,7 +12,16 @@ from art.attacks.attack import EvasionAttack
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from art_sensreg.attacks.ascent import SCHEDULES, Ascent, LossFunction, ascend, margin_of, modes_kept, own_randomness
+from art_sensreg.attacks.ascent import (
+    SCHEDULES,
+    Ascent,
+    LossFunction,
+    ascend,
+    loss_on_logits,
+    margin_of,
+    modes_kept,
+    own_randomness,
+)
 from art_sensreg.attacks.losses import LOSSES
 from art_sensreg.attacks.norms import Ball, norm_name
 from art_sensreg.attacks.views import check_classifier, differentiable_model, labels_of
@@ -106,13 +115,7 @@ class ProjectedAscent(EvasionAttack):
         :param victim: What is attacked.
         :return: Function of perturbed images, to the loss of each and the logits.
         """
-        loss = LOSSES[self.loss]
-
-        def loss_fn(perturbed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            logits = victim.model(perturbed)
-            return loss(logits, victim.y), logits
-
-        return loss_fn
+        return loss_on_logits(victim.model, victim.y, LOSSES[self.loss])
 
     def get_start(self, victim: Victim) -> torch.Tensor:
         """

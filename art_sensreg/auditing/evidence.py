@@ -14,8 +14,8 @@ from art.attacks.attack import EvasionAttack
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from art_sensreg.attacks.ascent import Ascent, LossFunction, ascend
-from art_sensreg.attacks.losses import LOSSES, LogitsLoss
+from art_sensreg.attacks.ascent import Ascent, ascend, loss_on_logits
+from art_sensreg.attacks.losses import LOSSES
 from art_sensreg.attacks.norms import Ball
 from art_sensreg.attacks.views import differentiable_model
 from art_sensreg.penalties.noise import derive_seed
@@ -237,7 +237,7 @@ class Evidence:
         for batch in np.array_split(rows, max(1, -(-len(rows) // _BATCH))):
             x, y = self.tensors(batch)
             begin = x if start == "none" else getattr(ball, start)(x, generator)
-            parts.append(ascend(loss_on(target, value, y), x, y, ball, begin, step, steps))
+            parts.append(ascend(loss_on_logits(target, y, value), x, y, ball, begin, step, steps))
         if len(parts) == 1:
             return parts[0]
         sizes = torch.tensor([len(part.margin) for part in parts], dtype=torch.float32, device=self.device)
@@ -316,20 +316,3 @@ def output_scale(outputs: np.ndarray) -> float:
     :return: Above 0.
     """
     return float(np.ptp(np.nan_to_num(outputs), axis=-1).mean()) + 1e-12
-
-
-def loss_on(model: nn.Module, loss: LogitsLoss, y: torch.Tensor) -> LossFunction:
-    """
-    A loss of logits as a function of images.
-
-    :param model: Module from images to logits.
-    :param loss: Function of logits and labels.
-    :param y: Class indices.
-    :return: Function of images, to the loss of each and the logits.
-    """
-
-    def loss_fn(perturbed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = model(perturbed)
-        return loss(logits, y), logits
-
-    return loss_fn

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from art_sensreg.attacks.ascent import value_and_grad
+from art_sensreg.attacks.ascent import loss_on_logits, value_and_grad
 from art_sensreg.attacks.losses import LOSSES, margin
 from art_sensreg.attacks.norms import perturbation_norm
-from art_sensreg.auditing.evidence import Evidence, loss_on
+from art_sensreg.auditing.evidence import Evidence
 from art_sensreg.auditing.registry import Finding, check, skip
 
 _POINTS = 128
@@ -46,14 +46,14 @@ def gradients_finite(evidence: Evidence) -> Finding:
 def gradients_match_differences(evidence: Evidence) -> Finding:
     """Error of the margin's gradient against central differences in random directions, at the best of three sizes."""
     if evidence.declared_random:
-        return skip("the model is random by declaration; see eot_samples.")
+        return skip("the model is random by declaration; see eot_samples_suffice.")
     rows = evidence.correct_rows[:_POINTS]
     if not len(rows):
         return Finding(0.0, 0.3, "no image is classified rightly.")
     model = _double(evidence)
     x, y = evidence.tensors(rows)
     x = x.to(torch.float64 if model is not evidence.model else x.dtype)
-    gradient, _, _ = value_and_grad(loss_on(evidence.model, margin, y), x.to(evidence.dtype))
+    gradient, _, _ = value_and_grad(loss_on_logits(evidence.model, y, margin), x.to(evidence.dtype))
     # The second and third sizes are for declared surrogates, whose gradient holds at the attack's scale only.
     errors = [_difference_error(evidence, model, x, y, gradient.to(x), h) for h in _sizes(evidence)]
     return Finding(min(errors), 0.3, "by step size: " + ", ".join(f"{error:.2g}" for error in errors))
@@ -67,12 +67,12 @@ def gradients_match_differences(evidence: Evidence) -> Finding:
 def loss_gradient_is_the_models(evidence: Evidence) -> Finding:
     """1 minus the median cosine between the classifier's `loss_gradient` and the gradient of cross-entropy."""
     if evidence.declared_random:
-        return skip("the model is random by declaration; see eot_samples.")
+        return skip("the model is random by declaration; see eot_samples_suffice.")
     if evidence.one_output:
         return skip("one output, whose loss is not cross-entropy over the classes.")
     rows = evidence.correct_rows[:_POINTS]
     x, y = evidence.tensors(rows)
-    gradient = value_and_grad(loss_on(evidence.model, LOSSES["cross_entropy"], y), x)[0].cpu().numpy()
+    gradient = value_and_grad(loss_on_logits(evidence.model, y, LOSSES["cross_entropy"]), x)[0].cpu().numpy()
     one_hot = np.eye(evidence.classifier.nb_classes, dtype=np.float32)[evidence.y[rows]]
     try:
         own = np.asarray(evidence.classifier.loss_gradient(evidence.x[rows].astype(evidence.array_dtype), one_hot))
@@ -97,13 +97,13 @@ def loss_gradient_is_the_models(evidence: Evidence) -> Finding:
 def gradients_hold_at_step_size(evidence: Evidence) -> Finding:
     """1 minus the gain of the margin over the promised one, or the inverse, for steps of eps/8 and eps/2."""
     if evidence.declared_random:
-        return skip("the model is random by declaration; see eot_samples.")
+        return skip("the model is random by declaration; see eot_samples_suffice.")
     rows = evidence.correct_rows[:_POINTS]
     if not len(rows):
         return Finding(0.0, 0.75, "no image is classified rightly.")
     x, y = evidence.tensors(rows)
     ball = evidence.ball()
-    gradient, start, _ = value_and_grad(loss_on(evidence.model, margin, y), x)
+    gradient, start, _ = value_and_grad(loss_on_logits(evidence.model, y, margin), x)
     shares = []
     for part in (8, 2):
         moved = torch.clamp(x + ball.eps / part * ball.steepest(gradient), ball.low, ball.high)

@@ -7,11 +7,11 @@ import torch
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from art_sensreg.attacks.ascent import ascend
+from art_sensreg.attacks.ascent import ascend, loss_on_logits
 from art_sensreg.attacks.linear_truth import linear_robust_accuracy
 from art_sensreg.attacks.losses import LOSSES
 from art_sensreg.auditing.binarised import BinarisedCopies
-from art_sensreg.auditing.evidence import Evidence, loss_on
+from art_sensreg.auditing.evidence import Evidence
 from art_sensreg.auditing.registry import Finding, check, skip
 
 _CARLINI = "Carlini et al. 2019, arXiv 1902.06705, "
@@ -75,7 +75,7 @@ def binarised_copies_fall(evidence: Evidence) -> Finding:
     ).eval()
     steps, broken = 2 * evidence.effort.steps, torch.zeros(len(rows), dtype=torch.bool, device=x.device)
     for restart, start in enumerate((x, ball.inside(x, evidence.generator("copies")))):
-        loss = loss_on(copies, lambda logits, _: logits[:, 1], zeros)
+        loss = loss_on_logits(copies, zeros, lambda logits, _: logits[:, 1])
         found = ascend(loss, x, zeros, ball, start, 2.5 * ball.eps / steps, steps)
         broken |= found.margin > 0
         if restart == 0:
@@ -122,6 +122,6 @@ def _margins_reached(evidence: Evidence, weight: np.ndarray, bias: np.ndarray, e
     x, ball, steps = x.double().clamp(*evidence.range), evidence.ball(eps), evidence.effort.steps
     for loss in ("cross_entropy", "logits_ratio"):
         start = ball.inside(x, evidence.generator("weak", loss))
-        found = ascend(loss_on(model, LOSSES[loss], y), x, y, ball, start, 2.5 * eps / steps, steps)
+        found = ascend(loss_on_logits(model, y, LOSSES[loss]), x, y, ball, start, 2.5 * eps / steps, steps)
         best = np.maximum(best, found.margin.cpu().numpy())
     return best

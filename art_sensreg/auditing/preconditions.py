@@ -106,7 +106,7 @@ def deterministic(evidence: Evidence) -> Finding:
 def batch_independent(evidence: Evidence) -> Finding:
     """Largest difference of outputs at batch size 1, in another order and beside other images, over their scale."""
     if evidence.declared_random:
-        return skip("the model is random by declaration; see repeated_scoring.")
+        return skip("the model is random by declaration; see repeated_scoring_agrees.")
     few, n = min(8, evidence.n), evidence.n
     together = evidence.predict(evidence.x, batch_size=n)
     turned = evidence.predict(evidence.x[::-1], batch_size=n)[::-1]
