@@ -2,17 +2,19 @@
 
 from art_sensreg.auditing import audit
 from art_sensreg.classifiers import SensRegClassifier
-from art_sensreg.penalties import JacobianPenalty, SensitivityPenalty
+from art_sensreg.penalties import FisherRaoPenalty, JacobianPenalty, SensitivityPenalty
 from art_sensreg.randomized import RandomizedClassifier
-from art_sensreg.trainers import SensRegTrainer
+from art_sensreg.trainers import FIRETrainer, SensRegTrainer
 from art_sensreg.training import TrainingConfig
 
 __all__ = [
     "SensitivityPenalty",
     "JacobianPenalty",
+    "FisherRaoPenalty",
     "SensRegClassifier",
     "RandomizedClassifier",
     "SensRegTrainer",
+    "FIRETrainer",
     "TrainingConfig",
     "audit",
 ]

@@ -16,6 +16,7 @@ from art.estimators.classification import PyTorchClassifier
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from art_sensreg.adversaries import Adversary
 from art_sensreg.loaders import loader_source
 from art_sensreg.objectives import Objective, Penalty
 from art_sensreg.penalties.taps import trial
@@ -27,6 +28,7 @@ from art_sensreg.training.distributed import Processes, join_processes, local_de
 from art_sensreg.training.inputs import check_images, check_labels, clip_bounds
 from art_sensreg.training.loop import Training
 from art_sensreg.training.modes import set_mode
+from art_sensreg.training.overfitting import POINTS, OverfittingGuard, Watched, watched_attacks
 from art_sensreg.training.resume import Checkpoints, describe_data, fingerprint
 
 logger = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ class FitOptions:
     :param resume: Whether to continue from the newest checkpoint in it, if there is one.
     :param verbose: Whether a progress bar is shown.
     :param training_mode: Whether the model trains in training mode.
+    :param adversary: Adversarial training to combine with the penalties, or None.
     """
 
     validation_data: Any = None
@@ -51,6 +54,7 @@ class FitOptions:
     resume: bool = False
     verbose: bool = False
     training_mode: bool = True
+    adversary: Adversary | None = None
 
     def __post_init__(self) -> None:
         if self.checkpoint_dir is not None and not isinstance(self.checkpoint_dir, (str, Path)):
@@ -174,7 +178,7 @@ def _train(
     options: FitOptions,
     processes: Processes,
 ) -> History:
-    model, objective = _prepare(classifier, penalties, batches.look(2), options.training_mode)
+    model, objective = _prepare(classifier, penalties, batches.look(2), options)
     optimizer: torch.optim.Optimizer = classifier.optimizer
     checkpoints = None
     if options.checkpoint_dir is not None:
@@ -183,6 +187,7 @@ def _train(
         checkpoints = Checkpoints(
             Path(options.checkpoint_dir).expanduser(), config.keep, options.resume, run, processes
         )
+    validation = _check_validation(classifier, options.validation_data)
     return Training(
         model,
         objective,
@@ -190,12 +195,27 @@ def _train(
         optimizer,
         config,
         options.scheduler,
-        _check_validation(classifier, options.validation_data),
+        validation,
         options.verbose and processes.rank == 0,
         options.training_mode,
         checkpoints,
         processes,
+        _guard(options.adversary, config, batches, validation),
     ).run()
+
+
+def _guard(
+    adversary: Adversary | None,
+    config: TrainingConfig,
+    batches: TensorBatches | LoaderBatches,
+    validation: tuple[torch.Tensor, torch.Tensor] | None,
+) -> OverfittingGuard | None:
+    """One-step adversarial training is watched; the others have not been seen to collapse."""
+    if adversary is None or adversary.steps > 1 or config.on_catastrophic_overfitting == "ignore":
+        return None
+    data = batches.sample(POINTS) if validation is None else (validation[0][:POINTS], validation[1][:POINTS])
+    watched = Watched(watched_attacks(adversary.eps, adversary.ball), data)
+    return OverfittingGuard(config.on_catastrophic_overfitting, watched)
 
 
 def _move(classifier: PyTorchClassifier, optimizer: torch.optim.Optimizer, config: TrainingConfig) -> Processes:
@@ -273,7 +293,7 @@ def _targets(classifier: PyTorchClassifier, labels: np.ndarray) -> torch.Tensor:
 
 
 def _prepare(
-    classifier: PyTorchClassifier, penalties: Sequence[Penalty], x: torch.Tensor, training_mode: bool
+    classifier: PyTorchClassifier, penalties: Sequence[Penalty], x: torch.Tensor, options: FitOptions
 ) -> tuple[nn.Module, Objective]:
     bounds = None
     if classifier.clip_values is not None:
@@ -284,11 +304,11 @@ def _prepare(
         bounds = (low, high)
     model = trained_model(classifier)
     _check_output(classifier, model, x)
-    objective = Objective(penalties, classifier.loss, bounds)
+    objective = Objective(penalties, classifier.loss, bounds, options.adversary)
     # In the mode of training: a model's own randomness shows in no other.
     modes = [(module, module.training) for module in model.modules()]
     try:
-        set_mode(model, training_mode)
+        set_mode(model, options.training_mode)
         objective.prepare(model, x)
     finally:
         for module, training in modes:

@@ -10,7 +10,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from art_sensreg.penalties.base import ClipValues, PassPenalty, check_number, check_together, measure, plan_penalties
+from art_sensreg.adversaries import Adversary
+from art_sensreg.penalties.base import (
+    ClipValues,
+    GivenBranch,
+    PassPenalty,
+    check_number,
+    check_together,
+    measure,
+    plan_penalties,
+)
 from art_sensreg.penalties.noise import Randomness
 from art_sensreg.penalties.passes import (
     batch_norms,
@@ -25,18 +34,19 @@ from art_sensreg.penalties.taps import TapPlan
 Penalty = Callable[..., torch.Tensor]
 # Names that a penalty cannot have: entries of the history, and terms of the loop's own.
 HISTORY_KEYS = (
-    *("loss", "base", "gradient", "epoch", "accuracy", "learning_rate", "seconds", "skipped"),
-    *("val_loss", "val_accuracy", "val_robust_accuracy"),
+    *("loss", "base", "adversarial", "gradient", "epoch", "accuracy", "learning_rate", "seconds", "skipped"),
+    *("val_loss", "val_accuracy", "val_robust_accuracy", "pgd_accuracy", "fgsm_accuracy", "catastrophic_overfitting"),
 )
 
 
-def check_penalties(penalties: Any) -> tuple[Penalty, ...]:
+def check_penalties(penalties: Any, adversary: Adversary | None = None) -> tuple[Penalty, ...]:
     """
     Check a list of penalties: the package's own, plain functions, or objects with `__call__(model, x, y)`.
 
     An object may have a `weight` (default 1) and a `name` (default: its function's or class's name).
 
     :param penalties: Sequence of penalties.
+    :param adversary: What makes the adversarial images that penalties may be measured on, or None.
     :return: The same as a tuple.
     :raises TypeError: If it is no sequence, or an entry cannot be called.
     :raises ValueError: If a weight is negative or not finite, or a penalty needs the noise of another that is missing.
@@ -53,7 +63,8 @@ def check_penalties(penalties: Any) -> tuple[Penalty, ...]:
         if isinstance(penalty, type) or not callable(penalty):
             raise TypeError(f"`penalties` holds {penalty!r}; expected objects to be called as penalty(model, x, y).")
         check_number("weight", getattr(penalty, "weight", 1.0), minimum=0.0)
-    check_together(_active(penalties))
+    if adversary is None or adversary.pair == "noisy":
+        check_together(_active(penalties))
     return tuple(penalties)
 
 
@@ -105,9 +116,13 @@ class Objective:
     `penalty(model, x, y)`. A penalty of weight 0 is not computed and draws no random numbers, so that training is bit
     for bit the same as without it. BatchNorm's running statistics move with the clean batch only.
 
+    With an adversary the base loss is on perturbed images, or on both. Clean images take part only if some term needs
+    them; the perturbed ones go through the model in the same pass.
+
     :param penalties: See :func:`check_penalties`.
     :param base_loss: Function of logits `(n, C)` and labels; cross-entropy by default.
     :param clip_values: Input range as two tensors that broadcast against a batch, or None.
+    :param adversary: Adversarial training to combine with the penalties, or None.
 
     Example:
     >>> from art_sensreg import JacobianPenalty, SensitivityPenalty
@@ -126,12 +141,14 @@ class Objective:
         penalties: Sequence[Penalty] = (),
         base_loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
         clip_values: ClipValues | None = None,
+        adversary: Adversary | None = None,
     ) -> None:
-        active = _active(check_penalties(penalties))
+        active = _active(check_penalties(penalties, adversary))
         names = _unique_names(active)
         named = list(zip(names, active, strict=True))
         self.base_loss = base_loss or nn.CrossEntropyLoss()
         self.clip_values = clip_values
+        self.adversary = adversary
         self.names = names
         self._passing = [(name, penalty) for name, penalty in named if isinstance(penalty, PassPenalty)]
         self._separate = [(name, penalty) for name, penalty in named if not isinstance(penalty, PassPenalty)]
@@ -153,17 +170,30 @@ class Objective:
         """
         passing = [penalty for _, penalty in self._passing]
         self._plans = plan_penalties(model, x, passing)
-        self._stacked = not passing or branches_agree(model, x)
+        self._stacked = (not passing and self.adversary is None) or branches_agree(model, x)
         self._rowwise = treats_rows_alone(model, x)
         self._copy = self.double_backward and works_in_place(model, x)
         self._norms = batch_norms(model)
 
     @property
     def smallest_sigma(self) -> float | None:
-        """The smallest `sigma` of the penalties that draw noise, or None."""
+        """The smallest `sigma` that a difference of activations is divided by, or None."""
+        if self.adversary is not None and self._on_adversarial:
+            return self.adversary.eps
         given = [getattr(penalty, "sigma", None) for _, penalty in self._passing]
         sigmas = [sigma[0] if isinstance(sigma, (tuple, list)) else sigma for sigma in given if sigma is not None]
         return float(min(sigmas)) if sigmas else None
+
+    @property
+    def inner_maximisation(self) -> bool:
+        """Whether a step looks for perturbed images by gradient steps of its own."""
+        return self.adversary is not None or any(penalty.inner_maximisation for _, penalty in self._passing)
+
+    @property
+    def _on_adversarial(self) -> bool:
+        """Whether penalties compare the clean images with the adversarial ones, and draw no noise."""
+        compared = any(penalty.compares for _, penalty in self._passing)
+        return compared and self.adversary is not None and self.adversary.pair == "adversarial"
 
     @property
     def double_backward(self) -> bool:
@@ -191,11 +221,12 @@ class Objective:
             or couples_rows(model, self._norms)
         )
         width = max((plan.width for plan in self._plans if plan is not None), default=0)
-        return None if apart or not means or not width else max(1, numbers // (2 * width))
+        branches = 2 + (self.adversary is not None and not self._on_adversarial)
+        return None if apart or not means or not width else max(1, numbers // (branches * width))
 
     def describe(self) -> dict[str, str]:
         """What each penalty is, by name: its `repr`, where that tells more than an address in memory."""
-        described = {}
+        described = {} if self.adversary is None else {"adversary": repr(self.adversary)}
         for name, penalty in [*self._passing, *self._separate]:
             text = repr(penalty)
             own = type(penalty).__qualname__ if " at 0x" in text else text
@@ -210,7 +241,10 @@ class Objective:
         :return: Factors by name; over the processes the mean of each is 1.
         """
         noisy = {name for name, penalty in self._passing if self._stacked and not penalty.input_gradient}
-        return {name: share.noisy_weight if name in noisy else share.weight for name in ("base", *self.names)}
+        if self._on_adversarial:  # every row has its adversarial copy
+            noisy -= {name for name, penalty in self._passing if penalty.compares}
+        names = ("base", "adversarial", *self.names) if self.adversary else ("base", *self.names)
+        return {name: share.noisy_weight if name in noisy else share.weight for name in names}
 
     def __call__(
         self,
@@ -228,33 +262,61 @@ class Objective:
         :param y: Labels in the form that the base loss takes.
         :param generator: Source of the penalties' randomness.
         :param share: Which rows get noisy copies, and what the terms count; by default all rows, and 1.
-        :return: The terms (`loss`, the weighted sum; `base`; each penalty's unweighted value) and the clean logits.
+        :return: The terms (`loss`, the weighted sum; `base`; with an adversary its part of `base`, `adversarial`; each
+            penalty's unweighted value) and the clean logits; if no term needs these, those of the perturbed images.
         """
-        if self._passing and share.noisy_rows != 0:
-            penalties = [penalty for _, penalty in self._passing]
-            logits, values = measure(
-                model,
-                x,
-                penalties,
-                self._plans,
-                generator,
-                self.clip_values,
-                stacked=self._stacked,
-                noisy_rows=share.noisy_rows,
-                norms=self._norms,
-                copy=self._copy,
-            )
-        else:
-            # A model that works in place must not change what the user's own penalties see.
-            logits = model(x.clone() if self._separate else x)
-            values = [logits.new_zeros(()) for _ in self._passing]
-        found = {name: value for (name, _), value in zip(self._passing, values, strict=True)}
+        perturbed = None
+        if self.adversary is not None:
+            perturbed = self.adversary.perturb(model, x, y, self.base_loss, generator, self.clip_values)
+        logits, found = self._pass(model, x, perturbed, generator, share)
         if self._separate:
             with statistics_untouched(model, len(x)):
                 found.update((name, _check_term(name, penalty(model, x, y))) for name, penalty in self._separate)
-        base = _check_term("base", self.base_loss(logits, y))
+        terms = self._base_terms(logits, y)
         counts = self.weights(share)
-        loss = base if counts["base"] == 1 else base * counts["base"]
+        loss = terms["base"] if counts["base"] == 1 else terms["base"] * counts["base"]
         for name in self.names:
             loss = loss + self._weights[name] * counts[name] * found[name]
-        return {"loss": loss, "base": base, **{name: found[name] for name in self.names}}, logits
+        return {"loss": loss, **terms, **{name: found[name] for name in self.names}}, logits[0]
+
+    def _pass(
+        self,
+        model: nn.Module,
+        x: torch.Tensor,
+        perturbed: torch.Tensor | None,
+        generator: Randomness,
+        share: Share,
+    ) -> tuple[Sequence[torch.Tensor], dict[str, torch.Tensor]]:
+        """Logits of the clean branch (if some term needs it) and of the perturbed one, and the values measured."""
+        sigma = None
+        if self._on_adversarial and self.adversary is not None:
+            sigma = self.adversary.root_mean_square(x)
+        # Of a share without noisy copies only what needs none is measured.
+        measured = [item for item in self._passing if share.noisy_rows != 0 or (sigma and item[1].compares)]
+        zeros = {name: x.new_zeros(()) for name, _ in self._passing}
+        if not measured and (self.adversary is None or not self.adversary.needs_clean):
+            rows = x if perturbed is None else perturbed
+            # A model that works in place must not change what the user's own penalties see.
+            return [model(rows.clone() if self._separate else rows)], zeros
+        plans = {name: plan for (name, _), plan in zip(self._passing, self._plans, strict=True)}
+        logits, values = measure(
+            model,
+            x,
+            [penalty for _, penalty in measured],
+            [plans[name] for name, _ in measured],
+            generator,
+            self.clip_values,
+            stacked=self._stacked,
+            noisy_rows=share.noisy_rows or None,
+            norms=self._norms,
+            copy=self._copy,
+            given=None if perturbed is None else GivenBranch(perturbed, sigma),
+        )
+        return logits, {**zeros, **{name: value for (name, _), value in zip(measured, values, strict=True)}}
+
+    def _base_terms(self, logits: Sequence[torch.Tensor], y: torch.Tensor) -> dict[str, torch.Tensor]:
+        if self.adversary is None:
+            return {"base": _check_term("base", self.base_loss(logits[0], y))}
+        clean = logits[0] if len(logits) > 1 else None
+        base, part = self.adversary.combine(self.base_loss, clean, logits[-1], y)
+        return {"base": _check_term("base", base), "adversarial": _check_term("adversarial", part)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ import numpy as np
 from art.defences.trainer import Trainer
 from art.estimators.classification import PyTorchClassifier
 
+from art_sensreg.adversaries import Adversary
+from art_sensreg.adversaries.base import check_adversary
 from art_sensreg.fitting import FitOptions, fit_arrays, fit_batches, with_given
 from art_sensreg.objectives import Penalty, check_penalties
-from art_sensreg.penalties import JacobianPenalty, SensitivityPenalty
+from art_sensreg.penalties import FisherRaoPenalty, JacobianPenalty, SensitivityPenalty
+from art_sensreg.penalties.base import check_choice
+from art_sensreg.penalties.fisher_rao import FIRE_PRESETS
 from art_sensreg.training.callbacks import History
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.inputs import check_known
@@ -29,6 +34,8 @@ class SensRegTrainer(Trainer):
     :param penalties: The penalties. None takes the classifier's own, or SR + JR with their defaults if it has none;
         when both are given, these win, with a warning. `[]` trains without any.
     :param config: Settings of the run.
+    :param adversary: Adversarial training to combine with the penalties, one of `art_sensreg.adversaries`: `FGSMRS`,
+        `NFGSM`, `PGD`, `TRADES`; or None.
     :raises TypeError: If the classifier is no `PyTorchClassifier`, or an entry of `penalties` cannot be called.
     :raises ValueError: If a penalty is not usable.
 
@@ -53,6 +60,7 @@ class SensRegTrainer(Trainer):
         classifier: PyTorchClassifier,
         penalties: Sequence[Penalty] | None = None,
         config: TrainingConfig | None = None,
+        adversary: Adversary | None = None,
     ) -> None:
         if not isinstance(classifier, PyTorchClassifier):
             raise TypeError(f"`classifier` is {type(classifier).__name__}; expected an ART PyTorchClassifier.")
@@ -62,7 +70,8 @@ class SensRegTrainer(Trainer):
         own = tuple(getattr(classifier, "penalties", ()))
         if penalties is None:
             penalties = own or (SensitivityPenalty(), JacobianPenalty())
-        penalties = check_penalties(penalties)
+        self.adversary = check_adversary(adversary)
+        penalties = check_penalties(penalties, self.adversary)
         if own and penalties != own:
             warnings.warn(
                 "Both classifier and trainer have penalties; the trainer's are used and the classifier's are not.",
@@ -115,6 +124,7 @@ class SensRegTrainer(Trainer):
             checkpoint_dir=checkpoint_dir,
             resume=resume,
             verbose=verbose,
+            adversary=self.adversary,
         )
         self.history = fit_arrays(self._classifier, self.penalties, config, x, y, options)
 
@@ -151,6 +161,63 @@ class SensRegTrainer(Trainer):
             checkpoint_dir=checkpoint_dir,
             resume=resume,
             verbose=verbose,
+            adversary=self.adversary,
         )
         config = with_given(self.config, nb_epochs=nb_epochs)
         self.history = fit_batches(self._classifier, self.penalties, config, generator, options)
+
+
+class FIRETrainer(SensRegTrainer):
+    """
+    FIRE: cross-entropy plus the squared Fisher-Rao distance to the worst prediction nearby.
+
+    | Paper link: https://arxiv.org/abs/2106.06685
+
+    :param classifier: ART `PyTorchClassifier` (or subclass) with an optimizer.
+    :param penalty: The penalty; or the name of its preset, `mnist` or `cifar10`; None: one made of `settings`.
+    :param config: Settings of the run.
+    :param penalties: Further penalties.
+    :param settings: Arguments of `FisherRaoPenalty` instead of a penalty: `weight`, `eps`, `eps_step`, `max_iter`.
+    :raises TypeError: If an argument is of a wrong type or unknown.
+    :raises ValueError: If an argument is out of range.
+
+    Example:
+    >>> import torch
+    >>> from art_sensreg import FIRETrainer, TrainingConfig
+    >>> model = torch.nn.Linear(4, 3)
+    >>> classifier = PyTorchClassifier(
+    ...     model, torch.nn.CrossEntropyLoss(), (4,), 3, optimizer=torch.optim.Adam(model.parameters())
+    ... )
+    >>> trainer = FIRETrainer(classifier, eps=0.1, eps_step=0.02, config=TrainingConfig(seed=0))
+    >>> trainer.fit(np.random.default_rng(0).random((30, 4)), np.arange(30) % 3, nb_epochs=1, verbose=False)
+    >>> "fisher_rao" in trainer.history[0]
+    True
+    """
+
+    def __init__(
+        self,
+        classifier: PyTorchClassifier,
+        penalty: FisherRaoPenalty | str | None = None,
+        config: TrainingConfig | None = None,
+        penalties: Sequence[Penalty] = (),
+        **settings: Any,
+    ) -> None:
+        if penalty is not None and settings:
+            raise TypeError(
+                f"`penalty` and {', '.join(f'`{name}`' for name in settings)} are given; expected one of both."
+            )
+        if isinstance(penalty, str):
+            check_choice("penalty", penalty, tuple(FIRE_PRESETS))
+            penalty = FIRE_PRESETS[penalty]
+        elif penalty is None:
+            check_known("FIRETrainer", {k: v for k, v in settings.items() if k not in _FIRE_SETTINGS}, _FIRE_ARGUMENTS)
+            penalty = FisherRaoPenalty(**settings)
+        elif not isinstance(penalty, FisherRaoPenalty):
+            raise TypeError(
+                f"`penalty` is {penalty!r}; expected a FisherRaoPenalty, or one of {', '.join(FIRE_PRESETS)}."
+            )
+        super().__init__(classifier, [penalty, *check_penalties(penalties)], config)
+
+
+_FIRE_SETTINGS = tuple(field.name for field in fields(FisherRaoPenalty))
+_FIRE_ARGUMENTS = ", ".join(("classifier", "penalty", "config", "penalties", *_FIRE_SETTINGS))

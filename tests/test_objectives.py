@@ -50,7 +50,7 @@ def test_the_terms_are_those_of_separate_computations(net, batch):
     assert torch.allclose(logits, net(x))
     assert torch.isclose(terms["base"], nn.functional.cross_entropy(net(x), y))
     assert torch.isclose(terms["sensitivity"], sr(net, x, generator=torch.Generator().manual_seed(0)))
-    copies, sigma = sr.branches(x, torch.Generator().manual_seed(0), None)
+    copies, sigma = sr.branches(torch.nn.Identity(), x, torch.Generator().manual_seed(0), None)
     shared = torch.stack([(net(noisy) - net(x)).pow(2).sum(1).mean() for noisy in copies]).mean() / sigma**2 / 2
     assert torch.isclose(terms["jacobian"], shared)
     assert torch.isclose(terms["loss"], terms["base"] + 0.7 * terms["sensitivity"] + 0.3 * terms["jacobian"])

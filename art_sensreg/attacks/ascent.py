@@ -137,30 +137,6 @@ def value_and_grad(
 
 
 @contextmanager
-def modes_kept(model: nn.Module) -> Iterator[None]:
-    """
-    Evaluation mode inside; afterwards every module has its former mode.
-
-    :param model: The model.
-
-    Example:
-    >>> from art_sensreg.attacks.ascent import modes_kept
-    >>> model = nn.Dropout().train()
-    >>> with modes_kept(model):
-    ...     inside = model.training
-    >>> inside, model.training
-    (False, True)
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-@contextmanager
 def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
     """
     Seeded global generators inside, for models and preprocessing that draw from them; afterwards their former state.

@@ -13,7 +13,6 @@ from art.attacks.attack import EvasionAttack
 from art.estimators.classification import PyTorchClassifier
 from tqdm.auto import tqdm
 
-from art_sensreg.attacks.ascent import modes_kept
 from art_sensreg.attacks.authors import (
     MIN_CLASSES,
     VERSIONS,
@@ -28,6 +27,7 @@ from art_sensreg.attacks.unit_box import UnitBox, picture_shape
 from art_sensreg.attacks.views import check_classifier, labels_of
 from art_sensreg.inference import weight_gradients_kept
 from art_sensreg.penalties.base import check_choice, check_count, check_number
+from art_sensreg.penalties.modes import modes_kept
 from art_sensreg.training.inputs import check_images, check_known
 
 _STRENGTH = ("nb_iter", "nb_queries", "nb_restarts", "eot_iter")

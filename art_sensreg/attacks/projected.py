@@ -19,13 +19,13 @@ from art_sensreg.attacks.ascent import (
     ascend,
     loss_on_logits,
     margin_of,
-    modes_kept,
     own_randomness,
 )
 from art_sensreg.attacks.losses import LOSSES
 from art_sensreg.attacks.norms import Ball, norm_name
 from art_sensreg.attacks.views import check_classifier, differentiable_model, labels_of
 from art_sensreg.penalties.base import check_choice, check_count, check_number
+from art_sensreg.penalties.modes import modes_kept
 from art_sensreg.penalties.noise import derive_seed
 
 

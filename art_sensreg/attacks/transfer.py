@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from art_sensreg.attacks.ascent import LossFunction, modes_kept
+from art_sensreg.attacks.ascent import LossFunction
 from art_sensreg.attacks.losses import LOSSES
 from art_sensreg.attacks.projected import ProjectedAscent, Victim
 from art_sensreg.attacks.views import check_classifier, differentiable_model
+from art_sensreg.penalties.modes import modes_kept
 
 
 class TransferAttack(ProjectedAscent):

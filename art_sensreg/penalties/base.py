@@ -19,6 +19,20 @@ Sigma = float | torch.Tensor
 ClipValues = tuple[torch.Tensor, torch.Tensor]
 
 
+@dataclass(frozen=True)
+class GivenBranch:
+    """
+    Perturbed copies of a batch that somebody else has made, adversarial ones say.
+
+    :param x: The copies, `(n, ...)`.
+    :param sigma: If penalties that compare clean with noisy rows are to be measured on these copies and draw no noise:
+        the `s` that their differences are divided by. Else None.
+    """
+
+    x: torch.Tensor
+    sigma: Sigma | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class PassPenalty:
     """
@@ -52,12 +66,23 @@ class PassPenalty:
         """Whether the penalty is measured on the noisy branches of the first penalty that has some."""
         return False
 
+    @property
+    def compares(self) -> bool:
+        """Whether the value is made of differences between clean rows and noisy copies of them."""
+        return self.tapped_layers is not None or self.shares_noise
+
+    @property
+    def inner_maximisation(self) -> bool:
+        """Whether the penalty looks for its perturbed copies itself, by gradient steps."""
+        return False
+
     def branches(
-        self, x: torch.Tensor, generator: Randomness, clip_values: ClipValues | None
+        self, model: nn.Module, x: torch.Tensor, generator: Randomness, clip_values: ClipValues | None
     ) -> tuple[list[torch.Tensor], Sigma]:
         """
         Make the noisy copies of rows of the batch that this penalty compares with the clean ones.
 
+        :param model: The model, in the mode of the pass.
         :param x: Clean rows, `(m, ...)`, in the user's input units.
         :param generator: Source of randomness.
         :param clip_values: Input range as two broadcastable tensors, or None.
@@ -166,7 +191,8 @@ def measure(
     noisy_rows: int | None = None,
     norms: Sequence[nn.Module] | None = None,
     copy: bool = True,
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    given: GivenBranch | None = None,
+) -> tuple[Sequence[torch.Tensor], list[torch.Tensor]]:
     """
     Measure all penalties in one forward pass over `[x ; x + s*xi ; ...]`.
 
@@ -181,15 +207,21 @@ def measure(
     :param noisy_rows: How many of the first rows get noisy copies; all if None or if the branches are not stacked.
     :param norms: The model's BatchNorm layers, for who knows them: looking for them takes time.
     :param copy: As for `passes.forward_branches`.
-    :return: The clean logits `(n, C)` and each penalty's unweighted value.
+    :param given: A branch that comes after the clean one, or None.
+    :return: The logits of the clean branch and, if there is one, the given, `(n, C)` each; and each penalty's
+        unweighted value.
     """
     derivatives = any(penalty.input_gradient for penalty in penalties)
     some = x if noisy_rows is None or not stacked else x[:noisy_rows]
     with torch.set_grad_enabled(torch.is_grad_enabled() or derivatives):
-        inputs = [_leaf(x) if derivatives else x]
+        inputs = [_leaf(x) if derivatives else x, *([] if given is None else [given.x])]
+        first = len(inputs)
         spans: list[tuple[range, Sigma]] = []
         for penalty in penalties:
-            made, sigma = penalty.branches(some, generator, clip_values)
+            if given is not None and given.sigma is not None and penalty.compares:
+                spans.append((range(1, 2), given.sigma))
+                continue
+            made, sigma = penalty.branches(model, some, generator, clip_values)
             spans.append((range(len(inputs), len(inputs) + len(made)), sigma))
             inputs.extend(made)
         selections = [(p.tapped_layers, plan) for p, plan in zip(penalties, plans, strict=True) if plan is not None]
@@ -206,12 +238,12 @@ def measure(
         values = []
         selection = 0
         for penalty, own, plan in zip(penalties, spans, plans, strict=True):
-            span, sigma = _donor(penalties, spans) if penalty.shares_noise else own
+            span, sigma = _donor(penalties, spans) if penalty.shares_noise and not len(own[0]) else own
             values.append(penalty.evaluate(passed, span, sigma, selection, generator))
             selection += plan is not None
-    logits = passed.logits[0]
+    logits = passed.logits[:first]
     if not torch.is_grad_enabled():
-        return logits.detach(), [value.detach() for value in values]
+        return [z.detach() for z in logits], [value.detach() for value in values]
     return logits, values
 
 

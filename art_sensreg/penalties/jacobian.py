@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import nn
 
 from art_sensreg.penalties.base import (
     ClipValues,
@@ -151,11 +152,15 @@ class JacobianPenalty(PassPenalty):
         return self.estimator != "finite_difference"
 
     @property
+    def compares(self) -> bool:
+        return self.estimator == "finite_difference"
+
+    @property
     def shares_noise(self) -> bool:
         return self.estimator == "finite_difference" and self.sigma is None
 
     def branches(
-        self, x: torch.Tensor, generator: Randomness, clip_values: ClipValues | None
+        self, model: nn.Module, x: torch.Tensor, generator: Randomness, clip_values: ClipValues | None
     ) -> tuple[list[torch.Tensor], Sigma]:
         if self.sigma is None:
             return [], 1.0

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from art_sensreg.penalties.base import (
     ClipValues,
@@ -173,7 +174,7 @@ class SensitivityPenalty(PassPenalty):
         return self.layers
 
     def branches(
-        self, x: torch.Tensor, generator: Randomness, clip_values: ClipValues | None
+        self, model: nn.Module, x: torch.Tensor, generator: Randomness, clip_values: ClipValues | None
     ) -> tuple[list[torch.Tensor], Sigma]:
         if self.clip and clip_values is None:
             raise ValueError("`clip` is True and no `clip_values` are known; expected a classifier that has them.")

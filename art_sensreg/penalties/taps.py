@@ -19,6 +19,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+from art_sensreg.penalties.modes import modes_kept
+
 Layers = str | Sequence[str | type[nn.Module]]
 KEYWORDS = ("hidden", "pre_activation", "hidden+logits", "logits")
 
@@ -178,14 +180,9 @@ def trial(model: nn.Module, like: torch.Tensor) -> Iterator[None]:
     >>> inside, model.training
     (False, True)
     """
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        with torch.no_grad(), torch.random.fork_rng(devices=[like.device] if like.is_cuda else []):
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    rng = torch.random.fork_rng(devices=[like.device] if like.is_cuda else [])
+    with modes_kept(model), torch.no_grad(), rng:
+        yield
 
 
 def plan_taps(model: nn.Module, layers: Layers, x: torch.Tensor) -> TapPlan:

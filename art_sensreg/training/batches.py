@@ -99,6 +99,17 @@ class TensorBatches:
         """
         return self.x[:rows].to(self.device, self.dtype)
 
+    def sample(self, rows: int) -> Batch:
+        """
+        Some images and labels from all over the data.
+
+        :param rows: How many.
+        :return: At most `rows`, on the device.
+        """
+        chosen = torch.linspace(0, len(self.x) - 1, min(rows, len(self.x))).long().to(self.x.device)
+        x, y = self.x.index_select(0, chosen), self.y.index_select(0, chosen)
+        return x.to(self.device, self.dtype), y.to(self.device)
+
     def epoch(self, seed: int, first: int, processes: Processes) -> Iterator[Dealt]:
         """See :class:`Batches`."""
         order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed)).to(self.x.device)
@@ -201,13 +212,25 @@ class LoaderBatches:
         :param rows: How many.
         :return: Images on the device, at most `rows`.
         """
+        return self.sample(rows)[0]
+
+    def sample(self, rows: int) -> Batch:
+        """
+        Images and labels of the first batch, as :meth:`look`.
+
+        :param rows: How many.
+        :return: At most `rows`, on the device.
+        """
+        if self._drawn:
+            x, y = self._drawn[0]
+            return x[:rows], y[:rows]
         begun = iter(self._start())
         first = next(begun, None)
         if first is None:
             raise ValueError("`generator` gave no batch; expected at least one.")
         if not self._restarts:
             self._begun, self._drawn = begun, [first]
-        return first[0][:rows]
+        return first[0][:rows], first[1][:rows]
 
     def epoch(self, seed: int, first: int, processes: Processes) -> Iterator[Dealt]:
         """See :class:`Batches`. The loader has its own order, drawn from torch's or numpy's global generator."""

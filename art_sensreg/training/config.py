@@ -10,6 +10,7 @@ import torch
 
 from art_sensreg.penalties.base import check_choice, check_count, check_number
 from art_sensreg.training.callbacks import Callback, check_callbacks
+from art_sensreg.training.overfitting import ACTIONS
 from art_sensreg.training.validation import ValidationAttack
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -52,6 +53,10 @@ class TrainingConfig:
         `val_robust_accuracy` with a validation attack, else `val_accuracy`.
     :param patience: Epochs without a better `monitor` after which training stops, or None.
     :param restore_best: Whether the weights of the epoch with the best `monitor` are returned.
+    :param on_catastrophic_overfitting: What to do when one-step adversarial training collapses, which is looked for
+        after every epoch by PGD of ten steps on at most 256 validation images (of the training data if there are no
+        validation data): `report` it in log and history; `stop`; `roll_back`: stop and return the weights of the best
+        epoch before; or `ignore`: do not look.
     :param callbacks: Objects with some of the methods of `training.callbacks.Callback`.
     :raises ValueError: If a setting is out of range.
     :raises TypeError: If a setting is of a wrong type.
@@ -83,6 +88,7 @@ class TrainingConfig:
     monitor: str | None = None
     patience: int | None = None
     restore_best: bool = False
+    on_catastrophic_overfitting: str = "report"
     callbacks: Sequence[Callback] = ()
 
     def __post_init__(self) -> None:
@@ -103,6 +109,7 @@ class TrainingConfig:
             raise ValueError(f"`penalty_fraction` is {self.penalty_fraction!r}; expected a number of at most 1.")
         check_choice("scheduler_interval", self.scheduler_interval, ("auto", "epoch", "step"))
         check_choice("precision", self.precision, PRECISIONS)
+        check_choice("on_catastrophic_overfitting", self.on_catastrophic_overfitting, ACTIONS)
         check_choice("on_nonfinite", self.on_nonfinite, ("stop", "skip"))
         if self.max_grad_norm is not None:
             check_number("max_grad_norm", self.max_grad_norm, minimum=0.0, exclusive=True)

@@ -21,6 +21,7 @@ from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.distributed import Processes
 from art_sensreg.training.metrics import Sums, make_monitor, validate
 from art_sensreg.training.modes import set_mode
+from art_sensreg.training.overfitting import OverfittingGuard
 from art_sensreg.training.resources import StopRequest, buffers_kept, fused, match_layout
 from art_sensreg.training.resume import Checkpoints, outer_randomness_kept, random_state, restore_random_state
 from art_sensreg.training.schedules import check_length, step_after_epoch, steps_every_batch
@@ -46,6 +47,7 @@ class Training:
         layers whose parameters all are frozen always are.
     :param checkpoints: Where checkpoints go, or None.
     :param processes: Those that train together.
+    :param guard: Looks for catastrophic overfitting, or None.
     :raises ValueError: If the scheduler is too short, or the monitor needs validation data that are not given.
 
     Example:
@@ -72,18 +74,20 @@ class Training:
         training_mode: bool = True,
         checkpoints: Checkpoints | None = None,
         processes: Processes = Processes(),  # noqa: B008 - frozen
+        guard: OverfittingGuard | None = None,
     ) -> None:
         self.model, self.objective, self.batches = model, objective, batches
         self.optimizer, self.config, self.scheduler = optimizer, config, scheduler
         self.validation, self.verbose, self.training_mode = validation, verbose, training_mode
-        self.checkpoints, self.processes = checkpoints, processes
+        self.checkpoints, self.processes, self.guard = checkpoints, processes, guard
         self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         self.per_step = steps_every_batch(scheduler, config)
         self.monitor = make_monitor(config, validation is not None)
-        if config.compile and objective.double_backward:
+        if config.compile and (objective.double_backward or objective.inner_maximisation):
             raise ValueError(
-                "`compile` is True with a penalty that needs double backward, which torch.compile refuses; expected "
-                "JacobianPenalty(estimator='finite_difference')."
+                "`compile` is True with a penalty that needs double backward, or with gradient steps inside of a step, "
+                "which torch.compile refuses; expected JacobianPenalty(estimator='finite_difference'), no adversary "
+                "and no FisherRaoPenalty."
             )
         drawn = int(torch.randint(2**31, ())) if config.seed is None else config.seed
         self.seed = int(processes.agree(drawn))
@@ -99,7 +103,8 @@ class Training:
 
         :return: One dict per epoch: `epoch`, `loss`, `base`, each penalty's value, `accuracy`, `learning_rate` (of the
             first parameter group, at the start of the epoch), `seconds`; with validation data `val_loss`,
-            `val_accuracy` and, with an attack, `val_robust_accuracy`; with `on_nonfinite="skip"` also `skipped`.
+            `val_accuracy` and, with an attack, `val_robust_accuracy`; with `on_nonfinite="skip"` also `skipped`; with
+            a guard `pgd_accuracy`, `fgsm_accuracy` and `catastrophic_overfitting` (1 in the epoch of a collapse).
         :raises FloatingPointError: If a term of the loss turns NaN or infinite; the weights are those before that step.
         :raises OSError: If a checkpoint cannot be written; the last one is intact.
         :raises ValueError: If a checkpoint is of another run, or none can be read.
@@ -241,9 +246,22 @@ class Training:
                 self.processes,
             )  # fmt: skip
             record.update(scores)
+        if self.guard is not None:
+            self._guard(record)
         if self.scheduler is not None and not self.per_step:
             step_after_epoch(self.scheduler, record)
         if self.monitor is not None and self.monitor.stops_after(record, self.stepper.result):
+            self.state.stop = True
+
+    def _guard(self, record: dict[str, float]) -> None:
+        """Measure the accuracy under PGD, and see whether one-step training has collapsed."""
+        assert self.guard is not None
+        result, watched = self.stepper.result, self.guard.watched
+        size = self.config.batch_size
+        for name, attack in watched.attacks.items():
+            scores = validate(result, self.objective, watched.data, size, attack, self.seed, self.processes)
+            record[name] = scores["val_robust_accuracy"]
+        if self.guard.stops_after(record, result):
             self.state.stop = True
 
     def _finish(self) -> None:
@@ -251,6 +269,8 @@ class Training:
             self.model.load_state_dict(self.stepper.average.module.state_dict())
         if self.monitor is not None and self.monitor.weights:
             self.model.load_state_dict(self.monitor.weights)
+        if self.guard is not None and self.guard.restores:
+            self.model.load_state_dict(self.guard.weights)
         if self.config.channels_last:
             self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
             match_layout(self.optimizer)
@@ -327,6 +347,7 @@ class Training:
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "stepper": self.stepper.state_dict(),
             "monitor": None if self.monitor is None else self.monitor.state_dict(),
+            "guard": None if self.guard is None else self.guard.state_dict(),
             "callbacks": [
                 callback.state_dict() if hasattr(callback, "state_dict") else {} for callback in self.config.callbacks
             ],
@@ -359,6 +380,8 @@ class Training:
         if self.monitor is not None and stored["monitor"] is not None:
             self.monitor.load_state_dict(stored["monitor"])
             state.stop = self.monitor.exhausted
+        if self.guard is not None and stored.get("guard") is not None:
+            self.guard.load_state_dict(stored["guard"])
         for callback, own in zip(self.config.callbacks, stored["callbacks"], strict=False):
             if hasattr(callback, "load_state_dict"):
                 callback.load_state_dict(own)

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from art_sensreg.objectives import Objective
-from art_sensreg.penalties.base import ClipValues, check_choice, check_count, check_number
+from art_sensreg.penalties.base import check_choice, check_count, check_number
+from art_sensreg.penalties.inner_ascent import NORMS, inner_ascent
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -40,7 +41,7 @@ class ValidationAttack:
 
     def __post_init__(self) -> None:
         check_number("eps", self.eps, minimum=0.0, exclusive=True)
-        check_choice("norm", self.norm, ("linf", "l2"))
+        check_choice("norm", self.norm, NORMS)
         check_count("max_iter", self.max_iter)
         if self.eps_step is not None:
             check_number("eps_step", self.eps_step, minimum=0.0, exclusive=True)
@@ -56,7 +57,7 @@ class ValidationAttack:
         """
         Perturb a batch.
 
-        :param model: The model, in evaluation mode.
+        :param model: The model; it keeps its mode.
         :param objective: Its base loss is maximised, within its `clip_values`.
         :param x: Images, `(n, ...)`.
         :param y: Labels.
@@ -65,28 +66,17 @@ class ValidationAttack:
         """
         step = 2.5 * self.eps / self.max_iter if self.eps_step is None else self.eps_step
         start = torch.rand(x.shape, generator=generator).to(x).mul_(2).sub_(1)
-        perturbed = self._inside(x, x + self.eps * start, objective.clip_values)
-        for _ in range(self.max_iter):
-            perturbed = perturbed.detach().requires_grad_(True)
-            with torch.enable_grad():
-                loss = objective.base_loss(model(perturbed.clone()), y)
-            (gradient,) = torch.autograd.grad(loss, perturbed)
-            perturbed = self._inside(x, perturbed + step * self._direction(gradient), objective.clip_values)
-        return perturbed.detach()
-
-    def _direction(self, gradient: torch.Tensor) -> torch.Tensor:
-        if self.norm == "linf":
-            return gradient.sign()
-        return nn.functional.normalize(gradient.flatten(1), dim=1).view_as(gradient)
-
-    def _inside(self, x: torch.Tensor, perturbed: torch.Tensor, clip_values: ClipValues | None) -> torch.Tensor:
-        delta = perturbed.detach() - x
-        if self.norm == "linf":
-            delta = delta.clamp(-self.eps, self.eps)
-        else:
-            size = delta.flatten(1).norm(dim=1).clamp_min(self.eps)
-            delta = delta * (self.eps / size).view(-1, *[1] * (delta.ndim - 1))
-        return x + delta if clip_values is None else (x + delta).clamp(*clip_values)
+        return inner_ascent(
+            model,
+            lambda logits: objective.base_loss(logits, y),
+            x,
+            x + self.eps * start,
+            self.eps,
+            step,
+            self.max_iter,
+            self.norm,
+            objective.clip_values,
+        )
 
 
 def correct(logits: torch.Tensor, y: torch.Tensor, at: float = 0.0) -> torch.Tensor:

@@ -101,12 +101,12 @@ def test_every_option_computed_another_way(net, x, options):
 
 def test_a_range_of_sigma_is_drawn_anew_each_time(net, x):
     penalty = SensitivityPenalty(sigma=(0.1, 0.9))
-    sigmas = [float(penalty.branches(x, None, None)[1]) for _ in range(200)]
+    sigmas = [float(penalty.branches(torch.nn.Identity(), x, None, None)[1]) for _ in range(200)]
     assert min(sigmas) >= 0.1
     assert max(sigmas) <= 0.9
     assert max(sigmas) - min(sigmas) > 0.7
     generator = torch.Generator().manual_seed(2)
-    (noisy,), sigma = penalty.branches(x, generator, None)
+    (noisy,), sigma = penalty.branches(torch.nn.Identity(), x, generator, None)
     generator.manual_seed(2)
     torch.rand((), dtype=x.dtype, generator=generator)
     assert torch.allclose(noisy, x + sigma * draw_noise(x, "gaussian", generator))

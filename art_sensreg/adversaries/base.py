@@ -1,0 +1,194 @@
+"""Adversarial training to combine with the penalties: how a batch is perturbed, and what counts of both halves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from art_sensreg.penalties.base import ClipValues, check_choice, check_number
+from art_sensreg.penalties.inner_ascent import inner_ascent
+from art_sensreg.penalties.noise import Randomness, draw_noise
+
+BaseLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+PAIRS = ("noisy", "adversarial")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adversary:
+    """
+    What all adversaries have in common: gradient steps from some start, and what counts of both halves of the batch.
+
+    Subclasses fill in the small hooks below `perturb`. The model is in evaluation mode while it is attacked. In the
+    training pass clean and adversarial rows go through it together; where clean rows take part, BatchNorm's statistics
+    are theirs alone, as for the penalties.
+
+    :param eps: Size of the perturbation, in input units.
+    :param eps_step: Size of a step, in input units; None: the paper's.
+    :param clean_fraction: Share of the base loss that is on the clean images, from 0 (all adversarial) to below 1.
+    :param pair: What the penalties compare the clean images with: `noisy` copies, or the `adversarial` images, whose
+        activations are there anyway: no further rows pass through the model then. Their `sigma`, `noise` and `probes`
+        are not used; the differences are divided by the adversary's own `s`, see `root_mean_square`.
+    :raises ValueError: If a setting is out of range.
+    :raises TypeError: If a setting is of a wrong type.
+
+    Example:
+    >>> from art_sensreg.adversaries import FGSMRS
+    >>> FGSMRS(eps=0.1, clean_fraction=0.5, pair="adversarial")
+    FGSMRS(eps=0.1, eps_step=None, clean_fraction=0.5, pair='adversarial')
+    """
+
+    eps: float
+    eps_step: float | None = None
+    clean_fraction: float = 0.0
+    pair: str = "noisy"
+
+    def __post_init__(self) -> None:
+        check_number("eps", self.eps, minimum=0.0, exclusive=True)
+        if self.eps_step is not None:
+            check_number("eps_step", self.eps_step, minimum=0.0, exclusive=True)
+        check_number("clean_fraction", self.clean_fraction, minimum=0.0)
+        if self.clean_fraction >= 1:
+            raise ValueError(f"`clean_fraction` is {self.clean_fraction!r}; expected a number below 1.")
+        check_choice("pair", self.pair, PAIRS)
+
+    def perturb(
+        self,
+        model: nn.Module,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        base_loss: BaseLoss,
+        generator: Randomness = None,
+        clip_values: ClipValues | None = None,
+    ) -> torch.Tensor:
+        """
+        Perturb a batch.
+
+        :param model: Module from `(n, ...)` inputs to `(n, C)` logits; it keeps its mode.
+        :param x: Clean images, `(n, ...)`.
+        :param y: Labels in the form that the base loss takes.
+        :param base_loss: Function of logits and labels, to a 0-d tensor.
+        :param generator: Source of randomness.
+        :param clip_values: Input range as two broadcastable tensors, or None.
+        :return: Perturbed images, `(n, ...)`, without a graph.
+        """
+        x = x.detach()
+        start = x + self.draw_start(x, generator)
+        loss_fn = self.get_loss_fn(model, x, y, base_loss)
+        radius, step, steps = self.radius, self.step, self.steps
+        return inner_ascent(model, loss_fn, x, start, radius, step, steps, self.ball, clip_values)
+
+    # --- hooks ------------------------------------------------------------------------------------------------------
+
+    @property
+    def steps(self) -> int:
+        """Number of gradient steps. One-step training may overfit to its attack catastrophically."""
+        return 1
+
+    @property
+    def step(self) -> float:
+        """Size of a step."""
+        return self.eps if self.eps_step is None else self.eps_step
+
+    @property
+    def radius(self) -> float:
+        """Radius of the ball that perturbed images stay in."""
+        return self.eps
+
+    @property
+    def ball(self) -> str:
+        """Norm of that ball."""
+        return "linf"
+
+    @property
+    def needs_clean(self) -> bool:
+        """Whether its loss needs the logits of the clean images."""
+        return self.clean_fraction > 0
+
+    def root_mean_square(self, x: torch.Tensor) -> float:
+        """
+        The `s` of its perturbations: the root mean square entry of one as large as can be, before the range of inputs.
+
+        :param x: Images, `(n, ...)`.
+        :return: In input units.
+        """
+        return self.eps
+
+    def draw_start(self, x: torch.Tensor, generator: Randomness) -> torch.Tensor:
+        """
+        The perturbation at which the steps begin.
+
+        :param x: Images, `(n, ...)`.
+        :param generator: Source of randomness.
+        :return: Uniform in the L-inf ball, by default; same shape.
+        """
+        return uniform(x, self.eps, generator)
+
+    def get_loss_fn(
+        self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, base_loss: BaseLoss
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        """
+        What the steps maximise.
+
+        :param model: The model.
+        :param x: Clean images.
+        :param y: Labels.
+        :param base_loss: Function of logits and labels.
+        :return: Function of logits, to a 0-d tensor.
+        """
+        return lambda logits: base_loss(logits, y)
+
+    def combine(
+        self, base_loss: BaseLoss, clean: torch.Tensor | None, adversarial: torch.Tensor, y: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        The loss that takes the place of the base loss.
+
+        :param base_loss: Function of logits and labels.
+        :param clean: Logits of the clean images, `(n, C)`; None if they are not needed and were not computed.
+        :param adversarial: Logits of the perturbed images, `(n, C)`.
+        :param y: Labels.
+        :return: The loss, and its adversarial part alone: two 0-d tensors.
+        """
+        part = base_loss(adversarial, y)
+        if clean is None or self.clean_fraction == 0:
+            return part, part
+        return self.clean_fraction * base_loss(clean, y) + (1 - self.clean_fraction) * part, part
+
+
+def uniform(x: torch.Tensor, size: float, generator: Randomness = None) -> torch.Tensor:
+    """
+    Independent entries, uniform between `-size` and `size`.
+
+    :param x: Batch whose shape, dtype and device they take.
+    :param size: Half width.
+    :param generator: Source of randomness.
+    :return: New tensor.
+    """
+    return draw_noise(x, "uniform", generator).mul_(size / math.sqrt(3))
+
+
+def check_adversary(adversary: Any) -> Adversary | None:
+    """
+    Check an adversary.
+
+    :param adversary: What came.
+    :return: The same.
+    :raises TypeError: If it is no :class:`Adversary`.
+
+    Example:
+    >>> from art_sensreg.adversaries import PGD
+    >>> from art_sensreg.adversaries.base import check_adversary
+    >>> check_adversary(PGD(eps=0.1)).eps
+    0.1
+    """
+    if adversary is not None and not isinstance(adversary, Adversary):
+        raise TypeError(
+            f"`adversary` is {adversary!r}; expected None, or an Adversary such as PGD(eps=0.1), FGSMRS(eps=0.1), "
+            "NFGSM(eps=0.1) or TRADES(eps=0.1) of art_sensreg.adversaries."
+        )
+    return adversary

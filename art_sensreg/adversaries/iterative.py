@@ -1,0 +1,135 @@
+"""Adversaries of several gradient steps: PGD, and TRADES."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from art_sensreg.adversaries.base import Adversary, BaseLoss, uniform
+from art_sensreg.penalties.base import check_choice, check_count, check_number
+from art_sensreg.penalties.inner_ascent import NORMS, evaluated
+from art_sensreg.penalties.noise import Randomness, draw_noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGD(Adversary):
+    """
+    Projected gradient descent of `max_iter` steps from a random start; a step is `2.5 eps / max_iter` by default.
+
+    | Paper link: https://arxiv.org/abs/1706.06083 (Madry et al. 2018, equation 2 and section 3.1)
+
+    :param max_iter: Number of steps.
+    :param norm: `linf` or `l2`. For the others see :class:`Adversary`.
+
+    Example:
+    >>> from art_sensreg.adversaries import PGD
+    >>> adversary, x = PGD(eps=0.1, max_iter=3), torch.full((2, 3), 0.5)
+    >>> perturbed = adversary.perturb(nn.Linear(3, 2), x, torch.tensor([0, 1]), nn.CrossEntropyLoss())
+    >>> bool((perturbed - x).abs().max() <= 0.1 + 1e-6)
+    True
+    """
+
+    max_iter: int = 7
+    norm: str = "linf"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("max_iter", self.max_iter)
+        check_choice("norm", self.norm, NORMS)
+
+    @property
+    def steps(self) -> int:
+        return self.max_iter
+
+    @property
+    def step(self) -> float:
+        return 2.5 * self.eps / self.max_iter if self.eps_step is None else self.eps_step
+
+    @property
+    def ball(self) -> str:
+        return self.norm
+
+    def root_mean_square(self, x: torch.Tensor) -> float:
+        return self.eps if self.norm == "linf" else self.eps / math.sqrt(x[0].numel())
+
+    def draw_start(self, x: torch.Tensor, generator: Randomness) -> torch.Tensor:
+        if self.norm == "linf":
+            return uniform(x, self.eps, generator)
+        direction = functional.normalize(draw_noise(x, "gaussian", generator).flatten(1), dim=1)
+        radius = uniform(x.new_zeros(len(x), 1), self.eps, generator).abs()
+        return (radius * direction).view_as(x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TRADES(PGD):
+    """
+    TRADES: the base loss on clean images plus `beta` times the divergence of the predictions of clean and perturbed.
+
+    The perturbation maximises the same divergence `KL(p(x) || p(x'))`, from `x + 0.001 N(0, I)`; labels are not used in
+    it. `clean_fraction` must stay 0: the clean loss counts in full.
+
+    | Paper link: https://arxiv.org/abs/1901.08573 (Zhang et al. 2019, equation 5 and algorithm 1)
+
+    :param beta: Weight of the divergence: 1/lambda of the paper. For the others see :class:`PGD`.
+
+    Example:
+    >>> from art_sensreg.adversaries import TRADES
+    >>> TRADES(eps=0.1, max_iter=3)
+    TRADES(eps=0.1, eps_step=None, clean_fraction=0.0, pair='noisy', max_iter=3, norm='linf', beta=6.0)
+    """
+
+    beta: float = 6.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("beta", self.beta, minimum=0.0, exclusive=True)
+        if self.clean_fraction:
+            raise ValueError(
+                f"`clean_fraction` is {self.clean_fraction!r}; expected 0: TRADES weighs both halves by `beta`."
+            )
+
+    @property
+    def needs_clean(self) -> bool:
+        return True
+
+    def draw_start(self, x: torch.Tensor, generator: Randomness) -> torch.Tensor:
+        return draw_noise(x, "gaussian", generator).mul_(0.001)
+
+    def get_loss_fn(
+        self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, base_loss: BaseLoss
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        clean = evaluated(model, x)
+        if clean.ndim < 2 or clean.shape[1] < 2:
+            raise ValueError("`model` returns one output; TRADES expects at least two logits.")
+        return lambda logits: divergence(clean, logits)
+
+    def combine(
+        self, base_loss: BaseLoss, clean: torch.Tensor | None, adversarial: torch.Tensor, y: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        assert clean is not None
+        part = divergence(clean, adversarial)
+        return base_loss(clean, y) + self.beta * part, part
+
+
+def divergence(logits: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """
+    `KL(softmax(logits) || softmax(others))`, mean over the rows; half precision is computed in float32.
+
+    :param logits: `(n, C)`.
+    :param others: Same shape.
+    :return: 0-d tensor.
+
+    Example:
+    >>> from art_sensreg.adversaries.iterative import divergence
+    >>> divergence(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0]])).item()
+    0.0
+    """
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits, others = logits.float(), others.float()
+    first, second = torch.log_softmax(logits, dim=1), torch.log_softmax(others, dim=1)
+    return functional.kl_div(second, first, reduction="batchmean", log_target=True)

@@ -1,0 +1,142 @@
+"""Catastrophic overfitting: one-step adversarial training that loses, within an epoch, what it had won against PGD."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from art_sensreg.training.validation import Batch, ValidationAttack
+
+logger = logging.getLogger(__name__)
+
+ACTIONS = ("report", "stop", "roll_back", "ignore")
+POINTS = 256
+"""Images on which the accuracy under PGD is measured after every epoch, at most."""
+
+# Below this share of the best accuracy so far, and this far below it in all, one-step training has collapsed: it falls
+# to a few percent within one epoch (Wong et al. 2020, section 5.4), while sampling moves it by a few points.
+_SHARE, _DROP = 0.5, 0.1
+# Or it never withstood PGD, and withstands a single step all the better: it collapsed in its first epoch.
+_GAP = 0.4
+
+
+@dataclass(frozen=True)
+class Watched:
+    """
+    What is looked at after every epoch.
+
+    :param attacks: PGD of the size that training is to withstand, and a single step of that size, by the names of their
+        entries in the history: `pgd_accuracy` and `fgsm_accuracy`.
+    :param data: Images and labels, on the device of the model.
+    """
+
+    attacks: dict[str, ValidationAttack]
+    data: Batch
+
+
+def watched_attacks(eps: float, norm: str) -> dict[str, ValidationAttack]:
+    """
+    The attacks that a guard compares.
+
+    :param eps: Size of the perturbation, in input units.
+    :param norm: `linf` or `l2`.
+    :return: Attacks by the names of their entries in the history.
+
+    Example:
+    >>> from art_sensreg.training.overfitting import watched_attacks
+    >>> [attack.max_iter for attack in watched_attacks(0.1, "linf").values()]
+    [10, 1]
+    """
+    return {
+        "pgd_accuracy": ValidationAttack(eps=eps, norm=norm),
+        "fgsm_accuracy": ValidationAttack(eps=eps, norm=norm, eps_step=1.25 * eps, max_iter=1),
+    }
+
+
+class OverfittingGuard:
+    """
+    Watches the accuracy under PGD over the epochs, and acts when it collapses: when it falls far below that of an
+    earlier epoch, or far below that under a single step.
+
+    | Paper link: https://arxiv.org/abs/2001.03994 (Wong, Rice, Kolter 2020, section 5.4)
+
+    :param action: `report` it; `stop` training with the weights as they are; or `roll_back`: stop, and return the
+        weights of the best epoch before.
+    :param watched: The attack, and what it is run on.
+
+    Example:
+    >>> from art_sensreg.training.overfitting import OverfittingGuard, Watched, watched_attacks
+    >>> watched = Watched(watched_attacks(0.1, "linf"), (torch.zeros(1, 1), torch.zeros(1)))
+    >>> guard, model = OverfittingGuard("roll_back", watched), nn.Linear(1, 1)
+    >>> epochs = [(0.4, 0.5), (0.5, 0.6), (0.02, 0.8)]
+    >>> [
+    ...     guard.stops_after({"epoch": number, "pgd_accuracy": pgd, "fgsm_accuracy": fgsm}, model)
+    ...     for number, (pgd, fgsm) in enumerate(epochs, start=1)
+    ... ]
+    [False, False, True]
+    >>> sorted(guard.weights)
+    ['bias', 'weight']
+    """
+
+    def __init__(self, action: str, watched: Watched) -> None:
+        self.action, self.watched = action, watched
+        self.best = 0.0
+        self.collapsed = False
+        self.weights: dict[str, torch.Tensor] = {}
+
+    @property
+    def restores(self) -> bool:
+        """Whether the weights of the best epoch are to be returned."""
+        return self.collapsed and bool(self.weights)
+
+    def stops_after(self, record: dict[str, float], model: nn.Module) -> bool:
+        """
+        Take notice of an epoch; its record gets the entry `catastrophic_overfitting`, 1 in the epoch of the collapse.
+
+        :param record: Its entry of the history, with `pgd_accuracy` and `fgsm_accuracy`.
+        :param model: The model as measured.
+        :return: Whether training shall stop.
+        """
+        value, single = record["pgd_accuracy"], record["fgsm_accuracy"]
+        fell = value < _SHARE * self.best and self.best - value >= _DROP
+        collapse = fell or (value < _SHARE * single and single - value >= _GAP)
+        record["catastrophic_overfitting"] = float(collapse and not self.collapsed)
+        if collapse and not self.collapsed:
+            self.collapsed = True
+            logger.warning(
+                "Catastrophic overfitting in epoch %d: accuracy is %.1f %% under PGD (at best %.1f %% before), and "
+                "%.1f %% under a single step. %s",
+                record["epoch"], 100 * value, 100 * self.best, 100 * single, _ADVICE[self.action],
+            )  # fmt: skip
+        elif value >= self.best and not collapse:
+            # Training that goes on may recover, and collapse once more.
+            self.best, self.collapsed = value, False
+            if self.action == "roll_back":
+                self.weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        return self.collapsed and self.action != "report"
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, for a checkpoint."""
+        return {"best": self.best, "collapsed": self.collapsed, "weights": self.weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """
+        Take back what `state_dict` returned.
+
+        :param state: The same.
+        """
+        self.best, self.collapsed, self.weights = state["best"], state["collapsed"], state["weights"]
+
+
+_REMEDY = (
+    "A smaller eps_step, more noise (NFGSM), PGD of several steps, or penalties on the adversarial pair prevent it."
+)
+_ADVICE = {
+    "report": f"Training goes on. {_REMEDY}",
+    "stop": f"Training stops with the weights as they are. {_REMEDY}",
+    "roll_back": f"Training stops with the weights of the best epoch before. {_REMEDY}",
+}
