@@ -1,0 +1,24 @@
+"""How readable a model's explanations are: saliency maps, measures of them, and a picture of them side by side."""
+
+from art_sensreg.interpret.areas import blurred, deletion_area, insertion_area
+from art_sensreg.interpret.metrics import alignment, gini_sparsity, infidelity, max_sensitivity
+from art_sensreg.interpret.picture import saliency_picture
+from art_sensreg.interpret.saliency import SALIENCIES, input_gradient, integrated_gradients
+from art_sensreg.interpret.scores import ExplanationScore, as_json, explain
+
+__all__ = [
+    "SALIENCIES",
+    "ExplanationScore",
+    "alignment",
+    "as_json",
+    "blurred",
+    "deletion_area",
+    "explain",
+    "gini_sparsity",
+    "infidelity",
+    "input_gradient",
+    "insertion_area",
+    "integrated_gradients",
+    "max_sensitivity",
+    "saliency_picture",
+]
