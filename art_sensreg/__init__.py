@@ -2,20 +2,29 @@
 
 from art_sensreg.auditing import audit
 from art_sensreg.classifiers import SensRegClassifier
-from art_sensreg.penalties import FisherRaoPenalty, JacobianPenalty, SensitivityPenalty
+from art_sensreg.penalties import (
+    FisherRaoPenalty,
+    GradientDiversityPenalty,
+    JacobianPenalty,
+    SensitivityPenalty,
+)
+from art_sensreg.randomization import randomize
 from art_sensreg.randomized import RandomizedClassifier
-from art_sensreg.trainers import FIRETrainer, SensRegTrainer
+from art_sensreg.trainers import FIRETrainer, GradDivTrainer, SensRegTrainer
 from art_sensreg.training import TrainingConfig
 
 __all__ = [
     "SensitivityPenalty",
     "JacobianPenalty",
     "FisherRaoPenalty",
+    "GradientDiversityPenalty",
     "SensRegClassifier",
     "RandomizedClassifier",
     "SensRegTrainer",
     "FIRETrainer",
+    "GradDivTrainer",
     "TrainingConfig",
     "audit",
+    "randomize",
 ]
 __version__ = "0.1.0"

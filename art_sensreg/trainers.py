@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from art.defences.trainer import Trainer
 from art.estimators.classification import PyTorchClassifier
 
@@ -16,9 +17,12 @@ from art_sensreg.adversaries import Adversary
 from art_sensreg.adversaries.base import check_adversary
 from art_sensreg.fitting import FitOptions, fit_arrays, fit_batches, with_given
 from art_sensreg.objectives import Penalty, check_penalties
-from art_sensreg.penalties import FisherRaoPenalty, JacobianPenalty, SensitivityPenalty
+from art_sensreg.penalties import FisherRaoPenalty, GradientDiversityPenalty, JacobianPenalty, SensitivityPenalty
 from art_sensreg.penalties.base import check_choice
 from art_sensreg.penalties.fisher_rao import FIRE_PRESETS
+from art_sensreg.preprocessing import model_dtype
+from art_sensreg.randomization import BayesianKL, draws_differ
+from art_sensreg.randomization.layers import GaussianWeights
 from art_sensreg.training.callbacks import History
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.inputs import check_known
@@ -126,7 +130,7 @@ class SensRegTrainer(Trainer):
             verbose=verbose,
             adversary=self.adversary,
         )
-        self.history = fit_arrays(self._classifier, self.penalties, config, x, y, options)
+        self.history = fit_arrays(self._classifier, self._penalties_for(x), config, x, y, options)
 
     def fit_generator(
         self,
@@ -164,7 +168,11 @@ class SensRegTrainer(Trainer):
             adversary=self.adversary,
         )
         config = with_given(self.config, nb_epochs=nb_epochs)
-        self.history = fit_batches(self._classifier, self.penalties, config, generator, options)
+        self.history = fit_batches(self._classifier, self._penalties_for(generator), config, generator, options)
+
+    def _penalties_for(self, data: Any) -> Sequence[Penalty]:
+        """The penalties of a run on some data, for trainers that have one whose weight depends on their number."""
+        return self.penalties
 
 
 class FIRETrainer(SensRegTrainer):
@@ -202,22 +210,89 @@ class FIRETrainer(SensRegTrainer):
         penalties: Sequence[Penalty] = (),
         **settings: Any,
     ) -> None:
-        if penalty is not None and settings:
-            raise TypeError(
-                f"`penalty` and {', '.join(f'`{name}`' for name in settings)} are given; expected one of both."
-            )
         if isinstance(penalty, str):
             check_choice("penalty", penalty, tuple(FIRE_PRESETS))
             penalty = FIRE_PRESETS[penalty]
-        elif penalty is None:
-            check_known("FIRETrainer", {k: v for k, v in settings.items() if k not in _FIRE_SETTINGS}, _FIRE_ARGUMENTS)
-            penalty = FisherRaoPenalty(**settings)
-        elif not isinstance(penalty, FisherRaoPenalty):
-            raise TypeError(
-                f"`penalty` is {penalty!r}; expected a FisherRaoPenalty, or one of {', '.join(FIRE_PRESETS)}."
+        chosen = _one_of(FisherRaoPenalty, penalty, settings)
+        super().__init__(classifier, [chosen, *check_penalties(penalties)], config)
+
+
+class GradDivTrainer(SensRegTrainer):
+    """
+    GradDiv on a randomised network: its draws' gradients are pushed apart, so that averaging them wins less.
+
+    Of a network with Bayesian layers the divergence from their prior, over the number of training images, is added, as
+    in Adv-BNN: give `adversary=PGD(...)` too for that.
+
+    | Paper link: https://arxiv.org/abs/2107.02425
+
+    :param classifier: ART `PyTorchClassifier` (or subclass, such as `RandomizedClassifier`) with an optimizer, whose
+        model is random in evaluation mode: `randomize(model, kind=...)` makes one.
+    :param penalty: The penalty; None: one made of `settings`.
+    :param config: Settings of the run.
+    :param penalties: Further penalties.
+    :param adversary: As for :class:`SensRegTrainer`.
+    :param settings: Arguments of `GradientDiversityPenalty` instead of a penalty: `weight`, `kind`, `samples`, `delta`.
+    :raises TypeError: If an argument is of a wrong type or unknown.
+    :raises ValueError: If an argument is out of range.
+
+    Example:
+    >>> import torch
+    >>> from art_sensreg import GradDivTrainer, RandomizedClassifier, TrainingConfig, randomize
+    >>> layers = torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)
+    >>> model = randomize(torch.nn.Sequential(*layers), kind="rse")
+    >>> classifier = RandomizedClassifier(
+    ...     model, torch.nn.CrossEntropyLoss(), (4,), 3, optimizer=torch.optim.Adam(model.parameters())
+    ... )
+    >>> trainer = GradDivTrainer(classifier, samples=3, config=TrainingConfig(seed=0))
+    >>> trainer.fit(np.random.default_rng(0).random((30, 4)), np.arange(30) % 3, nb_epochs=1, verbose=False)
+    >>> "gradient_diversity" in trainer.history[0]
+    True
+    """
+
+    def __init__(
+        self,
+        classifier: PyTorchClassifier,
+        penalty: GradientDiversityPenalty | None = None,
+        config: TrainingConfig | None = None,
+        penalties: Sequence[Penalty] = (),
+        adversary: Adversary | None = None,
+        **settings: Any,
+    ) -> None:
+        chosen = _one_of(GradientDiversityPenalty, penalty, settings)
+        super().__init__(classifier, [chosen, *check_penalties(penalties)], config, adversary)
+        model = classifier.model
+        example = torch.rand(2, *classifier.input_shape).to(classifier.device, model_dtype(model))
+        if not draws_differ(model, example):
+            raise ValueError(
+                f"`classifier` has a model, {type(model).__name__}, that is not random in evaluation mode; expected a "
+                "randomised network: art_sensreg.randomize(model, kind='rse'), say."
             )
-        super().__init__(classifier, [penalty, *check_penalties(penalties)], config)
+
+    def _penalties_for(self, data: Any) -> Sequence[Penalty]:
+        bayesian = any(isinstance(module, GaussianWeights) for module in self._classifier.model.modules())
+        if not bayesian or any(isinstance(penalty, BayesianKL) for penalty in self.penalties):
+            return self.penalties
+        return (*self.penalties, BayesianKL(weight=1 / _number_of_images(data)))
 
 
-_FIRE_SETTINGS = tuple(field.name for field in fields(FisherRaoPenalty))
-_FIRE_ARGUMENTS = ", ".join(("classifier", "penalty", "config", "penalties", *_FIRE_SETTINGS))
+def _number_of_images(data: Any) -> int:
+    """Of an array, one of ART's generators (`size`) or a torch loader (`dataset`)."""
+    size = getattr(data, "size", None) if not isinstance(data, np.ndarray) else len(data)
+    return int(len(getattr(data, "dataset", data)) if size is None else size)
+
+
+def _one_of(kind: Any, penalty: Any, settings: dict[str, Any]) -> Any:
+    """A penalty that was given, or made of settings; not both."""
+    known = [field.name for field in fields(kind)]
+    for name, value in settings.items():
+        if name not in known:
+            expected = f"expected `penalty` or the arguments of {kind.__name__}: {', '.join(known)}"
+            raise TypeError(f"`{name}`={value!r} is unknown; {expected}.")
+    if penalty is None:
+        return kind(**settings)
+    if settings:
+        raise TypeError(f"`penalty` and `{next(iter(settings))}` are both given; expected one of them.")
+    if not isinstance(penalty, kind):
+        raise TypeError(f"`penalty` is {penalty!r}; expected a {kind.__name__}.")
+    return penalty

@@ -101,7 +101,7 @@ _OF_ART = (
         "DeepFool, minimal L2 perturbation",
         "Moosavi-Dezfooli et al. 2016, arXiv 1511.04599",
         build.deepfool,
-        _by_budget({"max_iter": 20, "points": 50}, {"max_iter": 50}, {"max_iter": 100}),
+        _by_budget({"max_iter": 20, "points": 50}, {"max_iter": 50, "points": 100}, {"max_iter": 100}),
         cost=12,
         minimal_norm=True,
     ),
@@ -112,7 +112,7 @@ _OF_ART = (
         build.carlini,
         _by_budget(
             {"max_iter": 10, "binary_search_steps": 4, "points": 50},
-            {"max_iter": 20, "binary_search_steps": 6, "points": 200},
+            {"max_iter": 20, "binary_search_steps": 6, "points": 50},
             {"max_iter": 50, "binary_search_steps": 9, "points": 1000},
         ),
         cost=17,

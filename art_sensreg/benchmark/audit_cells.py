@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from art_sensreg.auditing import AuditReport, audit
-from art_sensreg.benchmark.defences import DEFENCES, resolve_options
-from art_sensreg.benchmark.settings import FILE_RECIPE, RECIPES, SuiteSettings
+from art_sensreg.benchmark.defences import DEFENCES, options_of
+from art_sensreg.benchmark.settings import SuiteSettings
 from art_sensreg.benchmark.views import Cell
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.datasets import Dataset
@@ -46,8 +46,7 @@ def penalties_of(settings: SuiteSettings, name: str) -> list[Penalty]:
     make = DEFENCES[name].penalties
     if make is None:
         return []
-    recipe = RECIPES.get(settings.dataset, FILE_RECIPE).penalties.get(name, {})
-    return make(resolve_options(name, settings.options.get(name, {}), recipe))
+    return make(options_of(settings, name))
 
 
 def audit_cell(

@@ -16,13 +16,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_model
-from torch import nn
 
 from art_sensreg.auditing import CHECKS, AuditReport
 from art_sensreg.benchmark.audit_cells import ADVERSARIAL, audit_cell, audited_threat
 from art_sensreg.benchmark.cell import task_of, trained_cell
 from art_sensreg.benchmark.cli import OneLineParser, known_names, make_parser, positive_number, prepare, whole_number
-from art_sensreg.benchmark.defences import DEFENCES
+from art_sensreg.benchmark.defences import DEFENCES, options_of
 from art_sensreg.benchmark.records import Records, write_text
 from art_sensreg.benchmark.settings import FILE_RECIPE, RECIPES, SuiteSettings
 from art_sensreg.benchmark.threats import NORMS
@@ -252,13 +251,11 @@ def loaded_cell(settings: SuiteSettings, dataset: Dataset, seed: int, file: Path
     :return: The cell.
     :raises ValueError: If the file holds other weights.
     """
-    task = task_of(settings, dataset, seed)
-    model: nn.Module = task.new_model()
+    task, defence, options = task_of(settings, dataset, seed), DEFENCES[name], options_of(settings, name)
+    model = defence.new_model(task, options)
     try:
         load_model(model, str(file))
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{file} does not hold the weights of {settings.model} for {dataset.name}: {reason}") from None
-    defence = DEFENCES[name]
-    options = settings.options.get(name, {}) or defence.options if defence.preprocessing else {}
-    return cell_classifier(task, task.classifier(model), defence.preprocessing, options, settings.budget)
+    return cell_classifier(task, task.classifier(model), defence, options, settings.budget)

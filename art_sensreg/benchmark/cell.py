@@ -20,9 +20,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from art_sensreg.benchmark.defences import DEFENCES, Defence, resolve_options
+from art_sensreg.benchmark.defences import DEFENCES, Defence, options_of
 from art_sensreg.benchmark.records import Records
-from art_sensreg.benchmark.settings import FILE_RECIPE, RECIPES, SuiteSettings
+from art_sensreg.benchmark.settings import SuiteSettings
 from art_sensreg.benchmark.task import NotApplicable, TrainingTask
 from art_sensreg.benchmark.views import Cell, cell_classifier
 from art_sensreg.datasets import Dataset
@@ -78,7 +78,7 @@ def trained_cell(
     if run is not None and run["status"] == "not_applicable":
         return run, None
     if run is not None and run["clean_accuracy"] is not None:
-        model = _trained_before(records, name, task, processes)
+        model = _trained_before(settings, records, name, task, processes)
         if model is not None:
             try:
                 return run, _cell(settings, task, name, model)
@@ -142,22 +142,22 @@ def clean_outcome(cell: Cell, task: TrainingTask) -> np.ndarray:
 
 def _cell(settings: SuiteSettings, task: TrainingTask, name: str, model: nn.Module) -> Cell:
     # All models are attacked through the same class: some of ART's attacks crash on its own under numpy 2.
-    defence = DEFENCES[name]
-    options = resolve_options(name, settings.options.get(name, {}), {}) if defence.preprocessing else {}
-    return cell_classifier(task, task.classifier(model), defence.preprocessing, options, settings.budget)
+    return cell_classifier(task, task.classifier(model), DEFENCES[name], options_of(settings, name), settings.budget)
 
 
 def _checkpoint(records: Records, name: str, seed: int) -> Path:
     return records.out / "checkpoints" / f"{name}-seed{seed}.safetensors"
 
 
-def _trained_before(records: Records, name: str, task: TrainingTask, processes: Processes) -> nn.Module | None:
+def _trained_before(
+    settings: SuiteSettings, records: Records, name: str, task: TrainingTask, processes: Processes
+) -> nn.Module | None:
     """The model of a defence from its checkpoint, on every process, if it can be read."""
     checkpoint = _checkpoint(records, name, task.seed)
-    stored = processes.agree(_stored(checkpoint, task) if processes.rank == 0 else None)
+    model = DEFENCES[name].new_model(task, options_of(settings, name))
+    stored = processes.agree(_stored(checkpoint, model) if processes.rank == 0 else None)
     if stored is None:
         return None
-    model = task.new_model()
     model.load_state_dict(stored)
     return model
 
@@ -170,20 +170,19 @@ def _model_of(
     unfinished: Path,
     processes: Processes,
 ) -> nn.Module:
-    """Train; a preprocessor takes the model of `none`, and with it what it cost, if that one is there."""
-    if DEFENCES[run["defence"]].preprocessing:
+    """Train; what trains nothing takes the model of `none`, and with it what it cost, if that one is there."""
+    if not DEFENCES[run["defence"]].trained:
         twin = processes.agree(records.find("none", task.seed))
         if twin is not None and twin["clean_accuracy"] is not None:
-            model = _trained_before(records, "none", task, processes)
+            model = _trained_before(settings, records, "none", task, processes)
             if model is not None:
                 run.update(train_seconds=twin["train_seconds"], step_cost=twin["step_cost"])
                 return model
     return _train(settings, task, run, unfinished, processes)
 
 
-def _stored(checkpoint: Path, task: TrainingTask) -> dict[str, torch.Tensor] | None:
-    """The weights of a model that was trained before, if they can be read."""
-    model = task.new_model()
+def _stored(checkpoint: Path, model: nn.Module) -> dict[str, torch.Tensor] | None:
+    """The weights of a model that was trained before, if they can be read into it."""
     try:
         load_model(model, str(checkpoint))
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -195,10 +194,9 @@ def _stored(checkpoint: Path, task: TrainingTask) -> dict[str, torch.Tensor] | N
 def _train(
     settings: SuiteSettings, task: TrainingTask, run: dict[str, Any], unfinished: Path, processes: Processes
 ) -> nn.Module:
-    # A preprocessor trains nothing of its own: the same seed gives the weights of `none`.
-    defence = DEFENCES["none" if DEFENCES[run["defence"]].preprocessing else run["defence"]]
-    recipe = RECIPES.get(settings.dataset, FILE_RECIPE).penalties.get(defence.name, {})
-    options = resolve_options(defence.name, settings.options.get(defence.name, {}), recipe)
+    # The same seed gives what trains nothing of its own the weights of `none`.
+    defence = DEFENCES[run["defence"] if DEFENCES[run["defence"]].trained else "none"]
+    options = options_of(settings, defence.name)
     plain = processes.agree(task.plain_step_seconds())
     if plain * task.steps > _LONG_SECONDS or processes.agree(unfinished.exists()):
         task = replace(task, checkpoint_dir=unfinished)
@@ -217,7 +215,7 @@ def _train(
 def _on_the_first(defence: Defence, task: TrainingTask, options: dict[str, Any], processes: Processes) -> nn.Module:
     """Train one of ART's, which know of one process only, on the first; the others take over weights or error."""
     outcome: Any = None
-    model = task.new_model()
+    model = defence.new_model(task, options)
     if processes.rank == 0:
         try:
             model = defence.train(task, options).model

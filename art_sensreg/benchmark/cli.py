@@ -6,6 +6,7 @@ import argparse
 import ast
 import logging
 import os
+import runpy
 import shlex
 import sys
 import time
@@ -17,11 +18,12 @@ from typing import Any, NoReturn
 import torch
 
 from art_sensreg.benchmark.attacks import ATTACKS, DEFAULT_ATTACKS, NORMS, ordered
-from art_sensreg.benchmark.defences import DEFENCES, resolve_options
+from art_sensreg.benchmark.defences import DEFENCES, SMOKE_DEFENCES, resolve_options
+from art_sensreg.benchmark.measure_tables import extra_tables
 from art_sensreg.benchmark.records import Records
 from art_sensreg.benchmark.run import load_previous, run_suite
 from art_sensreg.benchmark.settings import BUDGETS, FILE_RECIPE, RECIPES, SuiteSettings
-from art_sensreg.benchmark.tables import explanations, extra_tables, summary_table
+from art_sensreg.benchmark.tables import explanations, summary_table
 from art_sensreg.benchmark.threats import pair_threats
 from art_sensreg.datasets import Dataset, load_dataset
 from art_sensreg.models import ACTIVATIONS, MODELS, NORM_LAYERS, build_model
@@ -49,7 +51,18 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder with mnist.npz, cifar10.npz (or set ART_SENSREG_DATA); else ART downloads",
     )
-    add("--defences", type=known_names(DEFENCES), metavar="NAME,NAME...", help="default: all; see --list")
+    add(
+        "--defences",
+        type=known_names(DEFENCES),
+        metavar="NAME,NAME...",
+        help="or all; default: at smoke budget the main ones, else all; see --list",
+    )
+    add(
+        "--plugin",
+        type=Path,
+        metavar="FILE",
+        help="Python file that registers your own defences: docs/extending.md",
+    )
     add("--attacks", type=known_names(ATTACKS), metavar="NAME,NAME...", help="default: by budget; see --list")
     add("--norm", type=_norms, default=("linf",), metavar="NORM,NORM...", help="linf (default), l2, l1, or several")
     add(
@@ -60,6 +73,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--all-points", action="store_true", help="every attack on every image, not only on what cheaper ones left")
     add("--audit", action="store_true", help="say of every trained model whether its attacks can be believed")
+    add(
+        "--interpret",
+        action="store_true",
+        help="score the explanations of each model, and draw those of three",
+    )
     add("--model", choices=tuple(MODELS), help="default: by data set")
     add("--activation", choices=tuple(ACTIVATIONS), default="relu")
     add("--norm-layer", choices=NORM_LAYERS, default="none")
@@ -92,12 +110,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :param arguments: Command line; that of the process if None.
     :return: Exit code: 0 done, 1 a cell failed (what was done is kept). Wrong arguments exit with 2.
     """
+    _load_plugin(arguments)
     parser = make_parser()
     given = parser.parse_args(arguments)
     if given.list:
         print(list_names())
         return 0
-    missing = [name for name in ("jinja2", "matplotlib", "pyautoattack") if find_spec(name) is None]
+    needed = ("jinja2", "matplotlib", "pyautoattack", *(["captum"] if given.interpret else []))
+    missing = [name for name in needed if find_spec(name) is None]
     if missing:
         parser.error(f"the suite needs {', '.join(missing)}: install art_sensreg[bench]")
     try:
@@ -123,6 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         processes=processes,
         resume=given.resume,
         audits=given.audit,
+        interpret=given.interpret,
     )
     if processes.rank == 0:
         program = ["python"] if processes.count == 1 else ["torchrun", f"--nproc-per-node={processes.count}"]
@@ -132,6 +153,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         processes.gather(None)  # the first process has written its report: all leave together
         leave_processes()
     return 0 if complete else 1
+
+
+def _load_plugin(arguments: Sequence[str] | None) -> None:
+    """Run the file that registers further defences before the names of defences are parsed."""
+    early = OneLineParser(prog="run_art_suite.py", add_help=False, allow_abbrev=False)
+    early.add_argument("--plugin", type=Path)
+    file = early.parse_known_args(arguments)[0].plugin
+    if file is None:
+        return
+    if not file.is_file():
+        early.error(f"`--plugin`: there is no file {file}; expected a Python file that calls register(...)")
+    try:
+        runpy.run_path(str(file), run_name="plugin")
+    except Exception as error:  # noqa: BLE001 - whatever a user's file raises is one line here
+        early.error(f"`--plugin` {file}: {type(error).__name__}: {error}")
 
 
 def prepare(given: argparse.Namespace) -> tuple[SuiteSettings, Dataset, Path, dict[str, Any] | None]:
@@ -152,14 +188,14 @@ def prepare(given: argparse.Namespace) -> tuple[SuiteSettings, Dataset, Path, di
     for defence, option, value in given.options:
         options.setdefault(defence, {})[option] = value
     for defence, chosen in options.items():
-        resolve_options(defence, chosen, recipe.penalties.get(defence, {}))
+        resolve_options(defence, chosen, {"eps": recipe.eps[given.norm[0]][-1], **recipe.penalties.get(defence, {})})
     dataset = load_dataset(given.dataset, given.data_dir or os.environ.get("ART_SENSREG_DATA"))
     if given.validation:
         dataset = dataset.with_validation_as_test()
     dataset = dataset.limited(given.train_size, given.test_size or recipe.test_size[budget])
     settings = SuiteSettings(
         dataset=given.dataset,
-        defences=given.defences or tuple(DEFENCES),
+        defences=given.defences or (SMOKE_DEFENCES if budget == "smoke" else tuple(DEFENCES)),
         attacks=_attacks(given.attacks, budget, dataset.nb_classes, given.norm),
         threats=pair_threats(given.norm, given.eps, recipe.eps),
         model=given.model or recipe.model,
@@ -228,11 +264,13 @@ def finish(records: Records, command: str) -> None:
 
 def list_names() -> str:
     """Every defence and attack, one line each."""
-    lines = ["Defences:"]
+    lines = ["Defences: what each is, its paper, what is repaired; [metric of its claim: threat]; {options of --set}"]
     for defence in DEFENCES.values():
         repaired = f"; repaired: {defence.repaired}" if defence.repaired else ""
-        options = f" [{', '.join(defence.options)}]" if defence.options else ""
-        lines.append(f"  {defence.name:26} {defence.summary} ({defence.paper}{repaired}){options}")
+        metric = defence.claim.metric.replace("_", " ").replace("none", "no claim about evasion")
+        options = f" {{{', '.join(defence.options)}}}" if defence.options else ""
+        claim = f"[{metric}: {defence.claim.threat}]"
+        lines.append(f"  {defence.name:26} {defence.summary} ({defence.paper}{repaired}) {claim}{options}")
     lines.append("Attacks, in the order in which they run:")
     for name in ordered(ATTACKS):
         attack = ATTACKS[name]

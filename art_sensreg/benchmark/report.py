@@ -6,12 +6,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from art_sensreg.benchmark.measure_tables import extra_tables
 from art_sensreg.benchmark.records import write_text
+from art_sensreg.benchmark.settings import SALIENCY
 from art_sensreg.benchmark.tables import (
     attack_table,
     audit_details,
     explanations,
-    extra_tables,
     group_runs,
     noise_table,
     summary_table,
@@ -36,8 +37,8 @@ td:not(:first-child), th:not(:first-child) { text-align: right } img { max-width
 {% endfor %}</table>{% endfor %}
 <p>{{ footnote }}</p>
 {% if lines %}<h2>Not in the table</h2><ul>{% for line in lines %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}
-<h2>Worst case over eps</h2>{% for picture in pictures %}
-<img src="{{ picture }}" alt="Robust accuracy over eps, one line per defence">{% endfor %}
+<h2>Pictures: worst case over eps, and what else was drawn</h2>{% for picture in pictures %}
+<img src="{{ picture }}" alt="{{ picture }}">{% endfor %}
 {% for heading, table, advice in audits %}<h2>{{ heading }}</h2>
 <table class="audit"><tr>{% for cell in table.header %}<th>{{ cell }}</th>{% endfor %}</tr>
 {% for row in table.rows %}<tr class="{{ row[1] }}">{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
@@ -82,6 +83,11 @@ def write_report(data: dict[str, Any], out: Path, command: str) -> list[Path]:
     pictures[threats[0].norm] = "robustness.png"
     for threat in threats:
         plot_robustness(data, out / pictures[threat.norm], threat)
+    if any(run.get("eot_curve") for run in data["runs"]):
+        pictures["draws"] = "eot-curve.png"
+        plot_curve(data, out / pictures["draws"])
+    if (out / SALIENCY).exists():
+        pictures["saliency"] = SALIENCY
     pages = [out / "report.md", out / "report.html"]
     markdown = [f"# {title}", notes, f"```\n{command}\n```"]
     markdown += [f"## {heading}\n\n{table.as_markdown()}" for heading, table in tables]
@@ -133,6 +139,36 @@ def total_minutes(data: dict[str, Any]) -> float:
         seconds += run["train_seconds"] or 0.0
         seconds += sum({(row["attack"], row["seconds"]): row["seconds"] for row in run["attacks"]}.values())
     return seconds / 60
+
+
+def plot_curve(data: dict[str, Any], path: Path) -> None:
+    """
+    Plot the robust accuracy of random models over the number of draws that the attacker averages.
+
+    :param data: Content of `results.json`.
+    :param path: PNG file.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.add_subplot()
+    for number, (name, runs) in enumerate(group_runs(data).items()):
+        curve = [case for run in runs for case in run.get("eot_curve", [])]
+        for style, eps in zip(("-", "--", ":"), sorted({case["eps"] for case in curve}), strict=False):
+            draws = sorted({case["samples"] for case in curve if case["eps"] == eps})
+            shares = [
+                fmean(case["robust_accuracy"] for case in curve if (case["eps"], case["samples"]) == (eps, n))
+                for n in draws
+            ]
+            label = f"{name}, eps {eps:.4g}"
+            axes.plot(draws, [100 * share for share in shares], style, marker="o", color=f"C{number % 10}", label=label)
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel("draws that the attacker averages")
+    axes.set_ylabel("robust accuracy against PGD, %")
+    axes.set_ylim(0, 101)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, dpi=120)
 
 
 def plot_robustness(data: dict[str, Any], path: Path, threat: Threat) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,20 @@ from art_sensreg.benchmark.attacking import attack_cell
 from art_sensreg.benchmark.audit_cells import audit_cell
 from art_sensreg.benchmark.cell import clean_outcome, quiet, task_of, trained_cell
 from art_sensreg.benchmark.job import Job
+from art_sensreg.benchmark.measures import draw_saliency, judge_claims, measure_beside
 from art_sensreg.benchmark.records import Records
-from art_sensreg.benchmark.settings import SuiteSettings
+from art_sensreg.benchmark.settings import SALIENCY, SuiteSettings
 from art_sensreg.benchmark.views import Cell
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.datasets import Dataset
 from art_sensreg.training.distributed import Processes
 
+logger = logging.getLogger(__name__)
+
 # Defences whose models stand in for others of their seed: the undefended one, and adversarially trained ones.
 SURROGATES = ("none", "art-madry", "art-trades-fixed")
+# Images in the picture of the saliency maps.
+_DRAWN = 6
 # A preprocessor that is attacked on fewer images is too slow to be audited.
 _AUDITABLE = 50
 
@@ -35,6 +42,7 @@ def run_suite(
     processes: Processes = Processes(),  # noqa: B008 - frozen
     resume: bool = False,
     audits: bool = False,
+    interpret: bool = False,
 ) -> bool:
     """
     Run all cells that are not yet in the records: of each seed all training first, so that every attack that needs
@@ -47,6 +55,7 @@ def run_suite(
     :param processes: Those that share the work: ours train on all of them, ART's on the first, all attack their part.
     :param resume: Whether to continue training runs that were broken off.
     :param audits: Whether every trained model is audited.
+    :param interpret: Whether the explanations of every trained model are scored, and those of three drawn.
     :return: Whether every cell of ours is filled.
     """
     if processes.rank == 0 and not resume:
@@ -66,6 +75,9 @@ def run_suite(
                 else:
                     job = _job(settings, dataset, records, run, cell, processes, trained)
                     _attack(job, bar)
+                    if processes.rank == 0:
+                        bar.set_description(f"{run['defence']} seed {seed}: other measures")
+                        _measure(job, interpret)
                 if processes.rank == 0:
                     records.summarise(run, settings.threats)
                     if audits and "audit" not in run and cell is not None:
@@ -74,9 +86,23 @@ def run_suite(
                             settings, dataset, run, {name: found[1] for name, found in trained.items()}
                         )
                 records.put(run)
-    cells = [(name, seed) for seed in range(settings.seeds) for name in settings.defences]
-    asked = [run for run in records.runs if (run["defence"], run["seed"]) in cells]
+            if processes.rank == 0:
+                judge_claims(records, dataset.nb_classes)
+                records.save()
+                if interpret and seed == 0:
+                    cells = {name: found[1] for name, found in trained.items()}
+                    draw_saliency(cells, dataset.x_test[:_DRAWN], dataset.y_test[:_DRAWN], records.out / SALIENCY)
+    wanted = [(name, seed) for seed in range(settings.seeds) for name in settings.defences]
+    asked = [run for run in records.runs if (run["defence"], run["seed"]) in wanted]
     return not any(run["status"] == "error" for run in asked)
+
+
+def _measure(job: Job, interpret: bool) -> None:
+    try:
+        measure_beside(job, interpret)
+    except Exception as error:  # noqa: BLE001 - one failing cell must not take the others with it
+        logger.debug("%s", traceback.format_exc())
+        job.run.update(status="error", reason=f"{type(error).__name__}: {error}")
 
 
 def _audited(settings: SuiteSettings, dataset: Dataset, run: dict[str, Any], cells: dict[str, Cell | None]) -> Any:

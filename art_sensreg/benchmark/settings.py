@@ -9,6 +9,7 @@ from typing import Any
 from art_sensreg.benchmark.threats import Threats, threats_as_json
 
 BUDGETS = ("smoke", "quick", "full")
+SALIENCY = "saliency.png"
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,30 @@ class Recipe:
     threads: int | None = None
 
 
-def _penalties(sigma: float, sr_weight: float, jr_weight: float, jr_alone: float) -> dict[str, dict[str, float]]:
+_HYBRIDS = ("fgsm-rs+sr+jr", "n-fgsm+sr+jr", "at+sr+jr", "trades+sr+jr")
+
+
+def _penalties(
+    sigma: float,
+    sr_weight: float,
+    jr_weight: float,
+    jr_alone: float,
+    hybrid_sr: float = 0.1,
+    hybrid_jr: float = 0.01,
+    fire: float = 5.0,
+    graddiv: float = 0.1,
+) -> dict[str, dict[str, float]]:
     sensitivity = {"sigma": sigma, "sr_weight": sr_weight}
     both = {**sensitivity, "jr_weight": jr_weight}
-    return {"sr": sensitivity, "jr": {"jr_weight": jr_alone}, "sr+jr": both, "sr+jr-cheap": both}
+    return {
+        "sr": sensitivity,
+        "jr": {"jr_weight": jr_alone},
+        "sr+jr": both,
+        "sr+jr-cheap": both,
+        **{name: {"sr_weight": hybrid_sr, "jr_weight": hybrid_jr} for name in _HYBRIDS},
+        "fire": {"weight": fire},
+        "graddiv": {"weight": graddiv},
+    }
 
 
 RECIPES = {

@@ -52,7 +52,8 @@ def group_runs(data: dict[str, Any], status: str = "ok") -> dict[str, list[dict[
 
 def summary_table(data: dict[str, Any]) -> Table:
     """
-    One row per defence: clean accuracy, worst case at each eps with its interval, cost.
+    One row per defence: clean accuracy, worst case at each eps with its interval, cost, whether its claim is met; what
+    could not run at all says why.
 
     :param data: Content of `results.json`.
     :return: The table.
@@ -64,6 +65,7 @@ def summary_table(data: dict[str, Any]) -> Table:
         *[f"{norm} {eps:.4g}: worst case % [95 % CI]" for norm, eps in threats],
         "step cost",
         "train s",
+        "claim",
     ]
     rows = []
     for name, runs in group_runs(data).items():
@@ -73,8 +75,30 @@ def summary_table(data: dict[str, Any]) -> Table:
             row.append(with_interval(worst))
         costs = [run["step_cost"] for run in runs if run["step_cost"] is not None]
         row += [f"{fmean(costs):.1f}" if costs else "-", f"{fmean(run['train_seconds'] for run in runs):.1f}"]
-        rows.append(row)
+        rows.append([*row, claim_mark(runs)])
+    filled = {row[0] for row in rows}
+    for status, words in (("not_applicable", "not applicable"), ("error", "failed")):
+        for name, runs in group_runs(data, status).items():
+            if name not in filled:
+                rows.append([name, *["-"] * (len(header) - 2), f"{words}: {runs[0]['reason']}"])
     return Table(header, rows)
+
+
+def claim_mark(runs: list[dict[str, Any]]) -> str:
+    """
+    What the runs of several seeds show of a claim: it is met if it is in every one.
+
+    :param runs: Runs of one defence.
+    :return: Text for a table; what is not met stands out.
+
+    Example:
+    >>> from art_sensreg.benchmark.tables import claim_mark
+    >>> claim_mark([{"claim": {"status": "met"}}, {"claim": {"status": "not met"}}])
+    '**not met**'
+    """
+    found = [run["claim"]["status"] for run in runs if "claim" in run]
+    mark = next((status for status in ("not met", "not measured", "met", "none made") if status in found), "-")
+    return "**not met**" if mark == "not met" else mark
 
 
 def union_table(data: dict[str, Any]) -> Table:
@@ -131,7 +155,7 @@ def gap_table(data: dict[str, Any]) -> Table:
                     default, adaptive = ([pair[i] for pair in found] for i in range(2))
                     gap = [first - second for first, second in found]
                     rows.append([name, f"{threat.norm} {eps:.4g}", *map(percent, (default, adaptive, gap))])
-    return Table(["defence", "size", "as ART attacks it: %", "with BPDA/EOT: %", "gap: points"], rows)
+    return Table(["defence", "size", "as ART attacks it: %", "adaptively: %", "gap: points"], rows)
 
 
 def _both_views(run: dict[str, Any], names: list[str], norm: str, eps: float) -> tuple[float, float] | None:
@@ -165,7 +189,7 @@ def attack_table(data: dict[str, Any], norm: str, eps: float) -> Table:
         views = sorted({row.get("view", "default") for row in entries}, reverse=True)
         for view in views:
             seen = [row for row in entries if row.get("view", "default") == view]
-            label = name if len(views) == 1 else f"{name} ({'ART' if view == 'default' else 'BPDA/EOT'})"
+            label = name if len(views) == 1 else f"{name} ({'ART' if view == 'default' else 'adaptive'})"
             cells = [_attack_cell([row for row in seen if row["attack"] == attack], data) for attack in names]
             rows.append([label, *cells])
     return Table([f"{norm} {eps:.4g}", *names], rows)
@@ -177,24 +201,6 @@ def _attack_cell(found: list[dict[str, Any]], data: dict[str, Any]) -> str:
         return "failed" if any(entry.get("status", "error") == "error" for entry in found) else "-" if found else ""
     part = any(entry["n"] < data["config"]["test_size"] for entry in filled)
     return percent([entry["robust_accuracy"] for entry in filled]) + ("*" if part else "")
-
-
-def extra_tables(data: dict[str, Any]) -> list[tuple[str, Table]]:
-    """
-    The tables that not every run has, with their headings.
-
-    :param data: Content of `results.json`.
-    :return: Union over the norms, preprocessing defences attacked both ways, verdicts of the audits.
-    """
-    tables = [
-        ("Union over the norms: % of the images that no attack of any norm broke [95 % CI]", union_table(data)),
-        (
-            "Preprocessing, attacked as ART does by default and with BPDA/EOT: % left by ART's gradient attacks",
-            gap_table(data),
-        ),
-        ("Audit: can the attacks be believed?", audit_table(data)),
-    ]
-    return [(heading, table) for heading, table in tables if table.rows]
 
 
 def audit_table(data: dict[str, Any]) -> Table:
@@ -209,7 +215,7 @@ def audit_table(data: dict[str, Any]) -> Table:
         parts = verdict.split(", ")
         return verdict if len(parts) < 4 else f"{', '.join(parts[:2])} and {len(parts) - 2} more"
 
-    rows = [[_run_name(run, data), short(run["audit"]["verdict"])] for run in data["runs"] if run.get("audit")]
+    rows = [[run_name(run, data), short(run["audit"]["verdict"])] for run in data["runs"] if run.get("audit")]
     return Table(["defence", "verdict"], rows)
 
 
@@ -225,11 +231,18 @@ def audit_details(data: dict[str, Any]) -> list[tuple[str, Table, list[str]]]:
         if run.get("audit") and run["audit"]["checks"]:
             report = report_from_json(run["audit"])
             header, *rows = report.rows()
-            details.append((f"Audit of {_run_name(run, data)}: {report.verdict}", Table(header, rows), report.advice()))
+            details.append((f"Audit of {run_name(run, data)}: {report.verdict}", Table(header, rows), report.advice()))
     return details
 
 
-def _run_name(run: dict[str, Any], data: dict[str, Any]) -> str:
+def run_name(run: dict[str, Any], data: dict[str, Any]) -> str:
+    """
+    How a run is called in a table.
+
+    :param run: The run.
+    :param data: Content of `results.json`.
+    :return: Its defence, and its seed if there are several.
+    """
     return run["defence"] if data["config"]["seeds"] == 1 else f"{run['defence']} (seed {run['seed']})"
 
 
@@ -254,6 +267,7 @@ def _attacks_left_out(data: dict[str, Any]) -> list[str]:
         names = [name for name in data["config"]["attacks"] if threat.norm not in ATTACKS[name].norms]
         lines += [f"{name}: not defined in {threat.norm}, left out there" for name in names]
     for run in data["runs"]:
+        lines += [f"{run['defence']} (seed {run['seed']}): {note}" for note in run.get("notes", [])]
         reasons: dict[tuple[str, str], None] = {}
         for row in run["attacks"]:
             if row.get("status") == "not_applicable":

@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 
 from art_sensreg.attacks import BPDA
+from art_sensreg.attacks.eot import EOT
+from art_sensreg.benchmark.defence import Defence, RandomRow
+from art_sensreg.benchmark.postprocessing_rows import postprocessed_classifier
 from art_sensreg.benchmark.preprocessing_rows import PreprocessingRow
 from art_sensreg.benchmark.task import TrainingTask
 from art_sensreg.classifiers import SensRegClassifier
+from art_sensreg.randomized import RandomizedClassifier
 
 # Times that a random model is scored with fresh draws, by budget.
 REPEATS = {"smoke": 3, "quick": 5, "full": 10}
@@ -112,7 +116,7 @@ class Cell:
 def cell_classifier(
     task: TrainingTask,
     model: SensRegClassifier,
-    row: PreprocessingRow | None = None,
+    defence: Defence | None = None,
     options: dict[str, Any] | None = None,
     budget: str = "smoke",
 ) -> Cell:
@@ -121,40 +125,61 @@ def cell_classifier(
 
     :param task: The training task.
     :param model: The trained classifier.
-    :param row: Preprocessing at prediction time, or None.
+    :param defence: What the model is trained by, and what stands before or behind it; None: nothing.
     :param options: Its options.
     :param budget: `smoke`, `quick` or `full`.
     :return: The cell.
     :raises NotApplicable: If the preprocessing cannot run here.
 
     Example:
-    >>> from art_sensreg.benchmark.preprocessing_rows import PREPROCESSING_ROWS
+    >>> from art_sensreg.benchmark.defences import DEFENCES
     >>> from art_sensreg.benchmark.views import cell_classifier
     >>> from art_sensreg.datasets import load_dataset
     >>> task = TrainingTask(
     ...     dataset=load_dataset("digits"), model="mlp", activation="relu", norm_layer="none", seed=0, epochs=1,
     ...     batch_size=64, learning_rate=0.001, norm="linf", eps=0.1, device="cpu",
     ... )
-    >>> quantise = PREPROCESSING_ROWS[-1]
-    >>> cell = cell_classifier(task, task.classifier(), quantise.row, quantise.options)
+    >>> quantise = DEFENCES["quantise"]
+    >>> cell = cell_classifier(task, task.classifier(), quantise, quantise.options)
     >>> x, y = task.dataset.x_test[:2], np.eye(10, dtype=np.float32)[:2]
     >>> [bool(view.classifier.loss_gradient(x, y).any()) for view in cell.views]
     [False, True]
     """
-    if row is None:
-        return Cell(model, (View("default", model),))
     options = options or {}
+    if defence is None:
+        return Cell(model, (View("default", model),))
+    if defence.random is not None:
+        return _random_cell(task, model, defence.random, options, budget)
+    if defence.preprocessing is not None:
+        return _preprocessed_cell(task, model, defence.preprocessing, options, budget)
+    if defence.postprocessing is not None:
+        default = postprocessed_classifier(task, model.model, defence.postprocessing(options))
+        return Cell(model, (View("default", default), View("adaptive", model)))
+    return Cell(model, (View("default", model),))
+
+
+def _random_cell(
+    task: TrainingTask, model: SensRegClassifier, row: RandomRow, options: dict[str, Any], budget: str
+) -> Cell:
+    """A model that is random at prediction: there is one way to attack it, by expectation over its draws."""
+    module = model.model if row.module is None else row.module(model.model, options)
+    samples = row.samples[budget]
+    averaged = task.classifier(EOT(module, samples=samples))
+    random = task.classifier(module, kind=RandomizedClassifier, samples=samples)
+    return Cell(model, (View("default", averaged),), random, row.points[budget], REPEATS[budget])
+
+
+def _preprocessed_cell(
+    task: TrainingTask, model: SensRegClassifier, row: PreprocessingRow, options: dict[str, Any], budget: str
+) -> Cell:
     default = task.classifier(model.model, preprocessing_defences=[row.make(task, options)])
     surrogate = None if row.surrogate is None else row.surrogate(options)
     module: Any = BPDA(model.model, row.make(task, options), surrogate=surrogate)
     points = None if row.points is None else row.points[budget]
     if row.samples is None:
         return Cell(model, (View("default", default), View("adaptive", task.classifier(module))), points=points)
-    from art_sensreg.attacks.eot import EOT
-    from art_sensreg.randomized import RandomizedClassifier
-
     samples = row.samples[budget]
     averaged = task.classifier(EOT(module, samples=samples))
     random = task.classifier(module, kind=RandomizedClassifier, samples=samples)
     views = (View("default", default), View("adaptive", averaged))
-    return Cell(model, views, random=random, points=points, repeats=REPEATS[budget])
+    return Cell(model, views, random, points, REPEATS[budget])

@@ -1,0 +1,167 @@
+"""What is measured of a cell beside its attacks: certificates, queries, the EOT curve, explanations, its claim."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from art_sensreg.attacks.eot import EOT
+from art_sensreg.benchmark.attack_builders import pgd, square
+from art_sensreg.benchmark.cell import quiet, seed_everything, task_of
+from art_sensreg.benchmark.claims import judged
+from art_sensreg.benchmark.defence import Certificate
+from art_sensreg.benchmark.defences import DEFENCES, options_of
+from art_sensreg.benchmark.job import Job
+from art_sensreg.benchmark.postprocessing_rows import CountedQueries
+from art_sensreg.benchmark.records import Records, wilson_interval
+from art_sensreg.benchmark.settings import FILE_RECIPE, RECIPES
+from art_sensreg.benchmark.task import NotApplicable
+from art_sensreg.benchmark.threats import NORMS, allowed
+from art_sensreg.benchmark.views import Cell
+from art_sensreg.classifiers import SensRegClassifier
+
+# Draws that the attacker averages, in the curve of a random model.
+_DRAWS = {"smoke": (1, 4, 16), "quick": (1, 4, 16, 64), "full": (1, 4, 16, 64)}
+_CURVE_STEPS = {"smoke": 10, "quick": 40, "full": 100}
+# Square's iterations, and the images that it is let loose on, to count what it asks for.
+_QUERIES = {"smoke": (100, 30), "quick": (500, 50), "full": (5000, 200)}
+_EXPLAINED = {"smoke": 20, "quick": 50, "full": 200}
+_ADVERSARIAL = ("art-madry", "art-trades-fixed", "art-adversarial", "art-fbf-fixed")
+
+
+def measure_beside(job: Job, interpret: bool = False) -> None:
+    """
+    Store what is not yet stored of what a defence calls for.
+
+    :param job: What to do.
+    :param interpret: Whether to score the explanations too.
+    """
+    defence, run = DEFENCES[job.run["defence"]], job.run
+    if defence.certificate is not None and "certified" not in run:
+        run["certified"] = _certified(job, defence.certificate)
+    if defence.postprocessing is not None and "queries" not in run:
+        run["queries"] = _queries(job)
+    if defence.random is not None and "eot_curve" not in run:
+        run["eot_curve"] = _eot_curve(job)
+    if interpret and "explanations" not in run:
+        run["explanations"] = _explanations(job)
+
+
+def _certified(job: Job, certificate: Certificate) -> list[dict[str, Any]]:
+    """The share of the images that are provably right at each size."""
+    settings, name, seed = job.settings, job.run["defence"], job.run["seed"]
+    task, options = task_of(settings, job.dataset, seed), options_of(settings, name)
+    sizes = [eps for threat in settings.threats if threat.norm == certificate.norm for eps in threat.eps]
+    sizes = sizes or list(RECIPES.get(settings.dataset, FILE_RECIPE).eps[certificate.norm])
+    n = min(certificate.points[settings.budget], len(job.dataset.x_test))
+    x, y = job.dataset.x_test[:n], job.dataset.y_test[:n]
+    rows = []
+    for eps in sizes:
+        seed_everything("certificate", seed, eps)
+        try:
+            with quiet():
+                certified = certificate.certify(task, job.cell.model.model, x, y, eps, options)
+        except NotApplicable as reason:
+            job.run.setdefault("notes", []).append(f"not certified: {reason}")
+            return []
+        low, high = wilson_interval(int(certified.sum()), len(certified))
+        share = float(certified.mean())
+        entry = {"accuracy": share, "ci_low": low, "ci_high": high, "n": len(certified)}
+        rows.append({"norm": certificate.norm, "eps": eps, **entry})
+    return rows
+
+
+def _queries(job: Job) -> dict[str, Any]:
+    """Rows that Square asks for until it has found what it looks for, with and without the defence."""
+    threat = job.settings.threats[0]
+    eps = threat.eps[0]
+    steps, points = _QUERIES[job.settings.budget]
+    rows = np.flatnonzero(job.clean)[:points]
+    found: dict[str, Any] = {"attack": "square", "norm": threat.norm, "eps": eps, "n": len(rows), "steps": steps}
+    if not len(rows) or threat.norm == "l1":
+        return {}
+    for prefix, classifier in (("", job.cell.default), ("undefended_", job.cell.model)):
+        mean, left = _square(classifier, job, rows, threat.norm, eps, steps)
+        found |= {f"{prefix}mean": mean, f"{prefix}robust_accuracy": left}
+    return found
+
+
+def _square(
+    classifier: SensRegClassifier, job: Job, rows: np.ndarray, norm: str, eps: float, steps: int
+) -> tuple[float, float]:
+    x, y = job.dataset.x_test[rows], job.dataset.y_test[rows]
+    seed_everything("queries", job.run["seed"])
+    attack = square(classifier, NORMS[norm], eps, {"max_iter": steps})
+    with quiet(), CountedQueries(classifier) as queries:
+        x_adv = attack.generate(x, y=np.eye(job.dataset.nb_classes, dtype=np.float32)[y])
+    right = classifier.predict(x_adv).argmax(axis=1) == y
+    return queries.count / len(rows), float((right | ~allowed(x, x_adv, norm, eps)).mean())
+
+
+def _eot_curve(job: Job) -> list[dict[str, Any]]:
+    """Robust accuracy against PGD that averages more and more draws, scored with fresh ones."""
+    settings, cell = job.settings, job.cell
+    threat = settings.threats[0]
+    task = task_of(settings, job.dataset, job.run["seed"])
+    n = cell.attackable(len(job.dataset.x_test))
+    x, y, clean = job.dataset.x_test[:n], job.dataset.y_test[:n], job.clean[:n]
+    labels = np.eye(job.dataset.nb_classes, dtype=np.float32)[y]
+    steps = {"max_iter": _CURVE_STEPS[settings.budget], "restarts": 1}
+    rows = []
+    for eps in threat.eps:
+        for samples in _DRAWS[settings.budget]:
+            attacked = task.classifier(EOT(cell.random.eot.model, samples=samples))
+            seed_everything("curve", job.run["seed"], eps, samples)
+            with quiet():
+                x_adv = pgd(attacked, NORMS[threat.norm], eps, steps).generate(x, y=labels)
+            robust = clean & (cell.judge(x_adv, y, seed=samples).correct | ~allowed(x, x_adv, threat.norm, eps))
+            low, high = wilson_interval(int(robust.sum()), n)
+            entry = {"robust_accuracy": float(robust.mean()), "ci_low": low, "ci_high": high, "n": n}
+            rows.append({"norm": threat.norm, "eps": eps, "samples": samples, **entry})
+    return rows
+
+
+def _explanations(job: Job) -> list[dict[str, Any]]:
+    """How readable the explanations of the first test images are."""
+    from art_sensreg.interpret import as_json, explain
+
+    n = job.cell.attackable(_EXPLAINED[job.settings.budget])
+    x, y = job.dataset.x_test[:n], job.dataset.y_test[:n]
+    # Every draw of a random model is a pass of its own.
+    effort = {} if job.cell.random is None else {"steps": 8, "samples": 4}
+    return as_json(explain(job.cell.adaptive, x, y, seed=job.run["seed"], **effort))
+
+
+def draw_saliency(cells: dict[str, Cell | None], x: np.ndarray, y: np.ndarray, path: Path) -> bool:
+    """
+    Draw images with the saliency maps of the undefended, an adversarially trained and the SR+JR model.
+
+    :param cells: The trained cells of a seed, by defence.
+    :param x: Images.
+    :param y: Class indices.
+    :param path: PNG file.
+    :return: Whether there was a model to draw.
+    """
+    from art_sensreg.interpret import saliency_picture
+
+    adversarial = next((name for name in _ADVERSARIAL if cells.get(name) is not None), None)
+    chosen = {name: cells.get(name) for name in ("none", adversarial, "sr+jr") if name is not None}
+    classifiers = {name: cell.model for name, cell in chosen.items() if cell is not None}
+    if classifiers:
+        saliency_picture(classifiers, x, y, path)
+    return bool(classifiers)
+
+
+def judge_claims(records: Records, classes: int) -> None:
+    """
+    Say of every trained defence whether the run shows what it claims.
+
+    :param records: The results.
+    :param classes: Number of classes.
+    """
+    for run in records.runs:
+        if run["clean_accuracy"] is not None:
+            twin = records.find("none", run["seed"])
+            run["claim"] = judged(DEFENCES[run["defence"]].claim, run, twin, classes)

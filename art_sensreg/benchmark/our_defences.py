@@ -1,0 +1,337 @@
+"""The defences of this package as rows of the suite, and the makers of rows like them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from art.defences.trainer import Trainer
+from art.estimators.classification import PyTorchClassifier
+from torch import nn
+
+from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES, Adversary
+from art_sensreg.benchmark.claims import Claim, robust_accuracy
+from art_sensreg.benchmark.defence import Defence, Options, RandomRow
+from art_sensreg.benchmark.task import TrainingTask
+from art_sensreg.objectives import Penalty
+from art_sensreg.penalties import FisherRaoPenalty, GradientDiversityPenalty, JacobianPenalty, SensitivityPenalty
+from art_sensreg.randomization import BayesianKL, randomize
+from art_sensreg.trainers import SensRegTrainer
+from art_sensreg.training.config import CHEAP_FRACTION, TrainingConfig
+
+MakePenalties = Callable[[Options], list[Penalty]]
+MakeAdversary = Callable[[Options], Adversary]
+MakeTrainer = Callable[[PyTorchClassifier, TrainingTask, Options], Trainer]
+
+WHITE_BOX = robust_accuracy()
+
+
+def from_penalties(
+    name: str,
+    summary: str,
+    paper: str,
+    penalties: MakePenalties,
+    options: Options | None = None,
+    claim: Claim = WHITE_BOX,
+    adversary: MakeAdversary | None = None,
+    **more: Any,
+) -> Defence:
+    """
+    A row that is `SensRegTrainer` with some penalties, and perhaps an adversary.
+
+    :param name: Name on the command line.
+    :param summary: One line.
+    :param paper: Where it comes from.
+    :param penalties: Function of the options that makes the penalties.
+    :param options: Its options and their defaults.
+    :param claim: What it claims to stop.
+    :param adversary: Function of the options that makes the adversary, or None.
+    :param more: Further fields of `Defence`.
+    :return: The row.
+
+    Example:
+    >>> from art_sensreg.benchmark.our_defences import from_penalties
+    >>> row = from_penalties(
+    ...     "jr-exact", "Exact Jacobian", "-", lambda options: [JacobianPenalty(weight=options["w"])], {"w": 1.0}
+    ... )
+    >>> row.penalties({"w": 2.0})[0].weight
+    2.0
+    """
+
+    def checked(chosen: Options) -> list[Penalty]:
+        if adversary is not None:
+            adversary(chosen)  # which checks its options
+        return penalties(chosen)
+
+    def make(classifier: PyTorchClassifier, task: TrainingTask, chosen: Options) -> Trainer:
+        opponent = None if adversary is None else adversary(chosen)
+        config = _config(task, penalty_fraction=chosen.get("penalty_fraction", 1.0))
+        return SensRegTrainer(classifier, penalties(chosen), config, adversary=opponent)
+
+    return from_trainer(name, summary, paper, make, options, claim, penalties=checked, **more)
+
+
+def from_trainer(
+    name: str,
+    summary: str,
+    paper: str,
+    trainer: MakeTrainer,
+    options: Options | None = None,
+    claim: Claim = WHITE_BOX,
+    architecture: Callable[[TrainingTask, Options], nn.Module] | None = None,
+    **more: Any,
+) -> Defence:
+    """
+    A row that is any ART trainer: `SensRegTrainer` and its like get schedule and checkpoints, others data and epochs.
+
+    :param name: Name on the command line.
+    :param summary: One line.
+    :param paper: Where it comes from.
+    :param trainer: Function of a new classifier, the task and the options that makes the trainer.
+    :param options: Its options and their defaults.
+    :param claim: What it claims to stop.
+    :param architecture: As for `Defence`.
+    :param more: Further fields of `Defence`.
+    :return: The row.
+    """
+
+    def train(task: TrainingTask, chosen: Options) -> PyTorchClassifier:
+        model = None if architecture is None else architecture(task, chosen)
+        classifier = task.classifier(model)
+        made = trainer(classifier, task, chosen)
+        x, y = task.dataset.x_train, task.dataset.y_train
+        if isinstance(made, SensRegTrainer):
+            made.fit(
+                x,
+                y,
+                scheduler=task.one_cycle(classifier),
+                checkpoint_dir=task.checkpoint_dir,
+                resume=task.checkpoint_dir is not None,
+                verbose=False,
+            )
+        else:
+            made.fit(x, y, batch_size=task.batch_size, nb_epochs=task.epochs)
+        return made.get_classifier()
+
+    return Defence(name, summary, paper, train, options or {}, claim, architecture=architecture, **more)
+
+
+def _config(task: TrainingTask, **settings: Any) -> TrainingConfig:
+    return TrainingConfig(batch_size=task.batch_size, nb_epochs=task.epochs, seed=task.seed, **settings)
+
+
+# --- SR and JR --------------------------------------------------------------------------------------------------------
+
+
+def _sensitivity_options() -> Options:
+    """The options of `SensitivityPenalty`; its weight is called `sr_weight` because JR has one too."""
+    defaults = {f.name: f.default for f in fields(SensitivityPenalty)}
+    return {"sr_weight": None, **{name: value for name, value in defaults.items() if name != "weight"}, "sigma": None}
+
+
+def _sensitivity(options: Options) -> SensitivityPenalty:
+    names = {f.name for f in fields(SensitivityPenalty)} - {"weight"}
+    return SensitivityPenalty(weight=options["sr_weight"], **{k: v for k, v in options.items() if k in names})
+
+
+def _jacobian_alone(options: Options) -> list[Penalty]:
+    return [JacobianPenalty(weight=options["jr_weight"], estimator=options["estimator"], probes=options["probes"])]
+
+
+def _both(options: Options) -> list[Penalty]:
+    return [_sensitivity(options), JacobianPenalty(weight=options["jr_weight"])]
+
+
+# --- hybrids ----------------------------------------------------------------------------------------------------------
+
+_PAIR: Options = {"eps": None, "clean_fraction": 0.5, "pair": "adversarial"}
+_WEIGHTS: Options = {"sr_weight": None, "jr_weight": None, "sigma": 0.3}
+
+
+def _pair(options: Options) -> dict[str, Any]:
+    return {name: options[name] for name in _PAIR}
+
+
+def _fgsm_rs(options: Options) -> Adversary:
+    return FGSMRS(**_pair(options))
+
+
+def _n_fgsm(options: Options) -> Adversary:
+    return NFGSM(**_pair(options), noise=options["noise"])
+
+
+def _pgd(options: Options) -> Adversary:
+    return PGD(**_pair(options), max_iter=options["max_iter"])
+
+
+def _trades(options: Options) -> Adversary:
+    return TRADES(eps=options["eps"], pair=options["pair"], max_iter=options["max_iter"], beta=options["beta"])
+
+
+# --- FIRE -------------------------------------------------------------------------------------------------------------
+
+
+def _fire(options: Options) -> list[Penalty]:
+    steps = options["max_iter"]
+    step = 2.5 * options["eps"] / steps if options["eps_step"] is None else options["eps_step"]
+    return [FisherRaoPenalty(weight=options["weight"], eps=options["eps"], eps_step=step, max_iter=steps)]
+
+
+# --- randomised networks ----------------------------------------------------------------------------------------------
+
+_RSE: Options = {"first_std": 0.2, "std": 0.1}
+_AVERAGED = robust_accuracy("white-box evasion within eps, by attackers who average the model's noise")
+
+
+def _rse_model(task: TrainingTask, options: Options) -> nn.Module:
+    return randomize(task.new_model(), kind="rse", first_std=options["first_std"], std=options["std"])
+
+
+def _bayesian_model(task: TrainingTask, options: Options) -> nn.Module:
+    return randomize(task.new_model(), kind="bayesian", prior_std=options["prior_std"])
+
+
+def _pni_model(task: TrainingTask, options: Options) -> nn.Module:
+    return randomize(task.new_model(), kind="pni", initial_alpha=options["initial_alpha"])
+
+
+def _diversity(options: Options) -> list[Penalty]:
+    return [GradientDiversityPenalty(weight=options["weight"], kind=options["kind"], samples=options["samples"])]
+
+
+def _adv_bnn(classifier: PyTorchClassifier, task: TrainingTask, options: Options) -> Trainer:
+    penalties = [BayesianKL(weight=options["kl_weight"] / len(task.dataset.x_train))]
+    adversary = PGD(eps=options["eps"], max_iter=options["max_iter"])
+    return SensRegTrainer(classifier, penalties, _config(task), adversary=adversary)
+
+
+_PAPER = "Fidel et al. 2020, arXiv 2009.11349"
+
+OURS = (
+    from_penalties(
+        "none",
+        "No defence: cross-entropy, the twin of all others",
+        "-",
+        lambda options: [],
+        claim=Claim(metric="none", threat="nobody"),
+    ),
+    from_penalties(
+        "sr",
+        "Stochastic sensitivity regularisation",
+        _PAPER,
+        lambda options: [_sensitivity(options)],
+        _sensitivity_options(),
+    ),
+    from_penalties(
+        "jr",
+        "Jacobian regularisation by random projection",
+        "Hoffman et al. 2019, arXiv 1908.02729",
+        _jacobian_alone,
+        {"jr_weight": None, "estimator": "projection", "probes": 1},
+    ),
+    from_penalties(
+        "sr+jr",
+        "Sensitivity and Jacobian regularisation in one pass",
+        _PAPER,
+        _both,
+        {**_sensitivity_options(), "jr_weight": None},
+    ),
+    from_penalties(
+        "sr+jr-cheap",
+        "The same with noisy copies of a part of each batch",
+        _PAPER,
+        _both,
+        {**_sensitivity_options(), "jr_weight": None, "penalty_fraction": CHEAP_FRACTION},
+    ),
+    from_penalties(
+        "fgsm-rs+sr+jr",
+        "FGSM from a random start, with SR and JR between clean and adversarial images",
+        f"Wong et al. 2020, arXiv 2001.03994; {_PAPER}",
+        _both,
+        {**_PAIR, **_WEIGHTS},
+        adversary=_fgsm_rs,
+    ),
+    from_penalties(
+        "n-fgsm",
+        "N-FGSM: noise, then one step",
+        "de Jorge et al. 2022, arXiv 2202.01181",
+        lambda options: [],
+        {**_PAIR, "clean_fraction": 0.0, "noise": 2.0},
+        adversary=_n_fgsm,
+    ),
+    from_penalties(
+        "n-fgsm+sr+jr",
+        "N-FGSM, with SR and JR between clean and adversarial images",
+        f"de Jorge et al. 2022, arXiv 2202.01181; {_PAPER}",
+        _both,
+        {**_PAIR, **_WEIGHTS, "noise": 2.0},
+        adversary=_n_fgsm,
+    ),
+    from_penalties(
+        "at+sr+jr",
+        "Adversarial training by PGD, with SR and JR between clean and adversarial images",
+        f"Madry et al. 2018, arXiv 1706.06083; {_PAPER}",
+        _both,
+        {**_PAIR, **_WEIGHTS, "max_iter": 7},
+        adversary=_pgd,
+    ),
+    from_penalties(
+        "trades+sr+jr",
+        "TRADES, with SR and JR between clean and adversarial images",
+        f"Zhang et al. 2019, arXiv 1901.08573; {_PAPER}",
+        _both,
+        {"eps": None, "pair": "adversarial", **_WEIGHTS, "max_iter": 7, "beta": 6.0},
+        adversary=_trades,
+    ),
+    from_penalties(
+        "fire",
+        "FIRE: squared Fisher-Rao distance to the worst prediction nearby",
+        "Picot et al. 2022, arXiv 2106.06685",
+        _fire,
+        {"weight": None, "eps": None, "eps_step": None, "max_iter": 10},
+    ),
+    from_penalties(
+        "rse",
+        "Random self-ensemble: noise before every convolution, at test time too",
+        "Liu et al. 2018, arXiv 1712.00673",
+        lambda options: [],
+        _RSE,
+        _AVERAGED,
+        architecture=_rse_model,
+        random=RandomRow(),
+    ),
+    from_penalties(
+        "graddiv",
+        "GradDiv: the same noise, and gradients of its draws pushed apart",
+        "Lee et al. 2022, arXiv 2107.02425",
+        _diversity,
+        {**_RSE, "weight": None, "kind": "kappa", "samples": 4},
+        _AVERAGED,
+        architecture=_rse_model,
+        random=RandomRow(),
+    ),
+    from_trainer(
+        "adv-bnn",
+        "Adv-BNN: Gaussian weights trained on PGD examples",
+        "Liu et al. 2019, arXiv 1810.01279",
+        _adv_bnn,
+        {"eps": None, "max_iter": 7, "prior_std": 0.1, "kl_weight": 1.0},
+        _AVERAGED,
+        architecture=_bayesian_model,
+        random=RandomRow(),
+    ),
+    from_penalties(
+        "pni",
+        "Parametric noise injection: learned noise on the weights, trained on clean and PGD examples",
+        "He et al. 2019, arXiv 1811.09588",
+        lambda options: [],
+        {"eps": None, "max_iter": 7, "initial_alpha": 0.25, "clean_fraction": 0.5},
+        _AVERAGED,
+        adversary=lambda options: PGD(
+            eps=options["eps"], max_iter=options["max_iter"], clean_fraction=options["clean_fraction"]
+        ),
+        architecture=_pni_model,
+        random=RandomRow(),
+    ),
+)

@@ -1,0 +1,227 @@
+"""GradDiv: the input gradients of a random network's draws point in different directions."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from art_sensreg.penalties.base import check_choice, check_count, check_number
+from art_sensreg.penalties.batch_norm import fixed_statistics
+from art_sensreg.penalties.passes import couples_rows, statistics_untouched
+
+KINDS = ("kappa", "mean", "dpp")
+# At `R = 1` the concentration is infinite: it is cut where all gradients agree to three digits or so.
+_LARGEST_R = 0.999
+
+
+def unit_gradients(gradients: torch.Tensor) -> torch.Tensor:
+    """
+    Gradients of unit length; those that are zero stay zero, with a finite derivative.
+
+    :param gradients: `(samples, rows, ...)`.
+    :return: `(samples, rows, d)`.
+
+    Example:
+    >>> from art_sensreg.penalties.gradient_diversity import unit_gradients
+    >>> unit_gradients(torch.tensor([[[3.0, 4.0], [0.0, 0.0]]]))
+    tensor([[[0.6000, 0.8000],
+             [0.0000, 0.0000]]])
+    """
+    flat = gradients.flatten(2)
+    # Squares of the tiny gradients of a confident network would underflow.
+    largest = flat.detach().abs().amax(2, keepdim=True)
+    scaled = flat / torch.where(largest > 0, largest, torch.ones_like(largest))
+    squares = scaled.pow(2).sum(2, keepdim=True)
+    return scaled / torch.where(squares > 0, squares, torch.ones_like(squares)).sqrt()
+
+
+def mean_resultant_length(units: torch.Tensor) -> torch.Tensor:
+    """
+    `R = ||mean_i g_i||`: 1 where all unit gradients agree, about `1/sqrt(n)` where they are isotropic.
+
+    :param units: `(samples, rows, d)`.
+    :return: `(rows,)`; its derivative is 0 where R is.
+
+    Example:
+    >>> from art_sensreg.penalties.gradient_diversity import mean_resultant_length
+    >>> mean_resultant_length(torch.eye(2)[:, None])
+    tensor([0.7071])
+    """
+    squares = units.mean(0).pow(2).sum(1)
+    return torch.where(squares > 0, torch.where(squares > 0, squares, torch.ones_like(squares)).sqrt(), 0.0)
+
+
+def concentration(length: torch.Tensor, d: int) -> torch.Tensor:
+    """
+    `kappa = R (d - R^2) / (1 - R^2)`, an estimate of the concentration of a von Mises-Fisher distribution.
+
+    | Paper link: https://arxiv.org/abs/2107.02425 (Lee et al. 2022; the estimate: Banerjee et al. 2005)
+
+    :param length: `R`, `(rows,)`; above 0.999 it counts as 0.999, with the derivative there.
+    :param d: Numbers of an input.
+    :return: `(rows,)`.
+
+    Example:
+    >>> from art_sensreg.penalties.gradient_diversity import concentration
+    >>> concentration(torch.tensor([0.5]), d=10)
+    tensor([6.5000])
+    """
+    cut = length - (length - _LARGEST_R).clamp_min(0).detach()
+    return cut * (d - cut**2) / (1 - cut**2)
+
+
+def mean_pairwise_cosine(units: torch.Tensor) -> torch.Tensor:
+    """
+    Mean cosine of all pairs of different draws: `(n R^2 - 1) / (n - 1)` for unit vectors.
+
+    :param units: `(samples, rows, d)`, at least two samples.
+    :return: `(rows,)`.
+
+    Example:
+    >>> from art_sensreg.penalties.gradient_diversity import mean_pairwise_cosine
+    >>> mean_pairwise_cosine(torch.eye(3)[:, None])
+    tensor([0.])
+    """
+    n = len(units)
+    # Zero gradients count with length 0: the sum over pairs is the square of the sum less the squares.
+    pairs = units.sum(0).pow(2).sum(1) - units.pow(2).sum((0, 2))
+    return pairs / (n * (n - 1))
+
+
+def negative_log_volume(units: torch.Tensor, delta: float) -> torch.Tensor:
+    """
+    `-log det(G G^T + delta I)`: of a determinantal point process, large where some gradients are alike.
+
+    :param units: `(samples, rows, d)`.
+    :param delta: What is added to the diagonal, above 0.
+    :return: `(rows,)`.
+
+    Example:
+    >>> from art_sensreg.penalties.gradient_diversity import negative_log_volume
+    >>> negative_log_volume(torch.eye(2)[:, None], delta=1.0)
+    tensor([-1.3863])
+    """
+    rows = units.transpose(0, 1)
+    gram = rows @ rows.transpose(1, 2)
+    return -torch.logdet(gram + delta * torch.eye(len(units), dtype=gram.dtype, device=gram.device))
+
+
+def draw_gradients(
+    model: nn.Module, x: torch.Tensor, y: torch.Tensor, samples: int, create_graph: bool = False
+) -> torch.Tensor:
+    """
+    Gradients of the cross-entropy by the input, of several draws of a random model.
+
+    The model keeps its mode; BatchNorm's running statistics do not move. A model that averages draws of its own (it has
+    a `single_draws`) gives single ones.
+
+    :param model: Module from `(n, ...)` inputs to `(n, C)` logits.
+    :param x: Inputs, `(n, ...)`.
+    :param y: Class indices, or rows of class probabilities.
+    :param samples: Number of draws, one pass each.
+    :param create_graph: Whether the gradients can be differentiated themselves.
+    :return: `(samples, n, ...)`; half precision is computed in float32.
+    """
+    single = getattr(model, "single_draws", nullcontext)
+    coupled = couples_rows(model)
+    gradients = []
+    with torch.enable_grad(), single(), torch.autocast(x.device.type, enabled=False):
+        for _ in range(samples):
+            leaf = x.detach().requires_grad_(True)
+            with statistics_untouched(model, len(x)):
+                logits = model(leaf.clone())  # a copy: the model may work in place
+            logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+            loss = functional.cross_entropy(logits, y, reduction="sum")
+            with fixed_statistics() if coupled else nullcontext():
+                (gradient,) = torch.autograd.grad(loss, leaf, create_graph=create_graph)
+            gradients.append(gradient)
+    return torch.stack(gradients)
+
+
+def gradient_cosine(model: nn.Module, x: torch.Tensor, y: torch.Tensor, samples: int = 32) -> float:
+    """
+    Mean pairwise cosine of the gradients of a random model's draws, by which GradDiv is judged.
+
+    :param model: Module from `(n, ...)` inputs to `(n, C)` logits.
+    :param x: Inputs, `(n, ...)`.
+    :param y: Class indices, or rows of class probabilities.
+    :param samples: Number of draws, at least 2.
+    :return: From about 0 (isotropic) to 1 (not random).
+
+    Example:
+    >>> from art_sensreg.penalties.gradient_diversity import gradient_cosine
+    >>> round(gradient_cosine(nn.Linear(4, 2), torch.rand(3, 4), torch.tensor([0, 1, 0])), 4)
+    1.0
+    """
+    check_count("samples", samples, minimum=2)
+    return float(mean_pairwise_cosine(unit_gradients(draw_gradients(model, x, y, samples))).mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientDiversityPenalty:
+    """
+    GradDiv: what an attacker gains by averaging a random network's gradients falls as these spread.
+
+    Of `samples` draws of the network the unit gradients `g_i` of the loss by the input are taken, and with
+    `R = ||mean g_i||` the mean over the batch is penalised of
+
+    - `kappa`: `R (d - R^2) / (1 - R^2)`, the von Mises-Fisher concentration, divided by `d` to keep its scale;
+    - `mean`: the mean pairwise cosine, `(n R^2 - 1) / (n - 1)`: it differs from `kappa` in shape only;
+    - `dpp`: `-log det(G G^T + delta I)`.
+
+    Of the three only `kappa` is certain from what of the paper could be read, its abstract. Isotropic gradients have
+    `R` about `1/sqrt(n)`, not 0: progress is measured by :func:`gradient_cosine` at 32 draws. The gradients are
+    differentiated once more, by the weights: a step costs about `2 * samples` plain ones more.
+
+    | Paper link: https://arxiv.org/abs/2107.02425
+
+    :param weight: Factor in the objective, at least 0.
+    :param kind: `kappa`, `mean` or `dpp`.
+    :param samples: Draws of the network, at least 2.
+    :param delta: Of `dpp`: what is added to the diagonal, above 0.
+    :raises ValueError: If a setting is out of range.
+    :raises TypeError: If a setting is of a wrong type.
+
+    Example:
+    >>> from art_sensreg import GradientDiversityPenalty
+    >>> from art_sensreg.randomization import randomize
+    >>> model = randomize(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)), kind="rse")
+    >>> value = GradientDiversityPenalty(samples=3)(model, torch.rand(5, 4), torch.zeros(5, dtype=torch.long))
+    >>> float(value) > 0
+    True
+    """
+
+    name: ClassVar[str] = "gradient_diversity"
+
+    weight: float = 0.1
+    kind: str = "kappa"
+    samples: int = 4
+    delta: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_number("weight", self.weight, minimum=0.0)
+        check_choice("kind", self.kind, KINDS)
+        check_count("samples", self.samples, minimum=2)
+        check_number("delta", self.delta, minimum=0.0, exclusive=True)
+
+    def __call__(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """
+        Measure the penalty. The model keeps its mode; BatchNorm's running statistics do not move.
+
+        :param model: Random module from `(n, ...)` inputs to `(n, C)` logits.
+        :param x: Batch of inputs, `(n, ...)`, floating point.
+        :param y: Class indices `(n,)`, or rows of class probabilities.
+        :return: Unweighted value, a 0-d tensor that can be differentiated by the model's parameters.
+        """
+        units = unit_gradients(draw_gradients(model, x, y, self.samples, create_graph=torch.is_grad_enabled()))
+        if self.kind == "mean":
+            return mean_pairwise_cosine(units).mean()
+        if self.kind == "dpp":
+            return negative_log_volume(units, self.delta).mean()
+        d = units.shape[2]
+        return (concentration(mean_resultant_length(units), d) / d).mean()

@@ -1,0 +1,72 @@
+"""The divergence of Bayesian layers from their prior."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from art_sensreg.penalties.base import check_number
+from art_sensreg.randomization.layers import GaussianWeights
+
+
+def gaussian_divergence(mean: torch.Tensor, std: torch.Tensor, prior_std: float) -> torch.Tensor:
+    """
+    `KL(N(mean, std^2) || N(0, prior_std^2))`, summed over independent entries.
+
+    :param mean: Means, any shape.
+    :param std: Standard deviations above 0, same shape.
+    :param prior_std: That of the prior, above 0.
+    :return: 0-d tensor.
+
+    Example:
+    >>> from art_sensreg.randomization.bayesian import gaussian_divergence
+    >>> gaussian_divergence(torch.ones(3), torch.ones(3), prior_std=1.0).item()
+    1.5
+    """
+    terms = math.log(prior_std) - std.log() + (std.pow(2) + mean.pow(2)) / (2 * prior_std**2) - 0.5
+    return terms.sum()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BayesianKL:
+    """
+    Divergence of all Bayesian layers of a model from their prior: the second term of Adv-BNN's objective.
+
+    | Paper link: https://arxiv.org/abs/1810.01279 (Liu et al. 2019, equation 8)
+
+    :param weight: Factor in the objective, at least 0: 1 over the number of training images makes it the negative
+        evidence bound of an image.
+    :raises ValueError: If it is out of range.
+
+    Example:
+    >>> from art_sensreg.randomization import BayesianKL, randomize
+    >>> model = randomize(nn.Linear(4, 2), kind="bayesian")
+    >>> float(BayesianKL()(model)) > 0
+    True
+    """
+
+    weight: float = 1.0
+    name: ClassVar[str] = "kl"
+
+    def __post_init__(self) -> None:
+        check_number("weight", self.weight, minimum=0.0)
+
+    def __call__(self, model: nn.Module, x: torch.Tensor | None = None, y: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Measure it.
+
+        :param model: A model with Bayesian layers.
+        :param x: Not used.
+        :param y: Not used.
+        :return: Unweighted value, a 0-d tensor.
+        :raises ValueError: If the model has no Bayesian layer.
+        """
+        layers = [module for module in model.modules() if isinstance(module, GaussianWeights)]
+        if not layers:
+            raise ValueError('`model` has no Bayesian layer; expected randomize(model, kind="bayesian").')
+        terms = [gaussian_divergence(mean, std, layer.prior_std) for layer in layers for mean, std in layer.moments()]
+        return torch.stack(terms).sum()
