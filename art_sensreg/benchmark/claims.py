@@ -20,7 +20,8 @@ class Claim:
 
     :param metric: `robust_accuracy`: at some attack size more images survive than without the defence, by more than
         the sampling error; `certified_accuracy`: more images are certified than a constant prediction would have;
-        `attack_queries`: a black-box attack needs more queries; `none`: nothing about evasion.
+        `attack_queries`: a score-based attack needs more queries, or wins less with as many; `none`: nothing about
+        evasion.
     :param threat: Whom it claims to stop, in words.
     :param unmet: Why it is expected not to be met on the digits, in words; empty if it is.
     """
@@ -118,8 +119,12 @@ def _judge_queries(run: dict[str, Any], twin: dict[str, Any] | None, classes: in
     if not queries:
         return "not measured", "no queries were counted"
     ratio = queries["mean"] / max(queries["undefended_mean"], 1.0)
-    text = (
-        f"{queries['mean']:.0f} queries an image of {queries['attack']} at {queries['norm']} {queries['eps']:.4g}, "
-        f"undefended {queries['undefended_mean']:.0f}"
+    left, undefended = (
+        {"robust_accuracy": queries[f"{prefix}robust_accuracy"], "n": queries["n"]} for prefix in ("", "undefended_")
     )
-    return "met" if ratio >= _MORE_QUERIES else "not met", text
+    text = (
+        f"{queries['attack']} at {queries['norm']} {queries['eps']:.4g}: {queries['mean']:.0f} queries an image, "
+        f"{100 * left['robust_accuracy']:.1f} % left; undefended {queries['undefended_mean']:.0f}, "
+        f"{100 * undefended['robust_accuracy']:.1f} %"
+    )
+    return "met" if ratio >= _MORE_QUERIES or _clearly_above(left, undefended) else "not met", text

@@ -252,7 +252,7 @@ def finish(records: Records, command: str) -> None:
     records.save()
     paths = write_report(records.data, records.out, command)
     print(summary_table(records.data).as_text())
-    for heading, table in extra_tables(records.data):
+    for heading, table in extra_tables(records.data, wide=False):
         print(f"\n{heading}\n{table.as_text()}")
     for line in explanations(records.data):
         print(line)

@@ -16,11 +16,12 @@ from art_sensreg.benchmark.tables import (
 )
 
 
-def extra_tables(data: dict[str, Any]) -> list[tuple[str, Table]]:
+def extra_tables(data: dict[str, Any], wide: bool = True) -> list[tuple[str, Table]]:
     """
     The tables that not every run has, with their headings.
 
     :param data: Content of `results.json`.
+    :param wide: Whether tables of many words are wanted too, which no terminal is wide enough for.
     :return: Union over the norms, preprocessing defences attacked both ways, verdicts of the audits.
     """
     tables = [
@@ -33,7 +34,7 @@ def extra_tables(data: dict[str, Any]) -> list[tuple[str, Table]]:
         ("Random models: PGD that averages n draws, scored with fresh ones [95 % CI]", curve_table(data)),
         ("Queries of a score-based attack", queries_table(data)),
         ("How readable explanations are: mean ± half of the 95 % interval", explanation_table(data)),
-        ("Claims", claim_table(data)),
+        *([("Claims", claim_table(data))] if wide else []),
         ("Audit: can the attacks be believed?", audit_table(data)),
     ]
     return [(heading, table) for heading, table in tables if table.rows]
@@ -106,9 +107,8 @@ def curve_table(data: dict[str, Any]) -> Table:
     :param data: Content of `results.json`.
     :return: The table; without rows if no defence is random.
     """
-    rows, draws = [], []
-    for run in data["runs"]:
-        draws += [case["samples"] for case in run.get("eot_curve", []) if case["samples"] not in draws]
+    rows = []
+    draws = sorted({case["samples"] for run in data["runs"] for case in run.get("eot_curve", [])})
     for run in data["runs"]:
         curve = run.get("eot_curve", [])
         for norm, eps in dict.fromkeys((case["norm"], case["eps"]) for case in curve):

@@ -158,7 +158,7 @@ def _fgsm_rs(options: Options) -> Adversary:
 
 
 def _n_fgsm(options: Options) -> Adversary:
-    return NFGSM(**_pair(options), noise=options["noise"])
+    return NFGSM(**_pair(options), noise=options["start_noise"])
 
 
 def _pgd(options: Options) -> Adversary:
@@ -257,7 +257,7 @@ OURS = (
         "N-FGSM: noise, then one step",
         "de Jorge et al. 2022, arXiv 2202.01181",
         lambda options: [],
-        {**_PAIR, "clean_fraction": 0.0, "noise": 2.0},
+        {**_PAIR, "clean_fraction": 0.0, "start_noise": 2.0},
         adversary=_n_fgsm,
     ),
     from_penalties(
@@ -265,7 +265,7 @@ OURS = (
         "N-FGSM, with SR and JR between clean and adversarial images",
         f"de Jorge et al. 2022, arXiv 2202.01181; {_PAPER}",
         _both,
-        {**_PAIR, **_WEIGHTS, "noise": 2.0},
+        {**_PAIR, **_WEIGHTS, "start_noise": 2.0},
         adversary=_n_fgsm,
     ),
     from_penalties(

@@ -182,9 +182,11 @@ def plot_robustness(data: dict[str, Any], path: Path, threat: Threat) -> None:
     from matplotlib.figure import Figure
 
     norm, sizes = threat.norm, threat.eps
-    figure = Figure(figsize=(9, 5), layout="constrained")
+    groups = group_runs(data)
+    columns = -(-len(groups) // 24)
+    figure = Figure(figsize=(7 + 2 * columns, 5 if columns == 1 else 7), layout="constrained")
     axes = figure.add_subplot()
-    for number, (name, runs) in enumerate(group_runs(data).items()):
+    for number, (name, runs) in enumerate(groups.items()):
         points = [(0.0, fmean(run["clean_accuracy"] for run in runs))]
         for eps in sizes:
             shares = [
@@ -199,7 +201,7 @@ def plot_robustness(data: dict[str, Any], path: Path, threat: Threat) -> None:
         style: dict[str, Any] = {
             "linestyle": "-" if ours else "--",
             "color": f"C{number % 10}",
-            "marker": "o" if number < 10 else "s",
+            "marker": "os^Dvx"[number // 10 % 6],
         }
         axes.plot([eps for eps, _ in points], [100 * share for _, share in points], label=name, **style)
     axes.set_xlabel(f"eps ({norm})")
@@ -207,5 +209,5 @@ def plot_robustness(data: dict[str, Any], path: Path, threat: Threat) -> None:
     axes.set_ylim(0, 101)
     axes.grid(alpha=0.3)
     if axes.lines:
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), ncols=columns, fontsize="small")
     figure.savefig(path, dpi=120)

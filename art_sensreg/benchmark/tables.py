@@ -11,6 +11,9 @@ from art_sensreg.benchmark.attacks import ATTACKS
 from art_sensreg.benchmark.records import wilson_interval
 from art_sensreg.benchmark.threats import threats_of
 
+# Columns of words, beside the first one.
+_WORDS = ("claim", "claims to stop", "metric", "measured", "verdict")
+
 
 @dataclass(frozen=True)
 class Table:
@@ -20,17 +23,21 @@ class Table:
     rows: list[list[str]]
 
     def as_text(self) -> str:
-        """The table in aligned columns: the first to the left, the others to the right."""
+        """The table in aligned columns: words to the left, numbers to the right."""
         widths = [max(len(line[i]) for line in [self.header, *self.rows]) for i in range(len(self.header))]
         lines = []
         for line in [self.header, ["-" * width for width in widths], *self.rows]:
-            cells = [line[0].ljust(widths[0])] + [cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True)]
+            cells = [
+                cell.ljust(width) if number == 0 or self.header[number] in _WORDS else cell.rjust(width)
+                for number, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ]
             lines.append("  ".join(cells).rstrip())
         return "\n".join(lines)
 
     def as_markdown(self) -> str:
         """The table in Markdown."""
-        lines = [self.header, ["---", *["---:"] * (len(self.header) - 1)], *self.rows]
+        rule = ["---" if number == 0 or name in _WORDS else "---:" for number, name in enumerate(self.header)]
+        lines = [self.header, rule, *self.rows]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -94,11 +101,11 @@ def claim_mark(runs: list[dict[str, Any]]) -> str:
     Example:
     >>> from art_sensreg.benchmark.tables import claim_mark
     >>> claim_mark([{"claim": {"status": "met"}}, {"claim": {"status": "not met"}}])
-    '**not met**'
+    'NOT MET'
     """
     found = [run["claim"]["status"] for run in runs if "claim" in run]
     mark = next((status for status in ("not met", "not measured", "met", "none made") if status in found), "-")
-    return "**not met**" if mark == "not met" else mark
+    return "NOT MET" if mark == "not met" else mark
 
 
 def union_table(data: dict[str, Any]) -> Table:

@@ -55,6 +55,10 @@ def randomize(model: nn.Module, kind: str = "rse", **options: Any) -> nn.Module:
     settings = _settings(kind, options)
     copied = copy.deepcopy(model)
     layers = _layers(copied, kind)
+    for module in copied.modules():
+        if isinstance(module, nn.TransformerEncoderLayer):
+            # In evaluation mode its fused kernel reads the weights and calls no layer: noise would be off at test time.
+            module.activation_relu_or_gelu = 0
     for number, (_, layer) in enumerate(layers):
         LAYERS[kind][type(layer)].randomize_(layer, **settings(number))
     return copied
@@ -92,9 +96,12 @@ def _pni(initial_alpha: float = 0.25) -> Any:
     return lambda number: {"initial_alpha": float(initial_alpha)}
 
 
+_MAKERS: dict[str, Callable[..., Any]] = {"rse": _rse, "bayesian": _bayesian, "pni": _pni}
+
+
 def _settings(kind: str, options: dict[str, Any]) -> Any:
     """Function of the layer's number, to its settings."""
-    make: Callable[..., Any] = {"rse": _rse, "bayesian": _bayesian, "pni": _pni}[kind]
+    make = _MAKERS[kind]
     known = list(inspect.signature(make).parameters)
     for name, value in options.items():
         if name not in known:

@@ -1,0 +1,232 @@
+"""GradDiv's terms against closed forms and brute force, and the penalty against differences in the weights."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from art_sensreg import GradientDiversityPenalty, RandomizedClassifier
+from art_sensreg.attacks import EOT
+from art_sensreg.objectives import Objective
+from art_sensreg.penalties.gradient_diversity import (
+    concentration,
+    draw_gradients,
+    gradient_cosine,
+    mean_pairwise_cosine,
+    mean_resultant_length,
+    negative_log_volume,
+    unit_gradients,
+)
+from art_sensreg.randomization import randomize
+
+KINDS = ["kappa", "mean", "dpp"]
+
+
+def units_of(samples, rows, d, seed=0, spread=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    common = torch.randn(1, rows, d, generator=generator, dtype=torch.float64)
+    own = torch.randn(samples, rows, d, generator=generator, dtype=torch.float64)
+    return unit_gradients(common + spread * own)
+
+
+def test_known_lengths():
+    same = torch.ones(5, 2, 4)
+    assert mean_resultant_length(unit_gradients(same)).tolist() == pytest.approx([1.0, 1.0])
+    opposite = torch.tensor([[[1.0, 0.0]], [[-1.0, 0.0]]])
+    assert mean_resultant_length(opposite).item() == 0.0
+    isotropic = unit_gradients(torch.randn(64, 200, 100, generator=torch.Generator().manual_seed(0)))
+    assert mean_resultant_length(isotropic).mean().item() == pytest.approx(1 / 8, rel=0.02)
+
+
+def test_concentration_of_a_known_distribution():
+    # In many dimensions a von Mises-Fisher mean length R gives kappa; the estimate is Banerjee's, to its own accuracy.
+    for length, d in ((0.3, 10), (0.7, 64)):
+        wanted = length * (d - length**2) / (1 - length**2)
+        assert concentration(torch.tensor(length), d).item() == pytest.approx(wanted, rel=1e-6)
+    # d = 3 has a closed form: R = coth(kappa) - 1/kappa.
+    kappa = 5.0
+    length = 1 / math.tanh(kappa) - 1 / kappa
+    assert concentration(torch.tensor(length), 3).item() == pytest.approx(kappa, rel=0.1)
+
+
+@pytest.mark.parametrize("length", [0.0, 0.9989, 0.9991, 1.0])
+def test_concentration_is_finite_with_its_derivative(length):
+    value = torch.tensor(length, requires_grad=True)
+    found = concentration(value, 64)
+    found.backward()
+    assert torch.isfinite(found)
+    assert torch.isfinite(value.grad)
+    assert value.grad > 0
+
+
+def test_pairwise_cosine_against_all_pairs_and_the_identity():
+    units = units_of(6, 7, 5)
+    pairs = [(units[i] * units[j]).sum(1) for i in range(6) for j in range(6) if i != j]
+    assert torch.allclose(mean_pairwise_cosine(units), torch.stack(pairs).mean(0))
+    length = mean_resultant_length(units)
+    assert torch.allclose(mean_pairwise_cosine(units), (6 * length**2 - 1) / 5)
+
+
+def test_volume_against_numpy():
+    units = units_of(4, 3, 6)
+    for row in range(3):
+        gram = (units[:, row] @ units[:, row].T).numpy() + 0.2 * np.eye(4)
+        sign, value = np.linalg.slogdet(gram)
+        assert sign == 1
+        assert negative_log_volume(units, 0.2)[row].item() == pytest.approx(-value, rel=1e-9)
+
+
+def test_derivatives_of_the_terms():
+    raw = torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True)
+    for term in (
+        lambda g: concentration(mean_resultant_length(unit_gradients(g)), 4),
+        lambda g: mean_pairwise_cosine(unit_gradients(g)),
+        lambda g: negative_log_volume(unit_gradients(g), 0.1),
+    ):
+        assert torch.autograd.gradcheck(term, (raw,))
+
+
+def test_zero_and_tiny_gradients():
+    gradients = torch.zeros(3, 2, 4, requires_grad=True)
+    units = unit_gradients(gradients)
+    assert torch.equal(units, torch.zeros(3, 2, 4))
+    (mean_resultant_length(units).sum() + mean_pairwise_cosine(units).sum()).backward()
+    assert torch.isfinite(gradients.grad).all()
+    tiny = unit_gradients(torch.full((2, 1, 4), 1e-30))
+    assert torch.allclose(tiny, torch.full((2, 1, 4), 0.5))
+
+
+def random_net(seed=0, dtype=torch.float64):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 3)).to(dtype)
+    return randomize(model, kind="rse", first_std=0.5, std=0.5)
+
+
+def batch(dtype=torch.float64):
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(8, 6, generator=generator, dtype=dtype), torch.randint(0, 3, (8,), generator=generator)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_penalty_is_its_formula(kind):
+    model, (x, y) = random_net(), batch()
+    torch.manual_seed(5)
+    found = GradientDiversityPenalty(kind=kind, samples=4, delta=0.3)(model, x, y).item()
+    torch.manual_seed(5)
+    gradients = []
+    for _ in range(4):
+        leaf = x.clone().requires_grad_()
+        nn.functional.cross_entropy(model(leaf), y).backward()
+        gradients.append(leaf.grad.numpy())
+    units = np.stack([g / np.linalg.norm(g, axis=1, keepdims=True) for g in gradients])
+    length = np.linalg.norm(units.mean(0), axis=1)
+    values = {
+        "kappa": (length * (6 - length**2) / (1 - length**2)).mean() / 6,
+        "mean": np.mean([(units[i] * units[j]).sum(1) for i in range(4) for j in range(i)]),
+        "dpp": np.mean([-np.linalg.slogdet(units[:, r] @ units[:, r].T + 0.3 * np.eye(4))[1] for r in range(8)]),
+    }
+    assert found == pytest.approx(values[kind], rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_in_the_weights_are_those_of_differences(kind):
+    model, (x, y) = random_net(), batch()
+    penalty = GradientDiversityPenalty(kind=kind, samples=3)
+
+    def value():
+        torch.manual_seed(7)
+        return penalty(model, x, y)
+
+    weight = model[0].weight
+    (gradient,) = torch.autograd.grad(value(), weight)
+    direction = torch.randn(weight.shape, dtype=weight.dtype, generator=torch.Generator().manual_seed(2))
+    values = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            weight.add_(sign * 1e-5 * direction)
+        values.append(value().item())
+        with torch.no_grad():
+            weight.sub_(sign * 1e-5 * direction)
+    assert (gradient * direction).sum().item() == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-4)
+
+
+def test_a_network_that_is_not_random_has_cosine_one_and_a_finite_penalty():
+    torch.manual_seed(0)
+    model, (x, y) = nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 3)), batch(torch.float32)
+    assert gradient_cosine(model, x, y, samples=4) == pytest.approx(1.0, abs=1e-5)
+    for kind in KINDS:
+        value = GradientDiversityPenalty(kind=kind)(model, x, y)
+        value.backward()
+        assert torch.isfinite(value)
+        assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_averaging_models_give_single_draws():
+    model, (x, y) = random_net(dtype=torch.float32), batch(torch.float32)
+    averaged = EOT(model, samples=64).eval()
+    torch.manual_seed(0)
+    alone = gradient_cosine(model, x, y)
+    assert gradient_cosine(averaged, x, y) == pytest.approx(alone, abs=0.1)
+    classifier = RandomizedClassifier(model, nn.CrossEntropyLoss(), (6,), 3, samples=64)
+    assert gradient_cosine(classifier.model, x, y) == pytest.approx(alone, abs=0.1)
+
+
+def test_modes_and_statistics_stay():
+    model = randomize(nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3)), kind="rse")
+    x, y = batch(torch.float32)
+    for training in (True, False):
+        model.train(training)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        GradientDiversityPenalty()(model, x, y).backward()
+        assert model.training == training
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+        assert x.grad is None
+
+
+def test_labels_as_rows_and_half_precision():
+    model, (x, y) = random_net(dtype=torch.float32), batch(torch.float32)
+    values = []
+    for labels in (y, nn.functional.one_hot(y, 3).float()):
+        torch.manual_seed(0)
+        values.append(GradientDiversityPenalty()(model, x, labels).item())
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+    torch.manual_seed(0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert GradientDiversityPenalty()(model, x, y).item() == pytest.approx(values[0], rel=1e-5)
+    half = random_net(dtype=torch.bfloat16)
+    assert torch.isfinite(GradientDiversityPenalty()(half, x.bfloat16(), y))
+
+
+def test_in_an_objective():
+    model, (x, y) = random_net(dtype=torch.float32), batch(torch.float32)
+    objective = Objective([GradientDiversityPenalty(weight=0.5)])
+    objective.prepare(model, x)
+    terms, _ = objective(model, x, y)
+    total = terms["base"].item() + 0.5 * terms["gradient_diversity"].item()
+    assert terms["loss"].item() == pytest.approx(total, rel=1e-5)
+    with torch.no_grad():
+        value = GradientDiversityPenalty()(model, x, y)
+    assert not value.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"samples": 1}, "`samples` is 1"),
+        ({"kind": "cosine"}, "`kind` is 'cosine'"),
+        ({"delta": 0.0}, "`delta` is 0.0"),
+        ({"weight": -1.0}, "`weight` is -1.0"),
+    ],
+)
+def test_settings_out_of_range(settings, message):
+    with pytest.raises(ValueError, match=message):
+        GradientDiversityPenalty(**settings)
+
+
+def test_draws_are_of_different_networks():
+    model, (x, y) = random_net(dtype=torch.float32), batch(torch.float32)
+    gradients = draw_gradients(model, x, y, samples=3)
+    assert gradients.shape == (3, 8, 6)
+    assert not torch.allclose(gradients[0], gradients[1])
