@@ -150,6 +150,7 @@ class Objective:
         self.clip_values = clip_values
         self.adversary = adversary
         self.names = names
+        self.strength = 1.0  # of all weights, for a while after the start
         self._passing = [(name, penalty) for name, penalty in named if isinstance(penalty, PassPenalty)]
         self._separate = [(name, penalty) for name, penalty in named if not isinstance(penalty, PassPenalty)]
         self._weights = {name: float(getattr(penalty, "weight", 1.0)) for name, penalty in named}
@@ -276,7 +277,7 @@ class Objective:
         counts = self.weights(share)
         loss = terms["base"] if counts["base"] == 1 else terms["base"] * counts["base"]
         for name in self.names:
-            loss = loss + self._weights[name] * counts[name] * found[name]
+            loss = loss + self.strength * self._weights[name] * counts[name] * found[name]
         return {"loss": loss, **terms, **{name: found[name] for name in self.names}}, logits[0]
 
     def _pass(

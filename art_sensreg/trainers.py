@@ -217,6 +217,9 @@ class FIRETrainer(SensRegTrainer):
         super().__init__(classifier, [chosen, *check_penalties(penalties)], config)
 
 
+GRADDIV_CONFIG = TrainingConfig(penalty_warmup=0.5)
+
+
 class GradDivTrainer(SensRegTrainer):
     """
     GradDiv on a randomised network: its draws' gradients are pushed apart, so that averaging them wins less.
@@ -229,7 +232,8 @@ class GradDivTrainer(SensRegTrainer):
     :param classifier: ART `PyTorchClassifier` (or subclass, such as `RandomizedClassifier`) with an optimizer, whose
         model is random in evaluation mode: `randomize(model, kind=...)` makes one.
     :param penalty: The penalty; None: one made of `settings`.
-    :param config: Settings of the run.
+    :param config: Settings of the run; None: those of :data:`GRADDIV_CONFIG`, in which the weight rises over the first
+        half of the run. From the start, a weight that matters later keeps a network from learning at all.
     :param penalties: Further penalties.
     :param adversary: As for :class:`SensRegTrainer`.
     :param settings: Arguments of `GradientDiversityPenalty` instead of a penalty: `weight`, `kind`, `samples`, `delta`.
@@ -260,7 +264,7 @@ class GradDivTrainer(SensRegTrainer):
         **settings: Any,
     ) -> None:
         chosen = _one_of(GradientDiversityPenalty, penalty, settings)
-        super().__init__(classifier, [chosen, *check_penalties(penalties)], config, adversary)
+        super().__init__(classifier, [chosen, *check_penalties(penalties)], config or GRADDIV_CONFIG, adversary)
         model = classifier.model
         example = torch.rand(2, *classifier.input_shape).to(classifier.device, model_dtype(model))
         if not draws_differ(model, example):

@@ -1,7 +1,7 @@
 """
-Choose the settings of SR+JR on held-out training images, never on test points.
+Choose the settings of our defences on held-out training images, never on test points.
 
-usage: choose_settings.py --dataset NAME [--data-dir DIR] [--out DIR] [suite options ...]
+usage: choose_settings.py --dataset NAME [--of NAME,NAME...] [--data-dir DIR] [--out DIR] [suite options ...]
 
 Runs the suite with --validation once for each candidate below, and writes one table of all to OUT/validation.md, with
 the candidate that the rule chooses. The values in `art_sensreg/benchmark/settings.py` are those.
@@ -33,6 +33,25 @@ SR_JR_GRID = [
     )
 ]
 JR_GRID = [{"jr_weight": weight} for weight in (0.01, 0.1, 0.3)]
+# Between clean and adversarial images: they share an image's whole budget, so smaller weights do.
+HYBRID_GRID = [
+    {"sr_weight": sr_weight, "jr_weight": jr_weight, "clean_fraction": clean_fraction}
+    for sr_weight, jr_weight, clean_fraction in (
+        (0.1, 0.01, 0.5),
+        (0.1, 0.01, 0.0),
+        (0.03, 0.003, 0.5),
+        (0.03, 0.003, 0.0),
+        (0.3, 0.03, 0.5),
+        (0.3, 0.03, 0.0),
+    )
+]
+GRIDS: dict[str, list[dict[str, float]]] = {
+    "sr+jr": SR_JR_GRID,
+    "jr": JR_GRID,
+    "fire": [{"weight": weight} for weight in (1.0, 2.0, 5.0, 10.0)],
+    "at+sr+jr": HYBRID_GRID,
+    "n-fgsm+sr+jr": HYBRID_GRID,
+}
 
 
 RULE = """Rule: candidates whose clean accuracy is more than one point below the highest are out. Of the others, the
@@ -66,10 +85,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--of", default="sr+jr,jr")
     given, rest = parser.parse_known_args()
+    unknown = [name for name in given.of.split(",") if name not in GRIDS]
+    if unknown:
+        parser.error(f"`--of` names {', '.join(unknown)}; expected some of {', '.join(GRIDS)}")
     out = given.out or Path("results") / f"{Path(given.dataset).stem}-validation"
     sections = []
-    for defence, grid in (("sr+jr", SR_JR_GRID), ("jr", JR_GRID)):
+    for defence in given.of.split(","):
+        grid = GRIDS[defence]
         rows, candidates = [], []
         for number, options in enumerate(grid):
             folder = out / f"{defence}-{number}"
@@ -88,10 +112,11 @@ def main() -> None:
                 sys.exit(f"candidate {options} failed: see {folder}")
             data = json.loads((folder / "results.json").read_text())
             table = summary_table(data)
-            rows.append([*(f"{value}" for value in options.values()), *table.rows[0][1:-2]])
+            sizes = sum("worst case" in column or column == "clean %" for column in table.header)
+            rows.append([*(f"{value}" for value in options.values()), *table.rows[0][1 : 1 + sizes]])
             candidates.append((options, data["runs"][0]))
         words = ", ".join(f"`{name}` {value}" for name, value in chosen(candidates).items())
-        header = [*grid[0], *table.header[1:-2]]
+        header = [*grid[0], *table.header[1 : 1 + sizes]]
         sections.append(f"## {defence}\n\n{Table(header, rows).as_markdown()}\n\nChosen: {words}.")
     command = shlex.join(["python", "benchmarks/choose_settings.py", *sys.argv[1:]])
     text = "\n\n".join(["# Candidates on held-out training images", f"```\n{command}\n```", RULE, *sections]) + "\n"

@@ -8,7 +8,17 @@ from art.defences.trainer import AdversarialTrainer, Trainer
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegTrainer, TrainingConfig
+from art_sensreg import (
+    FIRETrainer,
+    FisherRaoPenalty,
+    GradDivTrainer,
+    JacobianPenalty,
+    RandomizedClassifier,
+    SensitivityPenalty,
+    SensRegTrainer,
+    TrainingConfig,
+    randomize,
+)
 from art_sensreg.models import build_model
 from tests.conftest import same_weights, weights_of
 
@@ -151,3 +161,109 @@ def test_wrong_arguments(make_classifier, arguments, error, message):
     arguments = (arguments[0] or make_classifier(), *arguments[1:])
     with pytest.raises(error, match=message):
         SensRegTrainer(*arguments)
+
+
+# --- FIRE and GradDiv -------------------------------------------------------------------------------------------------
+
+
+def small_classifier(kind=PyTorchClassifier, random=None, seed=0, **kwargs):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3))
+    if random:
+        model = randomize(model, kind=random)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    return kind(model, nn.CrossEntropyLoss(), (6,), 3, optimizer=optimizer, clip_values=(0.0, 1.0), **kwargs)
+
+
+def clusters(n=120):
+    generator = np.random.default_rng(0)
+    y = np.arange(n) % 3
+    return np.clip(np.eye(3).repeat(2, axis=1)[y] * 0.5 + 0.25 + 0.1 * generator.standard_normal((n, 6)), 0, 1), y
+
+
+def test_fire_by_settings_penalty_and_preset_are_one():
+    x, y = clusters()
+    weights = []
+    for arguments in (
+        {"eps": 0.3, "eps_step": 0.01, "max_iter": 40},
+        {"penalty": FisherRaoPenalty(eps=0.3, eps_step=0.01, max_iter=40)},
+        {"penalty": "mnist"},
+    ):
+        trainer = FIRETrainer(small_classifier(), config=TrainingConfig(seed=0), **arguments)
+        trainer.fit(x, y, nb_epochs=2, batch_size=32, verbose=False)
+        assert trainer.history[-1]["fisher_rao"] > 0
+        weights.append(trainer.get_classifier().model[0].weight.detach().clone())
+    assert torch.equal(weights[0], weights[1])
+    assert torch.equal(weights[0], weights[2])
+
+
+def test_fire_brings_predictions_together():
+    x, y = clusters()
+    distances = []
+    measure = FisherRaoPenalty(eps=0.2, eps_step=0.05, max_iter=8)
+    for weight in (0.0, 5.0):
+        trainer = FIRETrainer(small_classifier(), weight=weight, eps=0.2, eps_step=0.05, config=TrainingConfig(seed=0))
+        trainer.fit(x, y, nb_epochs=20, batch_size=32, verbose=False)
+        assert trainer.history[-1]["accuracy"] > 0.9
+        model = trainer.get_classifier().model
+        distances.append(float(measure(model, torch.from_numpy(x).float()).detach()))
+    assert distances[1] < distances[0] / 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"penalty": "imagenet"}, ValueError, "`penalty` is 'imagenet'"),
+        ({"penalty": 5.0}, TypeError, "`penalty` is 5.0; expected a FisherRaoPenalty"),
+        ({"penalty": FisherRaoPenalty(), "eps": 0.1}, TypeError, "`penalty` and `eps` are both given"),
+        ({"epsilon": 0.1}, TypeError, "`epsilon`=0.1 is unknown"),
+    ],
+)
+def test_wrong_arguments_of_fire(arguments, error, message):
+    with pytest.raises(error, match=message):
+        FIRETrainer(small_classifier(), **arguments)
+
+
+@pytest.mark.parametrize("kind", ["rse", "bayesian", "pni"])
+@pytest.mark.parametrize("classifier", [RandomizedClassifier, PyTorchClassifier])
+def test_graddiv_on_randomised_networks(kind, classifier):
+    x, y = clusters()
+    trainer = GradDivTrainer(small_classifier(classifier, kind), weight=0.01, samples=3)
+    trainer.fit(x, y, nb_epochs=25, batch_size=32, verbose=False)
+    last = trainer.history[-1]
+    assert last["accuracy"] > 0.6
+    assert ("kl" in last) == (kind == "bayesian")
+    if kind == "bayesian":
+        assert trainer._penalties_for(x)[-1].weight == 1 / 120
+        data = torch.utils.data.TensorDataset(torch.from_numpy(x).float(), torch.from_numpy(y))
+        loader = torch.utils.data.DataLoader(data, batch_size=32)
+        assert trainer._penalties_for(loader)[-1].weight == 1 / 120
+        trainer.fit_generator(loader, nb_epochs=1, verbose=False)
+        assert "kl" in trainer.history[-1]
+    score = trainer.get_classifier().predict(x.astype(np.float32))
+    assert score.shape == (120, 3)
+
+
+def test_graddiv_refuses_what_is_not_random():
+    with pytest.raises(ValueError, match="not random in evaluation mode"):
+        GradDivTrainer(small_classifier())
+    with pytest.raises(ValueError, match="`samples` is 1"):
+        GradDivTrainer(small_classifier(random="rse"), samples=1)
+
+
+def test_penalties_rise_over_the_warmup():
+    x, y = clusters(96)
+    trainers = []
+    for warmup in (0.0, 0.5):
+        config = TrainingConfig(seed=0, penalty_warmup=warmup)
+        trainer = SensRegTrainer(small_classifier(), [SensitivityPenalty(weight=2.0)], config)
+        trainer.fit(x, y, nb_epochs=4, batch_size=96, verbose=False)  # a step an epoch
+        trainers.append(trainer)
+    strengths = [(h["loss"] - h["base"]) / h["sensitivity"] for h in trainers[1].history]
+    assert strengths == pytest.approx([0.0, 1.0, 2.0, 2.0], abs=1e-3)
+    strengths = [(h["loss"] - h["base"]) / h["sensitivity"] for h in trainers[0].history]
+    assert strengths == pytest.approx([2.0] * 4, abs=1e-3)
+    with pytest.raises(ValueError, match="`penalty_warmup` is 1[.]5"):
+        TrainingConfig(penalty_warmup=1.5)
+    with pytest.raises(ValueError, match="`compile` is True with a `penalty_warmup`"):
+        TrainingConfig(penalty_warmup=0.5, compile=True)

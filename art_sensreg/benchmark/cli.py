@@ -53,9 +53,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add(
         "--defences",
-        type=known_names(DEFENCES),
+        type=known_names(DEFENCES, {"trainers": [name for name, defence in DEFENCES.items() if defence.trained]}),
         metavar="NAME,NAME...",
-        help="or all; default: at smoke budget the main ones, else all; see --list",
+        help="or all, or trainers; default: at smoke budget the main ones, else all; see --list",
     )
     add(
         "--plugin",
@@ -279,22 +279,24 @@ def list_names() -> str:
     return "\n".join(lines)
 
 
-def known_names(known: dict[str, Any]) -> Any:
+def known_names(known: dict[str, Any], groups: dict[str, list[str]] | None = None) -> Any:
     """
     Make a parser of names separated by commas, for argparse.
 
     :param known: The names allowed; `all` stands for all of them.
+    :param groups: Further words, and the names that they stand for.
     :return: Function of a text that returns a tuple of names.
     """
 
     def parse(text: str) -> tuple[str, ...]:
         if text == "all":
             return tuple(known)
-        names = tuple(dict.fromkeys(filter(None, text.split(","))))
+        words = filter(None, text.split(","))
+        names = tuple(dict.fromkeys(name for word in words for name in (groups or {}).get(word, [word])))
         unknown = [name for name in names if name not in known]
         if unknown or not names:
             raise argparse.ArgumentTypeError(
-                f"{', '.join(unknown) or 'nothing'} is unknown; expected all, {', '.join(known)}"
+                f"{', '.join(unknown) or 'nothing'} is unknown; expected {', '.join(['all', *(groups or {}), *known])}"
             )
         return names
 

@@ -66,7 +66,8 @@ def from_penalties(
 
     def make(classifier: PyTorchClassifier, task: TrainingTask, chosen: Options) -> Trainer:
         opponent = None if adversary is None else adversary(chosen)
-        config = _config(task, penalty_fraction=chosen.get("penalty_fraction", 1.0))
+        settings = {name: chosen[name] for name in ("penalty_fraction", "penalty_warmup") if name in chosen}
+        config = _config(task, **settings)
         return SensRegTrainer(classifier, penalties(chosen), config, adversary=opponent)
 
     return from_trainer(name, summary, paper, make, options, claim, penalties=checked, **more)
@@ -306,7 +307,7 @@ OURS = (
         "GradDiv: the same noise, and gradients of its draws pushed apart",
         "Lee et al. 2022, arXiv 2107.02425",
         _diversity,
-        {**_RSE, "weight": None, "kind": "kappa", "samples": 4},
+        {**_RSE, "weight": None, "kind": "kappa", "samples": 4, "penalty_warmup": 0.5},
         _AVERAGED,
         architecture=_rse_model,
         random=RandomRow(),

@@ -15,8 +15,9 @@ SALIENCY = "saliency.png"
 @dataclass(frozen=True)
 class Recipe:
     """
-    Defaults of a data set. The penalties of `mnist` and `digits` were chosen on held-out training images
-    (`benchmarks/choose_settings.py`, docs/results/); those of the others are carried over, not measured.
+    Defaults of a data set. The penalties of `mnist` (SR and JR) and `digits` (all) were chosen on held-out training
+    images (`benchmarks/choose_settings.py`, `benchmarks/graddiv.py`, docs/results/); the others are carried over from
+    papers and from the digits, not measured.
 
     :param model: Name of the model.
     :param eps: Attack sizes of each norm; the largest is also what adversarial training trains at.
@@ -50,7 +51,7 @@ def _penalties(
     hybrid_sr: float = 0.1,
     hybrid_jr: float = 0.01,
     fire: float = 5.0,
-    graddiv: float = 0.1,
+    graddiv: float = 0.07,
 ) -> dict[str, dict[str, float]]:
     sensitivity = {"sigma": sigma, "sr_weight": sr_weight}
     both = {**sensitivity, "jr_weight": jr_weight}
@@ -73,7 +74,9 @@ RECIPES = {
         batch_size=64,
         learning_rate=3e-3,
         test_size={"smoke": 200, "quick": 450, "full": 450},
-        penalties=_penalties(sigma=0.3, sr_weight=0.3, jr_weight=0.1, jr_alone=0.1),
+        penalties=_penalties(
+            sigma=0.3, sr_weight=0.3, jr_weight=0.1, jr_alone=0.1, hybrid_sr=0.03, hybrid_jr=0.003, fire=1.0
+        ),
         threads=1,
     ),
     "mnist": Recipe(

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from art_sensreg.penalties.base import check_choice, check_count, check_number
 from art_sensreg.penalties.batch_norm import fixed_statistics
-from art_sensreg.penalties.passes import couples_rows, statistics_untouched
+from art_sensreg.penalties.passes import couples_rows, forward_branches
 
 KINDS = ("kappa", "mean", "dpp")
 # At `R = 1` the concentration is infinite: it is cut where all gradients agree to three digits or so.
@@ -22,6 +22,8 @@ _LARGEST_R = 0.999
 def unit_gradients(gradients: torch.Tensor) -> torch.Tensor:
     """
     Gradients of unit length; those that are zero stay zero, with a finite derivative.
+
+    So do those so small (1e-31 in float32) that the derivative of their direction could overflow.
 
     :param gradients: `(samples, rows, ...)`.
     :return: `(samples, rows, d)`.
@@ -35,7 +37,9 @@ def unit_gradients(gradients: torch.Tensor) -> torch.Tensor:
     flat = gradients.flatten(2)
     # Squares of the tiny gradients of a confident network would underflow.
     largest = flat.detach().abs().amax(2, keepdim=True)
-    scaled = flat / torch.where(largest > 0, largest, torch.ones_like(largest))
+    limits = torch.finfo(flat.dtype)
+    known = largest > limits.tiny / limits.eps
+    scaled = torch.where(known, flat, torch.zeros_like(flat)) / torch.where(known, largest, torch.ones_like(largest))
     squares = scaled.pow(2).sum(2, keepdim=True)
     return scaled / torch.where(squares > 0, squares, torch.ones_like(squares)).sqrt()
 
@@ -117,30 +121,50 @@ def draw_gradients(
     """
     Gradients of the cross-entropy by the input, of several draws of a random model.
 
-    The model keeps its mode; BatchNorm's running statistics do not move. A model that averages draws of its own (it has
-    a `single_draws`) gives single ones.
+    The model keeps its mode; BatchNorm's running statistics do not move, and in training mode those of the batch count
+    as constants, so that a gradient is that of its own row. A model that averages draws of its own (it has a
+    `single_draws`) gives single ones.
 
     :param model: Module from `(n, ...)` inputs to `(n, C)` logits.
     :param x: Inputs, `(n, ...)`.
     :param y: Class indices, or rows of class probabilities.
     :param samples: Number of draws, one pass each.
     :param create_graph: Whether the gradients can be differentiated themselves.
-    :return: `(samples, n, ...)`; half precision is computed in float32.
+    :return: `(samples, n, ...)`; those of half precision in float32.
+    :raises TypeError: If `x` is no floating point tensor.
+    :raises ValueError: If `x` has no rows.
     """
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+        came = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
+        raise TypeError(f"`x` is {came}; expected a floating point torch.Tensor of shape (n, ...).")
+    if x.ndim < 2 or len(x) == 0:
+        raise ValueError(f"`x` has shape {tuple(x.shape)}; expected (n, ...) with n at least 1.")
     single = getattr(model, "single_draws", nullcontext)
     coupled = couples_rows(model)
     gradients = []
     with torch.enable_grad(), single(), torch.autocast(x.device.type, enabled=False):
         for _ in range(samples):
             leaf = x.detach().requires_grad_(True)
-            with statistics_untouched(model, len(x)):
-                logits = model(leaf.clone())  # a copy: the model may work in place
-            logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-            loss = functional.cross_entropy(logits, y, reduction="sum")
+            (logits,) = forward_branches(model, [leaf], update_statistics=False, per_row=coupled).logits
+            logits = _single_precision(logits)
+            loss = functional.cross_entropy(logits, _labels(y, logits), reduction="sum")
+            # Only a gradient with a graph takes the statistics for constants.
             with fixed_statistics() if coupled else nullcontext():
-                (gradient,) = torch.autograd.grad(loss, leaf, create_graph=create_graph)
+                (gradient,) = torch.autograd.grad(
+                    loss, leaf, create_graph=create_graph or coupled, materialize_grads=True
+                )
+            gradient = _single_precision(gradient if create_graph else gradient.detach())
             gradients.append(gradient)
     return torch.stack(gradients)
+
+
+def _single_precision(value: torch.Tensor) -> torch.Tensor:
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+
+
+def _labels(y: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Class indices as int64, rows of probabilities in the precision of the logits: what torch's loss takes."""
+    return y.long() if y.ndim == 1 else y.to(logits.dtype)
 
 
 def gradient_cosine(model: nn.Module, x: torch.Tensor, y: torch.Tensor, samples: int = 32) -> float:
@@ -192,7 +216,7 @@ class GradientDiversityPenalty:
     >>> from art_sensreg.randomization import randomize
     >>> model = randomize(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)), kind="rse")
     >>> value = GradientDiversityPenalty(samples=3)(model, torch.rand(5, 4), torch.zeros(5, dtype=torch.long))
-    >>> float(value) > 0
+    >>> value.item() > 0
     True
     """
 

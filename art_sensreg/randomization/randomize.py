@@ -26,7 +26,7 @@ def randomize(model: nn.Module, kind: str = "rse", **options: Any) -> nn.Module:
     - `bayesian`, as in Adv-BNN (Liu et al. 2019, arXiv 1810.01279): independent Gaussian weights in every convolution
       and linear layer, whose means start at the given weights. Options: `prior_std` (0.1), see :class:`BayesianKL`;
       `initial_std` (0.02).
-    - `pni`, parametric noise injection (He, Rakin, Fan 2019, arXiv 1811.09588): noise on all weights, in proportion to
+    - `pni`, parametric noise injection (He, Rakin, Fan 2019, arXiv 1811.09310): noise on all weights, in proportion to
       their spread, by a learned factor. Option: `initial_alpha` (0.25).
 
     All are on at test time too, and draw from torch's global generator: noise on inputs for every row, noise on weights

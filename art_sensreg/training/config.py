@@ -33,6 +33,8 @@ class TrainingConfig:
     :param penalty_fraction: Share of each batch's rows, above 0 and at most 1, that get noisy copies: below 1 it is the
         cheap mode. Penalties that differentiate by the input, those of your own, and models with randomness of their
         own (other than dropout) take all rows all the same.
+    :param penalty_warmup: Share of the run, from 0 to 1, over whose steps the weights of all penalties rise from 0 to
+        what they are: for penalties that keep an untrained network from learning.
     :param scheduler_interval: When a learning rate scheduler steps: `epoch`, `step`, or `auto`: after every step for
         `OneCycleLR` (unless its length is the number of epochs) and `CyclicLR`, else after every epoch.
     :param max_grad_norm: Largest norm of the gradient of all weights together (clipped above it), or None.
@@ -73,6 +75,7 @@ class TrainingConfig:
     seed: int | None = None
     drop_last: bool = False
     penalty_fraction: float = 1.0
+    penalty_warmup: float = 0.0
     scheduler_interval: str = "auto"
     max_grad_norm: float | None = None
     ema: float | None = None
@@ -107,6 +110,11 @@ class TrainingConfig:
         check_number("penalty_fraction", self.penalty_fraction, minimum=0.0, exclusive=True)
         if self.penalty_fraction > 1:
             raise ValueError(f"`penalty_fraction` is {self.penalty_fraction!r}; expected a number of at most 1.")
+        check_number("penalty_warmup", self.penalty_warmup, minimum=0.0)
+        if self.penalty_warmup > 1:
+            raise ValueError(f"`penalty_warmup` is {self.penalty_warmup!r}; expected a number of at most 1.")
+        if self.penalty_warmup and self.compile:
+            raise ValueError("`compile` is True with a `penalty_warmup`, which would compile every step anew.")
         check_choice("scheduler_interval", self.scheduler_interval, ("auto", "epoch", "step"))
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("on_catastrophic_overfitting", self.on_catastrophic_overfitting, ACTIONS)

@@ -194,6 +194,9 @@ class Training:
         noisy = total if self.config.penalty_fraction == 1 else max(1, round(self.config.penalty_fraction * total))
         own, share = processes.share(total, noisy)
         self._seed_model()
+        if self.config.penalty_warmup:
+            rising = self.config.penalty_warmup * self.config.nb_epochs * len(self.batches)
+            self.objective.strength = min(1.0, state.total_steps / max(rising, 1.0))
         terms, logits, culprit = self.stepper(
             x, y, own, self.probes.at(state.total_steps, processes.rank, processes.count), share
         )

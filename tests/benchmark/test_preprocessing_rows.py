@@ -12,6 +12,7 @@ from art.defences.preprocessor import SpatialSmoothing
 from art_sensreg.benchmark import preprocessing_rows
 from art_sensreg.benchmark.attacks import ATTACKS, DEFAULT_ATTACKS, NORMS
 from art_sensreg.benchmark.cli import main
+from art_sensreg.benchmark.defences import DEFENCES
 from art_sensreg.benchmark.preprocessing_rows import PREPROCESSING_ROWS, NotApplicable, median_filter
 from art_sensreg.benchmark.task import TrainingTask
 from art_sensreg.benchmark.views import cell_classifier
@@ -50,7 +51,8 @@ def model(task):
 
 def cell(task, model, name, **changes):
     named = ROWS[name]
-    return cell_classifier(task, model, replace(named.row, **changes), named.options)
+    defence = replace(DEFENCES[name], preprocessing=replace(named.row, **changes))
+    return cell_classifier(task, model, defence, named.options)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,7 @@ def test_both_views_stand_side_by_side(finished):
     for name in ("report.md", "report.html"):
         page = (finished / name).read_text()
         assert "as ART attacks it" in page
-        assert "quantise (BPDA/EOT)" in page
+        assert "quantise (adaptive)" in page
 
 
 def test_rounding_stops_arts_attack_and_not_bpda(finished):

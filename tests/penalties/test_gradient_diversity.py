@@ -199,6 +199,116 @@ def test_labels_as_rows_and_half_precision():
     assert torch.isfinite(GradientDiversityPenalty()(half, x.bfloat16(), y))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_in_half_precision_is_near_the_one_in_single(kind):
+    values = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model, (x, y) = nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 3)), batch(torch.float32)
+        torch.manual_seed(0)
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=0.5)
+        penalty = GradientDiversityPenalty(kind=kind)
+        value = penalty(model.to(dtype), x.to(dtype), y)
+        value.backward()
+        assert value.dtype == torch.float32
+        assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+        values.append(value.item())
+    assert values[1] == pytest.approx(values[0], rel=0.02)  # no noise: all draws agree in both
+
+
+def norm_net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3)).double().train()
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_gradients_do_not_leak_through_the_statistics_of_the_batch(create_graph):
+    model, (x, y) = norm_net(), batch()
+    found = draw_gradients(model, x, y, samples=1, create_graph=create_graph)[0]
+    assert found.requires_grad == create_graph
+    hidden = model[0](x).detach()
+    frozen = norm_net().eval()
+    frozen[1].running_mean.copy_(hidden.mean(0))
+    frozen[1].running_var.copy_(hidden.var(0, correction=0))
+    leaf = x.clone().requires_grad_()
+    nn.functional.cross_entropy(frozen(leaf), y, reduction="sum").backward()
+    assert torch.allclose(found, leaf.grad, atol=1e-12)
+
+
+def test_gradients_in_the_weights_with_batch_norm():
+    (x, y), weight = batch(), norm_net()[0].weight.detach().clone().requires_grad_()
+
+    def value(weight):
+        model = randomize(norm_net(), kind="rse", first_std=0.5)
+        torch.manual_seed(7)
+        bound = Bound(model, weight)
+        return GradientDiversityPenalty(samples=3)(bound, x, y)
+
+    assert torch.autograd.gradcheck(value, (weight,))
+
+
+class Bound(nn.Module):
+    """A model whose first layer has a weight that is given."""
+
+    def __init__(self, model, weight):
+        super().__init__()
+        self.model, self.given = model, [weight]
+
+    def forward(self, x):
+        return torch.func.functional_call(self.model, {"0.weight": self.given[0]}, (x,))
+
+
+@pytest.mark.parametrize("gap", [0, 20, 60, 70, 75, 80, 88, 92, 100, 120])
+@pytest.mark.parametrize("kind", KINDS)
+def test_confident_rows_have_a_finite_derivative(kind, gap):
+    model, (x, _) = random_net(dtype=torch.float32), batch(torch.float32)
+    with torch.no_grad():
+        model[2].bias.copy_(torch.tensor([float(gap), 0.0, 0.0]))
+    value = GradientDiversityPenalty(kind=kind)(model, x, torch.zeros(8, dtype=torch.long))
+    value.backward()
+    assert torch.isfinite(value)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+class Blind(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(3))
+
+    def forward(self, x):
+        return self.bias.expand(len(x), 3)
+
+
+def test_a_model_that_does_not_look_at_its_input():
+    x, y = batch(torch.float32)
+    assert GradientDiversityPenalty(kind="mean")(Blind(), x, y).item() == 0.0
+
+
+@pytest.mark.parametrize("kind", ["int32", "uint8", "whole rows", "double rows"])
+def test_labels_of_other_types(kind):
+    model, (x, y) = random_net(dtype=torch.float32), batch(torch.float32)
+    rows = nn.functional.one_hot(y, 3)
+    labels = {"int32": y.int(), "uint8": y.byte(), "whole rows": rows, "double rows": rows.double()}[kind]
+    values = []
+    for given in (y, labels):
+        torch.manual_seed(0)
+        values.append(GradientDiversityPenalty()(model, x, given).item())
+    assert values[1] == pytest.approx(values[0], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "message"),
+    [
+        (torch.ones(8, 6, dtype=torch.long), TypeError, "`x` is torch.int64"),
+        (np.ones((8, 6)), TypeError, "`x` is ndarray"),
+        (torch.ones(0, 6), ValueError, "`x` has shape \\(0, 6\\)"),
+    ],
+)
+def test_wrong_inputs(x, error, message):
+    with pytest.raises(error, match=message):
+        GradientDiversityPenalty()(random_net(dtype=torch.float32), x, torch.zeros(len(x), dtype=torch.long))
+
+
 def test_in_an_objective():
     model, (x, y) = random_net(dtype=torch.float32), batch(torch.float32)
     objective = Objective([GradientDiversityPenalty(weight=0.5)])

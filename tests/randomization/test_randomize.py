@@ -144,6 +144,10 @@ def test_the_divergence_against_torchs_own():
     assert torch.autograd.gradcheck(
         lambda m, s: gaussian_divergence(m, s, 0.5), (mean.requires_grad_(), std.requires_grad_())
     )
+    # A sum over many weights in bfloat16 has two or three digits.
+    half = randomize(nn.Linear(300, 300), kind="bayesian").bfloat16()
+    assert BayesianKL()(half).dtype == torch.float32
+    assert BayesianKL()(half).item() == pytest.approx(BayesianKL()(copy.deepcopy(half).double()).item(), rel=1e-2)
     with pytest.raises(ValueError, match="no Bayesian layer"):
         BayesianKL()(nn.Linear(2, 2))
 
