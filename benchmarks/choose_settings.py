@@ -49,6 +49,7 @@ GRIDS: dict[str, list[dict[str, float]]] = {
     "sr+jr": SR_JR_GRID,
     "jr": JR_GRID,
     "fire": [{"weight": weight} for weight in (1.0, 2.0, 5.0, 10.0)],
+    "adv-bnn": [{"kl_weight": weight} for weight in (0.001, 0.004, 0.02, 0.1)],
     "at+sr+jr": HYBRID_GRID,
     "n-fgsm+sr+jr": HYBRID_GRID,
 }

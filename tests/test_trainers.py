@@ -170,7 +170,7 @@ def small_classifier(kind=PyTorchClassifier, random=None, seed=0, **kwargs):
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3))
     if random:
-        model = randomize(model, kind=random)
+        model = randomize(model, kind=random, **({"prior_std": 1.0} if random == "bayesian" else {}))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     return kind(model, nn.CrossEntropyLoss(), (6,), 3, optimizer=optimizer, clip_values=(0.0, 1.0), **kwargs)
 
@@ -263,7 +263,7 @@ def test_penalties_rise_over_the_warmup():
     assert strengths == pytest.approx([0.0, 1.0, 2.0, 2.0], abs=1e-3)
     strengths = [(h["loss"] - h["base"]) / h["sensitivity"] for h in trainers[0].history]
     assert strengths == pytest.approx([2.0] * 4, abs=1e-3)
-    with pytest.raises(ValueError, match="`penalty_warmup` is 1[.]5"):
+    with pytest.raises(ValueError, match=r"`penalty_warmup` is 1\.5"):
         TrainingConfig(penalty_warmup=1.5)
     with pytest.raises(ValueError, match="`compile` is True with a `penalty_warmup`"):
         TrainingConfig(penalty_warmup=0.5, compile=True)

@@ -317,7 +317,7 @@ OURS = (
         "Adv-BNN: Gaussian weights trained on PGD examples",
         "Liu et al. 2019, arXiv 1810.01279",
         _adv_bnn,
-        {"eps": None, "max_iter": 7, "prior_std": 0.1, "kl_weight": 1.0},
+        {"eps": None, "max_iter": 7, "prior_std": 0.1, "kl_weight": None},
         _AVERAGED,
         architecture=_bayesian_model,
         random=RandomRow(),
@@ -325,7 +325,7 @@ OURS = (
     from_penalties(
         "pni",
         "Parametric noise injection: learned noise on the weights, trained on clean and PGD examples",
-        "He et al. 2019, arXiv 1811.09588",
+        "He et al. 2019, arXiv 1811.09310",
         lambda options: [],
         {"eps": None, "max_iter": 7, "initial_alpha": 0.25, "clean_fraction": 0.5},
         _AVERAGED,

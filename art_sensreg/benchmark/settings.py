@@ -63,6 +63,8 @@ def _penalties(
         **{name: {"sr_weight": hybrid_sr, "jr_weight": hybrid_jr} for name in _HYBRIDS},
         "fire": {"weight": fire},
         "graddiv": {"weight": graddiv},
+        # Of the evidence bound's 1: with as many weights and as few images the prior would be all that is learned.
+        "adv-bnn": {"kl_weight": 0.004},
     }
 
 

@@ -119,7 +119,11 @@ def draw_gradients(
     model: nn.Module, x: torch.Tensor, y: torch.Tensor, samples: int, create_graph: bool = False
 ) -> torch.Tensor:
     """
-    Gradients of the cross-entropy by the input, of several draws of a random model.
+    Gradients of the loss by the input, of several draws of a random model.
+
+    For class indices it is `m = log sum_{c != y} exp(z_c) - z_y`, of which the cross-entropy is `log(1 + exp(m))`: the
+    directions are the same, and stay exact where the model is so confident that the cross-entropy's gradient is made of
+    rounding errors. For rows of probabilities that are not one-hot it is the cross-entropy.
 
     The model keeps its mode; BatchNorm's running statistics do not move, and in training mode those of the batch count
     as constants, so that a gradient is that of its own row. A model that averages draws of its own (it has a
@@ -147,7 +151,7 @@ def draw_gradients(
             leaf = x.detach().requires_grad_(True)
             (logits,) = forward_branches(model, [leaf], update_statistics=False, per_row=coupled).logits
             logits = _single_precision(logits)
-            loss = functional.cross_entropy(logits, _labels(y, logits), reduction="sum")
+            loss = _summed_loss(logits, y)
             # Only a gradient with a graph takes the statistics for constants.
             with fixed_statistics() if coupled else nullcontext():
                 (gradient,) = torch.autograd.grad(
@@ -162,9 +166,12 @@ def _single_precision(value: torch.Tensor) -> torch.Tensor:
     return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
-def _labels(y: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """Class indices as int64, rows of probabilities in the precision of the logits: what torch's loss takes."""
-    return y.long() if y.ndim == 1 else y.to(logits.dtype)
+def _summed_loss(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    if y.ndim > 1 and not bool(((y == 0) | (y == 1)).all()):
+        return functional.cross_entropy(logits, y.to(logits.dtype), reduction="sum")
+    own = (y.argmax(1) if y.ndim > 1 else y.long())[:, None]
+    others = logits.scatter(1, own, -torch.inf).logsumexp(1)
+    return (others - logits.gather(1, own)[:, 0]).sum()
 
 
 def gradient_cosine(model: nn.Module, x: torch.Tensor, y: torch.Tensor, samples: int = 32) -> float:

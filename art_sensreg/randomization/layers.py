@@ -88,7 +88,7 @@ class GaussianWeights(RandomWeights):
 
     def add_randomness(self, prior_std: float, initial_std: float) -> None:  # type: ignore[override]
         self.prior_std, self.initial_std = prior_std, initial_std
-        rho = math.log(math.expm1(initial_std))  # the inverse of softplus
+        rho = _inverse_softplus(initial_std)
         weight, bias = _parameters(self)
         self.weight_rho = self._like(weight, rho)
         self.bias_rho = None if bias is None else self._like(bias, rho)
@@ -115,7 +115,7 @@ class GaussianWeights(RandomWeights):
         with torch.no_grad():
             for rho in (self.weight_rho, self.bias_rho):
                 if rho is not None:
-                    rho.fill_(math.log(math.expm1(self.initial_std)))
+                    rho.fill_(_inverse_softplus(self.initial_std))
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, prior_std={self.prior_std}"
@@ -125,7 +125,7 @@ class NoisyWeights(RandomWeights):
     """
     Noise on the weights in proportion to their spread; the factor `alpha` is learned.
 
-    | Paper link: https://arxiv.org/abs/1811.09588 (He, Rakin, Fan 2019, equations 3 and 4)
+    | Paper link: https://arxiv.org/abs/1811.09310 (He, Rakin, Fan 2019, equations 3 and 4)
     """
 
     alpha: nn.Parameter
@@ -150,6 +150,10 @@ class NoisyWeights(RandomWeights):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, alpha={self.alpha.item():.3g}"
+
+
+def _inverse_softplus(value: float) -> float:
+    return value + math.log(-math.expm1(-value))
 
 
 def _parameters(layer: Any) -> tuple[torch.Tensor, torch.Tensor | None]:

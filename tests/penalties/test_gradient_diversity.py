@@ -232,7 +232,8 @@ def test_gradients_do_not_leak_through_the_statistics_of_the_batch(create_graph)
     frozen[1].running_var.copy_(hidden.var(0, correction=0))
     leaf = x.clone().requires_grad_()
     nn.functional.cross_entropy(frozen(leaf), y, reduction="sum").backward()
-    assert torch.allclose(found, leaf.grad, atol=1e-12)
+    directions = [nn.functional.normalize(gradient, dim=1) for gradient in (found, leaf.grad)]
+    assert torch.allclose(*directions, atol=1e-12)
 
 
 def test_gradients_in_the_weights_with_batch_norm():
@@ -340,3 +341,21 @@ def test_draws_are_of_different_networks():
     gradients = draw_gradients(model, x, y, samples=3)
     assert gradients.shape == (3, 8, 6)
     assert not torch.allclose(gradients[0], gradients[1])
+
+
+def test_confident_rows_have_the_direction_of_float64():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 3))
+    x, _ = batch(torch.float32)
+    with torch.no_grad():
+        model[2].weight.mul_(200)
+        y = model(x).argmax(1)
+    double = nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 3)).double()
+    double.load_state_dict(model.state_dict())
+    leaf = x.double().requires_grad_()
+    nn.functional.cross_entropy(double(leaf), y, reduction="sum").backward()
+    found = unit_gradients(draw_gradients(model, x, y, samples=1))[0].double()
+    wanted = nn.functional.normalize(leaf.grad, dim=1)
+    losses = nn.functional.cross_entropy(double(leaf), y, reduction="none")
+    assert losses.min() < 1e-7
+    assert (found * wanted).sum(1).min() > 0.9999
