@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from art_sensreg.benchmark import defences
+from art_sensreg.benchmark import our_defences
 from art_sensreg.benchmark.cli import main
 from art_sensreg.benchmark.defences import DEFENCES
 from art_sensreg.benchmark.records import wilson_interval
@@ -100,9 +100,9 @@ def test_the_twin_starts_from_the_same_weights_and_seeds_differ(finished):
 def test_resume_keeps_what_is_done_and_adds_what_is_not(finished, monkeypatch, capsys):
     before = results(finished)
     trained = []
-    original = defences.SensRegTrainer.fit
+    original = our_defences.SensRegTrainer.fit
     monkeypatch.setattr(
-        defences.SensRegTrainer, "fit", lambda self, *a, **k: (trained.append(1), original(self, *a, **k))
+        our_defences.SensRegTrainer, "fit", lambda self, *a, **k: (trained.append(1), original(self, *a, **k))
     )
     common = ["--seeds", "2", "--resume"]
     assert run(finished, "--defences", "none,sr+jr", "--attacks", "fgm,pgd,deepfool,hopskipjump", *common) == 0

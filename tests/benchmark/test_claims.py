@@ -1,0 +1,117 @@
+"""Claims of the registry, how they are judged, and on the digits whether each is what the run shows."""
+
+import json
+
+import pytest
+
+from art_sensreg.benchmark.claims import Claim, judged, robust_accuracy
+from art_sensreg.benchmark.defences import DEFENCES
+
+CERTIFIED = Claim(metric="certified_accuracy", threat="any")
+QUERIES = Claim(metric="attack_queries", threat="scores")
+
+
+def case(share, n=200, eps=0.1):
+    return {"norm": "linf", "eps": eps, "robust_accuracy": share, "n": n}
+
+
+def status(claim, run, twin=None):
+    return judged(claim, run, twin, classes=10)["status"]
+
+
+def test_robust_accuracy_must_be_clearly_above_the_undefended():
+    twin = {"worst_case": [case(0.50), case(0.0, eps=0.2)]}
+    assert status(robust_accuracy(), {"worst_case": [case(0.70), case(0.0, eps=0.2)]}, twin) == "met"
+    assert status(robust_accuracy(), {"worst_case": [case(0.55), case(0.0, eps=0.2)]}, twin) == "not met"
+    assert status(robust_accuracy(), {"worst_case": [case(0.50), case(0.1, eps=0.2)]}, twin) == "met"  # at one size
+    assert status(robust_accuracy(), {"worst_case": [case(0.50), case(0.005, eps=0.2)]}, twin) == "not met"
+    assert status(robust_accuracy(), {"worst_case": [case(0.30)]}, twin) == "not met"
+    assert status(robust_accuracy(), {"worst_case": [case(0.99, n=4)]}, {"worst_case": [case(0.75, n=4)]}) == "not met"
+    assert status(robust_accuracy(), {"worst_case": [case(0.7)]}) == "not measured"
+    assert status(robust_accuracy(), {"worst_case": [case(0.7, eps=0.3)]}, twin) == "not measured"
+
+
+def test_certified_accuracy_must_be_above_a_constant_prediction():
+    def certified(low):
+        return {"certified": [{"norm": "l2", "eps": 0.5, "accuracy": 0.3, "ci_low": low, "ci_high": 0.5, "n": 50}]}
+
+    assert status(CERTIFIED, certified(0.2)) == "met"
+    assert status(CERTIFIED, certified(0.08)) == "not met"
+    assert status(CERTIFIED, {"certified": []}) == "not measured"
+    assert status(CERTIFIED, {}) == "not measured"
+
+
+def test_queries_must_be_more_or_win_less():
+    def queries(mean, left):
+        counts = {"mean": mean, "undefended_mean": 100.0, "robust_accuracy": left, "undefended_robust_accuracy": 0.2}
+        return {"queries": {"attack": "square", "norm": "linf", "eps": 0.1, "n": 100, **counts}}
+
+    assert status(QUERIES, queries(160.0, 0.2)) == "met"
+    assert status(QUERIES, queries(120.0, 0.2)) == "not met"
+    assert status(QUERIES, queries(110.0, 0.6)) == "met"
+    assert status(QUERIES, {}) == "not measured"
+
+
+def test_who_claims_nothing():
+    none = Claim(metric="none", threat="poisoned data")
+    assert judged(none, {}, None, 10) == {
+        "metric": "none",
+        "threat": "poisoned data",
+        "status": "none made",
+        "text": "nothing about evasion",
+    }
+    with pytest.raises(ValueError, match="`metric` is 'accuracy'"):
+        Claim(metric="accuracy", threat="")
+
+
+def test_every_entry_states_threat_metric_paper_and_repair():
+    silent = {name for name, defence in DEFENCES.items() if defence.claim.metric == "none"}
+    assert silent == {"none", "quantise", "art-dp-instahide", "art-reverse-sigmoid"}
+    for name, defence in DEFENCES.items():
+        assert defence.claim.threat
+        assert defence.paper
+        assert bool(defence.repaired) == name.endswith("-fixed")
+        assert (defence.claim.metric == "certified_accuracy") == (defence.certificate is not None)
+        assert (defence.claim.metric == "attack_queries") <= (defence.postprocessing is not None)
+        if name.endswith("-fixed") and name != "art-fbf-fixed":
+            assert name.removesuffix("-fixed") in DEFENCES  # the shipped one stands beside it
+
+
+def test_every_pytorch_defence_of_art_has_its_row():
+    from art.defences import postprocessor, trainer
+
+    words = " ".join(f"{defence.summary} {name}" for name, defence in DEFENCES.items())
+    for kind in ("ReverseSigmoid", "GaussianNoise", "HighConfidence", "Rounded", "ClassLabels"):
+        assert hasattr(postprocessor, kind)
+        assert kind in words
+    for kind in ("MadryPGD", "TRADES", "AWP", "FBF", "OAAT", "CertifiedIBP", "Certified"):
+        assert any(name.startswith(f"AdversarialTrainer{kind}") for name in dir(trainer))
+        assert f"AdversarialTrainer{kind}" in words
+    for kind in ("DPInstaHide", "RandomizedSmoothing", "MACER", "SmoothAdv", "SmoothMix"):
+        assert kind in words
+
+
+def digits_runs(root):
+    path = root / "docs" / "results" / "digits-all-defences.json"
+    return {run["defence"]: run for run in json.loads(path.read_text())["runs"]}
+
+
+@pytest.mark.parametrize("name", DEFENCES)
+def test_the_claim_of_each_on_the_digits(name, pytestconfig):
+    """What the registry expects is what the stored run of all defences shows; the table marks what is not met."""
+    run = digits_runs(pytestconfig.rootpath).get(name)
+    assert run is not None
+    if run["clean_accuracy"] is None:
+        assert run["status"] == "not_applicable"
+        assert run["reason"]
+        return
+    expected = DEFENCES[name].claim
+    found = run["claim"]["status"]
+    assert run["claim"]["metric"] == expected.metric
+    if expected.metric == "none":
+        assert found == "none made"
+    else:
+        assert found == ("not met" if expected.unmet else "met")
+    page = (pytestconfig.rootpath / "docs" / "results" / "digits-all-defences.md").read_text()
+    row = next(line for line in page.splitlines() if line.startswith(f"| {name} |"))
+    assert row.rstrip(" |").endswith("NOT MET") == (found == "not met")
