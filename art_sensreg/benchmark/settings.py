@@ -51,7 +51,7 @@ def _penalties(
     hybrid_sr: float = 0.1,
     hybrid_jr: float = 0.01,
     fire: float = 5.0,
-    graddiv: float = 0.07,
+    graddiv: float = 0.05,
 ) -> dict[str, dict[str, float]]:
     sensitivity = {"sigma": sigma, "sr_weight": sr_weight}
     both = {**sensitivity, "jr_weight": jr_weight}
@@ -75,7 +75,7 @@ RECIPES = {
         epochs=12,
         batch_size=64,
         learning_rate=3e-3,
-        test_size={"smoke": 200, "quick": 450, "full": 450},
+        test_size={"smoke": 200, "quick": 150, "full": 450},
         penalties=_penalties(
             sigma=0.3, sr_weight=0.3, jr_weight=0.1, jr_alone=0.1, hybrid_sr=0.03, hybrid_jr=0.003, fire=1.0
         ),

@@ -229,7 +229,7 @@ class GradientDiversityPenalty:
 
     name: ClassVar[str] = "gradient_diversity"
 
-    weight: float = 0.1
+    weight: float = 0.05
     kind: str = "kappa"
     samples: int = 4
     delta: float = 0.1
