@@ -19,6 +19,29 @@ if [ ! -f docs/results/digits-validation.md ]; then
     $PYTHON benchmarks/choose_settings.py --dataset digits --attacks pgd,apgd-ce,apgd-dlr
     keep results/digits-validation/validation.md digits-validation.md
 fi
+if [ ! -f docs/results/digits-related-validation.md ]; then
+    $PYTHON benchmarks/choose_settings.py --dataset digits --of fire,at+sr+jr,n-fgsm+sr+jr,adv-bnn \
+        --attacks pgd,apgd-ce,apgd-dlr --out results/digits-related-validation
+    keep results/digits-related-validation/validation.md digits-related-validation.md
+fi
+if [ ! -f docs/results/digits-graddiv.md ]; then
+    $PYTHON benchmarks/graddiv.py
+    keep results/digits-graddiv/graddiv.md digits-graddiv.md
+fi
+if [ ! -f docs/results/digits-all-defences.md ]; then
+    $PYTHON benchmarks/run_art_suite.py --dataset digits --defences all --budget quick --interpret \
+        --out results/digits-all-defences --resume
+    keep results/digits-all-defences/report.md digits-all-defences.md
+    keep results/digits-all-defences/results.json digits-all-defences.json
+    keep results/digits-all-defences/eot-curve.png digits-all-defences-eot-curve.png
+    keep results/digits-all-defences/saliency.png digits-all-defences-saliency.png
+fi
+if [ ! -f docs/results/mnist-all-defences.md ]; then
+    $PYTHON benchmarks/run_art_suite.py --dataset mnist --defences trainers --train-size 10000 --epochs 5 \
+        --budget quick --eps 0.1,0.2 --test-size 100 --out results/mnist-all-defences --resume
+    keep results/mnist-all-defences/report.md mnist-all-defences.md
+    keep results/mnist-all-defences/results.json mnist-all-defences.json
+fi
 if [ ! -f docs/results/mnist-first.md ]; then
     $PYTHON benchmarks/run_art_suite.py --dataset mnist --defences none,sr+jr --attacks pgd,apgd-ce,apgd-dlr \
         --out results/mnist-first --resume

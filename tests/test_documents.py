@@ -28,3 +28,14 @@ def test_the_recipes_are_the_settings_chosen_on_held_out_images(dataset):
         }
     assert found["sr+jr"] == RECIPES[dataset].penalties["sr+jr"]
     assert found["jr"] == RECIPES[dataset].penalties["jr"]
+
+
+def test_the_related_recipes_are_those_chosen_on_held_out_images():
+    text = (ROOT / "docs" / "results" / "digits-related-validation.md").read_text()
+    sections = {section.splitlines()[0]: section for section in text.split("\n## ")[1:]}
+    for name, recipe in RECIPES["digits"].penalties.items():
+        if name in sections:
+            (line,) = (line for line in sections[name].splitlines() if line.startswith("Chosen: "))
+            chosen = {key: float(value) for key, value in re.findall(r"`(\w+)` ([\d.]+?)[,.]?(?=$| |,)", line)}
+            assert {key: chosen[key] for key in recipe} == recipe
+    assert {"fire", "at+sr+jr", "n-fgsm+sr+jr"} <= set(sections)
