@@ -210,10 +210,14 @@ def _guard(
     batches: TensorBatches | LoaderBatches,
     validation: tuple[torch.Tensor, torch.Tensor] | None,
 ) -> OverfittingGuard | None:
-    """One-step adversarial training is watched; the others have not been seen to collapse."""
-    if adversary is None or adversary.steps > 1 or config.on_catastrophic_overfitting == "ignore":
+    """Adversarial training of one step is watched, and of two, which has been seen to collapse too."""
+    if adversary is None or adversary.steps > 2 or config.on_catastrophic_overfitting == "ignore":
         return None
-    data = batches.sample(POINTS) if validation is None else (validation[0][:POINTS], validation[1][:POINTS])
+    if validation is None:
+        data = batches.sample(POINTS)
+    else:
+        chosen = torch.linspace(0, len(validation[0]) - 1, min(POINTS, len(validation[0]))).long()
+        data = validation[0][chosen.to(validation[0].device)], validation[1][chosen.to(validation[1].device)]
     watched = Watched(watched_attacks(adversary.eps, adversary.ball), data)
     return OverfittingGuard(config.on_catastrophic_overfitting, watched)
 

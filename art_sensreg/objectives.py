@@ -150,6 +150,7 @@ class Objective:
         self.clip_values = clip_values
         self.adversary = adversary
         self.names = names
+        self._adversarial_size = 0.0
         self.strength = 1.0  # of all weights, for a while after the start
         self._passing = [(name, penalty) for name, penalty in named if isinstance(penalty, PassPenalty)]
         self._separate = [(name, penalty) for name, penalty in named if not isinstance(penalty, PassPenalty)]
@@ -170,6 +171,8 @@ class Objective:
         :raises ValueError: If a selection does not fit the model.
         """
         passing = [penalty for _, penalty in self._passing]
+        if self.adversary is not None:
+            self._adversarial_size = self.adversary.root_mean_square(x)
         self._plans = plan_penalties(model, x, passing)
         self._stacked = (not passing and self.adversary is None) or branches_agree(model, x)
         self._rowwise = treats_rows_alone(model, x)
@@ -180,7 +183,7 @@ class Objective:
     def smallest_sigma(self) -> float | None:
         """The smallest `sigma` that a difference of activations is divided by, or None."""
         if self.adversary is not None and self._on_adversarial:
-            return self.adversary.eps
+            return self._adversarial_size
         given = [getattr(penalty, "sigma", None) for _, penalty in self._passing]
         sigmas = [sigma[0] if isinstance(sigma, (tuple, list)) else sigma for sigma in given if sigma is not None]
         return float(min(sigmas)) if sigmas else None
@@ -195,6 +198,12 @@ class Objective:
         """Whether penalties compare the clean images with the adversarial ones, and draw no noise."""
         compared = any(penalty.compares for _, penalty in self._passing)
         return compared and self.adversary is not None and self.adversary.pair == "adversarial"
+
+    @property
+    def compilable(self) -> bool:
+        """Whether `torch.compile` takes a step: no derivative is differentiated, and no gradient taken inside of it."""
+        again = any(getattr(penalty, "double_backward", False) for _, penalty in self._separate)
+        return not (again or self.double_backward or self.inner_maximisation)
 
     @property
     def double_backward(self) -> bool:
@@ -264,7 +273,8 @@ class Objective:
         :param generator: Source of the penalties' randomness.
         :param share: Which rows get noisy copies, and what the terms count; by default all rows, and 1.
         :return: The terms (`loss`, the weighted sum; `base`; with an adversary its part of `base`, `adversarial`; each
-            penalty's unweighted value) and the clean logits; if no term needs these, those of the perturbed images.
+            penalty's unweighted value) and the clean logits; with an adversary whose loss needs none, those of the
+            perturbed images.
         """
         perturbed = None
         if self.adversary is not None:
@@ -278,7 +288,9 @@ class Objective:
         loss = terms["base"] if counts["base"] == 1 else terms["base"] * counts["base"]
         for name in self.names:
             loss = loss + self.strength * self._weights[name] * counts[name] * found[name]
-        return {"loss": loss, **terms, **{name: found[name] for name in self.names}}, logits[0]
+        # Which rows are returned depends on the settings, and not on what a share of the batch happens to need.
+        shown = logits[0] if self.adversary is None or self.adversary.needs_clean else logits[-1]
+        return {"loss": loss, **terms, **{name: found[name] for name in self.names}}, shown
 
     def _pass(
         self,

@@ -225,7 +225,8 @@ class GradDivTrainer(SensRegTrainer):
     GradDiv on a randomised network: its draws' gradients are pushed apart, so that averaging them wins less.
 
     Of a network with Bayesian layers the divergence from their prior, over the number of training images, is added, as
-    in Adv-BNN: give `adversary=PGD(...)` too for that.
+    in Adv-BNN: give `adversary=PGD(...)` too for that. With many more weights than images the prior is then all that is
+    learned: give `penalties=[BayesianKL(weight=...)]` of a smaller weight, which takes its place.
 
     | Paper link: https://arxiv.org/abs/2107.02425
 
@@ -264,7 +265,8 @@ class GradDivTrainer(SensRegTrainer):
         **settings: Any,
     ) -> None:
         chosen = _one_of(GradientDiversityPenalty, penalty, settings)
-        super().__init__(classifier, [chosen, *check_penalties(penalties)], config or GRADDIV_CONFIG, adversary)
+        further = check_penalties(penalties, check_adversary(adversary))
+        super().__init__(classifier, [chosen, *further], config or GRADDIV_CONFIG, adversary)
         model = classifier.model
         example = torch.rand(2, *classifier.input_shape).to(classifier.device, model_dtype(model))
         if not draws_differ(model, example):
@@ -282,8 +284,9 @@ class GradDivTrainer(SensRegTrainer):
 
 def _number_of_images(data: Any) -> int:
     """Of an array, one of ART's generators (`size`) or a torch loader (`dataset`)."""
-    size = getattr(data, "size", None) if not isinstance(data, np.ndarray) else len(data)
-    return int(len(getattr(data, "dataset", data)) if size is None else size)
+    size = getattr(data, "size", None)
+    known = isinstance(size, int) and not isinstance(data, np.ndarray)
+    return int(size if known else len(getattr(data, "dataset", data)))  # type: ignore[arg-type]
 
 
 def _one_of(kind: Any, penalty: Any, settings: dict[str, Any]) -> Any:

@@ -9,7 +9,14 @@ import torch
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from art_sensreg import FisherRaoPenalty, JacobianPenalty, SensitivityPenalty, SensRegTrainer, TrainingConfig
+from art_sensreg import (
+    FisherRaoPenalty,
+    JacobianPenalty,
+    SensitivityPenalty,
+    SensRegTrainer,
+    TrainingConfig,
+    randomize,
+)
 from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES
 from art_sensreg.adversaries.iterative import divergence
 from art_sensreg.objectives import Objective, Share
@@ -390,6 +397,55 @@ def test_what_counts_as_a_collapse(caplog):
     assert flagged([0.4, 0.02, 0.0], action="stop")[1] == [False, True, True]
     assert flagged([0.05, 0.04], [0.2, 0.9])[0] == [1]  # never robust to PGD, all the more to one step
     assert flagged([0.4, 0.45], [0.6, 0.7])[0] == []
+    assert flagged([0.4, 0.01, 0.39, 0.01], [0.5, 0.8, 0.5, 0.8])[0] == [1, 3]  # it recovered nearly
+
+
+def test_a_collapse_in_the_first_epoch_has_nothing_to_roll_back_to(caplog):
+    watched = Watched(watched_attacks(0.1, "linf"), (torch.zeros(1, 1), torch.zeros(1)))
+    guard = OverfittingGuard("roll_back", watched)
+    with caplog.at_level(logging.WARNING, logger="art_sensreg"):
+        assert guard.stops_after({"epoch": 1, "pgd_accuracy": 0.02, "fgsm_accuracy": 0.9}, nn.Linear(1, 1))
+    assert not guard.restores
+    assert "the weights as they are" in caplog.text
+
+
+def test_all_classes_of_sorted_validation_data_are_watched():
+    from art_sensreg.fitting import _guard
+
+    y = torch.arange(10).repeat_interleave(100)
+    guard = _guard(FGSMRS(eps=0.1), TrainingConfig(), None, (torch.zeros(1000, 2), y))
+    assert guard.watched.data[1].unique().tolist() == list(range(10))
+    assert len(guard.watched.data[0]) == 256
+
+
+@pytest.mark.parametrize("adversary", [PGD(eps=0.1), PGD(eps=0.1, clean_fraction=0.5)], ids=repr)
+def test_the_logits_returned_depend_on_the_settings_alone(adversary):
+    x, _ = draw_batch()
+    for share in (Share(), Share(noisy_rows=8), Share(noisy_rows=0, noisy_weight=0.0)):
+        _, logits, perturbed, model, _ = measured([SensitivityPenalty()], adversary, share)
+        assert torch.allclose(logits, model(x if adversary.clean_fraction else perturbed), atol=1e-5)
+
+
+def test_small_differences_are_not_taken_in_half_precision():
+    from art_sensreg.training.steps import StepModule
+
+    model, (x, _) = small_net(), draw_batch()
+    fine, coarse = PGD(eps=1.0, norm="l2", pair="adversarial"), PGD(eps=0.5, pair="adversarial")
+    for adversary, low in ((fine, False), (coarse, True)):
+        objective = Objective([SensitivityPenalty()], LOSS, adversary=adversary)
+        objective.prepare(model, x)
+        assert (StepModule(model, objective, "bfloat16").low is not None) == low
+
+
+def test_models_that_average_are_attacked_by_single_draws_in_training():
+    from art_sensreg.attacks import EOT
+
+    x, y = draw_batch()
+    model = EOT(Counting(randomize(small_net(), kind="rse")).eval(), samples=16).eval()
+    rows = []
+    model.model.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    PGD(eps=0.1, max_iter=3).perturb(model, x, y, LOSS)
+    assert rows == [32, 32, 32]
 
 
 def test_the_guards_state_survives_a_checkpoint():

@@ -19,6 +19,7 @@ from art_sensreg import (
     TrainingConfig,
     randomize,
 )
+from art_sensreg.adversaries import PGD
 from art_sensreg.models import build_model
 from tests.conftest import same_weights, weights_of
 
@@ -267,3 +268,22 @@ def test_penalties_rise_over_the_warmup():
         TrainingConfig(penalty_warmup=1.5)
     with pytest.raises(ValueError, match="`compile` is True with a `penalty_warmup`"):
         TrainingConfig(penalty_warmup=0.5, compile=True)
+
+
+def test_graddiv_takes_tensors_and_penalties_on_the_adversarial_pair():
+    x, y = clusters()
+    trainer = GradDivTrainer(
+        small_classifier(random="bayesian"),
+        penalties=[JacobianPenalty()],
+        adversary=PGD(eps=0.05, max_iter=2, pair="adversarial"),
+    )
+    trainer.fit(torch.from_numpy(x).float(), torch.from_numpy(y), nb_epochs=1, batch_size=32, verbose=False)
+    assert {"kl", "jacobian", "adversarial", "gradient_diversity"} <= set(trainer.history[0])
+    assert trainer._penalties_for(torch.zeros(7, 6))[-1].weight == 1 / 7
+
+
+def test_graddiv_is_not_compiled():
+    x, y = clusters(32)
+    trainer = GradDivTrainer(small_classifier(random="rse"), config=TrainingConfig(compile=True))
+    with pytest.raises(ValueError, match="`compile` is True with a penalty that needs double backward"):
+        trainer.fit(x, y, nb_epochs=1, verbose=False)

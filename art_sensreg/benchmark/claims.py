@@ -23,11 +23,13 @@ class Claim:
         `attack_queries`: a score-based attack needs more queries, or wins less with as many; `none`: nothing about
         evasion.
     :param threat: Whom it claims to stop, in words.
+    :param over: The defence that it claims to be better than, `none` being none at all.
     :param unmet: Why it is expected not to be met on the digits, in words; empty if it is.
     """
 
     metric: str
     threat: str
+    over: str = "none"
     unmet: str = ""
 
     def __post_init__(self) -> None:
@@ -51,20 +53,21 @@ def robust_accuracy(threat: str = "white-box evasion within eps", unmet: str = "
     return Claim(metric="robust_accuracy", threat=threat, unmet=unmet)
 
 
-def judged(claim: Claim, run: dict[str, Any], twin: dict[str, Any] | None, classes: int) -> dict[str, Any]:
+def judged(claim: Claim, run: dict[str, Any], twin: dict[str, Any] | None, chance: float) -> dict[str, Any]:
     """
     Judge a claim by a run.
 
     :param claim: The claim.
     :param run: The record of the defence.
-    :param twin: The record of `none` of the same seed, or None.
-    :param classes: Number of classes.
+    :param twin: The record of the same seed that it is compared with, its cases on the same images; or None.
+    :param chance: Share of the most frequent class: what a constant prediction is certified right on.
     :return: `metric`, `threat`, `status` (`met`, `not met`, `none made`, `not measured`) and `text`: the figures.
 
     Example:
     >>> from art_sensreg.benchmark.claims import judged, robust_accuracy
     >>> worst = [{"norm": "linf", "eps": 0.1, "robust_accuracy": share, "n": 200} for share in (0.8, 0.5)]
-    >>> judged(robust_accuracy(), {"worst_case": worst[:1]}, {"worst_case": worst[1:]}, 10)["status"]
+    >>> twin = {"defence": "none", "worst_case": worst[1:]}
+    >>> judged(robust_accuracy(), {"worst_case": worst[:1]}, twin, 0.1)["status"]
     'met'
     """
     judge = {
@@ -72,20 +75,23 @@ def judged(claim: Claim, run: dict[str, Any], twin: dict[str, Any] | None, class
         "certified_accuracy": _judge_certified,
         "attack_queries": _judge_queries,
     }.get(claim.metric)
-    status, text = ("none made", "nothing about evasion") if judge is None else judge(run, twin, classes)
+    status, text = ("none made", "nothing about evasion") if judge is None else judge(run, twin, chance)
     return {"metric": claim.metric, "threat": claim.threat, "status": status, "text": text}
 
 
-def _judge_robust(run: dict[str, Any], twin: dict[str, Any] | None, classes: int) -> tuple[str, str]:
+def _judge_robust(run: dict[str, Any], twin: dict[str, Any] | None, chance: float) -> tuple[str, str]:
     if twin is None:
-        return "not measured", "the undefended model is not in this run"
+        return "not measured", "the model that it is compared with is not in this run"
+    failed = sorted({row["attack"] for row in run.get("attacks", []) if row.get("status") == "error"})
+    if failed:
+        return "not measured", f"failed attacks: {', '.join(failed)}"
     others = {(case["norm"], case["eps"]): case for case in twin["worst_case"]}
     pairs = [(case, others[case["norm"], case["eps"]]) for case in run["worst_case"] if _key(case) in others]
     if not pairs:
-        return "not measured", "no attack in common with the undefended model"
+        return "not measured", "no attack in common with the model that it is compared with"
     met = any(_clearly_above(case, other) for case, other in pairs)
     text = "; ".join(
-        f"{100 * case['robust_accuracy']:.1f} % at {case['norm']} {case['eps']:.4g}, undefended "
+        f"{100 * case['robust_accuracy']:.1f} % at {case['norm']} {case['eps']:.4g}, {twin['defence']} "
         f"{100 * other['robust_accuracy']:.1f} %"
         for case, other in pairs
     )
@@ -104,17 +110,17 @@ def _clearly_above(case: dict[str, Any], other: dict[str, Any]) -> bool:
     return bool(first - second > Z95 * math.sqrt(variance) + 1 / case["n"])
 
 
-def _judge_certified(run: dict[str, Any], twin: dict[str, Any] | None, classes: int) -> tuple[str, str]:
+def _judge_certified(run: dict[str, Any], twin: dict[str, Any] | None, chance: float) -> tuple[str, str]:
     certified = run.get("certified", [])
     if not certified:
         return "not measured", "nothing was certified"
     text = "; ".join(
         f"{100 * case['accuracy']:.1f} % certified at {case['norm']} {case['eps']:.4g}" for case in certified
     )
-    return "met" if any(case["ci_low"] > 1 / classes for case in certified) else "not met", text
+    return "met" if any(case["ci_low"] > chance for case in certified) else "not met", text
 
 
-def _judge_queries(run: dict[str, Any], twin: dict[str, Any] | None, classes: int) -> tuple[str, str]:
+def _judge_queries(run: dict[str, Any], twin: dict[str, Any] | None, chance: float) -> tuple[str, str]:
     queries = run.get("queries")
     if not queries:
         return "not measured", "no queries were counted"

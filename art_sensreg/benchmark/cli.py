@@ -27,7 +27,7 @@ from art_sensreg.benchmark.tables import explanations, summary_table
 from art_sensreg.benchmark.threats import pair_threats
 from art_sensreg.datasets import Dataset, load_dataset
 from art_sensreg.models import ACTIVATIONS, MODELS, NORM_LAYERS, build_model
-from art_sensreg.training.distributed import join_processes, leave_processes, local_device
+from art_sensreg.training.distributed import Processes, join_processes, leave_processes, local_device
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -99,6 +99,13 @@ def make_parser() -> argparse.ArgumentParser:
     add("--out", type=Path, metavar="DIR", help="default: results/DATASET-TIME")
     add("--resume", action="store_true", help="keep the finished cells of the run in --out")
     add("--list", action="store_true", help="list defences and attacks, each with its paper, and stop")
+    add(
+        "--jobs",
+        type=whole_number,
+        metavar="N",
+        help="processes that attack models side by side, on the CPU; default: all cores on digits (unless "
+        "OMP_NUM_THREADS is set), else 1",
+    )
     add("--quiet", action="store_true", help="no progress bar")
     return parser
 
@@ -144,6 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         resume=given.resume,
         audits=given.audit,
         interpret=given.interpret,
+        workers=_workers(given.jobs, settings, processes),
     )
     if processes.rank == 0:
         program = ["python"] if processes.count == 1 else ["torchrun", f"--nproc-per-node={processes.count}"]
@@ -153,6 +161,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         processes.gather(None)  # the first process has written its report: all leave together
         leave_processes()
     return 0 if complete else 1
+
+
+def _workers(jobs: int | None, settings: SuiteSettings, processes: Processes) -> int:
+    """How many processes attack side by side: several where each has one thread and no others share the work."""
+    if settings.device != "cpu" or processes.count > 1:
+        return 1
+    small = RECIPES.get(settings.dataset, FILE_RECIPE).threads == 1 and "OMP_NUM_THREADS" not in os.environ
+    return jobs or (len(os.sched_getaffinity(0)) if small and hasattr(os, "sched_getaffinity") else 1)
 
 
 def _load_plugin(arguments: Sequence[str] | None) -> None:
@@ -188,7 +204,8 @@ def prepare(given: argparse.Namespace) -> tuple[SuiteSettings, Dataset, Path, di
     for defence, option, value in given.options:
         options.setdefault(defence, {})[option] = value
     for defence, chosen in options.items():
-        resolve_options(defence, chosen, {"eps": recipe.eps[given.norm[0]][-1], **recipe.penalties.get(defence, {})})
+        sizes = {"eps": recipe.eps[given.norm[0]][-1], "norm": given.norm[0]}
+        resolve_options(defence, chosen, {**sizes, **recipe.penalties.get(defence, {})})
     dataset = load_dataset(given.dataset, given.data_dir or os.environ.get("ART_SENSREG_DATA"))
     if given.validation:
         dataset = dataset.with_validation_as_test()

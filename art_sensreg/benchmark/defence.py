@@ -70,6 +70,7 @@ class Defence:
     :param architecture: Function of a task and the options that makes the untrained model; None: the task's own.
     :param random: How the model is random at prediction time, or None.
     :param certificate: How it certifies, or None.
+    :param check: Function of the options that raises where one of them is not usable, or None.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Defence:
     architecture: Callable[[TrainingTask, Options], nn.Module] | None = None
     random: RandomRow | None = None
     certificate: Certificate | None = None
+    check: Callable[[Options], Any] | None = None
 
     @property
     def trained(self) -> bool:

@@ -56,7 +56,9 @@ def options_of(settings: SuiteSettings, name: str) -> Options:
     :return: The options.
     """
     recipe = RECIPES.get(settings.dataset, FILE_RECIPE).penalties.get(name, {})
-    return resolve_options(name, settings.options.get(name, {}), {"eps": max(settings.threats[0].eps), **recipe})
+    threat = settings.threats[0]
+    given = settings.options.get(name, {})
+    return resolve_options(name, given, {"eps": max(threat.eps), "norm": threat.norm, **recipe})
 
 
 def resolve_options(name: str, given: Options, recipe: Options) -> Options:
@@ -82,13 +84,17 @@ def resolve_options(name: str, given: Options, recipe: Options) -> Options:
             raise ValueError(f"`--set` names the option {option!r} of {name}; expected one of: {known}.")
     filled = {option: recipe.get(option) if value is None else value for option, value in defaults.items()}
     options = {**filled, **given}
-    penalties = DEFENCES[name].penalties
+    penalties, check = DEFENCES[name].penalties, DEFENCES[name].check
+    if check is not None:
+        check(options)
     if penalties is not None:
         penalties(options)  # the penalties check their own options
         return options
     for option, value in given.items():
         if isinstance(defaults[option], int):
             check_count(option, value)
-        else:
-            check_number(option, value, minimum=0.0, exclusive=True)
+        elif not isinstance(value, str):
+            check_number(option, value, minimum=0.0)
+        elif option != "norm":
+            raise TypeError(f"`{option}` is {value!r}; expected a number.")
     return options

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from art.defences.trainer import Trainer
@@ -14,6 +14,7 @@ from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES, Adversary
 from art_sensreg.benchmark.claims import Claim, robust_accuracy
 from art_sensreg.benchmark.defence import Defence, Options, RandomRow
 from art_sensreg.benchmark.task import TrainingTask
+from art_sensreg.benchmark.threats import NORMS
 from art_sensreg.objectives import Penalty
 from art_sensreg.penalties import FisherRaoPenalty, GradientDiversityPenalty, JacobianPenalty, SensitivityPenalty
 from art_sensreg.randomization import BayesianKL, randomize
@@ -35,6 +36,7 @@ def from_penalties(
     options: Options | None = None,
     claim: Claim = WHITE_BOX,
     adversary: MakeAdversary | None = None,
+    norms: tuple[str, ...] = tuple(NORMS),
     **more: Any,
 ) -> Defence:
     """
@@ -47,6 +49,7 @@ def from_penalties(
     :param options: Its options and their defaults.
     :param claim: What it claims to stop.
     :param adversary: Function of the options that makes the adversary, or None.
+    :param norms: Norms in which it can train; in the others it is not applicable.
     :param more: Further fields of `Defence`.
     :return: The row.
 
@@ -60,14 +63,16 @@ def from_penalties(
     """
 
     def checked(chosen: Options) -> list[Penalty]:
-        if adversary is not None:
-            adversary(chosen)  # which checks its options
+        # All of these check their options.
+        TrainingConfig(**_of_config(chosen))
+        if adversary is not None and chosen.get("norm", "linf") in norms:
+            adversary(chosen)
         return penalties(chosen)
 
     def make(classifier: PyTorchClassifier, task: TrainingTask, chosen: Options) -> Trainer:
+        task.require_norm(norms, f"{name} trains on perturbations in {' or '.join(norms)} only")
         opponent = None if adversary is None else adversary(chosen)
-        settings = {name: chosen[name] for name in ("penalty_fraction", "penalty_warmup") if name in chosen}
-        config = _config(task, **settings)
+        config = _config(task, **_of_config(chosen))
         return SensRegTrainer(classifier, penalties(chosen), config, adversary=opponent)
 
     return from_trainer(name, summary, paper, make, options, claim, penalties=checked, **more)
@@ -118,6 +123,10 @@ def from_trainer(
     return Defence(name, summary, paper, train, options or {}, claim, architecture=architecture, **more)
 
 
+def _of_config(options: Options) -> Options:
+    return {name: options[name] for name in ("penalty_fraction", "penalty_warmup") if name in options}
+
+
 def _config(task: TrainingTask, **settings: Any) -> TrainingConfig:
     return TrainingConfig(batch_size=task.batch_size, nb_epochs=task.epochs, seed=task.seed, **settings)
 
@@ -146,6 +155,8 @@ def _both(options: Options) -> list[Penalty]:
 
 # --- hybrids ----------------------------------------------------------------------------------------------------------
 
+_LINF = ("linf",)
+_STEEPEST = ("linf", "l2")
 _PAIR: Options = {"eps": None, "clean_fraction": 0.5, "pair": "adversarial"}
 _WEIGHTS: Options = {"sr_weight": None, "jr_weight": None, "sigma": 0.3}
 
@@ -163,11 +174,12 @@ def _n_fgsm(options: Options) -> Adversary:
 
 
 def _pgd(options: Options) -> Adversary:
-    return PGD(**_pair(options), max_iter=options["max_iter"])
+    return PGD(**_pair(options), max_iter=options["max_iter"], norm=options["norm"])
 
 
 def _trades(options: Options) -> Adversary:
-    return TRADES(eps=options["eps"], pair=options["pair"], max_iter=options["max_iter"], beta=options["beta"])
+    names = ("eps", "norm", "pair", "max_iter", "beta")
+    return TRADES(**{name: options[name] for name in names})
 
 
 # --- FIRE -------------------------------------------------------------------------------------------------------------
@@ -175,18 +187,23 @@ def _trades(options: Options) -> Adversary:
 
 def _fire(options: Options) -> list[Penalty]:
     steps = options["max_iter"]
-    step = 2.5 * options["eps"] / steps if options["eps_step"] is None else options["eps_step"]
+    step = 2.5 * options["eps"] / max(steps, 1) if options["eps_step"] is None else options["eps_step"]
     return [FisherRaoPenalty(weight=options["weight"], eps=options["eps"], eps_step=step, max_iter=steps)]
 
 
 # --- randomised networks ----------------------------------------------------------------------------------------------
 
 _RSE: Options = {"first_std": 0.2, "std": 0.1}
+_SMALLEST = nn.Linear(1, 1)
 _AVERAGED = robust_accuracy("white-box evasion within eps, by attackers who average the model's noise")
 
 
 def _rse_model(task: TrainingTask, options: Options) -> nn.Module:
     return randomize(task.new_model(), kind="rse", first_std=options["first_std"], std=options["std"])
+
+
+def _check_rse(options: Options) -> None:
+    randomize(_SMALLEST, kind="rse", first_std=options["first_std"], std=options["std"])
 
 
 def _bayesian_model(task: TrainingTask, options: Options) -> nn.Module:
@@ -201,9 +218,14 @@ def _diversity(options: Options) -> list[Penalty]:
     return [GradientDiversityPenalty(weight=options["weight"], kind=options["kind"], samples=options["samples"])]
 
 
+def _injected(options: Options) -> Adversary:
+    return PGD(**{name: options[name] for name in ("eps", "norm", "max_iter", "clean_fraction")})
+
+
 def _adv_bnn(classifier: PyTorchClassifier, task: TrainingTask, options: Options) -> Trainer:
+    task.require_norm(_STEEPEST, "Adv-BNN trains on perturbations in linf or l2 only")
     penalties = [BayesianKL(weight=options["kl_weight"] / len(task.dataset.x_train))]
-    adversary = PGD(eps=options["eps"], max_iter=options["max_iter"])
+    adversary = PGD(eps=options["eps"], max_iter=options["max_iter"], norm=options["norm"])
     return SensRegTrainer(classifier, penalties, _config(task), adversary=adversary)
 
 
@@ -252,14 +274,16 @@ OURS = (
         _both,
         {**_PAIR, **_WEIGHTS},
         adversary=_fgsm_rs,
+        norms=_LINF,
     ),
     from_penalties(
         "n-fgsm",
-        "N-FGSM: noise, then one step",
+        "N-FGSM on half of each batch's loss: noise, then one step",
         "de Jorge et al. 2022, arXiv 2202.01181",
         lambda options: [],
-        {**_PAIR, "clean_fraction": 0.0, "start_noise": 2.0},
+        {**_PAIR, "start_noise": 2.0},
         adversary=_n_fgsm,
+        norms=_LINF,
     ),
     from_penalties(
         "n-fgsm+sr+jr",
@@ -268,22 +292,25 @@ OURS = (
         _both,
         {**_PAIR, **_WEIGHTS, "start_noise": 2.0},
         adversary=_n_fgsm,
+        norms=_LINF,
     ),
     from_penalties(
         "at+sr+jr",
         "Adversarial training by PGD, with SR and JR between clean and adversarial images",
         f"Madry et al. 2018, arXiv 1706.06083; {_PAPER}",
         _both,
-        {**_PAIR, **_WEIGHTS, "max_iter": 7},
+        {**_PAIR, **_WEIGHTS, "max_iter": 7, "norm": None},
         adversary=_pgd,
+        norms=_STEEPEST,
     ),
     from_penalties(
         "trades+sr+jr",
         "TRADES, with SR and JR between clean and adversarial images",
         f"Zhang et al. 2019, arXiv 1901.08573; {_PAPER}",
         _both,
-        {"eps": None, "pair": "adversarial", **_WEIGHTS, "max_iter": 7, "beta": 6.0},
+        {"eps": None, "pair": "adversarial", **_WEIGHTS, "max_iter": 7, "beta": 6.0, "norm": None},
         adversary=_trades,
+        norms=_STEEPEST,
     ),
     from_penalties(
         "fire",
@@ -291,6 +318,7 @@ OURS = (
         "Picot et al. 2022, arXiv 2106.06685",
         _fire,
         {"weight": None, "eps": None, "eps_step": None, "max_iter": 10},
+        norms=_LINF,
     ),
     from_penalties(
         "rse",
@@ -300,6 +328,7 @@ OURS = (
         _RSE,
         _AVERAGED,
         architecture=_rse_model,
+        check=_check_rse,
         random=RandomRow(),
     ),
     from_penalties(
@@ -308,18 +337,20 @@ OURS = (
         "Lee et al. 2022, arXiv 2107.02425",
         _diversity,
         {**_RSE, "weight": None, "kind": "kappa", "samples": 4, "penalty_warmup": 0.5},
-        _AVERAGED,
+        replace(_AVERAGED, over="rse"),
         architecture=_rse_model,
+        check=_check_rse,
         random=RandomRow(),
     ),
     from_trainer(
         "adv-bnn",
-        "Adv-BNN: Gaussian weights trained on PGD examples",
+        "Adv-BNN: Gaussian weights trained on PGD examples; kl_weight is the factor of KL/N, far below the paper's 1",
         "Liu et al. 2019, arXiv 1810.01279",
         _adv_bnn,
-        {"eps": None, "max_iter": 7, "prior_std": 0.1, "kl_weight": None},
+        {"eps": None, "max_iter": 7, "norm": None, "prior_std": 0.1, "kl_weight": None},
         _AVERAGED,
         architecture=_bayesian_model,
+        check=lambda options: randomize(_SMALLEST, kind="bayesian", prior_std=options["prior_std"]),
         random=RandomRow(),
     ),
     from_penalties(
@@ -327,12 +358,12 @@ OURS = (
         "Parametric noise injection: learned noise on the weights, trained on clean and PGD examples",
         "He et al. 2019, arXiv 1811.09310",
         lambda options: [],
-        {"eps": None, "max_iter": 7, "initial_alpha": 0.25, "clean_fraction": 0.5},
+        {"eps": None, "max_iter": 7, "norm": None, "initial_alpha": 0.25, "clean_fraction": 0.5},
         _AVERAGED,
-        adversary=lambda options: PGD(
-            eps=options["eps"], max_iter=options["max_iter"], clean_fraction=options["clean_fraction"]
-        ),
+        adversary=_injected,
+        norms=_STEEPEST,
         architecture=_pni_model,
+        check=lambda options: randomize(_SMALLEST, kind="pni", initial_alpha=options["initial_alpha"]),
         random=RandomRow(),
     ),
 )

@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import re
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,8 @@ class Records:
         writes: bool = True,
     ) -> None:
         self.out, self.writes = out, writes
+        # Where records go instead, in a process that must not write the results.
+        self.deliver: Callable[[dict[str, Any]], None] | None = None
         if writes:
             (out / "masks").mkdir(parents=True, exist_ok=True)
             (out / "checkpoints").mkdir(exist_ok=True)
@@ -117,6 +120,9 @@ class Records:
 
         :param run: The record.
         """
+        if self.deliver is not None:
+            self.deliver(run)
+            return
         for index, other in enumerate(self.runs):
             if (other["defence"], other["seed"]) == (run["defence"], run["seed"]):
                 self.runs[index] = run
@@ -218,6 +224,19 @@ class Records:
                 everywhere = np.logical_and.reduce([attacked for _, attacked in parts])
                 robust = np.logical_and.reduce([robust for robust, _ in parts])
                 run["union"].append({"eps": eps_of, **_share(robust[everywhere])})
+
+    def worst_case(self, run: dict[str, Any], norm: str, eps: float, n: int) -> dict[str, Any] | None:
+        """
+        The worst case of a run on the first images.
+
+        :param run: The record.
+        :param norm: Name of the norm.
+        :param eps: Size.
+        :param n: Number of images.
+        :return: An entry as in `worst_case`, or None if no attack ran.
+        """
+        robust, attacked = (mask[:n] for mask in self._outcome(run, norm, eps))
+        return {"norm": norm, "eps": eps, **_share(robust[attacked])} if attacked.any() else None
 
     def _outcome(self, run: dict[str, Any], norm: str, eps: float) -> tuple[np.ndarray, np.ndarray]:
         """Which images no attack broke, and which were attacked."""

@@ -6,6 +6,8 @@ import json
 import logging
 import shutil
 import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,16 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from art_sensreg.benchmark.attacking import attack_cell
+from art_sensreg.benchmark.attacks import ATTACKS
 from art_sensreg.benchmark.audit_cells import audit_cell
 from art_sensreg.benchmark.cell import clean_outcome, quiet, task_of, trained_cell
+from art_sensreg.benchmark.defences import DEFENCES
 from art_sensreg.benchmark.job import Job
 from art_sensreg.benchmark.measures import draw_saliency, judge_claims, measure_beside
 from art_sensreg.benchmark.records import Records
 from art_sensreg.benchmark.settings import SALIENCY, SuiteSettings
 from art_sensreg.benchmark.views import Cell
+from art_sensreg.benchmark.workers import attack_side_by_side
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.datasets import Dataset
 from art_sensreg.training.distributed import Processes
@@ -43,6 +48,7 @@ def run_suite(
     resume: bool = False,
     audits: bool = False,
     interpret: bool = False,
+    workers: int = 1,
 ) -> bool:
     """
     Run all cells that are not yet in the records: of each seed all training first, so that every attack that needs
@@ -56,6 +62,7 @@ def run_suite(
     :param resume: Whether to continue training runs that were broken off.
     :param audits: Whether every trained model is audited.
     :param interpret: Whether the explanations of every trained model are scored, and those of three drawn.
+    :param workers: Processes that attack cells side by side, on the CPU. Training is never side by side: it is timed.
     :return: Whether every cell of ours is filled.
     """
     if processes.rank == 0 and not resume:
@@ -69,25 +76,17 @@ def run_suite(
                 bar.set_description(f"{name} seed {seed}: training")
                 trained[name] = trained_cell(settings, dataset, records, name, seed, processes)
                 bar.update()
+            jobs = []
             for run, cell in trained.values():
                 if cell is None:
+                    records.put(run)
                     bar.update(len(settings.attacks))
                 else:
-                    job = _job(settings, dataset, records, run, cell, processes, trained)
-                    _attack(job, bar)
-                    if processes.rank == 0:
-                        bar.set_description(f"{run['defence']} seed {seed}: other measures")
-                        _measure(job, interpret)
-                if processes.rank == 0:
-                    records.summarise(run, settings.threats)
-                    if audits and "audit" not in run and cell is not None:
-                        bar.set_description(f"{run['defence']} seed {seed}: audit")
-                        run["audit"] = _audited(
-                            settings, dataset, run, {name: found[1] for name, found in trained.items()}
-                        )
-                records.put(run)
+                    jobs.append(_job(settings, dataset, records, run, cell, processes, trained))
+            attack = partial(_attacked, cells=trained, audits=audits, interpret=interpret)
+            _attack_all(jobs, attack, workers, records, bar)
             if processes.rank == 0:
-                judge_claims(records, dataset.nb_classes)
+                judge_claims(records, dataset)
                 records.save()
                 if interpret and seed == 0:
                     cells = {name: found[1] for name, found in trained.items()}
@@ -98,11 +97,18 @@ def run_suite(
 
 
 def _measure(job: Job, interpret: bool) -> None:
+    run = job.run
+    failed_before = run.pop("measure_error", None)
     try:
         measure_beside(job, interpret)
     except Exception as error:  # noqa: BLE001 - one failing cell must not take the others with it
         logger.debug("%s", traceback.format_exc())
-        job.run.update(status="error", reason=f"{type(error).__name__}: {error}")
+        run["measure_error"] = f"{type(error).__name__}: {error}"
+        if DEFENCES[run["defence"]].ours:
+            run.update(status="error", reason=run["measure_error"])
+        return
+    if failed_before is not None and run["reason"] == failed_before:
+        run.update(status="ok", reason="")  # a resumed run has filled what was missing
 
 
 def _audited(settings: SuiteSettings, dataset: Dataset, run: dict[str, Any], cells: dict[str, Cell | None]) -> Any:
@@ -115,12 +121,30 @@ def _audited(settings: SuiteSettings, dataset: Dataset, run: dict[str, Any], cel
         return report.as_json()
 
 
-def _attack(job: Job, bar: Any) -> None:
-    def progress(attack: str) -> None:
-        bar.set_description(f"{job.run['defence']} seed {job.run['seed']}: {attack}")
-        bar.update()
+def _attack_all(jobs: list[Job], attack: Any, workers: int, records: Records, bar: Any) -> None:
+    def progress(run: dict[str, Any], name: str) -> None:
+        bar.set_description(f"{run['defence']} seed {run['seed']}: {name}")
+        bar.update(name in ATTACKS)
 
+    if workers > 1 and len(jobs) > 1:
+        attack_side_by_side(jobs, attack, workers, records.put, progress)
+        return
+    for job in jobs:
+        attack(job, partial(progress, job.run))
+
+
+def _attacked(job: Job, progress: Callable[[str], None], cells: dict[str, Any], audits: bool, interpret: bool) -> None:
+    """Attack a cell, measure what else is asked for, and store it all."""
+    run, settings = job.run, job.settings
     attack_cell(job, progress)
+    if job.processes.rank == 0:
+        progress("other measures")
+        _measure(job, interpret)
+        job.records.summarise(run, settings.threats)
+        if audits and "audit" not in run:
+            progress("audit")
+            run["audit"] = _audited(settings, job.dataset, run, {name: found[1] for name, found in cells.items()})
+    job.records.put(run)
 
 
 def _job(

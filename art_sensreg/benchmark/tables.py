@@ -274,7 +274,8 @@ def _attacks_left_out(data: dict[str, Any]) -> list[str]:
         names = [name for name in data["config"]["attacks"] if threat.norm not in ATTACKS[name].norms]
         lines += [f"{name}: not defined in {threat.norm}, left out there" for name in names]
     for run in data["runs"]:
-        lines += [f"{run['defence']} (seed {run['seed']}): {note}" for note in run.get("notes", [])]
+        notes = [*run.get("notes", []), *([run["measure_error"]] if "measure_error" in run else [])]
+        lines += [f"{run['defence']} (seed {run['seed']}): {note}" for note in notes]
         reasons: dict[tuple[str, str], None] = {}
         for row in run["attacks"]:
             if row.get("status") == "not_applicable":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,17 @@ class TrainingTask:
         :param reason: Why.
         :raises NotApplicable: If the norm is not `linf`.
         """
-        if self.norm != "linf":
+        self.require_norm(("linf",), reason)
+
+    def require_norm(self, norms: Sequence[str], reason: str) -> None:
+        """
+        Refuse other norms.
+
+        :param norms: Those that will do.
+        :param reason: Why.
+        :raises NotApplicable: If the norm is none of them.
+        """
+        if self.norm not in norms:
             raise NotApplicable(f"{reason}; this run is in {self.norm}")
 
     def new_model(self) -> nn.Module:

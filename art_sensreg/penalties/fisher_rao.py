@@ -75,7 +75,7 @@ class FisherRaoPenalty(PassPenalty):
     | Paper link: https://arxiv.org/abs/2106.06685 (Picot et al. 2022, equation 12)
 
     :param weight: lambda, at least 0.
-    :param eps: L-inf size of the perturbation, in input units.
+    :param eps: L-inf size of the perturbation, in input units; the defaults are for images in [0, 1].
     :param eps_step: Size of a step.
     :param max_iter: Number of steps. The defaults are those of CIFAR-10; :data:`FIRE_PRESETS` has MNIST's too.
     :raises ValueError: If a setting is out of range.

@@ -228,6 +228,7 @@ class GradientDiversityPenalty:
     """
 
     name: ClassVar[str] = "gradient_diversity"
+    double_backward: ClassVar[bool] = True
 
     weight: float = 0.05
     kind: str = "kappa"

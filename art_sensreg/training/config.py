@@ -31,8 +31,8 @@ class TrainingConfig:
         None takes one from torch's global generator, so that `torch.manual_seed` governs it.
     :param drop_last: Whether an incomplete last batch is left out.
     :param penalty_fraction: Share of each batch's rows, above 0 and at most 1, that get noisy copies: below 1 it is the
-        cheap mode. Penalties that differentiate by the input, those of your own, and models with randomness of their
-        own (other than dropout) take all rows all the same.
+        cheap mode. Penalties that differentiate by the input, those of your own, those measured on adversarial images
+        (`pair="adversarial"`), and models with randomness of their own (other than dropout) take all rows all the same.
     :param penalty_warmup: Share of the run, from 0 to 1, over whose steps the weights of all penalties rise from 0 to
         what they are: for penalties that keep an untrained network from learning.
     :param scheduler_interval: When a learning rate scheduler steps: `epoch`, `step`, or `auto`: after every step for

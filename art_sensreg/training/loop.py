@@ -83,11 +83,11 @@ class Training:
         self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         self.per_step = steps_every_batch(scheduler, config)
         self.monitor = make_monitor(config, validation is not None)
-        if config.compile and (objective.double_backward or objective.inner_maximisation):
+        if config.compile and not objective.compilable:
             raise ValueError(
                 "`compile` is True with a penalty that needs double backward, or with gradient steps inside of a step, "
-                "which torch.compile refuses; expected JacobianPenalty(estimator='finite_difference'), no adversary "
-                "and no FisherRaoPenalty."
+                "which torch.compile refuses; expected JacobianPenalty(estimator='finite_difference'), no adversary, "
+                "no FisherRaoPenalty and no GradientDiversityPenalty."
             )
         drawn = int(torch.randint(2**31, ())) if config.seed is None else config.seed
         self.seed = int(processes.agree(drawn))

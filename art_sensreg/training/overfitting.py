@@ -110,14 +110,20 @@ class OverfittingGuard:
             logger.warning(
                 "Catastrophic overfitting in epoch %d: accuracy is %.1f %% under PGD (at best %.1f %% before), and "
                 "%.1f %% under a single step. %s",
-                record["epoch"], 100 * value, 100 * self.best, 100 * single, _ADVICE[self.action],
+                record["epoch"], 100 * value, 100 * self.best, 100 * single, self._advice(),
             )  # fmt: skip
-        elif value >= self.best and not collapse:
-            # Training that goes on may recover, and collapse once more.
-            self.best, self.collapsed = value, False
+        if not collapse:
+            self.collapsed = False  # training that goes on may recover, and collapse once more
+        if not collapse and value >= self.best:
+            self.best = value
             if self.action == "roll_back":
                 self.weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         return self.collapsed and self.action != "report"
+
+    def _advice(self) -> str:
+        if self.action == "roll_back" and not self.weights:
+            return f"Training stops with the weights as they are: no epoch before it was better. {_REMEDY}"
+        return _ADVICE[self.action]
 
     def state_dict(self) -> dict[str, Any]:
         """The state, for a checkpoint."""

@@ -76,6 +76,7 @@ class ValidationAttack:
             self.max_iter,
             self.norm,
             objective.clip_values,
+            averaged=True,
         )
 
 

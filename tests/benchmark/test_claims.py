@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from art_sensreg.benchmark.claims import Claim, judged, robust_accuracy
@@ -17,19 +18,24 @@ def case(share, n=200, eps=0.1):
 
 
 def status(claim, run, twin=None):
-    return judged(claim, run, twin, classes=10)["status"]
+    return judged(claim, run, twin, chance=0.1)["status"]
 
 
 def test_robust_accuracy_must_be_clearly_above_the_undefended():
-    twin = {"worst_case": [case(0.50), case(0.0, eps=0.2)]}
+    twin = {"defence": "none", "worst_case": [case(0.50), case(0.0, eps=0.2)]}
     assert status(robust_accuracy(), {"worst_case": [case(0.70), case(0.0, eps=0.2)]}, twin) == "met"
     assert status(robust_accuracy(), {"worst_case": [case(0.55), case(0.0, eps=0.2)]}, twin) == "not met"
     assert status(robust_accuracy(), {"worst_case": [case(0.50), case(0.1, eps=0.2)]}, twin) == "met"  # at one size
     assert status(robust_accuracy(), {"worst_case": [case(0.50), case(0.005, eps=0.2)]}, twin) == "not met"
     assert status(robust_accuracy(), {"worst_case": [case(0.30)]}, twin) == "not met"
-    assert status(robust_accuracy(), {"worst_case": [case(0.99, n=4)]}, {"worst_case": [case(0.75, n=4)]}) == "not met"
+    assert (
+        status(robust_accuracy(), {"worst_case": [case(0.99, n=4)]}, {**twin, "worst_case": [case(0.75, n=4)]})
+        == "not met"
+    )
     assert status(robust_accuracy(), {"worst_case": [case(0.7)]}) == "not measured"
     assert status(robust_accuracy(), {"worst_case": [case(0.7, eps=0.3)]}, twin) == "not measured"
+    failed = {"worst_case": [case(0.9)], "attacks": [{"attack": "pgd", "status": "error"}]}
+    assert status(robust_accuracy(), failed, twin) == "not measured"
 
 
 def test_certified_accuracy_must_be_above_a_constant_prediction():
@@ -38,6 +44,7 @@ def test_certified_accuracy_must_be_above_a_constant_prediction():
 
     assert status(CERTIFIED, certified(0.2)) == "met"
     assert status(CERTIFIED, certified(0.08)) == "not met"
+    assert judged(CERTIFIED, certified(0.2), None, chance=0.25)["status"] == "not met"  # one class is a quarter of all
     assert status(CERTIFIED, {"certified": []}) == "not measured"
     assert status(CERTIFIED, {}) == "not measured"
 
@@ -55,7 +62,7 @@ def test_queries_must_be_more_or_win_less():
 
 def test_who_claims_nothing():
     none = Claim(metric="none", threat="poisoned data")
-    assert judged(none, {}, None, 10) == {
+    assert judged(none, {}, None, 0.1) == {
         "metric": "none",
         "threat": "poisoned data",
         "status": "none made",
@@ -117,6 +124,19 @@ def test_the_claim_of_each_on_the_digits(name, pytestconfig):
     page = (pytestconfig.rootpath / "docs" / "results" / "digits-all-defences.md").read_text()
     row = next(line for line in page.splitlines() if line.startswith(f"| {name} |"))
     assert row.rstrip(" |").endswith("NOT MET") == (found == "not met")
+
+
+def test_it_is_compared_on_the_same_images(tmp_path):
+    from art_sensreg.benchmark.records import Records
+
+    records = Records(tmp_path, {}, "cpu")
+    robust = np.array([True] * 10 + [False] * 30)
+    everywhere = np.ones(40, dtype=bool)
+    row = {"attack": "pgd", "norm": "linf", "eps": 0.1, "mask": records.write_mask(("none",), robust, everywhere)}
+    run = {"attacks": [row]}
+    assert records.worst_case(run, "linf", 0.1, 40)["robust_accuracy"] == 0.25
+    assert records.worst_case(run, "linf", 0.1, 20)["robust_accuracy"] == 0.5
+    assert records.worst_case(run, "linf", 0.2, 20) is None
 
 
 @pytest.mark.slow

@@ -50,11 +50,12 @@ def test_certified_accuracy(runs, name, norm):
 def test_random_models_are_attacked_by_eot_only_and_shown_as_a_curve(runs, name):
     run = runs[name]
     assert {(case["eps"], case["samples"]) for case in run["eot_curve"]} == {
-        (eps, draws) for eps in (0.05, 0.1) for draws in (1, 4, 16)
+        (eps, draws) for eps in (0.05, 0.1) for draws in (1, 4, 16, 64)
     }
     assert all(0 <= case["ci_low"] <= case["robust_accuracy"] <= case["ci_high"] <= 1 for case in run["eot_curve"])
     assert {row["view"] for row in run["attacks"]} == {"default"}
-    assert all("random" in row for row in run["attacks"])  # scored with fresh draws
+    assert all("random" in row for row in run["attacks"] if "eot" not in row["attack"])  # scored with fresh draws
+    assert {row["attack"] for row in run["attacks"]} == {"fgm", "pgd", *(f"pgd-eot-{n}" for n in (1, 4, 16, 64))}
     assert all("eot_curve" not in other for key, other in runs.items() if key not in ("rse", "art-smoothing"))
 
 
@@ -96,7 +97,7 @@ def test_claims_stand_in_the_table(runs, finished):
     assert runs["none"]["claim"]["status"] == "none made"
     for page in ("report.md", "report.html"):
         text = (finished[0] / page).read_text()
-        for words in ("Certified accuracy", "Queries of a score-based attack", "n = 16", "insertion", "Claims"):
+        for words in ("Certified accuracy", "Queries of a score-based attack", "n = 64", "insertion", "Claims"):
             assert words in text
     assert "eot-curve.png" in (finished[0] / "report.html").read_text()
     assert "saliency.png" in (finished[0] / "report.html").read_text()

@@ -409,3 +409,46 @@ def test_resume_refuses_other_data(tmp_path, digits, capsys):
     with pytest.raises(SystemExit):
         main([*arguments, "--model", "mlp", "--out", str(tmp_path / "run"), "--resume"])
     assert "`data_crc32` was" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("norm", "name", "status"),
+    [("l2", "at+sr+jr", "ok"), ("l2", "n-fgsm", "not_applicable"), ("l2", "fire", "not_applicable"),
+     ("l1", "at+sr+jr", "not_applicable"), ("l1", "pni", "not_applicable"), ("l2", "pni", "ok")],
+)  # fmt: skip
+def test_adversaries_train_in_the_norm_of_the_run_or_not_at_all(tmp_path, norm, name, status):
+    assert run(tmp_path / "run", "--defences", name, "--attacks", "fgm", "--norm", norm, "--eps", "0.5") == 0
+    (entry,) = results(tmp_path / "run")["runs"]
+    assert entry["status"] == status
+    assert (f"this run is in {norm}" in entry["reason"]) == (status == "not_applicable")
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["rse.first_std=-1", "pni.initial_alpha=-1", "adv-bnn.prior_std=0", "graddiv.penalty_warmup=3",
+     "sr+jr-cheap.penalty_fraction=7", "at+sr+jr.clean_fraction=2", "fire.max_iter=0"],
+)  # fmt: skip
+def test_options_are_checked_before_anything_runs(option, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(tmp_path / "run", "--defences", option.split(".")[0], "--set", option)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_measure_that_failed_is_made_up_for(tmp_path, monkeypatch):
+    from art_sensreg.benchmark import run as suite
+
+    arguments = ["--defences", "rse", "--attacks", "fgm"]
+    monkeypatch.setattr(suite, "measure_beside", lambda *_: (_ for _ in ()).throw(RuntimeError("no measure")))
+    assert run(tmp_path / "run", *arguments) == 1
+    (entry,) = results(tmp_path / "run")["runs"]
+    assert (entry["status"], entry["reason"]) == ("error", "RuntimeError: no measure")
+    monkeypatch.undo()
+    assert run(tmp_path / "run", *arguments, "--resume") == 0
+    (entry,) = results(tmp_path / "run")["runs"]
+    assert entry["status"] == "ok"
+    assert len(entry["eot_curve"]) == 8
+    # The worst case counts what the curve found.
+    for case in entry["worst_case"]:
+        curve = [c["robust_accuracy"] for c in entry["eot_curve"] if c["eps"] == case["eps"]]
+        assert case["robust_accuracy"] <= min(curve)

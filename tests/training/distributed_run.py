@@ -12,9 +12,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegClassifier, SensRegTrainer, TrainingConfig
+from art_sensreg import (
+    FisherRaoPenalty,
+    JacobianPenalty,
+    SensitivityPenalty,
+    SensRegClassifier,
+    SensRegTrainer,
+    TrainingConfig,
+)
+from art_sensreg.adversaries import FGSMRS, PGD, TRADES
 from art_sensreg.models import build_model
 from art_sensreg.training import Callback, ValidationAttack
+
+ADVERSARIES = {
+    "noisy": PGD(eps=0.05, max_iter=2, clean_fraction=0.5),
+    "adversarial": FGSMRS(eps=0.05, clean_fraction=0.5, pair="adversarial"),
+    "trades": TRADES(eps=0.05, max_iter=2, pair="adversarial"),
+}
 
 
 class Losses(Callback):
@@ -58,7 +72,10 @@ def main(result, checkpoints=None):
         penalty_fraction=float(os.environ.get("FRACTION", "1")),
         validation_attack=ValidationAttack(eps=0.1, max_iter=2),
     )
-    trainer = SensRegTrainer(classifier, penalties, config)
+    if os.environ.get("ADVERSARY"):
+        penalties.append(FisherRaoPenalty(weight=0.5, eps=0.05, eps_step=0.03, max_iter=2))
+    adversary = ADVERSARIES.get(os.environ.get("ADVERSARY"))
+    trainer = SensRegTrainer(classifier, penalties, config, adversary=adversary)
     trainer.fit(
         x, y, (x[:103], y[:103]), nb_epochs=3, checkpoint_dir=checkpoints, resume=checkpoints is not None, verbose=False
     )

@@ -29,21 +29,32 @@ def run(*arguments, processes=1, timeout=150, **environment):
     )
 
 
-@pytest.mark.parametrize("fraction", ["1", pytest.param("0.4", marks=pytest.mark.slow)])
-def test_two_processes_train_as_one(tmp_path, fraction):
+@pytest.mark.parametrize(
+    ("fraction", "adversary"),
+    [
+        ("1", ""),
+        ("0.4", "adversarial"),
+        pytest.param("0.4", "", marks=pytest.mark.slow),
+        pytest.param("0.4", "noisy", marks=pytest.mark.slow),
+        pytest.param("1", "trades", marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_train_as_one(tmp_path, fraction, adversary):
     results = []
     for processes in (1, 2):
         path = tmp_path / f"{processes}.pt"
-        done = run(SCRIPT, path, processes=processes, FRACTION=fraction)
+        done = run(SCRIPT, path, processes=processes, FRACTION=fraction, ADVERSARY=adversary)
         assert done.returncode == 0, done.stderr
         results.append(torch.load(path, weights_only=True))
     one, two = results
     assert len(one["losses"]) == 21
-    assert two["losses"] == pytest.approx(one["losses"], abs=1e-5)
+    # TRADES starts where its gradient is nearly zero: rounding decides some of the signs.
+    loose = 200 if adversary == "trades" else 1
+    assert two["losses"] == pytest.approx(one["losses"], abs=1e-5 * loose)
     for a, b in zip(one["weights"], two["weights"], strict=True):
-        assert torch.allclose(a, b, atol=1e-4)
+        assert torch.allclose(a, b, atol=1e-4 * loose)
     for a, b in zip(one["history"], two["history"], strict=True):
-        assert b == pytest.approx(a, abs=1e-4)
+        assert b == pytest.approx(a, abs=1e-4 * loose)
 
 
 def test_when_one_process_dies_the_job_fails_soon_and_can_be_resumed(tmp_path):
