@@ -54,7 +54,7 @@ def _by_budget(smoke: dict[str, Any], quick: dict[str, Any], full: dict[str, Any
 _APGD_PAPER = "Croce and Hein 2020, arXiv 2003.01690"
 _APGD = _by_budget({"max_iter": 20, "restarts": 1}, {"max_iter": 100, "restarts": 1}, {"max_iter": 100, "restarts": 5})
 # At full, everything as the authors have it: the figure that papers publish.
-_OFFICIAL = _by_budget({"nb_iter": 10, "nb_queries": 50, "points": 50}, {"nb_iter": 50, "nb_queries": 1000}, {})
+_OFFICIAL = _by_budget({"nb_iter": 10, "nb_queries": 50, "points": 50}, {"nb_iter": 30, "nb_queries": 500}, {})
 _AIMED = _by_budget(
     {"max_iter": 20, "nb_restarts": 2}, {"max_iter": 40, "nb_restarts": 4}, {"max_iter": 100, "nb_restarts": 10}
 )
@@ -91,7 +91,7 @@ _OF_ART = (
         "Square attack, black box",
         "Andriushchenko et al. 2020, arXiv 1912.00049",
         build.square,
-        _by_budget({"max_iter": 60}, {"max_iter": 1000}, {"max_iter": 5000}),
+        _by_budget({"max_iter": 60}, {"max_iter": 500}, {"max_iter": 5000}),
         cost=13,
         norms=("linf", "l2"),
         black_box=True,
