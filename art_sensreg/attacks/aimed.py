@@ -35,7 +35,7 @@ def start_at(kind: str, victim: Victim) -> torch.Tensor:
     Example:
     >>> from art_sensreg.attacks.aimed import start_at
     >>> x, y = torch.tensor([[0.2], [0.8]]), torch.tensor([0, 1])
-    >>> start_at("others", Victim(nn.Identity(), x, y, Ball("linf", 0.1), 0, torch.Generator(), (x, y)))
+    >>> start_at("others", Victim(torch.nn.Identity(), x, y, Ball("linf", 0.1), 0, torch.Generator(), (x, y)))
     tensor([[0.3000],
             [0.7000]])
     """
@@ -88,7 +88,7 @@ class FarStartsAttack(ProjectedAscent):
     Example:
     >>> import numpy as np
     >>> from art_sensreg.attacks import FarStartsAttack
-    >>> classifier = PyTorchClassifier(nn.Identity(), nn.CrossEntropyLoss(), (2,), 2, clip_values=(0.0, 1.0))
+    >>> classifier = PyTorchClassifier(torch.nn.Identity(), torch.nn.CrossEntropyLoss(), (2,), 2, clip_values=(0.0, 1.0))
     >>> FarStartsAttack(classifier, eps=0.1).generate(np.array([[0.6, 0.5]], dtype=np.float32)).round(2)
     array([[0.5, 0.6]], dtype=float32)
     """
@@ -127,9 +127,9 @@ class ScaledLogitsAttack(ProjectedAscent):
 
     Example:
     >>> from art_sensreg.attacks import ScaledLogitsAttack
-    >>> model = nn.Linear(2, 2, bias=False)
+    >>> model = torch.nn.Linear(2, 2, bias=False)
     >>> _ = model.weight.data.copy_(1e6 * torch.eye(2))
-    >>> classifier = PyTorchClassifier(model, nn.CrossEntropyLoss(), (2,), 2, clip_values=(0.0, 1.0))
+    >>> classifier = PyTorchClassifier(model, torch.nn.CrossEntropyLoss(), (2,), 2, clip_values=(0.0, 1.0))
     >>> import numpy as np
     >>> x = np.array([[0.6, 0.5]], dtype=np.float32)
     >>> classifier.predict(ScaledLogitsAttack(classifier, eps=0.1).generate(x)).argmax(axis=1).tolist()
@@ -220,7 +220,7 @@ class TargetedMarginAttack(ProjectedAscent):
     Example:
     >>> import numpy as np
     >>> from art_sensreg.attacks import TargetedMarginAttack
-    >>> classifier = PyTorchClassifier(nn.Identity(), nn.CrossEntropyLoss(), (2,), 2, clip_values=(0.0, 1.0))
+    >>> classifier = PyTorchClassifier(torch.nn.Identity(), torch.nn.CrossEntropyLoss(), (2,), 2, clip_values=(0.0, 1.0))
     >>> TargetedMarginAttack(classifier, eps=0.1).generate(np.array([[0.6, 0.5]], dtype=np.float32)).round(2)
     array([[0.5, 0.6]], dtype=float32)
     """

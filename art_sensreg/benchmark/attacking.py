@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 # Images that are attacked together. Each block has a seed of its own, so that the outcome does not depend on which
 # process attacks it.
 _BLOCK = 128
-# Images on which attacks that search for the smallest perturbation run against a random model, by budget: every query of
+# Images on which attacks that search for the smallest perturbation run against a random model, by budget: each query of
 # theirs is many passes, and the border that they search for is not in one place.
 _MINIMAL_RANDOM = {"smoke": 10, "quick": 10, "full": 100}
 # Training images that attacks may take as examples of other classes.
