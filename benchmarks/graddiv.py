@@ -67,9 +67,11 @@ def measure(dataset: Dataset, seed: int, epochs: int, points: int, weight: float
             classifier.samples = 16
             figures[f"EOT-PGD {eps:g}, {draws} draws"] = robust(classifier, x, x_adv, y, clean, eps)
         if full:
+            classifier.samples = 1  # AutoAttack averages draws itself
             with quiet():
                 attack = OfficialAutoAttack(classifier, eps=eps, version="rand", nb_iter=50, eot_iter=20, seed=seed)
                 found = attack.generate(x, y=labels)
+            classifier.samples = 16
             figures[f"AutoAttack rand {eps:g}"] = robust(classifier, x, found, y, clean, eps)
     return figures
 
