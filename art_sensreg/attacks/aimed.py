@@ -88,7 +88,8 @@ class FarStartsAttack(ProjectedAscent):
     Example:
     >>> import numpy as np
     >>> from art_sensreg.attacks import FarStartsAttack
-    >>> classifier = PyTorchClassifier(torch.nn.Identity(), torch.nn.CrossEntropyLoss(), (2,), 2, clip_values=(0.0, 1.0))
+    >>> model, loss = torch.nn.Identity(), torch.nn.CrossEntropyLoss()
+    >>> classifier = PyTorchClassifier(model, loss, (2,), 2, clip_values=(0.0, 1.0))
     >>> FarStartsAttack(classifier, eps=0.1).generate(np.array([[0.6, 0.5]], dtype=np.float32)).round(2)
     array([[0.5, 0.6]], dtype=float32)
     """
@@ -220,7 +221,8 @@ class TargetedMarginAttack(ProjectedAscent):
     Example:
     >>> import numpy as np
     >>> from art_sensreg.attacks import TargetedMarginAttack
-    >>> classifier = PyTorchClassifier(torch.nn.Identity(), torch.nn.CrossEntropyLoss(), (2,), 2, clip_values=(0.0, 1.0))
+    >>> model, loss = torch.nn.Identity(), torch.nn.CrossEntropyLoss()
+    >>> classifier = PyTorchClassifier(model, loss, (2,), 2, clip_values=(0.0, 1.0))
     >>> TargetedMarginAttack(classifier, eps=0.1).generate(np.array([[0.6, 0.5]], dtype=np.float32)).round(2)
     array([[0.5, 0.6]], dtype=float32)
     """
