@@ -39,3 +39,11 @@ def test_the_related_recipes_are_those_chosen_on_held_out_images():
             chosen = {key: float(value) for key, value in re.findall(r"`(\w+)` ([\d.]+?)[,.]?(?=$| |,)", line)}
             assert {key: chosen[key] for key in recipe} == recipe
     assert {"fire", "at+sr+jr", "n-fgsm+sr+jr"} <= set(sections)
+
+
+def test_the_weight_of_graddiv_is_the_one_chosen_on_held_out_images():
+    text = (ROOT / "docs" / "results" / "digits-graddiv.md").read_text()
+    assert (
+        float(re.search(r"Chosen: ([\d.]+)\.$", text, re.MULTILINE).group(1))
+        == RECIPES["digits"].penalties["graddiv"]["weight"]
+    )

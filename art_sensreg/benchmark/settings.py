@@ -51,7 +51,7 @@ def _penalties(
     hybrid_sr: float = 0.1,
     hybrid_jr: float = 0.01,
     fire: float = 5.0,
-    graddiv: float = 0.05,
+    graddiv: float = 0.07,
 ) -> dict[str, dict[str, float]]:
     sensitivity = {"sigma": sigma, "sr_weight": sr_weight}
     both = {**sensitivity, "jr_weight": jr_weight}
