@@ -41,8 +41,8 @@ for _defence in (*OURS, *ARTS):
 
 # What runs by default in minutes; `--defences all` runs the others too.
 SMOKE_DEFENCES = (
-    *("none", "sr", "jr", "sr+jr", "sr+jr-cheap", "n-fgsm+sr+jr", "at+sr+jr", "fire", "graddiv"),
-    *("art-adversarial", "art-madry", "art-trades-fixed", "art-fbf-fixed", "art-awp-fixed"),
+    *("none", "sr", "jr", "sr+jr", "sr+jr-cheap", "n-fgsm+sr+jr", "at+sr+jr", "fire"),
+    *("art-adversarial", "art-madry", "art-trades-fixed", "art-fbf-fixed"),
     *("art-spatial-smoothing", "art-gaussian-augmentation", "quantise"),
 )
 
