@@ -56,7 +56,7 @@ _APGD = _by_budget({"max_iter": 20, "restarts": 1}, {"max_iter": 100, "restarts"
 # At full, everything as the authors have it: the figure that papers publish.
 _OFFICIAL = _by_budget({"nb_iter": 10, "nb_queries": 50, "points": 50}, {"nb_iter": 30, "nb_queries": 500}, {})
 _AIMED = _by_budget(
-    {"max_iter": 20, "nb_restarts": 2}, {"max_iter": 40, "nb_restarts": 4}, {"max_iter": 100, "nb_restarts": 10}
+    {"max_iter": 20, "nb_restarts": 2}, {"max_iter": 40, "nb_restarts": 2}, {"max_iter": 100, "nb_restarts": 10}
 )
 
 _OF_ART = (
@@ -91,7 +91,7 @@ _OF_ART = (
         "Square attack, black box",
         "Andriushchenko et al. 2020, arXiv 1912.00049",
         build.square,
-        _by_budget({"max_iter": 60}, {"max_iter": 500}, {"max_iter": 5000}),
+        _by_budget({"max_iter": 60}, {"max_iter": 300}, {"max_iter": 5000}),
         cost=13,
         norms=("linf", "l2"),
         black_box=True,
@@ -112,7 +112,7 @@ _OF_ART = (
         build.carlini,
         _by_budget(
             {"max_iter": 10, "binary_search_steps": 4, "points": 50},
-            {"max_iter": 20, "binary_search_steps": 6, "points": 50},
+            {"max_iter": 20, "binary_search_steps": 5, "points": 25},
             {"max_iter": 50, "binary_search_steps": 9, "points": 1000},
         ),
         cost=17,
@@ -125,7 +125,7 @@ _OF_ART = (
         build.hop_skip_jump,
         _by_budget(
             {"max_iter": 5, "max_eval": 200, "points": 10},
-            {"max_iter": 20, "max_eval": 1000, "points": 20},
+            {"max_iter": 20, "max_eval": 1000, "points": 10},
             {"max_iter": 50, "max_eval": 10000, "points": 100},
         ),
         cost=19,
@@ -224,7 +224,7 @@ _AIMED_ONES = (
         "Tramer et al. 2018, arXiv 1705.07204",
         build.aimed("FarStartsAttack"),
         _by_budget(
-            {"max_iter": 20, "nb_restarts": 3}, {"max_iter": 40, "nb_restarts": 6}, {"max_iter": 100, "nb_restarts": 20}
+            {"max_iter": 20, "nb_restarts": 3}, {"max_iter": 40, "nb_restarts": 4}, {"max_iter": 100, "nb_restarts": 20}
         ),
         cost=8,
         art=False,

@@ -100,6 +100,14 @@ def from_trainer(
     :param architecture: As for `Defence`.
     :param more: Further fields of `Defence`.
     :return: The row.
+
+    Example:
+    >>> from art.defences.trainer import AdversarialTrainerFBFPyTorch
+    >>> from art_sensreg.benchmark.our_defences import from_trainer
+    >>> make = lambda model, task, options: AdversarialTrainerFBFPyTorch(model, task.eps)
+    >>> row = from_trainer("fbf", "FBF", "-", make)
+    >>> row.name, row.claim.metric
+    ('fbf', 'robust_accuracy')
     """
 
     def train(task: TrainingTask, chosen: Options) -> PyTorchClassifier:
