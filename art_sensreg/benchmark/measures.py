@@ -26,7 +26,7 @@ from art_sensreg.datasets import Dataset
 
 # Draws that the attacker averages, in the curve of a random model.
 _DRAWS = (1, 4, 16, 64)
-_CURVE_STEPS = {"smoke": 10, "quick": 40, "full": 100}
+_CURVE_STEPS = {"smoke": 10, "quick": 20, "full": 100}
 # Square's iterations, and the images that it is let loose on, to count what it asks for.
 _QUERIES = {"smoke": (100, 30), "quick": (500, 50), "full": (5000, 200)}
 _EXPLAINED = {"smoke": 20, "quick": 50, "full": 200}
