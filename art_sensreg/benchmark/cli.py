@@ -286,7 +286,8 @@ def list_names() -> str:
         repaired = f"; repaired: {defence.repaired}" if defence.repaired else ""
         metric = defence.claim.metric.replace("_", " ").replace("none", "no claim about evasion")
         options = f" {{{', '.join(defence.options)}}}" if defence.options else ""
-        claim = f"[{metric}: {defence.claim.threat}]"
+        unmet = f"; not met on the digits: {defence.claim.unmet}" if defence.claim.unmet else ""
+        claim = f"[{metric}: {defence.claim.threat}{unmet}]"
         lines.append(f"  {defence.name:26} {defence.summary} ({defence.paper}{repaired}) {claim}{options}")
     lines.append("Attacks, in the order in which they run:")
     for name in ordered(ATTACKS):

@@ -18,7 +18,7 @@ Defects of ART 1.20.1: `ClassLabels` marks in every row the classes of the whole
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
@@ -29,6 +29,7 @@ from art.defences.postprocessor.postprocessor import Postprocessor
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
+from art_sensreg.benchmark.claims import Claim
 from art_sensreg.benchmark.task import TrainingTask
 from art_sensreg.classifiers import SensRegClassifier
 
@@ -44,8 +45,8 @@ class NamedPostprocessing:
     :param summary: One line.
     :param paper: Where it comes from.
     :param make: Function of the options that makes the postprocessor.
+    :param claim: What its paper claims.
     :param options: The options and their defaults.
-    :param claim: What its paper claims, and of whom.
     :param random: Whether two equal queries are answered differently.
     :param repaired: What a `...-fixed` row repairs.
     """
@@ -54,8 +55,8 @@ class NamedPostprocessing:
     summary: str
     paper: str
     make: Callable[[Options], Postprocessor]
+    claim: Claim
     options: Options = field(default_factory=dict)
-    claim: str = ""
     random: bool = False
     repaired: str = ""
 
@@ -188,7 +189,8 @@ class CountedQueries:
 
 
 _TRAMER = "Tramer et al. 2016, arXiv 1609.02943"
-_STEALING = "hinders model stealing; nothing about evasion"
+_STEALING = Claim(metric="none", threat="model stealing through the scores")
+_SCORES = Claim(metric="attack_queries", threat="model stealing, and with it attacks that read the scores")
 
 POSTPROCESSING_ROWS = (
     NamedPostprocessing(
@@ -196,16 +198,16 @@ POSTPROCESSING_ROWS = (
         "ART ReverseSigmoid: small probabilities raised and large ones lowered, so that several inputs share a score",
         "Lee et al. 2018, arXiv 1806.00054",
         lambda options: ReverseSigmoid(beta=options["beta"], gamma=options["gamma"]),
+        _STEALING,
         {"beta": 1.0, "gamma": 0.1},
-        claim=_STEALING,
     ),
     NamedPostprocessing(
         "art-output-noise",
         "ART GaussianNoise on the probabilities: random, and changes the decision where classes are close",
         "Chandrasekaran et al. 2018, arXiv 1811.02054 (as a defence to be averaged away)",
         lambda options: GaussianNoise(scale=options["scale"]),
+        replace(_SCORES, unmet="Square loses few queries to it"),
         {"scale": 0.2},
-        claim=_STEALING,
         random=True,
     ),
     NamedPostprocessing(
@@ -213,30 +215,30 @@ POSTPROCESSING_ROWS = (
         "ART HighConfidence: probabilities below the cutoff become 0, all of them where none reaches it",
         _TRAMER,
         lambda options: HighConfidence(cutoff=options["cutoff"]),
+        replace(_SCORES, unmet="what is left of the scores is enough for Square"),
         {"cutoff": 0.25},
-        claim=_STEALING,
     ),
     NamedPostprocessing(
         "art-rounded",
         "ART Rounded: probabilities to some decimals",
         _TRAMER,
         lambda options: Rounded(decimals=options["decimals"]),
+        replace(_SCORES, unmet="what is left of the scores is enough for Square"),
         {"decimals": 3},
-        claim=_STEALING,
     ),
     NamedPostprocessing(
         "art-class-labels",
         "ART ClassLabels as shipped: each row marks the classes of the whole batch",
         _TRAMER,
         lambda options: ClassLabels(),
-        claim=_STEALING,
+        replace(_SCORES, unmet="as shipped it is right on too few images to show it"),
     ),
     NamedPostprocessing(
         "art-class-labels-fixed",
         "ART ClassLabels, repaired: the decision alone",
         _TRAMER,
         lambda options: ClassLabelsByRow(),
-        claim=_STEALING,
+        _SCORES,
         repaired="each row marks its own class",
     ),
 )

@@ -19,6 +19,7 @@ from art.defences.preprocessor import (
 from art.defences.preprocessor.preprocessor import Preprocessor, PreprocessorPyTorch
 from torch.nn import functional
 
+from art_sensreg.benchmark.claims import Claim, robust_accuracy
 from art_sensreg.benchmark.task import NotApplicable, TrainingTask
 
 Options = dict[str, Any]
@@ -44,6 +45,9 @@ class PreprocessingRow:
     points: dict[str, int] | None = None
 
 
+_EVASION = robust_accuracy("evasion within eps", unmet="gradients through a stand-in find what it hid")
+
+
 @dataclass(frozen=True)
 class NamedRow:
     """A row with the words that `--list` shows and the options of `--set`."""
@@ -53,6 +57,7 @@ class NamedRow:
     paper: str
     row: PreprocessingRow
     options: Options = field(default_factory=dict)
+    claim: Claim = _EVASION
 
 
 class FeatureSqueezingFloat32(FeatureSqueezing):
@@ -217,5 +222,6 @@ PREPROCESSING_ROWS = (
         "Athalye et al. 2018, arXiv 1802.00420 (the attack)",
         PreprocessingRow(_quantise),
         {"levels": 8},
+        Claim(metric="none", threat="nobody"),
     ),
 )

@@ -36,7 +36,7 @@ def attack_side_by_side(
     :param put: Called with a run whenever something is stored in it.
     :param progress: Called with a run and the name of each attack that begins.
     """
-    # What is attacked on few images is slow, image by image: begun last it would keep one process waiting for the other.
+    # What is attacked on few images is slow, image by image: begun last, all other processes would wait for it.
     waiting = deque(sorted(range(len(jobs)), key=lambda number: jobs[number].cell.points or math.inf))
     busy: dict[Any, int] = {}  # connection to a worker, and the job that it has
 
