@@ -42,11 +42,14 @@ class Certificate:
     :param norm: Norm in which it does.
     :param certify: Function of the task, the trained model, images, class indices, eps and the options that tells which
         images are provably right at every perturbation within eps, `(n,)`.
+    :param sizes: Function of the options that gives the sizes of which it can say something; they are taken where the
+        run has none in this norm. None: the data set's own.
     :param points: Most images that are certified, by budget.
     """
 
     norm: str
     certify: Callable[[TrainingTask, nn.Module, np.ndarray, np.ndarray, float, Options], np.ndarray]
+    sizes: Callable[[Options], tuple[float, ...]] | None = None
     points: dict[str, int] = field(default_factory=lambda: {"smoke": 50, "quick": 100, "full": 1000})
 
 

@@ -56,7 +56,10 @@ def _certified(job: Job, certificate: Certificate) -> list[dict[str, Any]]:
     settings, name, seed = job.settings, job.run["defence"], job.run["seed"]
     task, options = task_of(settings, job.dataset, seed), options_of(settings, name)
     sizes = [eps for threat in settings.threats if threat.norm == certificate.norm for eps in threat.eps]
-    sizes = sizes or list(RECIPES.get(settings.dataset, FILE_RECIPE).eps[certificate.norm])
+    if not sizes and certificate.sizes is not None:
+        sizes = list(certificate.sizes(options))
+    elif not sizes:
+        sizes = list(RECIPES.get(settings.dataset, FILE_RECIPE).eps[certificate.norm])
     n = min(certificate.points[settings.budget], len(job.dataset.x_test))
     x, y = job.dataset.x_test[:n], job.dataset.y_test[:n]
     rows = []

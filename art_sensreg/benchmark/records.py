@@ -129,7 +129,12 @@ class Records:
                 break
         else:
             self.runs.append(run)
+            self.runs.sort(key=self._place)  # one that is made again in a resumed run comes last
         self.save()
+
+    def _place(self, run: dict[str, Any]) -> tuple[int, int]:
+        names = self.data["config"].get("defences", [])
+        return run["seed"], names.index(run["defence"]) if run["defence"] in names else len(names)
 
     def save(self) -> None:
         """Write `results.json` and `results.csv`, each aside and renamed."""

@@ -46,6 +46,11 @@ def test_certified_accuracy(runs, name, norm):
     assert all("certified" not in run for other, run in runs.items() if not other.startswith(("art-smooth", "art-ibp")))
 
 
+def test_smoothing_is_certified_at_sizes_that_its_noise_can_reach(runs):
+    """The run has no sizes in L2, and the data set's may be beyond the largest radius of any model."""
+    assert [case["eps"] for case in runs["art-smoothing"]["certified"]] == [0.25, 0.5]  # its sigma is 0.25
+
+
 @pytest.mark.parametrize("name", ["rse", "art-smoothing"])
 def test_random_models_are_attacked_by_eot_only_and_shown_as_a_curve(runs, name):
     run = runs[name]

@@ -7,6 +7,10 @@ import pytest
 from art_sensreg.benchmark.records import Records, wilson_interval
 from art_sensreg.benchmark.threats import Threat, perturbation_size
 
+RUN = {
+    "defence": "x", "dataset": "d", "seed": 0, "status": "ok", "clean_accuracy": 1.0, "step_cost": 1.0, "attacks": []
+}  # fmt: skip
+
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 10), (3, 10), (10, 10), (830, 1000)])
 def test_wilson_ends_solve_the_score_equation(successes, n):
@@ -55,12 +59,8 @@ def test_the_union_is_what_no_norm_broke(tmp_path):
 
 def test_a_record_is_replaced_and_the_file_is_always_whole(tmp_path):
     records = Records(tmp_path, {"a": 1}, "cpu")
-    run = {
-        "defence": "x", "dataset": "d", "seed": 0, "status": "ok", "clean_accuracy": 1.0, "step_cost": 1.0,
-        "attacks": [],
-    }  # fmt: skip
-    records.put(run)
-    records.put({**run, "clean_accuracy": 0.5})
+    records.put(RUN)
+    records.put({**RUN, "clean_accuracy": 0.5})
     data = json.loads((tmp_path / "results.json").read_text())
     assert [entry["clean_accuracy"] for entry in data["runs"]] == [0.5]
     assert data["schema"] == 1
@@ -73,3 +73,10 @@ def test_perturbations_that_are_not_finite_count_at_no_eps():
     x_adv[0, 0, 0, 0], x_adv[1, 0, 0, 0], x_adv[2] = np.nan, np.inf, 0.5
     assert perturbation_size(x, x_adv, "linf").tolist() == [np.inf, np.inf, 0.5]
     assert perturbation_size(x, x_adv, "l2").tolist() == [np.inf, np.inf, 1.0]
+
+
+def test_records_stand_in_the_order_of_the_run(tmp_path):
+    records = Records(tmp_path, {"defences": ["none", "sr", "jr"]}, "cpu")
+    for defence, seed in (("jr", 0), ("none", 1), ("sr", 0), ("none", 0)):
+        records.put({**RUN, "defence": defence, "seed": seed})
+    assert [(run["defence"], run["seed"]) for run in records.runs] == [("none", 0), ("sr", 0), ("jr", 0), ("none", 1)]
