@@ -68,7 +68,7 @@ def write_report(data: dict[str, Any], out: Path, command: str) -> list[Path]:
         f"First {config['test_size']} {part}; {config['epochs']} epochs; seeds: {config['seeds']}; budget "
         f"{config['budget']}. Worst case: share of the images that no attack of the suite broke, with Wilson's 95 % "
         "interval. Step cost: time of a training step over that of a plain cross-entropy step, timed just before and "
-        f"after. Training and attacks took {total_minutes(data):.1f} minutes."
+        f"after. Training and attacks took {total_minutes(data):.1f} minutes, those of processes side by side added up."
     )
     tables = [("Worst case", summary_table(data)), *extra_tables(data)]
     cumulative = "" if config.get("all_points", True) else ", after this attack and those to its left"
