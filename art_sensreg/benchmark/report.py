@@ -152,8 +152,10 @@ def plot_curve(data: dict[str, Any], path: Path) -> None:
 
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.add_subplot()
-    for number, (name, runs) in enumerate(group_runs(data).items()):
-        curve = [case for run in runs for case in run.get("eot_curve", [])]
+    curves = {
+        name: [case for run in runs for case in run.get("eot_curve", [])] for name, runs in group_runs(data).items()
+    }
+    for number, (name, curve) in enumerate((name, curve) for name, curve in curves.items() if curve):
         for style, eps in zip(("-", "--", ":"), sorted({case["eps"] for case in curve}), strict=False):
             draws = sorted({case["samples"] for case in curve if case["eps"] == eps})
             shares = [
