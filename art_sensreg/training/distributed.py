@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -125,6 +126,9 @@ def join_processes(device: torch.device) -> Processes:
     if not dist.is_available():
         return Processes()
     if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1 and dist.is_torchelastic_launched():
+        # Functions of this module have the group of the moment of import as a default argument. DistributedDataParallel
+        # imports it: after the group is made, they would hold the group, and its threads, for as long as Python runs.
+        import_module("torch.distributed.nn.functional")
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=_PATIENCE)
         atexit.register(leave_processes)
@@ -136,7 +140,9 @@ def join_processes(device: torch.device) -> Processes:
 
 def leave_processes() -> None:
     """
-    Take leave of a job. Without it the interpreter may take down the connections' threads while they work, and abort.
+    Take leave of a job and end the threads of its connections.
+
+    A thread that is still at work while the interpreter goes down aborts the process.
 
     Example:
     >>> from art_sensreg.training.distributed import leave_processes

@@ -7,6 +7,7 @@ A training run for `torchrun`: `distributed_run.py RESULT [CHECKPOINTS]`. With K
 import os
 import signal
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from art_sensreg import (
 from art_sensreg.adversaries import FGSMRS, PGD, TRADES
 from art_sensreg.models import build_model
 from art_sensreg.training import Callback, ValidationAttack
+from art_sensreg.training.distributed import join_processes, leave_processes
 
 ADVERSARIES = {
     "noisy": PGD(eps=0.05, max_iter=2, clean_fraction=0.5),
@@ -85,8 +87,15 @@ def main(result, checkpoints=None):
         history = [{k: v for k, v in record.items() if k != "seconds"} for record in trainer.history]
         weights = [parameter.detach() for parameter in model.parameters()]
         torch.save({"losses": losses.losses, "weights": weights, "history": history}, result)
+    return trainer
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(*sys.argv[1:])
+    join_processes(torch.device("cpu"))  # first of all, as the suite does
+    trainer = main(*sys.argv[1:])  # kept to the end, as a user's script does
+    leave_processes()
+    tasks = Path("/proc/self/task")  # Linux
+    names = [(task / "comm").read_text().strip() for task in tasks.iterdir()] if tasks.exists() else []
+    if any("gloo" in name for name in names):
+        raise RuntimeError(f"threads of the process group are left: {names}")
