@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,35 +133,6 @@ def value_and_grad(
             (found,) = torch.autograd.grad(loss.sum(), leaf, allow_unused=True)
     found = torch.zeros_like(leaf) if found is None else found
     return found.detach().nan_to_num(0.0, 0.0, 0.0), loss.detach(), logits.detach()
-
-
-@contextmanager
-def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
-    """
-    Seeded global generators inside, for models and preprocessing that draw from them; afterwards their former state.
-
-    :param seed: The seed.
-    :param device: Device of the model.
-
-    Example:
-    >>> from art_sensreg.attacks.ascent import own_randomness
-    >>> before = torch.get_rng_state()
-    >>> with own_randomness(0, torch.device("cpu")):
-    ...     noise = torch.rand(3)
-    >>> torch.equal(torch.get_rng_state(), before)
-    True
-    """
-    state = np.random.get_state()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        np.random.seed(seed % 2**32)
-        try:
-            yield
-        finally:
-            np.random.set_state(state)
 
 
 def margin_of(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

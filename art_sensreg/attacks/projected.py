@@ -19,10 +19,10 @@ from art_sensreg.attacks.ascent import (
     ascend,
     loss_on_logits,
     margin_of,
-    own_randomness,
 )
 from art_sensreg.attacks.losses import LOSSES
 from art_sensreg.attacks.norms import Ball, norm_name
+from art_sensreg.attacks.randomness import random_state_kept
 from art_sensreg.attacks.views import check_classifier, differentiable_model, labels_of
 from art_sensreg.penalties.base import check_choice, check_count, check_number
 from art_sensreg.penalties.modes import modes_kept
@@ -154,7 +154,7 @@ class ProjectedAscent(EvasionAttack):
         """
         stack = ExitStack()
         stack.enter_context(modes_kept(self.estimator.model))
-        stack.enter_context(own_randomness(derive_seed(self.seed, "model"), self.estimator.device))
+        stack.enter_context(random_state_kept(self.estimator.device, derive_seed(self.seed, "model")))
         return stack
 
     @property

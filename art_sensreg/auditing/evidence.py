@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from art_sensreg.penalties.noise import derive_seed
 from art_sensreg.preprocessing import model_dtype
 from art_sensreg.randomized import RandomizedClassifier
 
-_Z95 = 1.959963984540054
+_Z95 = NormalDist().inv_cdf(0.975)  # two-sided 95 % quantile
 _BATCH = 512
 # Losses and starts of the restarts that follow PGD on cross-entropy, each on what is left.
 _RESTARTS = (

@@ -18,9 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model
 
 from art_sensreg.auditing import CHECKS, AuditReport
+from art_sensreg.benchmark.arguments import OneLineParser, known_names, make_parser, positive_number, whole_number
 from art_sensreg.benchmark.audit_cells import ADVERSARIAL, audit_cell, audited_threat
 from art_sensreg.benchmark.cell import task_of, trained_cell
-from art_sensreg.benchmark.cli import OneLineParser, known_names, make_parser, positive_number, prepare, whole_number
+from art_sensreg.benchmark.cli import prepare
 from art_sensreg.benchmark.defences import DEFENCES, options_of
 from art_sensreg.benchmark.records import Records, write_text
 from art_sensreg.benchmark.settings import FILE_RECIPE, RECIPES, SuiteSettings

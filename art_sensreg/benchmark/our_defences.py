@@ -1,8 +1,7 @@
-"""The defences of this package as rows of the suite, and the makers of rows like them."""
+"""The defences of this package as rows of the suite."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
@@ -12,132 +11,14 @@ from torch import nn
 
 from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES, Adversary
 from art_sensreg.benchmark.claims import Claim, robust_accuracy
-from art_sensreg.benchmark.defence import Defence, Options, RandomRow
+from art_sensreg.benchmark.defence import Options, RandomRow
+from art_sensreg.benchmark.rows import config_of, from_penalties, from_trainer
 from art_sensreg.benchmark.task import TrainingTask
-from art_sensreg.benchmark.threats import NORMS
 from art_sensreg.objectives import Penalty
 from art_sensreg.penalties import FisherRaoPenalty, GradientDiversityPenalty, JacobianPenalty, SensitivityPenalty
 from art_sensreg.randomization import BayesianKL, randomize
 from art_sensreg.trainers import SensRegTrainer
-from art_sensreg.training.config import CHEAP_FRACTION, TrainingConfig
-
-MakePenalties = Callable[[Options], list[Penalty]]
-MakeAdversary = Callable[[Options], Adversary]
-MakeTrainer = Callable[[PyTorchClassifier, TrainingTask, Options], Trainer]
-
-WHITE_BOX = robust_accuracy()
-
-
-def from_penalties(
-    name: str,
-    summary: str,
-    paper: str,
-    penalties: MakePenalties,
-    options: Options | None = None,
-    claim: Claim = WHITE_BOX,
-    adversary: MakeAdversary | None = None,
-    norms: tuple[str, ...] = tuple(NORMS),
-    **more: Any,
-) -> Defence:
-    """
-    A row that is `SensRegTrainer` with some penalties, and perhaps an adversary.
-
-    :param name: Name on the command line.
-    :param summary: One line.
-    :param paper: Where it comes from.
-    :param penalties: Function of the options that makes the penalties.
-    :param options: Its options and their defaults.
-    :param claim: What it claims to stop.
-    :param adversary: Function of the options that makes the adversary, or None.
-    :param norms: Norms in which it can train; in the others it is not applicable.
-    :param more: Further fields of `Defence`.
-    :return: The row.
-
-    Example:
-    >>> from art_sensreg.benchmark.our_defences import from_penalties
-    >>> row = from_penalties(
-    ...     "jr-exact", "Exact Jacobian", "-", lambda options: [JacobianPenalty(weight=options["w"])], {"w": 1.0}
-    ... )
-    >>> row.penalties({"w": 2.0})[0].weight
-    2.0
-    """
-
-    def checked(chosen: Options) -> list[Penalty]:
-        # All of these check their options.
-        TrainingConfig(**_of_config(chosen))
-        if adversary is not None and chosen.get("norm", "linf") in norms:
-            adversary(chosen)
-        return penalties(chosen)
-
-    def make(classifier: PyTorchClassifier, task: TrainingTask, chosen: Options) -> Trainer:
-        task.require_norm(norms, f"{name} trains on perturbations in {' or '.join(norms)} only")
-        opponent = None if adversary is None else adversary(chosen)
-        config = _config(task, **_of_config(chosen))
-        return SensRegTrainer(classifier, penalties(chosen), config, adversary=opponent)
-
-    return from_trainer(name, summary, paper, make, options, claim, penalties=checked, **more)
-
-
-def from_trainer(
-    name: str,
-    summary: str,
-    paper: str,
-    trainer: MakeTrainer,
-    options: Options | None = None,
-    claim: Claim = WHITE_BOX,
-    architecture: Callable[[TrainingTask, Options], nn.Module] | None = None,
-    **more: Any,
-) -> Defence:
-    """
-    A row that is any ART trainer: `SensRegTrainer` and its like get schedule and checkpoints, others data and epochs.
-
-    :param name: Name on the command line.
-    :param summary: One line.
-    :param paper: Where it comes from.
-    :param trainer: Function of a new classifier, the task and the options that makes the trainer.
-    :param options: Its options and their defaults.
-    :param claim: What it claims to stop.
-    :param architecture: As for `Defence`.
-    :param more: Further fields of `Defence`.
-    :return: The row.
-
-    Example:
-    >>> from art.defences.trainer import AdversarialTrainerFBFPyTorch
-    >>> from art_sensreg.benchmark.our_defences import from_trainer
-    >>> make = lambda model, task, options: AdversarialTrainerFBFPyTorch(model, task.eps)
-    >>> row = from_trainer("fbf", "FBF", "-", make)
-    >>> row.name, row.claim.metric
-    ('fbf', 'robust_accuracy')
-    """
-
-    def train(task: TrainingTask, chosen: Options) -> PyTorchClassifier:
-        model = None if architecture is None else architecture(task, chosen)
-        classifier = task.classifier(model)
-        made = trainer(classifier, task, chosen)
-        x, y = task.dataset.x_train, task.dataset.y_train
-        if isinstance(made, SensRegTrainer):
-            made.fit(
-                x,
-                y,
-                scheduler=task.one_cycle(classifier),
-                checkpoint_dir=task.checkpoint_dir,
-                resume=task.checkpoint_dir is not None,
-                verbose=False,
-            )
-        else:
-            made.fit(x, y, batch_size=task.batch_size, nb_epochs=task.epochs)
-        return made.get_classifier()
-
-    return Defence(name, summary, paper, train, options or {}, claim, architecture=architecture, **more)
-
-
-def _of_config(options: Options) -> Options:
-    return {name: options[name] for name in ("penalty_fraction", "penalty_warmup") if name in options}
-
-
-def _config(task: TrainingTask, **settings: Any) -> TrainingConfig:
-    return TrainingConfig(batch_size=task.batch_size, nb_epochs=task.epochs, seed=task.seed, **settings)
-
+from art_sensreg.training.config import CHEAP_FRACTION
 
 # --- SR and JR --------------------------------------------------------------------------------------------------------
 
@@ -234,7 +115,7 @@ def _adv_bnn(classifier: PyTorchClassifier, task: TrainingTask, options: Options
     task.require_norm(_STEEPEST, "Adv-BNN trains on perturbations in linf or l2 only")
     penalties = [BayesianKL(weight=options["kl_weight"] / len(task.dataset.x_train))]
     adversary = PGD(eps=options["eps"], max_iter=options["max_iter"], norm=options["norm"])
-    return SensRegTrainer(classifier, penalties, _config(task), adversary=adversary)
+    return SensRegTrainer(classifier, penalties, config_of(task), adversary=adversary)
 
 
 _PAPER = "Fidel et al. 2020, arXiv 2009.11349"

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 from zipfile import BadZipFile
 
@@ -20,7 +21,7 @@ import torch
 from art_sensreg.benchmark.threats import Threats
 
 SCHEMA = 1
-Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+Z95 = NormalDist().inv_cdf(0.975)  # two-sided 95 % quantile
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:

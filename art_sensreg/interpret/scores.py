@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from art_sensreg.interpret.areas import deletion_area, insertion_area
 from art_sensreg.interpret.metrics import alignment, gini_sparsity, infidelity, max_sensitivity
 from art_sensreg.interpret.saliency import Saliency, checked, input_gradient, integrated_gradients
 
-Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+Z95 = NormalDist().inv_cdf(0.975)  # two-sided 95 % quantile
 
 # Which direction is better, in the order of the rows.
 METRICS = {

@@ -13,21 +13,16 @@ their own randomness. Inside :func:`forward_branches` they treat the clean branc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.overrides import TorchFunctionMode
 
-from art_sensreg.penalties.batch_norm import normalise, statistics
+from art_sensreg.penalties.clean_branch import CleanBranchRules, same_draws
 from art_sensreg.penalties.taps import ActivationTaps, Layers, TapPlan, trial
-
-_DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout}
 
 
 @dataclass
@@ -195,7 +190,7 @@ def _separate_passes(
 ) -> list[tuple[torch.Tensor, list[list[torch.Tensor]]]]:
     """One pass for each branch; every one starts from the same random state, and BatchNorm repeats the clean pass."""
     outputs = []
-    with _same_draws(inputs[0]) as rewind:
+    with same_draws(inputs[0]) as rewind:
         for x in inputs:
             outputs.append(_forward(model, x, selections, rules))
             rules.repeat()
@@ -220,31 +215,6 @@ def _forward(
     if any(tap.overwritten for tap in taps):
         raise RuntimeError("The model overwrites a tapped activation in training mode only; name other `layers`.")
     return logits, [[value for _, value in tap.read(logits)] for tap in taps]
-
-
-@contextmanager
-def _same_draws(like: torch.Tensor) -> Iterator[Callable[[], None]]:
-    """Yield a function that goes back to the present random state; at the end it is that after the first pass."""
-    device = like.device if like.is_cuda else None
-
-    def get() -> torch.Tensor:
-        return torch.get_rng_state() if device is None else torch.cuda.get_rng_state(device)
-
-    def put(state: torch.Tensor) -> None:
-        if device is None:
-            torch.set_rng_state(state)
-        else:
-            torch.cuda.set_rng_state(state, device)
-
-    start, after = get(), []
-
-    def rewind() -> None:
-        after.append(get())
-        put(start)
-
-    yield rewind
-    if after:
-        put(after[0])
 
 
 def branches_agree(model: nn.Module, x: torch.Tensor) -> bool:
@@ -298,93 +268,3 @@ def _batch_counters(model: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]
     """The counters that a training pass moves, with their present values."""
     buffers = [m.num_batches_tracked for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
     return [(buffer, buffer.clone()) for buffer in buffers if buffer is not None]
-
-
-class CleanBranchRules(TorchFunctionMode):
-    """BatchNorm and dropout as the module's docstring says, by intercepting their functional forms."""
-
-    def __init__(self, sizes: Sequence[int], update_statistics: bool, per_row: bool = False) -> None:
-        super().__init__()
-        self.per_row = per_row
-        self.sizes = sizes
-        self.rows = sum(sizes)
-        self.update_statistics = update_statistics
-        self._statistics: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._next: Iterator[tuple[torch.Tensor, torch.Tensor]] | None = None
-
-    def repeat(self) -> None:
-        """Make the next pass normalise with the statistics of the first one, layer by layer."""
-        self._next = iter(self._statistics)
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is F.batch_norm:
-            return self._batch_norm(*args, **kwargs)
-        if func in _DROPOUTS and len(self.sizes) > 1:
-            return self._dropout(func, *args, **kwargs)
-        return func(*args, **kwargs)
-
-    def _batch_norm(
-        self,
-        input: torch.Tensor,
-        running_mean: torch.Tensor | None,
-        running_var: torch.Tensor | None,
-        weight: torch.Tensor | None = None,
-        bias: torch.Tensor | None = None,
-        training: bool = False,
-        momentum: float = 0.1,
-        eps: float = 1e-5,
-    ) -> torch.Tensor:
-        if not training:
-            return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
-        rows = len(input) * self.sizes[0] // self.rows
-        count = rows * input[0].numel() // input.shape[1]
-        if count < 2:
-            shape = input[:rows].shape
-            raise ValueError(f"Expected more than 1 value per channel when training, got input size {shape}.")
-        if self._next is not None:
-            mean, variance = next(self._next)
-        elif len(self.sizes) > 1 or self.per_row:
-            output, mean, variance = normalise(input, weight, bias, rows, eps)
-            self._move(running_mean, running_var, mean, variance, momentum, count)
-            return output
-        else:  # the passes after this one need the statistics with their graph
-            mean, variance = statistics(input)
-            self._statistics.append((mean, variance))
-            self._move(running_mean, running_var, mean, variance, momentum, count)
-        scale = torch.rsqrt(variance + eps) if weight is None else torch.rsqrt(variance + eps) * weight
-        shift = -mean * scale if bias is None else bias - mean * scale
-        per_channel = [1, -1] + [1] * (input.ndim - 2)
-        return torch.addcmul(shift.view(per_channel), input, scale.view(per_channel)).to(input.dtype)
-
-    @torch.no_grad()
-    def _move(
-        self,
-        running_mean: torch.Tensor | None,
-        running_var: torch.Tensor | None,
-        mean: torch.Tensor,
-        variance: torch.Tensor,
-        momentum: float,
-        count: int,
-    ) -> None:
-        if self.update_statistics and running_mean is not None and running_var is not None:
-            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-            running_var.lerp_(variance.to(running_var.dtype) * (count / (count - 1)), momentum)
-
-    def _dropout(
-        self, func: Callable[..., torch.Tensor], input: torch.Tensor, p: float = 0.5, *args: Any, **kwargs: Any
-    ) -> torch.Tensor:
-        training = kwargs.get("training", kwargs.get("train", args[0] if args else True))
-        if not training or p == 0 or len(input) % self.rows:
-            return func(input, p, *args, **kwargs)
-        sizes = [len(input) * size // self.rows for size in self.sizes]
-        outputs = []
-        with _same_draws(input) as rewind:
-            for part in torch.split(input, sizes):
-                # Equal draws need equal shapes: a shorter branch is filled up, and cut again.
-                filled = torch.cat([part, part.new_zeros(sizes[0] - len(part), *part.shape[1:])])
-                outputs.append(func(filled, p, *args, **kwargs)[: len(part)])
-                rewind()
-        return torch.cat(outputs)

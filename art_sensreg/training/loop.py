@@ -16,14 +16,15 @@ from art_sensreg.objectives import Objective
 from art_sensreg.penalties.noise import Probes, derive_seed
 from art_sensreg.training.batches import Batch, Batches
 from art_sensreg.training.callbacks import History, TrainingState, call
-from art_sensreg.training.checkpoints import pack
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.distributed import Processes
 from art_sensreg.training.metrics import Sums, make_monitor, validate
 from art_sensreg.training.modes import set_mode
 from art_sensreg.training.overfitting import OverfittingGuard
+from art_sensreg.training.packing import pack
 from art_sensreg.training.resources import StopRequest, buffers_kept, fused, match_layout
-from art_sensreg.training.resume import Checkpoints, outer_randomness_kept, random_state, restore_random_state
+from art_sensreg.training.resume import Checkpoints, outer_randomness_kept, restore_random_state
+from art_sensreg.training.run_state import restore_run, run_state
 from art_sensreg.training.schedules import check_length, step_after_epoch, steps_every_batch
 from art_sensreg.training.steps import Stepper, unused_parameters
 from art_sensreg.training.validation import threshold
@@ -118,7 +119,7 @@ class Training:
             stored = None if self.checkpoints is None else self.checkpoints.newest()
             self._build()
             if stored is not None:
-                self.load_state_dict(stored)
+                restore_run(self, stored)
             done = self.state.epoch - self.inside
             steps = self.config.nb_epochs * len(self.batches)
             self.bar = stack.enter_context(
@@ -132,7 +133,7 @@ class Training:
             if stored is not None:
                 restore_random_state(stored["random"])
             elif self.checkpoints is not None:
-                pack(self.state_dict())  # what cannot be stored is an error now, not after the first epoch
+                pack(run_state(self))  # what cannot be stored is an error now, not after the first epoch
             check_length(self.scheduler, self.config, self.per_step, steps - self.state.total_steps, len(self.batches))
             while done < self.config.nb_epochs and not self.state.stop:
                 self._epoch()
@@ -150,10 +151,10 @@ class Training:
             unused = x is None or y is None or bool(unused_parameters(self.model, self.objective, x[:2], y[:2]))
         match_layout(self.optimizer)
         self.stepper = Stepper(self.model, self.objective, self.optimizer, self.config, self.processes, unused)
-        self.probes = self._new_probes()
+        self.probes = self.new_probes()
         self.at = threshold(self.objective)
 
-    def _new_probes(self) -> Probes:
+    def new_probes(self) -> Probes:
         probes = Probes(self.seed, self.device)
         if self.config.compile:  # what is drawn must not become a constant of the compiled step
             for name in ("windows", "generator"):
@@ -328,71 +329,4 @@ class Training:
         if self.checkpoints is not None:
             if self.inside:
                 self._check_weights()
-            self.checkpoints.write(self.state.total_steps, self.state_dict())
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on."""
-        state = self.state
-        return {
-            "seed": self.seed,
-            "epoch": state.epoch,
-            "step": state.step,
-            "inside": self.inside,
-            "total_steps": state.total_steps,
-            "skipped": state.skipped,
-            "nb_epochs": self.config.nb_epochs,
-            "stop": state.stop and not self.inside,  # one inside an epoch breaks off a run that goes on later
-            "rate": self.rate,
-            "sums": self.sums.state_dict(),
-            "history": state.history,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
-            "stepper": self.stepper.state_dict(),
-            "monitor": None if self.monitor is None else self.monitor.state_dict(),
-            "guard": None if self.guard is None else self.guard.state_dict(),
-            "callbacks": [
-                callback.state_dict() if hasattr(callback, "state_dict") else {} for callback in self.config.callbacks
-            ],
-            "random": random_state(),
-        }
-
-    def load_state_dict(self, stored: dict[str, Any]) -> None:
-        """
-        Continue a run.
-
-        :param stored: What `state_dict` returned.
-        :raises ValueError: If it has gone further than this run is to go.
-        """
-        state = self.state
-        if stored["epoch"] - stored["inside"] > self.config.nb_epochs:
-            raise ValueError(
-                f"`nb_epochs` is {self.config.nb_epochs}; the checkpoint has done {stored['epoch']} epochs."
-            )
-        for name in ("epoch", "step", "total_steps", "skipped"):
-            setattr(state, name, stored[name])
-        self.seed, self.inside, self.rate = stored["seed"], stored["inside"], stored["rate"]
-        state.history[:] = stored["history"]
-        self.sums.load_state_dict(stored["sums"])
-        self.probes = self._new_probes()
-        self.model.load_state_dict(stored["model"])
-        self.optimizer.load_state_dict(stored["optimizer"])
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(stored["scheduler"])
-        self.stepper.load_state_dict(stored["stepper"])
-        if self.monitor is not None and stored["monitor"] is not None:
-            self.monitor.load_state_dict(stored["monitor"])
-            state.stop = self.monitor.exhausted
-        if self.guard is not None and stored.get("guard") is not None:
-            self.guard.load_state_dict(stored["guard"])
-        for callback, own in zip(self.config.callbacks, stored["callbacks"], strict=False):
-            if hasattr(callback, "load_state_dict"):
-                callback.load_state_dict(own)
-        match_layout(self.optimizer)
-        state.stop = state.stop or (stored["stop"] and self.config.nb_epochs <= stored["nb_epochs"])
-        if not self.batches.rewindable:
-            logger.warning(
-                "The training data come from a loader that cannot be rewound: training resumes at the start of epoch "
-                "%d.",
-                state.epoch + 1,
-            )
+            self.checkpoints.write(self.state.total_steps, run_state(self))

@@ -1,0 +1,173 @@
+"""The arguments of the suite's command line, and how each is parsed."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+from pathlib import Path
+from typing import Any, NoReturn
+
+from art_sensreg.benchmark.attacks import ATTACKS, NORMS
+from art_sensreg.benchmark.defences import DEFENCES
+from art_sensreg.benchmark.settings import BUDGETS
+from art_sensreg.models import ACTIVATIONS, MODELS, NORM_LAYERS
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """One line that says what is wrong and which values are allowed, and exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
+    parser = OneLineParser(
+        prog="run_art_suite.py",
+        description="Train each defence, attack each trained model, print one table of worst-case robust accuracy.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--dataset", default="digits", metavar="NAME", help="digits (default), mnist, cifar10, or an .npz file")
+    add(
+        "--data-dir",
+        metavar="DIR",
+        help="folder with mnist.npz, cifar10.npz (or set ART_SENSREG_DATA); else ART downloads",
+    )
+    add(
+        "--defences",
+        type=known_names(DEFENCES, {"trainers": [name for name, defence in DEFENCES.items() if defence.trained]}),
+        metavar="NAME,NAME...",
+        help="or all, or trainers; default: at smoke budget the main ones, else all; see --list",
+    )
+    add(
+        "--plugin",
+        type=Path,
+        metavar="FILE",
+        help="Python file that registers your own defences: docs/extending.md",
+    )
+    add("--attacks", type=known_names(ATTACKS), metavar="NAME,NAME...", help="default: by budget; see --list")
+    add("--norm", type=_norms, default=("linf",), metavar="NORM,NORM...", help="linf (default), l2, l1, or several")
+    add(
+        "--eps",
+        type=_size_groups,
+        metavar="EPS,EPS...[/EPS,...]",
+        help="attack sizes, one group for each norm; the largest of the first is the training eps of ART's trainers",
+    )
+    add("--all-points", action="store_true", help="every attack on every image, not only on what cheaper ones left")
+    add("--audit", action="store_true", help="say of every trained model whether its attacks can be believed")
+    add(
+        "--interpret",
+        action="store_true",
+        help="score the explanations of each model, and draw those of three",
+    )
+    add("--model", choices=tuple(MODELS), help="default: by data set")
+    add("--activation", choices=tuple(ACTIVATIONS), default="relu")
+    add("--norm-layer", choices=NORM_LAYERS, default="none")
+    add("--set", type=_option, action="append", default=[], metavar="DEFENCE.OPTION=VALUE", dest="options")
+    add("--budget", choices=BUDGETS, help="strength of the attacks; default: smoke on digits, else quick")
+    add("--seeds", type=whole_number, default=1, metavar="N", help="training seeds 0 to N-1 (default 1)")
+    add("--epochs", type=whole_number, metavar="N", help="default: by data set")
+    add("--batch-size", type=whole_number, metavar="N", help="rows of a training step; default: by data set")
+    add(
+        "--learning-rate",
+        type=positive_number,
+        metavar="RATE",
+        help="peak of the one-cycle schedule; default: by data set",
+    )
+    add("--train-size", type=whole_number, metavar="N", help="use the first N training images")
+    add("--test-size", type=whole_number, metavar="N", help="attack the first N test images")
+    add("--validation", action="store_true", help="attack held-out training images instead: for choosing settings")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--out", type=Path, metavar="DIR", help="default: results/DATASET-TIME")
+    add("--resume", action="store_true", help="keep the finished cells of the run in --out")
+    add("--list", action="store_true", help="list defences and attacks, each with its paper, and stop")
+    add(
+        "--jobs",
+        type=whole_number,
+        metavar="N",
+        help="processes that attack models side by side, on the CPU; default: all cores on digits (unless "
+        "OMP_NUM_THREADS is set), else 1",
+    )
+    add("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def known_names(known: dict[str, Any], groups: dict[str, list[str]] | None = None) -> Any:
+    """
+    Make a parser of names separated by commas, for argparse.
+
+    :param known: The names allowed; `all` stands for all of them.
+    :param groups: Further words, and the names that they stand for.
+    :return: Function of a text that returns a tuple of names.
+    """
+
+    def parse(text: str) -> tuple[str, ...]:
+        if text == "all":
+            return tuple(known)
+        words = filter(None, text.split(","))
+        names = tuple(dict.fromkeys(name for word in words for name in (groups or {}).get(word, [word])))
+        unknown = [name for name in names if name not in known]
+        if unknown or not names:
+            raise argparse.ArgumentTypeError(
+                f"{', '.join(unknown) or 'nothing'} is unknown; expected {', '.join(['all', *(groups or {}), *known])}"
+            )
+        return names
+
+    return parse
+
+
+def positive_number(text: str) -> float:
+    """
+    Parse a finite number above 0, for argparse.
+
+    :param text: The text.
+    :return: The number.
+    :raises argparse.ArgumentTypeError: If it is none.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return value
+
+
+def _norms(text: str) -> tuple[str, ...]:
+    norms: tuple[str, ...] = known_names(NORMS)(text)
+    return norms
+
+
+def _size_groups(text: str) -> list[tuple[float, ...]]:
+    return [_sizes(group) for group in text.split("/")]
+
+
+def _sizes(text: str) -> tuple[float, ...]:
+    return tuple(sorted({positive_number(part) for part in text.split(",")}))
+
+
+def whole_number(text: str) -> int:
+    """
+    Parse a whole number of at least 1, for argparse.
+
+    :param text: The text.
+    :return: The number.
+    :raises argparse.ArgumentTypeError: If it is none.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def _option(text: str) -> tuple[str, str, Any]:
+    path, equals, value = text.partition("=")
+    defence, dot, option = path.rpartition(".")
+    if not equals or not dot or defence not in DEFENCES:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not DEFENCE.OPTION=VALUE with a defence of {', '.join(DEFENCES)}"
+        )
+    try:
+        return defence, option, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return defence, option, value

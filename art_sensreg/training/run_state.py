@@ -1,0 +1,88 @@
+"""What a training run is made of between two steps: collected for a checkpoint, and put back."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from art_sensreg.training.resources import match_layout
+from art_sensreg.training.resume import random_state
+
+if TYPE_CHECKING:
+    from art_sensreg.training.loop import Training
+
+logger = logging.getLogger(__name__)
+
+
+def run_state(training: Training) -> dict[str, Any]:
+    """
+    Collect everything that the rest of a run depends on.
+
+    :param training: The run.
+    :return: What a checkpoint holds.
+    """
+    state = training.state
+    return {
+        "seed": training.seed,
+        "epoch": state.epoch,
+        "step": state.step,
+        "inside": training.inside,
+        "total_steps": state.total_steps,
+        "skipped": state.skipped,
+        "nb_epochs": training.config.nb_epochs,
+        "stop": state.stop and not training.inside,  # one inside an epoch breaks off a run that goes on later
+        "rate": training.rate,
+        "sums": training.sums.state_dict(),
+        "history": state.history,
+        "model": training.model.state_dict(),
+        "optimizer": training.optimizer.state_dict(),
+        "scheduler": None if training.scheduler is None else training.scheduler.state_dict(),
+        "stepper": training.stepper.state_dict(),
+        "monitor": None if training.monitor is None else training.monitor.state_dict(),
+        "guard": None if training.guard is None else training.guard.state_dict(),
+        "callbacks": [
+            callback.state_dict() if hasattr(callback, "state_dict") else {} for callback in training.config.callbacks
+        ],
+        "random": random_state(),
+    }
+
+
+def restore_run(training: Training, stored: dict[str, Any]) -> None:
+    """
+    Continue a run.
+
+    :param training: A new run of the same settings, its model on its device.
+    :param stored: What `run_state` returned.
+    :raises ValueError: If it has gone further than this run is to go.
+    """
+    state = training.state
+    if stored["epoch"] - stored["inside"] > training.config.nb_epochs:
+        raise ValueError(
+            f"`nb_epochs` is {training.config.nb_epochs}; the checkpoint has done {stored['epoch']} epochs."
+        )
+    for name in ("epoch", "step", "total_steps", "skipped"):
+        setattr(state, name, stored[name])
+    training.seed, training.inside, training.rate = stored["seed"], stored["inside"], stored["rate"]
+    state.history[:] = stored["history"]
+    training.sums.load_state_dict(stored["sums"])
+    training.probes = training.new_probes()
+    training.model.load_state_dict(stored["model"])
+    training.optimizer.load_state_dict(stored["optimizer"])
+    if training.scheduler is not None:
+        training.scheduler.load_state_dict(stored["scheduler"])
+    training.stepper.load_state_dict(stored["stepper"])
+    if training.monitor is not None and stored["monitor"] is not None:
+        training.monitor.load_state_dict(stored["monitor"])
+        state.stop = training.monitor.exhausted
+    if training.guard is not None and stored.get("guard") is not None:
+        training.guard.load_state_dict(stored["guard"])
+    for callback, own in zip(training.config.callbacks, stored["callbacks"], strict=False):
+        if hasattr(callback, "load_state_dict"):
+            callback.load_state_dict(own)
+    match_layout(training.optimizer)
+    state.stop = state.stop or (stored["stop"] and training.config.nb_epochs <= stored["nb_epochs"])
+    if not training.batches.rewindable:
+        logger.warning(
+            "The training data come from a loader that cannot be rewound: training resumes at the start of epoch %d.",
+            state.epoch + 1,
+        )
