@@ -38,7 +38,7 @@ if [ ! -f docs/results/digits-all-defences.md ]; then
 fi
 if [ ! -f docs/results/mnist-all-defences.md ]; then
     $PYTHON benchmarks/run_art_suite.py --dataset mnist --defences trainers --train-size 10000 --epochs 5 \
-        --budget quick --attacks pgd,apgd-ce,apgd-dlr,transfer,autoattack --eps 0.1,0.2 --test-size 100 \
+        --budget quick --eps 0.1,0.2 --test-size 100 --jobs 2 \
         --out results/mnist-all-defences --resume
     keep results/mnist-all-defences/report.md mnist-all-defences.md
     keep results/mnist-all-defences/results.json mnist-all-defences.json
