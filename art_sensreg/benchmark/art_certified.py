@@ -254,7 +254,14 @@ def _train_deepz(task: TrainingTask, options: Options, **kwargs: Any) -> PyTorch
 
 def train_deepz(task: TrainingTask, options: Options) -> PyTorchClassifier:
     """`AdversarialTrainerCertifiedPytorch` as shipped: zonotope loss of a few images a batch, beside PGD training."""
-    return _train_deepz(task, options)
+    try:
+        return _train_deepz(task, options)
+    except (TypeError, ValueError) as error:
+        if "sequence" not in str(error):
+            raise
+        raise NotApplicable(
+            f"ART's zonotopes of images near black or white crash under numpy 2 ({error}); see art-deepz-fixed"
+        ) from error
 
 
 def train_deepz_fixed(task: TrainingTask, options: Options) -> PyTorchClassifier:

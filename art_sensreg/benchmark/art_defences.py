@@ -83,6 +83,7 @@ def _postprocessed(named: NamedPostprocessing) -> Defence:
         ours=False,
         repaired=named.repaired,
         postprocessing=named.make,
+        answers=named.answers,
     )
 
 

@@ -71,6 +71,9 @@ def _rows_of(job: Job, view: View, attack: Attack, norm: str, group: list[float]
     if attack.needs_surrogates and not job.surrogates:
         reason = "no other model of this seed was trained that could stand in"
         return [_empty(attack, norm, eps, view, "not_applicable", reason) for eps in group]
+    refusal = attack.refusal(norm, job.dataset.input_shape)
+    if refusal is not None:
+        return [_empty(attack, norm, eps, view, "not_applicable", refusal) for eps in group]
     try:
         return _attack_once(job, view, attack, norm, group)
     except ProcessLostError:

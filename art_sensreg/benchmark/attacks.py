@@ -30,6 +30,7 @@ class Attack:
     :param min_classes: Fewest classes for which it is defined.
     :param art: Whether it is one of ART's; others see through preprocessing themselves.
     :param black_box: Whether it uses no gradients.
+    :param square_images: Whether it fails on images that are not square.
     :param needs_surrogates: Whether it needs other trained models of the same run.
     """
 
@@ -45,6 +46,21 @@ class Attack:
     art: bool = True
     black_box: bool = False
     needs_surrogates: bool = False
+    square_images: bool = False
+
+    def refusal(self, norm: str, input_shape: tuple[int, ...]) -> str | None:
+        """
+        Why it cannot run, if so.
+
+        :param norm: Norm of the perturbations.
+        :param input_shape: Shape of an image.
+        :return: The reason, or None.
+        """
+        if norm not in self.norms:
+            return f"is not defined in {norm}"
+        if self.square_images and len(set(input_shape[-2:])) > 1:
+            return f"as ART has it needs square images; these are {input_shape[-2]} x {input_shape[-1]}"
+        return None
 
 
 def _by_budget(smoke: dict[str, Any], quick: dict[str, Any], full: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -95,6 +111,7 @@ _OF_ART = (
         cost=13,
         norms=("linf", "l2"),
         black_box=True,
+        square_images=True,
     ),
     Attack(
         "deepfool",
@@ -144,6 +161,7 @@ _OF_ART = (
             {"max_iter": 100, "restarts": 5, "queries": 5000},
         ),
         cost=18,
+        square_images=True,
     ),
 )
 

@@ -75,7 +75,7 @@ def trained_cell(
     """
     task = task_of(settings, dataset, seed)
     run = processes.agree(records.find(name, seed))
-    if run is not None and run["status"] == "not_applicable":
+    if run is not None and run["status"] == "not_applicable" and not run.get("crashed"):
         return run, None
     if run is not None and run["clean_accuracy"] is not None:
         model = _trained_before(settings, records, name, task, processes)
@@ -108,7 +108,8 @@ def trained_cell(
         raise
     except Exception as error:  # noqa: BLE001 - one failing cell must not take the others with it
         status = "error" if DEFENCES[name].ours else "not_applicable"
-        run.update(status=status, reason=f"{type(error).__name__}: {error}")
+        # What crashed, unlike what cannot run here, is tried again by a resumed run.
+        run.update(status=status, reason=f"{type(error).__name__}: {error}", crashed=True)
         logger.debug("%s", traceback.format_exc())
     if run["clean_accuracy"] is None:
         cell = None

@@ -60,7 +60,7 @@ def judged(claim: Claim, run: dict[str, Any], twin: dict[str, Any] | None, chanc
     :param claim: The claim.
     :param run: The record of the defence.
     :param twin: The record of the same seed that it is compared with, its cases on the same images; or None.
-    :param chance: Share of the most frequent class: what a constant prediction is certified right on.
+    :param chance: Share of the most frequent class: what a constant prediction gets right, attacked or not.
     :return: `metric`, `threat`, `status` (`met`, `not met`, `none made`, `not measured`) and `text`: the figures.
 
     Example:
@@ -90,6 +90,11 @@ def _judge_robust(run: dict[str, Any], twin: dict[str, Any] | None, chance: floa
     if not pairs:
         return "not measured", "no attack in common with the model that it is compared with"
     met = any(_clearly_above(case, other) for case, other in pairs)
+    # A model that predicts one class whatever comes is robust, and of no use.
+    n = max(case["n"] for case, _ in pairs)
+    clean = {"robust_accuracy": run.get("clean_accuracy", 1.0), "n": n}
+    if met and not _clearly_above(clean, {"robust_accuracy": chance, "n": n}):
+        return "not met", f"no better unattacked than a constant prediction ({100 * chance:.1f} %)"
     text = "; ".join(
         f"{100 * case['robust_accuracy']:.1f} % at {case['norm']} {case['eps']:.4g}, {twin['defence']} "
         f"{100 * other['robust_accuracy']:.1f} %"

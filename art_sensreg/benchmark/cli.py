@@ -57,9 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             torch.cuda.set_device(device)  # ART takes the current one
         processes = join_processes(device)
         out, previous = processes.agree((out, previous))
+        left_out = _left_out(given, settings, dataset)
         records = Records(out, settings.as_json(), settings.device, previous, writes=processes.rank == 0)
     except (ValueError, TypeError, OSError) as error:
         parser.error(" ".join(str(error).split()))
+    records.data["left_out"] = left_out
     # ART warns of what the suite does on purpose (Carlini's clipped images, and the like).
     logging.getLogger("art").setLevel(logging.ERROR)
     complete = run_suite(
@@ -175,6 +177,13 @@ def _attacks(given: tuple[str, ...] | None, budget: str, classes: int, norms: tu
             if name in unfit:
                 raise ValueError(f"`--attacks` names {name}, which {unfit[name]}")
     return tuple(ordered(name for name in given or DEFAULT_ATTACKS[budget] if name not in unfit))
+
+
+def _left_out(given: argparse.Namespace, settings: SuiteSettings, dataset: Dataset) -> list[str]:
+    """A line for each attack that would run by default, and is not defined for these classes."""
+    wanted = given.attacks or DEFAULT_ATTACKS[settings.budget]
+    few = [name for name in wanted if ATTACKS[name].min_classes > dataset.nb_classes]
+    return [f"{name}: needs {ATTACKS[name].min_classes} classes, left out" for name in few]
 
 
 def finish(records: Records, command: str) -> None:

@@ -70,6 +70,7 @@ class Defence:
     :param penalties: Function of the options that makes the penalties, for defences that train with some.
     :param preprocessing: What stands before the model at prediction time; the model itself is that of `none`.
     :param postprocessing: Function of the options that makes what changes the predictions of the model of `none`.
+    :param answers: Answers whose mean is scored: more than one where postprocessing makes them random.
     :param architecture: Function of a task and the options that makes the untrained model; None: the task's own.
     :param random: How the model is random at prediction time, or None.
     :param certificate: How it certifies, or None.
@@ -87,6 +88,7 @@ class Defence:
     penalties: Callable[[Options], list[Penalty]] | None = None
     preprocessing: PreprocessingRow | None = None
     postprocessing: Callable[[Options], Postprocessor] | None = None
+    answers: int = 1
     architecture: Callable[[TrainingTask, Options], nn.Module] | None = None
     random: RandomRow | None = None
     certificate: Certificate | None = None

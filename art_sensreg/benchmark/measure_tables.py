@@ -33,7 +33,10 @@ def extra_tables(data: dict[str, Any], wide: bool = True) -> list[tuple[str, Tab
         ("Certified accuracy", certified_table(data)),
         ("Random models: PGD that averages n draws, scored with fresh ones [95 % CI]", curve_table(data)),
         ("Queries of a score-based attack", queries_table(data)),
-        ("How readable explanations are: mean ± half of the 95 % interval", explanation_table(data)),
+        (
+            "How readable explanations are: mean ± half of the 95 % interval (random models: fewer samples)",
+            explanation_table(data),
+        ),
         *([("Claims", claim_table(data))] if wide else []),
         ("Audit: can the attacks be believed?", audit_table(data)),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from art_sensreg.attacks.eot import EOT
 from art_sensreg.benchmark.attack_builders import pgd, square
+from art_sensreg.benchmark.attacks import ATTACKS
 from art_sensreg.benchmark.cell import quiet, seed_everything, task_of
 from art_sensreg.benchmark.claims import judged
 from art_sensreg.benchmark.defence import Certificate
@@ -39,16 +41,24 @@ def measure_beside(job: Job, interpret: bool = False) -> None:
 
     :param job: What to do.
     :param interpret: Whether to score the explanations too.
+    :raises Exception: The first failure; what did not fail is stored.
     """
     defence, run = DEFENCES[job.run["defence"]], job.run
-    if defence.certificate is not None and "certified" not in run:
-        run["certified"] = _certified(job, defence.certificate)
-    if defence.postprocessing is not None and "queries" not in run:
-        run["queries"] = _queries(job)
-    if defence.random is not None and "eot_curve" not in run:
-        run["eot_curve"] = _eot_curve(job)
-    if interpret and "explanations" not in run:
-        run["explanations"] = _explanations(job)
+    wanted = {
+        "certified": None if defence.certificate is None else partial(_certified, job, defence.certificate),
+        "queries": None if defence.postprocessing is None else partial(_queries, job),
+        "eot_curve": None if defence.random is None else partial(_eot_curve, job),
+        "explanations": partial(_explanations, job) if interpret else None,
+    }
+    failures: list[Exception] = []
+    for name, measure in wanted.items():
+        if measure is not None and name not in run:
+            try:
+                run[name] = measure()
+            except Exception as error:  # noqa: BLE001 - one that fails must not take the others with it
+                failures.append(error)
+    if failures:
+        raise failures[0]
 
 
 def _certified(job: Job, certificate: Certificate) -> list[dict[str, Any]]:
@@ -56,8 +66,8 @@ def _certified(job: Job, certificate: Certificate) -> list[dict[str, Any]]:
     settings, name, seed = job.settings, job.run["defence"], job.run["seed"]
     task, options = task_of(settings, job.dataset, seed), options_of(settings, name)
     sizes = [eps for threat in settings.threats if threat.norm == certificate.norm for eps in threat.eps]
-    if not sizes and certificate.sizes is not None:
-        sizes = list(certificate.sizes(options))
+    if certificate.sizes is not None:  # those of the run may all be out of its reach
+        sizes = sorted({*sizes, *certificate.sizes(options)})
     elif not sizes:
         sizes = list(RECIPES.get(settings.dataset, FILE_RECIPE).eps[certificate.norm])
     n = min(certificate.points[settings.budget], len(job.dataset.x_test))
@@ -85,7 +95,10 @@ def _queries(job: Job) -> dict[str, Any]:
     steps, points = _QUERIES[job.settings.budget]
     rows = np.flatnonzero(job.clean)[:points]
     found: dict[str, Any] = {"attack": "square", "norm": threat.norm, "eps": eps, "n": len(rows), "steps": steps}
-    if not len(rows) or threat.norm == "l1":
+    reason = ATTACKS["square"].refusal(threat.norm, job.dataset.input_shape)
+    if reason is not None:
+        job.run.setdefault("notes", []).append(f"no queries counted: square {reason}")
+    if not len(rows) or reason is not None:
         return {}
     for prefix, classifier in (("", job.cell.default), ("undefended_", job.cell.model)):
         mean, left = _square(classifier, job, rows, threat.norm, eps, steps)
@@ -101,7 +114,9 @@ def _square(
     attack = square(classifier, NORMS[norm], eps, {"max_iter": steps})
     with quiet(), CountedQueries(classifier) as queries:
         x_adv = attack.generate(x, y=np.eye(job.dataset.nb_classes, dtype=np.float32)[y])
-    right = classifier.predict(x_adv).argmax(axis=1) == y
+    cell = job.cell
+    defended = classifier is cell.default
+    right = cell.judge(x_adv, y, seed=0).correct if defended else classifier.predict(x_adv).argmax(axis=1) == y
     return queries.count / len(rows), float((right | ~allowed(x, x_adv, norm, eps)).mean())
 
 

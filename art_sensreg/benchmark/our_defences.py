@@ -215,7 +215,7 @@ OURS = (
         "Liu et al. 2018, arXiv 1712.00673",
         lambda options: [],
         _RSE,
-        replace(_AVERAGED, unmet="attackers who average its noise find what it hid"),
+        replace(_AVERAGED, unmet="what it gains over the undefended model is within the sampling error"),
         architecture=_rse_model,
         check=_check_rse,
         random=RandomRow(),

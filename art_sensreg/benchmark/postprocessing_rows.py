@@ -47,7 +47,7 @@ class NamedPostprocessing:
     :param make: Function of the options that makes the postprocessor.
     :param claim: What its paper claims.
     :param options: The options and their defaults.
-    :param random: Whether two equal queries are answered differently.
+    :param answers: Answers whose mean is scored; more than one where two equal queries are answered differently.
     :param repaired: What a `...-fixed` row repairs.
     """
 
@@ -57,7 +57,7 @@ class NamedPostprocessing:
     make: Callable[[Options], Postprocessor]
     claim: Claim
     options: Options = field(default_factory=dict)
-    random: bool = False
+    answers: int = 1
     repaired: str = ""
 
 
@@ -208,7 +208,7 @@ POSTPROCESSING_ROWS = (
         lambda options: GaussianNoise(scale=options["scale"]),
         replace(_SCORES, unmet="Square loses few queries to it"),
         {"scale": 0.2},
-        random=True,
+        answers=64,
     ),
     NamedPostprocessing(
         "art-high-confidence",

@@ -173,7 +173,7 @@ class Records:
         :param seen: True where this attack worked on the image: it was not lost before, `(n,)`; None: the attacked.
         :return: Path of the file, relative to the output folder.
         """
-        name = "-".join(re.sub(r"[^A-Za-z0-9.+]", "_", str(part)) for part in parts)
+        name = "-".join(re.sub(r"[^A-Za-z0-9.+_-]", "_", str(part)) for part in parts)
         path = self.out / "masks" / f"{name}.npz"
         if self.writes:
             aside = path.with_suffix(".part.npz")

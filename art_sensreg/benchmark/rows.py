@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from art.defences.trainer import Trainer
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
@@ -123,7 +124,8 @@ def from_trainer(
                 verbose=False,
             )
         else:
-            made.fit(x, y, batch_size=task.batch_size, nb_epochs=task.epochs)
+            labels = np.eye(task.dataset.nb_classes, dtype=np.float32)[y]  # some of ART's trainers take no indices
+            made.fit(x, labels, batch_size=task.batch_size, nb_epochs=task.epochs)
         return made.get_classifier()
 
     return Defence(name, summary, paper, train, options or {}, claim, architecture=architecture, **more)

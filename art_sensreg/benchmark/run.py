@@ -98,7 +98,7 @@ def run_suite(
 
 def _measure(job: Job, interpret: bool) -> None:
     run = job.run
-    failed_before = run.pop("measure_error", None)
+    run.pop("measure_error", None)
     try:
         measure_beside(job, interpret)
     except Exception as error:  # noqa: BLE001 - one failing cell must not take the others with it
@@ -107,7 +107,8 @@ def _measure(job: Job, interpret: bool) -> None:
         if DEFENCES[run["defence"]].ours:
             run.update(status="error", reason=run["measure_error"])
         return
-    if failed_before is not None and run["reason"] == failed_before:
+    filled = all(row["status"] != "error" for row in run["attacks"])
+    if run["status"] == "error" and filled:
         run.update(status="ok", reason="")  # a resumed run has filled what was missing
 
 

@@ -264,6 +264,7 @@ def explanations(data: dict[str, Any]) -> list[str]:
     for status, words in (("not_applicable", "not applicable"), ("error", "failed")):
         for name, runs in group_runs(data, status).items():
             lines += [f"{name} (seed {run['seed']}): {words}: {run['reason']}" for run in runs]
+    lines += data.get("left_out", [])
     lines += _attacks_left_out(data)
     return lines
 

@@ -60,6 +60,7 @@ class Cell:
     :param random: The model whose draws are scored, if it is random.
     :param points: Most images that are attacked, or None.
     :param repeats: Times that a random model is scored.
+    :param answers: Answers whose mean is scored, of a model that is asked for scores which are random.
     """
 
     model: SensRegClassifier
@@ -67,6 +68,7 @@ class Cell:
     random: Any = None
     points: int | None = None
     repeats: int = 1
+    answers: int = 1
 
     @property
     def default(self) -> SensRegClassifier:
@@ -106,7 +108,9 @@ class Cell:
         :return: Which are rightly classified.
         """
         if self.random is None:
-            return Judgement(self.default.predict(x).argmax(axis=1) == y)
+            # One answer each time would count its own noise as an attack's success, once for every attack.
+            answers = [self.default.predict(x) for _ in range(self.answers)]
+            return Judgement(np.mean(answers, axis=0).argmax(axis=1) == y)
         score = self.random.score(x, y, repeats=self.repeats, seed=seed)
         mean = np.asarray(score.correct, dtype=bool).reshape(-1, len(x))
         single = np.asarray(score.single_correct, dtype=bool).reshape(-1, len(x))
@@ -154,7 +158,7 @@ def cell_classifier(
         return _preprocessed_cell(task, model, defence.preprocessing, options, budget)
     if defence.postprocessing is not None:
         default = postprocessed_classifier(task, model.model, defence.postprocessing(options))
-        return Cell(model, (View("default", default), View("adaptive", model)))
+        return Cell(model, (View("default", default), View("adaptive", model)), answers=defence.answers)
     return Cell(model, (View("default", model),))
 
 

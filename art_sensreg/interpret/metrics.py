@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from art.estimators.classification import PyTorchClassifier
 
+from art_sensreg.attacks.randomness import random_state_kept
 from art_sensreg.interpret.saliency import (
     Saliency,
     batches,
@@ -227,8 +228,17 @@ def _squared_errors(
     check_count("samples", samples)
     check_count("batch_size", batch_size)
     captum_infidelity = optional_module("captum.metrics").infidelity
-    with evaluated(classifier, seed) as logits:
+    with evaluated(classifier, seed) as drawn:
         generator = np.random.default_rng(seed)
+
+        def logits(rows: torch.Tensor) -> torch.Tensor:
+            # The same draws of a random model with and without noise: else their difference is what is measured. So
+            # the samples of the images, which come one after the other, go through it one for each image at a time.
+            outputs = []
+            for number in range(len(rows) // count):
+                with random_state_kept(classifier.device, seed, classifier.model):
+                    outputs.append(drawn(rows[number :: len(rows) // count]))
+            return torch.stack(outputs, dim=1).flatten(0, 1)
 
         def perturbed(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             # Image by image, all samples of one after the other: the noise does not depend on the size of a batch.
@@ -238,6 +248,7 @@ def _squared_errors(
 
         errors = []
         for rows, slopes, targets in batches(classifier, max(1, int(batch_size) // int(samples)), images, maps, labels):
+            count = len(rows)
             values = captum_infidelity(logits, perturbed, rows, slopes, target=targets, n_perturb_samples=int(samples))
             errors.append(values.double().cpu().numpy())
     return np.concatenate(errors)

@@ -100,7 +100,7 @@ def test_the_zonotope_of_a_box_is_arts_and_stays_within_the_box() -> None:
 
 @pytest.mark.skipif(np.lib.NumpyVersion(np.__version__) < "2.4.0", reason="numpy took such arrays before 2.4")
 def test_zonotopes_as_shipped_crash(digits: Dataset) -> None:
-    with pytest.raises((TypeError, ValueError), match="sequence"):
+    with pytest.raises(NotApplicable, match=r"sequence.*see art-deepz-fixed"):
         trained(train_deepz, small_task(digits, n=64, epochs=1), DEEPZ_OPTIONS)
 
 

@@ -32,6 +32,9 @@ def test_robust_accuracy_must_be_clearly_above_the_undefended():
         status(robust_accuracy(), {"worst_case": [case(0.99, n=4)]}, {**twin, "worst_case": [case(0.75, n=4)]})
         == "not met"
     )
+    constant = {"worst_case": [case(0.12, eps=0.2)], "clean_accuracy": 0.12}  # robust, and of no use
+    assert status(robust_accuracy(), constant, twin) == "not met"
+    assert status(robust_accuracy(), {**constant, "clean_accuracy": 0.9}, twin) == "met"
     assert status(robust_accuracy(), {"worst_case": [case(0.7)]}) == "not measured"
     assert status(robust_accuracy(), {"worst_case": [case(0.7, eps=0.3)]}, twin) == "not measured"
     failed = {"worst_case": [case(0.9)], "attacks": [{"attack": "pgd", "status": "error"}]}

@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from art.defences.trainer import AdversarialTrainerFBFPyTorch
 
 from art_sensreg.benchmark.claims import robust_accuracy
 from art_sensreg.benchmark.cli import main
 from art_sensreg.benchmark.defence import Defence
 from art_sensreg.benchmark.defences import DEFENCES, register
+from art_sensreg.benchmark.rows import from_trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--train-size", "300", "--test-size", "40", "--epochs", "3", "--model", "mlp", "--attacks", "fgm", "--quiet"]
@@ -88,3 +90,12 @@ def test_a_plugin_that_does_not_work_is_one_line(tmp_path, text, message, capsys
 def test_names_that_cannot_stand_on_a_command_line(name, registry):
     with pytest.raises(ValueError, match="expected a word"):
         register(Defence(name, "", "", lambda task, options: None, claim=robust_accuracy()))
+
+
+def test_trainers_of_art_that_take_no_indices_are_rows_too(tmp_path, registry):
+    register(
+        from_trainer("fbf", "FBF", "-", lambda model, task, options: AdversarialTrainerFBFPyTorch(model, task.eps))
+    )
+    assert main(["--defences", "none,fbf", "--out", str(tmp_path / "run"), *SMALL]) == 0
+    runs = json.loads((tmp_path / "run" / "results.json").read_text())["runs"]
+    assert [run["status"] for run in runs] == ["ok", "ok"]

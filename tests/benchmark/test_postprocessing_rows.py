@@ -7,6 +7,7 @@ from art.attacks.evasion import SquareAttack
 from art.defences.postprocessor import HighConfidence, ReverseSigmoid
 from numpy.exceptions import AxisError
 
+from art_sensreg.benchmark.defences import DEFENCES
 from art_sensreg.benchmark.postprocessing_rows import (
     POSTPROCESSING_ROWS,
     CountedQueries,
@@ -14,6 +15,7 @@ from art_sensreg.benchmark.postprocessing_rows import (
     postprocessed_classifier,
 )
 from art_sensreg.benchmark.task import TrainingTask
+from art_sensreg.benchmark.views import cell_classifier
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.datasets import Dataset
 from tests.benchmark.test_art_instahide import small_task
@@ -52,7 +54,7 @@ def test_scores_change_and_gradients_do_not(
     assert np.abs(answered - plain).max() > 1e-4
     assert answered.min() >= 0
     np.testing.assert_allclose(defended.loss_gradient(x, y), classifier.loss_gradient(x, y), atol=1e-5)
-    assert row.random == (not np.array_equal(answered, defended.predict(x)))
+    assert (row.answers > 1) == (not np.array_equal(answered, defended.predict(x)))
 
 
 @pytest.mark.parametrize("name", KEEP_THE_DECISION)
@@ -116,3 +118,16 @@ def test_counts_nest_and_survive_errors(undefended: tuple[TrainingTask, SensRegC
             classifier.predict(x).argmax(axis=7)
     assert (outer.count, inner.count, outer.calls) == (8, 4, 2)
     assert "predict" not in vars(classifier)
+
+
+def test_random_answers_are_scored_by_their_mean(
+    digits: Dataset, undefended: tuple[TrainingTask, SensRegClassifier]
+) -> None:
+    task, classifier = undefended
+    defence = DEFENCES["art-output-noise"]
+    cell = cell_classifier(task, classifier, defence, defence.options)
+    x, y = digits.x_test[:100], digits.y_test[:100]
+    truth = classifier.predict(x).argmax(axis=1) == y
+    several = np.stack([cell.judge(x, y, seed=0).correct for _ in range(8)])
+    single = np.stack([cell.default.predict(x).argmax(axis=1) == y for _ in range(8)])
+    assert (several.all(axis=0) != truth).mean() < (single.all(axis=0) != truth).mean() / 2

@@ -15,7 +15,7 @@ import pytest
 from art_sensreg.benchmark import rows
 from art_sensreg.benchmark.cli import main
 from art_sensreg.benchmark.defences import DEFENCES
-from art_sensreg.benchmark.records import wilson_interval
+from art_sensreg.benchmark.records import Records, wilson_interval
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "run_art_suite.py"
 SMALL = ["--train-size", "300", "--test-size", "30", "--epochs", "2", "--model", "mlp", "--quiet"]
@@ -303,6 +303,8 @@ def test_two_classes(tmp_path, digits, capsys):
     assert main([*common, "--attacks", "all", "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
     (entry,) = results(tmp_path / "run")["runs"]
     assert "apgd-dlr" not in {attack["attack"] for attack in entry["attacks"]}
+    assert "apgd-dlr: needs 3 classes, left out" in capsys.readouterr().out
+    assert "autoattack: needs 4 classes, left out" in (tmp_path / "run" / "report.md").read_text()
     with pytest.raises(SystemExit) as stop:
         main([*common, "--attacks", "apgd-dlr"])
     assert stop.value.code == 2
@@ -370,3 +372,44 @@ def test_a_measure_that_failed_is_made_up_for(tmp_path, monkeypatch):
     for case in entry["worst_case"]:
         curve = [c["robust_accuracy"] for c in entry["eot_curve"] if c["eps"] == case["eps"]]
         assert case["robust_accuracy"] <= min(curve)
+
+
+def test_a_cell_whose_worker_died_is_filled_in_later(tmp_path):
+    out, arguments = tmp_path / "run", ["--defences", "none,sr", "--attacks", "fgm"]
+    assert run(out, *arguments) == 0
+    content = results(out)
+    for entry in content["runs"]:
+        entry.update(status="error", reason="RuntimeError: the process that attacked it died")
+    (out / "results.json").write_text(json.dumps(content))
+    assert run(out, *arguments, "--resume") == 0
+    assert [entry["status"] for entry in results(out)["runs"]] == ["ok", "ok"]
+
+
+def test_what_crashed_in_art_is_tried_again(tmp_path, monkeypatch):
+    replaced(monkeypatch, "art-fbf", train=failing)
+    arguments = ["--defences", "none,art-fbf", "--attacks", "fgm"]
+    assert run(tmp_path / "run", *arguments) == 0
+    assert results(tmp_path / "run")["runs"][1]["status"] == "not_applicable"
+    monkeypatch.undo()
+    assert run(tmp_path / "run", *arguments, "--resume") == 0
+    assert results(tmp_path / "run")["runs"][1]["status"] == "ok"
+
+
+def test_images_that_are_not_square(tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.random((60, 1, 8, 5), dtype=np.float32), np.arange(60) % 3
+    np.savez(tmp_path / "own.npz", x_train=x, y_train=y, x_test=x[:12], y_test=y[:12])
+    arguments = ["--dataset", str(tmp_path / "own.npz"), "--attacks", "fgm,square", "--model", "mlp", "--epochs", "1"]
+    assert main([*arguments, "--defences", "none,art-rounded", "--out", str(tmp_path / "run"), "--quiet"]) == 0
+    first, rounded = results(tmp_path / "run")["runs"]
+    (reason,) = {row["reason"] for row in first["attacks"] if row["attack"] == "square"}
+    assert "needs square images; these are 8 x 5" in reason
+    assert rounded["notes"] == ["no queries counted: square as ART has it needs square images; these are 8 x 5"]
+
+
+def test_names_that_differ_in_a_dash_have_masks_of_their_own(tmp_path):
+    records = Records(tmp_path, {}, "cpu", None)
+    one, other = (np.full(3, value) for value in (True, False))
+    names = [records.write_mask((name, "seed0", "pgd"), mask, one) for name, mask in (("my-at", one), ("my_at", other))]
+    assert records.read_mask(names[0])[0].all()
+    assert not records.read_mask(names[1])[0].any()

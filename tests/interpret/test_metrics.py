@@ -286,3 +286,20 @@ def test_measures_of_a_model_that_is_constant():
 def test_wrong_arguments(call, message):
     with pytest.raises(ValueError, match=message):
         call(linear_classifier()[0], images())
+
+
+def test_infidelity_of_a_random_model_is_not_that_of_its_draws():
+    """A linear model whose draws are shifted by noise: its gradient predicts every change exactly."""
+
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.linear(x) + 5 * torch.randn(len(x), 2)
+
+    classifier = SensRegClassifier(Shifted(), nn.CrossEntropyLoss(), (4,), 2)
+    x, y = np.random.default_rng(0).random((6, 4), dtype=np.float32), np.zeros(6, dtype=int)
+    maps = np.tile(classifier.model.linear.weight[0].detach().numpy(), (6, 1))
+    assert infidelity(classifier, x, y, maps, samples=4).max() < 1e-8
