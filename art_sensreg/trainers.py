@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from art.data_generators import DataGenerator as ArtDataGenerator
 from art.defences.trainer import Trainer
 from art.estimators.classification import PyTorchClassifier
 
@@ -284,9 +285,15 @@ class GradDivTrainer(SensRegTrainer):
 
 def _number_of_images(data: Any) -> int:
     """Of an array, one of ART's generators (`size`) or a torch loader (`dataset`)."""
-    size = getattr(data, "size", None)
-    known = isinstance(size, int) and not isinstance(data, np.ndarray)
-    return int(size if known else len(getattr(data, "dataset", data)))  # type: ignore[arg-type]
+    if isinstance(data, ArtDataGenerator):
+        return int(data.size)
+    try:
+        return max(1, len(getattr(data, "dataset", data)))  # none at all is refused with the other arguments
+    except TypeError as error:
+        raise TypeError(
+            f"The training data are {type(data).__name__}, whose number of images is not known; expected an array, or "
+            "a loader of a data set with a length (the weight of BayesianKL is one over it)."
+        ) from error
 
 
 def _one_of(kind: Any, penalty: Any, settings: dict[str, Any]) -> Any:

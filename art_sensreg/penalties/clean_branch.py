@@ -43,9 +43,11 @@ def same_draws(like: torch.Tensor) -> Iterator[Callable[[], None]]:
 class CleanBranchRules(TorchFunctionMode):
     """BatchNorm and dropout as the docstring of `passes` says, by intercepting their functional forms."""
 
-    def __init__(self, sizes: Sequence[int], update_statistics: bool, per_row: bool = False) -> None:
+    def __init__(
+        self, sizes: Sequence[int], update_statistics: bool, per_row: bool = False, repeated: bool = False
+    ) -> None:
         super().__init__()
-        self.per_row = per_row
+        self.per_row, self.repeated = per_row, repeated
         self.sizes = sizes
         self.rows = sum(sizes)
         self.update_statistics = update_statistics
@@ -89,8 +91,10 @@ class CleanBranchRules(TorchFunctionMode):
         elif len(self.sizes) > 1 or self.per_row:
             output, mean, variance = normalise(input, weight, bias, rows, eps)
             self._move(running_mean, running_var, mean, variance, momentum, count)
+            if self.repeated:  # the passes after this one need them with their graph
+                self._statistics.append(statistics(input))
             return output
-        else:  # the passes after this one need the statistics with their graph
+        else:
             mean, variance = statistics(input)
             self._statistics.append((mean, variance))
             self._move(running_mean, running_var, mean, variance, momentum, count)

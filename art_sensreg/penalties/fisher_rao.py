@@ -56,7 +56,7 @@ def fisher_rao_distance(logits: torch.Tensor, others: torch.Tensor) -> torch.Ten
     """
     squares = (root_probabilities(logits) - root_probabilities(others)).pow(2).sum(1)
     # `where` before and after: an infinite derivative times 0 would be NaN.
-    apart = squares > torch.finfo(squares.dtype).tiny
+    apart = ~(squares <= torch.finfo(squares.dtype).tiny)  # NaN stays NaN
     chord = torch.where(apart, torch.where(apart, squares, 1.0).sqrt(), 0.0)
     return 4 * torch.asin(chord / 2)
 

@@ -38,10 +38,10 @@ def unit_gradients(gradients: torch.Tensor) -> torch.Tensor:
     # Squares of the tiny gradients of a confident network would underflow.
     largest = flat.detach().abs().amax(2, keepdim=True)
     limits = torch.finfo(flat.dtype)
-    known = largest > limits.tiny / limits.eps
+    known = ~(largest <= limits.tiny / limits.eps)  # NaN stays NaN
     scaled = torch.where(known, flat, torch.zeros_like(flat)) / torch.where(known, largest, torch.ones_like(largest))
     squares = scaled.pow(2).sum(2, keepdim=True)
-    return scaled / torch.where(squares > 0, squares, torch.ones_like(squares)).sqrt()
+    return scaled / torch.where(squares == 0, torch.ones_like(squares), squares).sqrt()
 
 
 def mean_resultant_length(units: torch.Tensor) -> torch.Tensor:
@@ -57,7 +57,8 @@ def mean_resultant_length(units: torch.Tensor) -> torch.Tensor:
     tensor([0.7071])
     """
     squares = units.mean(0).pow(2).sum(1)
-    return torch.where(squares > 0, torch.where(squares > 0, squares, torch.ones_like(squares)).sqrt(), 0.0)
+    none = squares == 0
+    return torch.where(none, 0.0, torch.where(none, torch.ones_like(squares), squares).sqrt())
 
 
 def concentration(length: torch.Tensor, d: int) -> torch.Tensor:
@@ -111,8 +112,9 @@ def negative_log_volume(units: torch.Tensor, delta: float) -> torch.Tensor:
     tensor([-1.3863])
     """
     rows = units.transpose(0, 1)
-    gram = rows @ rows.transpose(1, 2)
-    return -torch.logdet(gram + delta * torch.eye(len(units), dtype=gram.dtype, device=gram.device))
+    with torch.autocast(units.device.type, enabled=False):  # there is no determinant in half precision
+        gram = rows @ rows.transpose(1, 2)
+        return -torch.logdet(gram + delta * torch.eye(len(units), dtype=gram.dtype, device=gram.device))
 
 
 def draw_gradients(

@@ -89,7 +89,10 @@ def inner_ascent(
             if norm == "linf":
                 direction = gradient.sign()
             else:
-                direction = nn.functional.normalize(gradient.flatten(1), dim=1).view_as(gradient)
+                flat = gradient.flatten(1)
+                # Of a confident row, in a mean over the batch, even the length of the gradient may count as zero.
+                flat = flat / flat.abs().amax(1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
+                direction = nn.functional.normalize(flat, dim=1).view_as(gradient)
             perturbed = inside_ball(x, perturbed + eps_step * direction, eps, norm, clip_values)
     return perturbed
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from art_sensreg.penalties.clean_branch import CleanBranchRules, same_draws
@@ -154,7 +155,7 @@ def forward_branches(
     sizes = [len(x) for x in inputs]
     if len(inputs) == 1 and update_statistics and not per_row:
         return _branches(inputs, sizes, *_forward(model, inputs[0], selections, copy=copy))
-    rules = CleanBranchRules(sizes if stacked else sizes[:1], update_statistics, per_row)
+    rules = CleanBranchRules(sizes if stacked else sizes[:1], update_statistics, per_row, repeated=not stacked)
     with _counters_kept(model, update_statistics and stacked):
         if stacked:
             return _branches(inputs, sizes, *_forward(model, torch.cat(list(inputs)), selections, rules))
@@ -192,7 +193,8 @@ def _separate_passes(
     outputs = []
     with same_draws(inputs[0]) as rewind:
         for x in inputs:
-            outputs.append(_forward(model, x, selections, rules))
+            # Others read the same branches later: a model that works in place gets a copy.
+            outputs.append(_forward(model, x if x.requires_grad else x.clone(), selections, rules))
             rules.repeat()
             rewind()
     return outputs
@@ -210,6 +212,8 @@ def _forward(
     with ExitStack() as stack:
         for context in [*taps, *([rules] if rules else [])]:
             stack.enter_context(context)
+        if x.requires_grad:  # the faster kernels of attention cannot be differentiated twice
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         # What is differentiated by must not be overwritten by a model that works in place.
         logits = model(x.clone() if copy and x.requires_grad else x)
     if any(tap.overwritten for tap in taps):

@@ -1,8 +1,7 @@
 """
 Convolutions and linear layers that are random, at test time too.
 
-They are the user's own layers with another class: the names of their weights stay, so that the weights of a
-deterministic network load into its randomised form.
+They are the user's own layers with another class, which keep their weights and the names of these.
 """
 
 from __future__ import annotations

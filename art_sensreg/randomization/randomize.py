@@ -53,6 +53,7 @@ def randomize(model: nn.Module, kind: str = "rse", **options: Any) -> nn.Module:
         raise TypeError(f"`model` is {type(model).__name__}; expected an nn.Module.")
     check_choice("kind", kind, tuple(LAYERS))
     settings = _settings(kind, options)
+    _layers(model, kind)  # what cannot be randomised may not even be copied
     copied = copy.deepcopy(model)
     layers = _layers(copied, kind)
     for module in copied.modules():
@@ -133,6 +134,11 @@ def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
                 raise ValueError(
                     f"`model` has a layer {name or '(the model)'!r} of the class {type(module).__name__}; expected "
                     "torch's own Conv1d, Conv2d, Conv3d and Linear, without parametrizations."
+                )
+            if "weight" not in module._parameters:
+                raise ValueError(
+                    f"`model` has a layer {name or '(the model)'!r} whose weight a hook makes (weight_norm, "
+                    "spectral_norm, pruning); expected plain weights."
                 )
             if isinstance(module.weight, nn.parameter.UninitializedParameter):
                 raise ValueError(f"`model` has a lazy layer {name!r}; expected one that has seen data.")
