@@ -290,6 +290,8 @@ def _number_of_images(data: Any) -> int:
     try:
         return max(1, len(getattr(data, "dataset", data)))  # none at all is refused with the other arguments
     except TypeError as error:
+        if isinstance(size := getattr(data, "size", None), int) and size > 0:
+            return size  # made like one of ART's generators
         raise TypeError(
             f"The training data are {type(data).__name__}, whose number of images is not known; expected an array, or "
             "a loader of a data set with a length (the weight of BayesianKL is one over it)."

@@ -20,8 +20,8 @@ from art_sensreg.objectives import WHOLE_BATCH, Share
 # Longer than anything that one process does alone while the others wait (ART's trainers run on the first one). That a
 # process has died is seen at once: its connections close.
 _PATIENCE = timedelta(hours=12)
-_BROKEN = ("connection closed", "connection reset", "connection refused", "by peer", "socket")
-_BROKEN += ("timed out", "nccl", "gloo", "broken pipe")
+_CLOSED = ("connection closed", "connection reset", "connection refused", "by peer", "broken pipe")
+_BROKEN = (*_CLOSED, "socket", "timed out", "nccl", "gloo")
 
 
 class ProcessLostError(RuntimeError):
