@@ -1,5 +1,3 @@
-import sys
-
 import numpy as np
 import pytest
 from torch import nn
@@ -25,7 +23,6 @@ class Axis:
 def test_a_picture_is_written(tmp_path, shape):
     from matplotlib.image import imread
 
-    plots = "matplotlib.pyplot" in sys.modules
     models = {"first": smooth_classifier(shape, clip_values=(0.0, 1.0)), "second": smooth_classifier(shape)}
     path = saliency_picture(models, images(3, shape), LABELS, str(tmp_path / "maps.png"))
     assert path == tmp_path / "maps.png"
@@ -34,7 +31,21 @@ def test_a_picture_is_written(tmp_path, shape):
     assert width > height > 100
     one = saliency_picture(models, images(3, shape), LABELS, path, saliencies=["gradient"])
     assert imread(one).shape[1] < width
-    assert ("matplotlib.pyplot" in sys.modules) == plots
+
+
+def test_the_callers_own_figures_are_left_alone(tmp_path):
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    mine = pyplot.figure()
+    try:
+        saliency_picture({"mine": smooth_classifier((1, 4, 4))}, images(3, (1, 4, 4)), LABELS, tmp_path / "maps.png")
+        assert pyplot.get_fignums() == [mine.number]
+        assert pyplot.gcf() is mine
+    finally:
+        pyplot.close(mine)
 
 
 def test_a_map_has_a_symmetric_scale_of_its_own():
