@@ -11,9 +11,9 @@ import numpy as np
 from torch import nn
 
 from art_sensreg.attacks.eot import AVERAGES, EOT
-from art_sensreg.attacks.randomness import random_state_kept
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.penalties.base import check_choice, check_count
+from art_sensreg.penalties.random_states import random_state_kept
 from art_sensreg.preprocessing import numpy_dtype
 from art_sensreg.training.inputs import check_images, check_labels
 

@@ -13,8 +13,9 @@ from torch import nn
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
-from art_sensreg.attacks.randomness import Draw, Replay, graph_bytes, random_sources, rows_share_noise
+from art_sensreg.attacks.randomness import Draw, graph_bytes, rows_share_noise
 from art_sensreg.penalties.base import check_choice, check_count
+from art_sensreg.penalties.random_states import Replay, random_sources
 from art_sensreg.penalties.taps import ActivationTaps
 
 AVERAGES = ("logits", "probabilities")

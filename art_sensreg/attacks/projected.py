@@ -22,11 +22,11 @@ from art_sensreg.attacks.ascent import (
 )
 from art_sensreg.attacks.losses import LOSSES
 from art_sensreg.attacks.norms import Ball, norm_name
-from art_sensreg.attacks.randomness import random_state_kept
 from art_sensreg.attacks.views import check_classifier, differentiable_model, labels_of
 from art_sensreg.penalties.base import check_choice, check_count, check_number
 from art_sensreg.penalties.modes import modes_kept
 from art_sensreg.penalties.noise import derive_seed
+from art_sensreg.penalties.random_states import random_state_kept
 
 
 @dataclass(frozen=True)

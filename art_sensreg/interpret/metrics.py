@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from art.estimators.classification import PyTorchClassifier
 
-from art_sensreg.attacks.randomness import random_state_kept
 from art_sensreg.interpret.saliency import (
     Saliency,
     batches,
@@ -18,6 +17,7 @@ from art_sensreg.interpret.saliency import (
     optional_module,
 )
 from art_sensreg.penalties.base import check_count, check_number
+from art_sensreg.penalties.random_states import random_state_kept
 
 
 def infidelity(

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from art.estimators.classification import PyTorchClassifier
 
-from art_sensreg.attacks.randomness import nothing_left
 from art_sensreg.attacks.views import check_classifier, differentiable_model
 from art_sensreg.penalties.base import check_count
+from art_sensreg.penalties.random_states import nothing_left
 from art_sensreg.training.inputs import check_images, check_labels
 
 Logits = Callable[[torch.Tensor], torch.Tensor]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,33 +10,9 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from art_sensreg.penalties.batch_norm import normalise, statistics
+from art_sensreg.penalties.random_states import same_draws, torch_generator
 
 _DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout}
-
-
-@contextmanager
-def same_draws(like: torch.Tensor) -> Iterator[Callable[[], None]]:
-    """Yield a function that goes back to the present random state; at the end it is that after the first pass."""
-    device = like.device if like.is_cuda else None
-
-    def get() -> torch.Tensor:
-        return torch.get_rng_state() if device is None else torch.cuda.get_rng_state(device)
-
-    def put(state: torch.Tensor) -> None:
-        if device is None:
-            torch.set_rng_state(state)
-        else:
-            torch.cuda.set_rng_state(state, device)
-
-    start, after = get(), []
-
-    def rewind() -> None:
-        after.append(get())
-        put(start)
-
-    yield rewind
-    if after:
-        put(after[0])
 
 
 class CleanBranchRules(TorchFunctionMode):
@@ -125,7 +100,7 @@ class CleanBranchRules(TorchFunctionMode):
             return func(input, p, *args, **kwargs)
         sizes = [len(input) * size // self.rows for size in self.sizes]
         outputs = []
-        with same_draws(input) as rewind:
+        with same_draws([torch_generator(input.device)]) as rewind:
             for part in torch.split(input, sizes):
                 # Equal draws need equal shapes: a shorter branch is filled up, and cut again.
                 filled = torch.cat([part, part.new_zeros(sizes[0] - len(part), *part.shape[1:])])

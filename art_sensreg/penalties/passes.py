@@ -22,7 +22,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from art_sensreg.penalties.clean_branch import CleanBranchRules, same_draws
+from art_sensreg.penalties.clean_branch import CleanBranchRules
+from art_sensreg.penalties.random_states import random_sources, random_state_kept, same_draws
 from art_sensreg.penalties.taps import ActivationTaps, Layers, TapPlan, trial
 
 
@@ -96,7 +97,7 @@ def treats_rows_alone(model: nn.Module, x: torch.Tensor) -> bool:
     rows = x[:2].detach()
     if len(rows) < 2 or couples_rows(model):
         return False
-    with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+    with torch.no_grad(), random_state_kept(x.device, module=model):
         whole = model(rows.clone())
         parts = torch.cat([model(row.clone()) for row in rows.split(1)])
     return whole.shape == parts.shape and torch.allclose(whole, parts, rtol=1e-3, atol=1e-5)
@@ -191,7 +192,7 @@ def _separate_passes(
 ) -> list[tuple[torch.Tensor, list[list[torch.Tensor]]]]:
     """One pass for each branch; every one starts from the same random state, and BatchNorm repeats the clean pass."""
     outputs = []
-    with same_draws(inputs[0]) as rewind:
+    with same_draws(random_sources(model, inputs[0].device)) as rewind:
         for x in inputs:
             # Others read the same branches later: a model that works in place gets a copy.
             outputs.append(_forward(model, x if x.requires_grad else x.clone(), selections, rules))
@@ -240,7 +241,7 @@ def branches_agree(model: nn.Module, x: torch.Tensor) -> bool:
     rows = x[:2].detach()
     if len(rows) < 2 and couples_rows(model):
         return True
-    with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+    with torch.no_grad(), random_state_kept(x.device, module=model):
         clean, noisy = forward_branches(model, [rows, rows], update_statistics=False).logits
     return torch.allclose(clean, noisy, rtol=1e-3, atol=1e-5)
 

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from art_sensreg.penalties.modes import modes_kept
+from art_sensreg.penalties.random_states import random_state_kept
 
 Layers = str | Sequence[str | type[nn.Module]]
 KEYWORDS = ("hidden", "pre_activation", "hidden+logits", "logits")
@@ -180,8 +181,7 @@ def trial(model: nn.Module, like: torch.Tensor) -> Iterator[None]:
     >>> inside, model.training
     (False, True)
     """
-    rng = torch.random.fork_rng(devices=[like.device] if like.is_cuda else [])
-    with modes_kept(model), torch.no_grad(), rng:
+    with modes_kept(model), torch.no_grad(), random_state_kept(like.device, module=model):
         yield
 
 

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from art_sensreg.objectives import Objective
 from art_sensreg.penalties.noise import Probes, derive_seed
+from art_sensreg.penalties.random_states import torch_generator
 from art_sensreg.training.batches import Batch, Batches
 from art_sensreg.training.callbacks import History, TrainingState, call
 from art_sensreg.training.config import TrainingConfig
@@ -221,9 +222,8 @@ class Training:
     def _seed_model(self) -> None:
         """The model's own randomness (dropout) depends on seed, step and process alone, so that a run can resume."""
         seed = derive_seed(self.seed, "model", self.state.total_steps, self.processes.rank)
-        torch.default_generator.manual_seed(seed)
-        if self.device.type == "cuda":
-            torch.cuda.default_generators[self.device.index or 0].manual_seed(seed)
+        for generator in (torch.default_generator, torch_generator(self.device)):
+            generator.manual_seed(seed)
 
     def _pause(self) -> None:
         """Between two steps: a checkpoint if it is time, and the end if a signal asks for it."""

@@ -1,5 +1,6 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -142,7 +143,31 @@ def transformer():
     return nn.Sequential(nn.Unflatten(1, (3, 8)), nn.TransformerEncoder(layer, 1), nn.Flatten(), nn.Linear(24, 3))
 
 
-@pytest.mark.parametrize(("make", "width"), [(StochasticDepth, 4), (transformer, 24)], ids=["depth", "attention"])
+class NumpyNoise(nn.Module):
+    """Noise that torch's global generator does not make."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.first, self.last, self.source = nn.Linear(4, 8), nn.Linear(8, 3), source
+
+    def forward(self, x):
+        noise = self.source.normal(size=(len(x), 8)) if self.training else 0.0
+        return self.last(torch.relu(self.first(x) + torch.as_tensor(noise, dtype=x.dtype)))
+
+
+class OwnGenerator(NumpyNoise):
+    def __init__(self):
+        super().__init__(np.random.default_rng(0))
+
+
+class GlobalNumpy(NumpyNoise):
+    def __init__(self):
+        super().__init__(np.random)
+
+
+@pytest.mark.parametrize(
+    ("make", "width"), [(StochasticDepth, 4), (transformer, 24), (OwnGenerator, 4), (GlobalNumpy, 4)]
+)
 def test_randomness_of_the_models_own_is_shared_by_the_branches(make, width):
     torch.manual_seed(0)
     net, x = make().train(), torch.rand(64, width)

@@ -1,0 +1,196 @@
+"""The random states that a model draws from: found, kept and drawn from again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+
+
+def torch_generator(device: torch.device) -> torch.Generator:
+    """
+    Torch's global generator of a device.
+
+    :param device: The device.
+
+    Example:
+    >>> from art_sensreg.penalties.random_states import torch_generator
+    >>> torch_generator(torch.device("cpu")) is torch.default_generator
+    True
+    """
+    if device.type != "cuda":
+        return torch.default_generator
+    return torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
+
+
+def random_sources(module: nn.Module | None, device: torch.device) -> list[Any]:
+    """
+    The generators that a model may draw from.
+
+    :param module: The model, or None.
+    :param device: Where it is.
+    :return: The global ones of torch (for the CPU and the device), numpy and Python, and those that its modules keep as
+        attributes.
+
+    Example:
+    >>> from art_sensreg.penalties.random_states import random_sources
+    >>> model = nn.Identity()
+    >>> model.generator = np.random.default_rng(0)
+    >>> len(random_sources(None, torch.device("cpu"))), len(random_sources(model, torch.device("cpu")))
+    (3, 4)
+    """
+    found: list[Any] = [torch.default_generator, np.random, random]
+    if device.type == "cuda":
+        found.append(torch_generator(device))
+    kept = [value for part in ([] if module is None else module.modules()) for value in vars(part).values()]
+    found += {id(value): value for value in kept if isinstance(value, _GENERATORS)}.values()
+    return found
+
+
+class Replay:
+    """
+    Context manager inside of which the random states are those of its making; they go on outside as if unused.
+
+    :param sources: The generators, from :func:`random_sources`.
+
+    Example:
+    >>> from art_sensreg.penalties.random_states import Replay, random_sources
+    >>> replay = Replay(random_sources(None, torch.device("cpu")))
+    >>> first = torch.rand(1), np.random.rand(), random.random()
+    >>> with replay:
+    ...     first == (torch.rand(1), np.random.rand(), random.random())
+    True
+    """
+
+    def __init__(self, sources: Sequence[Any]) -> None:
+        self._sources = sources
+        self._inside = _states(sources)
+        self._outside: list[Any] = []
+
+    def __enter__(self) -> None:
+        self._outside = _states(self._sources)
+        _put(self._sources, self._inside)
+
+    def __exit__(self, *exc: Any) -> None:
+        _put(self._sources, self._outside)
+
+
+@contextmanager
+def same_draws(sources: Sequence[Any]) -> Iterator[Callable[[], None]]:
+    """
+    Yield a function that goes back to the present random states; at the end they are those at its first call.
+
+    :param sources: The generators, from :func:`random_sources` or :func:`torch_generator`.
+
+    Example:
+    >>> from art_sensreg.penalties.random_states import random_sources, same_draws
+    >>> with same_draws(random_sources(None, torch.device("cpu"))) as rewind:
+    ...     first = torch.rand(1), np.random.rand()
+    ...     rewind()
+    ...     first == (torch.rand(1), np.random.rand())
+    True
+    """
+    start, after = _states(sources), []
+
+    def rewind() -> None:
+        after.append(_states(sources))
+        _put(sources, start)
+
+    yield rewind
+    if after:
+        _put(sources, after[0])
+
+
+@contextmanager
+def random_state_kept(device: torch.device, seed: int | None = None, module: nn.Module | None = None) -> Iterator[None]:
+    """
+    Put the random states back afterwards: torch's, numpy's (ART's preprocessors draw from it) and Python's.
+
+    :param device: Device whose generator counts too.
+    :param seed: Seed inside; None: go on from the present states.
+    :param module: A model whose own generators count too.
+
+    Example:
+    >>> from art_sensreg.penalties.random_states import random_state_kept
+    >>> with random_state_kept(torch.device("cpu"), seed=0):
+    ...     first = np.random.rand()
+    >>> with random_state_kept(torch.device("cpu"), seed=0):
+    ...     first == np.random.rand()
+    True
+    """
+    sources = random_sources(module, device)
+    with Replay(sources):
+        if seed is not None:
+            for number, source in enumerate(sources):
+                # Equal seeds would give generators of the same kind the same numbers.
+                _seed(source, seed + max(0, number - 2))
+        yield
+
+
+@contextmanager
+def nothing_left(module: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
+    """
+    Inside, a model may be run without a trace in random states or running statistics.
+
+    :param module: The model, in the mode in which it is to be looked at.
+    :param device: Where it is.
+    :param seed: Seed of all that is random inside.
+
+    Example:
+    >>> from art_sensreg.penalties.random_states import nothing_left
+    >>> model = nn.BatchNorm1d(2)
+    >>> with nothing_left(model, torch.device("cpu"), seed=0):
+    ...     _ = model(torch.randn(5, 2))
+    >>> model.running_mean
+    tensor([0., 0.])
+    """
+    kept = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    try:
+        with random_state_kept(device, seed, module):
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in kept:
+                buffer.copy_(value)
+
+
+def _states(sources: Sequence[Any]) -> list[Any]:
+    return [_state(source) for source in sources]
+
+
+def _put(sources: Sequence[Any], states: list[Any]) -> None:
+    for source, state in zip(sources, states, strict=True):
+        _restore(source, state)
+
+
+def _state(source: Any) -> Any:
+    if isinstance(source, torch.Generator):
+        return source.get_state()
+    if isinstance(source, np.random.Generator):
+        return source.bit_generator.state
+    return source.getstate() if hasattr(source, "getstate") else source.get_state()
+
+
+def _restore(source: Any, state: Any) -> None:
+    if isinstance(source, np.random.Generator):
+        source.bit_generator.state = state
+    elif hasattr(source, "setstate"):
+        source.setstate(state)
+    else:
+        source.set_state(state)
+
+
+def _seed(source: Any, seed: int) -> None:
+    if isinstance(source, torch.Generator):
+        source.manual_seed(seed)
+    elif isinstance(source, np.random.Generator):
+        source.bit_generator.state = type(source.bit_generator)(seed).state
+    else:
+        source.seed(seed % 2**32)
