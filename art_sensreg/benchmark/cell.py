@@ -107,7 +107,7 @@ def trained_cell(
     except ProcessLostError:
         raise
     except Exception as error:  # noqa: BLE001 - one failing cell must not take the others with it
-        status = "error" if DEFENCES[name].ours else "not_applicable"
+        status = "error" if DEFENCES[name].answered_for else "not_applicable"
         # What crashed, unlike what cannot run here, is tried again by a resumed run.
         run.update(status=status, reason=f"{type(error).__name__}: {error}", crashed=True)
         logger.debug("%s", traceback.format_exc())

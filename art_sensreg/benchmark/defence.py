@@ -65,7 +65,7 @@ class Defence:
     :param options: Its options and their defaults, for `--set NAME.OPTION=VALUE`. None: the data set's recipe; an `eps`
         of None is the size that adversarial training trains at.
     :param claim: What it claims to stop, and the metric for it.
-    :param ours: Whether a failure is one of this package; ART's as shipped may be not applicable.
+    :param ours: Whether it is this package's own.
     :param repaired: What a `...-fixed` row repairs, and why.
     :param penalties: Function of the options that makes the penalties, for defences that train with some.
     :param preprocessing: What stands before the model at prediction time; the model itself is that of `none`.
@@ -98,6 +98,11 @@ class Defence:
     def trained(self) -> bool:
         """Whether it trains a model of its own; else it takes that of `none`."""
         return self.preprocessing is None and self.postprocessing is None
+
+    @property
+    def answered_for(self) -> bool:
+        """Whether a crash is an error: of what is our own, or repaired by us. What ART ships may be not applicable."""
+        return self.ours or bool(self.repaired)
 
     def new_model(self, task: TrainingTask, options: Options) -> nn.Module:
         """

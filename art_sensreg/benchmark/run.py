@@ -104,7 +104,7 @@ def _measure(job: Job, interpret: bool) -> None:
     except Exception as error:  # noqa: BLE001 - one failing cell must not take the others with it
         logger.debug("%s", traceback.format_exc())
         run["measure_error"] = f"{type(error).__name__}: {error}"
-        if DEFENCES[run["defence"]].ours:
+        if DEFENCES[run["defence"]].answered_for:
             run.update(status="error", reason=run["measure_error"])
         return
     filled = all(row["status"] != "error" for row in run["attacks"])

@@ -168,12 +168,14 @@ def failing(task, options):
 def test_a_failing_cell_is_reported_and_the_rest_goes_on(tmp_path, monkeypatch, capsys):
     replaced(monkeypatch, "sr", train=failing)
     replaced(monkeypatch, "art-trades", train=failing)
+    replaced(monkeypatch, "art-trades-fixed", train=failing)
     out = tmp_path / "run"
-    assert run(out, "--defences", "sr,art-trades,none", "--attacks", "fgm") == 1
+    assert run(out, "--defences", "sr,art-trades,art-trades-fixed,none", "--attacks", "fgm") == 1
     status = {entry["defence"]: (entry["status"], entry["reason"]) for entry in results(out)["runs"]}
     assert status == {
         "sr": ("error", "RuntimeError: it broke"),
         "art-trades": ("not_applicable", "RuntimeError: it broke"),
+        "art-trades-fixed": ("error", "RuntimeError: it broke"),  # what is repaired must run
         "none": ("ok", ""),
     }
     shown = capsys.readouterr().out
