@@ -111,20 +111,19 @@ def _audited_defence(given: argparse.Namespace) -> tuple[AuditReport, str, Path]
     names = list(dict.fromkeys([*_BESIDE, given.defence]))
     out = given.out or Path("results") / f"audit-{given.defence}"
     try:
-        settings, dataset = _settings(given, _suite_words(given, names, out))
+        settings, dataset, previous = _settings(given, _suite_words(given, names, out))
     except ValueError as error:
         if "--resume" in str(error):
             raise ValueError(f"`--out` {out} holds models of other settings; choose another folder") from None
         raise
-    records = Records(out, settings.as_json(), settings.device)
+    records = Records(out, settings.as_json(), settings.device, previous)
     cells: dict[str, Cell | None] = {}
     for name in names:
         run, cells[name] = trained_cell(settings, dataset, records, name, given.seed, Processes())
         if name == given.defence and cells[name] is None:
             raise ValueError(f"`--defence` {name} cannot be trained here: {run['reason']}")
-    cells |= _given_cells(given, settings, dataset, given.seed)
     title = f"{given.defence} on {dataset.name}, {settings.model}"
-    return _audit(given, settings, dataset, given.defence, cells), title, out
+    return _audit(given, settings, dataset, given.defence, cells, given.seed), title, out
 
 
 def _audited_file(given: argparse.Namespace) -> tuple[AuditReport, str, Path]:
@@ -136,26 +135,18 @@ def _audited_file(given: argparse.Namespace) -> tuple[AuditReport, str, Path]:
     seed = int(match.group(2)) if match else given.seed
     stored = _stored_settings(given.checkpoint)
     out = given.out or Path("results") / f"audit-{given.checkpoint.stem}"
-    settings, dataset = _settings(given, _suite_words(given, [name], _NO_RUN, stored), stored)
+    settings, dataset, _ = _settings(given, _suite_words(given, [name], _NO_RUN, stored), stored)
     files = {other: given.checkpoint.with_name(f"{other}-seed{seed}.safetensors") for other in ("none", *ADVERSARIAL)}
     beside = {other: file for other, file in files.items() if stored and file.is_file() and other != name}
     cells: dict[str, Cell | None] = {
         other: loaded_cell(settings, dataset, seed, file, other) for other, file in beside.items()
     }
-    cells |= _given_cells(given, settings, dataset, seed)
     cells[name] = loaded_cell(settings, dataset, seed, given.checkpoint, name)
     known = stored is not None and match is not None
     if not known:  # nothing is known of how a bare file was trained
         given.penalties = []
     title = f"{given.checkpoint.name} on {dataset.name}, {settings.model}"
-    return _audit(given, settings, dataset, name, cells, own_twin=known), title, out
-
-
-def _given_cells(given: argparse.Namespace, settings: SuiteSettings, dataset: Dataset, seed: int) -> dict[str, Cell]:
-    """The twin and the surrogates that were named on the command line."""
-    files = {"none": given.twin} if given.twin else {}
-    files |= dict(zip(ADVERSARIAL, given.surrogate, strict=False))
-    return {other: loaded_cell(settings, dataset, seed, file, other) for other, file in files.items()}
+    return _audit(given, settings, dataset, name, cells, seed, own_twin=known), title, out
 
 
 def _audit(
@@ -164,6 +155,7 @@ def _audit(
     dataset: Dataset,
     name: str,
     cells: dict[str, Cell | None],
+    seed: int,
     own_twin: bool = True,
 ) -> AuditReport:
     norm, eps = audited_threat(settings)
@@ -178,6 +170,11 @@ def _audit(
         arguments["twin"] = None
     if hasattr(given, "penalties"):
         arguments["penalties"] = given.penalties
+    # What is named on the command line comes before what lies beside the model.
+    if given.twin:
+        arguments["twin"] = loaded_cell(settings, dataset, seed, given.twin, "none").model
+    if given.surrogate:
+        arguments["surrogates"] = [loaded_cell(settings, dataset, seed, file, "none").model for file in given.surrogate]
     dataset = dataset.limited(test_size=given.points)
     return audit_cell(settings, dataset, name, cells, quick=given.quick, **arguments)
 
@@ -196,18 +193,18 @@ def _suite_words(
 
 def _settings(
     given: argparse.Namespace, words: list[str], stored: dict[str, Any] | None = None
-) -> tuple[SuiteSettings, Dataset]:
+) -> tuple[SuiteSettings, Dataset, dict[str, Any] | None]:
     suite = make_parser().parse_args(words)
     if stored and isinstance(stored.get("norm"), str):
         suite.norm, suite.eps = (stored["norm"],), [tuple(stored["eps"])]
     if given.norm and (given.norm,) != suite.norm:
         suite.norm, suite.eps = (given.norm,), None
     suite.resume = True  # the folder may hold an earlier audit
-    settings, dataset, _, _ = prepare(suite)
+    settings, dataset, _, previous = prepare(suite)
     threads = RECIPES.get(settings.dataset, FILE_RECIPE).threads
     if threads and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(threads)
-    return settings, dataset
+    return settings, dataset, previous
 
 
 def _stored_settings(checkpoint: Path) -> dict[str, Any] | None:
@@ -237,7 +234,7 @@ def settings_of_run(folder: Path, name: str, data_dir: str | None = None) -> tup
     given = make_audit_parser().parse_args(["--checkpoint", str(checkpoint)])
     given.data_dir = data_dir
     words = _suite_words(given, [name], _NO_RUN, stored)
-    return _settings(given, [*words, "--test-size", str(10**9)], stored)
+    return _settings(given, [*words, "--test-size", str(10**9)], stored)[:2]
 
 
 def loaded_cell(settings: SuiteSettings, dataset: Dataset, seed: int, file: Path, name: str) -> Cell:

@@ -112,14 +112,20 @@ def _measure(job: Job, interpret: bool) -> None:
         run.update(status="ok", reason="")  # a resumed run has filled what was missing
 
 
-def _audited(settings: SuiteSettings, dataset: Dataset, run: dict[str, Any], cells: dict[str, Cell | None]) -> Any:
-    cell = cells[run["defence"]]
-    if cell is None or cell.attackable(_AUDITABLE) < _AUDITABLE:
-        return {"verdict": "not audited: its preprocessing is too slow", "checks": []}
-    limited = dataset.limited(test_size=cell.points)
-    with quiet():  # surrogates that it trains have progress bars
-        report = audit_cell(settings, limited, run["defence"], cells, settings.budget == "smoke", seed=run["seed"])
-        return report.as_json()
+def _audit(job: Job, cells: dict[str, Cell | None]) -> None:
+    run, settings, cell = job.run, job.settings, job.cell
+    if cell.attackable(_AUDITABLE) < _AUDITABLE:
+        run["audit"] = {"verdict": "not audited: its preprocessing is too slow", "checks": []}
+        return
+    limited = job.dataset.limited(test_size=cell.points)
+    try:
+        with quiet():  # surrogates that it trains have progress bars
+            report = audit_cell(settings, limited, run["defence"], cells, settings.budget == "smoke", seed=run["seed"])
+        run["audit"] = report.as_json()
+    except Exception as error:  # noqa: BLE001 - one failing cell must not take the others with it
+        logger.debug("%s", traceback.format_exc())
+        reason = f"audit: {type(error).__name__}: {error}"
+        run.update(status="error", reason="; ".join(filter(None, [run["reason"], reason])))
 
 
 def _attack_all(jobs: list[Job], attack: Any, workers: int, records: Records, bar: Any) -> None:
@@ -144,7 +150,7 @@ def _attacked(job: Job, progress: Callable[[str], None], cells: dict[str, Any], 
         job.records.summarise(run, settings.threats)
         if audits and "audit" not in run:
             progress("audit")
-            run["audit"] = _audited(settings, job.dataset, run, {name: found[1] for name, found in cells.items()})
+            _audit(job, {name: found[1] for name, found in cells.items()})
     job.records.put(run)
 
 
