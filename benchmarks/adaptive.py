@@ -139,13 +139,16 @@ def main():
     parser.add_argument("--data-dir")
     parser.add_argument("--attacks-only", action="store_true", help="store the outcomes, and write no page")
     given = parser.parse_args()
-    settings, dataset = settings_of_run(
-        given.folder, given.defence, given.data_dir or os.environ.get("ART_SENSREG_DATA")
-    )
-    dataset = dataset.limited(test_size=given.test_size)
     checkpoints = given.folder / "checkpoints"
     files = [checkpoints / f"{name}-seed0.safetensors" for name in (given.defence, "none")] + given.surrogate
-    classifier, *surrogates = [loaded_cell(settings, dataset, 0, file, "none").model for file in files]
+    try:
+        settings, dataset = settings_of_run(
+            given.folder, given.defence, given.data_dir or os.environ.get("ART_SENSREG_DATA")
+        )
+        dataset = dataset.limited(test_size=given.test_size)
+        classifier, *surrogates = [loaded_cell(settings, dataset, 0, file, "none").model for file in files]
+    except ValueError as error:
+        parser.error(str(error))
     sizes = [float(part) for part in given.eps.split(",")]
     audited = [float(part) for part in given.audit_eps.split(",")]
     stored = run(classifier, surrogates, dataset, sizes, given.folder)

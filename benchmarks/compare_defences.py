@@ -34,6 +34,8 @@ def main() -> int:
     parser.add_argument("first")
     parser.add_argument("second")
     given = parser.parse_args()
+    if not (given.run / "results.json").is_file():
+        parser.error(f"`run`: {given.run} holds no `results.json` of a run of the suite")
     data = json.loads((given.run / "results.json").read_text())
     runs, threat = data["runs"], threats_of(data["config"])[0]
     by_name = {name: {r["seed"]: r for r in runs if r["defence"] == name} for name in (given.first, given.second)}
