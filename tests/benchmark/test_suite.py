@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,7 +98,8 @@ def test_the_twin_starts_from_the_same_weights_and_seeds_differ(finished):
     assert accuracy["none", 0] != accuracy["none", 1]
 
 
-def test_resume_keeps_what_is_done_and_adds_what_is_not(finished, monkeypatch, capsys):
+def test_resume_keeps_what_is_done_and_adds_what_is_not(finished, tmp_path, monkeypatch, capsys):
+    finished = shutil.copytree(finished, tmp_path / "run")
     before = results(finished)
     trained = []
     original = rows.SensRegTrainer.fit
