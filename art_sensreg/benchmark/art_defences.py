@@ -38,6 +38,14 @@ from art_sensreg.benchmark.art_smoothing import (
     train_smoothmix,
     train_smoothmix_fixed,
 )
+from art_sensreg.benchmark.art_soft_labels import (
+    DISTILLATION_FIXED_OPTIONS,
+    DISTILLATION_OPTIONS,
+    LABEL_SMOOTHING_OPTIONS,
+    train_distillation,
+    train_distillation_fixed,
+    train_label_smoothing,
+)
 from art_sensreg.benchmark.claims import Claim, robust_accuracy
 from art_sensreg.benchmark.defence import Certificate, Defence, Options, RandomRow
 from art_sensreg.benchmark.our_defences import OURS
@@ -55,6 +63,7 @@ _FBF_PAPER = "Wong et al. 2020, arXiv 2001.03994"
 _AWP_PAPER = "Wu et al. 2020, arXiv 2004.05884"
 _OAAT_PAPER = "Addepalli et al. 2022, arXiv 2210.09852"
 _IBP_PAPER = "Gowal et al. 2018, arXiv 1810.12715"
+_DISTILLATION_PAPER = "Papernot et al. 2016, arXiv 1511.04508"
 _DEEPZ_PAPER = "Singh et al. 2018, NeurIPS; Mirman et al. 2018, ICML"
 
 
@@ -185,6 +194,35 @@ _TRAINERS = (
         Claim(metric="none", threat="poisoned training data and backdoors"),
         ours=False,
     ),
+    Defence(
+        "art-label-smoothing",
+        "ART LabelSmoothing of the training labels",
+        "Warde-Farley and Goodfellow 2016, Perturbations, Optimization, and Statistics, chapter 11",
+        train_label_smoothing,
+        LABEL_SMOOTHING_OPTIONS,
+        robust_accuracy("evasion within eps"),
+        ours=False,
+    ),
+    Defence(
+        "art-distillation",
+        "ART DefensiveDistillation as shipped: no temperature",
+        _DISTILLATION_PAPER,
+        train_distillation,
+        DISTILLATION_OPTIONS,
+        robust_accuracy("evasion within eps", "without a temperature the soft labels are nearly hard ones"),
+        ours=False,
+    ),
+    Defence(
+        "art-distillation-fixed",
+        "ART DefensiveDistillation, repaired",
+        _DISTILLATION_PAPER,
+        train_distillation_fixed,
+        DISTILLATION_FIXED_OPTIONS,
+        robust_accuracy(
+            "evasion within eps", "it hides the gradient of cross-entropy only: attacks on margins see through"
+        ),
+        repaired="both networks are trained at the paper's temperature, and predict at 1",
+    ),
 )
 
 _CERTIFYING = (
@@ -314,3 +352,16 @@ ARTS = (
     *map(_preprocessed, PREPROCESSING_ROWS),
     *map(_postprocessed, POSTPROCESSING_ROWS),
 )
+
+# What ART ships for PyTorch beside these, by the names of its classes, and why it is no row.
+NO_ROWS = {
+    "Cutout, Mixup, CutMix": "augmentation of training data, against poisoned images; art-dp-instahide trains with it",
+    "ThermometerEncoding": "needs a network of its own, with an input channel for each level",
+    "PixelDefend": "needs a generative model of the images (PixelCNN), which ART does not ship",
+    "Resample, Mp3Compression, VideoCompression": "for sound and video",
+    "DeRandomizedSmoothing, ObjectSeeker": "certify against patches, which no attack here puts into images",
+    "BinaryInputDetector, BinaryActivationDetector, SubsetScanningDetector, BeyondDetector": "detectors: they refuse "
+    "images and label none, so that robust accuracy says nothing of them",
+    "NeuralCleanse, STRIP, ActivationDefence, ProvenanceDefense, RONIDefense, SpectralSignatureDefense": "against "
+    "backdoors and poisoned training data",
+}

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from art_sensreg.benchmark.arguments import OneLineParser, make_parser
+from art_sensreg.benchmark.art_defences import NO_ROWS
 from art_sensreg.benchmark.attacks import ATTACKS, DEFAULT_ATTACKS, NORMS, ordered
 from art_sensreg.benchmark.defences import DEFENCES, SMOKE_DEFENCES, resolve_options
 from art_sensreg.benchmark.measure_tables import extra_tables
@@ -209,7 +210,7 @@ def finish(records: Records, command: str) -> None:
 
 
 def list_names() -> str:
-    """Every defence and attack, one line each."""
+    """Every defence and attack, one line each, and which of ART's defences are missing."""
     lines = ["Defences: what each is, its paper, what is repaired; [metric of its claim: threat]; {options of --set}"]
     for defence in DEFENCES.values():
         repaired = f"; repaired: {defence.repaired}" if defence.repaired else ""
@@ -223,4 +224,6 @@ def list_names() -> str:
         attack = ATTACKS[name]
         norms = "" if attack.norms == tuple(NORMS) else f"; {', '.join(attack.norms)} only"
         lines.append(f"  {name:26} {attack.summary} ({attack.paper}{norms})")
+    lines.append("Of ART's defences for PyTorch no rows, and why:")
+    lines += [f"  {names}: {reason}" for names, reason in NO_ROWS.items()]
     return "\n".join(lines)
