@@ -209,7 +209,8 @@ class GradientDiversityPenalty:
 
     Of the three only `kappa` is certain from what of the paper could be read, its abstract. Isotropic gradients have
     `R` about `1/sqrt(n)`, not 0: progress is measured by :func:`gradient_cosine` at 32 draws. The gradients are
-    differentiated once more, by the weights: a step costs about `2 * samples` plain ones more.
+    differentiated once more, by the weights: a step costs about `2 * samples` plain ones more. What is random in
+    training mode only (dropout) spreads them too, and is gone at test time.
 
     | Paper link: https://arxiv.org/abs/2107.02425
 

@@ -30,7 +30,8 @@ def randomize(model: nn.Module, kind: str = "rse", **options: Any) -> nn.Module:
       their spread, by a learned factor. Option: `initial_alpha` (0.25).
 
     All are on at test time too, and draw from torch's global generator: noise on inputs for every row, noise on weights
-    once a pass.
+    once a pass. A layer whose weight the model reads itself, without calling the layer, stays as it was:
+    :func:`draws_differ` tells whether a model is random at all.
 
     :param model: Any `nn.Module` with convolutions or linear layers of torch; it is left alone.
     :param kind: `rse`, `bayesian` or `pni`.
