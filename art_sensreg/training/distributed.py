@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ import torch
 import torch.distributed as dist
 
 from art_sensreg.objectives import WHOLE_BATCH, Share
+
+logger = logging.getLogger(__name__)
 
 # Longer than anything that one process does alone while the others wait (ART's trainers run on the first one). That a
 # process has died is seen at once: its connections close.
@@ -181,7 +184,10 @@ def lost_processes_named() -> Iterator[None]:
         if not any(word in text for word in _BROKEN):
             raise
         reason = str(error).splitlines()[0]
-        raise ProcessLostError(
+        message = (
             f"Another process of this job has gone ({reason}). Start the job again with `resume=True` (`--resume`): it "
             "continues from the last checkpoint."
-        ) from error
+        )
+        # At once: `torchrun` ends the processes that are left within moments, maybe before a traceback is written.
+        logger.error("%s", message)
+        raise ProcessLostError(message) from error

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from art_sensreg import SensRegTrainer
 from art_sensreg.training.batches import LoaderBatches, TensorBatches
-from art_sensreg.training.distributed import Processes
+from art_sensreg.training.distributed import Processes, ProcessLostError, lost_processes_named
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("distributed_run.py")
@@ -62,7 +62,7 @@ def test_when_one_process_dies_the_job_fails_and_can_be_resumed(tmp_path):
     # `run` gives up after minutes; a process left alone would wait for hours.
     killed = run(SCRIPT, tmp_path / "killed.pt", tmp_path / "checkpoints", processes=2, KILL="10")
     assert killed.returncode != 0
-    assert "Another process of this job has gone" in killed.stderr
+    assert "Another process of this job has gone" in killed.stderr, killed.stderr
     assert "resume=True" in killed.stderr
     assert not (tmp_path / "killed.pt").exists()
     resumed = run(SCRIPT, tmp_path / "resumed.pt", tmp_path / "checkpoints", processes=2)
@@ -94,6 +94,29 @@ def test_the_suite_gives_the_same_masks_on_two_processes(tmp_path):
     for attack in runs[0][1]["attacks"]:
         with np.load(tmp_path / "1" / attack["mask"]) as one, np.load(tmp_path / "2" / attack["mask"]) as two:
             assert np.array_equal(one["robust"], two["robust"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:25317",
+        "[gloo/transport/tcp/pair.cc:534] Read error [127.0.0.1]:25317: Connection reset by peer",
+        "[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1800000ms for recv operation to complete",
+        "NCCL error in: ProcessGroupNCCL.cpp:2251, remote process exited or there was a network error",
+    ],
+)
+def test_a_lost_process_is_named_at_once(text, caplog):
+    with pytest.raises(ProcessLostError, match="resume=True"), lost_processes_named():
+        raise RuntimeError(text)
+    # Before any traceback, for which there may be no time.
+    assert "Another process of this job has gone" in caplog.text
+
+
+def test_an_error_of_ones_own_is_no_lost_process(caplog):
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as raised, lost_processes_named():
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)")
+    assert raised.type is RuntimeError
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 7, 50])
