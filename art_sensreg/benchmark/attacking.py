@@ -7,10 +7,12 @@ import time
 import traceback
 import zlib
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 
+from art_sensreg.attacks.authors import weights_frozen
 from art_sensreg.benchmark.attacks import ATTACKS, NORMS, Attack
 from art_sensreg.benchmark.cell import quiet, seed_everything
 from art_sensreg.benchmark.defences import DEFENCES
@@ -38,17 +40,24 @@ def attack_cell(job: Job, progress: Callable[[str], None]) -> None:
     :param job: What to do.
     :param progress: Called with the name of each attack before it runs.
     """
-    for name in job.order:
-        attack = ATTACKS[name]
-        progress(name)
-        for view in job.cell.views:
-            if len(job.cell.views) > 1 and view.name == "default" and not attack.art:
-                continue  # others than ART's see through preprocessing by themselves: there is no default to show
-            for threat in job.settings.threats:
-                if threat.norm in attack.norms:
-                    _attack_threat(job, view, attack, threat)
+    with ExitStack() as frozen:
+        # Attacks need the gradients of the images alone; those of the weights, which ART computes too, cost time.
+        for classifier in (*(view.classifier for view in job.cell.views), *job.surrogates.values()):
+            frozen.enter_context(weights_frozen(classifier.model))
+        for name in job.order:
+            progress(name)
+            _attack_views(job, ATTACKS[name])
     if job.processes.rank == 0:
         measure_noise(job)
+
+
+def _attack_views(job: Job, attack: Attack) -> None:
+    for view in job.cell.views:
+        if len(job.cell.views) > 1 and view.name == "default" and not attack.art:
+            continue  # others than ART's see through preprocessing by themselves: there is no default to show
+        for threat in job.settings.threats:
+            if threat.norm in attack.norms:
+                _attack_threat(job, view, attack, threat)
 
 
 def _attack_threat(job: Job, view: View, attack: Attack, threat: Threat) -> None:

@@ -106,3 +106,24 @@ def test_every_attack_has_a_rank_of_its_own_and_a_strength_at_each_budget():
 def test_of_two_views_arts_gradient_attacks_go_first():
     names = ordered(["square", "apgd-t", "autoattack", "deepfool", "fgm"], both_views=True)
     assert names == ["fgm", "deepfool", "square", "apgd-t", "autoattack"]
+
+
+def test_attacks_are_given_models_whose_weights_ask_for_no_gradient(tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    from art_sensreg.benchmark.cli import main
+
+    seen = []
+
+    def watched(classifier, norm, eps, settings):
+        models = [classifier.model, *(surrogate.model for surrogate in settings["surrogates"])]
+        seen.append(models)
+        assert not any(weight.requires_grad for model in models for weight in model.parameters())
+        return ATTACKS["fgm"].build(classifier, norm, eps, settings)
+
+    monkeypatch.setitem(ATTACKS, "pgd", replace(ATTACKS["pgd"], build=watched))
+    small = ["--train-size", "200", "--test-size", "20", "--epochs", "1", "--model", "mlp", "--quiet", "--jobs", "1"]
+    chosen = ["--defences", "none,art-madry", "--attacks", "pgd", "--eps", "0.01"]
+    assert main([*small, *chosen, "--out", str(tmp_path / "run")]) == 0
+    assert [len(models) for models in seen] == [2, 2]
+    assert all(weight.requires_grad for models in seen for model in models for weight in model.parameters())
