@@ -2,42 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-
 from art.estimators.classification import PyTorchClassifier
 
 from art_sensreg.benchmark import art_baselines as art
-from art_sensreg.benchmark.art_certified import (
-    DEEPZ_OPTIONS,
-    IBP_FIXED_OPTIONS,
-    IBP_OPTIONS,
-    certify_deepz,
-    certify_ibp,
-    train_deepz,
-    train_deepz_fixed,
-    train_ibp,
-    train_ibp_fixed,
-)
 from art_sensreg.benchmark.art_instahide import INSTAHIDE_OPTIONS, train_dp_instahide
 from art_sensreg.benchmark.art_oaat import OAAT_OPTIONS, train_oaat, train_oaat_fixed
-from art_sensreg.benchmark.art_smoothing import (
-    CERTIFICATE_OPTIONS,
-    MACER_OPTIONS,
-    SMOOTHADV_FIXED_OPTIONS,
-    SMOOTHADV_OPTIONS,
-    SMOOTHING_OPTIONS,
-    SMOOTHMIX_FIXED_OPTIONS,
-    SMOOTHMIX_OPTIONS,
-    certify_smoothing,
-    smoothed_module,
-    train_macer,
-    train_smoothadv,
-    train_smoothadv_fixed,
-    train_smoothing,
-    train_smoothmix,
-    train_smoothmix_fixed,
-)
 from art_sensreg.benchmark.art_soft_labels import (
     DISTILLATION_FIXED_OPTIONS,
     DISTILLATION_OPTIONS,
@@ -46,8 +15,9 @@ from art_sensreg.benchmark.art_soft_labels import (
     train_distillation_fixed,
     train_label_smoothing,
 )
+from art_sensreg.benchmark.certified_rows import BOUNDED_ROWS, SMOOTHED_ROWS
 from art_sensreg.benchmark.claims import Claim, robust_accuracy
-from art_sensreg.benchmark.defence import Certificate, Defence, Options, RandomRow
+from art_sensreg.benchmark.defence import Defence, Options
 from art_sensreg.benchmark.our_defences import OURS
 from art_sensreg.benchmark.postprocessing_rows import POSTPROCESSING_ROWS, NamedPostprocessing
 from art_sensreg.benchmark.preprocessing_rows import PREPROCESSING_ROWS, NamedRow
@@ -56,15 +26,12 @@ from art_sensreg.benchmark.task import TrainingTask
 _LINF = robust_accuracy("white-box evasion within eps in L-inf")
 _ANY_NORM = robust_accuracy("white-box evasion within eps in the norm it trains in")
 _PGD = {"max_iter": 7}
-_CERTIFIED = Claim(metric="certified_accuracy", threat="any evasion within eps in L-inf, provably")
 
 _TRADES_PAPER = "Zhang et al. 2019, arXiv 1901.08573"
 _FBF_PAPER = "Wong et al. 2020, arXiv 2001.03994"
 _AWP_PAPER = "Wu et al. 2020, arXiv 2004.05884"
 _OAAT_PAPER = "Addepalli et al. 2022, arXiv 2210.09852"
-_IBP_PAPER = "Gowal et al. 2018, arXiv 1810.12715"
 _DISTILLATION_PAPER = "Papernot et al. 2016, arXiv 1511.04508"
-_DEEPZ_PAPER = "Singh et al. 2018, NeurIPS; Mirman et al. 2018, ICML"
 
 
 def _twin(task: TrainingTask, options: Options) -> PyTorchClassifier:
@@ -225,130 +192,10 @@ _TRAINERS = (
     ),
 )
 
-_CERTIFYING = (
-    Defence(
-        "art-ibp",
-        "ART AdversarialTrainerCertifiedIBP as shipped: interval bounds, ART's schedule",
-        _IBP_PAPER,
-        train_ibp,
-        IBP_OPTIONS,
-        replace(_CERTIFIED, unmet="with ART's schedule it predicts a constant"),
-        ours=False,
-        certificate=Certificate(norm="linf", certify=certify_ibp),
-    ),
-    Defence(
-        "art-ibp-fixed",
-        "ART AdversarialTrainerCertifiedIBP, repaired",
-        _IBP_PAPER,
-        train_ibp_fixed,
-        IBP_FIXED_OPTIONS,
-        _CERTIFIED,
-        repaired="a warm-up and enough steps, without which it predicts a constant; convolutions are not unrolled",
-        certificate=Certificate(norm="linf", certify=certify_ibp),
-    ),
-    Defence(
-        "art-deepz",
-        "ART AdversarialTrainerCertified as shipped: DeepZ zonotopes",
-        _DEEPZ_PAPER,
-        train_deepz,
-        DEEPZ_OPTIONS,
-        _CERTIFIED,
-        ours=False,
-        certificate=Certificate(norm="linf", certify=certify_deepz),
-    ),
-    Defence(
-        "art-deepz-fixed",
-        "ART AdversarialTrainerCertified, repaired",
-        _DEEPZ_PAPER,
-        train_deepz_fixed,
-        DEEPZ_OPTIONS,
-        _CERTIFIED,
-        repaired="zonotopes of images near black or white no longer crash under numpy 2",
-        certificate=Certificate(norm="linf", certify=certify_deepz),
-    ),
-)
-
-
-def _smoothed(
-    name: str,
-    summary: str,
-    paper: str,
-    train: Callable[[TrainingTask, Options], PyTorchClassifier],
-    options: Options,
-    repaired: str = "",
-) -> Defence:
-    """A base model trained for randomised smoothing: attacked and scored under its noise, certified in L2."""
-    return Defence(
-        name,
-        summary,
-        paper,
-        train,
-        {**CERTIFICATE_OPTIONS, **options},
-        Claim(metric="certified_accuracy", threat="any evasion within eps in L2, with high probability"),
-        ours=False,
-        repaired=repaired,
-        random=RandomRow(module=lambda model, chosen: smoothed_module(model, chosen["sigma"])),
-        # With a thousand samples no radius is above 2.5 sigma, whatever the model.
-        certificate=Certificate(
-            norm="l2", certify=certify_smoothing, sizes=lambda chosen: (chosen["sigma"], 2 * chosen["sigma"])
-        ),
-    )
-
-
-_SMOOTHADV_PAPER = "Salman et al. 2019, arXiv 1906.04584"
-_SMOOTHMIX_PAPER = "Jeong et al. 2021, arXiv 2111.09277"
-
-_SMOOTHING = (
-    _smoothed(
-        "art-smoothing",
-        "ART RandomizedSmoothing: trained on Gaussian noise, answers by the mean over noise",
-        "Cohen et al. 2019, arXiv 1902.02918",
-        train_smoothing,
-        SMOOTHING_OPTIONS,
-    ),
-    _smoothed(
-        "art-macer",
-        "ART MACER: smoothing trained for a large certified radius",
-        "Zhai et al. 2020, arXiv 2001.02378",
-        train_macer,
-        MACER_OPTIONS,
-    ),
-    _smoothed(
-        "art-smoothadv",
-        "ART SmoothAdv as shipped: an L-inf attack on predicted labels",
-        _SMOOTHADV_PAPER,
-        train_smoothadv,
-        SMOOTHADV_OPTIONS,
-    ),
-    _smoothed(
-        "art-smoothadv-fixed",
-        "ART SmoothAdv, repaired",
-        _SMOOTHADV_PAPER,
-        train_smoothadv_fixed,
-        SMOOTHADV_FIXED_OPTIONS,
-        repaired="the L2 attack of the paper, on the true labels, over several noise vectors",
-    ),
-    _smoothed(
-        "art-smoothmix",
-        "ART SmoothMix as shipped: an attack that does not move",
-        _SMOOTHMIX_PAPER,
-        train_smoothmix,
-        SMOOTHMIX_OPTIONS,
-    ),
-    _smoothed(
-        "art-smoothmix-fixed",
-        "ART SmoothMix, repaired",
-        _SMOOTHMIX_PAPER,
-        train_smoothmix_fixed,
-        SMOOTHMIX_FIXED_OPTIONS,
-        repaired="the attack has a step size (ART passes it the failure probability)",
-    ),
-)
-
 ARTS = (
     *_TRAINERS,
-    *_CERTIFYING,
-    *_SMOOTHING,
+    *BOUNDED_ROWS,
+    *SMOOTHED_ROWS,
     *map(_preprocessed, PREPROCESSING_ROWS),
     *map(_postprocessed, POSTPROCESSING_ROWS),
 )
