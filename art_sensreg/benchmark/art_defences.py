@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from art.estimators.classification import PyTorchClassifier
 
 from art_sensreg.benchmark import art_baselines as art
@@ -22,6 +24,7 @@ from art_sensreg.benchmark.our_defences import OURS
 from art_sensreg.benchmark.postprocessing_rows import POSTPROCESSING_ROWS, NamedPostprocessing
 from art_sensreg.benchmark.preprocessing_rows import PREPROCESSING_ROWS, NamedRow
 from art_sensreg.benchmark.task import TrainingTask
+from art_sensreg.penalties.base import check_number
 
 _LINF = robust_accuracy("white-box evasion within eps in L-inf")
 _ANY_NORM = robust_accuracy("white-box evasion within eps in the norm it trains in")
@@ -192,12 +195,39 @@ _TRAINERS = (
     ),
 )
 
-ARTS = (
-    *_TRAINERS,
-    *BOUNDED_ROWS,
-    *SMOOTHED_ROWS,
-    *map(_preprocessed, PREPROCESSING_ROWS),
-    *map(_postprocessed, POSTPROCESSING_ROWS),
+# ART looks at these late, in the middle of a training, or never.
+_ABOVE_ZERO = {"alpha", "learning_rate", "max_value", "mixup_alpha", "proxy_learning_rate", "sigma", "temperature"}
+_AT_MOST_ONE = {
+    "cutoff",
+    "cutout_fraction",
+    "final_weight",
+    "loss_weighting",
+    "max_value",
+    "prob",
+    "ramp",
+    "ratio",
+    "tau",
+}
+
+
+def _check_numbers(options: Options) -> None:
+    for name in _ABOVE_ZERO & options.keys():
+        check_number(name, options[name], 0.0, exclusive=True)
+    for name in _AT_MOST_ONE & options.keys():
+        check_number(name, options[name], 0.0)
+        if options[name] > 1:
+            raise ValueError(f"`{name}` is {options[name]!r}; expected a number from 0 to 1.")
+
+
+ARTS = tuple(
+    replace(defence, check=_check_numbers)
+    for defence in (
+        *_TRAINERS,
+        *BOUNDED_ROWS,
+        *SMOOTHED_ROWS,
+        *map(_preprocessed, PREPROCESSING_ROWS),
+        *map(_postprocessed, POSTPROCESSING_ROWS),
+    )
 )
 
 # What ART ships for PyTorch beside these, by the names of its classes, and why it is no row.

@@ -56,6 +56,9 @@ def test_wrong_arguments_give_one_line_and_exit_code_2(arguments, message, capsy
         ("jr.estimator=magic", "`estimator` is 'magic'; expected one of"),
         ("art-madry.max_iter=0", "`max_iter` is 0; expected a whole number of at least 1"),
         ("art-trades.beta=-2", "`beta` is -2; expected a finite number of at least 0"),
+        ("art-smoothing.sigma=0", "`sigma` is 0; expected a finite number above 0"),
+        ("art-adversarial.ratio=1.5", "`ratio` is 1.5; expected a number from 0 to 1"),
+        ("art-total-var-min.prob=often", "`prob` is 'often'; expected a finite number of at least 0"),
     ],
 )
 def test_wrong_values_of_options_are_found_before_anything_runs(tmp_path, capsys, option, message):
