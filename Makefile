@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DATA ?= $(ART_SENSREG_DATA)
 
-.PHONY: bench test test-all lint results-mnist clean
+.PHONY: bench test test-all test-device lint results-mnist clean
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -21,6 +21,10 @@ test: .venv/installed
 # The slow tests too.
 test-all: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# What a GPU would do, without one: the tests marked `gpu` and those of tests/device on an emulated device.
+test-device: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p tests.device.plugin --assert=plain tests
 
 lint: .venv/installed
 	$(BIN)/ruff check .
