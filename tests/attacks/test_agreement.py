@@ -8,10 +8,10 @@ import torch
 from art.attacks.evasion import AutoProjectedGradientDescent, ProjectedGradientDescent
 from torch import nn
 
-from art_sensreg import SensitivityPenalty, SensRegClassifier
+from art_sensreg import SensRegClassifier
 from art_sensreg.attacks import ProjectedAscent
 from art_sensreg.attacks.official import OfficialAutoAttack
-from art_sensreg.models import build_model
+from tests.fixed_weights import fixed
 
 N = 200
 ROUNDING = 1e-9  # of shares of 200 images
@@ -21,20 +21,9 @@ CASES = [("linf", 0.1), ("linf", 0.15), ("l2", 0.5), ("l2", 0.8)]
 
 
 @pytest.fixture(scope="module")
-def victim(digits):
-    torch.manual_seed(0)
-    model = build_model("cnn-small", digits.input_shape, 10, "relu", "none")
-    classifier = SensRegClassifier(
-        model,
-        nn.CrossEntropyLoss(),
-        digits.input_shape,
-        10,
-        optimizer=torch.optim.Adam(model.parameters(), lr=3e-3),
-        clip_values=(0.0, 1.0),
-        penalties=[SensitivityPenalty(sigma=0.2)],
-    )
-    classifier.fit(digits.x_train, digits.y_train, nb_epochs=8, batch_size=64, seed=0)
-    return classifier
+def victim():
+    settings = {"clip_values": (0.0, 1.0), "device_type": "cpu"}
+    return SensRegClassifier(fixed("cnn-smoothed"), nn.CrossEntropyLoss(), (1, 8, 8), 10, **settings)
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ import pytest
 import torch
 from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
 from art.estimators.classification import PyTorchClassifier
-from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from art_sensreg.attacks import ProjectedAscent
 from art_sensreg.attacks.linear_truth import linear_margins
 from art_sensreg.attacks.official import OfficialAutoAttack
+from tests.fixed_weights import fixed
 
 N = 200
 ROUNDING = 1e-9  # of shares of 200 images
@@ -37,8 +37,9 @@ class Linear:
             layer.weight.copy_(torch.as_tensor(weight))
             layer.bias.copy_(torch.as_tensor(bias))
         self.weight, self.bias, self.clip = layer.weight.detach().numpy(), layer.bias.detach().numpy(), clip
+        settings = {"clip_values": clip, "device_type": "cpu"}
         model = nn.Sequential(nn.Flatten(), layer)
-        self.classifier = PyTorchClassifier(model, nn.CrossEntropyLoss(), (1, 8, 8), len(bias), clip_values=clip)
+        self.classifier = PyTorchClassifier(model, nn.CrossEntropyLoss(), (1, 8, 8), len(bias), **settings)
         self.x = x
         self.y = self.predicted(x) if y is None else y
 
@@ -58,16 +59,13 @@ class Linear:
 
 @pytest.fixture(scope="module")
 def victims(digits):
-    x, train = digits.x_test[:N], digits.x_train.reshape(-1, 64)
-    ten = LogisticRegression(max_iter=300).fit(train, digits.y_train)
-    odd = LogisticRegression(max_iter=300).fit(train, digits.y_train % 2)
-    half, rng = odd.coef_ / 2, np.random.default_rng(0)
-    two = np.concatenate([-half, half]), np.concatenate([-odd.intercept_, odd.intercept_]) / 2
+    x, rng = digits.x_test[:N], np.random.default_rng(0)
+    ten, odd = ((layer.weight, layer.bias) for layer in (fixed("linear")[1], fixed("linear-odd")[1]))
     return {
-        "digits": Linear(ten.coef_, ten.intercept_, x, digits.y_test[:N]),
+        "digits": Linear(*ten, x, digits.y_test[:N]),
         "random": Linear(rng.normal(size=(10, 64)), rng.normal(size=10), x),
-        "two": Linear(*two, x, digits.y_test[:N] % 2),
-        "two, no box": Linear(*two, x, digits.y_test[:N] % 2, clip=(-100.0, 100.0)),
+        "two": Linear(*odd, x, digits.y_test[:N] % 2),
+        "two, no box": Linear(*odd, x, digits.y_test[:N] % 2, clip=(-100.0, 100.0)),
     }
 
 

@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+from torch import nn
 
-from art_sensreg import JacobianPenalty, SensitivityPenalty
+from art_sensreg import SensRegClassifier
 from art_sensreg.benchmark.attacks import ATTACKS, DEFAULT_ATTACKS, NORMS, ordered, perturbation_size
 from art_sensreg.benchmark.settings import BUDGETS
+from art_sensreg.models import build_model
+from tests.fixed_weights import fixed
 
 STRENGTH = {
     "max_iter": 10, "restarts": 1, "binary_search_steps": 2, "max_eval": 50, "queries": 20,
@@ -14,19 +17,9 @@ STRENGTH = {
 DEFINED = [(name, norm) for name, attack in ATTACKS.items() for norm in attack.norms]
 
 
-@pytest.fixture(scope="module")
-def trained(digits):
-    made = {}
-
-    def get(make_classifier, name, penalties=()):
-        key = (name, penalties)
-        if key not in made:
-            classifier = make_classifier(name, penalties=penalties)
-            classifier.fit(digits.x_train, digits.y_train, nb_epochs=12, batch_size=64, seed=0)
-            made[key] = classifier
-        return made[key]
-
-    return get
+def classifier_of(model):
+    settings = {"clip_values": (0.0, 1.0), "device_type": "cpu"}
+    return SensRegClassifier(model, nn.CrossEntropyLoss(), (1, 8, 8), 10, **settings)
 
 
 def settings_of(digits, *surrogates):
@@ -36,13 +29,14 @@ def settings_of(digits, *surrogates):
 
 @pytest.mark.parametrize(("attack", "norm"), DEFINED)
 @pytest.mark.parametrize("name", ["cnn-small", "resnet-small"])
-def test_all_attacks_run_unchanged(make_classifier, digits, trained, name, attack, norm):
+def test_all_attacks_run_unchanged(digits, name, attack, norm):
     if name == "resnet-small" and not (ATTACKS[attack].art or norm == "linf"):
         pytest.skip("the attack's own tests have other models")
-    classifier = trained(make_classifier, name, (SensitivityPenalty(sigma=0.2), JacobianPenalty()))
-    x, y = digits.x_test[:4], np.eye(10, dtype=np.float32)[digits.y_test[:4]]
+    model = fixed("cnn-smoothed") if name == "cnn-small" else build_model(name, digits.input_shape, 10)
+    classifier, x = classifier_of(model), digits.x_test[:4]
+    y = np.eye(10, dtype=np.float32)[classifier.predict(x).argmax(axis=1)]
     before = x.copy()
-    settings = settings_of(digits, trained(make_classifier, "cnn-small"))
+    settings = settings_of(digits, classifier_of(fixed("cnn")))
     generator = ATTACKS[attack].build(classifier, NORMS[norm], 0.3, settings)
     x_adv = generator.generate(x, y=y)
     assert x_adv.shape == x.shape
@@ -78,8 +72,8 @@ def test_all_attacks_run_unchanged(make_classifier, digits, trained, name, attac
         ("hopskipjump", "l2", 2.0, 0.35),
     ],
 )
-def test_each_attack_breaks_an_undefended_model(make_classifier, digits, trained, attack, norm, eps, most):
-    classifier = trained(make_classifier, "cnn-small")
+def test_each_attack_breaks_an_undefended_model(digits, attack, norm, eps, most):
+    classifier = classifier_of(fixed("cnn"))
     n = 10 if attack == "hopskipjump" else 50
     x, y = digits.x_test[:n], digits.y_test[:n]
     strength = {
