@@ -54,7 +54,13 @@ def statistics(clean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def normalise(
-    input: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, clean_rows: int, eps: float
+    input: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    clean_rows: int,
+    eps: float,
+    running: tuple[torch.Tensor, torch.Tensor] | None = None,
+    momentum: float = 0.1,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
     Normalise all rows with the statistics of the first ones.
@@ -64,6 +70,8 @@ def normalise(
     :param bias: `(channels,)`, or None for zeros.
     :param clean_rows: How many of the first rows are clean.
     :param eps: Added to the variance.
+    :param running: Running mean and variance, which move towards those of the clean rows; or None.
+    :param momentum: How far they move.
     :return: The output, and mean and variance of the clean rows, without a graph. Differentiable twice.
 
     Example:
@@ -74,10 +82,39 @@ def normalise(
     """
     kind = torch.float32 if input.itemsize < 4 else input.dtype
     channels = input.shape[1]
-    scale = torch.ones(channels, dtype=kind, device=input.device) if weight is None else weight
-    shift = torch.zeros(channels, dtype=kind, device=input.device) if bias is None else bias
-    output, mean, variance = _CleanBatchNorm.apply(input, scale, shift, clean_rows, eps)
+    scale = torch.ones(channels, dtype=kind, device=input.device) if weight is None else weight.to(kind)
+    shift = torch.zeros(channels, dtype=kind, device=input.device) if bias is None else bias.to(kind)
+    output, mean, variance = _CleanBatchNorm.apply(input, scale, shift, clean_rows, eps, running, momentum)
     return output, mean, variance
+
+
+def move_statistics(
+    clean: torch.Tensor, running: tuple[torch.Tensor, torch.Tensor] | None, momentum: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    :func:`statistics` in one kernel, without a graph; running ones move on.
+
+    :param clean: `(n, channels, ...)`.
+    :param running: Running mean and variance, or None.
+    :param momentum: How far they move.
+    :return: Mean and (biased) variance.
+
+    Example:
+    >>> from art_sensreg.penalties.batch_norm import move_statistics
+    >>> running = torch.zeros(1), torch.ones(1)
+    >>> move_statistics(torch.tensor([[1.0], [3.0]]), running, momentum=0.5), running
+    ((tensor([2.]), tensor([1.])), (tensor([1.]), tensor([1.5000])))
+    """
+    with torch.no_grad():
+        wide = clean.float() if clean.itemsize < 4 else clean
+        if running is not None and running[0].dtype != wide.dtype:  # the kernel wants one type
+            mean, variance = torch.batch_norm_update_stats(wide, None, None, momentum)
+            count = wide.numel() // wide.shape[1]
+            running[0].lerp_(mean.to(running[0].dtype), momentum)
+            running[1].lerp_(variance.to(running[1].dtype) * (count / (count - 1)), momentum)
+            return mean, variance
+        mean, variance = torch.batch_norm_update_stats(wide, *(running or (None, None)), momentum)
+    return mean, variance
 
 
 def _shaped(per_channel: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -89,39 +126,79 @@ def _channel_sum(value: torch.Tensor) -> torch.Tensor:
 
 
 class _CleanBatchNorm(torch.autograd.Function):
+    """
+    Few kernels: torch's own, those for fixed statistics, over all rows; then what flows through the statistics.
+
+    With `x^ = (x - mean) / std` and the sums `b`, `w` of `g` and `g x^` over all rows (the gradients of bias and
+    weight), the statistics of `n` clean values add `-(weight / std) (b + w x^) / n` to the gradient of a clean row.
+    """
+
     @staticmethod
     def forward(
-        ctx: Any, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, clean_rows: int, eps: float
+        ctx: Any,
+        input: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        clean_rows: int,
+        eps: float,
+        running: tuple[torch.Tensor, torch.Tensor] | None,
+        momentum: float,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        mean, variance = statistics(input[:clean_rows])
-        scale = torch.rsqrt(variance + eps) * weight
-        wide = input.float() if input.itemsize < 4 else input
-        output = torch.addcmul(_shaped(bias - mean * scale, wide), wide, _shaped(scale, wide)).to(input.dtype)
+        mean, variance = move_statistics(input[:clean_rows], running, momentum)
+        output = torch.native_batch_norm(input, weight, bias, mean, variance, False, 0.0, eps)[0]
         ctx.save_for_backward(input, weight, mean, variance)
         ctx.clean_rows, ctx.eps = clean_rows, eps
         ctx.mark_non_differentiable(mean, variance)
+        ctx.set_materialize_grads(False)  # two kernels that fill zeros
         return output, mean, variance
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        if gradients[0] is None:
+            return (None,) * 7
         input, weight, mean, variance = ctx.saved_tensors
-        rows, again = ctx.clean_rows, torch.is_grad_enabled()
-        wide, gradient = (value.float() if value.itemsize < 4 else value for value in (input, gradients[0]))
-        if again:  # the second derivative needs to know that the statistics depend on the input
-            mean, variance = statistics(wide[:rows])
-        inverse = torch.rsqrt(variance + ctx.eps)
-        by_input = gradient * _shaped(weight * inverse, wide)
-        if again and _fixed_depth:
-            return by_input.to(input.dtype), None, None, None, None
-        by_bias = _channel_sum(gradient)
-        by_weight = (_channel_sum(gradient * wide) - mean * by_bias) * inverse
-        clean = wide[:rows]
-        count = clean.numel() // clean.shape[1]
-        slope = -weight * inverse.square() * by_weight / count
-        level = -weight * inverse * by_bias / count - slope * mean
-        through = torch.addcmul(_shaped(level, wide), clean, _shaped(slope, wide))
-        if again:
-            by_input = torch.cat([by_input[:rows] + through, by_input[rows:]])
+        if torch.is_grad_enabled():
+            found = _differentiable_backward(input, weight, gradients[0], ctx.clean_rows, ctx.eps)
         else:
-            by_input[:rows].add_(through)
-        return by_input.to(input.dtype), by_weight, by_bias, None, None
+            found = _backward(input, weight, mean, variance, gradients[0], ctx.clean_rows, ctx.eps)
+        return (*found, None, None, None, None)
+
+
+def _backward(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    mean: torch.Tensor,
+    variance: torch.Tensor,
+    gradient: torch.Tensor,
+    rows: int,
+    eps: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    by_input, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
+        gradient, input, weight, mean, variance, None, None, False, eps, [True, True, True]
+    )
+    clean = input[:rows]
+    through = torch.native_batch_norm(clean, by_weight, by_bias, mean, variance, False, 0.0, eps)[0]
+    slope = _shaped(torch.rsqrt(variance + eps) * weight, input).to(input.dtype)
+    by_input[:rows].addcmul_(through, slope, value=-clean.shape[1] / clean.numel())
+    return by_input, by_weight, by_bias
+
+
+def _differentiable_backward(
+    input: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor, rows: int, eps: float
+) -> tuple[torch.Tensor | None, ...]:
+    """The same, made of operations that can be differentiated: the statistics depend on the input once more."""
+    wide, gradient = (value.float() if value.itemsize < 4 else value for value in (input, gradient))
+    clean = wide[:rows]
+    mean, variance = statistics(clean)
+    inverse = torch.rsqrt(variance + eps)
+    by_input = gradient * _shaped(weight * inverse, wide)
+    if _fixed_depth:
+        return by_input.to(input.dtype), None, None
+    by_bias = _channel_sum(gradient)
+    by_weight = (_channel_sum(gradient * wide) - mean * by_bias) * inverse
+    count = clean.numel() // clean.shape[1]
+    slope = -weight * inverse.square() * by_weight / count
+    level = -weight * inverse * by_bias / count - slope * mean
+    through = torch.addcmul(_shaped(level, wide), clean, _shaped(slope, wide))
+    by_input = torch.cat([by_input[:rows] + through, by_input[rows:]])
+    return by_input.to(input.dtype), by_weight, by_bias

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from art_sensreg.penalties.batch_norm import normalise, statistics
+from art_sensreg.penalties.batch_norm import move_statistics, normalise, statistics
 from art_sensreg.penalties.random_states import same_draws, torch_generator
 
 _DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout}
@@ -61,36 +61,24 @@ class CleanBranchRules(TorchFunctionMode):
         if count < 2:
             shape = input[:rows].shape
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {shape}.")
+        kept = running_mean is None or running_var is None or not self.update_statistics
+        running = None if kept else (running_mean, running_var)
         if self._next is not None:
             mean, variance = next(self._next)
         elif len(self.sizes) > 1 or self.per_row:
-            output, mean, variance = normalise(input, weight, bias, rows, eps)
-            self._move(running_mean, running_var, mean, variance, momentum, count)
+            output, _, _ = normalise(input, weight, bias, rows, eps, running, momentum)
             if self.repeated:  # the passes after this one need them with their graph
                 self._statistics.append(statistics(input))
             return output
         else:
             mean, variance = statistics(input)
             self._statistics.append((mean, variance))
-            self._move(running_mean, running_var, mean, variance, momentum, count)
+            if running is not None:
+                move_statistics(input, running, momentum)
         scale = torch.rsqrt(variance + eps) if weight is None else torch.rsqrt(variance + eps) * weight
         shift = -mean * scale if bias is None else bias - mean * scale
         per_channel = [1, -1] + [1] * (input.ndim - 2)
         return torch.addcmul(shift.view(per_channel), input, scale.view(per_channel)).to(input.dtype)
-
-    @torch.no_grad()
-    def _move(
-        self,
-        running_mean: torch.Tensor | None,
-        running_var: torch.Tensor | None,
-        mean: torch.Tensor,
-        variance: torch.Tensor,
-        momentum: float,
-        count: int,
-    ) -> None:
-        if self.update_statistics and running_mean is not None and running_var is not None:
-            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-            running_var.lerp_(variance.to(running_var.dtype) * (count / (count - 1)), momentum)
 
     def _dropout(
         self, func: Callable[..., torch.Tensor], input: torch.Tensor, p: float = 0.5, *args: Any, **kwargs: Any

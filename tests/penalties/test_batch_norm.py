@@ -3,7 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from art_sensreg import JacobianPenalty, SensitivityPenalty
+from art_sensreg.objectives import Objective
 from art_sensreg.penalties.batch_norm import fixed_statistics, normalise, statistics
 
 
@@ -82,3 +86,43 @@ def test_statistics_of_numbers_far_from_zero():
         wide = torch.var_mean(x.double(), dim=[0, 2, 3], correction=0)
         assert torch.allclose(variance.double(), wide[0], rtol=1e-3)
         assert torch.allclose(mean.double(), wide[1], rtol=1e-6)
+
+
+class Kernels(TorchDispatchMode):
+    """Counts the operations that would launch a kernel on an accelerator: all but views and allocations."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        views = any(output.alias_info and not output.alias_info.is_write for output in func._schema.returns)
+        self.count += not views and "empty" not in func._schema.name
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_a_layer_needs_few_kernels_under_the_penalties(dims):
+    layers = 3
+    counts = []
+    for norm in (nn.Identity, {1: nn.BatchNorm1d, 2: nn.BatchNorm2d}[dims]):
+        parts = [(nn.Linear(4, 4) if dims == 1 else nn.Conv2d(4, 4, 1), norm(4), nn.ReLU()) for _ in range(layers)]
+        net = nn.Sequential(*(layer for part in parts for layer in part), nn.Flatten(), nn.Linear(4, 3)).train()
+        x = torch.rand(6, 4) if dims == 1 else torch.rand(6, 4, 1, 1)
+        objective = Objective([SensitivityPenalty(), JacobianPenalty()])
+        objective.prepare(net, x)
+        with Kernels() as kernels:
+            terms, _ = objective(net, x, torch.zeros(6, dtype=torch.long))
+            terms["loss"].backward()
+        counts.append(kernels.count)
+    assert (counts[1] - counts[0]) / layers <= 10  # the optimizer has two more, one for each parameter
+
+
+def test_running_statistics_move_as_torchs_do():
+    ours, torchs = ([torch.zeros(3), torch.ones(3)] for _ in range(2))
+    x = torch.randn(6, 3, 4)
+    normalise(x, None, None, 4, 1e-5, tuple(ours), momentum=0.3)
+    F.batch_norm(x[:4], *torchs, training=True, momentum=0.3)
+    for one, other in zip(ours, torchs, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+    half = [torch.zeros(3, dtype=torch.bfloat16), torch.ones(3, dtype=torch.bfloat16)]
+    normalise(x, None, None, 4, 1e-5, tuple(half), momentum=0.3)
+    assert torch.allclose(half[1].float(), ours[1], atol=0.02)
