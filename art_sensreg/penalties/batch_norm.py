@@ -113,7 +113,8 @@ def move_statistics(
             running[0].lerp_(mean.to(running[0].dtype), momentum)
             running[1].lerp_(variance.to(running[1].dtype) * (count / (count - 1)), momentum)
             return mean, variance
-        mean, variance = torch.batch_norm_update_stats(wide, *(running or (None, None)), momentum)
+        running_mean, running_var = running or (None, None)
+        mean, variance = torch.batch_norm_update_stats(wide, running_mean, running_var, momentum)
     return mean, variance
 
 

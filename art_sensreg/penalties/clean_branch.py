@@ -61,8 +61,9 @@ class CleanBranchRules(TorchFunctionMode):
         if count < 2:
             shape = input[:rows].shape
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {shape}.")
-        kept = running_mean is None or running_var is None or not self.update_statistics
-        running = None if kept else (running_mean, running_var)
+        running = None
+        if self.update_statistics and running_mean is not None and running_var is not None:
+            running = running_mean, running_var
         if self._next is not None:
             mean, variance = next(self._next)
         elif len(self.sizes) > 1 or self.per_row:
