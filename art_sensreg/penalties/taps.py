@@ -19,6 +19,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+from art_sensreg.penalties.gating import Gating, Tap
 from art_sensreg.penalties.modes import modes_kept
 from art_sensreg.penalties.random_states import random_state_kept
 
@@ -41,6 +42,7 @@ def _nonlinear_functions() -> dict[Callable[..., Any], str]:
             function = getattr(owner, name, None)
             if function is not None:
                 found[function] = name.rstrip("_")
+    found[torch.special.expit] = "sigmoid"
     return found
 
 
@@ -50,16 +52,7 @@ _CLAMPS = {
     for owner in (torch, torch.Tensor)
     for name in ("clamp", "clamp_", "clamp_min", "clamp_min_", "clip", "clip_")
 }
-
-
-@dataclass
-class _Tap:
-    """One activation that was read; `version` tells later whether an in-place operation has overwritten it."""
-
-    name: str
-    value: torch.Tensor
-    version: int | None
-    original: torch.Tensor
+_ERFS = {torch.erf, torch.erf_, torch.Tensor.erf, torch.Tensor.erf_, torch.special.erf}
 
 
 class ActivationTaps(TorchFunctionMode):
@@ -67,8 +60,8 @@ class ActivationTaps(TorchFunctionMode):
     Context manager that records activations of `model` while a forward pass runs inside it.
 
     :param model: Any `nn.Module`.
-    :param layers: `hidden` (outputs of every non-linearity, the model's own output excluded), `pre_activation` (their
-        inputs), `logits`, `hidden+logits`, or a list of module names (`"features.0"`), module classes (`nn.Conv2d`)
+    :param layers: `hidden` (outputs of every non-linearity, the model's own output excluded; of a gate its product with
+        the signal, see `gating`), `pre_activation` (inputs of the functions called), `logits`, `hidden+logits`, or a list of module names (`"features.0"`), module classes (`nn.Conv2d`)
         and `"logits"`. A module that runs twice is two layers.
     :param clone: Copy what is read, for models whose in-place operations overwrite it afterwards.
     :raises ValueError: If a name or kind matches no module of the model.
@@ -86,7 +79,9 @@ class ActivationTaps(TorchFunctionMode):
         super().__init__()
         self.layers = layers
         self.clone = clone
-        self._taps: list[_Tap] = []
+        self._taps: list[Tap] = []
+        self._uncopied: list[Tap] = []
+        self._gating = Gating(self._taps, self._record)
         self._handles: list[RemovableHandle] = []
         self._named = [] if isinstance(layers, str) else _select_modules(model, layers)
         self._watch_before = layers == "pre_activation"
@@ -106,19 +101,28 @@ class ActivationTaps(TorchFunctionMode):
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._gating.clear()
+        for tap in self._uncopied:
+            self._copy(tap)
+        self._uncopied.clear()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if self._uncopied:
+            self._copy_before_use(args)
         name = _watched_name(func, args, kwargs) if self._watch_before or self._watch_after else None
-        if name is None:
-            return func(*args, **kwargs)
-        if self._watch_before:
+        if name is not None and self._watch_before:
             self._record(name, args[0] if args else kwargs["input"])
         output = func(*args, **kwargs)
         if self._watch_after:
-            self._record(name, output)
+            if name is not None:
+                self._gating.opened(name, self._record(name, output), (*args, *kwargs.values()), output)
+            elif (gate := _gate_name(func, args, kwargs)) is not None:
+                self._gating.opened(gate, None, (*args, *kwargs.values()), output)
+            else:
+                self._gating.called(func, args, kwargs, output)
         return output
 
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -127,12 +131,28 @@ class ActivationTaps(TorchFunctionMode):
 
         return hook
 
-    def _record(self, name: str, value: Any) -> None:
-        if isinstance(value, torch.Tensor) and value.is_floating_point():
-            kept = value.clone() if self.clone else value
-            # A compiled model knows no versions; it was tried out before it was compiled.
-            version = None if torch.compiler.is_compiling() else kept._version
-            self._taps.append(_Tap(name, kept, version, value))
+    def _record(self, name: str, value: Any) -> Tap | None:
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            return None
+        # A compiled model knows no versions; it was tried out before it was compiled.
+        version = None if torch.compiler.is_compiling() else value._version
+        tap = Tap(name, value, version, value)
+        self._taps.append(tap)
+        if self.clone and torch.is_grad_enabled():
+            self._copy(tap)
+        elif self.clone:
+            # What an `autograd.Function` returns gets its graph after its `forward`: a copy made now would have none.
+            self._uncopied.append(tap)
+        return tap
+
+    def _copy(self, tap: Tap) -> None:
+        tap.value = tap.original.clone()
+        tap.version = None if torch.compiler.is_compiling() else tap.value._version
+
+    def _copy_before_use(self, args: Sequence[Any]) -> None:
+        for tap in [tap for tap in self._uncopied if any(tap.original is value for value in args)]:
+            self._copy(tap)
+            self._uncopied.remove(tap)
 
     @property
     def overwritten(self) -> bool:
@@ -259,6 +279,15 @@ def _watched_name(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[st
         high = args[2] if len(args) > 2 else kwargs.get("max")
         return "relu" if isinstance(low, (int, float)) and low == 0 and high is None else None
     return _WATCHED.get(func)
+
+
+def _gate_name(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> str | None:
+    """The name of a function that is no activation by itself, but the gate of one: of a GELU or hard-swish by hand."""
+    if func in _CLAMPS:
+        low = args[1] if len(args) > 1 else kwargs.get("min")
+        high = args[2] if len(args) > 2 else kwargs.get("max")
+        return "clamp" if isinstance(low, (int, float)) and low == 0 and isinstance(high, (int, float)) else None
+    return "erf" if func in _ERFS else None
 
 
 def _select_modules(model: nn.Module, layers: Sequence[str | type[nn.Module]]) -> list[tuple[str, nn.Module]]:
