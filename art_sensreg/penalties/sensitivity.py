@@ -114,8 +114,8 @@ class SensitivityPenalty(PassPenalty):
     :param sigma: `s`, size of the noise in the user's input units (before any mean/std preprocessing); or a range
         `(low, high)` from which each step draws it.
     :param noise: `gaussian`, `uniform`, `rademacher` or `sphere`, each with unit variance per entry.
-    :param layers: `hidden` (after the non-linearity; of a gate its product with the signal), `pre_activation`, `hidden+logits`, `logits`, or a list of module
-        names and classes.
+    :param layers: `hidden` (after the non-linearity; of a gate its product with the signal), `pre_activation`,
+        `hidden+logits`, `logits`, or a list of module names and classes.
     :param layer_weights: `w_l`, one for each tapped layer in the order of the forward pass; None: 1 over their number.
     :param distance: `squared`, or `absolute` (no Frobenius limit).
     :param scale: `per_neuron`, or `relative` to the layer's mean squared clean activation.

@@ -61,8 +61,9 @@ class ActivationTaps(TorchFunctionMode):
 
     :param model: Any `nn.Module`.
     :param layers: `hidden` (outputs of every non-linearity, the model's own output excluded; of a gate its product with
-        the signal, see `gating`), `pre_activation` (inputs of the functions called), `logits`, `hidden+logits`, or a list of module names (`"features.0"`), module classes (`nn.Conv2d`)
-        and `"logits"`. A module that runs twice is two layers.
+        the signal, see `gating`), `pre_activation` (inputs of the functions called), `logits`, `hidden+logits`, or a
+        list of module names (`"features.0"`), module classes (`nn.Conv2d`) and `"logits"`. A module that runs twice is
+        two layers.
     :param clone: Copy what is read, for models whose in-place operations overwrite it afterwards.
     :raises ValueError: If a name or kind matches no module of the model.
 
