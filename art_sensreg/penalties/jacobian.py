@@ -38,7 +38,11 @@ def exact_squared_norm(logits: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     >>> exact_squared_norm(x @ torch.ones(3, 4), x).tolist()
     [12.0, 12.0]
     """
-    rows = [_vjp_squared_norm(logits, x, unit.expand_as(logits)) for unit in torch.eye(logits.shape[1]).to(logits)]
+    rows = []
+    for index in range(logits.shape[1]):
+        unit = torch.zeros_like(logits[:1], requires_grad=False)
+        unit[:, index] = 1
+        rows.append(_vjp_squared_norm(logits, x, unit.expand_as(logits)))
     return torch.stack(rows).sum(0)
 
 

@@ -7,6 +7,9 @@ import math
 
 import torch
 
+# On a GPU the first of many numbers depend on how many are drawn at once: so it is always as many.
+_DRAWN_TOGETHER = 1024
+
 NOISES = ("gaussian", "uniform", "rademacher", "sphere")
 
 
@@ -56,7 +59,7 @@ class Probes:
 
     def __init__(self, seed: int, device: torch.device, size: int = 2**20, renewed: int = 100) -> None:
         self.seed, self.device, self.size, self.renewed = seed, device, size, renewed
-        self._generator = torch.Generator()  # on the CPU: there, how many rows are drawn does not change the first ones
+        self._generator = torch.Generator(device=device)
         self._banks: dict[tuple[str, int, torch.dtype], tuple[int, torch.Tensor]] = {}
         self._step = self._draws = self._rank = self._first = 0
         self._ranks = 1
@@ -84,7 +87,7 @@ class Probes:
         return self.at(self._step, self._rank, self._ranks, first)
 
     def generator(self) -> torch.Generator:
-        """The generator of the next draw, on the CPU: the same on every process."""
+        """The generator of the next draw, on the device of the noise; its seed is the same on every process."""
         self._draws += 1
         return self._generator.manual_seed(derive_seed(self.seed, "step", self._step, self._draws))
 
@@ -100,9 +103,20 @@ class Probes:
         n, width = shape[0], math.prod(shape[1:])
         bank = self._bank(noise, max(self.size, 16 * width), dtype)
         before = self._first * self._ranks
-        places = torch.randint(len(bank) - width + 1, (before + n * self._ranks,), generator=self.generator())
-        own = places[before + self._rank :: self._ranks].to(self.device)
+        places = self._places(len(bank) - width + 1, before + n * self._ranks)
+        own = places[before + self._rank :: self._ranks]
         return bank.unfold(0, width, 1).index_select(0, own).view(shape)
+
+    def _places(self, below: int, count: int) -> torch.Tensor:
+        """Whole numbers, drawn where they are needed: a copy to a GPU would make the host wait for it."""
+        generator = self.generator()
+        if self.device.type == "cpu":  # there, how many are drawn does not change the first ones
+            return torch.randint(below, (count,), generator=generator)
+        draws = [
+            torch.randint(below, (_DRAWN_TOGETHER,), generator=generator, device=self.device)
+            for _ in range(0, count, _DRAWN_TOGETHER)
+        ]
+        return torch.cat(draws)[:count]
 
     def _bank(self, noise: str, size: int, dtype: torch.dtype) -> torch.Tensor:
         age = self._step // self.renewed
@@ -185,5 +199,5 @@ def draw_uniform(like: torch.Tensor, generator: Randomness = None) -> torch.Tens
     torch.Size([])
     """
     if isinstance(generator, Probes):
-        return torch.rand((), generator=generator.generator()).to(like)
+        return torch.rand((), generator=generator.generator(), device=generator.device).to(like)
     return torch.rand((), dtype=like.dtype, device=like.device, generator=generator)

@@ -78,11 +78,23 @@ class Processes:
         """
         if self.count == 1:
             return list(values)
-        vector = torch.tensor(values, dtype=torch.float64, device=self.device)
+        sums: list[float] = self.sum_tensor(torch.tensor(values, dtype=torch.float64)).tolist()
+        return sums
+
+    def sum_tensor(self, values: torch.Tensor) -> torch.Tensor:
+        """
+        Add up a tensor over the processes; the host does not wait for tensors that are where they are exchanged.
+
+        :param values: Numbers of this process; overwritten.
+        :return: The sums, the same on every process.
+        :raises ProcessLostError: If another process has gone.
+        """
+        if self.count == 1:
+            return values
+        vector = values.to(self.device)
         with lost_processes_named():
             dist.all_reduce(vector)
-        sums: list[float] = vector.tolist()
-        return sums
+        return vector
 
     def agree(self, value: Any) -> Any:
         """

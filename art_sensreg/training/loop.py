@@ -312,8 +312,12 @@ class Training:
 
     def _check_weights(self) -> None:
         """A finite loss can have a gradient that is not: never store such weights as a good checkpoint."""
-        for name, parameter in self.model.named_parameters():
-            if not torch.isfinite(parameter).all():
+        weights = dict(self.model.named_parameters())
+        finite = [torch.isfinite(weight).all().to(self.device) for weight in weights.values()]
+        if not finite or torch.stack(finite).all():  # one look at all of them, for which alone the host waits
+            return
+        for name, good in zip(weights, finite, strict=True):
+            if not good:
                 raise FloatingPointError(
                     f"The weight {name!r} has NaN or infinite values after epoch {self.state.epoch}, step "
                     f"{self.state.step}, while the loss was finite; expected finite gradients."

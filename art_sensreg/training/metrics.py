@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,23 @@ from art_sensreg.penalties.noise import derive_seed
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.distributed import Processes
 from art_sensreg.training.validation import Batch, ValidationAttack, correct, threshold
+
+
+def read(values: Sequence[torch.Tensor | float]) -> list[float]:
+    """
+    Numbers from wherever they are; the host waits for the device once for all of them.
+
+    :param values: Numbers, or tensors of one number each.
+    :return: The numbers.
+
+    Example:
+    >>> from art_sensreg.training.metrics import read
+    >>> read([torch.tensor(1), 0.5, torch.tensor(2.0)])
+    [1.0, 0.5, 2.0]
+    """
+    tensors = [value.detach().double() for value in values if isinstance(value, torch.Tensor)]
+    numbers = iter(torch.stack(tensors).tolist() if tensors else [])
+    return [next(numbers) if isinstance(value, torch.Tensor) else float(value) for value in values]
 
 
 class Sums:
@@ -34,9 +52,10 @@ class Sums:
     def means(self, processes: Processes = Processes()) -> dict[str, float]:  # noqa: B008 - frozen
         """The terms are those of whole batches already; each process has counted its own correct predictions."""
         rows = max(self.rows, 1)
-        right, own = processes.sum([float(self.correct), float(self.own)])
-        accuracy = right / max(own, 1)
-        return {**{name: float(total) / rows for name, total in self.terms.items()}, "accuracy": accuracy}
+        correct, *terms = read([self.correct, *self.terms.values()])
+        right, own = processes.sum([correct, float(self.own)])
+        means = {name: total / rows for name, total in zip(self.terms, terms, strict=True)}
+        return {**means, "accuracy": right / max(own, 1)}
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows, "own": self.own, "correct": self.correct, "terms": self.terms}
@@ -70,21 +89,26 @@ def validate(
     """
     model.eval()
     at = threshold(objective)
-    sums = [0.0, 0.0, 0.0]
+    scores: list[torch.Tensor] = []
+    rows: list[int] = []
     for number, (x, y) in enumerate(zip(data[0].split(batch_size), data[1].split(batch_size), strict=True)):
         if number % processes.count != processes.rank:
             continue
         logits = model(x.clone())  # the model may work in place
         right = correct(logits, y, at)
-        sums[0] += float(objective.base_loss(logits, y)) * len(x)
-        sums[1] += float(right.sum())
+        robust = torch.zeros_like(right)
         if attack is not None:
             generator = torch.Generator().manual_seed(derive_seed(seed, "validation", number))
             perturbed = attack(model, objective, x, y, generator)
-            sums[2] += float((right & correct(model(perturbed), y, at)).sum())
-    loss, clean, robust = (total / len(data[0]) for total in processes.sum(sums))
-    scores = {"val_loss": loss, "val_accuracy": clean}
-    return scores if attack is None else {**scores, "val_robust_accuracy": robust}
+            robust = right & correct(model(perturbed), y, at)
+        rows.append(len(x))
+        scores.extend([objective.base_loss(logits, y), right.sum(), robust.sum()])
+    found = read(scores)  # at the end: nothing before makes the host wait
+    losses = sum(loss * count for loss, count in zip(found[::3], rows, strict=True))
+    sums = processes.sum([losses, sum(found[1::3]), sum(found[2::3])])
+    loss, clean, robust_share = (total / len(data[0]) for total in sums)
+    result = {"val_loss": loss, "val_accuracy": clean}
+    return result if attack is None else {**result, "val_robust_accuracy": robust_share}
 
 
 class Monitor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from art_sensreg.objectives import Objective, Share
 from art_sensreg.penalties.noise import Probes
+from art_sensreg.training.averaging import WeightAverage
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.distributed import Processes, lost_processes_named
 
@@ -94,9 +95,7 @@ class Stepper:
         self.processes = processes
         self.max_grad_norm = config.max_grad_norm
         self.layout = torch.channels_last if config.channels_last else None
-        self.average: AveragedModel | None = None
-        if config.ema is not None:
-            self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+        self.average = None if config.ema is None else WeightAverage(model, config.ema)
         device = next(model.parameters()).device
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
         self._only_weights = objective.double_backward and processes.count == 1
@@ -117,7 +116,9 @@ class Stepper:
         self, x: torch.Tensor, y: torch.Tensor, own: int, probes: Probes, share: Share
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor, str | None]:
         """
-        Do one step, unless the loss is not finite: then no weight moves.
+        Do one step, unless the loss or its gradient is not finite: then no weight moves.
+
+        The host waits for the device once, to learn whether they are.
 
         :param x: Images.
         :param y: Labels.
@@ -136,18 +137,20 @@ class Stepper:
             with self._watched():
                 terms, logits = self.module(x, y, probes, share)
         loss, terms = terms["loss"], self._of_all(terms, share)
-        if not torch.isfinite(terms["loss"]):
-            names = (name for name, value in terms.items() if name != "loss" and not torch.isfinite(value))
-            return terms, logits[:own], next(names, "loss")
         if len(parts) == 1:
             self.optimizer.zero_grad(set_to_none=True)
             with self._watched():
                 self.scaler.scale(loss).backward(inputs=self._inputs())
-        if not self.scaler.is_enabled():  # the scaler looks itself
-            size = self._gradient_size()
-            if not torch.isfinite(size):
-                return {**terms, "gradient": size}, logits[:own], "gradient"
-        self._update()
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
+        size = self._gradient_size()
+        culprit = first_nonfinite(terms, size)
+        # A gradient that overflows half precision is no fault: the scaler lowers its scale, and the step is left out.
+        overflow = culprit == "gradient" and self.scaler.is_enabled()
+        if culprit is not None and not overflow:
+            self._leave_out()
+            return ({**terms, "gradient": size} if culprit == "gradient" else terms), logits[:own], culprit
+        self._update(overflow)
         return terms, logits[:own], None
 
     def _watched(self) -> AbstractContextManager[None]:
@@ -166,12 +169,19 @@ class Stepper:
         gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         return torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]).sum()
 
-    def _update(self) -> None:
+    def _leave_out(self) -> None:
+        """Forget a step that shall not be done."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.scaler.is_enabled():
+            self.scaler.update(self.scaler.get_scale())  # as it is: it has seen this step's gradients
+
+    def _update(self, overflow: bool = False) -> None:
         if self.max_grad_norm is not None:
-            self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        if not overflow:
+            self.optimizer.step()  # and not by the scaler, which would wait for the device to see the same once more
+        if self.scaler.is_enabled():
+            self.scaler.update()
         if self.average is not None:
             self.average.update_parameters(self.model)
 
@@ -214,9 +224,9 @@ class Stepper:
         if self.processes.count == 1:
             return terms
         counts = {**self.objective.weights(share), "loss": 1.0}  # the loss is weighted already
-        parts = [float(value.detach()) * counts[name] / self.processes.count for name, value in terms.items()]
-        sums = self.processes.sum(parts)
-        return {name: torch.tensor(value) for name, value in zip(terms, sums, strict=True)}
+        parts = [value.detach().double() * counts[name] / self.processes.count for name, value in terms.items()]
+        sums = self.processes.sum_tensor(torch.stack(parts))
+        return dict(zip(terms, sums.float(), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         """Scaler and average, for a checkpoint."""
@@ -232,6 +242,30 @@ class Stepper:
         self.scaler.load_state_dict(state["scaler"])
         if self.average is not None and state["average"] is not None:
             self.average.load_state_dict(state["average"])
+
+
+def first_nonfinite(terms: dict[str, torch.Tensor], size: torch.Tensor) -> str | None:
+    """
+    Find what is NaN or infinite in a step; the host waits for the device once, unless it is a term.
+
+    :param terms: The terms of the loss, 0-d tensors, and `loss` itself.
+    :param size: Size of the gradient, a 0-d tensor.
+    :return: The name of a term, `loss`, `gradient`, or None.
+
+    Example:
+    >>> from art_sensreg.training.steps import first_nonfinite
+    >>> one, nan = torch.tensor(1.0), torch.tensor(float("nan"))
+    >>> first_nonfinite({"loss": one}, one), first_nonfinite({"loss": one}, nan)
+    (None, 'gradient')
+    >>> first_nonfinite({"loss": nan, "base": one, "jacobian": nan}, nan)
+    'jacobian'
+    """
+    loss = terms["loss"].detach()
+    loss_finite, size_finite = map(math.isfinite, torch.stack([loss, size.to(loss)]).tolist())
+    if loss_finite:
+        return None if size_finite else "gradient"
+    names = (name for name, value in terms.items() if name != "loss" and not torch.isfinite(value))
+    return next(names, "loss")
 
 
 def unused_parameters(model: nn.Module, objective: Objective, x: torch.Tensor, y: torch.Tensor) -> Sequence[str]:
