@@ -14,10 +14,10 @@ _LISTS = {
     "low": "conv1d conv2d conv3d convolution linear matmul mm addmm bmm baddbmm addbmm mv addmv addr prelu "
     "conv_transpose2d.input",
     "float32": "exp expm1 log log10 log2 log1p reciprocal rsqrt pow.Tensor_Scalar pow.Tensor_Tensor pow.Scalar "
-    "softplus layer_norm native_layer_norm group_norm cosine_similarity nll_loss nll_loss_nd kl_div l1_loss "
-    "smooth_l1_loss huber_loss mse_loss binary_cross_entropy_with_logits dist cdist logsumexp prod prod.dim_int "
-    "softmax.int log_softmax.int cumsum cumprod sum sum.dim_IntList linalg_vector_norm norm.Scalar norm.ScalarOpt_dim acos "
-    "asin cosh erfinv sinh tan soft_margin_loss multi_margin_loss",
+    "softplus layer_norm native_layer_norm group_norm cosine_similarity nll_loss nll_loss_nd kl_div "
+    "l1_loss smooth_l1_loss huber_loss mse_loss binary_cross_entropy_with_logits dist cdist logsumexp "
+    "prod prod.dim_int softmax.int log_softmax.int cumsum cumprod sum sum.dim_IntList linalg_vector_norm "
+    "norm.Scalar norm.ScalarOpt_dim acos asin cosh erfinv sinh tan soft_margin_loss multi_margin_loss",
     "promote": "addcdiv addcmul atan2 dot vdot index_put scatter_add tensordot cross",
 }
 _NO_CAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
