@@ -20,6 +20,7 @@ from art_sensreg.penalties.base import (
     measure,
     plan_penalties,
 )
+from art_sensreg.penalties.feature_sigma import smallest_size
 from art_sensreg.penalties.noise import Randomness
 from art_sensreg.penalties.passes import (
     batch_norms,
@@ -185,8 +186,7 @@ class Objective:
         if self.adversary is not None and self._on_adversarial:
             return self._adversarial_size
         given = [getattr(penalty, "sigma", None) for _, penalty in self._passing]
-        sigmas = [sigma[0] if isinstance(sigma, (tuple, list)) else sigma for sigma in given if sigma is not None]
-        return float(min(sigmas)) if sigmas else None
+        return min((smallest_size(sigma) for sigma in given if sigma is not None), default=None)
 
     @property
     def inner_maximisation(self) -> bool:

@@ -76,6 +76,14 @@ class PassPenalty:
         """Whether the penalty looks for its perturbed copies itself, by gradient steps."""
         return False
 
+    def check_input(self, x: torch.Tensor) -> None:
+        """
+        Check settings whose shape depends on the inputs, before any weight moves.
+
+        :param x: Some inputs, `(n, ...)`.
+        :raises ValueError: If a setting does not fit.
+        """
+
     def branches(
         self, model: nn.Module, x: torch.Tensor, generator: Randomness, clip_values: ClipValues | None
     ) -> tuple[list[torch.Tensor], Sigma]:
@@ -167,6 +175,7 @@ def plan_penalties(model: nn.Module, x: torch.Tensor, penalties: Sequence[PassPe
     """
     plans: list[TapPlan | None] = []
     for penalty in penalties:
+        penalty.check_input(x)
         layers = penalty.tapped_layers
         plan = None if layers is None else plan_taps(model, layers, x)
         weights = getattr(penalty, "layer_weights", None)
@@ -270,7 +279,10 @@ def check_number(name: str, value: Any, minimum: float, exclusive: bool = False)
     expected = f"a finite number {'above' if exclusive else 'of at least'} {minimum:g}"
     if isinstance(value, bool) or (not isinstance(value, (int, float)) and not hasattr(value, "__float__")):
         raise TypeError(f"`{name}` is {value!r}; expected {expected}.")
-    number = float(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # an array of several numbers, 10**400
+        raise TypeError(f"`{name}` is {value!r}; expected {expected}.") from error
     if not math.isfinite(number) or number < minimum or (exclusive and number == minimum):
         raise ValueError(f"`{name}` is {value!r}; expected {expected}.")
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -15,9 +16,9 @@ from art_sensreg.penalties.base import (
     Sigma,
     check_choice,
     check_count,
-    check_number,
 )
 from art_sensreg.penalties.batch_norm import fixed_statistics
+from art_sensreg.penalties.feature_sigma import FeatureSigma, as_sigma, noise_sizes
 from art_sensreg.penalties.noise import Randomness, draw_noise, draw_unit_sphere
 from art_sensreg.penalties.passes import Branches
 
@@ -118,7 +119,8 @@ class JacobianPenalty(PassPenalty):
     :param weight: Factor in the objective, at least 0.
     :param estimator: `finite_difference` (no double backward), `projection` (Hoffman et al.), or `exact` (C products).
     :param probes: Random directions per step. When the noise is shared, that penalty's `probes` count instead.
-    :param sigma: `s` of `finite_difference`, in input units. None: use the noise of the objective's
+    :param sigma: `s` of `finite_difference`, in input units; or an array with the size for each feature in its own
+        unit, as for `SensitivityPenalty`: `1/2 sum_j (s_j / s)^2 ||dz/dx_j||^2`. None: use the noise of the objective's
         `SensitivityPenalty`, at no extra pass; without one that is an error.
     :param squared: False penalises `||J(x)||_F` itself. The root is taken of the mean over the probes, so it is biased
         downwards at few of them: `E sqrt(q) < sqrt(E q)`.
@@ -139,7 +141,7 @@ class JacobianPenalty(PassPenalty):
     weight: float = 0.1
     estimator: str = "finite_difference"
     probes: int = 1
-    sigma: float | None = None
+    sigma: float | np.ndarray | FeatureSigma | None = None
     squared: bool = True
 
     def __post_init__(self) -> None:
@@ -147,7 +149,7 @@ class JacobianPenalty(PassPenalty):
         check_choice("estimator", self.estimator, ESTIMATORS)
         check_count("probes", self.probes)
         if self.sigma is not None:
-            check_number("sigma", self.sigma, minimum=0.0, exclusive=True)
+            object.__setattr__(self, "sigma", as_sigma(self.sigma))
             if self.input_gradient:
                 raise ValueError(f"`sigma` is {self.sigma!r}; expected None with estimator={self.estimator!r}.")
 
@@ -163,13 +165,20 @@ class JacobianPenalty(PassPenalty):
     def shares_noise(self) -> bool:
         return self.estimator == "finite_difference" and self.sigma is None
 
+    def check_input(self, x: torch.Tensor) -> None:
+        if isinstance(self.sigma, FeatureSigma):
+            self.sigma.check_fits(x)
+
     def branches(
         self, model: nn.Module, x: torch.Tensor, generator: Randomness, clip_values: ClipValues | None
     ) -> tuple[list[torch.Tensor], Sigma]:
         if self.sigma is None:
             return [], 1.0
-        sigma = self.sigma
-        return [torch.add(x, draw_noise(x, "gaussian", generator), alpha=sigma) for _ in range(self.probes)], sigma
+        if not isinstance(self.sigma, FeatureSigma):
+            alpha: Any = self.sigma
+            return [torch.add(x, draw_noise(x, "gaussian", generator), alpha=alpha) for _ in range(self.probes)], alpha
+        size, sigma = noise_sizes(self.sigma, x)
+        return [torch.addcmul(x, draw_noise(x, "gaussian", generator), size) for _ in range(self.probes)], sigma
 
     def evaluate(
         self, passed: Branches, noisy: Sequence[int], sigma: Sigma, selection: int, generator: Randomness

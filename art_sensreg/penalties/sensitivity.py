@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -19,6 +20,7 @@ from art_sensreg.penalties.base import (
     check_number,
 )
 from art_sensreg.penalties.distances import paired_distance
+from art_sensreg.penalties.feature_sigma import FeatureSigma, as_sigma, noise_sizes
 from art_sensreg.penalties.noise import NOISES, Randomness, draw_noise, draw_uniform
 from art_sensreg.penalties.passes import Activations, Branches
 from art_sensreg.penalties.taps import Layers, check_layers
@@ -112,7 +114,8 @@ class SensitivityPenalty(PassPenalty):
 
     :param weight: Factor in the objective, at least 0.
     :param sigma: `s`, size of the noise in the user's input units (before any mean/std preprocessing); or a range
-        `(low, high)` from which each step draws it.
+        `(low, high)` from which each step draws it; or an array that broadcasts to one input, with the size for each
+        feature in its own unit: `s^2` in the formula is then the mean of their squares (see `FeatureSigma`).
     :param noise: `gaussian`, `uniform`, `rademacher` or `sphere`, each with unit variance per entry.
     :param layers: `hidden` (after the non-linearity; of a gate its product with the signal), `pre_activation`,
         `hidden+logits`, `logits`, or a list of module names and classes.
@@ -136,7 +139,7 @@ class SensitivityPenalty(PassPenalty):
     name: ClassVar[str] = "sensitivity"
 
     weight: float = 1.0
-    sigma: float | tuple[float, float] = 0.3
+    sigma: float | tuple[float, float] | np.ndarray | FeatureSigma = 0.3
     noise: str = "gaussian"
     layers: Layers = "hidden"
     layer_weights: Sequence[float] | None = None
@@ -148,15 +151,7 @@ class SensitivityPenalty(PassPenalty):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.sigma, (tuple, list)):
-            if len(self.sigma) != 2:
-                raise ValueError(f"`sigma` is {self.sigma!r}; expected a number, or a range (low, high).")
-            for bound in self.sigma:
-                check_number("sigma", bound, minimum=0.0, exclusive=True)
-            if self.sigma[0] > self.sigma[1]:
-                raise ValueError(f"`sigma` is {self.sigma!r}; expected a range (low, high) with low at most high.")
-        else:
-            check_number("sigma", self.sigma, minimum=0.0, exclusive=True)
+        object.__setattr__(self, "sigma", as_sigma(self.sigma, ranges=True))
         check_choice("noise", self.noise, NOISES)
         check_choice("distance", self.distance, DISTANCES)
         check_choice("scale", self.scale, SCALES)
@@ -173,20 +168,23 @@ class SensitivityPenalty(PassPenalty):
     def tapped_layers(self) -> Layers:
         return self.layers
 
+    def check_input(self, x: torch.Tensor) -> None:
+        if isinstance(self.sigma, FeatureSigma):
+            self.sigma.check_fits(x)
+
     def branches(
         self, model: nn.Module, x: torch.Tensor, generator: Randomness, clip_values: ClipValues | None
     ) -> tuple[list[torch.Tensor], Sigma]:
         if self.clip and clip_values is None:
             raise ValueError("`clip` is True and no `clip_values` are known; expected a classifier that has them.")
-        sigma: Sigma
-        if isinstance(self.sigma, (tuple, list)):
-            low, high = self.sigma
-            sigma = low + (high - low) * draw_uniform(x, generator)
-        else:
-            sigma = self.sigma
+        drawn: Any = self.sigma
+        if isinstance(drawn, (tuple, list)):
+            low, high = drawn
+            drawn = low + (high - low) * draw_uniform(x, generator)
+        size, sigma = noise_sizes(drawn, x)
         noisy = []
         for _ in range(self.probes):
-            copy = draw_noise(x, self.noise, generator).mul_(sigma).add_(x)
+            copy = draw_noise(x, self.noise, generator).mul_(size).add_(x)
             noisy.append(copy if not self.clip or clip_values is None else copy.clamp_(*clip_values))
         return noisy, sigma
 
