@@ -30,6 +30,7 @@ from art_sensreg.training.loop import Training
 from art_sensreg.training.modes import set_mode
 from art_sensreg.training.overfitting import POINTS, OverfittingGuard, Watched, watched_attacks
 from art_sensreg.training.resume import Checkpoints, describe_data, fingerprint
+from art_sensreg.training.schedules import check_scheduler
 
 logger = logging.getLogger(__name__)
 
@@ -252,8 +253,7 @@ def _check_optimizer(classifier: PyTorchClassifier, scheduler: Any) -> torch.opt
             f"`optimizer` of the classifier holds none of the {len(trained)} parameters that require gradients; "
             f"{expected}."
         )
-    if getattr(scheduler, "optimizer", optimizer) is not optimizer:
-        raise ValueError("`scheduler` drives another optimizer; expected one of the classifier's own optimizer.")
+    check_scheduler(scheduler, optimizer)
     return optimizer
 
 

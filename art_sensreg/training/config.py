@@ -36,7 +36,11 @@ class TrainingConfig:
     :param penalty_warmup: Share of the run, from 0 to 1, over whose steps the weights of all penalties rise from 0 to
         what they are: for penalties that keep an untrained network from learning.
     :param scheduler_interval: When a learning rate scheduler steps: `epoch`, `step`, or `auto`: after every step for
-        `OneCycleLR` (unless its length is the number of epochs) and `CyclicLR`, else after every epoch.
+        `OneCycleLR` (unless its length is the number of epochs), `CyclicLR`, and schedules about as long as the run has
+        steps; else after every epoch. Where that would leave a warm-up unfinished at the end of the run, `auto` is
+        refused.
+    :param scheduler_monitor: The entry of the history that `ReduceLROnPlateau` watches, or None: the accuracy for its
+        mode `max`, else the loss, on validation data if there are some.
     :param max_grad_norm: Largest norm of the gradient of all weights together (clipped above it), or None.
     :param ema: Decay of an exponential moving average of the weights, above 0 and below 1, which is validated and
         returned in place of the weights; or None.
@@ -77,6 +81,7 @@ class TrainingConfig:
     penalty_fraction: float = 1.0
     penalty_warmup: float = 0.0
     scheduler_interval: str = "auto"
+    scheduler_monitor: str | None = None
     max_grad_norm: float | None = None
     ema: float | None = None
     precision: str = "float32"
@@ -125,6 +130,8 @@ class TrainingConfig:
             check_number("ema", self.ema, minimum=0.0, exclusive=True)
             if self.ema >= 1:
                 raise ValueError(f"`ema` is {self.ema!r}; expected a number below 1.")
+        if self.scheduler_monitor is not None and not isinstance(self.scheduler_monitor, str):
+            raise TypeError(f"`scheduler_monitor` is {self.scheduler_monitor!r}; expected an entry of the history.")
         if self.monitor is not None:
             check_choice("monitor", self.monitor, MONITORS)
         if self.validation_attack is not None and not isinstance(self.validation_attack, ValidationAttack):

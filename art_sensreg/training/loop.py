@@ -26,7 +26,7 @@ from art_sensreg.training.packing import pack
 from art_sensreg.training.resources import StopRequest, buffers_kept, fused, match_layout
 from art_sensreg.training.resume import Checkpoints, outer_randomness_kept, restore_random_state
 from art_sensreg.training.run_state import restore_run, run_state
-from art_sensreg.training.schedules import check_length, step_after_epoch, steps_every_batch
+from art_sensreg.training.schedules import Schedule
 from art_sensreg.training.steps import Stepper, unused_parameters
 from art_sensreg.training.validation import threshold
 
@@ -83,7 +83,7 @@ class Training:
         self.validation, self.verbose, self.training_mode = validation, verbose, training_mode
         self.checkpoints, self.processes, self.guard = checkpoints, processes, guard
         self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-        self.per_step = steps_every_batch(scheduler, config)
+        self.schedule = Schedule(scheduler, config, self._entries())
         self.monitor = make_monitor(config, validation is not None)
         if config.compile and not objective.compilable:
             raise ValueError(
@@ -135,7 +135,7 @@ class Training:
                 restore_random_state(stored["random"])
             elif self.checkpoints is not None:
                 pack(run_state(self))  # what cannot be stored is an error now, not after the first epoch
-            check_length(self.scheduler, self.config, self.per_step, steps - self.state.total_steps, len(self.batches))
+            self.schedule.start(self.config.nb_epochs, len(self.batches), steps - self.state.total_steps)
             while done < self.config.nb_epochs and not self.state.stop:
                 self._epoch()
                 done = self.state.epoch
@@ -154,6 +154,15 @@ class Training:
         self.stepper = Stepper(self.model, self.objective, self.optimizer, self.config, self.processes, unused)
         self.probes = self.new_probes()
         self.at = threshold(self.objective)
+
+    def _entries(self) -> list[str]:
+        """The entries of the history that are there when the scheduler steps."""
+        entries = ["loss", "base", *(["adversarial"] if self.objective.adversary else []), *self.objective.names]
+        entries += ["accuracy", "learning_rate", *(["skipped"] if self.config.on_nonfinite == "skip" else [])]
+        if self.validation is not None:
+            entries += ["val_loss", "val_accuracy"]
+            entries += ["val_robust_accuracy"] if self.config.validation_attack is not None else []
+        return [*entries, *(self.guard.watched.attacks if self.guard is not None else [])]
 
     def new_probes(self) -> Probes:
         probes = Probes(self.seed, self.device)
@@ -209,8 +218,7 @@ class Training:
             self._nonfinite(culprit)
         else:
             self.sums.add(state.terms, logits.detach(), y[:own], total, self.at)
-            if self.scheduler is not None and self.per_step:
-                self.scheduler.step()
+            self.schedule.after_step(state.total_steps)
         self._call("on_step")
         if self.verbose:
             self.bar.update()
@@ -252,8 +260,7 @@ class Training:
             record.update(scores)
         if self.guard is not None:
             self._guard(record)
-        if self.scheduler is not None and not self.per_step:
-            step_after_epoch(self.scheduler, record)
+        self.schedule.after_epoch(self.state.epoch, record)
         if self.monitor is not None and self.monitor.stops_after(record, self.stepper.result):
             self.state.stop = True
 

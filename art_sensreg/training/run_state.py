@@ -37,6 +37,7 @@ def run_state(training: Training) -> dict[str, Any]:
         "model": training.model.state_dict(),
         "optimizer": training.optimizer.state_dict(),
         "scheduler": None if training.scheduler is None else training.scheduler.state_dict(),
+        "schedule": training.schedule.state_dict(),
         "stepper": training.stepper.state_dict(),
         "monitor": None if training.monitor is None else training.monitor.state_dict(),
         "guard": None if training.guard is None else training.guard.state_dict(),
@@ -70,6 +71,7 @@ def restore_run(training: Training, stored: dict[str, Any]) -> None:
     training.optimizer.load_state_dict(stored["optimizer"])
     if training.scheduler is not None:
         training.scheduler.load_state_dict(stored["scheduler"])
+        training.schedule.load_state_dict(stored["schedule"])
     training.stepper.load_state_dict(stored["stepper"])
     if training.monitor is not None and stored["monitor"] is not None:
         training.monitor.load_state_dict(stored["monitor"])
