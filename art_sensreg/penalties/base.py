@@ -120,7 +120,7 @@ class PassPenalty:
         y: torch.Tensor | None = None,
         *,
         generator: torch.Generator | None = None,
-        clip_values: tuple[float, float] | None = None,
+        clip_values: tuple[float, float] | ClipValues | None = None,
     ) -> torch.Tensor:
         """
         Measure the penalty alone. The model keeps its mode; BatchNorm's running statistics do not move.
@@ -141,7 +141,10 @@ class PassPenalty:
             raise ValueError(f"`x` has shape {tuple(x.shape)}; expected (n, ...) with n at least 1.")
         check_together([self])
         plans = plan_penalties(model, x, [self])
-        bounds = None if clip_values is None else (x.new_tensor(clip_values[0]), x.new_tensor(clip_values[1]))
+        bounds = None
+        if clip_values is not None:
+            low, high = (torch.as_tensor(bound, dtype=x.dtype, device=x.device) for bound in clip_values)
+            bounds = (low, high)
         stacked = branches_agree(model, x)
         _, values = measure(model, x, [self], plans, generator, bounds, update_statistics=False, stacked=stacked)
         return values[0]

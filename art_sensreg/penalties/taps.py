@@ -14,45 +14,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from art_sensreg.penalties.gating import Gating, Tap
 from art_sensreg.penalties.modes import modes_kept
+from art_sensreg.penalties.nonlinearities import gate_name, watched_name
 from art_sensreg.penalties.random_states import random_state_kept
 
 Layers = str | Sequence[str | type[nn.Module]]
 KEYWORDS = ("hidden", "pre_activation", "hidden+logits", "logits")
-
-
-_NONLINEARITIES = """
-relu relu_ relu6 gelu silu mish elu elu_ selu selu_ celu celu_ leaky_relu leaky_relu_ prelu rrelu rrelu_ hardtanh
-hardtanh_ hardswish hardsigmoid softplus softsign softshrink hardshrink tanhshrink threshold threshold_ logsigmoid
-tanh tanh_ sigmoid sigmoid_ glu
-"""
-
-
-def _nonlinear_functions() -> dict[Callable[..., Any], str]:
-    """The callables that the taps watch, each with its plain name (`torch.relu`, `F.relu`, `Tensor.relu_`, ...)."""
-    found: dict[Callable[..., Any], str] = {}
-    for name in _NONLINEARITIES.split():
-        for owner in (torch, F, torch.Tensor):
-            function = getattr(owner, name, None)
-            if function is not None:
-                found[function] = name.rstrip("_")
-    found[torch.special.expit] = "sigmoid"
-    return found
-
-
-_WATCHED = _nonlinear_functions()
-_CLAMPS = {
-    getattr(owner, name)
-    for owner in (torch, torch.Tensor)
-    for name in ("clamp", "clamp_", "clamp_min", "clamp_min_", "clip", "clip_")
-}
-_ERFS = {torch.erf, torch.erf_, torch.Tensor.erf, torch.Tensor.erf_, torch.special.erf}
 
 
 class ActivationTaps(TorchFunctionMode):
@@ -113,14 +85,14 @@ class ActivationTaps(TorchFunctionMode):
         kwargs = kwargs or {}
         if self._uncopied:
             self._copy_before_use(args)
-        name = _watched_name(func, args, kwargs) if self._watch_before or self._watch_after else None
+        name = watched_name(func, args, kwargs) if self._watch_before or self._watch_after else None
         if name is not None and self._watch_before:
             self._record(name, args[0] if args else kwargs["input"])
         output = func(*args, **kwargs)
         if self._watch_after:
             if name is not None:
                 self._gating.opened(name, self._record(name, output), (*args, *kwargs.values()), output)
-            elif (gate := _gate_name(func, args, kwargs)) is not None:
+            elif (gate := gate_name(func, args, kwargs)) is not None:
                 self._gating.opened(gate, None, (*args, *kwargs.values()), output)
             else:
                 self._gating.called(func, args, kwargs, output)
@@ -167,8 +139,17 @@ class ActivationTaps(TorchFunctionMode):
         :param logits: The model's output; the last non-linearity of a model that ends in one is not "hidden".
         :return: Pairs of a layer name and its activations of shape `(n, ...)`.
         """
-        hidden = [(tap.name, tap.value) for tap in self._taps if not (self._watch_after and tap.original is logits)]
-        return [*hidden, ("logits", logits)] if self._with_logits else hidden
+        found = [(tap.name, tap.value) for tap in self.hidden(logits)]
+        return [*found, ("logits", logits)] if self._with_logits else found
+
+    def hidden(self, logits: torch.Tensor) -> list[Tap]:
+        """
+        What was recorded, without the model's own output.
+
+        :param logits: The model's output.
+        :return: The taps.
+        """
+        return [tap for tap in self._taps if not (self._watch_after and tap.original is logits)]
 
 
 @dataclass(frozen=True)
@@ -271,24 +252,6 @@ def check_layers(layers: Layers) -> None:
     for layer in layers:
         if not (isinstance(layer, str) or (isinstance(layer, type) and issubclass(layer, nn.Module))):
             raise TypeError(f"`layers` holds {layer!r}; expected {expected}.")
-
-
-def _watched_name(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> str | None:
-    """The name of the non-linearity that this call is, or None. `x.clamp(min=0)` is a ReLU in disguise."""
-    if func in _CLAMPS:
-        low = args[1] if len(args) > 1 else kwargs.get("min")
-        high = args[2] if len(args) > 2 else kwargs.get("max")
-        return "relu" if isinstance(low, (int, float)) and low == 0 and high is None else None
-    return _WATCHED.get(func)
-
-
-def _gate_name(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> str | None:
-    """The name of a function that is no activation by itself, but the gate of one: of a GELU or hard-swish by hand."""
-    if func in _CLAMPS:
-        low = args[1] if len(args) > 1 else kwargs.get("min")
-        high = args[2] if len(args) > 2 else kwargs.get("max")
-        return "clamp" if isinstance(low, (int, float)) and low == 0 and isinstance(high, (int, float)) else None
-    return "erf" if func in _ERFS else None
 
 
 def _select_modules(model: nn.Module, layers: Sequence[str | type[nn.Module]]) -> list[tuple[str, nn.Module]]:

@@ -1,0 +1,304 @@
+"""
+Whether a penalty can move a weight at all, found out before training.
+
+A penalty on layers behind which nothing is trained (a frozen backbone, `torch.no_grad()`, `detach()`, the inside of an
+`autograd.Function`) has a value, which is printed and counted in the loss, and no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from art_sensreg.penalties.base import ClipValues, PassPenalty
+from art_sensreg.penalties.gating import Tap
+from art_sensreg.penalties.random_states import nothing_left
+from art_sensreg.penalties.taps import ActivationTaps, Layers, plan_taps
+
+# Rows that a model is tried on: BatchNorm turns two into +1 and -1, whatever the weights are.
+_ROWS = 8
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class TappedLayer:
+    """
+    One activation that a penalty reads.
+
+    :param name: The function, or the name of a module that was asked for.
+    :param module: Name of the innermost module that was running; empty for the model itself.
+    :param shape: Shape for one image.
+    :param trains: Whether a gradient of it moves some weight that is trained.
+    """
+
+    name: str
+    module: str
+    shape: tuple[int, ...]
+    trains: bool
+
+    @property
+    def neurons(self) -> int:
+        """How many numbers it has for one image."""
+        return int(torch.Size(self.shape).numel())
+
+    def __str__(self) -> str:
+        return f"{self.name!r}" + (f" in {self.module!r}" if self.module not in ("", self.name) else "")
+
+
+@dataclass(frozen=True)
+class PenaltyEffect:
+    """
+    What a penalty does to the weights that are trained.
+
+    :param value: Its unweighted value on a batch.
+    :param gradient: Norm of its gradient by the trained weights, unweighted.
+    :param trains: Whether it can move one of them.
+    """
+
+    value: float
+    gradient: float
+    trains: bool
+
+
+class _LocatedTaps(ActivationTaps):
+    """Taps that also know the module in which each function was called."""
+
+    def __init__(self, model: nn.Module, layers: Layers, clone: bool) -> None:
+        super().__init__(model, layers, clone)
+        self._modules = list(model.named_modules())
+        self._running: list[str] = []
+        self.places: dict[int, str] = {}
+
+    def __enter__(self) -> _LocatedTaps:
+        for name, module in self._modules:
+            self._handles.append(module.register_forward_pre_hook(self._enter(name), prepend=True))
+        super().__enter__()
+        for _, module in self._modules:
+            self._handles.append(module.register_forward_hook(self._leave, always_call=True))
+        return self
+
+    def _enter(self, name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any) -> None:
+            self._running.append(name)
+
+        return hook
+
+    def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if self._running:
+            self._running.pop()
+
+    def _record(self, name: str, value: Any) -> Tap | None:
+        tap = super()._record(name, value)
+        if tap is not None:
+            self.places[id(tap)] = self._running[-1] if self._running else ""
+        return tap
+
+    def located(self, logits: torch.Tensor) -> list[tuple[str, str, torch.Tensor]]:
+        """Name, module and activation of each layer, as `read` gives them."""
+        places = [self.places[id(tap)] for tap in self.hidden(logits)]
+        found = self.read(logits)
+        places += [""] * (len(found) - len(places))
+        return [(name, place, value) for (name, value), place in zip(found, places, strict=True)]
+
+
+def reached(tensors: Sequence[torch.Tensor], parameters: Iterable[nn.Parameter]) -> list[bool]:
+    """
+    Tell for each tensor whether autograd leads from it to one of the parameters.
+
+    :param tensors: Tensors with their graphs.
+    :param parameters: The parameters.
+    :return: One answer for each tensor. Nothing is differentiated.
+
+    Example:
+    >>> from art_sensreg.penalties.effect import reached
+    >>> layer = nn.Linear(2, 2)
+    >>> y = layer(torch.ones(1, 2))
+    >>> reached([y, y.detach()], layer.parameters())
+    [True, False]
+    """
+    wanted = {id(parameter) for parameter in parameters}
+    known: dict[Any, bool] = {}
+
+    def leads(root: Any) -> bool:
+        waiting = [root]
+        while waiting:
+            node = waiting[-1]
+            following = [step for step, _ in node.next_functions if step is not None]
+            unknown = [step for step in following if step not in known]
+            if node in known or not unknown:
+                own = id(getattr(node, "variable", None)) in wanted
+                known[node] = own or any(known[step] for step in following)
+                waiting.pop()
+            else:
+                waiting.extend(unknown)
+        return known[root]
+
+    def answer(tensor: torch.Tensor) -> bool:
+        return id(tensor) in wanted or (tensor.grad_fn is not None and leads(tensor.grad_fn))
+
+    return [answer(tensor) for tensor in tensors]
+
+
+def tapped_layers(
+    model: nn.Module, x: torch.Tensor, layers: Layers, parameters: Sequence[nn.Parameter]
+) -> list[TappedLayer]:
+    """
+    List what a selection of layers taps, and whether a penalty on each can move a weight.
+
+    :param model: The model, in the mode in which it is trained. Nothing of it changes.
+    :param x: Some inputs, `(n, ...)`.
+    :param layers: As for `ActivationTaps`.
+    :param parameters: The weights that are trained.
+    :return: The layers, in the order of the forward pass.
+
+    Example:
+    >>> from art_sensreg.penalties.effect import tapped_layers
+    >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2))
+    >>> _ = model[0].requires_grad_(False)
+    >>> for layer in tapped_layers(model, torch.rand(5, 4), "hidden", list(model[2].parameters())):
+    ...     print(layer, layer.shape, layer.trains)
+    'relu' in '1' (3,) False
+    'tanh' in '3' (3,) True
+    """
+    clone = plan_taps(model, layers, x).clone
+    rows = trial_rows(x)
+    found, values = _activations(model, rows, layers, clone)
+    leads = reached(values, parameters)
+    moved = leads
+    if not _all_trained(model, parameters) and any(leads):
+        with _moved(parameters):
+            _, others = _activations(model, rows, layers, clone)
+        moved = [lead and _changed(a, b) for lead, a, b in zip(leads, values, others, strict=True)]
+    return [
+        TappedLayer(name, place, tuple(value.shape[1:]), trains)
+        for (name, place), value, trains in zip(found, values, moved, strict=True)
+    ]
+
+
+def penalty_effect(
+    penalty: Any,
+    model: nn.Module,
+    x: torch.Tensor,
+    y: torch.Tensor | None,
+    parameters: Sequence[nn.Parameter],
+    clip_values: ClipValues | None = None,
+) -> PenaltyEffect:
+    """
+    Measure a penalty and its gradient on a batch.
+
+    :param penalty: The penalty; one that would share the noise of another gets its own.
+    :param model: The model, in the mode in which it is trained. Nothing of it changes.
+    :param x: Inputs, `(n, ...)`.
+    :param y: Labels, for penalties that need them.
+    :param parameters: The weights that are trained.
+    :param clip_values: Input range as two broadcastable tensors.
+    :return: Value, gradient, and whether it can move a weight: whether some gradient, here or at weights nearby, is not
+        zero, and the value depends on the weights.
+
+    Example:
+    >>> from art_sensreg import JacobianPenalty
+    >>> from art_sensreg.penalties.effect import penalty_effect
+    >>> model = nn.Linear(4, 2)
+    >>> penalty = JacobianPenalty(estimator="exact")
+    >>> penalty_effect(penalty, model, torch.rand(5, 4), None, [model.weight]).trains
+    True
+    >>> penalty_effect(penalty, model, torch.rand(5, 4), None, [model.bias]).trains
+    False
+    """
+    value, gradient, connected = _measured(penalty, model, x, y, parameters, clip_values)
+    trains = connected
+    if connected and (gradient == 0 or not _all_trained(model, parameters)):
+        with _moved(parameters):
+            other, there, _ = _measured(penalty, model, x, y, parameters, clip_values)
+        trains = (gradient != 0 or there != 0) and not abs(other - value) <= 1e-4 * abs(value)
+    return PenaltyEffect(value, gradient, trains)
+
+
+def _measured(
+    penalty: Any,
+    model: nn.Module,
+    x: torch.Tensor,
+    y: torch.Tensor | None,
+    parameters: Sequence[nn.Parameter],
+    clip_values: ClipValues | None,
+) -> tuple[float, float, bool]:
+    """Value, norm of the gradient, and whether there is a way from one to the other; always with the same draws."""
+    options: dict[str, Any] = {}
+    if isinstance(penalty, PassPenalty):
+        if penalty.shares_noise:
+            penalty = replace(penalty, sigma=0.1)  # type: ignore[call-arg]
+        options["clip_values"] = clip_values
+    with nothing_left(model, x.device, _SEED), torch.enable_grad():
+        value = penalty(model, x.clone(), y, **options)
+        if not isinstance(value, torch.Tensor) or not value.requires_grad:
+            return float(value), 0.0, False
+        gradients = torch.autograd.grad(value, list(parameters), allow_unused=True)
+    there = [gradient for gradient in gradients if gradient is not None]
+    norm = float(torch.stack([g.detach().float().norm() for g in there]).norm()) if there else 0.0
+    return float(value.detach()), norm, bool(there)
+
+
+def _activations(
+    model: nn.Module, rows: torch.Tensor, layers: Layers, clone: bool
+) -> tuple[list[tuple[str, str]], list[torch.Tensor]]:
+    with ExitStack() as stack:
+        stack.enter_context(nothing_left(model, rows.device, _SEED))
+        stack.enter_context(torch.enable_grad())
+        taps = stack.enter_context(_LocatedTaps(model, layers, clone))
+        logits = model(rows.clone())
+    found = taps.located(logits)
+    return [(name, place) for name, place, _ in found], [value for *_, value in found]
+
+
+def trial_rows(x: torch.Tensor) -> torch.Tensor:
+    """
+    The first rows, and noisy copies of them until there are enough.
+
+    :param x: Inputs, `(n, ...)`.
+    :return: Eight rows.
+    """
+    rows = x[:_ROWS].detach()
+    generator = torch.Generator().manual_seed(_SEED)
+    while len(rows) < _ROWS:
+        noise = torch.randn(rows.shape, generator=generator).to(rows)
+        rows = torch.cat([rows, rows + 0.1 * noise])
+    return rows[:_ROWS]
+
+
+def _all_trained(model: nn.Module, parameters: Sequence[nn.Parameter]) -> bool:
+    held = {id(parameter) for parameter in parameters}
+    return all(id(parameter) in held for parameter in model.parameters())
+
+
+@contextmanager
+def _moved(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Inside, the parameters are a little off: a gradient that is zero there too is no accident of the first values."""
+    kept = [parameter.detach().clone() for parameter in parameters]
+    generator = torch.Generator().manual_seed(_SEED)
+    try:
+        with torch.no_grad():
+            for parameter in parameters:
+                if parameter.is_floating_point():
+                    noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+                    parameter.add_(noise * (0.1 * parameter.abs().mean() + 0.01))
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(parameters, kept, strict=True):
+                parameter.copy_(value)
+
+
+def _changed(before: torch.Tensor, after: torch.Tensor) -> bool:
+    """Whether the differences between rows have changed, which is all that a penalty sees of a layer."""
+    before, after = before.detach().float(), after.detach().float()
+    one, two = before[1:] - before[:1], after[1:] - after[:1]
+    rounding = 1e-6 * float(torch.maximum(before.abs().max(), after.abs().max()))
+    size = float(one.abs().max())
+    if size <= 100 * rounding:
+        return True  # too small to tell: dead units, say
+    return float((two - one).abs().max()) > 1e-4 * size + rounding
