@@ -16,6 +16,7 @@ from art.estimators.classification import PyTorchClassifier
 from art_sensreg.fitting import FitOptions, fit_arrays, fit_batches, with_given
 from art_sensreg.inference import hooks_of, input_gradient, plain_function, predict_logits, weight_gradients_kept
 from art_sensreg.objectives import Penalty, check_penalties
+from art_sensreg.placement import place
 from art_sensreg.preprocessing import model_dtype
 from art_sensreg.training.callbacks import History
 from art_sensreg.training.config import TrainingConfig
@@ -62,6 +63,7 @@ class SensRegClassifier(PyTorchClassifier):
         self._penalties: tuple[Penalty, ...] = check_penalties(penalties)
         self.history: History = []
         super().__init__(*args, **kwargs)
+        place(self, self._device)
 
     @property
     def penalties(self) -> tuple[Penalty, ...]:
@@ -87,6 +89,7 @@ class SensRegClassifier(PyTorchClassifier):
             self._device = torch.device("cpu") if on_cpu else torch.device("cuda", torch.cuda.current_device())
         self._model.to(self._device)
         super().set_params(**kwargs)
+        place(self, self._device)
         if "loss" in kwargs:
             # ART derives from the loss how labels are given to it, in its constructor only.
             like = PyTorchClassifier(

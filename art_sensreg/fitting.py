@@ -20,11 +20,12 @@ from art_sensreg.adversaries import Adversary
 from art_sensreg.loaders import loader_source
 from art_sensreg.objectives import Objective, Penalty
 from art_sensreg.penalties.taps import trial
+from art_sensreg.placement import move, place, run_device
 from art_sensreg.preprocessing import fit_preprocessing, model_dtype, numpy_dtype, trained_model
 from art_sensreg.training.batches import LoaderBatches, TensorBatches
 from art_sensreg.training.callbacks import History
-from art_sensreg.training.config import TrainingConfig, check_device
-from art_sensreg.training.distributed import Processes, join_processes, local_device
+from art_sensreg.training.config import TrainingConfig
+from art_sensreg.training.distributed import Processes, join_processes
 from art_sensreg.training.inputs import check_images, check_labels, clip_bounds
 from art_sensreg.training.loop import Training
 from art_sensreg.training.modes import set_mode
@@ -106,9 +107,9 @@ def fit_arrays(
     :raises TypeError: If something is of a wrong type.
     :raises ValueError: If something is out of range, before any weight has moved.
     """
-    optimizer = _check_optimizer(classifier, options.scheduler)
+    _check_optimizer(classifier, options.scheduler)
     images, labels = _check_pair(classifier, x, y)
-    processes = _move(classifier, optimizer, config)
+    processes = _move(classifier, penalties, config, options)
     data = describe_data(images, labels)
     images, labels = fit_preprocessing(classifier, images, labels)
     batches = TensorBatches(
@@ -142,11 +143,11 @@ def fit_batches(
     :raises TypeError: If something is of a wrong type.
     :raises ValueError: If something is out of range; each batch is checked as it comes.
     """
-    optimizer = _check_optimizer(classifier, options.scheduler)
+    _check_optimizer(classifier, options.scheduler)
     source = loader_source(loader)
     if isinstance(loader, NumpyDataGenerator):
         _check_pair(classifier, loader.x, loader.y)  # all of it, before any weight moves
-    processes = _move(classifier, optimizer, config)
+    processes = _move(classifier, penalties, config, options)
     needs_two = _has_batch_norm(classifier)
 
     def epoch() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -156,14 +157,13 @@ def fit_batches(
                 logger.warning("A batch of a single image is left out: BatchNorm cannot normalise it.")
                 continue
             images, labels = fit_preprocessing(classifier, images, labels)
-            x = torch.from_numpy(images).to(classifier.device, model_dtype(classifier.model))
-            yield x, _targets(classifier, labels)
+            yield torch.from_numpy(images).to(model_dtype(classifier.model)), _targets(classifier, labels)
 
     return _train(
         classifier,
         penalties,
         config,
-        LoaderBatches(epoch, source.length, source.restarts),
+        LoaderBatches(epoch, source.length, source.restarts, classifier.device),
         source.name,
         options,
         processes,
@@ -218,24 +218,20 @@ def _guard(
         data = batches.sample(POINTS)
     else:
         chosen = torch.linspace(0, len(validation[0]) - 1, min(POINTS, len(validation[0]))).long()
-        data = validation[0][chosen.to(validation[0].device)], validation[1][chosen.to(validation[1].device)]
+        x, y = (part[chosen.to(part.device)].to(batches.device) for part in validation)
+        data = x, y
     watched = Watched(watched_attacks(adversary.eps, adversary.ball), data)
     return OverfittingGuard(config.on_catastrophic_overfitting, watched)
 
 
-def _move(classifier: PyTorchClassifier, optimizer: torch.optim.Optimizer, config: TrainingConfig) -> Processes:
+def _move(
+    classifier: PyTorchClassifier, penalties: Sequence[Penalty], config: TrainingConfig, options: FitOptions
+) -> Processes:
     """Bring the classifier to the device of the run, where it stays; find the processes that train with this one."""
-    device = check_device(classifier.device if config.device is None else config.device)
-    device = local_device(device)
-    if device != classifier.device:
-        classifier._device = device
-        classifier._device_type = "cpu" if device.type == "cpu" else "gpu"
-        classifier.model.to(device)
-        for operation in classifier.preprocessing_operations:
-            if hasattr(operation, "_device"):
-                operation._device = device
-        for state in optimizer.state.values():
-            state.update({k: v.to(device) for k, v in state.items() if isinstance(v, torch.Tensor) and v.ndim})
+    device = run_device(classifier, config)
+    place(classifier, device)
+    for part in (*penalties, options.adversary):
+        move(part, device)
     return join_processes(device)
 
 
@@ -287,12 +283,12 @@ def _check_validation(classifier: PyTorchClassifier, validation_data: Any) -> tu
     x, y = validation_data
     images, labels = _check_pair(classifier, x, y, prefix="validation_data: ")
     images, labels = fit_preprocessing(classifier, images, labels, fit=False)
-    tensor = _as_tensor(classifier, images)
-    return tensor.to(classifier.device, model_dtype(classifier.model)), _targets(classifier, labels)
+    tensor = _as_tensor(classifier, images).to(model_dtype(classifier.model))
+    return tensor, _targets(classifier, labels).to(tensor.device)
 
 
 def _targets(classifier: PyTorchClassifier, labels: np.ndarray) -> torch.Tensor:
-    targets = torch.as_tensor(classifier.reduce_labels(labels)).to(classifier.device)
+    targets = torch.as_tensor(classifier.reduce_labels(labels))
     return targets.to(model_dtype(classifier.model)) if targets.is_floating_point() else targets
 
 

@@ -29,11 +29,15 @@ class StandardisedModel(nn.Module):
     tensor([[1.]])
     """
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self, model: nn.Module, mean: torch.Tensor, std: torch.Tensor) -> None:
         super().__init__()
         self.model = model
-        self.mean = mean
-        self.std = std
+        # They follow the model to another device or precision, and stand in no file of its weights.
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.model((x - self.mean) / self.std)

@@ -79,7 +79,7 @@ class TensorBatches:
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        self.x, self.y = x, y
+        self.x, self.y = x, y.to(x.device)
         self.device, self.dtype = device or x.device, dtype or x.dtype
         full, rest = divmod(len(x), batch_size)
         joined = 0 < rest < least and full > 0
@@ -122,10 +122,25 @@ class TensorBatches:
         if processes.count > 1:
             rows = rows[processes.rank :: processes.count] if processes.rank < total else rows[:1]
         x, y = self.x.index_select(0, rows), self.y.index_select(0, rows)
-        if self.device != self.x.device:
-            x, y = (part.pin_memory() if self.device.type == "cuda" else part for part in (x, y))
-        x = x.to(self.device, non_blocking=True).to(self.dtype)
-        return x, y.to(self.device, non_blocking=True), total
+        return to_device(x, self.device).to(self.dtype), to_device(y, self.device), total
+
+
+def to_device(part: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """
+    Bring a batch to a device; the host goes on while it is copied to a GPU.
+
+    :param part: Images or labels.
+    :param device: The device.
+    :return: The same there.
+
+    Example:
+    >>> from art_sensreg.training.batches import to_device
+    >>> to_device(torch.zeros(2), torch.device("cpu")).device
+    device(type='cpu')
+    """
+    if device.type == "cuda" and part.device.type == "cpu":
+        part = part.pin_memory()
+    return part.to(device, non_blocking=True)
 
 
 def ahead(items: Iterator[Dealt], depth: int = 2) -> Iterator[Dealt]:
@@ -183,9 +198,11 @@ class LoaderBatches:
     Its position cannot be set, so a run resumes at the start of an epoch. With several processes the first one draws,
     and deals the rows out: nothing is repeated or left out, whatever the loader's own randomness.
 
-    :param start: Function that starts an epoch and returns its batches, on the device of the model.
+    :param start: Function that starts an epoch and returns its batches, in the host's memory.
     :param length: Number of batches of an epoch.
     :param restarts: Whether `start` begins anew, whatever was drawn before.
+    :param device: Where batches are needed. Processes exchange them in the host's memory: a tensor sent from one GPU
+        arrives on the one of the same number.
 
     Example:
     >>> from art_sensreg.training.batches import LoaderBatches
@@ -196,8 +213,14 @@ class LoaderBatches:
 
     rewindable = False
 
-    def __init__(self, start: Callable[[], Iterable[Batch]], length: int, restarts: bool = False) -> None:
-        self._start, self._restarts = start, restarts
+    def __init__(
+        self,
+        start: Callable[[], Iterable[Batch]],
+        length: int,
+        restarts: bool = False,
+        device: torch.device = torch.device("cpu"),  # noqa: B008 - cannot be changed
+    ) -> None:
+        self._start, self._restarts, self.device = start, restarts, device
         self._length = length
         self._begun: Iterator[Batch] | None = None
         self._drawn: list[Batch] = []
@@ -221,16 +244,15 @@ class LoaderBatches:
         :param rows: How many.
         :return: At most `rows`, on the device.
         """
-        if self._drawn:
-            x, y = self._drawn[0]
-            return x[:rows], y[:rows]
-        begun = iter(self._start())
-        first = next(begun, None)
+        first = self._drawn[0] if self._drawn else None
         if first is None:
-            raise ValueError("`generator` gave no batch; expected at least one.")
-        if not self._restarts:
-            self._begun, self._drawn = begun, [first]
-        return first[0][:rows], first[1][:rows]
+            begun = iter(self._start())
+            first = next(begun, None)
+            if first is None:
+                raise ValueError("`generator` gave no batch; expected at least one.")
+            if not self._restarts:
+                self._begun, self._drawn = begun, [first]
+        return first[0][:rows].to(self.device), first[1][:rows].to(self.device)
 
     def epoch(self, seed: int, first: int, processes: Processes) -> Iterator[Dealt]:
         """See :class:`Batches`. The loader has its own order, drawn from torch's or numpy's global generator."""
@@ -251,4 +273,4 @@ class LoaderBatches:
             if processes.count > 1:
                 rows = slice(processes.rank, None, processes.count) if processes.rank < total else slice(0, 1)
                 x, y = x[rows], y[rows]
-            yield x, y, total
+            yield to_device(x, self.device), to_device(y, self.device), total

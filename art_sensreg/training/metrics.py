@@ -11,6 +11,7 @@ from torch import nn
 
 from art_sensreg.objectives import Objective
 from art_sensreg.penalties.noise import derive_seed
+from art_sensreg.training.batches import to_device
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.distributed import Processes
 from art_sensreg.training.validation import Batch, ValidationAttack, correct, threshold
@@ -80,7 +81,7 @@ def validate(
 
     :param model: The model; left in evaluation mode.
     :param objective: Its base loss is the `val_loss`.
-    :param data: Images and labels, on the device of the model.
+    :param data: Images and labels, on the device of the model or in the host's memory.
     :param batch_size: Rows of a forward pass.
     :param attack: Attack whose accuracy is reported too, or None.
     :param seed: Seed of the attack's random starts; they are the same in every epoch.
@@ -91,9 +92,11 @@ def validate(
     at = threshold(objective)
     scores: list[torch.Tensor] = []
     rows: list[int] = []
+    device = next((parameter.device for parameter in model.parameters()), data[0].device)
     for number, (x, y) in enumerate(zip(data[0].split(batch_size), data[1].split(batch_size), strict=True)):
         if number % processes.count != processes.rank:
             continue
+        x, y = to_device(x, device), to_device(y, device)
         logits = model(x.clone())  # the model may work in place
         right = correct(logits, y, at)
         robust = torch.zeros_like(right)

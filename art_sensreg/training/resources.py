@@ -102,17 +102,47 @@ def match_layout(optimizer: torch.optim.Optimizer) -> None:
                 state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
+def match_device(optimizer: torch.optim.Optimizer) -> None:
+    """
+    Bring what an optimizer remembers to where its parameters are: it may have begun on another device.
+
+    Counters (tensors of no dimension) stay on the CPU, where reading them costs nothing, unless the optimizer's kernels
+    read them on the device: torch's own rule when a state is loaded.
+
+    :param optimizer: The optimizer.
+
+    Example:
+    >>> from art_sensreg.training.resources import match_device
+    >>> match_device(torch.optim.Adam([torch.zeros(1, requires_grad=True)]))
+    """
+    fused_here = _may_be_fused(optimizer)
+    for group in optimizer.param_groups:
+        on_device = fused_here or bool(group.get("fused") or group.get("capturable"))
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter, {})
+            for name, value in state.items():
+                if isinstance(value, torch.Tensor):
+                    counter = value.ndim == 0 and parameter.ndim > 0
+                    state[name] = value.to("cpu" if counter and not on_device else parameter.device)
+
+
 def _can_be_fused(optimizer: torch.optim.Optimizer) -> bool:
+    # The fused form wants its counters on the device of the weights.
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    steps = [state["step"] for state in optimizer.state.values() if "step" in state]
+    near = all(isinstance(step, torch.Tensor) and step.device == p.device for step in steps for p in parameters[:1])
+    return near and _may_be_fused(optimizer)
+
+
+def _may_be_fused(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether torch has a fused form of it for its parameters, and the user has not chosen another."""
     if type(optimizer) not in _FUSED:
         return False
     chosen = any(group.get(name) for group in optimizer.param_groups for name in ("foreach", "fused", "differentiable"))
     declined = any(group.get("fused") is False for group in optimizer.param_groups)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     fitting = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") and not p.is_sparse for p in parameters)
-    # The fused form wants its counters on the device of the weights.
-    steps = [state["step"] for state in optimizer.state.values() if "step" in state]
-    near = all(isinstance(step, torch.Tensor) and step.device == p.device for step in steps for p in parameters[:1])
-    return fitting and near and not chosen and not declined
+    return fitting and not chosen and not declined
 
 
 class StopRequest:

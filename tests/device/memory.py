@@ -8,9 +8,6 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 NAME = "emu"
-FREE_MEMORY = [2**34]
-"""What `mem_get_info` reports as free, in bytes; a list, so that a test can change it."""
-
 CPU_KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 aten = torch.ops.aten
 
