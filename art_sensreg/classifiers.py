@@ -131,7 +131,7 @@ class SensRegClassifier(PyTorchClassifier):
         """
         known = "generator, nb_epochs, verbose, validation_data, scheduler, seed, config, checkpoint_dir, resume"
         check_known("fit_generator", kwargs, known)
-        settings = with_given(config or TrainingConfig(), nb_epochs=nb_epochs, seed=seed)
+        settings = with_given(TrainingConfig() if config is None else config, nb_epochs=nb_epochs, seed=seed)
         options = FitOptions(
             validation_data=validation_data,
             scheduler=scheduler,
@@ -348,7 +348,7 @@ def _fit(
     known = "x, y, batch_size, nb_epochs, training_mode, drop_last, scheduler, verbose, validation_data, seed, config, "
     check_known("fit", kwargs, known + "checkpoint_dir, resume")
     settings = with_given(
-        config or TrainingConfig(nb_epochs=10),
+        TrainingConfig(nb_epochs=10) if config is None else config,
         batch_size=batch_size,
         nb_epochs=nb_epochs,
         drop_last=drop_last,

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from art_sensreg.utils import check_choice
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 NORM_LAYERS = ("none", "batch")
 Norm = Callable[[int], nn.Module]
@@ -42,8 +44,7 @@ def build_model(
         ("activation", activation, ACTIVATIONS),
         ("norm_layer", norm_layer, NORM_LAYERS),
     ):
-        if value not in known:
-            raise ValueError(f"`{argument}` is {value!r}; expected one of {', '.join(known)}.")
+        check_choice(argument, value, tuple(known))
     return MODELS[name](input_shape, nb_classes, ACTIVATIONS[activation], norm_layer == "batch")
 
 

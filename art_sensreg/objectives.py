@@ -11,15 +11,7 @@ import torch
 from torch import nn
 
 from art_sensreg.adversaries import Adversary
-from art_sensreg.penalties.base import (
-    ClipValues,
-    GivenBranch,
-    PassPenalty,
-    check_number,
-    check_together,
-    measure,
-    plan_penalties,
-)
+from art_sensreg.penalties.base import ClipValues, GivenBranch, PassPenalty, check_together, measure, plan_penalties
 from art_sensreg.penalties.feature_sigma import smallest_size
 from art_sensreg.penalties.noise import Randomness
 from art_sensreg.penalties.passes import (
@@ -31,6 +23,7 @@ from art_sensreg.penalties.passes import (
     works_in_place,
 )
 from art_sensreg.penalties.taps import TapPlan
+from art_sensreg.utils import check_number
 
 Penalty = Callable[..., torch.Tensor]
 # Names that a penalty cannot have: entries of the history, and terms of the loop's own.

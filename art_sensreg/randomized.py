@@ -12,10 +12,10 @@ from torch import nn
 
 from art_sensreg.attacks.eot import AVERAGES, EOT
 from art_sensreg.classifiers import SensRegClassifier
-from art_sensreg.penalties.base import check_choice, check_count
 from art_sensreg.penalties.random_states import random_state_kept
 from art_sensreg.preprocessing import numpy_dtype
 from art_sensreg.training.inputs import check_images, check_labels
+from art_sensreg.utils import check_choice, check_count
 
 
 @dataclass(frozen=True, kw_only=True)

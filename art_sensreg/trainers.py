@@ -19,7 +19,6 @@ from art_sensreg.adversaries.base import check_adversary
 from art_sensreg.fitting import FitOptions, fit_arrays, fit_batches, with_given
 from art_sensreg.objectives import Penalty, check_penalties
 from art_sensreg.penalties import FisherRaoPenalty, GradientDiversityPenalty, JacobianPenalty, SensitivityPenalty
-from art_sensreg.penalties.base import check_choice
 from art_sensreg.penalties.fisher_rao import FIRE_PRESETS
 from art_sensreg.preprocessing import model_dtype
 from art_sensreg.randomization import BayesianKL, draws_differ
@@ -27,6 +26,7 @@ from art_sensreg.randomization.layers import GaussianWeights
 from art_sensreg.training.callbacks import History
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.inputs import check_known
+from art_sensreg.utils import check_choice
 
 
 class SensRegTrainer(Trainer):
@@ -83,7 +83,7 @@ class SensRegTrainer(Trainer):
                 stacklevel=2,
             )
         self.penalties = penalties
-        self.config = config or TrainingConfig()
+        self.config = TrainingConfig() if config is None else config
         self.history: History = []
 
     def fit(
@@ -267,7 +267,7 @@ class GradDivTrainer(SensRegTrainer):
     ) -> None:
         chosen = _one_of(GradientDiversityPenalty, penalty, settings)
         further = check_penalties(penalties, check_adversary(adversary))
-        super().__init__(classifier, [chosen, *further], config or GRADDIV_CONFIG, adversary)
+        super().__init__(classifier, [chosen, *further], GRADDIV_CONFIG if config is None else config, adversary)
         model = classifier.model
         example = torch.rand(2, *classifier.input_shape).to(classifier.device, model_dtype(model))
         if not draws_differ(model, example):

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from art_sensreg.penalties.base import ClipValues, check_choice, check_number
+from art_sensreg.penalties.base import ClipValues
 from art_sensreg.penalties.inner_ascent import inner_ascent
 from art_sensreg.penalties.noise import Randomness, draw_noise
+from art_sensreg.utils import check_choice, check_number
 
 BaseLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 PAIRS = ("noisy", "adversarial")

@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn import functional
 
 from art_sensreg.adversaries.base import Adversary, BaseLoss, uniform
-from art_sensreg.penalties.base import check_choice, check_count, check_number
 from art_sensreg.penalties.inner_ascent import NORMS, evaluated
 from art_sensreg.penalties.noise import Randomness, draw_noise
+from art_sensreg.utils import check_choice, check_count, check_number
 
 
 @dataclass(frozen=True, kw_only=True)

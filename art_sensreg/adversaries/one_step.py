@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from art_sensreg.adversaries.base import Adversary, uniform
-from art_sensreg.penalties.base import check_number
 from art_sensreg.penalties.noise import Randomness
+from art_sensreg.utils import check_number
 
 
 @dataclass(frozen=True, kw_only=True)

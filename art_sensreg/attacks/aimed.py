@@ -16,7 +16,7 @@ from art_sensreg.attacks.donors import likely_classes, random_donors
 from art_sensreg.attacks.losses import cross_entropy, margin, targeted_margin
 from art_sensreg.attacks.norms import Ball
 from art_sensreg.attacks.projected import ProjectedAscent, Victim
-from art_sensreg.penalties.base import check_count, check_number
+from art_sensreg.utils import check_count, check_number
 
 logger = logging.getLogger(__name__)
 

@@ -10,6 +10,8 @@ import torch
 from art.defences.preprocessor.preprocessor import Preprocessor, PreprocessorPyTorch
 from torch import nn
 
+from art_sensreg.utils import check_flag
+
 Tensors = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -55,6 +57,8 @@ class BPDA(nn.Module):
             raise TypeError(f"`preprocessing` is {type(preprocessing).__name__}; expected a function of a batch.")
         if surrogate is not None and not callable(surrogate):
             raise TypeError(f"`surrogate` is {type(surrogate).__name__}; expected a function of a batch, or None.")
+        if numpy is not None:
+            check_flag("numpy", numpy)
         self.model = model
         self.preprocessing = preprocessing
         self.surrogate = surrogate

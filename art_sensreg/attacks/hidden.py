@@ -14,8 +14,8 @@ from art_sensreg.attacks.ascent import LossFunction
 from art_sensreg.attacks.donors import check_donors, choose_donors, likely_classes
 from art_sensreg.attacks.losses import LOSSES
 from art_sensreg.attacks.projected import ProjectedAscent, Victim
-from art_sensreg.penalties.base import check_choice, check_number
 from art_sensreg.penalties.taps import ActivationTaps, Layers, check_layers
+from art_sensreg.utils import check_choice, check_number
 
 logger = logging.getLogger(__name__)
 

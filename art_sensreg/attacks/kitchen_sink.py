@@ -15,8 +15,8 @@ from art_sensreg.attacks.hidden import TappedModel, hidden_loss
 from art_sensreg.attacks.losses import LOSSES, targeted_margin
 from art_sensreg.attacks.projected import ProjectedAscent, Victim
 from art_sensreg.attacks.views import labels_of
-from art_sensreg.penalties.base import check_count
 from art_sensreg.penalties.taps import ActivationTaps, Layers, check_layers
+from art_sensreg.utils import check_count
 
 # Each list is gone through at its own pace; their lengths have no common factor, so that all combinations occur.
 _LOSSES = ("cross_entropy", "targeted_margin", "logits_ratio", "towards", "margin", "away", "unit_scale")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from art_sensreg.attacks.norms import norm_name
-from art_sensreg.penalties.base import check_number
+from art_sensreg.utils import check_number
 
 
 def linear_margins(

@@ -26,9 +26,9 @@ from art_sensreg.attacks.norms import norm_name
 from art_sensreg.attacks.unit_box import UnitBox, picture_shape
 from art_sensreg.attacks.views import check_classifier, labels_of
 from art_sensreg.inference import weight_gradients_kept
-from art_sensreg.penalties.base import check_choice, check_count, check_number
 from art_sensreg.penalties.modes import modes_kept
 from art_sensreg.training.inputs import check_images, check_known
+from art_sensreg.utils import check_choice, check_count, check_flag, check_number, check_seed
 
 _STRENGTH = ("nb_iter", "nb_queries", "nb_restarts", "eot_iter")
 
@@ -204,7 +204,8 @@ class OfficialAutoAttack(EvasionAttack):
     def _check_params(self) -> None:
         self.norm = norm_name(self.norm)
         check_number("eps", self.eps, minimum=0.0, exclusive=True)
-        check_count("seed", self.seed, minimum=0)
+        check_seed("seed", self.seed)
+        check_flag("verbose", self.verbose)
         check_count("batch_size", self.batch_size)
         for name in _STRENGTH:
             if getattr(self, name) is not None:

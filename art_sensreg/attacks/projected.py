@@ -23,10 +23,10 @@ from art_sensreg.attacks.ascent import (
 from art_sensreg.attacks.losses import LOSSES
 from art_sensreg.attacks.norms import Ball, norm_name
 from art_sensreg.attacks.views import check_classifier, differentiable_model, labels_of
-from art_sensreg.penalties.base import check_choice, check_count, check_number
 from art_sensreg.penalties.modes import modes_kept
 from art_sensreg.penalties.noise import derive_seed
 from art_sensreg.penalties.random_states import random_state_kept
+from art_sensreg.utils import check_choice, check_count, check_number, check_seed
 
 
 @dataclass(frozen=True)
@@ -236,5 +236,6 @@ class ProjectedAscent(EvasionAttack):
             check_number("eps_step", self.eps_step, minimum=0.0, exclusive=True)
         for name in ("max_iter", "nb_restarts", "batch_size"):
             check_count(name, getattr(self, name))
+        check_seed("seed", self.seed)
         check_choice("loss", self.loss, tuple(LOSSES))
         check_choice("schedule", self.schedule, SCHEDULES)

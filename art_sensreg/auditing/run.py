@@ -17,7 +17,7 @@ from art_sensreg.auditing.evidence import FULL, QUICK, Evidence
 from art_sensreg.auditing.isolation import nothing_left_behind
 from art_sensreg.auditing.registry import CHECKS, CheckSpec
 from art_sensreg.auditing.report import AuditReport, Check
-from art_sensreg.penalties.base import check_count, check_number
+from art_sensreg.utils import check_count, check_number
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from art_sensreg.benchmark.our_defences import OURS
 from art_sensreg.benchmark.postprocessing_rows import POSTPROCESSING_ROWS, NamedPostprocessing
 from art_sensreg.benchmark.preprocessing_rows import PREPROCESSING_ROWS, NamedRow
 from art_sensreg.benchmark.task import TrainingTask
-from art_sensreg.penalties.base import check_number
+from art_sensreg.utils import check_number
 
 _LINF = robust_accuracy("white-box evasion within eps in L-inf")
 _ANY_NORM = robust_accuracy("white-box evasion within eps in the norm it trains in")

@@ -6,7 +6,7 @@ from art_sensreg.benchmark.art_defences import ARTS
 from art_sensreg.benchmark.defence import Defence, Options
 from art_sensreg.benchmark.our_defences import OURS
 from art_sensreg.benchmark.settings import FILE_RECIPE, RECIPES, SuiteSettings
-from art_sensreg.penalties.base import check_count, check_number
+from art_sensreg.utils import check_count, check_number
 
 __all__ = ["DEFENCES", "SMOKE_DEFENCES", "Defence", "Options", "options_of", "register", "resolve_options"]
 

@@ -10,7 +10,7 @@ from art.estimators.classification import PyTorchClassifier
 
 from art_sensreg.interpret.metrics import check_map
 from art_sensreg.interpret.saliency import batches, checked, evaluated, full_baseline
-from art_sensreg.penalties.base import check_count, check_number
+from art_sensreg.utils import check_count, check_number
 
 
 def insertion_area(

@@ -16,8 +16,8 @@ from art_sensreg.interpret.saliency import (
     input_gradient,
     optional_module,
 )
-from art_sensreg.penalties.base import check_count, check_number
 from art_sensreg.penalties.random_states import random_state_kept
+from art_sensreg.utils import check_count, check_number
 
 
 def infidelity(

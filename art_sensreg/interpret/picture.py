@@ -13,7 +13,7 @@ from art.estimators.classification import PyTorchClassifier
 
 from art_sensreg.attacks.views import check_classifier
 from art_sensreg.interpret.saliency import SALIENCIES, batches, checked, evaluated, optional_module
-from art_sensreg.penalties.base import check_choice
+from art_sensreg.utils import check_choice
 
 _INCHES = 1.5  # of an image
 

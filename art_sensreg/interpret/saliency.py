@@ -12,9 +12,9 @@ import torch
 from art.estimators.classification import PyTorchClassifier
 
 from art_sensreg.attacks.views import check_classifier, differentiable_model
-from art_sensreg.penalties.base import check_count
 from art_sensreg.penalties.random_states import nothing_left
 from art_sensreg.training.inputs import check_images, check_labels
+from art_sensreg.utils import check_count
 
 Logits = Callable[[torch.Tensor], torch.Tensor]
 # From a classifier, images (n, ...) and their classes (n,) to maps of the shape of the images.

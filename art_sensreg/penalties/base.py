@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -14,6 +13,9 @@ from torch import nn
 from art_sensreg.penalties.noise import Randomness
 from art_sensreg.penalties.passes import Branches, branches_agree, couples_rows, forward_branches
 from art_sensreg.penalties.taps import Layers, TapPlan, plan_taps
+from art_sensreg.utils import check_choice as check_choice
+from art_sensreg.utils import check_count as check_count
+from art_sensreg.utils import check_number as check_number
 
 Sigma = float | torch.Tensor
 ClipValues = tuple[torch.Tensor, torch.Tensor]
@@ -266,55 +268,3 @@ def _donor(penalties: Sequence[PassPenalty], spans: Sequence[tuple[range, Sigma]
 def _leaf(x: torch.Tensor) -> torch.Tensor:
     """A copy to differentiate by; where the caller differentiates by `x` himself, gradients flow on to it."""
     return x.clone() if x.requires_grad else x.detach().requires_grad_(True)
-
-
-def check_number(name: str, value: Any, minimum: float, exclusive: bool = False) -> None:
-    """
-    Check a real, finite number against a lower bound.
-
-    :param name: Name of the argument, for the message.
-    :param value: What came.
-    :param minimum: Lower bound.
-    :param exclusive: Whether the bound itself is refused.
-    :raises TypeError: If it is no real number.
-    :raises ValueError: If it is not finite or too small.
-    """
-    expected = f"a finite number {'above' if exclusive else 'of at least'} {minimum:g}"
-    if isinstance(value, bool) or (not isinstance(value, (int, float)) and not hasattr(value, "__float__")):
-        raise TypeError(f"`{name}` is {value!r}; expected {expected}.")
-    try:
-        number = float(value)
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # an array of several numbers, 10**400
-        raise TypeError(f"`{name}` is {value!r}; expected {expected}.") from error
-    if not math.isfinite(number) or number < minimum or (exclusive and number == minimum):
-        raise ValueError(f"`{name}` is {value!r}; expected {expected}.")
-
-
-def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """
-    Check an option against the list of its values.
-
-    :param name: Name of the argument, for the message.
-    :param value: What came.
-    :param choices: The values allowed.
-    :raises ValueError: If it is none of them.
-    """
-    if value not in choices:
-        raise ValueError(f"`{name}` is {value!r}; expected one of {', '.join(choices)}.")
-
-
-def check_count(name: str, value: Any, minimum: int = 1) -> None:
-    """
-    Check a whole number against a lower bound.
-
-    :param name: Name of the argument, for the message.
-    :param value: What came.
-    :param minimum: Lower bound.
-    :raises TypeError: If it is no whole number.
-    :raises ValueError: If it is too small.
-    """
-    expected = f"a whole number of at least {minimum}"
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"`{name}` is {value!r}; expected {expected}.")
-    if int(value) < minimum:
-        raise ValueError(f"`{name}` is {value!r}; expected {expected}.")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from art_sensreg.penalties.base import check_number
+from art_sensreg.utils import check_number
 
 # Arrays of at most so many numbers are printed in full.
 _PRINTED = 16

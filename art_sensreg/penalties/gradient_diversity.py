@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from art_sensreg.penalties.base import check_choice, check_count, check_number
 from art_sensreg.penalties.batch_norm import fixed_statistics
 from art_sensreg.penalties.passes import couples_rows, forward_branches
+from art_sensreg.utils import check_choice, check_count, check_number
 
 KINDS = ("kappa", "mean", "dpp")
 # At `R = 1` the concentration is infinite: it is cut where all gradients agree to three digits or so.

@@ -10,17 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from art_sensreg.penalties.base import (
-    ClipValues,
-    PassPenalty,
-    Sigma,
-    check_choice,
-    check_count,
-)
+from art_sensreg.penalties.base import ClipValues, PassPenalty, Sigma
 from art_sensreg.penalties.batch_norm import fixed_statistics
 from art_sensreg.penalties.feature_sigma import FeatureSigma, as_sigma, noise_sizes
 from art_sensreg.penalties.noise import Randomness, draw_noise, draw_unit_sphere
 from art_sensreg.penalties.passes import Branches
+from art_sensreg.utils import check_choice, check_count, check_flag
 
 ESTIMATORS = ("finite_difference", "projection", "exact")
 
@@ -148,6 +143,7 @@ class JacobianPenalty(PassPenalty):
         super().__post_init__()
         check_choice("estimator", self.estimator, ESTIMATORS)
         check_count("probes", self.probes)
+        check_flag("squared", self.squared)
         if self.sigma is not None:
             object.__setattr__(self, "sigma", as_sigma(self.sigma))
             if self.input_gradient:

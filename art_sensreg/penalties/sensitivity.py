@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,19 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from art_sensreg.penalties.base import (
-    ClipValues,
-    PassPenalty,
-    Sigma,
-    check_choice,
-    check_count,
-    check_number,
-)
+from art_sensreg.penalties.base import ClipValues, PassPenalty, Sigma
 from art_sensreg.penalties.distances import paired_distance
 from art_sensreg.penalties.feature_sigma import FeatureSigma, as_sigma, noise_sizes
 from art_sensreg.penalties.noise import NOISES, Randomness, draw_noise, draw_uniform
 from art_sensreg.penalties.passes import Activations, Branches
 from art_sensreg.penalties.taps import Layers, check_layers
+from art_sensreg.utils import check_choice, check_count, check_flag, check_number
 
 DISTANCES = ("squared", "absolute")
 SCALES = ("per_neuron", "relative")
@@ -156,10 +150,14 @@ class SensitivityPenalty(PassPenalty):
         check_choice("distance", self.distance, DISTANCES)
         check_choice("scale", self.scale, SCALES)
         check_count("probes", self.probes)
+        check_flag("detach_clean", self.detach_clean)
+        check_flag("clip", self.clip)
         check_layers(self.layers)
         if self.layer_weights is not None:
-            if isinstance(self.layer_weights, str) or not hasattr(self.layer_weights, "__iter__"):
+            if isinstance(self.layer_weights, (str, bytes, Mapping)) or not hasattr(self.layer_weights, "__iter__"):
                 raise TypeError(f"`layer_weights` is {self.layer_weights!r}; expected a list of numbers.")
+            if not len(self.layer_weights):
+                raise ValueError("`layer_weights` is empty; expected a number for each tapped layer, or None.")
             for weight in self.layer_weights:
                 check_number("layer_weights", weight, minimum=0.0)
             object.__setattr__(self, "layer_weights", tuple(float(weight) for weight in self.layer_weights))

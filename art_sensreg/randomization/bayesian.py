@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from art_sensreg.penalties.base import check_number
 from art_sensreg.randomization.layers import GaussianWeights
+from art_sensreg.utils import check_number
 
 
 def gaussian_divergence(mean: torch.Tensor, std: torch.Tensor, prior_std: float) -> torch.Tensor:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from art_sensreg.penalties.base import check_choice, check_number
 from art_sensreg.randomization.layers import LAYERS, RandomLayer
+from art_sensreg.utils import check_choice, check_number
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

@@ -18,8 +18,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from art_sensreg.penalties.base import check_count
 from art_sensreg.training.packing import pack, unpack
+from art_sensreg.utils import check_count
 
 logger = logging.getLogger(__name__)
 

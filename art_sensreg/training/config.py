@@ -8,10 +8,10 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
-from art_sensreg.penalties.base import check_choice, check_count, check_number
 from art_sensreg.training.callbacks import Callback, check_callbacks
 from art_sensreg.training.overfitting import ACTIONS
 from art_sensreg.training.validation import ValidationAttack
+from art_sensreg.utils import check_choice, check_count, check_flag, check_number, check_seed
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 MONITORS = ("val_robust_accuracy", "val_accuracy", "val_loss", "accuracy", "loss")
@@ -106,12 +106,9 @@ class TrainingConfig:
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
         if self.seed is not None:
-            check_count("seed", self.seed, minimum=0)
-            if self.seed >= 2**63:
-                raise ValueError(f"`seed` is {self.seed}; expected a whole number below 2**63.")
+            check_seed("seed", self.seed)
         for name in ("drop_last", "channels_last", "compile", "restore_best"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"`{name}` is {getattr(self, name)!r}; expected True or False.")
+            check_flag(name, getattr(self, name))
         check_number("penalty_fraction", self.penalty_fraction, minimum=0.0, exclusive=True)
         if self.penalty_fraction > 1:
             raise ValueError(f"`penalty_fraction` is {self.penalty_fraction!r}; expected a number of at most 1.")

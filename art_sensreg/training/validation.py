@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from art_sensreg.objectives import Objective
-from art_sensreg.penalties.base import check_choice, check_count, check_number
 from art_sensreg.penalties.inner_ascent import NORMS, inner_ascent
+from art_sensreg.utils import check_choice, check_count, check_number
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
