@@ -91,7 +91,7 @@ def ascend(
     >>> found.perturbed, found.margin > 0
     (tensor([[0.5000, 0.6000]]), tensor([True]))
     """
-    current, best = ball.project(x, start), x.clone()
+    current, best = ball.project(x, start), x
     best_margin = torch.full((len(x),), -float("inf"), device=x.device, dtype=x.dtype)
     last = best_margin
     losses: list[torch.Tensor] = []
@@ -100,7 +100,9 @@ def ascend(
         gradient, loss, logits = value_and_grad(loss_fn, current, gradient=step < max_iter)
         last = _finite_margin(logits, y, x.dtype)
         better = last > best_margin
-        best[better], best_margin = current[better], torch.maximum(last, best_margin)
+        # And not by `best[better]`, for which the host would wait.
+        best = torch.where(better.view(-1, *[1] * (x.ndim - 1)), current, best)
+        best_margin = torch.maximum(last, best_margin)
         losses.append(loss.nan_to_num().mean())
         margins.append(best_margin)
         if step < max_iter:

@@ -208,7 +208,9 @@ class ProjectedAscent(EvasionAttack):
             victim = Victim(model, x[left], y[left], ball, restart, generator, pool)
             found = self.attempt(victim)
             better = found.margin > best_margin[left]
-            best[left[better]], best_margin[left[better]] = found.perturbed[better], found.margin[better]
+            rows = better.view(-1, *[1] * (x.ndim - 1))
+            best[left] = torch.where(rows, found.perturbed, best[left])
+            best_margin[left] = torch.where(better, found.margin, best_margin[left])
         return best
 
     def attempt(self, victim: Victim) -> Ascent:
