@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from art_sensreg.adversaries import Adversary
-from art_sensreg.loaders import loader_source
+from art_sensreg.description import description
+from art_sensreg.loaders import describe_source, loader_source
 from art_sensreg.objectives import Objective, Penalty
 from art_sensreg.penalties.taps import trial
 from art_sensreg.placement import move, place, run_device
@@ -25,12 +27,14 @@ from art_sensreg.preprocessing import fit_preprocessing, model_dtype, numpy_dtyp
 from art_sensreg.training.batches import LoaderBatches, TensorBatches
 from art_sensreg.training.callbacks import History
 from art_sensreg.training.config import TrainingConfig
+from art_sensreg.training.describe import Describer
 from art_sensreg.training.distributed import Processes, join_processes
+from art_sensreg.training.fingerprint import describe_data
 from art_sensreg.training.inputs import check_images, check_labels, clip_bounds
 from art_sensreg.training.loop import Training
 from art_sensreg.training.modes import set_mode
 from art_sensreg.training.overfitting import POINTS, OverfittingGuard, Watched, watched_attacks
-from art_sensreg.training.resume import Checkpoints, describe_data, fingerprint
+from art_sensreg.training.resume import Checkpoints
 from art_sensreg.training.schedules import check_scheduler
 
 logger = logging.getLogger(__name__)
@@ -110,7 +114,7 @@ def fit_arrays(
     _check_optimizer(classifier, options.scheduler)
     images, labels = _check_pair(classifier, x, y)
     processes = _move(classifier, penalties, config, options)
-    data = describe_data(images, labels)
+    given = images
     images, labels = fit_preprocessing(classifier, images, labels)
     batches = TensorBatches(
         _as_tensor(classifier, images),
@@ -121,6 +125,14 @@ def fit_arrays(
         device=classifier.device,
         dtype=model_dtype(classifier.model),
     )
+
+    def data(describe: Describer) -> dict[str, str]:
+        described = describe_data(given, batches.y)
+        # Preprocessors may draw at random, once for all data: others would be trained on after resuming.
+        return (
+            described if images is given else {**described, "preprocessed": describe_data(images, batches.y)["content"]}
+        )
+
     return _train(classifier, penalties, config, batches, data, options, processes)
 
 
@@ -164,7 +176,7 @@ def fit_batches(
         penalties,
         config,
         LoaderBatches(epoch, source.length, source.restarts, classifier.device),
-        source.name,
+        lambda describe: describe_source(source, describe),
         options,
         processes,
     )
@@ -175,25 +187,23 @@ def _train(
     penalties: Sequence[Penalty],
     config: TrainingConfig,
     batches: TensorBatches | LoaderBatches,
-    data: str,
+    data: Callable[[Describer], dict[str, str]],
     options: FitOptions,
     processes: Processes,
 ) -> History:
     model, objective = _prepare(classifier, penalties, batches.look(2), options)
-    optimizer: torch.optim.Optimizer = classifier.optimizer
+    validation = _check_validation(classifier, options.validation_data)
     checkpoints = None
     if options.checkpoint_dir is not None:
+        folder = Path(options.checkpoint_dir).expanduser()
         mode = options.training_mode
-        run = fingerprint(model, objective, optimizer, options.scheduler, config, data, mode)
-        checkpoints = Checkpoints(
-            Path(options.checkpoint_dir).expanduser(), config.keep, options.resume, run, processes
-        )
-    validation = _check_validation(classifier, options.validation_data)
-    return Training(
+        describe = description(classifier, model, objective, config, options.scheduler, mode, data, validation)
+        checkpoints = Checkpoints(folder, config.keep, options.resume, describe, processes)
+    training = Training(
         model,
         objective,
         batches,
-        optimizer,
+        classifier.optimizer,
         config,
         options.scheduler,
         validation,
@@ -202,7 +212,9 @@ def _train(
         checkpoints,
         processes,
         _guard(options.adversary, config, batches, validation),
-    ).run()
+    )
+    with checkpoints or nullcontext():
+        return training.run()
 
 
 def _guard(

@@ -9,7 +9,9 @@ from itertools import islice
 from typing import Any
 
 from art.data_generators import DataGenerator, NumpyDataGenerator, PyTorchDataGenerator
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
+
+from art_sensreg.training.describe import Describer
 
 
 @dataclass
@@ -81,6 +83,37 @@ def loader_source(loader: Any) -> LoaderSource:
     raise TypeError(
         f"`generator` is {type(loader).__name__}; expected an art.data_generators.DataGenerator or a torch DataLoader."
     )
+
+
+def describe_source(source: LoaderSource, describe: Describer) -> dict[str, str]:
+    """
+    Tell a loader from others by all of its data and settings that can be seen from outside.
+
+    Arrays and tensors that its data set holds are read whole; of files and streams their names are all that is known.
+
+    :param source: The loader.
+    :param describe: What describes objects.
+    :return: Names and texts.
+
+    Example:
+    >>> import torch
+    >>> from torch.utils.data import DataLoader, TensorDataset
+    >>> from art_sensreg.loaders import describe_source, loader_source
+    >>> loader = DataLoader(TensorDataset(torch.arange(5)), batch_size=2, shuffle=True)
+    >>> sorted(describe_source(loader_source(loader), Describer()))[:5]
+    ['batch_size', 'collate_fn', 'content', 'dataset', 'dataset.tensors']
+    """
+    loader = source.loader
+    texts = {"content": source.name}
+    parts = vars(loader)
+    if isinstance(loader, DataLoader):
+        named = ("batch_size", "drop_last", "dataset", "sampler", "batch_sampler", "collate_fn", "worker_init_fn")
+        parts = {name: getattr(loader, name) for name in named}
+        if type(loader.batch_sampler) is BatchSampler:
+            del parts["batch_sampler"]  # what the loader made of the others
+    for name, value in parts.items():
+        texts.update(describe(name, value))
+    return texts
 
 
 def _known(source: LoaderSource) -> LoaderSource:

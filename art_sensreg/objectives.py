@@ -227,6 +227,11 @@ class Objective:
         branches = 2 + (self.adversary is not None and not self._on_adversarial)
         return None if apart or not means or not width else max(1, numbers // (branches * width))
 
+    @property
+    def penalties(self) -> dict[str, Penalty]:
+        """The penalties that are computed, by name."""
+        return dict([*self._passing, *self._separate])
+
     def describe(self) -> dict[str, str]:
         """What each penalty is, by name: its `repr`, where that tells more than an address in memory."""
         described = {} if self.adversary is None else {"adversary": repr(self.adversary)}

@@ -35,6 +35,7 @@ def run_state(training: Training) -> dict[str, Any]:
         "sums": training.sums.state_dict(),
         "history": state.history,
         "model": training.model.state_dict(),
+        "frozen": [name for name, weight in training.model.named_parameters() if not weight.requires_grad],
         "optimizer": training.optimizer.state_dict(),
         "scheduler": None if training.scheduler is None else training.scheduler.state_dict(),
         "schedule": training.schedule.state_dict(),
@@ -68,6 +69,8 @@ def restore_run(training: Training, stored: dict[str, Any]) -> None:
     training.sums.load_state_dict(stored["sums"])
     training.probes = training.new_probes()
     training.model.load_state_dict(stored["model"])
+    for name, parameter in training.model.named_parameters():  # a callback may have frozen some on the way
+        parameter.requires_grad_(name not in stored["frozen"])
     training.optimizer.load_state_dict(stored["optimizer"])
     if training.scheduler is not None:
         training.scheduler.load_state_dict(stored["scheduler"])

@@ -1,0 +1,59 @@
+"""What the training run of an ART classifier is, for its checkpoints: see `training.fingerprint`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from art.estimators.classification import PyTorchClassifier
+from torch import nn
+
+from art_sensreg.objectives import Objective
+from art_sensreg.training.config import TrainingConfig
+from art_sensreg.training.describe import Describer
+from art_sensreg.training.fingerprint import Fingerprint, describe_data, fingerprint, own_things
+
+Data = Callable[[Describer], dict[str, str]]
+
+
+def description(
+    classifier: PyTorchClassifier,
+    model: nn.Module,
+    objective: Objective,
+    config: TrainingConfig,
+    scheduler: Any,
+    training_mode: bool,
+    data: Data,
+    validation: tuple[torch.Tensor, torch.Tensor] | None,
+) -> Callable[[], Fingerprint]:
+    """
+    Make a function that describes a run as it is at the time of the call.
+
+    :param classifier: The classifier that is trained.
+    :param model: The function that is trained: its model, or that behind a standardisation.
+    :param objective: The objective.
+    :param config: Settings.
+    :param scheduler: The scheduler, or None.
+    :param training_mode: Whether the model trains in training mode.
+    :param data: Function that describes the training data; it is called once.
+    :param validation: Validation data, or None; they are read once.
+    :return: The function.
+    """
+    optimizer = classifier.optimizer
+    describe = Describer([*own_things(model, optimizer, scheduler), classifier])
+    read = functools.cache(lambda: data(describe))
+    scored = functools.cache(lambda: {} if validation is None else describe_data(*validation))
+
+    def described() -> Fingerprint:
+        preprocessing: dict[str, str] = {}
+        for number, operation in enumerate(classifier.preprocessing_operations):
+            if type(operation).__name__.startswith("StandardisationMeanStd"):
+                continue  # it is among the training data's entries
+            preprocessing[str(number)] = type(operation).__name__
+            preprocessing.update(describe.attributes(f"{number}", operation))
+        further = {"preprocessing's": preprocessing, "validation data's": scored()}
+        return fingerprint(model, objective, optimizer, scheduler, config, read(), training_mode, describe, further)
+
+    return described
