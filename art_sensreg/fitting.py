@@ -21,6 +21,7 @@ from art_sensreg.adversaries import Adversary
 from art_sensreg.description import description
 from art_sensreg.loaders import describe_source, loader_source
 from art_sensreg.objectives import Objective, Penalty
+from art_sensreg.outputs import SingleOutput
 from art_sensreg.penalties.taps import trial
 from art_sensreg.placement import move, place, run_device
 from art_sensreg.preprocessing import fit_preprocessing, model_dtype, numpy_dtype, trained_model
@@ -337,3 +338,5 @@ def _check_output(classifier: PyTorchClassifier, model: nn.Module, x: torch.Tens
     if not isinstance(logits, torch.Tensor) or tuple(logits.shape) not in shapes:
         came = f"shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise ValueError(f"`model` returns {came} for {len(x)} images; expected logits of shape {shapes[0]}.")
+    if logits.shape[1] == 1:
+        SingleOutput.of(classifier).check()  # what accuracy is counted by

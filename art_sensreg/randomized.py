@@ -12,6 +12,7 @@ from torch import nn
 
 from art_sensreg.attacks.eot import AVERAGES, EOT
 from art_sensreg.classifiers import SensRegClassifier
+from art_sensreg.outputs import predicted_classes
 from art_sensreg.penalties.random_states import random_state_kept
 from art_sensreg.preprocessing import numpy_dtype
 from art_sensreg.training.inputs import check_images, check_labels
@@ -236,12 +237,7 @@ class RandomizedClassifier(SensRegClassifier):
         )
 
     def _classes(self, x: np.ndarray, batch_size: int) -> np.ndarray:
-        predictions = self.predict(x, batch_size=batch_size)
-        if predictions.shape[1] > 1:
-            classes: np.ndarray = predictions.argmax(axis=1)
-            return classes
-        # ART's binary classifiers with one output, which is a probability for BCELoss.
-        return predictions[:, 0] > (0.5 if isinstance(self.loss, nn.BCELoss) else 0.0)
+        return predicted_classes(self.predict(x, batch_size=batch_size), self)
 
 
 def _moments(name: str, outcomes: np.ndarray) -> dict[str, float]:

@@ -30,6 +30,7 @@ from art_sensreg.attacks import (
     TransferAttack,
 )
 from art_sensreg.attacks.official import OfficialAutoAttack
+from art_sensreg.attacks.views import predicted_labels
 from art_sensreg.benchmark.audit_cells import penalties_of
 from art_sensreg.benchmark.audit_cli import loaded_cell, settings_of_run
 from art_sensreg.benchmark.records import wilson_interval, write_text
@@ -65,14 +66,14 @@ def attacked(classifier, attack, x, y, rows):
     if len(rows):
         images = attack.generate(x[rows], y=y[rows])
         assert np.abs(images - x[rows]).max() <= attack.eps * (1 + 1e-5) + 1e-6
-        robust[rows] = classifier.predict(images).argmax(axis=1) == y[rows]
+        robust[rows] = predicted_labels(classifier, images) == y[rows]
     return robust, time.perf_counter() - start
 
 
 def run(classifier, surrogates, dataset, sizes, folder):
     """Run what is not stored yet; outcomes by size and attack, as lists of 0 and 1 a point."""
     x, y, stored = dataset.x_test, dataset.y_test, {}
-    right = classifier.predict(x).argmax(axis=1) == y
+    right = predicted_labels(classifier, x) == y
     donors = dataset.x_train[:1000], dataset.y_train[:1000]
     for eps in sizes:
         path = folder / f"adaptive-{eps:g}.json"
@@ -168,7 +169,7 @@ def main():
         )
         for eps in audited
     ]
-    clean = (classifier.predict(dataset.x_test).argmax(axis=1) == dataset.y_test).mean()
+    clean = (predicted_labels(classifier, dataset.x_test) == dataset.y_test).mean()
     seconds = sum(entry["seconds"] for found in stored.values() for entry in found.values())
     text = [
         f"# {given.defence} on {dataset.name}, {settings.model}: AutoAttack, attacks aimed at it, and the audit",

@@ -11,9 +11,10 @@ from torch import nn
 from torch.nn import functional
 
 from art_sensreg.adversaries.base import Adversary, BaseLoss, uniform
+from art_sensreg.norms import norm_name
 from art_sensreg.penalties.inner_ascent import NORMS, evaluated
 from art_sensreg.penalties.noise import Randomness, draw_noise
-from art_sensreg.utils import check_choice, check_count, check_number
+from art_sensreg.utils import check_count, check_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class PGD(Adversary):
     | Paper link: https://arxiv.org/abs/1706.06083 (Madry et al. 2018, equation 2 and section 3.1)
 
     :param max_iter: Number of steps.
-    :param norm: `linf` or `l2`. For the others see :class:`Adversary`.
+    :param norm: `linf` (`np.inf`) or `l2` (2). For the others see :class:`Adversary`.
 
     Example:
     >>> from art_sensreg.adversaries import PGD
@@ -40,7 +41,7 @@ class PGD(Adversary):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("max_iter", self.max_iter)
-        check_choice("norm", self.norm, NORMS)
+        object.__setattr__(self, "norm", norm_name(self.norm, NORMS))
 
     @property
     def steps(self) -> int:

@@ -16,7 +16,7 @@ from art_sensreg.attacks.donors import likely_classes, random_donors
 from art_sensreg.attacks.losses import cross_entropy, margin, targeted_margin
 from art_sensreg.attacks.norms import Ball
 from art_sensreg.attacks.projected import ProjectedAscent, Victim
-from art_sensreg.utils import check_count, check_number
+from art_sensreg.utils import check_choice, check_count, check_number
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ def start_at(kind: str, victim: Victim) -> torch.Tensor:
     tensor([[0.3000],
             [0.7000]])
     """
+    check_choice("kind", kind, STARTS)
     ball, x = victim.ball, victim.x
     if kind == "inside":
         return ball.inside(x, victim.generator)

@@ -11,6 +11,7 @@ from torch import nn
 
 from art_sensreg.attacks.losses import LogitsLoss, margin
 from art_sensreg.attacks.norms import Ball
+from art_sensreg.utils import check_choice
 
 # Of a batch of perturbed images: the loss of each, and the logits that tell whether it is misclassified.
 LossFunction = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -28,6 +29,7 @@ class Ascent:
     :param last_margin: The margin of the last iterate, `(n,)`.
     :param losses: Mean loss at the start and after each step, `(steps + 1,)`.
     :param margins: Largest margin so far of each image, at the start and after each step, `(steps + 1, n)`.
+    :param detached: Whether autograd saw no way from the images to the loss, so that no step was made.
     """
 
     perturbed: torch.Tensor
@@ -35,6 +37,7 @@ class Ascent:
     last_margin: torch.Tensor
     losses: torch.Tensor
     margins: torch.Tensor
+    detached: bool = False
 
 
 def loss_on_logits(model: nn.Module, y: torch.Tensor, loss: LogitsLoss) -> LossFunction:
@@ -91,13 +94,16 @@ def ascend(
     >>> found.perturbed, found.margin > 0
     (tensor([[0.5000, 0.6000]]), tensor([True]))
     """
+    check_choice("schedule", schedule, SCHEDULES)
     current, best = ball.project(x, start), x
     best_margin = torch.full((len(x),), -float("inf"), device=x.device, dtype=x.dtype)
     last = best_margin
+    detached = False
     losses: list[torch.Tensor] = []
     margins: list[torch.Tensor] = []
     for step in range(max_iter + 1):
-        gradient, loss, logits = value_and_grad(loss_fn, current, gradient=step < max_iter)
+        gradient, loss, logits = _value_and_grad(loss_fn, current, gradient=step < max_iter)
+        detached = detached or (gradient is None and step < max_iter)
         last = _finite_margin(logits, y, x.dtype)
         better = last > best_margin
         # And not by `best[better]`, for which the host would wait.
@@ -105,10 +111,10 @@ def ascend(
         best_margin = torch.maximum(last, best_margin)
         losses.append(loss.nan_to_num().mean())
         margins.append(best_margin)
-        if step < max_iter:
+        if gradient is not None:
             shrink = 1.0 if schedule == "constant" else 0.01 + 0.495 * (1 + np.cos(np.pi * step / max_iter))
             current = ball.project(x, current + shrink * eps_step * ball.steepest(ball.inward(current, gradient)))
-    return Ascent(best, best_margin, last, torch.stack(losses), torch.stack(margins))
+    return Ascent(best, best_margin, last, torch.stack(losses), torch.stack(margins), detached)
 
 
 def value_and_grad(
@@ -127,14 +133,22 @@ def value_and_grad(
     >>> value_and_grad(lambda x: (x.pow(2).sum(1), x), torch.tensor([[3.0]]))[0]
     tensor([[6.]])
     """
+    found, loss, logits = _value_and_grad(loss_fn, x, gradient)
+    return torch.zeros_like(x) if found is None else found, loss, logits
+
+
+def _value_and_grad(
+    loss_fn: LossFunction, x: torch.Tensor, gradient: bool
+) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
+    """The same with None for a gradient that autograd sees no way to, or that was not asked for."""
     leaf = x.detach().clone().requires_grad_(gradient)
     with torch.set_grad_enabled(gradient):
         loss, logits = loss_fn(leaf)
         found = None
         if gradient and loss.requires_grad:
             (found,) = torch.autograd.grad(loss.sum(), leaf, allow_unused=True)
-    found = torch.zeros_like(leaf) if found is None else found
-    return found.detach().nan_to_num(0.0, 0.0, 0.0), loss.detach(), logits.detach()
+    found = None if found is None else found.detach().nan_to_num(0.0, 0.0, 0.0)
+    return found, loss.detach(), logits.detach()
 
 
 def margin_of(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from art_sensreg.utils import check_choice
+
 logger = logging.getLogger(__name__)
 
 VERSIONS = {
@@ -122,6 +124,7 @@ class AuthorsAttacks:
         :param y: Class indices, `(n,)`.
         :return: Perturbed pictures, and which of them are misclassified.
         """
+        check_choice("stage", stage, tuple(MIN_CLASSES))
         theirs = self._theirs
         if stage == "apgd-t":
             attack = theirs.apgd_targeted

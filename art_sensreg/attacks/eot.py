@@ -93,17 +93,19 @@ class EOT(nn.Module):
             raise TypeError(f"`model` is {type(model).__name__}; expected an nn.Module from images to logits.")
         if transform is not None and not callable(transform):
             raise TypeError(f"`transform` is {type(transform).__name__}; expected a function of a batch, or None.")
-        check_count("samples", samples)
-        check_choice("average", average, AVERAGES)
-        check_choice("noise", noise, NOISES)
-        if max_rows is not None:
-            check_count("max_rows", max_rows)
-        check_count("memory", memory)
         self.model, self.transform = model, transform
-        self.samples, self.average, self.noise = int(samples), average, noise
-        self.max_rows, self.memory = None if max_rows is None else int(max_rows), int(memory)
+        self.samples, self.average, self.noise = samples, average, noise
+        self.max_rows, self.memory = max_rows, memory
         self._averaging = True
         self._measured: dict[Any, Any] = {}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("average", "noise"):
+            check_choice(name, value, AVERAGES if name == "average" else NOISES)
+        elif name in ("samples", "memory") or (name == "max_rows" and value is not None):
+            check_count(name, value)
+            value = int(value)
+        super().__setattr__(name, value)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """

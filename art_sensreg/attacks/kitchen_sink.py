@@ -14,7 +14,7 @@ from art_sensreg.attacks.donors import check_donors, likely_classes
 from art_sensreg.attacks.hidden import TappedModel, hidden_loss
 from art_sensreg.attacks.losses import LOSSES, targeted_margin
 from art_sensreg.attacks.projected import ProjectedAscent, Victim
-from art_sensreg.attacks.views import labels_of
+from art_sensreg.attacks.views import labels_of, predicted_labels
 from art_sensreg.penalties.taps import ActivationTaps, Layers, check_layers
 from art_sensreg.utils import check_count
 
@@ -83,21 +83,24 @@ class KitchenSinkAttack(ProjectedAscent):
         """
         Perturb the first images that are classified rightly; `attacked` tells afterwards which.
 
-        :param x: Images `(n, *input_shape)`, in the user's units.
+        :param x: Images `(n, *input_shape)` of any real type, in the user's units, within `clip_values`.
         :param y: True labels; None: those that are predicted.
-        :param kwargs: `mask` is not supported.
+        :param kwargs: `mask` is not supported; an unknown argument is an error.
         :return: float32 images: misclassified where the attack succeeded, else the nearest to it that was met.
-        :raises ValueError: If labels do not fit, or `mask` is given.
+        :raises TypeError: If an argument is unknown, or `x` or `y` holds no numbers.
+        :raises ValueError: If images or labels do not fit, images are outside of `clip_values`, or `mask` is given.
         """
-        images = np.array(x, dtype=np.float32)
+        images = self._checked_images(x, kwargs)
         with self.undisturbed():
-            predicted = self.estimator.predict(images).argmax(axis=1)
+            predicted = predicted_labels(self.estimator, images)
         labels = predicted if y is None else labels_of(self.estimator, y, len(images))
         chosen = np.flatnonzero(predicted == labels)[: self.max_points]
         self.attacked = np.zeros(len(images), dtype=bool)
         self.attacked[chosen] = True
-        images[chosen] = super().generate(images[chosen], labels[chosen], **kwargs)
+        images[chosen] = super().generate(images[chosen], labels[chosen])
         return images
+
+    _generate = generate
 
     def get_pool(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """
@@ -156,3 +159,6 @@ class KitchenSinkAttack(ProjectedAscent):
         ActivationTaps(self.estimator.model, self.layers)  # refuses names that the model has not
         if self.donors is not None:
             check_donors(self.estimator, self.donors)
+
+
+KitchenSinkAttack.generate = KitchenSinkAttack._generate  # type: ignore[method-assign] # as in ProjectedAscent

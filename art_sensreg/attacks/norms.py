@@ -5,38 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
-NORMS = ("linf", "l2", "l1")
-_NAMES: dict[Any, str] = {np.inf: "linf", "inf": "linf", 2: "l2", "2": "l2", 1: "l1", "1": "l1"}
+from art_sensreg.norms import NORMS, norm_name
+
+__all__ = ["NORMS", "Ball", "norm_name", "perturbation_norm"]
 
 # Share of the coordinates that a step in L1 changes (SLIDE: Tramer and Boneh 2019, arXiv 1904.13000, section 3).
 _L1_SHARE = 0.02
 # Halvings of the interval in a projection onto the L1 ball: beyond what float32 resolves.
 _BISECTIONS = 30
-
-
-def norm_name(norm: Any) -> str:
-    """
-    The name of a norm.
-
-    :param norm: As in ART (`np.inf`, `"inf"`, 2, 1), or `linf`, `l2`, `l1`.
-    :return: `linf`, `l2` or `l1`.
-    :raises ValueError: If it is none of them.
-
-    Example:
-    >>> from art_sensreg.attacks.norms import norm_name
-    >>> norm_name(np.inf), norm_name("l2")
-    ('linf', 'l2')
-    """
-    try:
-        name = _NAMES.get(norm, norm)
-    except TypeError:
-        name = norm
-    if not isinstance(name, str) or name not in NORMS:
-        raise ValueError(f"`norm` is {norm!r}; expected one of linf (np.inf), l2 (2), l1 (1).")
-    return name
 
 
 def perturbation_norm(difference: torch.Tensor, norm: str) -> torch.Tensor:
@@ -46,13 +24,14 @@ def perturbation_norm(difference: torch.Tensor, norm: str) -> torch.Tensor:
     :param difference: `(n, ...)`.
     :param norm: `linf`, `l2` or `l1`.
     :return: `(n,)`.
+    :raises ValueError: If the norm is none of them.
 
     Example:
     >>> from art_sensreg.attacks.norms import perturbation_norm
     >>> [perturbation_norm(torch.tensor([[3.0, -4.0]]), norm).item() for norm in ("linf", "l2", "l1")]
     [4.0, 5.0, 7.0]
     """
-    rows = difference.flatten(1)
+    rows, norm = difference.flatten(1), norm_name(norm)
     if norm == "linf":
         return rows.abs().amax(1)
     return rows.pow(2).sum(1).sqrt() if norm == "l2" else rows.abs().sum(1)
@@ -63,10 +42,11 @@ class Ball:
     """
     The perturbations that an attack may make: a ball around each image, cut with the range of images.
 
-    :param norm: `linf`, `l2` or `l1`.
+    :param norm: `linf`, `l2` or `l1`, or another way to write one of them.
     :param eps: Radius, in the units of the images.
     :param low: Smallest value of an image; a number, or a tensor that broadcasts.
     :param high: Largest value.
+    :raises ValueError: If the norm is none of them.
 
     Example:
     >>> from art_sensreg.attacks.norms import Ball
@@ -78,6 +58,9 @@ class Ball:
     eps: float
     low: Any = -float("inf")
     high: Any = float("inf")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "norm", norm_name(self.norm))
 
     def project(self, x: torch.Tensor, perturbed: torch.Tensor) -> torch.Tensor:
         """

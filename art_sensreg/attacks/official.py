@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from art.attacks.attack import EvasionAttack
 from art.estimators.classification import PyTorchClassifier
 from tqdm.auto import tqdm
 
@@ -22,18 +21,20 @@ from art_sensreg.attacks.authors import (
     generators_kept,
     weights_frozen,
 )
+from art_sensreg.attacks.inputs import as_numbers, attack_number, check_differentiable, gradients_on
 from art_sensreg.attacks.norms import norm_name
+from art_sensreg.attacks.settings import CheckedAttack
 from art_sensreg.attacks.unit_box import UnitBox, picture_shape
-from art_sensreg.attacks.views import check_classifier, labels_of
+from art_sensreg.attacks.views import check_classifier, labels_of, predicted_labels
 from art_sensreg.inference import weight_gradients_kept
 from art_sensreg.penalties.modes import modes_kept
 from art_sensreg.training.inputs import check_images, check_known
-from art_sensreg.utils import check_choice, check_count, check_flag, check_number, check_seed
+from art_sensreg.utils import check_choice, check_count, check_flag, check_seed
 
 _STRENGTH = ("nb_iter", "nb_queries", "nb_restarts", "eot_iter")
 
 
-class OfficialAutoAttack(EvasionAttack):
+class OfficialAutoAttack(CheckedAttack):
     """
     AutoAttack as its authors wrote it: what published robust accuracies are measured with.
 
@@ -74,7 +75,7 @@ class OfficialAutoAttack(EvasionAttack):
     """
 
     attack_params: ClassVar[list[str]] = [
-        *EvasionAttack.attack_params,
+        *CheckedAttack.attack_params,
         *("norm", "eps", "version", "attacks", "seed", "batch_size", "verbose"),
         *_STRENGTH,
     ]
@@ -109,7 +110,7 @@ class OfficialAutoAttack(EvasionAttack):
         """What pyautoattack warned of (a random defence, zero gradients, ...), each text once."""
         self.robust = np.zeros(0, dtype=bool)
         """Which images are rightly classified after all stages, `(n,)`."""
-        self._check_params()
+        self._settle()
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -135,15 +136,21 @@ class OfficialAutoAttack(EvasionAttack):
         if mask is not None:
             raise ValueError("`mask` is given; expected None: this attack changes all pixels.")
         classifier = self.estimator
-        images = check_images(x, classifier.input_shape, classifier.clip_values, dtype=np.asarray(x).dtype)
+        check_differentiable(classifier.model)
+        images = as_numbers(x, "x")
+        dtype = images.dtype.newbyteorder("=")
+        images = check_images(images, classifier.input_shape, classifier.clip_values, dtype=dtype)
         labels = None if y is None else labels_of(classifier, y, len(images))
         with ExitStack() as stack:
+            stack.enter_context(gradients_on())
             stack.enter_context(modes_kept(classifier._model))
             box = UnitBox(classifier, self._picture_shape())
             stack.enter_context(weight_gradients_kept(box))
             stack.enter_context(weights_frozen(box))
             stack.enter_context(generators_kept(self.seed))
             return self._run(box, images, self._predicted(images) if labels is None else labels)
+
+    _generate = generate
 
     def _run(self, box: UnitBox, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         theirs, units, found = self._authors_attacks(box), box.to_units(x), x.copy()
@@ -171,11 +178,7 @@ class OfficialAutoAttack(EvasionAttack):
         return torch.from_numpy(units).to(device), torch.from_numpy(y).to(device)
 
     def _predicted(self, x: np.ndarray) -> np.ndarray:
-        if not len(x):
-            return np.zeros(0, dtype=np.int64)
-        logits = np.asarray(self.estimator.predict(x, batch_size=self.batch_size))
-        # ART's binary classifiers with one output
-        return (logits[:, 0] > 0).astype(np.int64) if logits.shape[1] == 1 else logits.argmax(axis=1)
+        return predicted_labels(self.estimator, x, self.batch_size)
 
     def _authors_attacks(self, box: UnitBox) -> AuthorsAttacks:
         return AuthorsAttacks(
@@ -202,14 +205,13 @@ class OfficialAutoAttack(EvasionAttack):
         return shape
 
     def _check_params(self) -> None:
-        self.norm = norm_name(self.norm)
-        check_number("eps", self.eps, minimum=0.0, exclusive=True)
+        self.norm, self.eps = norm_name(self.norm), attack_number("eps", self.eps)
         check_seed("seed", self.seed)
         check_flag("verbose", self.verbose)
-        check_count("batch_size", self.batch_size)
-        for name in _STRENGTH:
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name))
+        for name in ("seed", "batch_size", *_STRENGTH):
+            if getattr(self, name) is not None or name not in _STRENGTH:
+                check_count(name, getattr(self, name), minimum=0 if name == "seed" else 1)
+                setattr(self, name, int(getattr(self, name)))
         self._check_stages()
         self._picture_shape()
 
@@ -231,3 +233,6 @@ class OfficialAutoAttack(EvasionAttack):
             )
         if self.norm == "l1" and self.version == "standard" and self.nb_iter is not None and self.nb_iter < 3:
             raise ValueError(f"`nb_iter` is {self.nb_iter}; expected at least 3: APGD has three phases in L1.")
+
+
+OfficialAutoAttack.generate = OfficialAutoAttack._generate  # type: ignore[method-assign] # as in ProjectedAscent

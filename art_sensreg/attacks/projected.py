@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from art.attacks.attack import EvasionAttack
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
@@ -20,13 +20,24 @@ from art_sensreg.attacks.ascent import (
     loss_on_logits,
     margin_of,
 )
+from art_sensreg.attacks.inputs import (
+    attack_images,
+    attack_number,
+    attack_range,
+    check_differentiable,
+    gradients_on,
+)
 from art_sensreg.attacks.losses import LOSSES
 from art_sensreg.attacks.norms import Ball, norm_name
-from art_sensreg.attacks.views import check_classifier, differentiable_model, labels_of
+from art_sensreg.attacks.settings import CheckedAttack
+from art_sensreg.attacks.views import check_classifier, differentiable_model, labels_of, predicted_labels
 from art_sensreg.penalties.modes import modes_kept
 from art_sensreg.penalties.noise import derive_seed
 from art_sensreg.penalties.random_states import random_state_kept
-from art_sensreg.utils import check_choice, check_count, check_number, check_seed
+from art_sensreg.training.inputs import check_known
+from art_sensreg.utils import check_choice, check_count, check_seed
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,7 +63,7 @@ class Victim:
     pool: tuple[torch.Tensor, torch.Tensor]
 
 
-class ProjectedAscent(EvasionAttack):
+class ProjectedAscent(CheckedAttack):
     """
     Projected gradient ascent with restarts; each restart attacks only what the former ones left.
 
@@ -82,7 +93,7 @@ class ProjectedAscent(EvasionAttack):
     """
 
     attack_params: ClassVar[list[str]] = [
-        *EvasionAttack.attack_params,
+        *CheckedAttack.attack_params,
         *("norm", "eps", "eps_step", "max_iter", "nb_restarts", "loss", "schedule", "batch_size", "seed"),
     ]
     _estimator_requirements = (PyTorchClassifier,)
@@ -101,10 +112,11 @@ class ProjectedAscent(EvasionAttack):
         seed: int = 0,
     ) -> None:
         super().__init__(estimator=check_classifier(estimator))
-        self.norm, self.eps, self.eps_step = norm_name(norm), eps, eps_step
+        self._warned = False
+        self.norm, self.eps, self.eps_step = norm, eps, eps_step
         self.max_iter, self.nb_restarts, self.loss, self.schedule = max_iter, nb_restarts, loss, schedule
         self.batch_size, self.seed = batch_size, seed
-        self._check_params()
+        self._settle()
 
     # --- the hooks --------------------------------------------------------------------------------------------------
 
@@ -153,6 +165,7 @@ class ProjectedAscent(EvasionAttack):
             as before.
         """
         stack = ExitStack()
+        stack.enter_context(gradients_on())
         stack.enter_context(modes_kept(self.estimator.model))
         stack.enter_context(random_state_kept(self.estimator.device, derive_seed(self.seed, "model")))
         return stack
@@ -168,25 +181,25 @@ class ProjectedAscent(EvasionAttack):
         """
         Perturb images.
 
-        :param x: Images `(n, *input_shape)`, in the user's units.
+        :param x: Images `(n, *input_shape)` of any real type, in the user's units, within `clip_values`.
         :param y: True labels; None: those that are predicted.
-        :param kwargs: `mask` is not supported.
+        :param kwargs: `mask` is not supported; an unknown argument is an error.
         :return: float32 images: misclassified where the attack succeeded, else the nearest to it that was met.
-        :raises ValueError: If labels do not fit, or `mask` is given.
+        :raises TypeError: If an argument is unknown, or `x` or `y` holds no numbers.
+        :raises ValueError: If images or labels do not fit, images are outside of `clip_values`, or `mask` is given.
         """
-        if kwargs.get("mask") is not None:
-            raise ValueError("`mask` is given; expected None: this attack changes all pixels.")
-        images = np.asarray(x, dtype=np.float32)
+        images = self._checked_images(x, kwargs)
         device, found = self.estimator.device, np.array(images)
         with self.undisturbed():
-            labels = self.estimator.predict(images).argmax(axis=1) if y is None else y
-            labels = labels_of(self.estimator, labels, len(images))
+            labels = self._labels(images, y)
             model = differentiable_model(self.estimator)
             for first in range(0, len(images), self.batch_size):
                 rows = slice(first, first + self.batch_size)
                 batch = torch.from_numpy(images[rows]).to(device), torch.from_numpy(labels[rows]).to(device)
                 found[rows] = self.perturb(model, *batch, first).cpu().numpy()
         return found
+
+    _generate = generate
 
     def perturb(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, first: int = 0) -> torch.Tensor:
         """
@@ -207,6 +220,7 @@ class ProjectedAscent(EvasionAttack):
             generator = torch.Generator().manual_seed(derive_seed(self.seed, type(self).__name__, first, restart))
             victim = Victim(model, x[left], y[left], ball, restart, generator, pool)
             found = self.attempt(victim)
+            self._note_gradients(found)
             better = found.margin > best_margin[left]
             rows = better.view(-1, *[1] * (x.ndim - 1))
             best[left] = torch.where(rows, found.perturbed, best[left])
@@ -225,19 +239,42 @@ class ProjectedAscent(EvasionAttack):
         return ascend(loss_fn, victim.x, victim.y, victim.ball, start, step, self.max_iter, self.schedule)
 
     def _ball(self, x: torch.Tensor) -> Ball:
-        clip = self.estimator.clip_values
-        if clip is None:
-            return Ball(self.norm, self.eps)
-        low, high = (torch.as_tensor(np.asarray(end), device=x.device, dtype=x.dtype) for end in clip)
+        low, high = (torch.as_tensor(end, device=x.device, dtype=x.dtype) for end in attack_range(self.estimator))
         return Ball(self.norm, self.eps, low, high)
 
+    def _labels(self, images: np.ndarray, y: Any) -> np.ndarray:
+        return predicted_labels(self.estimator, images) if y is None else labels_of(self.estimator, y, len(images))
+
+    def _note_gradients(self, found: Ascent) -> None:
+        if found.detached and not self._warned:
+            self._warned = True
+            logger.warning(
+                "%s: autograd sees no way from the images to the loss: something in the model detaches, converts to "
+                "numpy, or runs without gradients. The attack stays at its starts, and what it leaves need not be "
+                "robust. Wrap that part into art_sensreg.attacks.BPDA.",
+                type(self).__name__,
+            )
+
+    def _checked_images(self, x: Any, unknown: dict[str, Any]) -> np.ndarray:
+        if unknown.pop("mask", None) is not None:
+            raise ValueError("`mask` is given; expected None: this attack changes all pixels.")
+        check_known("generate", unknown, "x, y")
+        self._warned = False
+        check_differentiable(self.estimator.model)
+        return attack_images(x, self.estimator)
+
     def _check_params(self) -> None:
-        norm_name(self.norm)
-        check_number("eps", self.eps, minimum=0.0, exclusive=True)
+        self.norm, self.eps = norm_name(self.norm), attack_number("eps", self.eps)
         if self.eps_step is not None:
-            check_number("eps_step", self.eps_step, minimum=0.0, exclusive=True)
+            self.eps_step = attack_number("eps_step", self.eps_step)
         for name in ("max_iter", "nb_restarts", "batch_size"):
             check_count(name, getattr(self, name))
+            setattr(self, name, int(getattr(self, name)))
         check_seed("seed", self.seed)
         check_choice("loss", self.loss, tuple(LOSSES))
         check_choice("schedule", self.schedule, SCHEDULES)
+
+
+# ART's metaclass wraps `generate` to convert what is no array by `np.array`, which fails with numpy's own errors on
+# tensors that require a gradient, are on a GPU or of bfloat16. Put back without the wrapper.
+ProjectedAscent.generate = ProjectedAscent._generate  # type: ignore[method-assign]

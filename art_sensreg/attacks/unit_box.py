@@ -10,6 +10,7 @@ from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 from art_sensreg.attacks.views import unit_box_model
+from art_sensreg.norms import norm_name
 
 
 class UnitBox(nn.Module):
@@ -96,7 +97,7 @@ def within_budget(x: np.ndarray, perturbed: np.ndarray, eps: float, norm: str, l
     >>> float(stored[0, 0]) - float(x[0, 0]) <= 0.1 < float(np.float32(0.8)) - float(x[0, 0])
     True
     """
-    start = x.astype(np.float64)
+    norm, start = norm_name(norm), x.astype(np.float64)
     delta = np.clip(perturbed, low, high) - start
     if norm == "linf":
         delta = np.clip(delta, -eps, eps)

@@ -14,7 +14,10 @@ from art.preprocessing.standardisation_mean_std.utils import broadcastable_mean_
 from torch import nn
 
 from art_sensreg.attacks.bpda import BPDA
-from art_sensreg.preprocessing import model_dtype
+from art_sensreg.attacks.inputs import as_array
+from art_sensreg.classifiers import SensRegClassifier
+from art_sensreg.outputs import SingleOutput, class_logits, predicted_classes
+from art_sensreg.preprocessing import model_dtype, numpy_dtype
 
 
 def check_classifier(classifier: Any) -> PyTorchClassifier:
@@ -45,7 +48,8 @@ def labels_of(classifier: PyTorchClassifier, y: Any, n: int) -> np.ndarray:
     Labels as class indices.
 
     :param classifier: The classifier.
-    :param y: Class indices `(n,)`, or rows `(n, nb_classes)`.
+    :param y: Class indices `(n,)` or `(n, 1)`, or rows `(n, nb_classes)`; of a model with one output, indices 0
+        and 1, or rows `(n, 2)`.
     :param n: Number of images.
     :return: int64 array `(n,)`.
     :raises ValueError: If their number, shape or range is wrong.
@@ -56,9 +60,9 @@ def labels_of(classifier: PyTorchClassifier, y: Any, n: int) -> np.ndarray:
     >>> labels_of(classifier, np.eye(3), 3).tolist()
     [0, 1, 2]
     """
-    array, classes = np.asarray(y), classifier.nb_classes
+    array, classes = as_array(y, "y"), classifier.nb_classes
     expected = f"{n} class indices from 0 to {classes - 1}, or rows ({n}, {classes})"
-    if array.ndim == 2 and array.shape[1] == classes and classes > 1:
+    if array.ndim == 2 and array.shape[1] == classes:
         rows = array.astype(np.float64)
         if not np.allclose(rows.sum(axis=1), 1.0, atol=1e-4):
             raise ValueError(f"`y` has rows of shape {array.shape} that do not sum to 1; expected {expected}.")
@@ -70,6 +74,50 @@ def labels_of(classifier: PyTorchClassifier, y: Any, n: int) -> np.ndarray:
     if n and (not np.all(np.mod(array, 1) == 0) or array.min() < 0 or array.max() >= classes):
         raise ValueError(f"`y` has values from {array.min()} to {array.max()}; expected {expected}.")
     return array.astype(np.int64)
+
+
+def predicted_labels(classifier: PyTorchClassifier, x: np.ndarray, batch_size: int = 128) -> np.ndarray:
+    """
+    The classes that a classifier's own `predict` takes images for.
+
+    :param classifier: ART classifier.
+    :param x: Images `(n, *input_shape)`, floating point.
+    :param batch_size: Rows of a forward pass.
+    :return: int64 array `(n,)`.
+    :raises ValueError: If the loss does not tell what a single output is, or there is not one output an image.
+
+    Example:
+    >>> from art_sensreg.attacks.views import predicted_labels
+    >>> classifier = PyTorchClassifier(nn.Identity(), nn.BCEWithLogitsLoss(), (1,), 2)
+    >>> predicted_labels(classifier, np.array([[-1.0], [1.0]], dtype=np.float32))
+    array([0, 1])
+    """
+    if not len(x):
+        return np.zeros(0, dtype=np.int64)
+    outputs = np.asarray(classifier.predict(as_model_takes(classifier, x), batch_size=batch_size))
+    if len(outputs) != len(x):
+        raise ValueError(f"`classifier` predicts {len(outputs)} rows for {len(x)} images; expected one row an image.")
+    return predicted_classes(outputs, classifier)
+
+
+def as_model_takes(classifier: PyTorchClassifier, x: np.ndarray) -> np.ndarray:
+    """
+    Images in the type that a classifier's `predict` takes: ART's own does not convert to that of the model.
+
+    :param classifier: ART classifier.
+    :param x: Images, floating point.
+    :return: The images, converted where they have to be.
+    :raises TypeError: If the model computes in a type that numpy has not, and the classifier does not convert.
+
+    Example:
+    >>> from art_sensreg.attacks.views import as_model_takes
+    >>> classifier = PyTorchClassifier(nn.Linear(1, 2).double(), nn.CrossEntropyLoss(), (1,), 2)
+    >>> as_model_takes(classifier, np.zeros((1, 1), dtype=np.float32)).dtype
+    dtype('float64')
+    """
+    if isinstance(classifier, SensRegClassifier):
+        return x
+    return x.astype(numpy_dtype(classifier.model), copy=False)
 
 
 class ClassifierView(nn.Module):
@@ -86,18 +134,20 @@ class ClassifierView(nn.Module):
     def __init__(self, classifier: PyTorchClassifier, surrogates: bool = True) -> None:
         super().__init__()
         self.classifier_model = check_classifier(classifier).model
+        self.single_output = SingleOutput.of(classifier)
         self.layers = nn.ModuleList(_stages(classifier, surrogates))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        kind = x.dtype
+        kind, rows = x.dtype, len(x)
         x = x.to(model_dtype(self.classifier_model))
         for layer in self.layers:
             x = layer(x)
-        logits: torch.Tensor = self.classifier_model(x)
-        if logits.ndim == 1:
-            logits = logits[:, None]
-        if logits.shape[1] == 1:  # ART's binary classifiers with one output
-            logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
+        logits = class_logits(self.classifier_model, x, self.single_output)
+        if len(logits) != rows:
+            raise ValueError(
+                f"`classifier` returns {len(logits)} rows for {rows} images, as ART's EoT preprocessors make it; "
+                "expected one row an image: average by art_sensreg.attacks.EOT(model, transform=...) instead."
+            )
         return logits.to(kind)
 
 

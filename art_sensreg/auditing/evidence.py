@@ -17,8 +17,9 @@ from torch import nn
 
 from art_sensreg.attacks.ascent import Ascent, ascend, loss_on_logits
 from art_sensreg.attacks.losses import LOSSES
-from art_sensreg.attacks.norms import Ball
+from art_sensreg.attacks.norms import Ball, norm_name
 from art_sensreg.attacks.views import differentiable_model
+from art_sensreg.outputs import SingleOutput, class_scores
 from art_sensreg.penalties.noise import derive_seed
 from art_sensreg.preprocessing import model_dtype
 from art_sensreg.randomized import RandomizedClassifier
@@ -93,7 +94,7 @@ class Evidence:
         train_data: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> None:
         self.classifier, self.x, self.y = classifier, x, y
-        self.eps, self.norm, self.seed, self.effort = eps, norm, seed, effort
+        self.eps, self.norm, self.seed, self.effort = eps, norm_name(norm), seed, effort
         self.twin, self.surrogates, self.penalties, self.train_data = twin, tuple(surrogates), penalties, train_data
         self.model: nn.Module = differentiable_model(classifier, surrogates=False)
         self.declared_random = isinstance(classifier, RandomizedClassifier)
@@ -163,14 +164,17 @@ class Evidence:
     @cached_property
     def one_output(self) -> bool:
         """Whether it is one of ART's binary classifiers with one output."""
-        return np.asarray(self.classifier.predict(self.x[:1].astype(self.array_dtype))).shape[1:] == (1,)
+        return np.asarray(self.classifier.predict(self.x[:1].astype(self.array_dtype))).shape[1:] in {(), (1,)}
+
+    @cached_property
+    def one_probability(self) -> bool:
+        """Whether that output is a probability, as its loss says."""
+        return self.one_output and SingleOutput.of(self.classifier).check() == "probability"
 
     def predict(self, x: np.ndarray, batch_size: int = 128) -> np.ndarray:
-        """Outputs of the classifier's own `predict`; a single output stands against 0."""
-        outputs = np.asarray(self.classifier.predict(x.astype(self.array_dtype), batch_size=batch_size))
-        if outputs.ndim == 2 and outputs.shape[1] == 1:
-            outputs = np.concatenate([np.zeros_like(outputs), outputs], axis=1)
-        return outputs
+        """Outputs of the classifier's own `predict`, a column for each class; see `outputs.class_scores`."""
+        outputs = self.classifier.predict(x.astype(self.array_dtype), batch_size=batch_size)
+        return class_scores(outputs, self.classifier)
 
     def right(self, x: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Which images the classifier's own `predict` takes for their label."""
@@ -244,7 +248,7 @@ class Evidence:
         sizes = torch.tensor([len(part.margin) for part in parts], dtype=torch.float32, device=self.device)
         mean = (torch.stack([part.losses for part in parts], 1) * sizes).sum(1) / sizes.sum()
         names = ("perturbed", "margin", "last_margin")
-        joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
         return replace(parts[0], **joined, losses=mean, margins=torch.cat([part.margins for part in parts], 1))
 
     def broken(self, found: Ascent | np.ndarray, rows: np.ndarray) -> np.ndarray:

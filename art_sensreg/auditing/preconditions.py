@@ -69,15 +69,17 @@ def logits_not_probabilities(evidence: Evidence) -> Finding:
     if not np.isfinite(outputs).all():
         return Finding(float(1 - np.isfinite(outputs).all(axis=1).mean()), 0.0, "outputs are not finite.")
     bounded = ((outputs >= -1e-6) & (outputs <= 1 + 1e-6)).all(axis=1)
-    if bounded.all() and outputs.shape[1] > 1:
+    # A single output that the loss takes for a probability has a logit, which attacks are shown.
+    if bounded.all() and outputs.shape[1] > 1 and not evidence.one_probability:
         return Finding(1.0, 0.0, "all outputs lie between 0 and 1.")
-    if _saturated(outputs):
+    if _saturated(outputs) and not evidence.one_probability:
         return Finding(1.0, 0.0, "most images have the same largest output: it is at its bound.")
     if evidence.declared_random:
         return Finding(0.0, 0.0)
     rows = np.arange(min(64, evidence.n))
     with torch.no_grad():
-        logits = evidence.model(evidence.tensors(rows)[0]).cpu().numpy()
+        values = evidence.model(evidence.tensors(rows)[0])
+        logits = (values.softmax(1) if evidence.one_probability else values).cpu().numpy()
     if logits.shape != outputs[rows].shape:
         return Finding(0.0, 0.0)
     # A random model differs from itself too, which is another check's matter: its own spread is the yardstick.

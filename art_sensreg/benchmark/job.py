@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from art_sensreg.attacks.views import predicted_labels
 from art_sensreg.benchmark.attacks import ordered
 from art_sensreg.benchmark.cell import seed_everything
 from art_sensreg.benchmark.records import Records
@@ -115,8 +116,7 @@ def measure_noise(job: Job) -> None:
     for norm, eps in sizes:
         seed_everything("random noise", job.run["seed"], norm, eps)
         hits = [
-            job.cell.default.predict(random_noise(x, norm, eps, seed)).argmax(axis=1) == y
-            for seed in range(NOISE_DRAWS)
+            predicted_labels(job.cell.default, random_noise(x, norm, eps, seed)) == y for seed in range(NOISE_DRAWS)
         ]
         rows.append({"norm": norm, "eps": eps, "accuracy": float(np.mean(hits)), "n": n})
     job.run["random_noise"] = rows

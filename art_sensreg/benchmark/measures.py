@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from art_sensreg.attacks.eot import EOT
+from art_sensreg.attacks.views import predicted_labels
 from art_sensreg.benchmark.attack_builders import pgd, square
 from art_sensreg.benchmark.attacks import ATTACKS
 from art_sensreg.benchmark.cell import quiet, seed_everything, task_of
@@ -116,7 +117,7 @@ def _square(
         x_adv = attack.generate(x, y=np.eye(job.dataset.nb_classes, dtype=np.float32)[y])
     cell = job.cell
     defended = classifier is cell.default
-    right = cell.judge(x_adv, y, seed=0).correct if defended else classifier.predict(x_adv).argmax(axis=1) == y
+    right = cell.judge(x_adv, y, seed=0).correct if defended else predicted_labels(classifier, x_adv) == y
     return queries.count / len(rows), float((right | ~allowed(x, x_adv, norm, eps)).mean())
 
 

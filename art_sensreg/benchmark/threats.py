@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from art_sensreg.attacks.norms import Ball
+from art_sensreg.attacks.norms import Ball, norm_name
 
 # Our names, and the norms as ART takes them.
 NORMS: dict[str, float] = {"linf": np.inf, "l2": 2, "l1": 1}
@@ -27,6 +27,9 @@ class Threat:
 
     norm: str
     eps: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "norm", norm_name(self.norm))
 
 
 Threats = tuple[Threat, ...]
@@ -115,6 +118,7 @@ def perturbation_size(x: np.ndarray, x_adv: np.ndarray, norm: str) -> np.ndarray
     >>> [perturbation_size(np.zeros((1, 2)), np.array([[3.0, -4.0]]), norm).item() for norm in ("linf", "l2", "l1")]
     [4.0, 5.0, 7.0]
     """
+    norm = norm_name(norm)
     difference = (np.asarray(x_adv, dtype=np.float64) - x).reshape(len(x), int(np.prod(x.shape[1:])))
     if norm == "linf":
         size = np.abs(difference).max(axis=1)

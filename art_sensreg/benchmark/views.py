@@ -14,6 +14,7 @@ from art_sensreg.benchmark.postprocessing_rows import postprocessed_classifier
 from art_sensreg.benchmark.preprocessing_rows import PreprocessingRow
 from art_sensreg.benchmark.task import TrainingTask
 from art_sensreg.classifiers import SensRegClassifier
+from art_sensreg.outputs import predicted_classes
 from art_sensreg.randomized import RandomizedClassifier
 
 # Times that a random model is scored with fresh draws, by budget.
@@ -110,7 +111,7 @@ class Cell:
         if self.random is None:
             # One answer each time would count its own noise as an attack's success, once for every attack.
             answers = [self.default.predict(x) for _ in range(self.answers)]
-            return Judgement(np.mean(answers, axis=0).argmax(axis=1) == y)
+            return Judgement(predicted_classes(np.mean(answers, axis=0), self.default) == y)
         score = self.random.score(x, y, repeats=self.repeats, seed=seed)
         mean = np.asarray(score.correct, dtype=bool).reshape(-1, len(x))
         single = np.asarray(score.single_correct, dtype=bool).reshape(-1, len(x))

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import nn
 
+from art_sensreg.norms import norm_name
 from art_sensreg.penalties.modes import modes_kept
 
 ClipValues = tuple[torch.Tensor, torch.Tensor]
@@ -33,7 +34,7 @@ def inside_ball(
     tensor([[0.6000, 0.8000]])
     """
     delta = perturbed - x
-    if norm == "linf":
+    if norm_name(norm, NORMS) == "linf":
         delta = delta.clamp(-eps, eps)
     else:
         size = delta.flatten(1).norm(dim=1).clamp_min(eps)
@@ -80,7 +81,7 @@ def inner_ascent(
     >>> inner_ascent(nn.Identity(), lambda z: (z[:, 0] - z[:, 1]).sum(), x, x, eps=0.5, eps_step=0.25, max_iter=4)
     tensor([[ 0.5000, -0.5000]])
     """
-    x = x.detach()
+    x, norm = x.detach(), norm_name(norm, NORMS)
     perturbed = inside_ball(x, start.detach(), eps, norm, clip_values)
     draws = nullcontext() if averaged else _single_draws(model)
     with modes_kept(model), draws, torch.autocast(x.device.type, enabled=False):

@@ -48,6 +48,7 @@ def layer_sensitivity(
     >>> layer_sensitivity(torch.ones(2, 3), torch.zeros(2, 3), sigma=0.5).item()
     4.0
     """
+    _check_kinds(distance, scale)
     if clean.dtype in (torch.float16, torch.bfloat16):
         noisy, clean = noisy.float(), clean.float()
     target = clean.detach() if detach_clean else clean
@@ -81,6 +82,7 @@ def stacked_sensitivity(
     >>> stacked_sensitivity(Activations(whole.split(2), whole), [1], sigma=0.5).item()
     4.0
     """
+    _check_kinds(distance, scale)
     assert layer.whole is not None
     sizes = [len(part) for part in layer.parts]
     starts = [sum(sizes[:i]) for i in noisy]
@@ -88,6 +90,11 @@ def stacked_sensitivity(
     value = paired_distance(layer.whole, rows, starts, distance == "absolute", detach_clean)
     value = value / (sigma**2 if distance == "squared" else sigma)
     return value if scale == "per_neuron" else value / _size(layer.parts[0][:rows], distance)
+
+
+def _check_kinds(distance: str, scale: str) -> None:
+    check_choice("distance", distance, DISTANCES)
+    check_choice("scale", scale, SCALES)
 
 
 def _size(clean: torch.Tensor, distance: str) -> torch.Tensor:

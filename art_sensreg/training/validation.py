@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from art_sensreg.norms import norm_name
 from art_sensreg.objectives import Objective
+from art_sensreg.outputs import single_output_threshold
 from art_sensreg.penalties.inner_ascent import NORMS, inner_ascent
-from art_sensreg.utils import check_choice, check_count, check_number
+from art_sensreg.utils import check_count, check_number
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -22,7 +24,7 @@ class ValidationAttack:
     It is there to *rank* epochs cheaply. Robustness is claimed with the attacks of the benchmark.
 
     :param eps: Size of the perturbation, in input units.
-    :param norm: `linf` or `l2`.
+    :param norm: `linf` (`np.inf`) or `l2` (2).
     :param eps_step: Size of a step; None: `2.5 * eps / max_iter`.
     :param max_iter: Number of steps.
     :raises ValueError: If a setting is out of range.
@@ -41,7 +43,7 @@ class ValidationAttack:
 
     def __post_init__(self) -> None:
         check_number("eps", self.eps, minimum=0.0, exclusive=True)
-        check_choice("norm", self.norm, NORMS)
+        object.__setattr__(self, "norm", norm_name(self.norm, NORMS))
         check_count("max_iter", self.max_iter)
         if self.eps_step is not None:
             check_number("eps_step", self.eps_step, minimum=0.0, exclusive=True)
@@ -102,9 +104,9 @@ def correct(logits: torch.Tensor, y: torch.Tensor, at: float = 0.0) -> torch.Ten
 
 def threshold(objective: Objective) -> float:
     """
-    Where a single output turns to the second class: `BCELoss` takes probabilities, all others logits.
+    Where a single output turns to the second class; see `outputs.single_output_kind`.
 
     :param objective: The objective.
-    :return: 0.5 or 0.
+    :return: 0.5 or 0; NaN where the loss does not tell, for which a model with one output is refused before training.
     """
-    return 0.5 if isinstance(objective.base_loss, nn.BCELoss) else 0.0
+    return single_output_threshold(objective.base_loss)

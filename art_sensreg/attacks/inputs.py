@@ -1,0 +1,186 @@
+"""What attacks are given: images read and checked, and the surroundings in which gradients can be had."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from art_sensreg.training.inputs import clip_bounds
+from art_sensreg.utils import check_number
+
+# What float32 may round of images that were scaled in float64, in shares of the range.
+TOLERANCE = 1e-6
+
+
+def as_numbers(values: Any, name: str) -> np.ndarray:
+    """
+    Read numbers from whatever they come in.
+
+    :param values: An array of any byte order and strides, a torch tensor on any device, or nested lists.
+    :param name: Name of the argument, for the messages.
+    :return: Array on the CPU, of the same type; float32 of bfloat16, which numpy has not.
+    :raises TypeError: If it is no array of real numbers.
+    :raises ValueError: If rows are of unequal length, or values are masked.
+
+    Example:
+    >>> from art_sensreg.attacks.inputs import as_numbers
+    >>> as_numbers(torch.ones(2, dtype=torch.bfloat16, requires_grad=True), "x")
+    array([1., 1.], dtype=float32)
+    """
+    array = as_array(values, name)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"`{name}` has dtype {array.dtype}; expected an array of real numbers.")
+    return array
+
+
+def as_array(values: Any, name: str) -> np.ndarray:
+    """
+    The same of values of any type, for which the caller has a message of its own.
+
+    :param values: An array, a torch tensor, or nested lists.
+    :param name: Name of the argument, for the messages.
+    :return: Array on the CPU.
+    :raises ValueError: If rows are of unequal length, or values are masked.
+    """
+    if isinstance(values, torch.Tensor):
+        tensor = values.detach().cpu()
+        values = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+    if isinstance(values, np.ma.MaskedArray):
+        if np.ma.is_masked(values):
+            raise ValueError(f"`{name}` has masked values; expected an array in which all are known.")
+        values = values.data
+    try:
+        return np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"`{name}` cannot be read as an array ({error}); expected rows of equal shape.") from error
+
+
+def attack_images(x: Any, classifier: Any) -> np.ndarray:
+    """
+    Images to attack, in float32.
+
+    :param x: Images `(n, *input_shape)` of any real type, in the user's units.
+    :param classifier: ART classifier.
+    :return: New float32 array; values that rounding has put a hair outside of `clip_values` are set to its end.
+    :raises TypeError: If it is no array of real numbers.
+    :raises ValueError: If the shape is wrong, a value is not finite, or one is outside of `clip_values`.
+
+    Example:
+    >>> from art.estimators.classification import PyTorchClassifier
+    >>> from art_sensreg.attacks.inputs import attack_images
+    >>> classifier = PyTorchClassifier(nn.Identity(), nn.CrossEntropyLoss(), (2,), 2, clip_values=(0, 255))
+    >>> attack_images(np.array([[0, 255]], dtype=np.uint8), classifier)
+    array([[  0., 255.]], dtype=float32)
+    """
+    images, shape = as_numbers(x, "x"), tuple(classifier.input_shape)
+    if images.ndim != len(shape) + 1 or images.shape[1:] != shape:
+        raise ValueError(f"`x` has shape {images.shape}; expected (n, {', '.join(map(str, shape))}).")
+    with np.errstate(over="ignore"):  # what overflows is infinite, and refused
+        images = np.array(images, dtype=np.float32, order="C")
+    if not np.isfinite(images).all():
+        bad = int((~np.isfinite(images).reshape(len(images), -1).all(axis=1)).sum())
+        raise ValueError(f"`x` has NaN or infinite values in {bad} of {len(images)} images; expected finite ones.")
+    if classifier.clip_values is None or not len(images):
+        return images
+    low, high = attack_range(classifier)
+    slack = TOLERANCE * np.maximum(high - low, 1e-30)
+    if (images < low - slack).any() or (images > high + slack).any():
+        raise ValueError(
+            f"`x` has values from {images.min():g} to {images.max():g}; expected [{low.min():g}, {high.max():g}], the "
+            "classifier's `clip_values`: an attack would move what is outside by more than `eps`."
+        )
+    return np.clip(images, low, high, out=images)
+
+
+def attack_range(classifier: Any) -> tuple[np.ndarray, np.ndarray]:
+    """
+    The range of images, as float32 arrays that broadcast against a batch.
+
+    :param classifier: ART classifier, with `clip_values` (numbers, or arrays of one value a feature) or without.
+    :return: Smallest and largest values; infinite without `clip_values`.
+    :raises ValueError: If `clip_values` do not fit the images.
+
+    Example:
+    >>> from art.estimators.classification import PyTorchClassifier
+    >>> from art_sensreg.attacks.inputs import attack_range
+    >>> classifier = PyTorchClassifier(
+    ...     nn.Identity(), nn.CrossEntropyLoss(), (1, 1, 2), 2, clip_values=(np.zeros(2), np.array([1.0, 255.0]))
+    ... )
+    >>> attack_range(classifier)[1]
+    array([[[  1., 255.]]], dtype=float32)
+    """
+    shape, clip = tuple(classifier.input_shape), classifier.clip_values
+    if clip is None:
+        return np.array(-np.inf, dtype=np.float32), np.array(np.inf, dtype=np.float32)
+    bounds = [np.asarray(bound, dtype=np.float32) for bound in clip_bounds(clip, shape)]
+    for bound in bounds:
+        if bound.ndim > len(shape) or any(
+            b not in (1, s) for b, s in zip(bound.shape[::-1], shape[::-1], strict=False)
+        ):
+            raise ValueError(
+                f"`clip_values` has an array of shape {bound.shape}; expected numbers, or arrays of {math.prod(shape)} "
+                f"values or of a shape that broadcasts against an image, {shape}."
+            )
+    return bounds[0], bounds[1]
+
+
+def attack_number(name: str, value: Any, exclusive: bool = True) -> float:
+    """
+    A positive setting of an attack as a number.
+
+    :param name: Name of the setting, for the messages.
+    :param value: What came.
+    :param exclusive: Whether 0 is refused.
+    :return: The number.
+    :raises TypeError: If it is no number: an array of one value a feature or an image, which ART's own PGD takes.
+    :raises ValueError: If it is out of range.
+
+    Example:
+    >>> from art_sensreg.attacks.inputs import attack_number
+    >>> attack_number("eps", np.float64(0.25))
+    0.25
+    """
+    if isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim:
+        raise TypeError(
+            f"`{name}` is an array of shape {tuple(value.shape)}; expected one number for all: ART's "
+            "ProjectedGradientDescent takes one a feature or an image."
+        )
+    check_number(name, value, minimum=0.0, exclusive=exclusive)
+    return float(value)
+
+
+@contextmanager
+def gradients_on() -> Iterator[None]:
+    """
+    Autograd as usual, also inside `torch.no_grad()` and `torch.inference_mode()`, which leave no gradient to follow.
+
+    Example:
+    >>> from art_sensreg.attacks.inputs import gradients_on
+    >>> with torch.inference_mode(), gradients_on():
+    ...     torch.ones(1, requires_grad=True).sum().requires_grad
+    True
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def check_differentiable(model: nn.Module, name: str = "estimator") -> None:
+    """
+    Refuse a model whose weights autograd cannot use.
+
+    :param model: The model.
+    :param name: What holds it, for the message.
+    :raises ValueError: If some of them were made inside of `torch.inference_mode()`.
+    """
+    for own, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_inference():
+            raise ValueError(
+                f"`{name}` has `{own}` made inside of torch.inference_mode(), which autograd refuses; expected weights "
+                "made outside, as copy.deepcopy(model) makes them there."
+            )

@@ -1,0 +1,255 @@
+"""The class that a model's output stands for: of logits the largest; of a single output, what the loss takes it for."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+# What a single output can be: the logit of class 1, or its probability.
+KINDS = ("logit", "probability")
+
+_LOSSES = {"probability": nn.BCELoss, "logit": nn.BCEWithLogitsLoss}
+_IN_PLACE = {torch.sigmoid_, torch.Tensor.sigmoid_}
+_FUNCTIONS = {F.binary_cross_entropy: "probability", F.binary_cross_entropy_with_logits: "logit"}
+_SIGMOIDS = {torch.sigmoid, torch.Tensor.sigmoid, torch.special.expit, *_IN_PLACE}
+
+
+def single_output_kind(loss: Any) -> str:
+    """
+    What a model with one output returns, by the loss that it is trained with.
+
+    :param loss: `BCELoss` (probabilities) or `BCEWithLogitsLoss` (logits), their functional forms, or any loss with an
+        attribute `single_output` that says `logit` or `probability`.
+    :return: `logit` or `probability`.
+    :raises ValueError: If the loss does not tell, because a wrong guess would judge every prediction wrongly.
+
+    Example:
+    >>> from art_sensreg.outputs import single_output_kind
+    >>> single_output_kind(nn.BCELoss()), single_output_kind(nn.BCEWithLogitsLoss())
+    ('probability', 'logit')
+    """
+    kind = _known_kind(loss)
+    if kind is None:
+        raise _unknown(_name(loss))
+    return kind
+
+
+def _name(loss: Any) -> str:
+    return str(getattr(loss, "__name__", type(loss).__name__))
+
+
+def _unknown(loss: str) -> ValueError:
+    return ValueError(
+        f"`loss` is {loss} and the model has one output; expected BCELoss (the output is the probability of class 1) "
+        "or BCEWithLogitsLoss (its logit). For another loss say which: `loss.single_output = 'logit'` or "
+        "'probability'; or let the model return one logit a class."
+    )
+
+
+def _known_kind(loss: Any) -> str | None:
+    said = getattr(loss, "single_output", None)
+    if isinstance(said, str) and said in KINDS:
+        return said
+    for kind, known in _LOSSES.items():
+        if isinstance(loss, known):
+            return kind
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    return next((kind for function, kind in _FUNCTIONS.items() if loss is function), None)
+
+
+@dataclass(frozen=True)
+class SingleOutput:
+    """
+    What a classifier's single output would be, kept apart from the classifier so that it can be copied.
+
+    :param kind: `logit`, `probability`, or None where the loss does not tell.
+    :param loss: Name of the loss.
+    :param nb_classes: As the classifier says.
+
+    Example:
+    >>> from art.estimators.classification import PyTorchClassifier
+    >>> from art_sensreg.outputs import SingleOutput
+    >>> SingleOutput.of(PyTorchClassifier(nn.Sigmoid(), nn.BCELoss(), (1,), 2))
+    SingleOutput(kind='probability', loss='BCELoss', nb_classes=2)
+    """
+
+    kind: str | None
+    loss: str
+    nb_classes: int
+
+    @classmethod
+    def of(cls, classifier: Any) -> SingleOutput:
+        """
+        Ask a classifier.
+
+        :param classifier: ART classifier.
+        :return: What its loss and its number of classes say.
+        """
+        return cls(_known_kind(classifier.loss), _name(classifier.loss), int(classifier.nb_classes))
+
+    def check(self) -> str:
+        """
+        Check that a model which turned out to have one output can be judged.
+
+        :return: What the output is.
+        :raises ValueError: If the loss does not tell, or there are more than two classes.
+        """
+        if self.nb_classes > 2:
+            raise ValueError(f"`nb_classes` is {self.nb_classes} and the model has one output; expected 2.")
+        if self.kind is None:
+            raise _unknown(self.loss)
+        return self.kind
+
+
+def class_logits(model: nn.Module, x: torch.Tensor, single: SingleOutput) -> torch.Tensor:
+    """
+    Logits of all classes, differentiably; of a model with one output two columns, `[0, z]`.
+
+    `z` is the output itself if that is a logit. If it is a probability, `z` is what the sigmoid that it comes from was
+    given, or else `log p - log(1 - p)`: a probability rounded to 0 or 1 has no gradient, and a model that ends in a
+    sigmoid would look robust wherever it is sure.
+
+    :param model: Module from `x` to `(n, C)`, or to `(n, 1)` or `(n,)`.
+    :param x: Its input, `(n, ...)`.
+    :param single: What a single output is.
+    :return: `(n, C)`.
+    :raises ValueError: If the loss does not tell, or there are more than two classes for one output.
+
+    Example:
+    >>> from art.estimators.classification import PyTorchClassifier
+    >>> from art_sensreg.outputs import SingleOutput, class_logits
+    >>> classifier = PyTorchClassifier(nn.Sigmoid(), nn.BCELoss(), (1,), 2)
+    >>> class_logits(classifier.model, torch.tensor([[80.0]]), SingleOutput.of(classifier))
+    tensor([[ 0., 80.]])
+    """
+    if single.kind == "probability":
+        with _Sigmoids() as sigmoids:
+            output = _column(model(x))
+        if output.shape[1] == 1:
+            z = sigmoids.input_of(output)
+            output = _log_odds(output) if z is None else z
+    else:
+        output = _column(model(x))
+    if output.shape[1] > 1:
+        return output
+    single.check()
+    return torch.cat([torch.zeros_like(output), output], dim=1)
+
+
+def class_scores(outputs: np.ndarray, classifier: Any) -> np.ndarray:
+    """
+    A column for each class from what a classifier predicts; the class is the largest.
+
+    :param outputs: What `predict` returned: `(n, C)`, `(n, 1)` or `(n,)`.
+    :param classifier: ART classifier that predicted it.
+    :return: `(n, C)`: the outputs themselves; of a single one `[0, z]`, of a probability `[1 - p, p]`.
+    :raises ValueError: If the loss does not tell what a single output is, or probabilities are outside [0, 1].
+
+    Example:
+    >>> from art.estimators.classification import PyTorchClassifier
+    >>> from art_sensreg.outputs import class_scores
+    >>> classifier = PyTorchClassifier(nn.Sigmoid(), nn.BCELoss(), (1,), 2)
+    >>> class_scores(np.array([[0.25]]), classifier)
+    array([[0.75, 0.25]])
+    """
+    columns = np.asarray(outputs)
+    columns = columns[:, None] if columns.ndim == 1 else columns
+    if columns.ndim != 2 or columns.shape[1] != 1:
+        return columns
+    if SingleOutput.of(classifier).check() == "logit":
+        return np.concatenate([np.zeros_like(columns), columns], axis=1)
+    if ((columns < 0) | (columns > 1)).any():
+        raise ValueError(
+            f"`classifier` predicts {columns.min():g} to {columns.max():g} and its loss takes probabilities; expected "
+            "values from 0 to 1: end the model in a sigmoid, or use BCEWithLogitsLoss."
+        )
+    return np.concatenate([1 - columns, columns], axis=1)
+
+
+def predicted_classes(outputs: np.ndarray, classifier: Any) -> np.ndarray:
+    """
+    The class of each prediction.
+
+    :param outputs: What `predict` returned: `(n, C)`, `(n, 1)` or `(n,)`.
+    :param classifier: ART classifier that predicted it.
+    :return: int64 array `(n,)`.
+    :raises ValueError: If the loss does not tell what a single output is, or probabilities are outside [0, 1].
+
+    Example:
+    >>> from art.estimators.classification import PyTorchClassifier
+    >>> from art_sensreg.outputs import predicted_classes
+    >>> classifier = PyTorchClassifier(nn.Identity(), nn.BCEWithLogitsLoss(), (1,), 2)
+    >>> predicted_classes(np.array([[-0.3], [0.4]]), classifier)
+    array([0, 1])
+    """
+    if not len(outputs):
+        return np.zeros(0, dtype=np.int64)
+    classes: np.ndarray = class_scores(outputs, classifier).argmax(axis=1)
+    return classes
+
+
+def single_output_threshold(loss: Any) -> float:
+    """
+    Where a single output turns to class 1.
+
+    :param loss: The loss; see :func:`single_output_kind`.
+    :return: 0 for a logit, 0.5 for a probability, NaN where the loss does not tell.
+
+    Example:
+    >>> from art_sensreg.outputs import single_output_threshold
+    >>> single_output_threshold(nn.BCELoss()), single_output_threshold(nn.CrossEntropyLoss())
+    (0.5, nan)
+    """
+    kind = _known_kind(loss)
+    return float("nan") if kind is None else {"logit": 0.0, "probability": 0.5}[kind]
+
+
+def _column(output: torch.Tensor) -> torch.Tensor:
+    return output[:, None] if output.ndim == 1 else output
+
+
+def _log_odds(p: torch.Tensor) -> torch.Tensor:
+    wide = p.float() if p.itemsize < 4 else p
+    info = torch.finfo(wide.dtype)
+    wide = wide.clamp(info.tiny, 1 - info.eps / 2)
+    return (wide.log() - torch.log1p(-wide)).to(p.dtype)
+
+
+class _Sigmoids(TorchFunctionMode):
+    """Notes what each sigmoid that ran inside was given and returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._noted: list[tuple[torch.Tensor, torch.Tensor, int]] = []
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function not in _SIGMOIDS or not args:
+            return function(*args, **(kwargs or {}))
+        # In place, the input is gone afterwards.
+        given = args[0].clone() if function in _IN_PLACE else args[0]
+        output = function(*args, **(kwargs or {}))
+        if not output.is_inference():
+            self._noted.append((given, output, output._version))
+        return output
+
+    def input_of(self, output: torch.Tensor) -> torch.Tensor | None:
+        """The logits whose sigmoid an output is; None if it is something else, or something was done to it since."""
+        for given, returned, version in reversed(self._noted):
+            if returned._version == version and (output is returned or _same_memory(output, returned)):
+                return given.reshape(output.shape)
+        return None
+
+
+def _same_memory(output: torch.Tensor, returned: torch.Tensor) -> bool:
+    if torch._C._functorch.is_functorch_wrapped_tensor(output) or output.dtype != returned.dtype:
+        return False
+    start, other = output.untyped_storage().data_ptr(), returned.untyped_storage().data_ptr()
+    return (output.numel(), start, output.storage_offset()) == (returned.numel(), other, returned.storage_offset())
