@@ -21,7 +21,7 @@ from art_sensreg.preprocessing import model_dtype
 from art_sensreg.training.callbacks import History
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.inputs import check_known
-from art_sensreg.weights import clone_optimizer, load_weights, save_weights
+from art_sensreg.weights import clone_optimizer, load_weights, save_weights, weights_file
 
 logger = logging.getLogger(__name__)
 
@@ -285,26 +285,32 @@ class SensRegClassifier(PyTorchClassifier):
 
     def save(self, filename: str, path: str | None = None) -> None:
         """
-        Save the weights as `filename.safetensors`, and the optimizer's state beside them as `filename.optimizer.pt`.
+        Save the weights, and the optimizer's state if there is one, as one file `filename.safetensors`.
 
-        Files are written aside and renamed, so that an interrupted save leaves the former ones.
+        It is written aside and renamed, so that an interrupted save leaves the former one.
 
-        :param filename: Name without ending.
+        :param filename: Name without ending, in the folder.
         :param path: Folder, made if missing; ART's data folder if None.
+        :raises TypeError: If the model or the optimizer holds what cannot be stored.
+        :raises ValueError: If the name leaves the folder.
+        :raises OSError: If the file cannot be written.
         """
-        save_weights(_file_base(filename, path), self.model, self._optimizer)
+        save_weights(_file(filename, path), self.model, self._optimizer)
 
     def load_weights(self, filename: str, path: str | None = None) -> None:
         """
-        Load what `save` wrote into this classifier's model, and into its optimizer if it has one. Runs no code.
+        Load what `save` wrote into this classifier's model, and into its optimizer if both have one. Runs no code.
 
-        :param filename: Name without ending.
+        Every byte of the file is checked. Plain files of safetensors are read too, with a warning: they have no
+        checksum.
+
+        :param filename: Name without ending, in the folder.
         :param path: Folder; ART's data folder if None.
-        :raises FileNotFoundError: If there is no such file.
-        :raises ValueError: If the weights are of another architecture or the optimizer of another kind; nothing has
-            been loaded then.
+        :raises OSError: If the file cannot be read; `FileNotFoundError` if there is none.
+        :raises ValueError: If the file is damaged, or of another architecture or optimizer; nothing has been loaded
+            then.
         """
-        load_weights(_file_base(filename, path), self.model, self._optimizer, self._device)
+        load_weights(_file(filename, path), self.model, self._optimizer)
 
 
 def _fit(
@@ -375,5 +381,5 @@ SensRegClassifier.fit = _fit
 _HOOKS = hooks_of(SensRegClassifier)
 
 
-def _file_base(filename: str, path: str | None) -> Path:
-    return Path(art_config.ART_DATA_PATH if path is None else path) / filename
+def _file(filename: str, path: str | None) -> Path:
+    return weights_file(filename, Path(art_config.ART_DATA_PATH if path is None else path))

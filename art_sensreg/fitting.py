@@ -37,6 +37,7 @@ from art_sensreg.training.modes import set_mode
 from art_sensreg.training.overfitting import POINTS, OverfittingGuard, Watched, watched_attacks
 from art_sensreg.training.resume import Checkpoints
 from art_sensreg.training.schedules import check_scheduler
+from art_sensreg.training.states import check_live_state
 
 logger = logging.getLogger(__name__)
 
@@ -263,6 +264,7 @@ def _check_optimizer(classifier: PyTorchClassifier, scheduler: Any) -> torch.opt
             f"{expected}."
         )
     check_scheduler(scheduler, optimizer)
+    check_live_state(optimizer)
     return optimizer
 
 

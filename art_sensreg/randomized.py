@@ -158,10 +158,12 @@ class RandomizedClassifier(SensRegClassifier):
 
     def save(self, filename: str, path: str | None = None) -> None:
         """
-        Save the weights of the user's model as `filename.safetensors`, and the optimizer's state beside them.
+        Save the weights of the user's model, and the optimizer's state if there is one, as `filename.safetensors`.
 
-        :param filename: Name without ending.
+        :param filename: Name without ending, in the folder.
         :param path: Folder, made if missing; ART's data folder if None.
+        :raises ValueError: If the name leaves the folder.
+        :raises OSError: If the file cannot be written.
         """
         with self._weights_alone():
             super().save(filename, path)
@@ -170,11 +172,11 @@ class RandomizedClassifier(SensRegClassifier):
         """
         Load what `save` of this class, or of `SensRegClassifier` around the same model, wrote.
 
-        :param filename: Name without ending.
+        :param filename: Name without ending, in the folder.
         :param path: Folder; ART's data folder if None.
-        :raises FileNotFoundError: If there is no such file.
-        :raises ValueError: If the weights are of another architecture or the optimizer of another kind; nothing has
-            been loaded then.
+        :raises OSError: If the file cannot be read; `FileNotFoundError` if there is none.
+        :raises ValueError: If the file is damaged, or of another architecture or optimizer; nothing has been loaded
+            then.
         """
         with self._weights_alone():
             super().load_weights(filename, path)

@@ -1,79 +1,138 @@
-"""Weights and optimizers in files and in copies. Files run no code when they are read."""
+"""Weights and optimizers in files and in copies. Files are sealed: damage is refused, and reading one runs no code."""
 
 from __future__ import annotations
 
 import inspect
-import os
-from collections.abc import Callable
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, load_model, save_model
+from safetensors.torch import load
 from torch import nn
 
+from art_sensreg.training.sealed import DAMAGE, from_bytes, header_of, read_bytes, to_bytes, write_aside
+from art_sensreg.training.states import check_model_state, check_optimizer_state
 
-def save_weights(base: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+logger = logging.getLogger(__name__)
+
+FORMAT, VERSION = "art_sensreg-weights", 1
+ENDING = ".safetensors"
+
+# Names of weights hold no slash, so this is the name of none.
+_OPTIMIZER = "/optimizer"
+_SEALED = {"version", "tree", "tensors", "checksum"}
+
+
+def weights_file(filename: str, folder: Path) -> Path:
     """
-    Write `base.safetensors` and, with an optimizer, `base.optimizer.pt`; each aside first, then renamed.
+    Where the weights of a name lie.
 
-    :param base: Path without ending; its folder is made if missing.
+    :param filename: Name without ending; it may name a folder below `folder`.
+    :param folder: The folder.
+    :return: The file.
+    :raises TypeError: If the name is no text.
+    :raises ValueError: If the name is empty, or leaves the folder.
+
+    Example:
+    >>> from art_sensreg.weights import weights_file
+    >>> weights_file("net", Path("models")).as_posix()
+    'models/net.safetensors'
+    """
+    if not isinstance(filename, str):
+        raise TypeError(f"`filename` is {filename!r}; expected a name without ending.")
+    expected = "expected a name without ending in the folder `path`"
+    if Path(filename).name in ("", "..") or filename.endswith("/") or not filename.isprintable():
+        raise ValueError(f"`filename` is {filename!r}; {expected}.")
+    file = folder / f"{filename}{ENDING}"
+    if not file.parent.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"`filename` is {filename!r}, which leaves the folder {str(folder)!r}; {expected}.")
+    return file
+
+
+def save_weights(file: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
+    """
+    Write the weights of a model, and the state of its optimizer if there is one, into one sealed file of safetensors.
+
+    The tensors have the names of the model's own `state_dict`, those of the optimizer begin with `/optimizer`. The file
+    is written aside first, then renamed.
+
+    :param file: The file; its folder is made if missing.
     :param model: The model.
     :param optimizer: Its optimizer, or None.
+    :raises TypeError: If the model or the optimizer holds what cannot be stored.
+    :raises OSError: If the file cannot be written; a former one is intact.
+
+    Example:
+    >>> import tempfile
+    >>> from art_sensreg.weights import load_weights, save_weights
+    >>> model, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_weights(Path(folder, "net.safetensors"), model)
+    ...     load_weights(Path(folder, "net.safetensors"), other)
+    >>> torch.equal(model.weight, other.weight)
+    True
     """
-    base.parent.mkdir(parents=True, exist_ok=True)
-    _write_aside(f"{base}.safetensors", lambda target: save_model(model, target))
+    tree: dict[str, Any] = dict(model.state_dict())
     if optimizer is not None:
-        state = optimizer.state_dict()
-        _write_aside(f"{base}.optimizer.pt", lambda target: torch.save(state, target))
+        tree[_OPTIMIZER] = {"class": type(optimizer).__qualname__, **optimizer.state_dict()}
+    data = to_bytes(tree, FORMAT, VERSION)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_aside(file, data)
 
 
-def load_weights(base: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None, device: torch.device) -> None:
+def load_weights(file: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
     """
-    Read what :func:`save_weights` wrote; everything is compared before anything is copied.
+    Read what :func:`save_weights` wrote; every byte is checked, and every tensor compared, before anything is copied.
 
-    :param base: Path without ending.
+    Plain files of safetensors, of other programs or of version 0.1, are read too: a warning says that nothing protects
+    them from damage, and the optimizer stays as it is.
+
+    :param file: The file.
     :param model: Model of the same architecture.
     :param optimizer: Optimizer of the same kind, or None.
-    :param device: Where the weights go.
-    :raises FileNotFoundError: If there is no such file.
-    :raises ValueError: If architecture or optimizer are others.
+    :raises OSError: If the file cannot be read; `FileNotFoundError` if there is none.
+    :raises ValueError: If it is damaged, or of another architecture or optimizer; nothing has been changed then.
     """
-    state = None
-    optimizer_file = Path(f"{base}.optimizer.pt")
-    if optimizer is not None and optimizer_file.exists():
-        state = torch.load(optimizer_file, map_location=device, weights_only=True)
-        _check_same_optimizer(optimizer, state)
-    _check_same_architecture(model, load_file(f"{base}.safetensors"))
-    load_model(model, f"{base}.safetensors", device=str(device))
-    if optimizer is not None and state is not None:
-        optimizer.load_state_dict(state)
-
-
-def _check_same_architecture(model: nn.Module, stored: dict[str, torch.Tensor]) -> None:
-    """Compare names and shapes; of tied weights the file holds one."""
-    own = model.state_dict()
-    in_file = {own[name].data_ptr() for name in stored if name in own}
-    missing = [name for name, value in own.items() if name not in stored and value.data_ptr() not in in_file]
-    for name, value in stored.items():
-        if name not in own:
+    try:
+        weights = _read(file, model)
+    except DAMAGE as error:
+        raise ValueError(f"{str(file)!r} cannot be read as weights: {error or type(error).__name__}") from error
+    stored = weights.pop(_OPTIMIZER, None)
+    check_model_state(model, weights, "The file")
+    if optimizer is not None and stored is not None:
+        kind = stored.pop("class")
+        if kind != type(optimizer).__qualname__:
             raise ValueError(
-                f"The file holds {name!r}; expected weights of this architecture, which has none of that name."
+                f"The file holds the state of another optimizer; expected one of {type(optimizer).__qualname__}, not "
+                f"of {kind}."
             )
-        if value.shape != own[name].shape:
-            came, expected = tuple(value.shape), tuple(own[name].shape)
-            raise ValueError(f"The file holds {name!r} of shape {came}; expected {expected} in this architecture.")
-    if missing:
-        raise ValueError(f"The file has no {missing[0]!r}; expected it in this architecture.")
+        check_optimizer_state(optimizer, stored, "The file")
+    model.load_state_dict(weights)
+    if optimizer is not None and stored is not None:
+        optimizer.load_state_dict(stored)
 
 
-def _check_same_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    own = [(sorted(group), len(group["params"])) for group in optimizer.state_dict()["param_groups"]]
-    stored = [(sorted(group), len(group["params"])) for group in state["param_groups"]]
-    if [count for _, count in own] != [count for _, count in stored] or any(
-        not set(mine) - {"initial_lr"} <= set(theirs) for (mine, _), (theirs, _) in zip(own, stored, strict=True)
-    ):
-        raise ValueError(f"The file holds the state of another optimizer; expected one of {type(optimizer).__name__}.")
+def _read(file: Path, model: nn.Module) -> dict[str, Any]:
+    data = read_bytes(file)
+    metadata = header_of(data).get("__metadata__", {})
+    # One flipped bit does not make these of the metadata of a sealed file.
+    plain = isinstance(metadata, dict) and metadata.get("format") != FORMAT and _SEALED.isdisjoint(metadata)
+    if not plain:
+        tree: dict[str, Any] = from_bytes(data, FORMAT, VERSION)[0]
+        return tree
+    weights: dict[str, Any] = load(data)
+    own = {name: value.data_ptr() for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+    held = {own[name]: value for name, value in weights.items() if name in own}
+    for name, address in own.items():  # of tied weights such a file holds one
+        if address in held:
+            weights.setdefault(name, held[address])
+    logger.warning(
+        "%r is a plain file of safetensors, with no checksum: damage to it would not be seen, and it holds no state of "
+        "an optimizer. Save the weights again to have both.",
+        str(file),
+    )
+    return weights
 
 
 def clone_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, clone: nn.Module) -> torch.optim.Optimizer:
@@ -107,14 +166,3 @@ def clone_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, clone: n
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
     defaults = {name: value for name, value in optimizer.defaults.items() if takes_any or name in accepted}
     return type(optimizer)(groups, **defaults)
-
-
-def _write_aside(target: str, write: Callable[[str], Any]) -> None:
-    aside = f"{target}.part"
-    try:
-        write(aside)
-        with open(aside, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(aside, target)
-    finally:
-        Path(aside).unlink(missing_ok=True)

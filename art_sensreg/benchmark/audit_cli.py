@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_model
 
 from art_sensreg.auditing import CHECKS, AuditReport
 from art_sensreg.benchmark.arguments import OneLineParser, known_names, make_parser, positive_number, whole_number
@@ -30,6 +28,7 @@ from art_sensreg.benchmark.views import Cell, cell_classifier
 from art_sensreg.datasets import Dataset
 from art_sensreg.models import ACTIVATIONS, MODELS, NORM_LAYERS
 from art_sensreg.training.distributed import Processes
+from art_sensreg.weights import load_weights
 
 # What `--defence` trains beside the defence, for want of a run that has it: the twin, and the cheapest surrogate.
 _BESIDE = ("none", "art-fbf-fixed")
@@ -252,8 +251,8 @@ def loaded_cell(settings: SuiteSettings, dataset: Dataset, seed: int, file: Path
     task, defence, options = task_of(settings, dataset, seed), DEFENCES[name], options_of(settings, name)
     model = defence.new_model(task, options)
     try:
-        load_model(model, str(file))
-    except (OSError, SafetensorError, RuntimeError) as error:
+        load_weights(file, model)
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{file} does not hold the weights of {settings.model} for {dataset.name}: {reason}") from None
     return cell_classifier(task, task.classifier(model), defence, options, settings.budget)

@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
 from torch import nn
 
 from art_sensreg.benchmark.defences import DEFENCES, Defence, options_of
@@ -27,6 +25,7 @@ from art_sensreg.benchmark.task import NotApplicable, TrainingTask
 from art_sensreg.benchmark.views import Cell, cell_classifier
 from art_sensreg.datasets import Dataset
 from art_sensreg.training.distributed import Processes, ProcessLostError
+from art_sensreg.weights import load_weights, save_weights
 
 logger = logging.getLogger(__name__)
 
@@ -114,10 +113,7 @@ def trained_cell(
     if run["clean_accuracy"] is None:
         cell = None
     if cell is not None and records.writes:
-        checkpoint = _checkpoint(records, name, seed)
-        aside = checkpoint.with_suffix(".part")
-        save_model(cell.model.model, str(aside))
-        aside.replace(checkpoint)
+        save_weights(_checkpoint(records, name, seed), cell.model.model)
     records.put(run)
     if records.writes and (cell is not None or run["reason"].startswith(("FloatingPointError", "ValueError"))):
         shutil.rmtree(unfinished, ignore_errors=True)  # after other errors a resumed run may get further
@@ -185,8 +181,8 @@ def _model_of(
 def _stored(checkpoint: Path, model: nn.Module) -> dict[str, torch.Tensor] | None:
     """The weights of a model that was trained before, if they can be read into it."""
     try:
-        load_model(model, str(checkpoint))
-    except (OSError, SafetensorError, RuntimeError) as error:
+        load_weights(checkpoint, model)
+    except (OSError, ValueError) as error:
         logger.warning("%s cannot be read (%s): this defence is trained again.", checkpoint, error)
         return None
     return model.state_dict()

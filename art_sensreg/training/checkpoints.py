@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
 import logging
-import os
 import re
 from collections.abc import Iterable
 from contextlib import suppress
@@ -14,11 +11,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-
-from art_sensreg.training.packing import pack, unpack
+from art_sensreg.training.sealed import DAMAGE, from_bytes, read_bytes, to_bytes, write_aside
 from art_sensreg.utils import check_count
 
 logger = logging.getLogger(__name__)
@@ -26,7 +19,6 @@ logger = logging.getLogger(__name__)
 FORMAT, VERSION = "art_sensreg-checkpoint", 1
 _NAME = re.compile(r"checkpoint-([0-9]{9}|[1-9][0-9]{9,})\.safetensors")
 _PARTS = "checkpoint-*.safetensors.part"
-_METADATA = {"format", "version", "step", "tree", "tensors", "checksum"}
 
 
 def write_checkpoint(folder: Path, step: int, tree: Any, keep: int) -> Path:
@@ -43,7 +35,7 @@ def write_checkpoint(folder: Path, step: int, tree: Any, keep: int) -> Path:
     :raises OSError: If it cannot be written; of the class and number of the cause. Older checkpoints stay.
 
     Example:
-    >>> import tempfile
+    >>> import tempfile, torch
     >>> from art_sensreg.training.checkpoints import write_checkpoint
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_checkpoint(Path(folder), 500, {"weight": torch.ones(2)}, keep=2).name
@@ -51,11 +43,11 @@ def write_checkpoint(folder: Path, step: int, tree: Any, keep: int) -> Path:
     """
     check_count("step", step, minimum=0)
     check_count("keep", keep)
-    data = _to_bytes(step, tree)
+    data = to_bytes(tree, FORMAT, VERSION, step=str(step))
     target = folder / f"checkpoint-{step:09d}.safetensors"
     try:
         _remove(folder.glob(_PARTS))  # first, as they may be what fills the disk
-        _write_aside(target, data)
+        write_aside(target, data)
     except OSError as error:
         raise _not_written(error, folder, step) from error
     _remove(_up_to(folder, step)[keep:])
@@ -118,25 +110,20 @@ def read_checkpoint(path: Path) -> tuple[int, Any]:
 
     :param path: The file.
     :return: The number of steps and the tree, its tensors on the CPU.
-    :raises OSError: If there is no such file, or it cannot be opened.
+    :raises OSError: If there is no such file, it is no regular file, or it cannot be opened.
     :raises ValueError: If the file is truncated, damaged, of another format or of a newer version.
 
     Example:
-    >>> import tempfile
+    >>> import tempfile, torch
     >>> from art_sensreg.training.checkpoints import read_checkpoint, write_checkpoint
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     read_checkpoint(write_checkpoint(Path(folder), 500, {"weight": torch.ones(2)}, keep=2))
     (500, {'weight': tensor([1., 1.])})
     """
-    data = path.read_bytes()
     try:
-        metadata = _read_metadata(data)
-        tensors = load(data)
-        if {name: _checksum_of(tensor) for name, tensor in tensors.items()} != json.loads(metadata["tensors"]):
-            raise ValueError("the checksums of its tensors are others, so it is damaged")
-        return int(metadata["step"]), unpack(tensors, metadata["tree"])
-    # What `load` raises for a damaged file differs from version to version.
-    except (SafetensorError, ValueError, TypeError, LookupError, RuntimeError, AssertionError) as error:
+        tree, metadata = from_bytes(read_bytes(path), FORMAT, VERSION, ("step",))
+        return int(metadata["step"]), tree
+    except DAMAGE as error:
         raise ValueError(f"{str(path)!r} cannot be read as a checkpoint: {error or type(error).__name__}") from error
 
 
@@ -168,62 +155,6 @@ def read_newest(folder: Path) -> tuple[Path, Any] | None:
     if reasons:
         raise ValueError(f"No checkpoint in {str(folder)!r} can be read: {'; '.join(reasons)}.")
     return None
-
-
-def _to_bytes(step: int, tree: Any) -> bytes:
-    tensors, text = pack(tree)
-    sums = json.dumps({name: _checksum_of(tensor) for name, tensor in tensors.items()})
-    metadata = {"format": FORMAT, "version": str(VERSION), "step": str(step), "tree": text, "tensors": sums}
-    return bytes(save(tensors, {**metadata, "checksum": _seal(metadata)}))
-
-
-def _checksum_of(tensor: torch.Tensor) -> str:
-    checksum = hashlib.blake2b(f"{tensor.dtype} {tuple(tensor.shape)} ".encode(), digest_size=16)
-    checksum.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return checksum.hexdigest()
-
-
-def _seal(metadata: dict[str, str]) -> str:
-    text = "\n".join(metadata[name] for name in ("step", "tensors", "tree"))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _read_metadata(data: bytes) -> dict[str, str]:
-    """Read and check the metadata, before any tensor: a newer version may hold tensors unknown to this one."""
-    end = 8 + int.from_bytes(data[:8], "little")
-    if len(data) < max(8, end):
-        raise ValueError("it is truncated, or no file of safetensors")
-    try:
-        metadata = json.loads(data[8:end].decode())["__metadata__"]
-        origin, version = metadata["format"], metadata["version"]
-    except (ValueError, LookupError, TypeError) as error:
-        raise ValueError("it is damaged, or no checkpoint of art_sensreg") from error
-    if origin != FORMAT:
-        raise ValueError(f"its format is {origin!r}; expected {FORMAT!r}")
-    if version != str(VERSION):
-        raise ValueError(f"its version is {version!r}, of a newer art_sensreg or damaged; expected {str(VERSION)!r}")
-    if set(metadata) != _METADATA or metadata["checksum"] != _seal(metadata):
-        raise ValueError("the checksum of its metadata is another, so it is damaged")
-    return dict(metadata)
-
-
-def _write_aside(target: Path, data: bytes) -> None:
-    part = target.with_name(f"{target.name}.part")
-    try:
-        with open(part, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, target)
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-    with suppress(OSError):  # not every system can open folders, and the file itself is on the disk
-        descriptor = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _remove(paths: Iterable[Path]) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, Any
 
 from art_sensreg.training.resources import match_layout
 from art_sensreg.training.resume import random_state
+from art_sensreg.training.states import check_model_state, check_optimizer_state
 
 if TYPE_CHECKING:
     from art_sensreg.training.loop import Training
@@ -55,13 +57,15 @@ def restore_run(training: Training, stored: dict[str, Any]) -> None:
 
     :param training: A new run of the same settings, its model on its device.
     :param stored: What `run_state` returned.
-    :raises ValueError: If it has gone further than this run is to go.
+    :raises ValueError: If it has gone further than this run is to go, or a tensor does not belong to this run; nothing
+        has been changed then.
     """
     state = training.state
     if stored["epoch"] - stored["inside"] > training.config.nb_epochs:
         raise ValueError(
             f"`nb_epochs` is {training.config.nb_epochs}; the checkpoint has done {stored['epoch']} epochs."
         )
+    _check(training, stored)
     for name in ("epoch", "step", "total_steps", "skipped"):
         setattr(state, name, stored[name])
     training.seed, training.inside, training.rate = stored["seed"], stored["inside"], stored["rate"]
@@ -91,3 +95,19 @@ def restore_run(training: Training, stored: dict[str, Any]) -> None:
             "The training data come from a loader that cannot be rewound: training resumes at the start of epoch %d.",
             state.epoch + 1,
         )
+
+
+def _check(training: Training, stored: dict[str, Any]) -> None:
+    """Every tensor before any is used; shapes of the optimizer's averages nobody else compares."""
+    model, average = training.model, training.stepper.average
+    check_model_state(model, stored["model"], "The checkpoint")
+    check_optimizer_state(training.optimizer, stored["optimizer"], "The checkpoint")
+    if average is not None and stored["stepper"]["average"] is not None:
+        check_model_state(average, stored["stepper"]["average"], "The average in the checkpoint")
+    for name in ("monitor", "guard"):
+        weights = (stored.get(name) or {}).get("weights")
+        if weights:
+            check_model_state(model, weights, "The best epoch in the checkpoint")
+    for name, value in stored["stepper"]["scaler"].items():
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ValueError(f"The checkpoint holds {name!r} of the gradient scaler as {value!r}; expected a number.")

@@ -13,15 +13,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from art_sensreg.training import checkpoints
+from art_sensreg import weights
+from art_sensreg.training import checkpoints, packing, sealed
 from art_sensreg.training.checkpoints import (
     check_folder,
     list_checkpoints,
     read_checkpoint,
     read_newest,
-    unpack,
     write_checkpoint,
 )
+from art_sensreg.training.packing import unpack
 from tests.training.test_checkpoints import FLOATING, SMALL, WHOLE, header, same
 
 
@@ -140,6 +141,40 @@ def names(folder):
 
 def steps(folder):
     return [int(path.name[11:-12]) for path in list_checkpoints(folder)]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "dangling link", "sparse"])
+def test_what_is_no_file_of_checkpoints_is_passed_over_without_waiting(tmp_path, kind):
+    good = write_checkpoint(tmp_path, 1, "fine", keep=2)
+    path = tmp_path / "checkpoint-000000002.safetensors"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "dangling link":
+        path.symlink_to(tmp_path / "nowhere")
+    else:
+        path.write_bytes(good.read_bytes())
+        os.truncate(path, 2**40)
+    with pytest.raises(ValueError if kind == "sparse" else OSError) as caught:
+        read_checkpoint(path)
+    assert path.name in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert read_newest(tmp_path) == (good, "fine")
+
+
+@pytest.mark.parametrize("name", ["checkpoint-000000002.safetensors", "checkpoint-000000002.safetensors.part"])
+def test_links_are_not_written_through(tmp_path, name):
+    folder, other = tmp_path / "run", tmp_path / "other"
+    folder.mkdir()
+    other.write_text("mine")
+    (folder / name).symlink_to(other)
+    if name.endswith(".part"):
+        assert read_checkpoint(write_checkpoint(folder, 2, "new", keep=1)) == (2, "new")
+    else:
+        with pytest.raises(FileExistsError, match=r"step 2 could not be written .*is no regular file"):
+            write_checkpoint(folder, 2, "new", keep=1)
+    assert other.read_text() == "mine"
 
 
 def test_the_newest_ones_are_kept_and_other_files_ignored(tmp_path):
@@ -376,6 +411,7 @@ def test_a_folder_that_takes_no_files(tmp_path, monkeypatch, target, number, kin
 
 
 def test_nothing_is_loaded_by_pickle():
-    source = Path(checkpoints.__file__).read_text()
-    assert "pickle" not in source
-    assert "torch.load" not in source
+    for module in (checkpoints, packing, sealed, weights):
+        source = Path(module.__file__).read_text()
+        assert "pickle" not in source
+        assert "torch.load" not in source

@@ -14,12 +14,8 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.optim import lr_scheduler
 
-from art_sensreg.training.checkpoints import (
-    pack,
-    read_checkpoint,
-    unpack,
-    write_checkpoint,
-)
+from art_sensreg.training.checkpoints import read_checkpoint, write_checkpoint
+from art_sensreg.training.packing import pack, unpack
 
 NAN_WITH_SIGN = struct.unpack(">d", bytes.fromhex("fff8000000000001"))[0]
 SMALL = {"model": {"weight": torch.arange(6.0).reshape(2, 3)}, "losses": [0.1, math.inf], 'é\x1f"\\': (b"\x00", None)}

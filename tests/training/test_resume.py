@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegTrainer, TrainingConfig
-from art_sensreg.training import Callback, checkpoints
+from art_sensreg.training import Callback
 from art_sensreg.training.checkpoints import list_checkpoints
 from tests.conftest import same_weights, weights_of
 
@@ -216,7 +216,7 @@ def test_a_full_disk_stops_with_a_clear_error_and_leaves_the_last_checkpoint(
             raise OSError(errno.ENOSPC, "No space left on device")
         replace(source, target)
 
-    monkeypatch.setattr(checkpoints.os, "replace", full)
+    monkeypatch.setattr("os.replace", full)
     with pytest.raises(OSError, match=r"No space left on device.*checkpoint-000000004"):
         fit(make_classifier(), digits, tmp_path)
     monkeypatch.undo()
