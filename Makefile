@@ -1,9 +1,10 @@
 # Each target makes .venv if it is missing. PYTHON chooses the interpreter that makes it.
 PYTHON ?= python3
 BIN := .venv/bin
+TESTS := $(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
 DATA ?= $(ART_SENSREG_DATA)
 
-.PHONY: bench test test-all test-device lint results-mnist clean
+.PHONY: bench test test-all test-machines test-device lint results-mnist clean
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -16,11 +17,18 @@ bench: .venv/installed
 
 # Everything that ends in minutes.
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(TESTS)
 
 # The slow tests too.
 test-all: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The tests as if on other machines: two other instruction sets, two threads, and networks that were rounded differently
+# while they were trained.
+test-machines: .venv/installed
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=1 $(TESTS)
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=2 $(TESTS)
+	ART_SENSREG_ROUNDING=1 OMP_NUM_THREADS=1 $(TESTS) -p tests.rounding
 
 # What a GPU would do, without one: the tests marked `gpu` and those of tests/device on an emulated device.
 test-device: .venv/installed

@@ -15,7 +15,8 @@ from art_sensreg import SensRegClassifier
 from art_sensreg.datasets import Dataset, load_dataset
 from art_sensreg.models import build_model
 
-torch.set_num_threads(1)
+# Bounds hold with any number of threads; one is the fastest for small networks and several processes.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -64,7 +65,7 @@ def make_classifier(digits: Dataset) -> MakeClassifier:
             name, digits.input_shape, 10, kwargs.pop("activation", "relu"), kwargs.pop("norm_layer", "none")
         )
         kwargs.setdefault("optimizer", torch.optim.Adam(model.parameters(), lr=lr))
-        kwargs.setdefault("clip_values", (0.0, 1.0))
+        kwargs = {"clip_values": (0.0, 1.0), "device_type": "cpu", **kwargs}
         return kind(model, nn.CrossEntropyLoss(), digits.input_shape, 10, **kwargs)
 
     return make
