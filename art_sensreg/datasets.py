@@ -6,12 +6,17 @@ import os
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
+from art_sensreg.archives import load_archive
+from art_sensreg.npz import read_npz
+from art_sensreg.utils.suggestions import did_you_mean
+
 DATASETS = ("digits", "mnist", "cifar10")
 KEYS = ("x_train", "y_train", "x_test", "y_test")
+# Class indices below this are taken for what they are; larger ones only if there are as many images.
+_MOST_CLASSES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +98,11 @@ def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> D
 
     :param name: `digits` (scikit-learn's 8x8 digits, no download), `mnist`, `cifar10`, or the path of an `.npz` file
         with `x_train, y_train, x_test, y_test`: uint8 images NHW or NHWC, or floats in [0, 1].
-    :param data_dir: Folder with `mnist.npz` and `cifar10.npz`; without it ART downloads them.
+    :param data_dir: Folder with `mnist.npz` and `cifar10.npz`; without it the published files are taken from ART's data
+        folder, or downloaded into it.
     :return: The data set.
     :raises ValueError: If the name is unknown, or the file is not of that form.
-    :raises FileNotFoundError: If the file does not exist.
+    :raises OSError: If the file does not exist, or cannot be read or downloaded.
 
     Example:
     >>> from art_sensreg.datasets import load_dataset
@@ -109,10 +115,13 @@ def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> D
     if str(name).endswith(".npz"):
         return _load_file(Path(name))
     if name not in DATASETS:
-        raise ValueError(f"`dataset` is {name!r}; expected one of {', '.join(DATASETS)}, or the path of an .npz file.")
+        raise ValueError(
+            f"`dataset` is {name!r}; expected one of {', '.join(DATASETS)}, or the path of an .npz "
+            f"file{did_you_mean(name, DATASETS)}"
+        )
     if data_dir is not None:
         return replace(_load_file(Path(data_dir) / f"{name}.npz"), name=name)
-    return _load_with_art(name)
+    return _dataset(name, load_archive(name, read_npz), name)
 
 
 def _load_digits() -> Dataset:
@@ -126,47 +135,34 @@ def _load_digits() -> Dataset:
     return Dataset(name="digits", x_train=images[:cut], y_train=labels[:cut], x_test=images[cut:], y_test=labels[cut:])
 
 
-def _load_with_art(name: str) -> Dataset:
-    from art.utils import load_cifar10, load_mnist
-
-    (x_train, y_train), (x_test, y_test), *_ = load_mnist() if name == "mnist" else load_cifar10()
-    return Dataset(
-        name=name,
-        x_train=_images(x_train, "x_train"),
-        y_train=y_train.argmax(1),
-        x_test=_images(x_test, "x_test"),
-        y_test=y_test.argmax(1),
-    )
-
-
 def _load_file(path: Path) -> Dataset:
     if not path.is_file():
         raise FileNotFoundError(f"`dataset`: there is no file {path}; expected an .npz file with {', '.join(KEYS)}.")
+    return _dataset(path.stem, read_npz(path, path.name), path.name)
+
+
+def _dataset(name: str, arrays: dict[str, np.ndarray], file: str) -> Dataset:
+    """Check that arrays are images and labels that belong together."""
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("it holds a single array and no archive")
-        with archive as file:
-            missing = [key for key in KEYS if key not in file.files]
-            if missing:
-                found = ", ".join(file.files) or "nothing"
-                raise ValueError(f"it has no {', '.join(missing)} (it has {found}); expected {', '.join(KEYS)}")
-            arrays = {}
-            for key in KEYS:
-                try:
-                    arrays[key] = file[key]
-                except ValueError as error:  # numpy refuses object arrays, which only pickle could read
-                    raise ValueError(f"`{key}` holds Python objects; expected an array of numbers ({error})") from error
-            parts = {key: (_images if key[0] == "x" else _labels)(arrays[key], key) for key in KEYS}
-            for part in ("train", "test"):
-                images, labels = parts[f"x_{part}"], parts[f"y_{part}"]
-                if len(images) != len(labels):
-                    raise ValueError(f"`x_{part}` has {len(images)} images and `y_{part}` {len(labels)} labels")
-            if parts["x_train"].shape[1:] != parts["x_test"].shape[1:]:
-                raise ValueError(f"`x_test` has images of shape {parts['x_test'].shape[1:]} and `x_train` others")
-    except (ValueError, OSError, EOFError, BadZipFile, zlib.error) as error:
-        raise ValueError(f"`dataset`: {path.name} cannot be used: {error}.") from error
-    return Dataset(name=path.stem, **parts)
+        parts = {key: (_images if key[0] == "x" else _labels)(arrays[key], key) for key in KEYS}
+        for part in ("train", "test"):
+            images, labels = parts[f"x_{part}"], parts[f"y_{part}"]
+            if len(images) != len(labels):
+                raise ValueError(f"`x_{part}` has {len(images)} images and `y_{part}` {len(labels)} labels")
+        if parts["x_train"].shape[1:] != parts["x_test"].shape[1:]:
+            raise ValueError(f"`x_test` has images of shape {parts['x_test'].shape[1:]} and `x_train` others")
+        _check_classes(parts)
+    except ValueError as error:
+        raise ValueError(f"`dataset`: {file} cannot be used: {error}.") from error
+    return Dataset(name=name, **parts)
+
+
+def _check_classes(parts: dict[str, np.ndarray]) -> None:
+    """Refuse indices that are no classes but numbers of persons, say: a model would have an output for each."""
+    most = max(_MOST_CLASSES, len(parts["y_train"]) + len(parts["y_test"]))
+    for key in ("y_train", "y_test"):
+        if parts[key].max() >= most:
+            raise ValueError(f"`{key}` has values up to {parts[key].max()}; expected class indices from 0 below {most}")
 
 
 def _images(array: np.ndarray, key: str) -> np.ndarray:
@@ -192,6 +188,7 @@ def _images(array: np.ndarray, key: str) -> np.ndarray:
 def _labels(array: np.ndarray, key: str) -> np.ndarray:
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
-    if array.dtype.kind not in "iu" or array.ndim != 1 or (array.size and array.min() < 0):
+    if array.dtype.kind not in "iu" or array.ndim != 1 or array.size == 0 or array.min() < 0:
         raise ValueError(f"`{key}` has dtype {array.dtype} and shape {array.shape}; expected class indices (n,) from 0")
-    return array.astype(np.int64)
+    labels: np.ndarray = np.minimum(array, np.iinfo(np.int64).max).astype(np.int64)
+    return labels

@@ -12,8 +12,10 @@ from torch import nn
 
 from art_sensreg.attacks import FarStartsAttack, HiddenDistanceAttack, ScaledLogitsAttack, TransferAttack
 from art_sensreg.attacks.eot import EOT
+from art_sensreg.attacks.hidden import TappedModel
 from art_sensreg.auditing.evidence import Evidence
-from art_sensreg.auditing.registry import Finding, check, skip
+from art_sensreg.auditing.exemptions import deterministic_model, nothing_right, same_model, twin_is_the_model
+from art_sensreg.auditing.registry import Finding, check, not_applicable, skip
 
 _CARLINI = "Carlini et al. 2019, arXiv 1902.06705, "
 _TRAMER = "Tramer et al. 2020, arXiv 2002.08347, "
@@ -23,6 +25,7 @@ _TRAMER = "Tramer et al. 2020, arXiv 2002.08347, "
     source=_CARLINI + "section 5.3 (transfer); Pintor et al. 2022, arXiv 2106.09947, indicator I5 (transfer failure)",
     meaning="Adversarial images of the undefended twin break what the attack on the model itself did not: its "
     "gradients are masked.",
+    exempt=(nothing_right, twin_is_the_model),
 )
 def transfer_from_twin(evidence: Evidence) -> Finding:
     """Share of all images that adversarial images of the twin break."""
@@ -35,19 +38,24 @@ def transfer_from_twin(evidence: Evidence) -> Finding:
     source=_CARLINI + "section 5.3 (transfer); Pintor et al. 2022, arXiv 2106.09947, indicator I5 (transfer failure)",
     meaning="Adversarial images of other models break what the attack on the model itself did not: its gradients are "
     "masked.",
+    exempt=(nothing_right,),
 )
 def transfer_from_surrogates(evidence: Evidence) -> Finding:
     """Share of all images that adversarial images of the surrogates, and of all of them together, break."""
     surrogates = evidence.surrogates or _trained_surrogate(evidence)
     if not surrogates:
         return skip("no `surrogates` were given (an adversarially trained model, say), nor `train_data` to train one.")
-    return _transfer(evidence, surrogates)
+    others = [surrogate for surrogate in surrogates if not same_model(evidence, surrogate)]
+    if not others:
+        return not_applicable("the surrogates are the model itself: expected other models.")
+    return _transfer(evidence, others)
 
 
 @check(
     source="Carlini and Wagner 2016, arXiv 1607.04311; Croce and Hein 2020, arXiv 2003.01690, section 4.1",
     meaning="Cross-entropy on rescaled logits or in float64 breaks more than on the logits as they are: its gradient "
     "vanishes for their scale; attack a loss that is free of scale (logits ratio).",
+    exempt=(nothing_right,),
 )
 def logit_scale_matters_little(evidence: Evidence) -> Finding:
     """Share of all images that PGD breaks with logits times 1, 10, 100, of unit scale, or in float64."""
@@ -59,10 +67,14 @@ def logit_scale_matters_little(evidence: Evidence) -> Finding:
     source=_TRAMER + "section 2 (attack the defence's own quantity); arXiv 2009.11349 (what SR suppresses)",
     meaning="An attack on the hidden distances that the penalty suppresses breaks more than one on the output: include "
     "it in the evaluation.",
+    exempt=(nothing_right,),
 )
 def hidden_distances_gain_little(evidence: Evidence) -> Finding:
     """Share of all images broken by PGD on cross-entropy plus hidden distances, away, and towards another class."""
     layers = next((penalty.layers for penalty in evidence.penalties if hasattr(penalty, "layers")), "hidden")
+    images = evidence.tensors(np.arange(min(2, evidence.n)))[0]
+    if TappedModel.plan(evidence.model, evidence.classifier.model, layers, images).kept is None:
+        return not_applicable("the model has no hidden activations.")
     attacks = [
         HiddenDistanceAttack(evidence.classifier, direction=direction, layers=layers, **_settings(evidence))
         for direction in ("away", "towards")
@@ -74,6 +86,7 @@ def hidden_distances_gain_little(evidence: Evidence) -> Finding:
     source=_TRAMER + "section 3 (start elsewhere); Croce and Hein 2020, arXiv 2003.01690",
     meaning="Starts on the border or towards other classes break more: the loss is flat around the images; use many "
     "far starts.",
+    exempt=(nothing_right,),
 )
 def far_starts_gain_little(evidence: Evidence) -> Finding:
     """Share of all images that attacks from the border of the ball and from other classes' images break."""
@@ -85,11 +98,10 @@ def far_starts_gain_little(evidence: Evidence) -> Finding:
     source="Athalye et al. 2018, arXiv 1802.00420, section 4.2 (EOT)",
     meaning="Averaging the gradient over more samples breaks more: the attack's estimate is too noisy; raise the "
     "number of samples until it changes nothing.",
+    exempt=(deterministic_model, nothing_right),
 )
 def eot_samples_suffice(evidence: Evidence) -> Finding:
     """Share of all images that an attack on 16 samples a step breaks beyond one on 4 (random models only)."""
-    if not evidence.random:
-        return Finding(0.0, evidence.widened(0.01), "the model is deterministic: one sample is the mean.")
     inner = evidence.classifier.model.model if evidence.declared_random else evidence.classifier.model
     accuracy = []
     for samples in (1, 4, 16):
@@ -104,11 +116,10 @@ def eot_samples_suffice(evidence: Evidence) -> Finding:
     source="Athalye et al. 2018, arXiv 1802.00420, section 4.2; Croce et al. 2022, arXiv 2202.13711",
     meaning="Scoring the same adversarial images again gives another accuracy: one success was luck; score with fresh "
     "samples several times (RandomizedClassifier.score).",
+    exempt=(deterministic_model, nothing_right),
 )
 def repeated_scoring_agrees(evidence: Evidence) -> Finding:
     """Spread of the accuracy over ten scorings of the same adversarial images."""
-    if not evidence.random:
-        return Finding(0.0, evidence.widened(0.01), "the model is deterministic.")
     rows = evidence.correct_rows
     accuracy = [1 - float(evidence.broken(evidence.reference, rows).mean()) for _ in range(10)]
     return Finding(float(np.std(accuracy, ddof=1)), evidence.widened(0.01, float(np.mean(accuracy))))

@@ -13,7 +13,8 @@ from art.attacks.evasion import SquareAttack
 
 from art_sensreg.attacks.official import OfficialAutoAttack
 from art_sensreg.auditing.evidence import Evidence
-from art_sensreg.auditing.registry import Finding, check, skip
+from art_sensreg.auditing.exemptions import nothing_right, one_class
+from art_sensreg.auditing.registry import Finding, check, not_applicable, skip
 from art_sensreg.classifiers import SensRegClassifier
 
 _PINTOR = "Pintor et al. 2022, arXiv 2106.09947, section 3, "
@@ -24,6 +25,7 @@ _CARLINI = "Carlini et al. 2019, arXiv 1902.06705, "
     source=_PINTOR + "indicator I3 (silent success)",
     meaning="Attacks pass through adversarial images and return others: count every iterate, or use attacks that keep "
     "the best (art_sensreg.attacks.ProjectedAscent, AutoAttack).",
+    exempt=(nothing_right,),
 )
 def no_silent_success(evidence: Evidence) -> Finding:
     """Share of all images that were adversarial on the way of PGD and are not at its end."""
@@ -35,6 +37,7 @@ def no_silent_success(evidence: Evidence) -> Finding:
 @check(
     source=_PINTOR + "indicator I4 (incomplete optimisation)",
     meaning="The attack was still gaining when it stopped: give it more steps, or larger ones.",
+    exempt=(nothing_right,),
 )
 def optimisation_complete(evidence: Evidence) -> Finding:
     """Share of the attack's gain in margin that its last tenth brought, mean over the images that it did not break."""
@@ -42,9 +45,12 @@ def optimisation_complete(evidence: Evidence) -> Finding:
     steps = len(margins) - 1
     late = margins[-1] - margins[steps - max(1, steps // 10)]
     whole = margins[-1] - margins[0]
-    counted = (margins[-1] <= 0) & (whole > 0)
+    left = margins[-1] <= 0
+    counted = left & (whole > 0)
+    if not bool(left.any()):
+        return not_applicable("the attack broke every image: none was left to gain on.")
     if not bool(counted.any()):
-        return Finding(0.0, 0.15, "no image was left.")
+        return not_applicable("the attack raised no image's margin: see gradients_not_zero.")
     return Finding(float((late[counted] / whole[counted]).mean()), 0.15)
 
 
@@ -52,6 +58,7 @@ def optimisation_complete(evidence: Evidence) -> Finding:
     source=_CARLINI + "section 5.5 (an unbounded attack must reach 0 %)",
     meaning="Even an attack that may change every pixel freely fails on some images: its gradients are useless, or its "
     "optimisation is stuck; nothing that it does not find within eps counts.",
+    exempt=(nothing_right,),
 )
 def unconstrained_attack_succeeds(evidence: Evidence) -> Finding:
     """Accuracy under an attack whose ball holds all images."""
@@ -68,6 +75,7 @@ def unconstrained_attack_succeeds(evidence: Evidence) -> Finding:
 @check(
     source=_CARLINI + "section 5.4 (the attack must have converged)",
     meaning="Twice the steps break more: the attack had not converged; raise `max_iter` until it changes nothing.",
+    exempt=(nothing_right,),
 )
 def more_steps_gain_little(evidence: Evidence) -> Finding:
     """Share of all images that the same attack breaks with twice the steps and did not before."""
@@ -85,6 +93,7 @@ def more_steps_gain_little(evidence: Evidence) -> Finding:
     source=_CARLINI + "section 5.4; Mosbach et al. 2018, arXiv 1810.12042",
     meaning="Random restarts break more: the loss has many local maxima; raise the number of restarts until it changes "
     "nothing.",
+    exempt=(nothing_right,),
 )
 def more_restarts_gain_little(evidence: Evidence) -> Finding:
     """Share of all images that further random restarts break."""
@@ -100,6 +109,7 @@ def more_restarts_gain_little(evidence: Evidence) -> Finding:
 @check(
     source=_CARLINI + "section 5.4 (try several step sizes)",
     meaning="Another step size breaks more: tune `eps_step`, or use an attack that adapts it (APGD).",
+    exempt=(nothing_right,),
 )
 def step_size_matters_little(evidence: Evidence) -> Finding:
     """Share of all images that steps a quarter, twice and four times as large break."""
@@ -114,6 +124,7 @@ def step_size_matters_little(evidence: Evidence) -> Finding:
 @check(
     source="Athalye et al. 2018, arXiv 1802.00420, section 3.1 (one-step attacks perform better)",
     meaning="One step breaks what the iterated attack did not: gradients lead astray after the first step (masking).",
+    exempt=(nothing_right,),
 )
 def iterative_beats_one_step(evidence: Evidence) -> Finding:
     """Share of all images that one step of eps breaks, on cross-entropy or the margin, and the attack did not."""
@@ -130,6 +141,7 @@ def iterative_beats_one_step(evidence: Evidence) -> Finding:
     source="Athalye et al. 2018, arXiv 1802.00420, section 3.1 (black-box attacks are better than white-box ones)",
     meaning="An attack that sees outputs only breaks what gradients did not: gradients are masked; find out where, and "
     "attack around it (BPDA, EOT, transfer).",
+    exempt=(nothing_right,),
 )
 def white_box_beats_black_box(evidence: Evidence) -> Finding:
     """Share of all images that the Square attack breaks and the attack by gradient did not."""
@@ -142,6 +154,7 @@ def white_box_beats_black_box(evidence: Evidence) -> Finding:
 @check(
     source="Athalye et al. 2018, arXiv 1802.00420, section 3.1 (random sampling finds adversarial examples)",
     meaning="Random points of the ball are misclassified where the attack by gradient found none: it is masked.",
+    exempt=(nothing_right,),
 )
 def random_search_finds_nothing(evidence: Evidence) -> Finding:
     """Share of all images that random points of the ball or of its border break."""
@@ -159,6 +172,7 @@ def random_search_finds_nothing(evidence: Evidence) -> Finding:
 @check(
     source="Athalye et al. 2018, arXiv 1802.00420, section 3.1; Carlini et al. 2019, arXiv 1902.06705, section 5.5",
     meaning="A larger eps leaves the accuracy higher: the attack does not optimise; look at its loss over the steps.",
+    exempt=(nothing_right,),
 )
 def accuracy_falls_with_eps(evidence: Evidence) -> Finding:
     """Largest rise of the accuracy from one size to the next, of eps times 1/4, 1/2, 1, 2 and 4."""
@@ -176,6 +190,7 @@ def accuracy_falls_with_eps(evidence: Evidence) -> Finding:
 @check(
     source="Athalye et al. 2018, arXiv 1802.00420, section 3.1 (unbounded attacks reach 100 % success)",
     meaning="Above chance where every image can be made grey: the attack fails for a reason of its own.",
+    exempt=(nothing_right, one_class),
 )
 def chance_at_large_eps(evidence: Evidence) -> Finding:
     """Accuracy under an attack whose ball holds the grey image, against the share of the most frequent class."""
@@ -192,13 +207,13 @@ def _square(evidence: Evidence) -> EvasionAttack | Finding:
     """The Square attack in the norm of the audit, or why there is none."""
     queries = evidence.effort.queries
     if evidence.classifier.clip_values is None or evidence.one_output:
-        return skip("the Square attack needs `clip_values`, and an output for each class.")
+        return not_applicable("the Square attack needs `clip_values`, and an output for each class.")
     if evidence.array_dtype == np.float64 and not isinstance(evidence.classifier, SensRegClassifier):
-        return skip("ART's Square attack makes float32 images, which this model does not take; use SensRegClassifier.")
+        return not_applicable("ART's Square attack makes float32 images, which this classifier does not take.")
     if evidence.norm != "l1":
         norm = np.inf if evidence.norm == "linf" else 2
         if evidence.x.ndim != 4:
-            return skip("the Square attack is for images (n, channels, height, width).")
+            return not_applicable("the Square attack is for images (n, channels, height, width).")
         return SquareAttack(
             evidence.classifier, norm=norm, eps=evidence.eps, max_iter=queries, batch_size=256, verbose=False
         )

@@ -12,9 +12,11 @@ from art_sensreg.attacks.ascent import loss_on_logits, value_and_grad
 from art_sensreg.attacks.losses import LOSSES, margin
 from art_sensreg.attacks.norms import perturbation_norm
 from art_sensreg.auditing.evidence import Evidence
-from art_sensreg.auditing.registry import Finding, check, skip
+from art_sensreg.auditing.exemptions import declared_random, nothing_right, one_output
+from art_sensreg.auditing.registry import Finding, check, not_applicable
 
 _POINTS = 128
+_MISMATCH = 0.3
 _PINTOR = "Pintor et al. 2022, arXiv 2106.09947, section 3, "
 _ATHALYE = "Athalye et al. 2018, arXiv 1802.00420, section 3.1 "
 
@@ -23,6 +25,7 @@ _ATHALYE = "Athalye et al. 2018, arXiv 1802.00420, section 3.1 "
     source=_PINTOR + "indicator I1 (unavailable gradients)",
     meaning="Gradients are zero, so that attacks by gradient stand still: attack the logits ratio, rescale the logits, "
     "or pass non-differentiable parts straight through (art_sensreg.attacks.BPDA).",
+    exempt=(nothing_right,),
 )
 def gradients_not_zero(evidence: Evidence) -> Finding:
     """Share of the rightly classified images whose input gradient is zero, for cross-entropy or the margin."""
@@ -32,6 +35,7 @@ def gradients_not_zero(evidence: Evidence) -> Finding:
 @check(
     source=_PINTOR + "indicator I1; " + _ATHALYE + "(exploding gradients)",
     meaning="Gradients are NaN or infinite: look for square roots, divisions and logarithms at zero, and for overflow.",
+    exempt=(nothing_right,),
 )
 def gradients_finite(evidence: Evidence) -> Finding:
     """Share of the rightly classified images whose input gradient holds NaN or infinity."""
@@ -42,34 +46,39 @@ def gradients_finite(evidence: Evidence) -> Finding:
     source=_ATHALYE + "(shattered gradients); Carlini et al. 2019, arXiv 1902.06705, section 5.6",
     meaning="What autograd returns is not the derivative of what the model computes: some operation detaches, replaces "
     "or turns the gradient; find it, or attack with BPDA.",
+    exempt=(declared_random, nothing_right),
 )
 def gradients_match_differences(evidence: Evidence) -> Finding:
-    """Error of the margin's gradient against central differences in random directions, at the best of three sizes."""
-    if evidence.declared_random:
-        return skip("the model is random by declaration; see eot_samples_suffice.")
+    """Error of the margin's gradient against central differences in random directions: three sizes, and near by."""
     rows = evidence.correct_rows[:_POINTS]
-    if not len(rows):
-        return Finding(0.0, 0.3, "no image is classified rightly.")
     model = _double(evidence)
     x, y = evidence.tensors(rows)
-    x = x.to(torch.float64 if model is not evidence.model else x.dtype)
-    gradient, _, _ = value_and_grad(loss_on_logits(evidence.model, y, margin), x.to(evidence.dtype))
-    # The second and third sizes are for declared surrogates, whose gradient holds at the attack's scale only.
-    errors = [_difference_error(evidence, model, x, y, gradient.to(x), h) for h in _sizes(evidence)]
-    return Finding(min(errors), 0.3, "by step size: " + ", ".join(f"{error:.2g}" for error in errors))
+    loss_fn, smallest = loss_on_logits(evidence.model, y, margin), _sizes(evidence)[0]
+    # A flat patch of an image may lie on a kink as a whole: the neighbours under a max-pooling are equal, and autograd
+    # takes one of them. Almost no point near by does, and there the gradient must be the derivative.
+    exact = model is not evidence.model
+    apart, step = (smallest, 1e-3 * smallest) if exact else (min(30 * smallest, evidence.eps), smallest)
+    near = _dithered(evidence, x, apart)
+    # The larger sizes are for declared surrogates, whose gradient holds at the attack's scale only.
+    trials = [(x, smallest), (near, step), *((x, size) for size in _sizes(evidence)[1:])]
+    kind, errors = torch.float64 if exact else x.dtype, []
+    for points, size in trials:
+        gradient = value_and_grad(loss_fn, points)[0]
+        errors.append(_difference_error(evidence, model, points.to(kind), y, gradient.to(kind), size))
+        if errors[-1] <= _MISMATCH:
+            break
+    text = ", ".join(f"{error:.2g}" for error in errors)
+    return Finding(min(errors), _MISMATCH, f"at the images, near them, and over larger distances: {text}.")
 
 
 @check(
     source="Athalye et al. 2018, arXiv 1802.00420, section 4 (attack what is deployed)",
     meaning="`loss_gradient`, which ART's attacks follow, points elsewhere than the model's own gradient: the "
     "classifier overrides or postprocesses it; attack the model through art_sensreg.attacks.differentiable_model.",
+    exempt=(declared_random, one_output, nothing_right),
 )
 def loss_gradient_is_the_models(evidence: Evidence) -> Finding:
     """1 minus the median cosine between the classifier's `loss_gradient` and the gradient of cross-entropy."""
-    if evidence.declared_random:
-        return skip("the model is random by declaration; see eot_samples_suffice.")
-    if evidence.one_output:
-        return skip("one output, whose loss is not cross-entropy over the classes.")
     rows = evidence.correct_rows[:_POINTS]
     x, y = evidence.tensors(rows)
     gradient = value_and_grad(loss_on_logits(evidence.model, y, LOSSES["cross_entropy"]), x)[0].cpu().numpy()
@@ -84,7 +93,7 @@ def loss_gradient_is_the_models(evidence: Evidence) -> Finding:
     apart = (np.linalg.norm(first, axis=1) > 0) != (np.linalg.norm(second, axis=1) > 0)
     comparable = (sizes > 0) | apart
     if not comparable.any():
-        return Finding(0.0, 0.5, "all gradients are zero.")
+        return not_applicable("all gradients are zero: see gradients_not_zero.")
     cosine = np.where(sizes > 0, (first * second).sum(axis=1) / np.where(sizes > 0, sizes, 1), 0.0)
     return Finding(float(1 - np.median(cosine[comparable])), 0.5)
 
@@ -93,14 +102,11 @@ def loss_gradient_is_the_models(evidence: Evidence) -> Finding:
     source=_ATHALYE + "(shattered gradients); Tramer et al. 2020, arXiv 2002.08347, section 3",
     meaning="A step along the gradient does not do what the gradient promises, at the size of an attack's steps: the "
     "loss is jagged there; smooth it (EOT over noise), replace the jagged part (BPDA), or transfer.",
+    exempt=(declared_random, nothing_right),
 )
 def gradients_hold_at_step_size(evidence: Evidence) -> Finding:
     """1 minus the gain of the margin over the promised one, or the inverse, for steps of eps/8 and eps/2."""
-    if evidence.declared_random:
-        return skip("the model is random by declaration; see eot_samples_suffice.")
     rows = evidence.correct_rows[:_POINTS]
-    if not len(rows):
-        return Finding(0.0, 0.75, "no image is classified rightly.")
     x, y = evidence.tensors(rows)
     ball = evidence.ball()
     gradient, start, _ = value_and_grad(loss_on_logits(evidence.model, y, margin), x)
@@ -110,7 +116,9 @@ def gradients_hold_at_step_size(evidence: Evidence) -> Finding:
         promised = (gradient * (moved - x)).flatten(1).sum(1)
         with torch.no_grad():
             gained = margin(evidence.model(moved), y) - start
-        shares.append(float(gained.sum() / promised.sum().clamp_min(1e-12)) if bool((promised > 0).any()) else 1.0)
+        if not bool((promised > 0).any()):
+            return not_applicable("the gradient promises nothing: see gradients_not_zero.")
+        shares.append(float(gained.sum() / promised.sum().clamp_min(1e-12)))
     text = ", ".join(f"{share:.2g}" for share in shares)
     # Much more than promised is no better: a part of the gradient is missing.
     value = max(1 - min(shares), 1 - 1 / max(shares[0], 1.0))
@@ -121,12 +129,11 @@ def gradients_hold_at_step_size(evidence: Evidence) -> Finding:
     source=_PINTOR + "indicator I2 (unstable predictions)",
     meaning="Noise far below eps turns predictions: the model is jagged around its data, and gradients are of no use; "
     "attack it with EOT over noise, or without gradients.",
+    exempt=(nothing_right,),
 )
 def predictions_stable(evidence: Evidence) -> Finding:
     """Share of the rightly classified images that random noise of eps/10 turns, mean of ten draws."""
     rows = evidence.correct_rows
-    if not len(rows):
-        return Finding(0.0, 0.02, "no image is classified rightly.")
     ball = evidence.ball(evidence.eps / 10)
     x, _ = evidence.tensors(rows)
     generator = evidence.generator("stable")
@@ -173,6 +180,15 @@ def _double(evidence: Evidence) -> nn.Module:
         return evidence.model
     same = torch.allclose(exact.to(usual), usual, rtol=1e-3, atol=1e-3 * float(usual.abs().max()))
     return model if exact.dtype == torch.float64 and same else evidence.model
+
+
+def _dithered(evidence: Evidence, x: torch.Tensor, size: float) -> torch.Tensor:
+    """Images moved by uniform noise of a size in each pixel, reflected at the ends of the range."""
+    noise = torch.rand(x.shape, generator=evidence.generator("near")).to(x).mul_(2).sub_(1)
+    low, high = (torch.as_tensor(end, dtype=x.dtype, device=x.device) for end in evidence.clip)
+    moved = x + size * noise
+    moved = torch.where(moved < low, 2 * low - moved, moved)
+    return torch.where(moved > high, 2 * high - moved, moved).clamp(low, high)
 
 
 def _sizes(evidence: Evidence) -> tuple[float, float, float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 from art_sensreg.attacks.ascent import ascend, loss_on_logits
@@ -12,7 +11,8 @@ from art_sensreg.attacks.linear_truth import linear_robust_accuracy
 from art_sensreg.attacks.losses import LOSSES
 from art_sensreg.auditing.binarised import BinarisedCopies
 from art_sensreg.auditing.evidence import Evidence
-from art_sensreg.auditing.registry import Finding, check, skip
+from art_sensreg.auditing.exemptions import beside, nothing_right, one_class, twin_is_the_model
+from art_sensreg.auditing.registry import Finding, check, not_applicable, skip
 
 _CARLINI = "Carlini et al. 2019, arXiv 1902.06705, "
 
@@ -20,13 +20,16 @@ _CARLINI = "Carlini et al. 2019, arXiv 1902.06705, "
 @check(
     source=_CARLINI + "section 5.2 (check that the attack breaks undefended models)",
     meaning="The attack does not even break the undefended twin: it is at fault, whatever it says of the defended one.",
+    exempt=(twin_is_the_model, one_class),
 )
 def twin_falls(evidence: Evidence) -> Finding:
     """Accuracy of the twin where every image can be made grey, against the share of the most frequent class."""
     if evidence.twin is None:
         return skip("no `twin` was given: the same model trained without penalties.")
-    twin = _other(evidence, evidence.twin)
+    twin = beside(evidence, evidence.twin)
     left = twin.correct_rows
+    if not len(left):
+        return not_applicable("the twin classifies no image rightly: there is none to attack.")
     for loss in ("cross_entropy", "logits_ratio"):
         if len(left):
             eps = evidence.large_eps(0.5)
@@ -40,11 +43,10 @@ def twin_falls(evidence: Evidence) -> Finding:
 @check(
     source=_CARLINI + "section 5.2; the exact worst case of a linear model",
     meaning="The attack misses adversarial images of a linear model that are known to exist: it is at fault.",
+    exempt=(one_class,),
 )
 def known_weak_model_falls(evidence: Evidence) -> Finding:
     """Accuracy of a linear model under the attack, minus its exact worst case, where that is about one half."""
-    if len(np.unique(evidence.y)) < 2:
-        return skip("the points are of one class only.")
     weight, bias = _fitted_linear(evidence)
     points = np.clip(evidence.x.reshape(evidence.n, -1).astype(np.float64), *evidence.range)
 
@@ -62,12 +64,11 @@ def known_weak_model_falls(evidence: Evidence) -> Finding:
     source="Zimmermann et al. 2022, arXiv 2206.13991, section 4",
     meaning="The attack misses adversarial images that exist by construction in copies with a linear readout on the "
     "model's own features: no failure to find one means anything.",
+    exempt=(nothing_right,),
 )
 def binarised_copies_fall(evidence: Evidence) -> Finding:
     """Share of the binarised copies that the attack does not break."""
     rows = evidence.correct_rows[: evidence.effort.binarised]
-    if not len(rows):
-        return Finding(0.0, 0.05, "no image is classified rightly.")
     x, y = evidence.tensors(rows)
     ball, zeros = evidence.ball(), torch.zeros_like(y)
     copies = BinarisedCopies(
@@ -82,12 +83,6 @@ def binarised_copies_fall(evidence: Evidence) -> Finding:
             reached = copies(copies.border).argmax(1) == 1
     note = "" if bool(reached.all()) else f"{int((~reached).sum())} copies answer otherwise when asked again."
     return Finding(1 - float(broken.float().mean()), max(0.05, 1.5 / len(rows)), note)
-
-
-def _other(evidence: Evidence, classifier: PyTorchClassifier) -> Evidence:
-    """The same points and attacks, on another classifier."""
-    eps, norm, seed = evidence.eps, evidence.norm, evidence.seed
-    return Evidence(classifier, evidence.x, evidence.y, eps=eps, norm=norm, seed=seed, effort=evidence.effort)
 
 
 def _fitted_linear(evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:

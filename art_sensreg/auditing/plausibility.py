@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from art_sensreg.auditing.evidence import Evidence
-from art_sensreg.auditing.registry import Finding, check
+from art_sensreg.auditing.registry import Finding, check, not_applicable
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,9 @@ def plausible(evidence: Evidence) -> Finding:
         )
         if applies and entry.robust < allowed:
             allowed, source = entry.robust, entry.source
-    threshold = allowed if allowed == 1 else min(1.0, allowed + evidence.widened(0.0, allowed))
+    if allowed == 1:
+        return not_applicable("no published figure bounds such images and sizes, nor do the points' own distances.")
+    threshold = min(1.0, allowed + evidence.widened(0.0, allowed))
     return Finding(evidence.robust_accuracy, threshold, f"bound: {source}.")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,8 @@ import torch
 
 from art_sensreg.attacks.norms import perturbation_norm
 from art_sensreg.auditing.evidence import SAME, Evidence, output_scale
-from art_sensreg.auditing.registry import Finding, check, skip
+from art_sensreg.auditing.exemptions import declared_random, nothing_right
+from art_sensreg.auditing.registry import Finding, check, not_applicable
 
 _ATHALYE = "Athalye et al. 2018, arXiv 1802.00420, "
 _CARLINI = "Carlini et al. 2019, arXiv 1902.06705, "
@@ -19,6 +22,11 @@ _AUTOATTACK = "Croce and Hein 2020, arXiv 2003.01690, "
 
 # Kernels for other batch sizes round differently; in deep float32 nets that reaches a ten-thousandth of the logits.
 _ROUNDING = 1e-3
+
+# The least agreement of answers and labels beyond chance (Cohen's kappa) that counts: less is "slight" at most.
+_AGREEMENT = 0.2
+# One-sided quantile of 99.9 %: how surely the agreement must be told from that of guessing.
+_Z999 = NormalDist().inv_cdf(0.999)
 
 
 @check(
@@ -59,6 +67,35 @@ def inputs_in_range(evidence: Evidence) -> Finding:
 
 
 @check(
+    source=_CARLINI + "section 4.2 (clean accuracy); Landis and Koch 1977, doi 10.2307/2529310 (kappa of at most "
+    "0.2: slight)",
+    meaning="The model is hardly better than guessing before it is attacked, so that robustness means nothing: look "
+    "for labels in another order, images in other units than those of training, a model that was not trained.",
+)
+def clean_accuracy(evidence: Evidence) -> Finding:
+    """1 minus the agreement of answers and labels beyond chance (Cohen's kappa), on the images as they are."""
+    answers, n = evidence.outputs.argmax(axis=1), evidence.n
+    count = int(max(answers.max(), evidence.y.max())) + 1
+    shares = [np.bincount(given, minlength=count) / n for given in (answers, evidence.y)]
+    # As many answers of each class, given blindly: for a constant answer it is the share of that class.
+    accuracy, chance = float((answers == evidence.y).mean()), float((shares[0] * shares[1]).sum())
+    note = f"accuracy {accuracy:.3f}; as many answers of each class, given blindly, would have {chance:.3f}."
+    alone = len(np.unique(evidence.y)) == 1
+    if alone and not _answers_vary(evidence):
+        return Finding(1.0, 1 - _AGREEMENT, "the model answers the same class, whatever comes.")
+    if alone:  # the share of that class among the answers is the accuracy itself: take equal shares instead
+        chance = 1 / max(evidence.classifier.nb_classes, 2)
+    agreement = (accuracy - chance) / (1 - chance)
+    error = _Z999 * math.sqrt(chance * (1 - chance) / n) / (1 - chance)
+    needed = max(_AGREEMENT, min(error, 1.0))
+    if alone and agreement >= needed:
+        return not_applicable("the points are of one class only: expected points of several classes.")
+    if error >= 1 and agreement > 0:
+        return not_applicable(f"{n} points are too few to tell the model from guessing.")
+    return Finding(1 - agreement, 1 - needed, note)
+
+
+@check(
     source=_AUTOATTACK + "appendix (checks of the authors' code); Carlini and Wagner 2016, arXiv 1607.04311",
     meaning="The outputs are probabilities, labels, or changed by postprocessing, so that losses on them saturate or "
     "are flat: return the logits, and attack those.",
@@ -81,7 +118,7 @@ def logits_not_probabilities(evidence: Evidence) -> Finding:
         values = evidence.model(evidence.tensors(rows)[0])
         logits = (values.softmax(1) if evidence.one_probability else values).cpu().numpy()
     if logits.shape != outputs[rows].shape:
-        return Finding(0.0, 0.0)
+        return Finding(1.0, 0.0, f"`predict` returns shape {outputs[rows].shape}, the model {logits.shape}.")
     # A random model differs from itself too, which is another check's matter: its own spread is the yardstick.
     spread = np.abs(evidence.predict(evidence.x[rows]) - outputs[rows]).max()
     apart = np.abs(logits - outputs[rows]).max(axis=1) > 3 * spread + _ROUNDING * output_scale(outputs)
@@ -95,8 +132,8 @@ def logits_not_probabilities(evidence: Evidence) -> Finding:
 )
 def deterministic(evidence: Evidence) -> Finding:
     """Largest difference of repeated outputs, over the scale of the outputs."""
-    if evidence.declared_random:
-        return Finding(0.0, SAME, f"declared random; spread {evidence.spread:.2g}: see eot_samples_suffice.")
+    if evidence.declared_random and evidence.random:
+        return not_applicable(f"random by declaration, spread {evidence.spread:.2g}: see eot_samples_suffice.")
     return Finding(evidence.spread, SAME)
 
 
@@ -104,11 +141,10 @@ def deterministic(evidence: Evidence) -> Finding:
     source="Croce et al. 2022, arXiv 2202.13711, section 3; Carlini et al. 2019, arXiv 1902.06705, section 4.3",
     meaning="An image's output depends on the other images of its batch: predict each image alone, or use running "
     "statistics; attacks on batches mean nothing before.",
+    exempt=(declared_random,),
 )
 def batch_independent(evidence: Evidence) -> Finding:
     """Largest difference of outputs at batch size 1, in another order and beside other images, over their scale."""
-    if evidence.declared_random:
-        return skip("the model is random by declaration; see repeated_scoring_agrees.")
     few, n = min(8, evidence.n), evidence.n
     together = evidence.predict(evidence.x, batch_size=n)
     turned = evidence.predict(evidence.x[::-1], batch_size=n)[::-1]
@@ -160,12 +196,11 @@ def eps_zero_is_clean(evidence: Evidence) -> Finding:
     source=_CARLINI + "section 4.1",
     meaning="The attack's images leave the ball or the range, or are not finite: what it broke does not count; repair "
     "the attack or `clip_values`.",
+    exempt=(nothing_right,),
 )
 def budget_kept(evidence: Evidence) -> Finding:
     """Largest perturbation beyond eps or the range, in shares of eps."""
     rows, found = evidence.correct_rows, evidence.reference.perturbed
-    if not len(rows):
-        return Finding(0.0, 1e-5)
     x = evidence.tensors(rows)[0].double()
     perturbed, ball = found.double(), evidence.ball()
     if not bool(torch.isfinite(perturbed).all()):
@@ -173,6 +208,15 @@ def budget_kept(evidence: Evidence) -> Finding:
     beyond = float((perturbation_norm(perturbed - x, evidence.norm) - evidence.eps).max())
     outside = float(torch.maximum(ball.low.double() - perturbed, perturbed - ball.high.double()).max())
     return Finding(max(beyond, outside, 0.0) / evidence.eps, 1e-5 + 1e-6 / evidence.eps)
+
+
+def _answers_vary(evidence: Evidence) -> bool:
+    """Whether the model answers several classes to other images too: the given ones as negatives, and noise."""
+    generator = np.random.default_rng(evidence.seed)
+    low, width = evidence.range[0], evidence.width
+    noise = low + width * generator.random((min(64, 8 * evidence.n), *evidence.x.shape[1:]))
+    others = np.concatenate([evidence.x, 2 * low + width - evidence.x, noise]).astype(np.float32)
+    return len(np.unique(evidence.predict(others).argmax(axis=1))) > 1
 
 
 def _saturated(outputs: np.ndarray) -> bool:

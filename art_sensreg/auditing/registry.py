@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,18 +16,22 @@ class Finding:
     """
     What a check measured. It passes if the value is not above the threshold.
 
-    :param value: The measurement, None if the check was skipped.
+    :param value: The measurement, None if there is none.
     :param threshold: Largest value that passes.
-    :param note: Details, or why it was skipped.
+    :param note: Details, or why nothing was measured.
+    :param applies: False if the question has no meaning for this model and these points.
     """
 
     value: float | None
     threshold: float | None
     note: str = ""
+    applies: bool = True
 
     @property
     def status(self) -> str:
-        """`PASS`, `FAIL` or `SKIP`; a value that is no number fails."""
+        """`PASS`, `FAIL`, `SKIP` or `N/A`; a value that is no number fails."""
+        if not self.applies:
+            return "N/A"
         if self.value is None or self.threshold is None:
             return "SKIP"
         return "PASS" if not math.isnan(self.value) and self.value <= self.threshold else "FAIL"
@@ -35,9 +39,9 @@ class Finding:
 
 def skip(reason: str) -> Finding:
     """
-    A finding of nothing.
+    The finding of a check that something was not given for.
 
-    :param reason: Why.
+    :param reason: What was not given.
     :return: The finding, whose status is `SKIP`.
 
     Example:
@@ -46,6 +50,25 @@ def skip(reason: str) -> Finding:
     'SKIP'
     """
     return Finding(None, None, reason)
+
+
+def not_applicable(reason: str) -> Finding:
+    """
+    The finding of a check whose question has no meaning for this model and these points.
+
+    :param reason: Why it has none.
+    :return: The finding, whose status is `N/A`.
+
+    Example:
+    >>> from art_sensreg.auditing.registry import not_applicable
+    >>> not_applicable("the model is deterministic.").status
+    'N/A'
+    """
+    return Finding(None, None, reason, applies=False)
+
+
+# A condition under which a check does not apply: a function of the evidence that returns the reason, or None.
+Exemption = Callable[["Evidence"], str | None]
 
 
 @dataclass(frozen=True)
@@ -58,6 +81,7 @@ class CheckSpec:
     :param source: Paper and section.
     :param meaning: What a failure means and what to try next.
     :param function: Function of the evidence.
+    :param exempt: Conditions under which it does not apply, in the order in which they are asked.
     """
 
     name: str
@@ -65,17 +89,32 @@ class CheckSpec:
     source: str
     meaning: str
     function: Callable[[Evidence], Finding]
+    exempt: tuple[Exemption, ...] = ()
+
+    def made(self, evidence: Evidence) -> Finding:
+        """
+        Make the check, if it applies.
+
+        :param evidence: What is looked at.
+        :return: What was found.
+        """
+        reasons = (condition(evidence) for condition in self.exempt)
+        reason = next((reason for reason in reasons if reason is not None), None)
+        return self.function(evidence) if reason is None else not_applicable(reason)
 
 
 CHECKS: dict[str, CheckSpec] = {}
 
 
-def check(source: str, meaning: str) -> Callable[[Callable[[Evidence], Finding]], Callable[[Evidence], Finding]]:
+def check(
+    source: str, meaning: str, exempt: Sequence[Exemption] = ()
+) -> Callable[[Callable[[Evidence], Finding]], Callable[[Evidence], Finding]]:
     """
     Put a function on the list of checks.
 
     :param source: Paper and section that ask for it.
     :param meaning: What a failure means and what to try next, one sentence.
+    :param exempt: Conditions under which the check does not apply.
     :return: Decorator of a function of the evidence, whose name is the check's and whose docstring its question.
 
     Example:
@@ -86,7 +125,8 @@ def check(source: str, meaning: str) -> Callable[[Callable[[Evidence], Finding]]
 
     def register(function: Callable[[Evidence], Finding]) -> Callable[[Evidence], Finding]:
         question = (function.__doc__ or "").strip()
-        CHECKS[function.__name__] = CheckSpec(function.__name__, question, source, meaning, function)
+        name = function.__name__
+        CHECKS[name] = CheckSpec(name, question, source, meaning, function, tuple(exempt))
         return function
 
     return register

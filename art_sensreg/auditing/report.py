@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-STATUSES = ("PASS", "FAIL", "SKIP", "ERROR")
+STATUSES = ("PASS", "FAIL", "SKIP", "N/A", "ERROR")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,12 +15,13 @@ class Check:
     The answer to one question of the audit.
 
     :param name: Stable name, in snake_case.
-    :param status: `PASS`, `FAIL`, `SKIP` (something was not given) or `ERROR` (the check itself raised).
+    :param status: `PASS`, `FAIL`, `SKIP` (something was not given), `N/A` (it has no meaning for this model) or `ERROR`
+        (the check itself raised).
     :param value: What was measured; None if nothing was.
     :param threshold: What the value was compared with.
     :param source: Paper and section that ask for it.
     :param meaning: What a FAIL means and what to try next, in one sentence.
-    :param note: Details of this measurement; the reason of a SKIP or ERROR.
+    :param note: Details of this measurement; the reason of a SKIP, N/A or ERROR.
     :param seconds: Time that it took.
 
     Example:

@@ -12,12 +12,13 @@ from art.estimators.classification import PyTorchClassifier
 from tqdm.auto import tqdm
 
 from art_sensreg.attacks.norms import norm_name
+from art_sensreg.attacks.sizes import check_size, parse_size
 from art_sensreg.attacks.views import check_classifier, labels_of
 from art_sensreg.auditing.evidence import FULL, QUICK, Evidence
 from art_sensreg.auditing.isolation import nothing_left_behind
 from art_sensreg.auditing.registry import CHECKS, CheckSpec
 from art_sensreg.auditing.report import AuditReport, Check
-from art_sensreg.utils import check_count, check_number
+from art_sensreg.utils import check_count
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ def audit(
     x: np.ndarray,
     y: np.ndarray,
     *,
-    eps: float,
+    eps: float | str,
     norm: Any = "linf",
     seed: int = 0,
     twin: PyTorchClassifier | None = None,
@@ -51,7 +52,8 @@ def audit(
     :param classifier: Any ART `PyTorchClassifier`; a random one as `RandomizedClassifier`.
     :param x: Images `(n, *input_shape)` in the user's units, the first 400 of which are used (128 if quick).
     :param y: Class indices `(n,)`, or rows `(n, nb_classes)`.
-    :param eps: Size of the perturbation that robustness is claimed for, in the user's units.
+    :param eps: Size of the perturbation that robustness is claimed for, in the user's units: a number, or a fraction as
+        text (`"8/255"`).
     :param norm: `linf` (`np.inf`), `l2` (2) or `l1` (1).
     :param seed: Seed of everything random; global random state, modes and gradients are left as they were.
     :param twin: The same model trained without penalties; without it two checks are skipped.
@@ -63,7 +65,8 @@ def audit(
     :param verbose: Whether a progress bar is shown.
     :return: The report; printed, it is a table. A check that raises has the status `ERROR` and its message.
     :raises TypeError: If the classifier, twin or a surrogate is not one of ART's PyTorch classifiers, or eps no number.
-    :raises ValueError: If eps, norm, labels, images or the name of a check are not usable.
+    :raises ValueError: If eps, norm, labels, images or the name of a check are not usable, or eps is larger than the
+        distance of any two images.
 
     Example:
     >>> from torch import nn
@@ -77,7 +80,8 @@ def audit(
     """
     asked, surrogates, penalties = _asked(checks), _several("surrogates", surrogates), _several("penalties", penalties)
     images, labels = _data(classifier, x, y)
-    check_number("eps", eps, minimum=0.0, exclusive=True)
+    size, kind = parse_size("eps", eps), norm_name(norm)
+    _check_eps(classifier, images, size, kind)
     check_count("seed", seed, minimum=0)
     for name, others in (("twin", [twin] if twin is not None else []), ("surrogates", surrogates)):
         for other in others:
@@ -91,8 +95,8 @@ def audit(
             classifier,
             images[: effort.points],
             labels[: effort.points],
-            eps=float(eps),
-            norm=norm_name(norm),
+            eps=size,
+            norm=kind,
             seed=int(seed),
             effort=effort,
             twin=twin,
@@ -116,7 +120,7 @@ def _made(spec: CheckSpec, evidence: Evidence) -> Check:
         # Each check has random numbers of its own, so that it says the same whichever others are made.
         with nothing_left_behind([evidence.classifier, *others], evidence.seed):
             evidence.model.eval()
-            found = spec.function(evidence)
+            found = spec.made(evidence)
     except Exception as error:
         logger.debug("%s raised", spec.name, exc_info=True)
         note = " ".join(f"{type(error).__name__}: {error}".split())
@@ -181,6 +185,14 @@ def _data(classifier: Any, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
             f"`x` has images of shape {images.shape[1:]}; expected {tuple(classifier.input_shape)}, the `input_shape`."
         )
     return images.astype(np.float32), labels_of(classifier, y, len(images))
+
+
+def _check_eps(classifier: PyTorchClassifier, images: np.ndarray, eps: float, norm: str) -> None:
+    """Refuse a size in other units than the images; without `clip_values` their range is that of the images given."""
+    clip = classifier.clip_values
+    low, high = (images.min(), images.max()) if clip is None else clip
+    if np.all(np.asarray(low) < np.asarray(high)):
+        check_size("eps", eps, norm, tuple(classifier.input_shape), low, high)
 
 
 def _check_other(name: str, other: Any, classifier: PyTorchClassifier) -> None:

@@ -32,7 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--data-dir",
         metavar="DIR",
-        help="folder with mnist.npz, cifar10.npz (or set ART_SENSREG_DATA); else ART downloads",
+        help="folder with mnist.npz, cifar10.npz (or set ART_SENSREG_DATA); else they are downloaded",
     )
     add(
         "--defences",

@@ -1,4 +1,4 @@
-"""What knows nothing of this project: checks of arguments."""
+"""What knows nothing of this project: checks of arguments, files, suggestions for misspelt names."""
 
 from art_sensreg.utils.checks import check_choice, check_count, check_flag, check_number, check_seed, shown
 

@@ -10,6 +10,7 @@ from tests.auditing import (
     planted_inputs,
     planted_outputs,
     planted_random,
+    planted_useless,
 )
 from tests.auditing.planted_base import Planted
 
@@ -21,6 +22,7 @@ _MODULES = (
     planted_random,
     planted_batches,
     planted_inner,
+    planted_useless,
 )
 
 PLANTED: dict[str, Planted] = {fault.name: fault for module in _MODULES for fault in module.FAULTS}

@@ -28,6 +28,13 @@ NOT_FOUND = set(re.findall(r"`(\w+)`", PAGE.split("### Not found")[1]))
 # Enough of each kind for every run of the tests; the slow tests take all.
 FEW_HONEST = ("plain", "linear", "tiny_mlp", "sr_jr", "fast_adversarial", "log_softmax")
 
+# What a deterministic model cannot be asked, and a bound that the points of these few do not give.
+RANDOM_ONLY = ("eot_samples_suffice", "repeated_scoring_agrees", "plausible")
+DOES_NOT_APPLY = {
+    "plain": ("transfer_from_twin", "twin_falls"),
+    "linear": ("hidden_distances_gain_little",),
+}
+
 
 @pytest.fixture(scope="module")
 def base(digits: Dataset) -> nn.Module:
@@ -78,7 +85,10 @@ def test_no_failure_and_no_skip_on_honest_models_with_everything_given(digits, n
     )
     assert failed(report) == []
     assert report.verdict == "no failure detected"
-    assert {check.status for check in report.checks} == {"PASS"}
+    found = {check.name: check.status for check in report.checks}
+    expected = {*RANDOM_ONLY, *DOES_NOT_APPLY.get(name, ())}
+    assert {check for check, status in found.items() if status == "N/A"} - {"optimisation_complete"} == expected
+    assert set(found.values()) == {"PASS", "N/A"}
 
 
 @pytest.mark.slow

@@ -1,0 +1,91 @@
+"""Sizes of perturbations: numbers or fractions such as `8/255`, and the largest one that means anything."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import numpy as np
+
+from art_sensreg.utils import check_number
+
+_FRACTION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*", re.ASCII)
+
+
+def parse_size(name: str, value: Any) -> float:
+    """
+    A size as a number.
+
+    :param name: Name of the argument, for the error.
+    :param value: A number, or text: `"0.1"`, `"8/255"`.
+    :return: A finite number above 0.
+    :raises TypeError: If it is no number.
+    :raises ValueError: If it is not finite, or not above 0.
+
+    Example:
+    >>> from art_sensreg.attacks.sizes import parse_size
+    >>> round(parse_size("eps", "8/255"), 4), parse_size("eps", 0.1)
+    (0.0314, 0.1)
+    """
+    number = value
+    if isinstance(value, str):
+        fraction = _FRACTION.fullmatch(value)
+        try:
+            number = float(fraction[1]) / float(fraction[2]) if fraction else float(value)
+        except (ValueError, ZeroDivisionError):
+            raise TypeError(f"`{name}` is {value!r}; expected a number above 0, or a fraction such as 8/255.") from None
+    try:
+        check_number(name, number, minimum=0.0, exclusive=True)
+        return float(number)
+    except OverflowError:
+        raise ValueError(f"`{name}` has more digits than a float; expected a finite number above 0.") from None
+
+
+def diameter(norm: str, shape: tuple[int, ...], low: Any, high: Any) -> float:
+    """
+    The largest distance of two images.
+
+    :param norm: `linf`, `l2` or `l1`.
+    :param shape: Shape of an image.
+    :param low: Smallest value of a pixel; a number, or an array that broadcasts to the shape.
+    :param high: Largest value.
+    :return: The distance; infinite if the range is.
+
+    Example:
+    >>> from art_sensreg.attacks.sizes import diameter
+    >>> [diameter(norm, (1, 2, 2), 0.0, 1.0) for norm in ("linf", "l2", "l1")]
+    [1.0, 2.0, 4.0]
+    """
+    width = np.broadcast_to(np.asarray(high, dtype=np.float64) - np.asarray(low, dtype=np.float64), shape)
+    if norm == "linf":
+        return float(width.max())
+    return float(np.sqrt((width**2).sum()) if norm == "l2" else width.sum())
+
+
+def check_size(name: str, eps: float, norm: str, shape: tuple[int, ...], low: Any = 0.0, high: Any = 1.0) -> None:
+    """
+    Refuse a size whose ball holds more than every image there is: it is in other units than the images.
+
+    :param name: Name of the argument, for the error.
+    :param eps: The size.
+    :param norm: `linf`, `l2` or `l1`.
+    :param shape: Shape of an image.
+    :param low: Smallest value of a pixel.
+    :param high: Largest value.
+    :raises ValueError: If it is above the largest distance of two images.
+
+    Example:
+    >>> from art_sensreg.attacks.sizes import check_size
+    >>> check_size("eps", 8, "linf", (3, 32, 32))
+    Traceback (most recent call last):
+    ValueError: `eps` is 8; expected at most 1, the largest linf distance of images in [0, 1]: 8/255?
+    """
+    largest = diameter(norm, shape, low, high)
+    if eps <= largest * (1 + 1e-6) or math.isnan(largest):
+        return
+    hint = f": {eps:g}/255?" if eps / 255 <= largest else ""
+    ends = f"[{np.min(low):g}, {np.max(high):g}]"
+    raise ValueError(
+        f"`{name}` is {eps:g}; expected at most {largest:.4g}, the largest {norm} distance of images in {ends}{hint}"
+    )
