@@ -14,6 +14,7 @@ from art_sensreg.attacks.norms import perturbation_norm
 from art_sensreg.auditing.evidence import Evidence
 from art_sensreg.auditing.exemptions import declared_random, nothing_right, one_output
 from art_sensreg.auditing.registry import Finding, check, not_applicable
+from art_sensreg.penalties.precision import full_float32
 
 _POINTS = 128
 _MISMATCH = 0.3
@@ -50,6 +51,11 @@ def gradients_finite(evidence: Evidence) -> Finding:
 )
 def gradients_match_differences(evidence: Evidence) -> Finding:
     """Error of the margin's gradient against central differences in random directions: three sizes, and near by."""
+    with full_float32(evidence.device):
+        return _compared_with_differences(evidence)
+
+
+def _compared_with_differences(evidence: Evidence) -> Finding:
     rows = evidence.correct_rows[:_POINTS]
     model = _double(evidence)
     x, y = evidence.tensors(rows)

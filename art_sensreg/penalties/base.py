@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import nn
 
+from art_sensreg.penalties.feature_sigma import smallest_size
 from art_sensreg.penalties.noise import Randomness
 from art_sensreg.penalties.passes import Branches, branches_agree, couples_rows, forward_branches
+from art_sensreg.penalties.precision import full_float32, input_width, tf32_blurs
 from art_sensreg.penalties.taps import Layers, TapPlan, plan_taps
 from art_sensreg.utils import check_choice as check_choice
 from art_sensreg.utils import check_count as check_count
@@ -148,7 +151,10 @@ class PassPenalty:
             low, high = (torch.as_tensor(bound, dtype=x.dtype, device=x.device) for bound in clip_values)
             bounds = (low, high)
         stacked = branches_agree(model, x)
-        _, values = measure(model, x, [self], plans, generator, bounds, update_statistics=False, stacked=stacked)
+        sigma = getattr(self, "sigma", None)
+        fine = sigma is not None and tf32_blurs(smallest_size(sigma), input_width(bounds))
+        with full_float32(x.device) if fine else nullcontext():
+            _, values = measure(model, x, [self], plans, generator, bounds, update_statistics=False, stacked=stacked)
         return values[0]
 
 

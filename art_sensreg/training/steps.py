@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from art_sensreg.objectives import Objective, Share
 from art_sensreg.penalties.noise import Probes
+from art_sensreg.penalties.precision import full_float32, input_width, tf32_blurs
 from art_sensreg.training.averaging import WeightAverage
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.distributed import Processes, lost_processes_named
@@ -52,12 +54,11 @@ class StepModule(nn.Module):
         super().__init__()
         self.model = model
         self.objective = objective
-        scale = (
-            1.0 if objective.clip_values is None else float((objective.clip_values[1] - objective.clip_values[0]).max())
-        )
+        width = input_width(objective.clip_values)
         smallest = objective.smallest_sigma
-        fine = smallest is not None and smallest < LOW_PRECISION_SIGMA * scale
+        fine = smallest is not None and smallest < LOW_PRECISION_SIGMA * width
         self.low = None if fine else _LOW.get(precision)
+        self.without_tf32 = tf32_blurs(smallest, width)
 
     def forward(
         self, x: torch.Tensor, y: torch.Tensor, probes: Probes | None, share: Share
@@ -101,7 +102,9 @@ class Stepper:
         self._only_weights = objective.double_backward and processes.count == 1
         self._plain = device.type == "cpu" and processes.count == 1 and config.precision == "float32"
         self._plain = self._plain and not config.compile
-        self.module: nn.Module = StepModule(model, objective, config.precision)
+        step = StepModule(model, objective, config.precision)
+        self._exactly = partial(full_float32, device) if step.without_tf32 else nullcontext
+        self.module: nn.Module = step
         if config.compile:
             self.module.compile()
         if processes.count > 1:
@@ -134,7 +137,7 @@ class Stepper:
         if len(parts) > 1:
             terms, logits = self._backward_in_parts(x, y, probes, parts)
         else:
-            with self._watched():
+            with self._watched(), self._exactly():
                 terms, logits = self.module(x, y, probes, share)
         loss, terms = terms["loss"], self._of_all(terms, share)
         if len(parts) == 1:

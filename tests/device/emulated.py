@@ -87,6 +87,7 @@ def install() -> None:
     torch.Generator = Generator
     torch.Tensor.pin_memory, torch.Tensor.is_pinned = pin_memory, is_pinned
     torch.random.fork_rng = functools.partial(torch.random.fork_rng, device_type=NAME)
+    setattr(torch.backends, NAME, torch.backends.cuda)  # TF32 can be switched on and off without a GPU
     _teach_storages()
 
 
