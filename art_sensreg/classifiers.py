@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from art import config as art_config
 from art.estimators.classification import PyTorchClassifier
+from torch import nn
 
 from art_sensreg.fitting import FitOptions, fit_arrays, fit_batches, with_given
 from art_sensreg.inference import hooks_of, input_gradient, plain_function, predict_logits, weight_gradients_kept
@@ -22,6 +23,7 @@ from art_sensreg.training.callbacks import History
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.inputs import check_known
 from art_sensreg.weights import clone_optimizer, load_weights, save_weights, weights_file
+from art_sensreg.whole_model import ModelWrapper, WholeModel, whole
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +66,17 @@ class SensRegClassifier(PyTorchClassifier):
         self.history: History = []
         super().__init__(*args, **kwargs)
         place(self, self._device)
+
+    def _make_model_wrapper(self, model: nn.Module) -> ModelWrapper:
+        return ModelWrapper(model.whole if isinstance(model, WholeModel) else model)
+
+    @property
+    def model(self) -> nn.Module:
+        """
+        The model; an `nn.Sequential` with a `forward` or hooks of its own as a `WholeModel`, for attacks that make a
+        classifier of ART's of it, which would call its children in turn.
+        """
+        return whole(self._model._model)
 
     @property
     def penalties(self) -> tuple[Penalty, ...]:
@@ -225,10 +238,15 @@ class SensRegClassifier(PyTorchClassifier):
         :param batch_size: Rows of a forward pass.
         :param framework: Whether a torch tensor is returned.
         :return: Activations `(n, ...)`.
+        :raises ValueError: If there is no such layer, or it does not run.
         """
         before = [(module, set(module._forward_hooks)) for module in self.model.modules()]
         try:
             return super().get_activations(x, layer=layer, batch_size=batch_size, framework=framework)
+        except KeyError as error:
+            raise ValueError(
+                f"`layer` is {error.args[0]!r}, which does not run in a forward pass of the model."
+            ) from error
         finally:
             self.__dict__.pop("_features", None)
             for module, hooks in before:
@@ -272,7 +290,7 @@ class SensRegClassifier(PyTorchClassifier):
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        state["inner_model"] = self.model
+        state["inner_model"] = self._model._model
         # ART's wrapper is a class local to a method, which cannot be pickled; it is made again on the other side.
         for name in ("_model", "_model_wrapper"):
             state.pop(name, None)

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from art_sensreg.models import FeatureClassifier, PreActBlock
+from art_sensreg.whole_model import is_its_children
 
 logger = logging.getLogger(__name__)
 
@@ -222,7 +223,7 @@ def _logits_function(classifier: PyTorchClassifier) -> Function:
         def function(x: torch.Tensor) -> Any:
             return wrapper(x)[-1]
 
-    elif isinstance(model, nn.Sequential):
+    elif is_its_children(model):
         # Like ART's wrapper, which has the children called in turn, but without keeping what each returned: that costs
         # a convolutional network twice its time.
         def function(x: torch.Tensor) -> Any:

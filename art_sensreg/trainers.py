@@ -27,6 +27,7 @@ from art_sensreg.training.callbacks import History
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.inputs import check_known
 from art_sensreg.utils import check_choice
+from art_sensreg.whole_model import keep_whole
 
 
 class SensRegTrainer(Trainer):
@@ -71,6 +72,7 @@ class SensRegTrainer(Trainer):
             raise TypeError(f"`classifier` is {type(classifier).__name__}; expected an ART PyTorchClassifier.")
         if config is not None and not isinstance(config, TrainingConfig):
             raise TypeError(f"`config` is {config!r}; expected a TrainingConfig.")
+        keep_whole(classifier)
         super().__init__(classifier)
         own = tuple(getattr(classifier, "penalties", ()))
         if penalties is None:

@@ -18,6 +18,7 @@ from art_sensreg.attacks.inputs import as_array
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.outputs import SingleOutput, class_logits, predicted_classes
 from art_sensreg.preprocessing import model_dtype, numpy_dtype
+from art_sensreg.whole_model import predicting_model
 
 
 def check_classifier(classifier: Any) -> PyTorchClassifier:
@@ -133,7 +134,7 @@ class ClassifierView(nn.Module):
 
     def __init__(self, classifier: PyTorchClassifier, surrogates: bool = True) -> None:
         super().__init__()
-        self.classifier_model = check_classifier(classifier).model
+        self.classifier_model = predicting_model(check_classifier(classifier))
         self.single_output = SingleOutput.of(classifier)
         self.layers = nn.ModuleList(_stages(classifier, surrogates))
 
