@@ -205,7 +205,7 @@ def test_hooks_run_as_often_as_in_art(x, y):
     counts = []
     for classifier in classifiers(mlp()):
         seen = []
-        for module in (classifier._model, classifier.model, classifier.model[1]):
+        for module in (classifier._model, classifier.model[1]):
             module.register_forward_hook(lambda *_, seen=seen: seen.append(0))
         classifier.predict(x, batch_size=3)
         classifier.loss_gradient(x, y)
