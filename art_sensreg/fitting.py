@@ -34,6 +34,8 @@ from art_sensreg.training.fingerprint import describe_data
 from art_sensreg.training.inputs import check_images, check_labels, clip_bounds
 from art_sensreg.training.loop import Training
 from art_sensreg.training.modes import set_mode
+from art_sensreg.training.one_run import one_run_at_a_time
+from art_sensreg.training.optimizers import needs_closure
 from art_sensreg.training.overfitting import POINTS, OverfittingGuard, Watched, watched_attacks
 from art_sensreg.training.resume import Checkpoints
 from art_sensreg.training.schedules import check_scheduler
@@ -92,6 +94,7 @@ def with_given(config: TrainingConfig, **given: Any) -> TrainingConfig:
     return replace(config, **{name: value for name, value in given.items() if value is not None})
 
 
+@one_run_at_a_time()
 def fit_arrays(
     classifier: PyTorchClassifier,
     penalties: Sequence[Penalty],
@@ -126,6 +129,7 @@ def fit_arrays(
         least=2 * processes.count if _has_batch_norm(classifier) else 1,
         device=classifier.device,
         dtype=model_dtype(classifier.model),
+        accumulate=config.accumulate,
     )
 
     def data(describe: Describer) -> dict[str, str]:
@@ -138,6 +142,7 @@ def fit_arrays(
     return _train(classifier, penalties, config, batches, data, options, processes)
 
 
+@one_run_at_a_time()
 def fit_batches(
     classifier: PyTorchClassifier,
     penalties: Sequence[Penalty],
@@ -177,7 +182,7 @@ def fit_batches(
         classifier,
         penalties,
         config,
-        LoaderBatches(epoch, source.length, source.restarts, classifier.device),
+        LoaderBatches(epoch, source.length, source.restarts, classifier.device, config.accumulate),
         lambda describe: describe_source(source, describe),
         options,
         processes,
@@ -254,8 +259,7 @@ def _check_optimizer(classifier: PyTorchClassifier, scheduler: Any) -> torch.opt
     if classifier.optimizer is None:
         raise ValueError(f"`optimizer` of the classifier is None; {expected}.")
     optimizer: torch.optim.Optimizer = classifier.optimizer
-    if isinstance(optimizer, torch.optim.LBFGS):
-        raise TypeError("`optimizer` of the classifier is LBFGS; expected one whose step needs no closure.")
+    needs_closure(optimizer)
     trained = {id(parameter) for parameter in classifier.model.parameters() if parameter.requires_grad}
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     if not trained & held:

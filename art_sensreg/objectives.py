@@ -92,11 +92,13 @@ class Share:
         not measured, and count as 0.
     :param weight: Factor of the terms that are means over all rows; over the processes its mean is 1.
     :param noisy_weight: Factor of the terms that are means over the rows with noisy copies.
+    :param sum_weight: Factor of a base loss that is a sum over the rows.
     """
 
     noisy_rows: int | None = None
     weight: float = 1.0
     noisy_weight: float = 1.0
+    sum_weight: float = 1.0
 
 
 WHOLE_BATCH = Share()
@@ -232,6 +234,16 @@ class Objective:
         """The penalties that are computed, by name."""
         return dict([*self._passing, *self._separate])
 
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The base loss (`base`) and the penalties in use, by name."""
+        return {"base": self.base_loss, **self.penalties}
+
+    @property
+    def additive(self) -> bool:
+        """Whether the base loss of a batch is the sum of its rows' and not their mean."""
+        return getattr(self.base_loss, "reduction", "mean") == "sum"
+
     def describe(self) -> dict[str, str]:
         """What each penalty is, by name: its `repr`, where that tells more than an address in memory."""
         described = {} if self.adversary is None else {"adversary": repr(self.adversary)}
@@ -252,7 +264,8 @@ class Objective:
         if self._on_adversarial:  # every row has its adversarial copy
             noisy -= {name for name, penalty in self._passing if penalty.compares}
         names = ("base", "adversarial", *self.names) if self.adversary else ("base", *self.names)
-        return {name: share.noisy_weight if name in noisy else share.weight for name in names}
+        counts = {name: share.noisy_weight if name in noisy else share.weight for name in names}
+        return {**counts, "base": share.sum_weight} if self.additive and self.adversary is None else counts
 
     def __call__(
         self,

@@ -25,10 +25,12 @@ class Batches(Protocol):
     """
     A source of training batches.
 
-    `rewindable` tells whether an epoch can be repeated from any step: then a run can resume inside of it.
+    `rewindable` tells whether an epoch can be repeated from any step: then a run can resume inside of it. `micro_rows`
+    are the rows, over all processes, that are computed at once where gradients are accumulated.
     """
 
     rewindable: bool
+    micro_rows: int
 
     def __len__(self) -> int:
         """Steps of an epoch."""
@@ -59,6 +61,7 @@ class TensorBatches:
         row.
     :param device: Where batches are needed; None: where `x` is.
     :param dtype: Floating point type of the batches; None: that of `x`.
+    :param accumulate: Micro-batches of a batch, which is as many times as large.
 
     Example:
     >>> from art_sensreg.training.batches import TensorBatches
@@ -78,8 +81,11 @@ class TensorBatches:
         least: int = 1,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
+        accumulate: int = 1,
     ) -> None:
         self.x, self.y = x, y.to(x.device)
+        self.micro_rows = batch_size
+        batch_size *= accumulate
         self.device, self.dtype = device or x.device, dtype or x.dtype
         full, rest = divmod(len(x), batch_size)
         joined = 0 < rest < least and full > 0
@@ -203,6 +209,7 @@ class LoaderBatches:
     :param restarts: Whether `start` begins anew, whatever was drawn before.
     :param device: Where batches are needed. Processes exchange them in the host's memory: a tensor sent from one GPU
         arrives on the one of the same number.
+    :param accumulate: Batches of the loader that are joined to one.
 
     Example:
     >>> from art_sensreg.training.batches import LoaderBatches
@@ -219,14 +226,16 @@ class LoaderBatches:
         length: int,
         restarts: bool = False,
         device: torch.device = torch.device("cpu"),  # noqa: B008 - cannot be changed
+        accumulate: int = 1,
     ) -> None:
-        self._start, self._restarts, self.device = start, restarts, device
+        self._start, self._restarts, self.device, self._accumulate = start, restarts, device, accumulate
+        self.micro_rows = 1
         self._length = length
         self._begun: Iterator[Batch] | None = None
         self._drawn: list[Batch] = []
 
     def __len__(self) -> int:
-        return self._length
+        return -(-self._length // self._accumulate)
 
     def look(self, rows: int) -> torch.Tensor:
         """
@@ -263,14 +272,25 @@ class LoaderBatches:
         if processes.rank == 0:
             source = iter(self._start()) if self._begun is None else chain(self._drawn, self._begun)
         self._begun, self._drawn = None, []
-        for _ in range(self._length):
-            drawn = next(source, None)
-            x, y = processes.agree(drawn) if processes.count > 1 else drawn or (None, None)
-            if x is None or y is None:
+        left = self._length
+        while left > 0:
+            joined: list[Batch] = []
+            for _ in range(min(self._accumulate, left)):
+                drawn = next(source, None)
+                x, y = processes.agree(drawn) if processes.count > 1 else drawn or (None, None)
+                if x is None or y is None:
+                    break
+                joined.append((x, y))
+                self.micro_rows = max(self.micro_rows, len(x))
+            ended = len(joined) < min(self._accumulate, left)
+            if joined:
+                x, y = joined[0] if len(joined) == 1 else map(torch.cat, zip(*joined, strict=True))
+                total = len(x)
+                if processes.count > 1:
+                    rows = slice(processes.rank, None, processes.count) if processes.rank < total else slice(0, 1)
+                    x, y = x[rows], y[rows]
+                yield to_device(x, self.device), to_device(y, self.device), total
+            if ended:
                 logger.warning("The loader ended before the %d batches that it announced.", self._length)
                 return
-            total = len(x)
-            if processes.count > 1:
-                rows = slice(processes.rank, None, processes.count) if processes.rank < total else slice(0, 1)
-                x, y = x[rows], y[rows]
-            yield to_device(x, self.device), to_device(y, self.device), total
+            left -= self._accumulate

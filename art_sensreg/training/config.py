@@ -29,6 +29,9 @@ class TrainingConfig:
     :param nb_epochs: Passes over the data, at least 1.
     :param seed: Seed of the order of the batches, the noise of the penalties and the model's own randomness (dropout).
         None takes one from torch's global generator, so that `torch.manual_seed` governs it.
+    :param accumulate: Batches whose gradients are added up for one step of the optimizer, at least 1: the step of one
+        batch as many times as large, at the memory of one. All that counts steps (schedulers, callbacks,
+        `checkpoint_every`) counts those of the optimizer.
     :param drop_last: Whether an incomplete last batch is left out.
     :param penalty_fraction: Share of each batch's rows, above 0 and at most 1, that get noisy copies: below 1 it is the
         cheap mode. Penalties that differentiate by the input, those of your own, those measured on adversarial images
@@ -77,6 +80,7 @@ class TrainingConfig:
     batch_size: int = 128
     nb_epochs: int = 20
     seed: int | None = None
+    accumulate: int = 1
     drop_last: bool = False
     penalty_fraction: float = 1.0
     penalty_warmup: float = 0.0
@@ -100,7 +104,7 @@ class TrainingConfig:
     callbacks: Sequence[Callback] = ()
 
     def __post_init__(self) -> None:
-        for name, minimum in (("batch_size", 1), ("nb_epochs", 1), ("keep", 1), ("max_skipped", 0)):
+        for name, minimum in (("batch_size", 1), ("nb_epochs", 1), ("accumulate", 1), ("keep", 1), ("max_skipped", 0)):
             check_count(name, getattr(self, name), minimum)
         for name in ("checkpoint_every", "patience"):
             if getattr(self, name) is not None:

@@ -45,7 +45,7 @@ class Processes:
     >>> Processes().sum([1.0, 2.0])
     [1.0, 2.0]
     >>> Processes(rank=1, count=2).share(rows=5, noisy=3)
-    (2, Share(noisy_rows=1, weight=0.8, noisy_weight=0.6666666666666666))
+    (2, Share(noisy_rows=1, weight=0.8, noisy_weight=0.6666666666666666, sum_weight=2.0))
     """
 
     rank: int = 0
@@ -65,7 +65,8 @@ class Processes:
         if self.count == 1:
             return rows, WHOLE_BATCH if noisy == rows else Share(noisy)
         own, own_noisy = (len(range(self.rank, total, self.count)) for total in (rows, noisy))
-        share = Share(max(own_noisy, 1), own * self.count / rows, own_noisy * self.count / noisy)
+        whole = self.count if own else 0
+        share = Share(max(own_noisy, 1), own * self.count / rows, own_noisy * self.count / noisy, float(whole))
         return own, share
 
     def sum(self, values: Sequence[float]) -> list[float]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from tqdm.auto import tqdm
 
 from art_sensreg.objectives import Objective
 from art_sensreg.penalties.noise import Probes, derive_seed
+from art_sensreg.penalties.passes import batch_norms
 from art_sensreg.penalties.random_states import torch_generator
 from art_sensreg.training.batches import Batch, Batches
 from art_sensreg.training.callbacks import History, TrainingState, call
@@ -21,14 +24,19 @@ from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.distributed import Processes
 from art_sensreg.training.metrics import Sums, make_monitor, validate
 from art_sensreg.training.modes import set_mode
+from art_sensreg.training.objective_state import ObjectiveState, Trained
+from art_sensreg.training.one_run import in_callback, one_run_at_a_time
 from art_sensreg.training.overfitting import OverfittingGuard
 from art_sensreg.training.packing import pack
 from art_sensreg.training.resources import StopRequest, buffers_kept, fused, match_layout
 from art_sensreg.training.resume import Checkpoints, outer_randomness_kept, restore_random_state
+from art_sensreg.training.rollback import modes_on_error, other_gradients_kept
 from art_sensreg.training.run_state import restore_run, run_state
 from art_sensreg.training.schedules import Schedule
-from art_sensreg.training.steps import Stepper, unused_parameters
-from art_sensreg.training.validation import threshold
+from art_sensreg.training.soundness import Soundness
+from art_sensreg.training.step_parts import unused_parameters
+from art_sensreg.training.steps import Stepper
+from art_sensreg.training.validation import ValidationAttack, threshold
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +91,7 @@ class Training:
         self.validation, self.verbose, self.training_mode = validation, verbose, training_mode
         self.checkpoints, self.processes, self.guard = checkpoints, processes, guard
         self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        self.own = ObjectiveState(objective, model, optimizer)
         self.schedule = Schedule(scheduler, config, self._entries())
         self.monitor = make_monitor(config, validation is not None)
         if config.compile and not objective.compilable:
@@ -112,6 +121,11 @@ class Training:
         :raises ValueError: If a checkpoint is of another run, or none can be read.
         """
         with ExitStack() as stack:
+            stack.enter_context(one_run_at_a_time())
+            stack.enter_context(modes_on_error([*self.model.modules(), *self.own.modules()]))
+            stack.enter_context(self._layout_kept())
+            every = [*self.model.parameters(), *self.own.parameters()]
+            stack.enter_context(other_gradients_kept(every, self.optimizer))
             stack.enter_context(torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []))
             if not self.batches.rewindable:  # a loader's epochs seed Python's and numpy's generators too
                 stack.enter_context(outer_randomness_kept())
@@ -142,16 +156,33 @@ class Training:
             self._finish()
         return self.state.history
 
+    @contextmanager
+    def _layout_kept(self) -> Iterator[None]:
+        self._lay_out(torch.channels_last)
+        try:
+            yield
+        except BaseException:
+            self._lay_out(torch.contiguous_format)
+            raise
+
+    def _lay_out(self, layout: torch.memory_format) -> None:
+        if self.config.channels_last:
+            self.model.to(memory_format=layout)  # type: ignore[call-overload]
+            match_layout(self.optimizer)
+
     def _build(self) -> None:
         """What needs the trained model on its device."""
-        if self.config.channels_last:
-            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         unused = False
         if self.processes.count > 1:
             x, y, _ = next(self.batches.epoch(0, 0, self.processes)) if self.batches.rewindable else (None, None, 0)
-            unused = x is None or y is None or bool(unused_parameters(self.model, self.objective, x[:2], y[:2]))
+            unused = (
+                x is None or y is None or bool(unused_parameters(self.model, self.objective, x[:2], y[:2], self.own))
+            )
         match_layout(self.optimizer)
-        self.stepper = Stepper(self.model, self.objective, self.optimizer, self.config, self.processes, unused)
+        self.stepper = Stepper(
+            self.model, self.objective, self.optimizer, self.config, self.processes, unused, self.own, self._seed_model
+        )
+        self.soundness = Soundness(self)
         self.probes = self.new_probes()
         self.at = threshold(self.objective)
 
@@ -189,10 +220,11 @@ class Training:
         if broken_off and self.batches.rewindable:
             self._checkpoint()  # still inside the epoch: a resumed run does the rest of it
         self.inside = False
-        record = {"epoch": state.epoch, **self.sums.means(self.processes), "learning_rate": self.rate}
+        none = dict.fromkeys(["loss", "base", *self.objective.names] if not self.sums.rows else [], math.nan)
+        record = {"epoch": state.epoch, **none, **self.sums.means(self.processes), "learning_rate": self.rate}
         if self.config.on_nonfinite == "skip":
             record["skipped"] = state.skipped
-        self._check_weights()
+        self.soundness.check_weights()
         self._judge(record)
         record["seconds"] = time.perf_counter() - start
         state.history.append(record)
@@ -208,14 +240,18 @@ class Training:
         if self.config.penalty_warmup:
             rising = self.config.penalty_warmup * self.config.nb_epochs * len(self.batches)
             self.objective.strength = min(1.0, state.total_steps / max(rising, 1.0))
-        terms, logits, culprit = self.stepper(
-            x, y, own, self.probes.at(state.total_steps, processes.rank, processes.count), share
-        )
+        self.soundness.before_step()
+        probes = self.probes.at(state.total_steps, processes.rank, processes.count)
+        try:
+            terms, logits, culprit = self.stepper(x, y, own, probes, share, self._pieces(total))
+        except BaseException:
+            self.soundness.go_back()
+            raise
         state.terms = {name: value.detach() for name, value in terms.items()}
         state.step += 1
         state.total_steps += 1
         if culprit is not None:
-            self._nonfinite(culprit)
+            self.soundness.leave_out(culprit)
         else:
             self.sums.add(state.terms, logits.detach(), y[:own], total, self.at)
             self.schedule.after_step(state.total_steps)
@@ -226,6 +262,13 @@ class Training:
                 self.bar.set_postfix(self.sums.means(), refresh=False)
         if self.checkpoints is not None:
             self._pause()
+
+    def _pieces(self, rows: int) -> int:
+        """The number of micro-batches of a step: no process has one without rows, nor BatchNorm one of a single row."""
+        if self.config.accumulate == 1:
+            return 1
+        least = self.processes.count * (2 if batch_norms(self.model) else 1)
+        return max(1, min(-(-rows // self.batches.micro_rows), rows // least))
 
     def _seed_model(self) -> None:
         """The model's own randomness (dropout) depends on seed, step and process alone, so that a run can resume."""
@@ -248,50 +291,53 @@ class Training:
             self._stopping.signal = self._stopping.signal or signal.SIGTERM
             self._stopping.obey()
 
+    @property
+    def _trained(self) -> Trained:
+        """What an epoch has come to."""
+        return Trained(self.stepper.result, self.own)
+
     def _judge(self, record: dict[str, float]) -> None:
         """Validate, step the scheduler, and see whether it is time to stop."""
         self._share_buffers()
-        if self.validation is not None:
-            result, config = self.stepper.result, self.config
-            scores = validate(
-                result, self.objective, self.validation, config.batch_size, config.validation_attack, self.seed,
-                self.processes,
-            )  # fmt: skip
-            record.update(scores)
-        if self.guard is not None:
-            self._guard(record)
+        with self.own.looked_at():
+            if self.validation is not None:
+                record.update(self._scores(self.validation, self.config.validation_attack))
+            if self.guard is not None:
+                self._guard(record)
         self.schedule.after_epoch(self.state.epoch, record)
-        if self.monitor is not None and self.monitor.stops_after(record, self.stepper.result):
+        if self.monitor is not None and self.monitor.stops_after(record, self._trained):
             self.state.stop = True
+
+    def _scores(self, data: Batch, attack: ValidationAttack | None) -> dict[str, float]:
+        result, size = self.stepper.result, self.config.batch_size
+        return validate(result, self.objective, data, size, attack, self.seed, self.processes)
 
     def _guard(self, record: dict[str, float]) -> None:
         """Measure the accuracy under PGD, and see whether one-step training has collapsed."""
         assert self.guard is not None
-        result, watched = self.stepper.result, self.guard.watched
-        size = self.config.batch_size
+        watched = self.guard.watched
         for name, attack in watched.attacks.items():
-            scores = validate(result, self.objective, watched.data, size, attack, self.seed, self.processes)
-            record[name] = scores["val_robust_accuracy"]
-        if self.guard.stops_after(record, result):
+            record[name] = self._scores(watched.data, attack)["val_robust_accuracy"]
+        if self.guard.stops_after(record, self._trained):
             self.state.stop = True
 
     def _finish(self) -> None:
         if self.stepper.average is not None:
             self.model.load_state_dict(self.stepper.average.module.state_dict())
         if self.monitor is not None and self.monitor.weights:
-            self.model.load_state_dict(self.monitor.weights)
+            Trained(self.model, self.own).load_state_dict(self.monitor.weights)
         if self.guard is not None and self.guard.restores:
-            self.model.load_state_dict(self.guard.weights)
-        if self.config.channels_last:
-            self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-            match_layout(self.optimizer)
+            Trained(self.model, self.own).load_state_dict(self.guard.weights)
+        self._lay_out(torch.contiguous_format)
         self.model.eval()
-        call(self.config.callbacks, "on_end", self.state)
+        with in_callback():
+            call(self.config.callbacks, "on_end", self.state)
 
     def _call(self, moment: str) -> None:
         """Call the callbacks; what one process's say of stopping goes for all."""
         if self.config.callbacks:
-            call(self.config.callbacks, moment, self.state)
+            with in_callback():
+                call(self.config.callbacks, moment, self.state)
             if self.processes.count > 1:
                 self.state.stop = self.processes.sum([float(self.state.stop)])[0] > 0
 
@@ -299,45 +345,14 @@ class Training:
         """The first process's running statistics count: those of its last step have not been sent round yet."""
         if self.processes.count > 1:
             average = self.stepper.average
-            for buffer in [*self.model.buffers(), *([] if average is None else average.module.buffers())]:
+            own = [tensor for tensor in self.own.tensors().values() if not tensor.requires_grad]
+            for buffer in [*self.model.buffers(), *([] if average is None else average.module.buffers()), *own]:
                 buffer.copy_(self.processes.agree(buffer))
-
-    # --- what can go wrong ------------------------------------------------------------------------------------------
-
-    def _nonfinite(self, culprit: str) -> None:
-        state, config = self.state, self.config
-        if config.on_nonfinite == "skip" and state.skipped < config.max_skipped:
-            state.skipped += 1
-            logger.warning("Step %d of epoch %d is left out: %r is not finite.", state.step, state.epoch, culprit)
-            return
-        limit = f" {state.skipped} steps were left out before it." if config.on_nonfinite == "skip" else ""
-        raise FloatingPointError(
-            f"The term {culprit!r} is {state.terms[culprit].item()} in epoch {state.epoch}, step {state.step}; "
-            f"expected a finite loss.{limit} The weights are those before this step.{self._last_checkpoint()} Try a "
-            "smaller learning rate, penalty weight or `max_grad_norm`."
-        )
-
-    def _check_weights(self) -> None:
-        """A finite loss can have a gradient that is not: never store such weights as a good checkpoint."""
-        weights = dict(self.model.named_parameters())
-        finite = [torch.isfinite(weight).all().to(self.device) for weight in weights.values()]
-        if not finite or torch.stack(finite).all():  # one look at all of them, for which alone the host waits
-            return
-        for name, good in zip(weights, finite, strict=True):
-            if not good:
-                raise FloatingPointError(
-                    f"The weight {name!r} has NaN or infinite values after epoch {self.state.epoch}, step "
-                    f"{self.state.step}, while the loss was finite; expected finite gradients."
-                    f"{self._last_checkpoint()}"
-                )
-
-    def _last_checkpoint(self) -> str:
-        return "" if self.checkpoints is None else f" {self.checkpoints.last()}"
 
     # --- checkpoints ------------------------------------------------------------------------------------------------
 
     def _checkpoint(self) -> None:
         if self.checkpoints is not None:
             if self.inside:
-                self._check_weights()
+                self.soundness.check_weights()
             self.checkpoints.write(self.state.total_steps, run_state(self))

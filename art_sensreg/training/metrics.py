@@ -14,6 +14,8 @@ from art_sensreg.penalties.noise import derive_seed
 from art_sensreg.training.batches import to_device
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.distributed import Processes
+from art_sensreg.training.loss_means import adds_up, divisor
+from art_sensreg.training.objective_state import Trained
 from art_sensreg.training.validation import Batch, ValidationAttack, correct, threshold
 
 
@@ -80,7 +82,7 @@ def validate(
     Score a model; each process takes every so many batches.
 
     :param model: The model; left in evaluation mode.
-    :param objective: Its base loss is the `val_loss`.
+    :param objective: Its base loss is the `val_loss`: the mean over all rows, also of one that adds them up.
     :param data: Images and labels, on the device of the model or in the host's memory.
     :param batch_size: Rows of a forward pass.
     :param attack: Attack whose accuracy is reported too, or None.
@@ -90,8 +92,9 @@ def validate(
     """
     model.eval()
     at = threshold(objective)
-    scores: list[torch.Tensor] = []
-    rows: list[int] = []
+    loss_fn = objective.base_loss
+    summed: bool | None = None
+    scores: list[torch.Tensor | float] = []
     device = next((parameter.device for parameter in model.parameters()), data[0].device)
     for number, (x, y) in enumerate(zip(data[0].split(batch_size), data[1].split(batch_size), strict=True)):
         if number % processes.count != processes.rank:
@@ -104,12 +107,15 @@ def validate(
             generator = torch.Generator().manual_seed(derive_seed(seed, "validation", number))
             perturbed = attack(model, objective, x, y, generator)
             robust = right & correct(model(perturbed), y, at)
-        rows.append(len(x))
-        scores.extend([objective.base_loss(logits, y), right.sum(), robust.sum()])
+        summed = adds_up(loss_fn, logits, y) if summed is None else summed
+        count = float(len(x)) if summed else divisor(loss_fn, y)
+        scores.extend([loss_fn(logits, y), count, right.sum(), robust.sum()])
     found = read(scores)  # at the end: nothing before makes the host wait
-    losses = sum(loss * count for loss, count in zip(found[::3], rows, strict=True))
-    sums = processes.sum([losses, sum(found[1::3]), sum(found[2::3])])
-    loss, clean, robust_share = (total / len(data[0]) for total in sums)
+    pairs = zip(found[::4], found[1::4], strict=True)
+    total = sum(loss if summed else loss * count for loss, count in pairs if count)
+    total, counts, *right_sums = processes.sum([total, *(sum(found[start::4]) for start in (1, 2, 3))])
+    loss = total / counts if counts else math.nan
+    clean, robust_share = (number / len(data[0]) for number in right_sums)
     result = {"val_loss": loss, "val_accuracy": clean}
     return result if attack is None else {**result, "val_robust_accuracy": robust_share}
 
@@ -135,7 +141,7 @@ class Monitor:
         self.waited = 0
         self.weights: dict[str, torch.Tensor] = {}
 
-    def stops_after(self, record: dict[str, float], model: nn.Module) -> bool:
+    def stops_after(self, record: dict[str, float], model: nn.Module | Trained) -> bool:
         """
         Take notice of an epoch.
 

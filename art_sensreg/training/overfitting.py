@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from art_sensreg.training.objective_state import Trained
 from art_sensreg.training.validation import Batch, ValidationAttack
 
 logger = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ class OverfittingGuard:
         """Whether the weights of the best epoch are to be returned."""
         return self.collapsed and bool(self.weights)
 
-    def stops_after(self, record: dict[str, float], model: nn.Module) -> bool:
+    def stops_after(self, record: dict[str, float], model: nn.Module | Trained) -> bool:
         """
         Take notice of an epoch; its record gets the entry `catastrophic_overfitting`, 1 in the epoch of the collapse.
 

@@ -6,6 +6,7 @@ import logging
 import math
 from typing import TYPE_CHECKING, Any
 
+from art_sensreg.training.optimizers import inner_states, load_inner_states
 from art_sensreg.training.resources import match_layout
 from art_sensreg.training.resume import random_state
 from art_sensreg.training.states import check_model_state, check_optimizer_state
@@ -38,7 +39,9 @@ def run_state(training: Training) -> dict[str, Any]:
         "history": state.history,
         "model": training.model.state_dict(),
         "frozen": [name for name, weight in training.model.named_parameters() if not weight.requires_grad],
+        "objective": training.own.state_dict(),
         "optimizer": training.optimizer.state_dict(),
+        "inner optimizers": inner_states(training.optimizer),
         "scheduler": None if training.scheduler is None else training.scheduler.state_dict(),
         "schedule": training.schedule.state_dict(),
         "stepper": training.stepper.state_dict(),
@@ -75,7 +78,9 @@ def restore_run(training: Training, stored: dict[str, Any]) -> None:
     training.model.load_state_dict(stored["model"])
     for name, parameter in training.model.named_parameters():  # a callback may have frozen some on the way
         parameter.requires_grad_(name not in stored["frozen"])
+    training.own.load_state_dict(stored["objective"])
     training.optimizer.load_state_dict(stored["optimizer"])
+    load_inner_states(training.optimizer, stored["inner optimizers"])
     if training.scheduler is not None:
         training.scheduler.load_state_dict(stored["scheduler"])
         training.schedule.load_state_dict(stored["schedule"])

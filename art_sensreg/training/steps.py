@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -18,6 +17,10 @@ from art_sensreg.penalties.precision import full_float32, input_width, tf32_blur
 from art_sensreg.training.averaging import WeightAverage
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.distributed import Processes, lost_processes_named
+from art_sensreg.training.objective_state import ObjectiveState
+from art_sensreg.training.optimizers import needs_closure
+from art_sensreg.training.rollback import BuffersBefore
+from art_sensreg.training.step_parts import first_nonfinite, micro_batches
 
 LOW_PRECISION_SIGMA = 0.3
 """
@@ -40,6 +43,7 @@ class StepModule(nn.Module):
     :param model: The model.
     :param objective: What is minimised.
     :param precision: As in `TrainingConfig`.
+    :param own: Tensors of the objective's own as a module: their gradients are averaged over the processes too.
 
     Example:
     >>> from art_sensreg.objectives import WHOLE_BATCH
@@ -50,10 +54,13 @@ class StepModule(nn.Module):
     (['loss', 'base'], torch.float32)
     """
 
-    def __init__(self, model: nn.Module, objective: Objective, precision: str = "float32") -> None:
+    def __init__(
+        self, model: nn.Module, objective: Objective, precision: str = "float32", own: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.objective = objective
+        self.own = own
         width = input_width(objective.clip_values)
         smallest = objective.smallest_sigma
         fine = smallest is not None and smallest < LOW_PRECISION_SIGMA * width
@@ -81,6 +88,8 @@ class Stepper:
     :param config: Settings.
     :param processes: Those that share each batch.
     :param unused: Whether some parameters do not take part in the loss.
+    :param own: Tensors of the objective's own; None: it has none.
+    :param reseed: Puts the model's own randomness back to what it was when the step began.
     """
 
     def __init__(
@@ -91,6 +100,8 @@ class Stepper:
         config: TrainingConfig,
         processes: Processes,
         unused: bool = False,
+        own: ObjectiveState | None = None,
+        reseed: Callable[[], None] = lambda: None,
     ) -> None:
         self.model, self.objective, self.optimizer = model, objective, optimizer
         self.processes = processes
@@ -102,7 +113,18 @@ class Stepper:
         self._only_weights = objective.double_backward and processes.count == 1
         self._plain = device.type == "cpu" and processes.count == 1 and config.precision == "float32"
         self._plain = self._plain and not config.compile
-        step = StepModule(model, objective, config.precision)
+        self._differentiated = [*model.parameters(), *([] if own is None else own.parameters())]
+        self._reseed = reseed
+        self._twice = needs_closure(optimizer)
+        stores = [module._buffers for module in model.modules()] + ([] if own is None else own.stores())
+        self._first_pass = BuffersBefore(stores if self._twice else [])
+        if self._twice and self.scaler.is_enabled():
+            raise ValueError(
+                f"`precision` is 'float16' and the optimizer {type(optimizer).__name__} evaluates the loss twice a "
+                "step, for which there is no gradient scaler; expected 'float32' or 'bfloat16'."
+            )
+        holder = None if own is None or processes.count == 1 else own.holder()
+        step = StepModule(model, objective, config.precision, holder)
         self._exactly = partial(full_float32, device) if step.without_tf32 else nullcontext
         self.module: nn.Module = step
         if config.compile:
@@ -116,7 +138,7 @@ class Stepper:
         return self.model if self.average is None else self.average.module
 
     def __call__(
-        self, x: torch.Tensor, y: torch.Tensor, own: int, probes: Probes, share: Share
+        self, x: torch.Tensor, y: torch.Tensor, own: int, probes: Probes, share: Share, pieces: int = 1
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor, str | None]:
         """
         Do one step, unless the loss or its gradient is not finite: then no weight moves.
@@ -128,65 +150,140 @@ class Stepper:
         :param own: How many of the rows count for this process.
         :param probes: Source of the penalties' noise.
         :param share: What the terms count.
+        :param pieces: Number of micro-batches, whose gradients are added up.
         :return: The terms of the whole batch, the logits of this process's rows, and the name of a term that is not
             finite, or None.
         """
         if self.layout is not None and x.ndim == 4:
             x = x.contiguous(memory_format=self.layout)
-        parts = self._parts(len(x), share)
-        if len(parts) > 1:
-            terms, logits = self._backward_in_parts(x, y, probes, parts)
-        else:
-            with self._watched(), self._exactly():
-                terms, logits = self.module(x, y, probes, share)
-        loss, terms = terms["loss"], self._of_all(terms, share)
-        if len(parts) == 1:
-            self.optimizer.zero_grad(set_to_none=True)
-            with self._watched():
-                self.scaler.scale(loss).backward(inputs=self._inputs())
-        if self.scaler.is_enabled():
-            self.scaler.unscale_(self.optimizer)
-        size = self._gradient_size()
-        culprit = first_nonfinite(terms, size)
+        parts = [part for piece in micro_batches(len(x), share, pieces) for part in self._parts(*piece)]
+
+        def evaluate() -> tuple[dict[str, torch.Tensor], torch.Tensor, str | None]:
+            terms, logits = self._gradients(x, y, probes, parts)
+            if self.scaler.is_enabled():
+                self.scaler.unscale_(self.optimizer)
+            size = self._gradient_size()
+            culprit = first_nonfinite(terms, size)
+            return ({**terms, "gradient": size} if culprit == "gradient" else terms), logits, culprit
+
+        terms, logits, culprit = evaluate()
         # A gradient that overflows half precision is no fault: the scaler lowers its scale, and the step is left out.
         overflow = culprit == "gradient" and self.scaler.is_enabled()
-        if culprit is not None and not overflow:
+        if overflow:
+            terms.pop("gradient")
+        if culprit is None and self._twice:
+            culprit = self._step_twice(evaluate, terms)
+        elif culprit is None or overflow:
+            culprit = None
+            self._step(overflow)
+        if culprit is not None:
             self._leave_out()
-            return ({**terms, "gradient": size} if culprit == "gradient" else terms), logits[:own], culprit
-        self._update(overflow)
-        return terms, logits[:own], None
+        elif self.average is not None:
+            self.average.update_parameters(self.model)
+        return terms, logits[:own], culprit
 
     def _watched(self) -> AbstractContextManager[None]:
         return lost_processes_named() if self.processes.count > 1 else nullcontext()
 
-    def _inputs(self) -> list[nn.Parameter] | None:
-        """
-        Where the images are differentiated by, the last pass need not go as far as them once more.
+    def _held(self) -> list[torch.Tensor]:
+        """What the optimizer trains; which that is, and what of it is frozen, may change from step to step."""
+        return [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
 
-        Which weights are frozen may change from step to step.
-        """
-        return [p for p in self.model.parameters() if p.requires_grad] if self._only_weights else None
+    def _gradients(
+        self, x: torch.Tensor, y: torch.Tensor, probes: Probes, parts: list[tuple[int, Share]]
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Forward and backward of each part in turn: the same means and, but for rounding, gradients as of one."""
+        self._forget()
+        # Where the images are differentiated by, the last pass need not go as far as them once more.
+        inputs = self._held() if self._only_weights else None
+        first = 0
+        terms: dict[str, torch.Tensor] = {}
+        logits = []
+        for number, (rows, share) in enumerate(parts, start=1):
+            part = slice(first, first + rows)
+            with self._watched(), nullcontext() if number == len(parts) else self._unsynchronised():
+                with self._exactly():
+                    values, z = self.module(x[part], y[part], probes.after(first), share)
+                self.scaler.scale(values["loss"]).backward(inputs=inputs)
+            if len(parts) == 1 and self.processes.count == 1:
+                return {name: value.detach() for name, value in values.items()}, z.detach()
+            counts = {**self.objective.weights(share), "loss": 1.0}  # the loss is weighted already
+            for name, value in values.items():
+                terms[name] = terms.get(name, 0.0) + value.detach() * counts[name]
+            logits.append(z.detach())
+            first += rows
+        return self._of_all(terms), torch.cat(logits)
+
+    def _unsynchronised(self) -> AbstractContextManager[None]:
+        """Gradients are averaged over the processes once a step, with those of the last micro-batch."""
+        one = self.processes.count == 1
+        context: AbstractContextManager[None] = nullcontext() if one else self.module.no_sync()  # type: ignore[operator]
+        return context
+
+    def _forget(self) -> None:
+        """Clear every gradient, also those of weights that the optimizer does not hold."""
+        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self._differentiated:
+            parameter.grad = None
 
     def _gradient_size(self) -> torch.Tensor:
         """A finite loss can have a gradient that is not: of a root at 0, for one."""
-        gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        return torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]).sum()
+        gradients = [p.grad for p in self._held() if p.grad is not None]
+        if not gradients:
+            return torch.zeros(())
+        norms = torch._foreach_norm(gradients)
+        return torch.stack([norm.float().to(norms[0].device) for norm in norms]).sum()
 
     def _leave_out(self) -> None:
         """Forget a step that shall not be done."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self._forget()
         if self.scaler.is_enabled():
             self.scaler.update(self.scaler.get_scale())  # as it is: it has seen this step's gradients
 
-    def _update(self, overflow: bool = False) -> None:
+    def _clip(self) -> None:
         if self.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+            nn.utils.clip_grad_norm_(self._held(), self.max_grad_norm)
+
+    def _step(self, overflow: bool) -> None:
+        self._clip()
         if not overflow:
             self.optimizer.step()  # and not by the scaler, which would wait for the device to see the same once more
         if self.scaler.is_enabled():
             self.scaler.update()
-        if self.average is not None:
-            self.average.update_parameters(self.model)
+
+    def _step_twice(
+        self,
+        evaluate: Callable[[], tuple[dict[str, torch.Tensor], torch.Tensor, str | None]],
+        terms: dict[str, torch.Tensor],
+    ) -> str | None:
+        """
+        A step of an optimizer that takes the gradient anew, elsewhere: of the same rows, noise and dropout.
+
+        The running statistics are those of the first pass. If the second is not finite the weights go back.
+        """
+        before = [(parameter, parameter.detach().clone()) for parameter in self._held()]
+        self._first_pass.take()
+
+        @torch.enable_grad()
+        def again() -> torch.Tensor:
+            self._reseed()
+            found, _, culprit = evaluate()
+            self._first_pass.restore()
+            if culprit is not None:
+                raise _NotFiniteError(culprit, found)
+            self._clip()
+            return found["loss"]
+
+        self._clip()
+        try:
+            self.optimizer.step(again)  # type: ignore[arg-type]
+        except _NotFiniteError as error:
+            with torch.no_grad():
+                for parameter, value in before:
+                    parameter.copy_(value)
+            terms.update(error.terms)
+            return error.culprit
+        return None
 
     def _parts(self, rows: int, share: Share) -> list[tuple[int, Share]]:
         """
@@ -195,39 +292,20 @@ class Stepper:
         The rows without noisy copies are the last part, and need no comparison.
         """
         noisy = rows if share.noisy_rows is None else share.noisy_rows
-        fitting = self.objective.rows_at_once(self.model, _CACHED_NUMBERS) if self._plain else None
+        fitting = self.objective.rows_at_once(self.model, _CACHED_NUMBERS) if self._plain and noisy else None
         if fitting is None:
             return [(rows, share)]
         count = -(-noisy // max(fitting, _LEAST_ROWS))
         sizes = [noisy // count + (index < noisy % count) for index in range(count)]
-        parts = [(size, Share(None, size / rows, size / noisy)) for size in sizes]
-        return parts if noisy == rows else [*parts, (rows - noisy, Share(0, (rows - noisy) / rows, 0.0))]
+        all_rows, all_noisy, rest = share.weight, share.noisy_weight, rows - noisy
+        parts = [(size, Share(None, all_rows * size / rows, all_noisy * size / noisy)) for size in sizes]
+        return parts if not rest else [*parts, (rest, Share(0, all_rows * rest / rows, 0.0))]
 
-    def _backward_in_parts(
-        self, x: torch.Tensor, y: torch.Tensor, probes: Probes, parts: list[tuple[int, Share]]
-    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Forward and backward of each part in turn: the same means and, but for rounding, gradients."""
-        self.optimizer.zero_grad(set_to_none=True)
-        first = 0
-        terms: dict[str, torch.Tensor] = {}
-        logits = []
-        for rows, share in parts:
-            part = slice(first, first + rows)
-            values, z = self.module(x[part], y[part], probes.after(first), share)
-            values["loss"].backward()
-            counts = {**self.objective.weights(share), "loss": 1.0}  # the loss is weighted already
-            for name, value in values.items():
-                terms[name] = terms.get(name, 0.0) + value.detach() * counts[name]
-            logits.append(z.detach())
-            first += rows
-        return terms, torch.cat(logits)
-
-    def _of_all(self, terms: dict[str, torch.Tensor], share: Share) -> dict[str, torch.Tensor]:
-        """The terms of the global batch: a mean over the processes, each counted by its rows."""
+    def _of_all(self, terms: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The terms of the global batch: a mean over the processes, whose terms are weighted already."""
         if self.processes.count == 1:
             return terms
-        counts = {**self.objective.weights(share), "loss": 1.0}  # the loss is weighted already
-        parts = [value.detach().double() * counts[name] / self.processes.count for name, value in terms.items()]
+        parts = [value.double() / self.processes.count for value in terms.values()]
         sums = self.processes.sum_tensor(torch.stack(parts))
         return dict(zip(terms, sums.float(), strict=True))
 
@@ -247,45 +325,9 @@ class Stepper:
             self.average.load_state_dict(state["average"])
 
 
-def first_nonfinite(terms: dict[str, torch.Tensor], size: torch.Tensor) -> str | None:
-    """
-    Find what is NaN or infinite in a step; the host waits for the device once, unless it is a term.
+class _NotFiniteError(Exception):
+    """The second evaluation of a step's loss is not finite."""
 
-    :param terms: The terms of the loss, 0-d tensors, and `loss` itself.
-    :param size: Size of the gradient, a 0-d tensor.
-    :return: The name of a term, `loss`, `gradient`, or None.
-
-    Example:
-    >>> from art_sensreg.training.steps import first_nonfinite
-    >>> one, nan = torch.tensor(1.0), torch.tensor(float("nan"))
-    >>> first_nonfinite({"loss": one}, one), first_nonfinite({"loss": one}, nan)
-    (None, 'gradient')
-    >>> first_nonfinite({"loss": nan, "base": one, "jacobian": nan}, nan)
-    'jacobian'
-    """
-    loss = terms["loss"].detach()
-    loss_finite, size_finite = map(math.isfinite, torch.stack([loss, size.to(loss)]).tolist())
-    if loss_finite:
-        return None if size_finite else "gradient"
-    names = (name for name, value in terms.items() if name != "loss" and not torch.isfinite(value))
-    return next(names, "loss")
-
-
-def unused_parameters(model: nn.Module, objective: Objective, x: torch.Tensor, y: torch.Tensor) -> Sequence[str]:
-    """
-    Parameters that take no part in the loss: `DistributedDataParallel` must know of them.
-
-    :param model: The model.
-    :param objective: The objective.
-    :param x: Some images.
-    :param y: Their labels.
-    :return: Their names.
-    """
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    was_training = model.training
-    try:
-        loss = objective.base_loss(model.eval()(x.clone()), y)
-        gradients = torch.autograd.grad(loss, [parameter for _, parameter in named], allow_unused=True)
-    finally:
-        model.train(was_training)
-    return [name for (name, _), gradient in zip(named, gradients, strict=True) if gradient is None]
+    def __init__(self, culprit: str, terms: dict[str, torch.Tensor]) -> None:
+        super().__init__(culprit)
+        self.culprit, self.terms = culprit, terms

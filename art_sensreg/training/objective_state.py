@@ -1,0 +1,225 @@
+"""What loss and penalties keep of their own, and what is trained beside the model: a temperature, class centres."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from art_sensreg.objectives import Objective
+from art_sensreg.penalties.base import PassPenalty
+from art_sensreg.training.rollback import BuffersBefore
+
+Store = MutableMapping[str, Any]
+
+
+class ObjectiveState:
+    """
+    The tensors of an objective, and whatever else the optimizer trains, that are not the model's.
+
+    They are found in a loss or penalty that is a module, and in modules and tensors that a function or object holds.
+
+    :param objective: The objective.
+    :param model: The model that is trained; what belongs to it is left out.
+    :param optimizer: Its optimizer.
+
+    Example:
+    >>> from art_sensreg.training.objective_state import ObjectiveState
+    >>> class Tempered(nn.CrossEntropyLoss):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.scale = nn.Parameter(torch.ones(()))
+    >>> model, loss = nn.Linear(3, 2), Tempered()
+    >>> optimizer = torch.optim.SGD([*model.parameters(), *loss.parameters()], lr=0.1)
+    >>> sorted(ObjectiveState(Objective(base_loss=loss), model, optimizer).tensors())
+    ['base.scale']
+    """
+
+    def __init__(self, objective: Objective, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self._model, self._optimizer = model, optimizer
+        self.roots: dict[str, nn.Module] = {}
+        self._loose: dict[str, Store] = {}  # attributes of objects that are no modules
+        self._alone: dict[str, nn.Parameter] = {}
+        self._stateful: dict[str, Any] = {}
+        for name, part in objective.parts.items():
+            self._look(name, part, object_too=True)
+        known = {id(tensor) for tensor in [*model.parameters(), *self.tensors().values()]}
+        for number, group in enumerate(optimizer.param_groups):
+            for place, parameter in enumerate(group["params"]):
+                if id(parameter) not in known:
+                    self._alone[f"optimizer.{number}.{place}"] = parameter
+
+    def _look(self, name: str, value: Any, object_too: bool = False) -> None:
+        if isinstance(value, nn.Module):
+            self.roots[name] = value
+        elif isinstance(value, nn.Parameter):
+            self._alone[name] = value
+        elif isinstance(value, (list, tuple)):
+            for number, item in enumerate(value):
+                self._look(f"{name}.{number}", item)
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                self._look(f"{name}.{key}", item)
+        elif isinstance(value, partial):
+            given = [("function", value.func), *value.keywords.items(), *enumerate(value.args)]
+            for key, item in given:
+                self._look(f"{name}.{key}", item, object_too)
+        elif inspect.ismethod(value):
+            self._look(name, value.__self__, object_too)
+        elif inspect.isfunction(value):
+            used = inspect.getclosurevars(value)
+            for key, item in {**used.globals, **used.nonlocals}.items():
+                self._look(f"{name}.{key}", item)
+        elif object_too and not isinstance(value, type) and hasattr(value, "__dict__"):
+            self._look_inside(name, value)
+
+    def _look_inside(self, name: str, value: Any) -> None:
+        if not isinstance(value, PassPenalty):  # whose settings do not change
+            self._loose[name] = vars(value)
+        if callable(getattr(value, "state_dict", None)) and callable(getattr(value, "load_state_dict", None)):
+            self._stateful[name] = value
+        for key, item in vars(value).items():
+            if not isinstance(item, torch.Tensor):
+                self._look(f"{name}.{key}", item)
+
+    def modules(self) -> list[nn.Module]:
+        """Every module of them once, those of the model left out."""
+        seen = {id(module) for module in self._model.modules()}
+        found = {id(m): m for root in self.roots.values() for m in root.modules() if id(m) not in seen}
+        return list(found.values())
+
+    @contextmanager
+    def looked_at(self) -> Iterator[None]:
+        """Inside, modules are in evaluation mode; afterwards modes and buffers are what they were."""
+        modes = [(module, module.training) for module in self.modules()]
+        before = BuffersBefore(self.stores())
+        before.take()
+        try:
+            for module, _ in modes:
+                module.training = False
+            yield
+        finally:
+            before.restore()
+            for module, training in modes:
+                module.training = training
+
+    def stores(self) -> list[Store]:
+        """Where buffers are, by name: of the modules, and what objects that are no modules hold."""
+        return [*(module._buffers for module in self.modules()), *self._loose.values()]
+
+    def _places(self) -> Iterator[tuple[str, Store, str]]:
+        seen = {id(module) for module in self._model.modules()}
+        for root_name, root in self.roots.items():
+            for name, module in root.named_modules():
+                if id(module) in seen:
+                    continue
+                seen.add(id(module))
+                for store in (module._parameters, module._buffers):
+                    for key in store:
+                        yield ".".join(part for part in (root_name, name, key) if part), store, key
+        for name, store in [*self._loose.items(), *((name, self._alone) for name in self._alone)]:
+            if store is self._alone:
+                yield name, self._alone, name
+            else:
+                yield from ((f"{name}.{key}", store, key) for key in store)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The tensors as they are now, by name."""
+        models = {id(tensor) for tensor in [*self._model.parameters(), *self._model.buffers()]}
+        found = {name: store[key] for name, store, key in self._places()}
+        return {n: v for n, v in found.items() if isinstance(v, torch.Tensor) and id(v) not in models}
+
+    def parameters(self) -> list[torch.Tensor]:
+        """Those that can be trained."""
+        return [tensor for tensor in self.tensors().values() if tensor.requires_grad and tensor.is_leaf]
+
+    def trained(self) -> dict[str, torch.Tensor]:
+        """Those that the optimizer holds, by name."""
+        held = {id(parameter) for group in self._optimizer.param_groups for parameter in group["params"]}
+        return {name: tensor for name, tensor in self.tensors().items() if id(tensor) in held}
+
+    def holder(self) -> nn.Module:
+        """All of them as one module, for who goes by modules."""
+        alone = [p for p in self.parameters() if isinstance(p, nn.Parameter)]
+        return nn.ModuleList([*self.roots.values(), nn.ParameterList(alone)])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The tensors, and the state of objects that have a `state_dict` of their own, for a checkpoint."""
+        states = {name: value.state_dict() for name, value in self._stateful.items()}
+        return {"tensors": {n: t.detach() for n, t in self.tensors().items()}, "states": states}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """
+        Take back what `state_dict` returned.
+
+        :param state: The same.
+        :raises ValueError: If a parameter has another shape.
+        """
+        own = self.tensors()
+        for name, tensor in state["tensors"].items():
+            if name in own and own[name].requires_grad and own[name].shape != tensor.shape:
+                raise ValueError(
+                    f"{name!r} of the objective has shape {tuple(tensor.shape)} in the checkpoint; expected "
+                    f"{tuple(own[name].shape)}."
+                )
+        self.load_tensors(state["tensors"])
+        for name, value in self._stateful.items():
+            if name in state["states"]:
+                value.load_state_dict(state["states"][name])
+
+    @torch.no_grad()
+    def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
+        """
+        Put tensors back to earlier values.
+
+        :param tensors: What `tensors` returned, or copies.
+        """
+        own = self.tensors()
+        for name, store, key in self._places():
+            if name not in tensors or name not in own:
+                continue
+            if own[name].shape == tensors[name].shape:
+                own[name].copy_(tensors[name])
+            else:  # a queue that has grown
+                store[key] = tensors[name].to(own[name].device, copy=True)
+
+
+class Trained:
+    """
+    The model and the tensors of its objective as one state: what early stopping and the guard keep and give back.
+
+    :param model: The model whose weights count.
+    :param state: The tensors of the objective.
+
+    Example:
+    >>> from art_sensreg.training.objective_state import Trained
+    >>> model = nn.Linear(1, 1)
+    >>> state = ObjectiveState(Objective(), model, torch.optim.SGD(model.parameters(), lr=0.1))
+    >>> list(Trained(model, state).state_dict())
+    ['weight', 'bias']
+    """
+
+    _MARK = "(objective) "
+
+    def __init__(self, model: nn.Module, state: ObjectiveState) -> None:
+        self.model, self.state = model, state
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Everything by name."""
+        own = {f"{self._MARK}{name}": tensor for name, tensor in self.state.tensors().items()}
+        return {**self.model.state_dict(), **own}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """
+        Take back what `state_dict` returned.
+
+        :param state: The same.
+        """
+        mark = self._MARK
+        self.model.load_state_dict({name: value for name, value in state.items() if not name.startswith(mark)})
+        self.state.load_tensors({n.removeprefix(mark): v for n, v in state.items() if n.startswith(mark)})

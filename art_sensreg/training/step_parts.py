@@ -1,0 +1,95 @@
+"""What a step is divided into, and what is looked at in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from art_sensreg.objectives import Objective, Share
+from art_sensreg.penalties.modes import modes_kept
+from art_sensreg.training.objective_state import ObjectiveState
+from art_sensreg.training.rollback import BuffersBefore
+
+
+def micro_batches(rows: int, share: Share, pieces: int) -> list[tuple[int, Share]]:
+    """
+    Divide a batch into micro-batches, whose weighted terms add up to those of the batch.
+
+    :param rows: Rows of the batch.
+    :param share: What they count; the first of them have noisy copies.
+    :param pieces: Number of micro-batches, at most `rows`.
+    :return: Rows of each, and what they count.
+
+    Example:
+    >>> from art_sensreg.training.step_parts import micro_batches
+    >>> [(rows, share.noisy_rows, share.weight) for rows, share in micro_batches(8, Share(noisy_rows=6), pieces=2)]
+    [(4, None, 0.5), (4, 2, 0.5)]
+    """
+    if pieces == 1:
+        return [(rows, share)]
+    noisy = rows if share.noisy_rows is None else share.noisy_rows
+    sizes = [rows // pieces + (index < rows % pieces) for index in range(pieces)]
+    found, first = [], 0
+    for size in sizes:
+        own = min(max(noisy - first, 0), size)
+        weight, noisy_weight = share.weight * size / rows, share.noisy_weight * own / max(noisy, 1)
+        found.append((size, Share(None if own == size else own, weight, noisy_weight, share.sum_weight)))
+        first += size
+    return found
+
+
+def first_nonfinite(terms: dict[str, torch.Tensor], size: torch.Tensor) -> str | None:
+    """
+    Find what is NaN or infinite in a step; the host waits for the device once, unless it is a term.
+
+    :param terms: The terms of the loss, 0-d tensors, and `loss` itself.
+    :param size: Size of the gradient, a 0-d tensor.
+    :return: The name of a term, `loss`, `gradient`, or None.
+
+    Example:
+    >>> from art_sensreg.training.step_parts import first_nonfinite
+    >>> one, nan = torch.tensor(1.0), torch.tensor(float("nan"))
+    >>> first_nonfinite({"loss": one}, one), first_nonfinite({"loss": one}, nan)
+    (None, 'gradient')
+    >>> first_nonfinite({"loss": nan, "base": one, "jacobian": nan}, nan)
+    'jacobian'
+    """
+    loss = terms["loss"].detach()
+    loss_finite, size_finite = map(math.isfinite, torch.stack([loss, size.to(loss)]).tolist())
+    if loss_finite:
+        return None if size_finite else "gradient"
+    names = (name for name, value in terms.items() if name != "loss" and not torch.isfinite(value))
+    return next(names, "loss")
+
+
+def unused_parameters(
+    model: nn.Module,
+    objective: Objective,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    own: ObjectiveState | None = None,
+) -> Sequence[str]:
+    """
+    Parameters that take no part in the loss: `DistributedDataParallel` must know of them.
+
+    :param model: The model.
+    :param objective: The objective.
+    :param x: Some images.
+    :param y: Their labels.
+    :param own: Tensors of the objective's own, or None.
+    :return: Their names.
+    """
+    own_tensors = {} if own is None else own.tensors()
+    named = [(n, p) for n, p in [*model.named_parameters(), *own_tensors.items()] if p.requires_grad and p.is_leaf]
+    before = BuffersBefore([] if own is None else own.stores())
+    before.take()
+    try:
+        with modes_kept(model):
+            loss = objective.base_loss(model(x.clone()), y)
+        gradients = torch.autograd.grad(loss, [parameter for _, parameter in named], allow_unused=True)
+    finally:
+        before.restore()
+    return [name for (name, _), gradient in zip(named, gradients, strict=True) if gradient is None]

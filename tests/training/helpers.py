@@ -1,0 +1,74 @@
+"""A small classifier and data, and training written by hand in plain torch, to compare the loop with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from art_sensreg import SensRegClassifier
+from art_sensreg.penalties.noise import derive_seed
+
+X = np.random.default_rng(0).random((24, 4)).astype("float32")
+Y = np.arange(24) % 3
+
+
+def small_model(*layers: nn.Module) -> nn.Module:
+    """A network with fixed weights, `layers` after the first activation."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), *layers, nn.Linear(8, 3))
+
+
+def classifier_of(
+    model: nn.Module, optimizer: torch.optim.Optimizer | None = None, loss: Any = None, **options: Any
+) -> SensRegClassifier:
+    """A classifier on the CPU; plain SGD unless told otherwise."""
+    return SensRegClassifier(
+        model,
+        nn.CrossEntropyLoss() if loss is None else loss,
+        (4,),
+        3,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.5) if optimizer is None else optimizer,
+        clip_values=(0.0, 1.0),
+        device_type="cpu",
+        **options,
+    )
+
+
+def batches_of(seed: int, epochs: int, batch_size: int, n: int = len(X)) -> list[torch.Tensor]:
+    """The rows of every step, as the loop draws them."""
+    rows: list[torch.Tensor] = []
+    for epoch in range(1, epochs + 1):
+        order = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
+        rows.extend(torch.randperm(n, generator=order).split(batch_size))
+    return rows
+
+
+def by_hand(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    objective: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    epochs: int,
+    batch_size: int,
+    clip: tuple[list[torch.Tensor], float] | None = None,
+    seed: int = 0,
+) -> None:
+    """Plain training: `objective(x, y)` is minimised."""
+    model.train()
+    for rows in batches_of(seed, epochs, batch_size):
+        x, y = torch.from_numpy(X)[rows], torch.from_numpy(Y)[rows]
+        for parameter in model.parameters():
+            parameter.grad = None
+        optimizer.zero_grad()
+        objective(x, y).backward()
+        if clip is not None:
+            nn.utils.clip_grad_norm_(*clip)
+        optimizer.step()
+
+
+def close(first: list[torch.Tensor], second: list[torch.Tensor], atol: float = 1e-5) -> bool:
+    """Equal but for rounding."""
+    return all(torch.allclose(a, b, atol=atol) for a, b in zip(first, second, strict=True))
