@@ -19,7 +19,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from art_sensreg.adversaries import Adversary
 from art_sensreg.description import description
+from art_sensreg.effect_warning import warn_without_effect
 from art_sensreg.loaders import describe_source, loader_source
+from art_sensreg.main_output import with_main_output
 from art_sensreg.objectives import Objective, Penalty
 from art_sensreg.outputs import SingleOutput
 from art_sensreg.penalties.taps import trial
@@ -323,12 +325,14 @@ def _prepare(
         bounds = (low, high)
     model = trained_model(classifier)
     _check_output(classifier, model, x)
+    model = with_main_output(model, x, _columns(classifier), options.training_mode)
     objective = Objective(penalties, classifier.loss, bounds, options.adversary)
     # In the mode of training: a model's own randomness shows in no other.
     modes = [(module, module.training) for module in model.modules()]
     try:
         set_mode(model, options.training_mode)
         objective.prepare(model, x)
+        warn_without_effect(model, x, penalties, _trained(classifier), bounds)
     finally:
         for module, training in modes:
             module.training = training
@@ -339,10 +343,21 @@ def _check_output(classifier: PyTorchClassifier, model: nn.Module, x: torch.Tens
     """Two rows through the model in evaluation mode: does it return one logit a class?"""
     with trial(model, x):
         logits = model(x.clone())
-    classes = classifier.nb_classes
-    shapes = [(len(x), classes), *([(len(x), 1)] if classes == 2 else [])]
+    shapes = [(len(x), columns) for columns in _columns(classifier)]
     if not isinstance(logits, torch.Tensor) or tuple(logits.shape) not in shapes:
         came = f"shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise ValueError(f"`model` returns {came} for {len(x)} images; expected logits of shape {shapes[0]}.")
     if logits.shape[1] == 1:
         SingleOutput.of(classifier).check()  # what accuracy is counted by
+
+
+def _columns(classifier: PyTorchClassifier) -> tuple[int, ...]:
+    """How many outputs a model may have: one a class, or a single one for two."""
+    classes = classifier.nb_classes
+    return (classes, 1) if classes == 2 else (classes,)
+
+
+def _trained(classifier: PyTorchClassifier) -> list[nn.Parameter]:
+    """The weights of the model that training moves: the optimizer holds them, and they require a gradient."""
+    held = {id(parameter) for group in classifier.optimizer.param_groups for parameter in group["params"]}
+    return [p for p in classifier.model.parameters() if p.requires_grad and id(p) in held]

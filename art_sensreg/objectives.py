@@ -58,16 +58,27 @@ def check_penalties(penalties: Any, adversary: Adversary | None = None) -> tuple
             raise TypeError(f"`penalties` holds {penalty!r}; expected objects to be called as penalty(model, x, y).")
         check_number("weight", getattr(penalty, "weight", 1.0), minimum=0.0)
     if adversary is None or adversary.pair == "noisy":
-        check_together(_active(penalties))
+        check_together(active_penalties(penalties))
     return tuple(penalties)
 
 
-def _active(penalties: Sequence[Penalty]) -> list[Penalty]:
+def active_penalties(penalties: Sequence[Penalty]) -> list[Penalty]:
+    """
+    The penalties that are computed at all.
+
+    :param penalties: The penalties.
+    :return: Those whose weight is not 0.
+    """
     return [penalty for penalty in penalties if getattr(penalty, "weight", 1.0) > 0]
 
 
-def _unique_names(penalties: Sequence[Penalty]) -> list[str]:
-    """Names under which the penalties stand beside the other entries of the history."""
+def unique_names(penalties: Sequence[Penalty]) -> list[str]:
+    """
+    Names under which penalties stand beside the other entries of the history.
+
+    :param penalties: The penalties that are computed.
+    :return: One name for each.
+    """
     names: list[str] = []
     for penalty in penalties:
         wanted = getattr(penalty, "name", None) or getattr(penalty, "__name__", None) or type(penalty).__name__
@@ -139,8 +150,8 @@ class Objective:
         clip_values: ClipValues | None = None,
         adversary: Adversary | None = None,
     ) -> None:
-        active = _active(check_penalties(penalties, adversary))
-        names = _unique_names(active)
+        active = active_penalties(check_penalties(penalties, adversary))
+        names = unique_names(active)
         named = list(zip(names, active, strict=True))
         self.base_loss = base_loss or nn.CrossEntropyLoss()
         self.clip_values = clip_values

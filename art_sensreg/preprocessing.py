@@ -12,10 +12,12 @@ from art.preprocessing.standardisation_mean_std.pytorch import StandardisationMe
 from art.preprocessing.standardisation_mean_std.utils import broadcastable_mean_std
 from torch import nn
 
+from art_sensreg.main_output import ModelWrapper
+
 _STANDARDISATIONS = (StandardisationMeanStd, StandardisationMeanStdPyTorch)
 
 
-class StandardisedModel(nn.Module):
+class StandardisedModel(ModelWrapper):
     """
     A model behind `(x - mean) / std`, so that noise and derivatives are in the user's input units.
 
@@ -33,8 +35,7 @@ class StandardisedModel(nn.Module):
     std: torch.Tensor
 
     def __init__(self, model: nn.Module, mean: torch.Tensor, std: torch.Tensor) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         # They follow the model to another device or precision, and stand in no file of its weights.
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
@@ -42,21 +43,6 @@ class StandardisedModel(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.model((x - self.mean) / self.std)
         return logits
-
-    def __getattr__(self, name: str) -> Any:
-        # A user's own penalty may reach into the model, whether it is standardised or not.
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("model"), name)
-
-    def __getitem__(self, index: Any) -> Any:
-        layers: Any = self.model
-        return layers[index]
-
-    def named_modules(self, *args: Any, **kwargs: Any) -> Any:
-        # Users name the layers of their own model, not of this wrapper.
-        return self.model.named_modules(*args, **kwargs)
 
 
 def model_dtype(model: nn.Module) -> torch.dtype:

@@ -7,8 +7,10 @@ A penalty on layers behind which nothing is trained (a frozen backbone, `torch.n
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch import nn
 
 from art_sensreg.penalties.base import ClipValues, PassPenalty
 from art_sensreg.penalties.gating import Tap
+from art_sensreg.penalties.graphs import reached
 from art_sensreg.penalties.random_states import nothing_left
 from art_sensreg.penalties.taps import ActivationTaps, Layers, plan_taps
 
@@ -106,42 +109,17 @@ class _LocatedTaps(ActivationTaps):
         return [(name, place, value) for (name, value), place in zip(found, places, strict=True)]
 
 
-def reached(tensors: Sequence[torch.Tensor], parameters: Iterable[nn.Parameter]) -> list[bool]:
+def reaches_logits(model: nn.Module, x: torch.Tensor, parameters: Iterable[nn.Parameter]) -> bool:
     """
-    Tell for each tensor whether autograd leads from it to one of the parameters.
+    Whether a loss on the logits moves some weight.
 
-    :param tensors: Tensors with their graphs.
-    :param parameters: The parameters.
-    :return: One answer for each tensor. Nothing is differentiated.
-
-    Example:
-    >>> from art_sensreg.penalties.effect import reached
-    >>> layer = nn.Linear(2, 2)
-    >>> y = layer(torch.ones(1, 2))
-    >>> reached([y, y.detach()], layer.parameters())
-    [True, False]
+    :param model: The model, in the mode in which it is trained. Nothing of it changes.
+    :param x: Some inputs, `(n, ...)`.
+    :param parameters: The weights that are trained.
     """
-    wanted = {id(parameter) for parameter in parameters}
-    known: dict[Any, bool] = {}
-
-    def leads(root: Any) -> bool:
-        waiting = [root]
-        while waiting:
-            node = waiting[-1]
-            following = [step for step, _ in node.next_functions if step is not None]
-            unknown = [step for step in following if step not in known]
-            if node in known or not unknown:
-                own = id(getattr(node, "variable", None)) in wanted
-                known[node] = own or any(known[step] for step in following)
-                waiting.pop()
-            else:
-                waiting.extend(unknown)
-        return known[root]
-
-    def answer(tensor: torch.Tensor) -> bool:
-        return id(tensor) in wanted or (tensor.grad_fn is not None and leads(tensor.grad_fn))
-
-    return [answer(tensor) for tensor in tensors]
+    with nothing_left(model, x.device, _SEED), torch.enable_grad():
+        logits = model(x.clone())
+    return reached([logits], parameters)[0]
 
 
 def tapped_layers(
@@ -167,13 +145,15 @@ def tapped_layers(
     """
     clone = plan_taps(model, layers, x).clone
     rows = trial_rows(x)
-    found, values = _activations(model, rows, layers, clone)
+    found, values, _ = _activations(model, rows, layers, clone)
     leads = reached(values, parameters)
     moved = leads
     if not _all_trained(model, parameters) and any(leads):
-        with _moved(parameters):
-            _, others = _activations(model, rows, layers, clone)
-        moved = [lead and _changed(a, b) for lead, a, b in zip(leads, values, others, strict=True)]
+        gradients = _activations(model, rows, layers, clone, parameters)[2]
+        with _moved(parameters) as size:
+            others = _activations(model, rows, layers, clone)[1]
+        pairs = zip(leads, values, others, gradients, strict=True)
+        moved = [lead and _changed(before, after, slope * size) for lead, before, after, slope in pairs]
     return [
         TappedLayer(name, place, tuple(value.shape[1:]), trains)
         for (name, place), value, trains in zip(found, values, moved, strict=True)
@@ -198,7 +178,7 @@ def penalty_effect(
     :param parameters: The weights that are trained.
     :param clip_values: Input range as two broadcastable tensors.
     :return: Value, gradient, and whether it can move a weight: whether some gradient, here or at weights nearby, is not
-        zero, and the value depends on the weights.
+        zero, and the value depends on the weights (of a penalty on layers: see :func:`tapped_layers`).
 
     Example:
     >>> from art_sensreg import JacobianPenalty
@@ -213,9 +193,13 @@ def penalty_effect(
     value, gradient, connected = _measured(penalty, model, x, y, parameters, clip_values)
     trains = connected
     if connected and (gradient == 0 or not _all_trained(model, parameters)):
-        with _moved(parameters):
+        with _moved(parameters) as size:
             other, there, _ = _measured(penalty, model, x, y, parameters, clip_values)
-        trains = (gradient != 0 or there != 0) and not abs(other - value) <= 1e-4 * abs(value)
+        # Of several layers the value may be that of a fixed one: each was looked at alone. A value that stays the same,
+        # but has a gradient, is that of a straight-through estimator.
+        one = getattr(penalty, "tapped_layers", None) is None
+        same = one and abs(other - value) <= 1e-4 * abs(value) and gradient * size <= 1e-3 * abs(value)
+        trains = (gradient != 0 or there != 0) and not same
     return PenaltyEffect(value, gradient, trains)
 
 
@@ -233,7 +217,8 @@ def _measured(
         if penalty.shares_noise:
             penalty = replace(penalty, sigma=0.1)  # type: ignore[call-arg]
         options["clip_values"] = clip_values
-    with nothing_left(model, x.device, _SEED), torch.enable_grad():
+    with nothing_left(model, x.device, _SEED), torch.enable_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what there is to say of the model is said when training is prepared
         value = penalty(model, x.clone(), y, **options)
         if not isinstance(value, torch.Tensor) or not value.requires_grad:
             return float(value), 0.0, False
@@ -244,15 +229,26 @@ def _measured(
 
 
 def _activations(
-    model: nn.Module, rows: torch.Tensor, layers: Layers, clone: bool
-) -> tuple[list[tuple[str, str]], list[torch.Tensor]]:
-    with ExitStack() as stack:
-        stack.enter_context(nothing_left(model, rows.device, _SEED))
-        stack.enter_context(torch.enable_grad())
-        taps = stack.enter_context(_LocatedTaps(model, layers, clone))
-        logits = model(rows.clone())
-    found = taps.located(logits)
-    return [(name, place) for name, place, _ in found], [value for *_, value in found]
+    model: nn.Module, rows: torch.Tensor, layers: Layers, clone: bool, parameters: Sequence[nn.Parameter] = ()
+) -> tuple[list[tuple[str, str]], list[torch.Tensor], list[float]]:
+    """Names and modules of the layers, their values, and, if parameters are given, the size of their gradients."""
+    with nothing_left(model, rows.device, _SEED), torch.enable_grad():
+        with _LocatedTaps(model, layers, clone) as taps:
+            logits = model(rows.clone())
+        found = taps.located(logits)
+        values = [value for *_, value in found]
+        gradients = [_gradient(value[1:] - value[:1], parameters) for value in values] if parameters else []
+    return [(name, place) for name, place, _ in found], values, gradients
+
+
+def _gradient(differences: torch.Tensor, parameters: Sequence[nn.Parameter]) -> float:
+    """Norm of the gradient of their mean square, relative to it."""
+    value = differences.float().pow(2).mean()
+    if not value.requires_grad or value == 0:
+        return 0.0
+    gradients = torch.autograd.grad(value, list(parameters), allow_unused=True, retain_graph=True)
+    squares = [gradient.float().pow(2).sum() for gradient in gradients if gradient is not None]
+    return float(torch.stack(squares).sum().sqrt() / value.detach()) if squares else 0.0
 
 
 def trial_rows(x: torch.Tensor) -> torch.Tensor:
@@ -276,8 +272,12 @@ def _all_trained(model: nn.Module, parameters: Sequence[nn.Parameter]) -> bool:
 
 
 @contextmanager
-def _moved(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Inside, the parameters are a little off: a gradient that is zero there too is no accident of the first values."""
+def _moved(parameters: Sequence[nn.Parameter]) -> Iterator[float]:
+    """
+    Inside, the parameters are a little off: a gradient that is zero there too is no accident of the first values.
+
+    Yields how far off they are.
+    """
     kept = [parameter.detach().clone() for parameter in parameters]
     generator = torch.Generator().manual_seed(_SEED)
     try:
@@ -286,19 +286,21 @@ def _moved(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
                 if parameter.is_floating_point():
                     noise = torch.randn(parameter.shape, generator=generator).to(parameter)
                     parameter.add_(noise * (0.1 * parameter.abs().mean() + 0.01))
-        yield
+        yield math.sqrt(
+            sum(float((p.detach() - v).float().pow(2).sum()) for p, v in zip(parameters, kept, strict=True))
+        )
     finally:
         with torch.no_grad():
             for parameter, value in zip(parameters, kept, strict=True):
                 parameter.copy_(value)
 
 
-def _changed(before: torch.Tensor, after: torch.Tensor) -> bool:
-    """Whether the differences between rows have changed, which is all that a penalty sees of a layer."""
+def _changed(before: torch.Tensor, after: torch.Tensor, slope: float) -> bool:
+    """Whether the differences between rows, which are all that a penalty sees of a layer, have changed or would."""
     before, after = before.detach().float(), after.detach().float()
     one, two = before[1:] - before[:1], after[1:] - after[:1]
     rounding = 1e-6 * float(torch.maximum(before.abs().max(), after.abs().max()))
     size = float(one.abs().max())
-    if size <= 100 * rounding:
-        return True  # too small to tell: dead units, say
+    if size <= 100 * rounding or slope > 1e-3:
+        return True  # too small to tell, as of dead units; or a straight-through estimator
     return float((two - one).abs().max()) > 1e-4 * size + rounding

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from art_sensreg import FisherRaoPenalty, GradientDiversityPenalty, JacobianPenalty, SensitivityPenalty
-from art_sensreg.penalties.effect import penalty_effect, reached, tapped_layers
+from art_sensreg.penalties.effect import penalty_effect, tapped_layers
+from art_sensreg.penalties.graphs import leaves, reached
 from art_sensreg.randomization import randomize
 
 
@@ -114,7 +115,9 @@ def test_which_penalties_move_a_weight(name, penalty):
     if isinstance(penalty, GradientDiversityPenalty):
         model = randomize(model, kind="rse")
     effect = penalty_effect(penalty, model, images(), torch.zeros(4, dtype=torch.long), trained(model))
-    assert effect.trains is not gradient_is_zero(penalty, model)
+    layers = tapped_layers(model, images(), "hidden", trained(model)) if penalty is PENALTIES["SR"] else []
+    trains = effect.trains and (not layers or any(layer.trains for layer in layers))
+    assert trains is not gradient_is_zero(penalty, model)
     assert effect.value != 0
 
 
@@ -124,6 +127,22 @@ def test_a_penalty_whose_gradient_is_zero_only_at_the_first_weights():
     nn.init.zeros_(model.head[1].weight)
     effect = penalty_effect(JacobianPenalty(sigma=0.1), model, images(), None, trained(model))
     assert (effect.value, effect.gradient, effect.trains) == (0.0, 0.0, True)
+
+
+def test_a_straight_through_estimator_has_an_effect():
+    """Its value does not see a small change of the weights, which its gradient moves."""
+
+    def binarised(x):
+        return torch.tanh(x) + (torch.sign(x) - torch.tanh(x)).detach()
+
+    model = Net()
+    model.requires_grad_(False)
+    model.backbone[1].requires_grad_(True)
+    model.act = binarised
+    layers = tapped_layers(model, images(), [nn.Linear], trained(model))
+    assert [layer.trains for layer in layers] == [False, True, True, True]
+    penalty = SensitivityPenalty(layers=["head.1"], sigma=1.0)
+    assert penalty_effect(penalty, model, images(), None, trained(model)).trains
 
 
 def test_dead_units_are_no_proof():
@@ -173,3 +192,5 @@ def test_a_way_through_a_long_graph():
         value = value + 0.1 * value
     assert reached([value, value.detach(), weight], [weight]) == [True, False, True]
     assert reached([value], [nn.Parameter(torch.ones(()))]) == [False]
+    assert leaves([value]) == {id(weight)}
+    assert leaves([value.detach()]) == set()

@@ -91,7 +91,12 @@ def first_pixels(generator, digits, epochs=2):
     model.register_forward_pre_hook(
         lambda module, inputs: seen.append(inputs[0][:, 0, 0, 0].tolist()) if torch.is_grad_enabled() else None
     )
-    of(model).fit_generator(generator, nb_epochs=epochs, seed=0)
+
+    class Start(Callback):
+        def on_start(self, state):
+            seen.clear()  # before, the model was tried out
+
+    of(model).fit_generator(generator, nb_epochs=epochs, config=TrainingConfig(seed=0, callbacks=[Start()]))
     return [[round(pixel * 1000) for pixel in batch] for batch in seen]
 
 
