@@ -14,6 +14,7 @@ from art import config as art_config
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
+from art_sensreg.classifier_arguments import check_arguments, named_arguments
 from art_sensreg.fitting import FitOptions, fit_arrays, fit_batches, with_given
 from art_sensreg.inference import hooks_of, input_gradient, plain_function, predict_logits, weight_gradients_kept
 from art_sensreg.objectives import Penalty, check_penalties
@@ -62,6 +63,7 @@ class SensRegClassifier(PyTorchClassifier):
     estimator_params: ClassVar[list[str]] = [*PyTorchClassifier.estimator_params, "penalties"]
 
     def __init__(self, *args: Any, penalties: Sequence[Penalty] = (), **kwargs: Any) -> None:
+        check_arguments(named_arguments(args, kwargs))
         self._penalties: tuple[Penalty, ...] = check_penalties(penalties)
         self.history: History = []
         super().__init__(*args, **kwargs)
@@ -92,8 +94,15 @@ class SensRegClassifier(PyTorchClassifier):
         Set parameters by name, as `get_params` returns them.
 
         :param kwargs: Parameters of the classifier.
-        :raises ValueError: If a name is unknown or a value is not usable.
+        :raises TypeError: If a value is of a wrong type; nothing has been set then.
+        :raises ValueError: If a name is unknown or a value is not usable; nothing has been set then.
         """
+        for name in kwargs:
+            if name not in self.estimator_params:
+                raise ValueError(f"`{name}` is unknown; expected one of {', '.join(self.estimator_params)}.")
+        check_arguments(kwargs, input_shape=self.input_shape)
+        if "penalties" in kwargs:
+            check_penalties(kwargs["penalties"])
         # ART would put a bare model where its wrapper belongs.
         if "model" in kwargs:
             self._model = self._make_model_wrapper(kwargs.pop("model"))

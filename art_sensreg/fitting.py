@@ -258,6 +258,8 @@ def _move(
 
 def _check_optimizer(classifier: PyTorchClassifier, scheduler: Any) -> torch.optim.Optimizer:
     expected = "expected a torch optimizer of the model's parameters"
+    if classifier.loss is None:
+        raise ValueError("`loss` of the classifier is None; expected the loss to train with.")
     if classifier.optimizer is None:
         raise ValueError(f"`optimizer` of the classifier is None; {expected}.")
     optimizer: torch.optim.Optimizer = classifier.optimizer
