@@ -8,6 +8,7 @@ from art_sensreg.penalties import (
     JacobianPenalty,
     SensitivityPenalty,
 )
+from art_sensreg.preview import describe
 from art_sensreg.randomization import randomize
 from art_sensreg.randomized import RandomizedClassifier
 from art_sensreg.trainers import FIRETrainer, GradDivTrainer, SensRegTrainer
@@ -25,6 +26,7 @@ __all__ = [
     "GradDivTrainer",
     "TrainingConfig",
     "audit",
+    "describe",
     "randomize",
 ]
 __version__ = "0.1.0"

@@ -361,5 +361,7 @@ def _columns(classifier: PyTorchClassifier) -> tuple[int, ...]:
 
 def _trained(classifier: PyTorchClassifier) -> list[nn.Parameter]:
     """The weights of the model that training moves: the optimizer holds them, and they require a gradient."""
+    if classifier.optimizer is None:
+        return [p for p in classifier.model.parameters() if p.requires_grad]
     held = {id(parameter) for group in classifier.optimizer.param_groups for parameter in group["params"]}
     return [p for p in classifier.model.parameters() if p.requires_grad and id(p) in held]

@@ -1,0 +1,239 @@
+"""`describe`: what each penalty taps, and how much it weighs against the loss, before training."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from art.estimators.classification import PyTorchClassifier
+from torch import nn
+
+from art_sensreg.effect_warning import is_own, layers_of
+from art_sensreg.fitting import FitOptions, _prepare, _trained
+from art_sensreg.main_output import main_logits, with_main_output
+from art_sensreg.objectives import Objective, Penalty, active_penalties, check_penalties
+from art_sensreg.outputs import predicted_classes
+from art_sensreg.penalties import JacobianPenalty, SensitivityPenalty
+from art_sensreg.penalties.effect import TappedLayer, penalty_effect
+from art_sensreg.penalties.modes import modes_kept
+from art_sensreg.penalties.random_states import nothing_left, random_state_kept
+from art_sensreg.penalties.taps import trial
+from art_sensreg.preprocessing import fit_preprocessing, model_dtype, numpy_dtype
+from art_sensreg.training.inputs import check_images, check_labels
+from art_sensreg.training.modes import set_mode
+from art_sensreg.utils import check_count, shown
+
+
+@dataclass(frozen=True)
+class PenaltyDescription:
+    """
+    One penalty on one batch.
+
+    :param name: Its name in the history.
+    :param weight: Its weight.
+    :param value: Its unweighted value.
+    :param gradient: Norm of the gradient of that value by the weights that are trained.
+    :param share: Weighted value over base loss.
+    :param has_effect: Whether it can move a weight that is trained.
+    :param layers: What it taps, in the order of the forward pass.
+    """
+
+    name: str
+    weight: float
+    value: float
+    gradient: float
+    share: float
+    has_effect: bool
+    layers: tuple[TappedLayer, ...]
+
+    @property
+    def weighted(self) -> float:
+        """What it adds to the loss."""
+        return self.weight * self.value
+
+
+@dataclass(frozen=True, repr=False)
+class Description:
+    """
+    What :func:`describe` found; printed, it is a table.
+
+    :param rows: Rows of the batch.
+    :param labels: Where the labels of the base loss are from.
+    :param base_loss: The base loss.
+    :param penalties: The penalties.
+    """
+
+    rows: int
+    labels: str
+    base_loss: float
+    penalties: tuple[PenaltyDescription, ...]
+
+    @property
+    def layers(self) -> tuple[TappedLayer, ...]:
+        """What all penalties tap."""
+        return tuple(layer for penalty in self.penalties for layer in penalty.layers)
+
+    def __str__(self) -> str:
+        lines = [f"base loss {self.base_loss:.4g} ({self.rows} rows, labels: {self.labels})"]
+        for penalty in self.penalties:
+            effect = f"gradient {penalty.gradient:.3g}" if penalty.has_effect else "NO EFFECT on any trained weight"
+            size = f"value {penalty.value:.4g}, weight {penalty.weight:g}, weighted {penalty.weighted:.4g}"
+            lines.append(f"{penalty.name}: {size} ({100 * penalty.share:.3g} % of the base loss), {effect}")
+            table = (
+                [("layer", "tapped", "module", "shape", "neurons", "moves a trained weight")] if penalty.layers else []
+            )
+            for number, layer in enumerate(penalty.layers, 1):
+                answer = "yes" if layer.trains else "NO"
+                table.append((str(number), layer.name, layer.module, str(layer.shape), str(layer.neurons), answer))
+            widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+            lines += ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def describe(
+    model: nn.Module | PyTorchClassifier,
+    x: Any,
+    y: Any = None,
+    penalties: Sequence[Penalty] | None = None,
+    rows: int = 128,
+) -> Description:
+    """
+    Say, before training, what each penalty taps, how large it is against the base loss, and whether it does anything.
+
+    Everything is measured as a training step would, in training mode; of the model nothing changes.
+
+    :param model: A classifier; or a module from `(n, ...)` inputs to `(n, C)` logits, with cross-entropy as loss.
+    :param x: Inputs `(n, ...)`, an array (of a module also a tensor), in the user's input units.
+    :param y: Labels, as for `fit`; None: what the model predicts, with which the base loss is as small as it can be.
+    :param penalties: The penalties; None: the classifier's own, or `SensitivityPenalty` and `JacobianPenalty` with
+        their defaults. Those of weight 0 are left out.
+    :param rows: How many of the first rows are looked at, at most.
+    :return: The description; print it.
+    :raises TypeError: If an argument is of a wrong type.
+    :raises ValueError: If an argument is out of range, a penalty does not fit the model, or nothing trains at all.
+
+    Example:
+    >>> from art_sensreg import describe
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> description = describe(model, torch.rand(16, 1, 2, 2))
+    >>> [(penalty.name, penalty.has_effect) for penalty in description.penalties]
+    [('sensitivity', True), ('jacobian', True)]
+    >>> [(layer.name, layer.module, layer.shape, layer.trains) for layer in description.layers]
+    [('relu', '2', (8,), True)]
+    """
+    check_count("rows", rows)
+    if not isinstance(model, (nn.Module, PyTorchClassifier)):
+        raise TypeError(f"`model` is {type(model).__name__}; expected a torch module or an ART PyTorchClassifier.")
+    if penalties is None:
+        penalties = tuple(getattr(model, "penalties", ())) or (SensitivityPenalty(), JacobianPenalty())
+    penalties = check_penalties(penalties)
+    own = model.model if isinstance(model, PyTorchClassifier) else model
+    device = next((parameter.device for parameter in own.parameters()), torch.device("cpu"))
+    with modes_kept(own), random_state_kept(device, module=own), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Penalties without effect")  # the table says so
+        if isinstance(model, PyTorchClassifier):
+            batch = _classifier_batch(model, penalties, x, y, rows)
+        else:
+            batch = _module_batch(model, penalties, x, y, rows)
+        set_mode(batch.model, True)
+        base, values, gradients = _terms(batch)
+        found = []
+        for name, penalty in zip(batch.objective.names, active_penalties(penalties), strict=True):
+            layers = layers_of(penalty, batch.model, batch.x, batch.parameters)
+            effect = gradients[name] > 0
+            if is_own(penalty):
+                settings = batch.y, batch.parameters, batch.objective.clip_values
+                effect = penalty_effect(penalty, batch.model, batch.x, *settings).trains
+            effect = effect and (not layers or any(layer.trains for layer in layers))
+            weight = float(getattr(penalty, "weight", 1.0))
+            share = weight * values[name] / base if base else float("inf")
+            found.append(PenaltyDescription(name, weight, values[name], gradients[name], share, effect, layers))
+    origin = "the model's own predictions" if y is None else "given"
+    return Description(len(batch.x), origin, base, tuple(found))
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What `fit` would train on: the function, its objective, a batch, and the weights that are trained."""
+
+    model: nn.Module
+    objective: Objective
+    x: torch.Tensor
+    y: torch.Tensor
+    parameters: list[nn.Parameter]
+
+
+def _terms(batch: _Batch) -> tuple[float, dict[str, float], dict[str, float]]:
+    """Base loss, and of each penalty value and norm of the gradient, in one training step that is not done."""
+    model, objective, parameters = batch.model, batch.objective, batch.parameters
+    gradients = {}
+    with nothing_left(model, batch.x.device, seed=0), torch.enable_grad():
+        terms, _ = objective(model, batch.x, batch.y)
+        for name in objective.names:
+            squares = []
+            if terms[name].requires_grad:
+                by = torch.autograd.grad(terms[name], parameters, allow_unused=True, retain_graph=True)
+                squares = [float(gradient.float().pow(2).sum()) for gradient in by if gradient is not None]
+            gradients[name] = sum(squares) ** 0.5
+    return float(terms["base"].detach()), {name: float(terms[name].detach()) for name in objective.names}, gradients
+
+
+def _classifier_batch(classifier: PyTorchClassifier, penalties: Sequence[Penalty], x: Any, y: Any, rows: int) -> _Batch:
+    images = check_images(x, classifier.input_shape, classifier.clip_values, "x", numpy_dtype(classifier.model))
+    if y is None:
+        labels = predicted_classes(classifier.predict(images[:rows]), classifier)
+    else:
+        labels = check_labels(y, classifier.nb_classes, len(images))[:rows]
+    images, labels = images[:rows], check_labels(labels, classifier.nb_classes, len(labels))
+    images, labels = fit_preprocessing(classifier, images, labels)
+    inputs = torch.as_tensor(images, dtype=model_dtype(classifier.model), device=classifier.device)
+    targets = torch.as_tensor(classifier.reduce_labels(labels)).to(classifier.device)
+    targets = targets.to(inputs.dtype) if targets.is_floating_point() else targets
+    function, objective = _prepare(classifier, penalties, inputs[:2], FitOptions())
+    return _Batch(function, objective, inputs, targets, _trained(classifier))
+
+
+def _module_batch(model: nn.Module, penalties: Sequence[Penalty], x: Any, y: Any, rows: int) -> _Batch:
+    """Of a bare module: cross-entropy, and every parameter that requires a gradient."""
+    first = next(model.parameters(), torch.zeros(()))
+    if not isinstance(x, (np.ndarray, torch.Tensor)) or (isinstance(x, np.ndarray) and x.dtype.kind not in "fiub"):
+        raise TypeError(f"`x` is {shown(x)}; expected an array or a tensor of inputs (n, ...).")
+    inputs = torch.as_tensor(x)
+    if not inputs.is_floating_point() or inputs.ndim < 2 or not len(inputs):
+        raise ValueError(
+            f"`x` has shape {tuple(inputs.shape)} and dtype {inputs.dtype}; expected floating point inputs (n, ...)."
+        )
+    if not torch.isfinite(inputs[:rows]).all():
+        raise ValueError("`x` has NaN or infinite values; expected finite inputs.")
+    inputs = inputs[:rows].detach().to(first.device, model_dtype(model))
+    with trial(model, inputs):
+        logits = main_logits(model(inputs.clone()))
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != len(inputs) or logits.shape[1] < 2:
+        came = f"shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ValueError(
+            f"`model` returns {came} for {len(inputs)} inputs; expected logits (n, C) of at least two classes. For "
+            "another loss than cross-entropy, describe a classifier."
+        )
+    classes = logits.shape[1]
+    labels = logits.argmax(1) if y is None else torch.as_tensor(_rows_of(y, classes, x)[:rows])
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError("`model` has no parameter that requires a gradient; expected something to train.")
+    objective = Objective(penalties)
+    function = with_main_output(model, inputs[:2], (classes,), training_mode=True)
+    set_mode(function, True)
+    objective.prepare(function, inputs[:2])
+    return _Batch(function, objective, inputs, labels.to(first.device), parameters)
+
+
+def _rows_of(y: Any, classes: int, x: Any) -> np.ndarray:
+    """Class indices, or, where labels are soft, rows of class probabilities."""
+    labels = check_labels(y.detach().cpu().numpy() if isinstance(y, torch.Tensor) else y, classes, len(x))
+    hard: np.ndarray = labels.argmax(1) if (labels.max(1) == 1).all() else labels
+    return hard
