@@ -24,6 +24,7 @@ from art_sensreg.loaders import describe_source, loader_source
 from art_sensreg.main_output import with_main_output
 from art_sensreg.objectives import Objective, Penalty
 from art_sensreg.outputs import SingleOutput
+from art_sensreg.penalties.row_coupling import LOOK
 from art_sensreg.penalties.taps import trial
 from art_sensreg.placement import move, place, run_device
 from art_sensreg.preprocessing import fit_preprocessing, model_dtype, numpy_dtype, trained_model
@@ -200,7 +201,7 @@ def _train(
     options: FitOptions,
     processes: Processes,
 ) -> History:
-    model, objective = _prepare(classifier, penalties, batches.look(2), options)
+    model, objective = _prepare(classifier, penalties, batches.look(LOOK), options)
     validation = _check_validation(classifier, options.validation_data)
     checkpoints = None
     if options.checkpoint_dir is not None:

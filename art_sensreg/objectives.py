@@ -12,17 +12,18 @@ from torch import nn
 
 from art_sensreg.adversaries import Adversary
 from art_sensreg.penalties.base import ClipValues, GivenBranch, PassPenalty, check_together, measure, plan_penalties
+from art_sensreg.penalties.batch_norm import batch_norms, couples_rows
 from art_sensreg.penalties.feature_sigma import smallest_size
 from art_sensreg.penalties.noise import Randomness
 from art_sensreg.penalties.passes import (
-    batch_norms,
-    branches_agree,
-    couples_rows,
+    plain_forward,
     statistics_untouched,
     treats_rows_alone,
     works_in_place,
 )
+from art_sensreg.penalties.row_coupling import survey
 from art_sensreg.penalties.taps import TapPlan
+from art_sensreg.penalties.traits import Traits, check_traits, warn_of
 from art_sensreg.utils import check_number
 
 Penalty = Callable[..., torch.Tensor]
@@ -163,7 +164,8 @@ class Objective:
         self._separate = [(name, penalty) for name, penalty in named if not isinstance(penalty, PassPenalty)]
         self._weights = {name: float(getattr(penalty, "weight", 1.0)) for name, penalty in named}
         self._plans: list[TapPlan | None] = []
-        self._stacked, self._copy, self._rowwise = True, True, False
+        self._copy, self._rowwise = True, False
+        self.traits = Traits()
         self._norms: list[nn.Module] = []
         for _, penalty in self._passing:
             if getattr(penalty, "clip", False) and clip_values is None:
@@ -175,14 +177,18 @@ class Objective:
 
         :param model: The model to be trained.
         :param x: Some inputs, `(n, ...)`.
-        :raises ValueError: If a selection does not fit the model.
+        :raises ValueError: If a selection does not fit the model, or a penalty cannot be measured on it.
         """
         passing = [penalty for _, penalty in self._passing]
         if self.adversary is not None:
             self._adversarial_size = self.adversary.root_mean_square(x)
         self._plans = plan_penalties(model, x, passing)
-        self._stacked = (not passing and self.adversary is None) or branches_agree(model, x)
-        self._rowwise = treats_rows_alone(model, x)
+        branches = bool(passing or self._separate or self.adversary is not None)
+        self.traits = survey(model, x, branches)
+        check_traits(self.traits, passing)
+        if passing or (self.adversary is not None and self.adversary.needs_clean):
+            warn_of(self.traits)
+        self._rowwise = bool(passing) and treats_rows_alone(model, x, self.traits)
         self._copy = self.double_backward and works_in_place(model, x)
         self._norms = batch_norms(model)
 
@@ -233,7 +239,7 @@ class Objective:
             not self._rowwise
             or self._separate
             or self.double_backward
-            or not self._stacked
+            or not self.traits.stacked
             or couples_rows(model, self._norms)
         )
         width = max((plan.width for plan in self._plans if plan is not None), default=0)
@@ -271,7 +277,7 @@ class Objective:
         :param share: The process's share.
         :return: Factors by name; over the processes the mean of each is 1.
         """
-        noisy = {name for name, penalty in self._passing if self._stacked and not penalty.input_gradient}
+        noisy = {name for name, penalty in self._passing if self.traits.stacked and not penalty.input_gradient}
         if self._on_adversarial:  # every row has its adversarial copy
             noisy -= {name for name, penalty in self._passing if penalty.compares}
         names = ("base", "adversarial", *self.names) if self.adversary else ("base", *self.names)
@@ -300,13 +306,14 @@ class Objective:
         """
         perturbed = None
         if self.adversary is not None:
-            perturbed = self.adversary.perturb(model, x, y, self.base_loss, generator, self.clip_values)
+            with self.traits.moved.kept():
+                perturbed = self.adversary.perturb(model, x, y, self.base_loss, generator, self.clip_values)
+        counts = self.weights(share)
         logits, found = self._pass(model, x, perturbed, generator, share)
         if self._separate:
-            with statistics_untouched(model, len(x)):
+            with statistics_untouched(model, len(x), self.traits):
                 found.update((name, _check_term(name, penalty(model, x, y))) for name, penalty in self._separate)
         terms = self._base_terms(logits, y)
-        counts = self.weights(share)
         loss = terms["base"] if counts["base"] == 1 else terms["base"] * counts["base"]
         for name in self.names:
             loss = loss + self.strength * self._weights[name] * counts[name] * found[name]
@@ -332,7 +339,7 @@ class Objective:
         if not measured and (self.adversary is None or not self.adversary.needs_clean):
             rows = x if perturbed is None else perturbed
             # A model that works in place must not change what the user's own penalties see.
-            return [model(rows.clone() if self._separate else rows)], zeros
+            return [plain_forward(model, rows.clone() if self._separate else rows, self.traits)], zeros
         plans = {name: plan for (name, _), plan in zip(self._passing, self._plans, strict=True)}
         logits, values = measure(
             model,
@@ -341,11 +348,12 @@ class Objective:
             [plans[name] for name, _ in measured],
             generator,
             self.clip_values,
-            stacked=self._stacked,
+            stacked=self.traits.stacked,
             noisy_rows=share.noisy_rows or None,
             norms=self._norms,
             copy=self._copy,
             given=None if perturbed is None else GivenBranch(perturbed, sigma),
+            traits=self.traits,
         )
         return logits, {**zeros, **{name: value for (name, _), value in zip(measured, values, strict=True)}}
 

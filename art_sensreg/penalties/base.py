@@ -11,11 +11,14 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from art_sensreg.penalties.batch_norm import couples_rows
 from art_sensreg.penalties.feature_sigma import smallest_size
 from art_sensreg.penalties.noise import Randomness
-from art_sensreg.penalties.passes import Branches, branches_agree, couples_rows, forward_branches
+from art_sensreg.penalties.passes import Branches, forward_branches
 from art_sensreg.penalties.precision import full_float32, input_width, tf32_blurs
+from art_sensreg.penalties.row_coupling import survey
 from art_sensreg.penalties.taps import Layers, TapPlan, plan_taps
+from art_sensreg.penalties.traits import Traits, check_traits, warn_of
 from art_sensreg.utils import check_choice as check_choice
 from art_sensreg.utils import check_count as check_count
 from art_sensreg.utils import check_number as check_number
@@ -75,6 +78,11 @@ class PassPenalty:
     def compares(self) -> bool:
         """Whether the value is made of differences between clean rows and noisy copies of them."""
         return self.tapped_layers is not None or self.shares_noise
+
+    @property
+    def sums_rows(self) -> bool:
+        """Whether the value is right only where no row's logits depend on another row."""
+        return False
 
     @property
     def inner_maximisation(self) -> bool:
@@ -150,11 +158,15 @@ class PassPenalty:
         if clip_values is not None:
             low, high = (torch.as_tensor(bound, dtype=x.dtype, device=x.device) for bound in clip_values)
             bounds = (low, high)
-        stacked = branches_agree(model, x)
+        traits = survey(model, x)
+        check_traits(traits, [self])
+        warn_of(traits)
         sigma = getattr(self, "sigma", None)
         fine = sigma is not None and tf32_blurs(smallest_size(sigma), input_width(bounds))
         with full_float32(x.device) if fine else nullcontext():
-            _, values = measure(model, x, [self], plans, generator, bounds, update_statistics=False, stacked=stacked)
+            _, values = measure(
+                model, x, [self], plans, generator, bounds, False, stacked=traits.stacked, traits=traits
+            )
         return values[0]
 
 
@@ -212,6 +224,7 @@ def measure(
     norms: Sequence[nn.Module] | None = None,
     copy: bool = True,
     given: GivenBranch | None = None,
+    traits: Traits | None = None,
 ) -> tuple[Sequence[torch.Tensor], list[torch.Tensor]]:
     """
     Measure all penalties in one forward pass over `[x ; x + s*xi ; ...]`.
@@ -223,11 +236,12 @@ def measure(
     :param generator: Source of randomness.
     :param clip_values: Input range as two broadcastable tensors.
     :param update_statistics: Whether BatchNorm's running statistics move.
-    :param stacked: Whether the branches may be stacked into one batch (see `passes.branches_agree`).
+    :param stacked: Whether the branches may be stacked into one batch (see `row_coupling.survey`).
     :param noisy_rows: How many of the first rows get noisy copies; all if None or if the branches are not stacked.
     :param norms: The model's BatchNorm layers, for who knows them: looking for them takes time.
     :param copy: As for `passes.forward_branches`.
     :param given: A branch that comes after the clean one, or None.
+    :param traits: What is known of the model (see `row_coupling.survey`).
     :return: The logits of the clean branch and, if there is one, the given, `(n, C)` each; and each penalty's
         unweighted value.
     """
@@ -241,7 +255,8 @@ def measure(
             if given is not None and given.sigma is not None and penalty.compares:
                 spans.append((range(1, 2), given.sigma))
                 continue
-            made, sigma = penalty.branches(model, some, generator, clip_values)
+            with nullcontext() if traits is None else traits.moved.kept():
+                made, sigma = penalty.branches(model, some, generator, clip_values)
             spans.append((range(len(inputs), len(inputs) + len(made)), sigma))
             inputs.extend(made)
         selections = [(p.tapped_layers, plan) for p, plan in zip(penalties, plans, strict=True) if plan is not None]
@@ -254,6 +269,7 @@ def measure(
             stacked,
             per_row,
             copy,
+            traits,
         )
         values = []
         selection = 0

@@ -8,11 +8,13 @@ statistics, as in plain training; a derivative *by the input*, of which a penalt
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 # Not a context variable: on a GPU the backward pass runs in a thread of its own.
 _fixed_depth = 0
@@ -27,6 +29,32 @@ def fixed_statistics() -> Iterator[None]:
         yield
     finally:
         _fixed_depth -= 1
+
+
+def batch_norms(model: nn.Module) -> list[nn.Module]:
+    """
+    Find the BatchNorm layers.
+
+    :param model: Any `nn.Module`.
+    :return: The layers.
+    """
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
+def couples_rows(model: nn.Module, norms: Sequence[nn.Module] | None = None) -> bool:
+    """
+    Tell whether a BatchNorm layer uses the statistics of the batch as the model stands now.
+
+    :param model: Any `nn.Module`.
+    :param norms: Its BatchNorm layers, if they are known.
+    :return: True if some BatchNorm is in training mode or keeps no running statistics.
+
+    Example:
+    >>> from art_sensreg.penalties.batch_norm import couples_rows
+    >>> couples_rows(nn.BatchNorm1d(2)), couples_rows(nn.BatchNorm1d(2).eval())
+    (True, False)
+    """
+    return any(norm.training or norm.running_mean is None for norm in (batch_norms(model) if norms is None else norms))
 
 
 def statistics(clean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

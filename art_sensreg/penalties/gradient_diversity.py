@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from art_sensreg.penalties.batch_norm import fixed_statistics
-from art_sensreg.penalties.passes import couples_rows, forward_branches
+from art_sensreg.penalties.batch_norm import couples_rows, fixed_statistics
+from art_sensreg.penalties.passes import forward_branches
 from art_sensreg.utils import check_choice, check_count, check_number
 
 KINDS = ("kappa", "mean", "dpp")

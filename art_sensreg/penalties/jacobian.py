@@ -154,6 +154,10 @@ class JacobianPenalty(PassPenalty):
         return self.estimator != "finite_difference"
 
     @property
+    def sums_rows(self) -> bool:
+        return self.estimator == "exact"  # of `projection`, rows with other rows' directions have mean 0
+
+    @property
     def compares(self) -> bool:
         return self.estimator == "finite_difference"
 

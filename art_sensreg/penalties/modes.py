@@ -28,5 +28,8 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
         model.eval()
         yield
     finally:
+        # Some modules do more than note their mode: adapters fold their weights into those of a layer, and out again.
+        if modes[0][1]:
+            model.train()
         for module, training in modes:
             module.training = training

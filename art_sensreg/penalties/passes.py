@@ -8,13 +8,16 @@ their own randomness. Inside :func:`forward_branches` they treat the clean branc
   rows are normalised with the clean statistics. Each row's output is then a function of that row at fixed statistics,
   and its sensitivity is a property of the network and not of the other rows.
 - **Dropout** uses one mask for all branches: otherwise the masks' difference, divided by `s^2`, drowns the sensitivity.
-  Models with other randomness of their own run one pass a branch with the same draws (:func:`branches_agree`).
+
+Models with other randomness of their own, or whose rows influence each other in other ways, run one pass a branch, with
+the same draws and from the same state (see `row_coupling`).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -22,9 +25,13 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from art_sensreg.penalties.clean_branch import CleanBranchRules
-from art_sensreg.penalties.random_states import random_sources, random_state_kept, same_draws
+from art_sensreg.penalties.batch_norm import batch_norms, couples_rows
+from art_sensreg.penalties.clean_branch import CleanBranchRules, UnstackableError
+from art_sensreg.penalties.random_states import nothing_left, random_sources, same_draws, torch_generator
+from art_sensreg.penalties.recomputation import recomputed_alike, recomputed_by
+from art_sensreg.penalties.row_coupling import survey
 from art_sensreg.penalties.taps import ActivationTaps, Layers, TapPlan, trial
+from art_sensreg.penalties.traits import Traits, warn_of
 
 
 @dataclass
@@ -55,39 +62,14 @@ class Branches:
     layers: list[list[Activations]]
 
 
-def batch_norms(model: nn.Module) -> list[nn.Module]:
-    """
-    Find the BatchNorm layers.
-
-    :param model: Any `nn.Module`.
-    :return: The layers.
-    """
-    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
-
-
-def couples_rows(model: nn.Module, norms: Sequence[nn.Module] | None = None) -> bool:
-    """
-    Tell whether a BatchNorm layer uses the statistics of the batch as the model stands now.
-
-    :param model: Any `nn.Module`.
-    :param norms: Its BatchNorm layers, if they are known.
-    :return: True if some BatchNorm is in training mode or keeps no running statistics.
-
-    Example:
-    >>> from art_sensreg.penalties.passes import couples_rows
-    >>> couples_rows(nn.BatchNorm1d(2)), couples_rows(nn.BatchNorm1d(2).eval())
-    (True, False)
-    """
-    return any(norm.training or norm.running_mean is None for norm in (batch_norms(model) if norms is None else norms))
-
-
-def treats_rows_alone(model: nn.Module, x: torch.Tensor) -> bool:
+def treats_rows_alone(model: nn.Module, x: torch.Tensor, traits: Traits | None = None) -> bool:
     """
     Tell whether a batch may be computed in parts, in the model's present mode.
 
     :param model: Any `nn.Module`.
     :param x: Some inputs, `(n, ...)`.
-    :return: True if a row's output is the same whichever rows are with it, and none of it random.
+    :param traits: What is known of the model, if anything is.
+    :return: True if a row's output is the same whichever rows are with it, none of it random, and no state moves.
 
     Example:
     >>> from art_sensreg.penalties.passes import treats_rows_alone
@@ -97,7 +79,10 @@ def treats_rows_alone(model: nn.Module, x: torch.Tensor) -> bool:
     rows = x[:2].detach()
     if len(rows) < 2 or couples_rows(model):
         return False
-    with torch.no_grad(), random_state_kept(x.device, module=model):
+    traits = survey(model, x) if traits is None else traits
+    if traits.random or traits.coupled or traits.moved or (traits.reason and not traits.stacked):
+        return False
+    with torch.no_grad(), nothing_left(model, x.device, seed=0, weights=True):
         whole = model(rows.clone())
         parts = torch.cat([model(row.clone()) for row in rows.split(1)])
     return whole.shape == parts.shape and torch.allclose(whole, parts, rtol=1e-3, atol=1e-5)
@@ -131,6 +116,7 @@ def forward_branches(
     stacked: bool = True,
     per_row: bool = False,
     copy: bool = True,
+    traits: Traits | None = None,
 ) -> Branches:
     """
     Run the model on all branches and read the chosen activations of each.
@@ -139,11 +125,14 @@ def forward_branches(
     :param inputs: The branches. The first is the clean one, `(n, ...)`; the rows of the others, `(m, ...)` with `m` at
         most `n`, belong to its first `m` rows.
     :param selections: Layer selections, each with its plan (see `taps.plan_taps`).
-    :param update_statistics: Whether BatchNorm's running statistics may move. False when a penalty is only looked at.
+    :param update_statistics: Whether BatchNorm's running statistics, and other state that is known to move, may move.
+        False when a penalty is only looked at.
     :param stacked: Whether the branches form one batch. False runs one pass for each, all of `n` rows, with the same
         random draws: the same arithmetic, a little slower.
     :param per_row: Whether the outputs will be differentiated by the inputs inside of `batch_norm.fixed_statistics`.
     :param copy: Whether the model must not be given inputs that are differentiated by, but a copy: it works in place.
+    :param traits: What is known of the model (see `row_coupling.survey`). Where a stacked pass shows that branches
+        cannot be stacked, they run one after another, now and from then on.
     :return: Inputs, logits and activations of all branches.
     :raises RuntimeError: If the model overwrites a tapped activation that it left alone in the trial run.
 
@@ -153,22 +142,46 @@ def forward_branches(
     >>> [tuple(logits.shape) for logits in passed.logits]
     [(4, 2), (2, 2)]
     """
+    traits = Traits() if traits is None else traits
     sizes = [len(x) for x in inputs]
     if len(inputs) == 1 and update_statistics and not per_row:
-        return _branches(inputs, sizes, *_forward(model, inputs[0], selections, copy=copy))
-    rules = CleanBranchRules(sizes if stacked else sizes[:1], update_statistics, per_row, repeated=not stacked)
-    with _counters_kept(model, update_statistics and stacked):
-        if stacked:
-            return _branches(inputs, sizes, *_forward(model, torch.cat(list(inputs)), selections, rules))
-        outputs = _separate_passes(model, inputs, selections, rules)
-    if update_statistics:
-        for counter, _ in _batch_counters(model):
-            counter.add_(1)
+        return _branches(inputs, sizes, *_forward(model, inputs[0], selections, copy=copy, traits=traits))
+    moved: Counter[int] | None = None
+    if stacked:
+        rules = CleanBranchRules(sizes, update_statistics, per_row)
+        try:
+            with (
+                _counters_kept(model, update_statistics),
+                traits.moved.kept() if not update_statistics else nullcontext(),
+            ):
+                return _branches(
+                    inputs, sizes, *_forward(model, torch.cat(list(inputs)), selections, rules, traits=traits)
+                )
+        except UnstackableError as error:
+            moved = _undone(model, rules, inputs[0].device, update_statistics)
+            traits.stacked, traits.reason = False, str(error)
+            warn_of(traits)
+    rules = CleanBranchRules(sizes[:1], update_statistics, per_row, repeated=True, moved=moved)
+    with _counters_kept(model, False):
+        outputs, counts = _separate_passes(model, inputs, selections, rules, traits)
+    for (counter, _), count in zip(_batch_counters(model), counts if update_statistics else (), strict=False):
+        counter.copy_(count)
     layers = [
         [Activations(parts) for parts in zip(*chosen, strict=True)]
         for chosen in zip(*(activations for _, activations in outputs), strict=True)
     ]
     return Branches(inputs, [logits for logits, _ in outputs], layers)
+
+
+def _undone(model: nn.Module, rules: CleanBranchRules, device: torch.device, update_statistics: bool) -> Counter[int]:
+    """Take back what a stacked pass that was broken off has done; the running means that have moved rightly already."""
+    if rules.random_state is not None:
+        torch_generator(device).set_state(rules.random_state)
+    for norm in batch_norms(model) if update_statistics else []:
+        counter = norm.num_batches_tracked
+        if isinstance(counter, torch.Tensor):
+            counter.sub_(rules.called[id(norm.running_mean)])
+    return rules.moved
 
 
 def _branches(
@@ -189,16 +202,32 @@ def _separate_passes(
     inputs: Sequence[torch.Tensor],
     selections: Sequence[tuple[Layers, TapPlan]],
     rules: CleanBranchRules,
-) -> list[tuple[torch.Tensor, list[list[torch.Tensor]]]]:
-    """One pass for each branch; every one starts from the same random state, and BatchNorm repeats the clean pass."""
+    traits: Traits,
+) -> tuple[list[tuple[torch.Tensor, list[list[torch.Tensor]]]], list[torch.Tensor]]:
+    """
+    One pass for each branch; all start from the same state, and BatchNorm repeats the clean pass.
+
+    Also BatchNorm's counters after the clean pass: it may call a layer several times.
+    """
     outputs = []
-    with same_draws(random_sources(model, inputs[0].device)) as rewind:
+    counts: list[torch.Tensor] = []
+    sources = traits.sources or random_sources(model, inputs[0].device)
+    rows = len(inputs[0])
+    with traits.moved.replayed(rules.update_statistics) as again, same_draws(sources) as rewind:
         for x in inputs:
+            # Equal draws need equal shapes: a shorter branch is filled up, and cut again.
+            whole = x if len(x) == rows else torch.cat([x, inputs[0][len(x) :].detach()])
             # Others read the same branches later: a model that works in place gets a copy.
-            outputs.append(_forward(model, x if x.requires_grad else x.clone(), selections, rules))
+            whole = whole if whole.requires_grad else whole.clone()
+            logits, layers = _forward(model, whole, selections, rules, traits=traits)
+            if len(x) < rows:
+                layers = [[value[: len(value) * len(x) // rows] for value in chosen] for chosen in layers]
+            outputs.append((logits[: len(x)], layers))
+            counts = counts or [count for _, count in _batch_counters(model)]
             rules.repeat()
             rewind()
-    return outputs
+            again()
+    return outputs, counts
 
 
 def _forward(
@@ -207,14 +236,17 @@ def _forward(
     selections: Sequence[tuple[Layers, TapPlan]],
     rules: CleanBranchRules | None = None,
     copy: bool = True,
+    traits: Traits | None = None,
 ) -> tuple[torch.Tensor, list[list[torch.Tensor]]]:
     """Logits, and for each selection the activations of its layers."""
     taps = [ActivationTaps(model, layers, plan.clone) for layers, plan in selections]
+    twice = x.requires_grad  # the faster kernels of attention cannot be differentiated twice
     with ExitStack() as stack:
         for context in [*taps, *([rules] if rules else [])]:
             stack.enter_context(context)
-        if x.requires_grad:  # the faster kernels of attention cannot be differentiated twice
+        if twice:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(_recomputation(model, rules, traits or Traits(), twice))
         # What is differentiated by must not be overwritten by a model that works in place.
         logits = model(x.clone() if copy and x.requires_grad else x)
     if any(tap.overwritten for tap in taps):
@@ -222,39 +254,59 @@ def _forward(
     return logits, [[value for _, value in tap.read(logits)] for tap in taps]
 
 
+def plain_forward(model: nn.Module, x: torch.Tensor, traits: Traits) -> torch.Tensor:
+    """
+    The logits of a single batch, as without activation checkpointing if the model makes use of it.
+
+    :param model: The model.
+    :param x: Inputs, `(n, ...)`.
+    :param traits: What is known of the model.
+    :return: `(n, C)`.
+    """
+    if not traits.checkpointed:
+        logits: torch.Tensor = model(x)
+        return logits
+    return _forward(model, x, (), copy=False, traits=traits)[0]
+
+
+def _recomputation(
+    model: nn.Module, rules: CleanBranchRules | None, traits: Traits, twice: bool = False
+) -> AbstractContextManager[None]:
+    """Inside, checkpointed parts of the model will be recomputed as they are computed."""
+    if not traits.checkpointed or torch.compiler.is_compiling():
+        return nullcontext()
+    sources = traits.sources if traits.draws else []
+    return recomputed_alike(recomputed_by(model, rules, sources, traits.moved.entries, twice))
+
+
 def branches_agree(model: nn.Module, x: torch.Tensor) -> bool:
     """
-    Tell whether equal branches, stacked into one batch, give equal outputs in the model's present mode.
-
-    They do not where the model draws randomness of its own that the rules above do not share: attention dropout,
-    stochastic depth, noise layers. Its branches must then run one after the other with the same draws.
+    Tell whether branches may be stacked into one batch in the model's present mode.
 
     :param model: The model.
     :param x: Some inputs, `(n, ...)`.
-    :return: True if stacking is safe.
+    :return: True if stacking is safe; see `row_coupling.survey`.
 
     Example:
     >>> from art_sensreg.penalties.passes import branches_agree
     >>> branches_agree(nn.Sequential(nn.Linear(3, 2), nn.Dropout()), torch.rand(4, 3))
     True
     """
-    rows = x[:2].detach()
-    if len(rows) < 2 and couples_rows(model):
-        return True
-    with torch.no_grad(), random_state_kept(x.device, module=model):
-        clean, noisy = forward_branches(model, [rows, rows], update_statistics=False).logits
-    return torch.allclose(clean, noisy, rtol=1e-3, atol=1e-5)
+    return survey(model, x).stacked
 
 
 @contextmanager
-def statistics_untouched(model: nn.Module, rows: int) -> Iterator[None]:
+def statistics_untouched(model: nn.Module, rows: int, traits: Traits | None = None) -> Iterator[None]:
     """
     Forward passes inside normalise with the statistics of their batch, and do not move BatchNorm's running ones.
 
     :param model: The model.
     :param rows: Rows of the batch.
+    :param traits: What is known of the model: the rest of its state stays too.
     """
-    with _counters_kept(model, False), CleanBranchRules([rows], update_statistics=False):
+    traits = Traits() if traits is None else traits
+    rules = CleanBranchRules([rows], update_statistics=False)
+    with _counters_kept(model, False), traits.moved.kept(), rules, _recomputation(model, rules, traits):
         yield
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from art_sensreg.penalties.model_state import Snapshot
+
+_LIBRARIES = ("torch", "numpy", "random", "torchvision")
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
 
@@ -37,7 +41,7 @@ def random_sources(module: nn.Module | None, device: torch.device) -> list[Any]:
     :param module: The model, or None.
     :param device: Where it is.
     :return: The global ones of torch (for the CPU and the device), numpy and Python, and those that its modules keep as
-        attributes.
+        attributes, or name in their code.
 
     Example:
     >>> from art_sensreg.penalties.random_states import random_sources
@@ -49,9 +53,42 @@ def random_sources(module: nn.Module | None, device: torch.device) -> list[Any]:
     found: list[Any] = [torch.default_generator, np.random, random]
     if device.type == "cuda":
         found.append(torch_generator(device))
-    kept = [value for part in ([] if module is None else module.modules()) for value in vars(part).values()]
-    found += {id(value): value for value in kept if isinstance(value, _GENERATORS)}.values()
+    kept = [value for part in ([] if module is None else module.modules()) for value in _held(part)]
+    own = {id(value): value for value in kept if isinstance(value, _GENERATORS)}
+    found += [value for value in own.values() if not isinstance(value, random.SystemRandom) and value not in found]
     return found
+
+
+def _held(part: nn.Module) -> Iterator[Any]:
+    """What a module can draw from: attributes, what is in them, and what its functions name."""
+    for value in vars(part).values():
+        yield value
+        if type(value) in (list, tuple):
+            yield from value
+        elif type(value) is dict:
+            yield from value.values()
+    hooks = [*part._forward_hooks.values(), *part._forward_pre_hooks.values()]
+    own = [kind for kind in type(part).__mro__ if kind.__module__.partition(".")[0] not in _LIBRARIES]
+    methods = [value for kind in own for value in vars(kind).values()]
+    seen: set[int] = set()
+    for function in [*vars(part).values(), *hooks, *methods]:
+        yield from _named(function, seen)
+
+
+def _named(function: Any, seen: set[int]) -> Iterator[Any]:
+    """Global variables and those of enclosing functions that a function names, and those of functions that it names."""
+    function = getattr(function, "__func__", function)
+    known = not isinstance(function, FunctionType) or function.__module__.partition(".")[0] in _LIBRARIES
+    if known or id(function) in seen:
+        return
+    seen.add(id(function))
+    values = [function.__globals__.get(name) for name in function.__code__.co_names]
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # not assigned yet
+            values.append(cell.cell_contents)
+    for value in values:
+        yield value
+        yield from _named(value, seen)
 
 
 class Replay:
@@ -80,6 +117,33 @@ class Replay:
 
     def __exit__(self, *exc: Any) -> None:
         _put(self._sources, self._outside)
+
+
+def same_states(replay: Replay) -> bool:
+    """
+    Tell whether nothing was drawn since a :class:`Replay` was made.
+
+    :param replay: The replay.
+
+    Example:
+    >>> from art_sensreg.penalties.random_states import Replay, random_sources, same_states
+    >>> replay = Replay(random_sources(None, torch.device("cpu")))
+    >>> before = same_states(replay)
+    >>> drawn = np.random.rand()
+    >>> before, same_states(replay)
+    (True, False)
+    """
+    return all(map(_same, replay._inside, _states(replay._sources)))
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return bool(torch.equal(one, other))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
+    if isinstance(one, tuple) and len(one) == len(other) < 10:  # Python's own is long, and made of numbers only
+        return all(map(_same, one, other))
+    return bool(np.array_equal(one, other)) if isinstance(one, np.ndarray) else bool(one == other)
 
 
 @contextmanager
@@ -126,22 +190,52 @@ def random_state_kept(device: torch.device, seed: int | None = None, module: nn.
     True
     """
     sources = random_sources(module, device)
-    with Replay(sources):
-        if seed is not None:
-            for number, source in enumerate(sources):
-                # Equal seeds would give generators of the same kind the same numbers.
-                _seed(source, seed + max(0, number - 2))
+    with Replay(sources) if seed is None else seeded(sources, seed):
         yield
 
 
 @contextmanager
-def nothing_left(module: nn.Module, device: torch.device, seed: int) -> Iterator[None]:
+def seeded(sources: Sequence[Any], seed: int) -> Iterator[None]:
     """
-    Inside, a model may be run without a trace in random states or running statistics.
+    Inside, generators begin with a seed; they go on outside as if unused.
+
+    :param sources: The generators, from :func:`random_sources`.
+    :param seed: The seed.
+
+    Example:
+    >>> from art_sensreg.penalties.random_states import seeded
+    >>> with seeded([random], seed=0):
+    ...     first = random.random()
+    >>> with seeded([random], seed=0):
+    ...     first == random.random()
+    True
+    """
+    with Replay(sources):
+        seed_sources(sources, seed)
+        yield
+
+
+def seed_sources(sources: Sequence[Any], seed: int) -> None:
+    """
+    Seed generators.
+
+    :param sources: The generators, from :func:`random_sources`.
+    :param seed: The seed.
+    """
+    for number, source in enumerate(sources):
+        # Equal seeds would give generators of the same kind the same numbers.
+        _seed(source, seed + max(0, number - 2))
+
+
+@contextmanager
+def nothing_left(module: nn.Module, device: torch.device, seed: int, weights: bool = False) -> Iterator[None]:
+    """
+    Inside, a model may be run without a trace in random states, running statistics or other state of its own.
 
     :param module: The model, in the mode in which it is to be looked at.
     :param device: Where it is.
     :param seed: Seed of all that is random inside.
+    :param weights: Whether parameters that a pass changes are put back too.
 
     Example:
     >>> from art_sensreg.penalties.random_states import nothing_left
@@ -151,14 +245,12 @@ def nothing_left(module: nn.Module, device: torch.device, seed: int) -> Iterator
     >>> model.running_mean
     tensor([0., 0.])
     """
-    kept = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    snapshot = Snapshot(module, weights)
     try:
         with random_state_kept(device, seed, module):
             yield
     finally:
-        with torch.no_grad():
-            for buffer, value in kept:
-                buffer.copy_(value)
+        snapshot.restore()
 
 
 def _states(sources: Sequence[Any]) -> list[Any]:

@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from art_sensreg.penalties.gating import Gating, Tap
 from art_sensreg.penalties.modes import modes_kept
 from art_sensreg.penalties.nonlinearities import gate_name, watched_name
-from art_sensreg.penalties.random_states import random_state_kept
+from art_sensreg.penalties.random_states import nothing_left
 
 Layers = str | Sequence[str | type[nn.Module]]
 KEYWORDS = ("hidden", "pre_activation", "hidden+logits", "logits")
@@ -170,7 +170,8 @@ class TapPlan:
 @contextmanager
 def trial(model: nn.Module, like: torch.Tensor) -> Iterator[None]:
     """
-    Look at a model without a trace: evaluation mode, no gradients; modes and random state are put back.
+    Look at a model without a trace: evaluation mode, no gradients, a fixed seed. Modes, random states, weights, buffers
+    and attributes are put back.
 
     :param model: Any `nn.Module`.
     :param like: Tensor on the model's device.
@@ -183,7 +184,7 @@ def trial(model: nn.Module, like: torch.Tensor) -> Iterator[None]:
     >>> inside, model.training
     (False, True)
     """
-    with modes_kept(model), torch.no_grad(), random_state_kept(like.device, module=model):
+    with nothing_left(model, like.device, seed=0, weights=True), modes_kept(model), torch.no_grad():
         yield
 
 

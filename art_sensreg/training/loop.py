@@ -15,9 +15,9 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from art_sensreg.objectives import Objective
+from art_sensreg.penalties.batch_norm import batch_norms
 from art_sensreg.penalties.noise import Probes, derive_seed
-from art_sensreg.penalties.passes import batch_norms
-from art_sensreg.penalties.random_states import torch_generator
+from art_sensreg.penalties.random_states import Replay, seed_sources, torch_generator
 from art_sensreg.training.batches import Batch, Batches
 from art_sensreg.training.callbacks import History, TrainingState, call
 from art_sensreg.training.config import TrainingConfig
@@ -236,14 +236,15 @@ class Training:
         state, processes = self.state, self.processes
         noisy = total if self.config.penalty_fraction == 1 else max(1, round(self.config.penalty_fraction * total))
         own, share = processes.share(total, noisy)
-        self._seed_model()
         if self.config.penalty_warmup:
             rising = self.config.penalty_warmup * self.config.nb_epochs * len(self.batches)
             self.objective.strength = min(1.0, state.total_steps / max(rising, 1.0))
         self.soundness.before_step()
         probes = self.probes.at(state.total_steps, processes.rank, processes.count)
         try:
-            terms, logits, culprit = self.stepper(x, y, own, probes, share, self._pieces(total))
+            with Replay(self.objective.traits.sources_to_seed):
+                self._seed_model()
+                terms, logits, culprit = self.stepper(x, y, own, probes, share, self._pieces(total))
         except BaseException:
             self.soundness.go_back()
             raise
@@ -275,6 +276,7 @@ class Training:
         seed = derive_seed(self.seed, "model", self.state.total_steps, self.processes.rank)
         for generator in (torch.default_generator, torch_generator(self.device)):
             generator.manual_seed(seed)
+        seed_sources(self.objective.traits.sources_to_seed, seed)  # numpy's, Python's, its modules' own
 
     def _pause(self) -> None:
         """Between two steps: a checkpoint if it is time, and the end if a signal asks for it."""

@@ -65,7 +65,7 @@ def test_separate_passes_measure_what_stacked_ones_do():
         objective = Objective([SensitivityPenalty(), JacobianPenalty(estimator="projection")])
         x, y = torch.from_numpy(X).double(), torch.from_numpy(Y)
         objective.prepare(model, x)
-        objective._stacked = stacked
+        objective.traits.stacked = stacked
         terms, _ = objective(model, x, y, Probes(0, x.device).at(0))
         terms["loss"].backward()
         gradients = [parameter.grad for parameter in model.parameters()]
