@@ -73,7 +73,8 @@ class _LocatedTaps(ActivationTaps):
 
     def __init__(self, model: nn.Module, layers: Layers, clone: bool) -> None:
         super().__init__(model, layers, clone)
-        self._modules = list(model.named_modules())
+        named = list(model.named_modules())  # of a scripted part nothing can be seen
+        self._modules = [(name, module) for name, module in named if not isinstance(module, torch.jit.ScriptModule)]
         self._running: list[str] = []
         self.places: dict[int, str] = {}
 
