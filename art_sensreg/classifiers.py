@@ -17,6 +17,7 @@ from torch import nn
 from art_sensreg.classifier_arguments import check_arguments, named_arguments
 from art_sensreg.fitting import FitOptions, fit_arrays, fit_batches, with_given
 from art_sensreg.inference import hooks_of, input_gradient, plain_function, predict_logits, weight_gradients_kept
+from art_sensreg.loaders import BatchAdapter
 from art_sensreg.objectives import Penalty, check_penalties
 from art_sensreg.placement import place
 from art_sensreg.preprocessing import model_dtype
@@ -127,31 +128,37 @@ class SensRegClassifier(PyTorchClassifier):
         generator: Any,
         nb_epochs: int | None = None,
         verbose: bool = False,
-        validation_data: tuple[np.ndarray, np.ndarray] | None = None,
+        validation_data: Any = None,
         scheduler: Any = None,
         seed: int | None = None,
         config: TrainingConfig | None = None,
         checkpoint_dir: str | Path | None = None,
         resume: bool = False,
+        batch_adapter: BatchAdapter | None = None,
         **kwargs: Any,
     ) -> None:
         """
         Train on batches drawn from a loader; the record goes to `history`.
 
-        :param generator: One of ART's data generators with a known `size`, or a torch `DataLoader`.
+        :param generator: One of ART's data generators with a known `size`, or a torch `DataLoader`. The batches of a
+            `DataLoader` over an `IterableDataset` without a length are counted first.
         :param nb_epochs: Passes over the data; the config's, or 20.
         :param verbose: Whether a progress bar is shown.
-        :param validation_data: Images and labels that are scored after every epoch.
+        :param validation_data: Images and labels that are scored after every epoch: a pair, or a loader as for
+            `fit_generator`.
         :param scheduler: As for `fit`.
         :param seed: As for `fit`; the order of the batches is the loader's own.
         :param config: As for `fit`.
         :param checkpoint_dir: As for `fit`.
         :param resume: As for `fit`, from the start of an epoch.
+        :param batch_adapter: Function that makes of each batch a pair of images and labels, where it is something
+            else: `lambda batch: (batch["image"], batch["label"])`. For a validation loader too.
         :param kwargs: Nothing: an unknown argument is an error.
         :raises TypeError: If an argument is unknown or of a wrong type.
         :raises ValueError: If an argument is out of range, or the first batch is unusable.
         """
         known = "generator, nb_epochs, verbose, validation_data, scheduler, seed, config, checkpoint_dir, resume"
+        known += ", batch_adapter"
         check_known("fit_generator", kwargs, known)
         settings = with_given(TrainingConfig() if config is None else config, nb_epochs=nb_epochs, seed=seed)
         options = FitOptions(
@@ -160,6 +167,7 @@ class SensRegClassifier(PyTorchClassifier):
             checkpoint_dir=checkpoint_dir,
             resume=resume,
             verbose=verbose,
+            batch_adapter=batch_adapter,
         )
         self.history = fit_batches(self, self.penalties, settings, generator, options)
 
@@ -350,7 +358,7 @@ def _fit(
     drop_last: bool | None = None,
     scheduler: Any = None,
     verbose: bool = False,
-    validation_data: tuple[np.ndarray, np.ndarray] | None = None,
+    validation_data: Any = None,
     seed: int | None = None,
     config: TrainingConfig | None = None,
     checkpoint_dir: str | Path | None = None,
@@ -369,7 +377,8 @@ def _fit(
     :param drop_last: Whether an incomplete last batch is left out; the config's, or no.
     :param scheduler: Any torch learning rate scheduler; see `TrainingConfig.scheduler_interval`.
     :param verbose: Whether a progress bar is shown.
-    :param validation_data: Images and labels that are scored after every epoch.
+    :param validation_data: Images and labels that are scored after every epoch: a pair, or a loader as for
+            `fit_generator`.
     :param seed: See `TrainingConfig.seed`.
     :param config: All other settings; the arguments above win.
     :param checkpoint_dir: Folder for checkpoints, or None.

@@ -6,14 +6,15 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
+from art_sensreg.loaders import describe_source
 from art_sensreg.objectives import Objective
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.describe import Describer
 from art_sensreg.training.fingerprint import Fingerprint, describe_data, fingerprint, own_things
+from art_sensreg.training.held_out import HeldOut, HeldOutLoader, HeldOutTensors
 
 Data = Callable[[Describer], dict[str, str]]
 
@@ -26,7 +27,7 @@ def description(
     scheduler: Any,
     training_mode: bool,
     data: Data,
-    validation: tuple[torch.Tensor, torch.Tensor] | None,
+    validation: HeldOut | None,
 ) -> Callable[[], Fingerprint]:
     """
     Make a function that describes a run as it is at the time of the call.
@@ -44,16 +45,36 @@ def description(
     optimizer = classifier.optimizer
     describe = Describer([*own_things(model, optimizer, scheduler), classifier])
     read = functools.cache(lambda: data(describe))
-    scored = functools.cache(lambda: {} if validation is None else describe_data(*validation))
+    scored = functools.cache(lambda: _describe_held_out(validation, describe))
 
     def described() -> Fingerprint:
         preprocessing: dict[str, str] = {}
-        for number, operation in enumerate(classifier.preprocessing_operations):
-            if type(operation).__name__.startswith("StandardisationMeanStd"):
-                continue  # it is among the training data's entries
+        for number, operation in enumerate(preprocessors(classifier)):
             preprocessing[str(number)] = type(operation).__name__
             preprocessing.update(describe.attributes(f"{number}", operation))
         further = {"preprocessing's": preprocessing, "validation data's": scored()}
         return fingerprint(model, objective, optimizer, scheduler, config, read(), training_mode, describe, further)
 
     return described
+
+
+def preprocessors(classifier: PyTorchClassifier) -> list[Any]:
+    """
+    The preprocessing of a classifier but for mean and standard deviation, which are described with the data.
+
+    :param classifier: ART classifier.
+    :return: ART preprocessors.
+
+    Example:
+    >>> from art_sensreg.description import preprocessors
+    >>> preprocessors(PyTorchClassifier(nn.Linear(2, 2), None, (2,), 2, preprocessing=(0.5, 0.5)))
+    []
+    """
+    operations = classifier.preprocessing_operations
+    return [part for part in operations if not type(part).__name__.startswith("StandardisationMeanStd")]
+
+
+def _describe_held_out(validation: HeldOut | None, describe: Describer) -> dict[str, str]:
+    if isinstance(validation, HeldOutTensors):
+        return describe_data(validation.x, validation.y)
+    return describe_source(validation.source, describe) if isinstance(validation, HeldOutLoader) else {}

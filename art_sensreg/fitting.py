@@ -3,38 +3,37 @@
 from __future__ import annotations
 
 import logging
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from art.data_generators import NumpyDataGenerator
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from art_sensreg.adversaries import Adversary
-from art_sensreg.description import description
+from art_sensreg.description import description, preprocessors
 from art_sensreg.effect_warning import warn_without_effect
-from art_sensreg.loaders import describe_source, loader_source
+from art_sensreg.loaders import BatchAdapter, describe_source, loader_source
 from art_sensreg.main_output import with_main_output
 from art_sensreg.objectives import Objective, Penalty
 from art_sensreg.outputs import SingleOutput
 from art_sensreg.penalties.row_coupling import LOOK
 from art_sensreg.penalties.taps import trial
 from art_sensreg.placement import move, place, run_device
-from art_sensreg.preprocessing import fit_preprocessing, model_dtype, numpy_dtype, trained_model
+from art_sensreg.preprocessing import trained_model
+from art_sensreg.reading import Reader
 from art_sensreg.training.batches import LoaderBatches, TensorBatches
 from art_sensreg.training.callbacks import History
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.describe import Describer
 from art_sensreg.training.distributed import Processes, join_processes
 from art_sensreg.training.fingerprint import describe_data
-from art_sensreg.training.inputs import check_images, check_labels, clip_bounds
+from art_sensreg.training.held_out import HeldOut, HeldOutTensors
+from art_sensreg.training.inputs import clip_bounds
 from art_sensreg.training.loop import Training
 from art_sensreg.training.modes import set_mode
 from art_sensreg.training.one_run import one_run_at_a_time
@@ -52,13 +51,14 @@ class FitOptions:
     """
     What `fit` and `fit_generator` of classifier and trainer have in common beside the data.
 
-    :param validation_data: Pair of images and labels that are scored after every epoch, or None.
+    :param validation_data: Images and labels that are scored after every epoch, a pair or a loader; or None.
     :param scheduler: Learning rate scheduler of the classifier's optimizer, or None.
     :param checkpoint_dir: Folder for checkpoints, or None.
     :param resume: Whether to continue from the newest checkpoint in it, if there is one.
     :param verbose: Whether a progress bar is shown.
     :param training_mode: Whether the model trains in training mode.
     :param adversary: Adversarial training to combine with the penalties, or None.
+    :param batch_adapter: Function that makes a pair of images and labels of each batch of a loader, or None.
     """
 
     validation_data: Any = None
@@ -68,6 +68,7 @@ class FitOptions:
     verbose: bool = False
     training_mode: bool = True
     adversary: Adversary | None = None
+    batch_adapter: BatchAdapter | None = None
 
     def __post_init__(self) -> None:
         if self.checkpoint_dir is not None and not isinstance(self.checkpoint_dir, (str, Path)):
@@ -120,29 +121,18 @@ def fit_arrays(
     :raises ValueError: If something is out of range, before any weight has moved.
     """
     _check_optimizer(classifier, options.scheduler)
-    images, labels = _check_pair(classifier, x, y)
+    reader = Reader(classifier, config)
+    images, labels = reader.check(x, y)
     processes = _move(classifier, penalties, config, options)
-    given = images
-    images, labels = fit_preprocessing(classifier, images, labels)
-    batches = TensorBatches(
-        _as_tensor(classifier, images),
-        _targets(classifier, labels),
-        config.batch_size,
-        config.drop_last,
-        least=2 * processes.count if _has_batch_norm(classifier) else 1,
-        device=classifier.device,
-        dtype=model_dtype(classifier.model),
-        accumulate=config.accumulate,
-    )
+    batches = reader.arrays(images, labels, least=2 * processes.count)
 
     def data(describe: Describer) -> dict[str, str]:
-        described = describe_data(given, batches.y)
+        described = describe_data(images, batches.y)
         # Preprocessors may draw at random, once for all data: others would be trained on after resuming.
-        return (
-            described if images is given else {**described, "preprocessed": describe_data(images, batches.y)["content"]}
-        )
+        changed = any(operation.apply_fit for operation in preprocessors(classifier))
+        return {**described, **({"preprocessed": describe_data(batches.x, batches.y)["content"]} if changed else {})}
 
-    return _train(classifier, penalties, config, batches, data, options, processes)
+    return _train(reader, penalties, batches, data, options, processes)
 
 
 @one_run_at_a_time()
@@ -166,43 +156,26 @@ def fit_batches(
     :raises ValueError: If something is out of range; each batch is checked as it comes.
     """
     _check_optimizer(classifier, options.scheduler)
-    source = loader_source(loader)
-    if isinstance(loader, NumpyDataGenerator):
-        _check_pair(classifier, loader.x, loader.y)  # all of it, before any weight moves
+    reader = Reader(classifier, config)
+    source = loader_source(loader, options.batch_adapter)
+    if isinstance(loader, NumpyDataGenerator) and options.batch_adapter is None:
+        reader.check(loader.x, loader.y)  # all of it, before any weight moves
     processes = _move(classifier, penalties, config, options)
-    needs_two = _has_batch_norm(classifier)
-
-    def epoch() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for drawn in source.epoch():
-            images, labels = _check_pair(classifier, *drawn)
-            if len(images) == 1 and needs_two:
-                logger.warning("A batch of a single image is left out: BatchNorm cannot normalise it.")
-                continue
-            images, labels = fit_preprocessing(classifier, images, labels)
-            yield torch.from_numpy(images).to(model_dtype(classifier.model)), _targets(classifier, labels)
-
-    return _train(
-        classifier,
-        penalties,
-        config,
-        LoaderBatches(epoch, source.length, source.restarts, classifier.device, config.accumulate),
-        lambda describe: describe_source(source, describe),
-        options,
-        processes,
-    )
+    batches = reader.loader(source)
+    return _train(reader, penalties, batches, lambda describe: describe_source(source, describe), options, processes)
 
 
 def _train(
-    classifier: PyTorchClassifier,
+    reader: Reader,
     penalties: Sequence[Penalty],
-    config: TrainingConfig,
     batches: TensorBatches | LoaderBatches,
     data: Callable[[Describer], dict[str, str]],
     options: FitOptions,
     processes: Processes,
 ) -> History:
+    classifier, config = reader.classifier, reader.config
     model, objective = _prepare(classifier, penalties, batches.look(LOOK), options)
-    validation = _check_validation(classifier, options.validation_data)
+    validation = reader.held_out(options.validation_data, options.batch_adapter)
     checkpoints = None
     if options.checkpoint_dir is not None:
         folder = Path(options.checkpoint_dir).expanduser()
@@ -231,17 +204,13 @@ def _guard(
     adversary: Adversary | None,
     config: TrainingConfig,
     batches: TensorBatches | LoaderBatches,
-    validation: tuple[torch.Tensor, torch.Tensor] | None,
+    validation: HeldOut | None,
 ) -> OverfittingGuard | None:
     """Adversarial training of one step is watched, and of two, which has been seen to collapse too."""
     if adversary is None or adversary.steps > 2 or config.on_catastrophic_overfitting == "ignore":
         return None
-    if validation is None:
-        data = batches.sample(POINTS)
-    else:
-        chosen = torch.linspace(0, len(validation[0]) - 1, min(POINTS, len(validation[0]))).long()
-        x, y = (part[chosen.to(part.device)].to(batches.device) for part in validation)
-        data = x, y
+    x, y = batches.sample(POINTS) if validation is None else validation.sample(POINTS)
+    data = HeldOutTensors(x.to(batches.device), y.to(batches.device))
     watched = Watched(watched_attacks(adversary.eps, adversary.ball), data)
     return OverfittingGuard(config.on_catastrophic_overfitting, watched)
 
@@ -275,45 +244,6 @@ def _check_optimizer(classifier: PyTorchClassifier, scheduler: Any) -> torch.opt
     check_scheduler(scheduler, optimizer)
     check_live_state(optimizer)
     return optimizer
-
-
-def _has_batch_norm(classifier: PyTorchClassifier) -> bool:
-    return any(isinstance(module, _BatchNorm) for module in classifier.model.modules())
-
-
-def _as_tensor(classifier: PyTorchClassifier, images: np.ndarray) -> torch.Tensor:
-    """On the device of the model if the images take at most half of its free memory, else where they are."""
-    with warnings.catch_warnings():
-        # Arrays mapped from a file may be read-only. Nothing writes into the tensor.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        tensor = torch.from_numpy(images)
-    device = classifier.device
-    if device.type == "cuda" and 2 * tensor.nbytes > torch.cuda.mem_get_info(device)[0]:
-        return tensor
-    return tensor.to(device)
-
-
-def _check_pair(classifier: PyTorchClassifier, x: Any, y: Any, prefix: str = "") -> tuple[np.ndarray, np.ndarray]:
-    dtype = numpy_dtype(classifier.model)
-    images = check_images(x, classifier.input_shape, classifier.clip_values, f"{prefix}x", dtype)
-    return images, check_labels(y, classifier.nb_classes, len(images), f"{prefix}y")
-
-
-def _check_validation(classifier: PyTorchClassifier, validation_data: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
-    if validation_data is None:
-        return None
-    if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
-        raise TypeError(f"`validation_data` is {type(validation_data).__name__}; expected a pair (x, y).")
-    x, y = validation_data
-    images, labels = _check_pair(classifier, x, y, prefix="validation_data: ")
-    images, labels = fit_preprocessing(classifier, images, labels, fit=False)
-    tensor = _as_tensor(classifier, images).to(model_dtype(classifier.model))
-    return tensor, _targets(classifier, labels).to(tensor.device)
-
-
-def _targets(classifier: PyTorchClassifier, labels: np.ndarray) -> torch.Tensor:
-    targets = torch.as_tensor(classifier.reduce_labels(labels))
-    return targets.to(model_dtype(classifier.model)) if targets.is_floating_point() else targets
 
 
 def _prepare(

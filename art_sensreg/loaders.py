@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import torch
 from art.data_generators import DataGenerator, NumpyDataGenerator, PyTorchDataGenerator
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
 
+from art_sensreg.training.bytecode import globals_used, members
 from art_sensreg.training.describe import Describer
+from art_sensreg.training.random_state import outer_randomness_kept
+
+logger = logging.getLogger(__name__)
+
+BatchAdapter = Callable[[Any], tuple[Any, Any]]
 
 
 @dataclass
@@ -23,66 +31,104 @@ class LoaderSource:
     :param length: Batches of an epoch.
     :param name: A short description.
     :param restarts: Whether each epoch is a new one, whatever was drawn before.
+    :param adapter: Function from a batch, whatever it is, to images and labels; None: batches are pairs.
+    :param argument: Name of the argument that it came as, for messages.
     """
 
     loader: Any
     length: int
     name: str
     restarts: bool
+    adapter: BatchAdapter | None = None
+    argument: str = "generator"
 
     def epoch(self) -> Iterator[tuple[Any, Any]]:
         """Draw the batches of an epoch: pairs of images and labels."""
-        if isinstance(self.loader, NumpyDataGenerator):
-            yield from self.loader
-        elif isinstance(self.loader, DataLoader):
-            for batch in self.loader:
-                if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-                    raise TypeError(f"`generator` yields {type(batch).__name__}; expected pairs of images and labels.")
-                yield batch[0], batch[1]
+        if isinstance(self.loader, (NumpyDataGenerator, DataLoader)):
+            drawn = iter(self.loader)
         else:
-            yield from islice(iter(self.loader.get_batch, None), self.length)
+            drawn = islice(iter(self.loader.get_batch, None), self.length)
+        for batch in drawn:
+            yield self._pair(batch)
+
+    def _pair(self, batch: Any) -> tuple[Any, Any]:
+        if self.adapter is None:
+            if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+                raise TypeError(
+                    f"`{self.argument}` yields {_kind(batch)}; expected pairs of images and labels, or a "
+                    "`batch_adapter`: a function that makes a pair of each batch."
+                )
+            return batch[0], batch[1]
+        try:
+            pair = self.adapter(batch)
+        except Exception as error:
+            raise ValueError(
+                f"`batch_adapter` failed on a batch of `{self.argument}`, {_kind(batch)}: {type(error).__name__}: "
+                f"{error}; expected a function that makes of each batch a pair of images and labels."
+            ) from error
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise TypeError(f"`batch_adapter` returns {_kind(pair)}; expected a pair of images and labels.")
+        return pair[0], pair[1]
 
 
-def loader_source(loader: Any) -> LoaderSource:
+def loader_source(loader: Any, adapter: Any = None, argument: str = "generator") -> LoaderSource:
     """
     Check a loader.
 
-    :param loader: ART data generator with a known `size`, or a torch `DataLoader` with a known length.
+    The batches of a `DataLoader` that does not know their number are counted, once, before training: one whose data set
+    is an `IterableDataset` without a length, or is shared out among several workers.
+
+    :param loader: ART data generator with a known `size`, or a torch `DataLoader`.
+    :param adapter: Function from a batch to a pair of images and labels, or None.
+    :param argument: Name of the argument, for messages.
     :return: The same with its length.
     :raises TypeError: If it is something else.
-    :raises ValueError: If its length is not known, or it deals out parts of the data itself.
+    :raises ValueError: If its length is not known, it deals out parts of the data itself, or its workers all give the
+        same data.
 
     Example:
-    >>> import torch
-    >>> from torch.utils.data import DataLoader, TensorDataset
+    >>> from torch.utils.data import TensorDataset
     >>> from art_sensreg.loaders import loader_source
     >>> loader_source(DataLoader(TensorDataset(torch.rand(5, 2), torch.zeros(5)), batch_size=2)).length
     3
     """
+    if adapter is not None and (isinstance(adapter, type) or not callable(adapter)):
+        raise TypeError(f"`batch_adapter` is {adapter!r}; expected a function from a batch to images and labels.")
     if isinstance(loader, PyTorchDataGenerator):
-        return loader_source(loader.iterator)  # ART's own `get_batch` runs on into the next epoch
+        return loader_source(loader.iterator, adapter, argument)  # `get_batch` runs on into the next epoch
     if isinstance(loader, NumpyDataGenerator):
-        name = f"NumpyDataGenerator of {loader.size} images"
-        return _known(LoaderSource(loader, loader.batches_per_epoch, name, restarts=True))
-    if isinstance(loader, DataGenerator):
+        length, name, restarts = loader.batches_per_epoch, f"NumpyDataGenerator of {loader.size} images", True
+    elif isinstance(loader, DataGenerator):
         if loader.size is None:
-            raise ValueError("`generator` has no size; expected one that knows how many images an epoch has.")
+            raise ValueError(f"`{argument}` has no size; expected one that knows how many images an epoch has.")
         length = math.ceil(loader.size / loader.batch_size)
-        return _known(LoaderSource(loader, length, f"{type(loader).__name__} of {loader.size} images", restarts=False))
-    if isinstance(loader, DataLoader):
-        if isinstance(loader.sampler, DistributedSampler):
-            raise ValueError(
-                "`generator` has a DistributedSampler, which repeats images to fill its parts up; expected the whole "
-                "loader: its batches are dealt out here."
-            )
-        try:
-            length = len(loader)
-        except TypeError as error:
-            raise ValueError("`generator` is a DataLoader of unknown length; expected one with a length.") from error
-        return _known(LoaderSource(loader, length, f"DataLoader of {length} batches", restarts=True))
-    raise TypeError(
-        f"`generator` is {type(loader).__name__}; expected an art.data_generators.DataGenerator or a torch DataLoader."
-    )
+        name, restarts = f"{type(loader).__name__} of {loader.size} images", False
+    elif isinstance(loader, DataLoader):
+        length = _length(loader, argument)
+        name, restarts = f"DataLoader of {length} batches", True
+    else:
+        raise TypeError(
+            f"`{argument}` is {type(loader).__name__}; expected an art.data_generators.DataGenerator or a torch "
+            "DataLoader."
+        )
+    if length < 1:
+        raise ValueError(f"`{argument}` is a {name} with no batch in an epoch; expected at least one.")
+    return LoaderSource(loader, length, name, restarts, adapter, argument)
+
+
+def is_loader(data: Any) -> bool:
+    """
+    Whether something is meant as a loader.
+
+    :param data: What a user gave.
+    :return: True for ART's data generators and torch's `DataLoader`.
+
+    Example:
+    >>> from art_sensreg.loaders import is_loader
+    >>> is_loader((1, 2))
+    False
+    """
+    return isinstance(data, (DataGenerator, DataLoader))
 
 
 def describe_source(source: LoaderSource, describe: Describer) -> dict[str, str]:
@@ -96,15 +142,14 @@ def describe_source(source: LoaderSource, describe: Describer) -> dict[str, str]
     :return: Names and texts.
 
     Example:
-    >>> import torch
-    >>> from torch.utils.data import DataLoader, TensorDataset
+    >>> from torch.utils.data import TensorDataset
     >>> from art_sensreg.loaders import describe_source, loader_source
     >>> loader = DataLoader(TensorDataset(torch.arange(5)), batch_size=2, shuffle=True)
     >>> sorted(describe_source(loader_source(loader), Describer()))[:5]
-    ['batch_size', 'collate_fn', 'content', 'dataset', 'dataset.tensors']
+    ['batch_adapter', 'batch_size', 'collate_fn', 'content', 'dataset']
     """
     loader = source.loader
-    texts = {"content": source.name}
+    texts = {"content": source.name, **dict(describe("batch_adapter", source.adapter))}
     parts = vars(loader)
     if isinstance(loader, DataLoader):
         named = ("batch_size", "drop_last", "dataset", "sampler", "batch_sampler", "collate_fn", "worker_init_fn")
@@ -116,7 +161,65 @@ def describe_source(source: LoaderSource, describe: Describer) -> dict[str, str]
     return texts
 
 
-def _known(source: LoaderSource) -> LoaderSource:
-    if source.length < 1:
-        raise ValueError(f"`generator` is a {source.name} with no batch in an epoch; expected at least one.")
-    return source
+def _length(loader: DataLoader[Any], argument: str) -> int:
+    if isinstance(loader.sampler, DistributedSampler):
+        raise ValueError(
+            f"`{argument}` has a DistributedSampler, which repeats images to fill its parts up; expected the whole "
+            "loader: its batches are dealt out here."
+        )
+    stream = isinstance(loader.dataset, IterableDataset)
+    if stream and loader.num_workers > 1:
+        _check_workers(loader, argument)
+    try:
+        length = len(loader)
+    except TypeError as error:
+        if not stream:
+            raise ValueError(f"`{argument}` is a DataLoader of unknown length; expected one with a length.") from error
+        length = 0
+    if stream and (length == 0 or loader.num_workers > 1):
+        logger.warning("`%s` does not know the number of its batches: they are counted before training.", argument)
+        with outer_randomness_kept(seed=0):
+            length = sum(1 for _ in loader)
+    return length
+
+
+def _check_workers(loader: DataLoader[Any], argument: str) -> None:
+    """Each worker of a stream has a copy of it: unless they share it out, every row comes once for each of them."""
+    remedy = (
+        "expected num_workers of at most 1, or a data set that gives each worker a part of its own "
+        "(torch.utils.data.get_worker_info)"
+    )
+    with outer_randomness_kept(seed=0):
+        first, second, *_ = [*islice(iter(loader), 2), None, None]
+    if first is not None and second is not None and _equal(first, second):
+        raise ValueError(
+            f"`{argument}` has an IterableDataset and {loader.num_workers} workers that all give the same data; "
+            f"{remedy}."
+        )
+    functions = members(type(loader.dataset)).values()
+    names = {name for part in functions if (code := getattr(part, "__code__", None)) for name in code.co_names}
+    names |= {name for part in functions if hasattr(part, "__code__") for name in globals_used(part.__code__)}
+    if loader.worker_init_fn is None and functions and "get_worker_info" not in names:
+        logger.warning(
+            "`%s` has an IterableDataset and %d workers, and nothing is seen that shares it out among them: every row "
+            "may come once for each worker; %s.",
+            argument, loader.num_workers, remedy,
+        )  # fmt: skip
+
+
+def _equal(first: Any, second: Any) -> bool:
+    if isinstance(first, torch.Tensor):
+        return isinstance(second, torch.Tensor) and torch.equal(first, second)
+    if isinstance(first, dict):
+        return isinstance(second, dict) and _equal(list(first.values()), list(second.values()))
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(_equal(a, b) for a, b in zip(first, second, strict=True))
+    return bool(first == second)
+
+
+def _kind(thing: Any) -> str:
+    if isinstance(thing, dict):
+        return f"a dict of {', '.join(map(str, thing))}"
+    if isinstance(thing, (tuple, list)):
+        return f"a {type(thing).__name__} of {len(thing)}"
+    return type(thing).__name__

@@ -10,9 +10,11 @@ from art.estimators.classification import PyTorchClassifier
 from art.preprocessing.standardisation_mean_std.numpy import StandardisationMeanStd
 from art.preprocessing.standardisation_mean_std.pytorch import StandardisationMeanStdPyTorch
 from art.preprocessing.standardisation_mean_std.utils import broadcastable_mean_std
+from art.utils import to_categorical
 from torch import nn
 
 from art_sensreg.main_output import ModelWrapper
+from art_sensreg.training.random_state import random_state, restore_random_state
 
 _STANDARDISATIONS = (StandardisationMeanStd, StandardisationMeanStdPyTorch)
 
@@ -105,7 +107,8 @@ def fit_preprocessing(
 
     :param classifier: ART classifier.
     :param x: Images `(n, ...)`.
-    :param y: Rows of class probabilities `(n, C)`.
+    :param y: Class indices `(n,)`, or rows of class probabilities `(n, C)`. Preprocessors get rows where they need
+        them: those of ART that leave labels alone do not.
     :param fit: Whether the training (`apply_fit`) or the test (`apply_predict`) preprocessors run.
     :return: Images, of the dtype of `x`, and labels.
     """
@@ -113,8 +116,23 @@ def fit_preprocessing(
     kind = x.dtype
     for operation in classifier.preprocessing_operations:
         if operation is not last and (operation.apply_fit if fit else operation.apply_predict):
-            x, y = operation(x, y)
+            x, y = _applied(operation, x, y, classifier.nb_classes)
     return np.ascontiguousarray(x, dtype=kind), y
+
+
+def _applied(operation: Any, x: np.ndarray, y: np.ndarray, nb_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Apply one preprocessor; class indices are made rows for those that do something with labels."""
+    if y.ndim == 1 and type(operation).__module__.partition(".")[0] in ("art", "art_sensreg"):
+        drawn = random_state()
+        try:
+            new_x, new_y = operation(x, y)
+            if new_y is y or np.array_equal(new_y, y):
+                return new_x, y
+        except Exception:  # noqa: BLE001 - it takes rows only, or fails with those too
+            pass
+        restore_random_state(drawn)
+    x, y = operation(x, to_categorical(y, nb_classes) if y.ndim == 1 else y)
+    return x, y
 
 
 def _standardisation(classifier: PyTorchClassifier) -> Any:

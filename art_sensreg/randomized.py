@@ -15,7 +15,7 @@ from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.outputs import predicted_classes
 from art_sensreg.penalties.random_states import random_state_kept
 from art_sensreg.preprocessing import numpy_dtype
-from art_sensreg.training.inputs import check_images, check_labels
+from art_sensreg.training.inputs import check_images, check_labels, class_indices
 from art_sensreg.utils import check_choice, check_count
 
 
@@ -222,7 +222,7 @@ class RandomizedClassifier(SensRegClassifier):
         if seed is not None:
             check_count("seed", seed, minimum=0)
         images = check_images(x, self.input_shape, dtype=numpy_dtype(self.model))
-        labels = check_labels(y, self.nb_classes, len(images)).argmax(axis=1)
+        labels = class_indices(check_labels(y, self.nb_classes, len(images)))
         single, mean = [], []
         with nullcontext() if seed is None else random_state_kept(self.device, seed, self.model):
             for _ in range(repeats):

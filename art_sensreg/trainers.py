@@ -17,6 +17,7 @@ from art.estimators.classification import PyTorchClassifier
 from art_sensreg.adversaries import Adversary
 from art_sensreg.adversaries.base import check_adversary
 from art_sensreg.fitting import FitOptions, fit_arrays, fit_batches, with_given
+from art_sensreg.loaders import BatchAdapter
 from art_sensreg.objectives import Penalty, check_penalties
 from art_sensreg.penalties import FisherRaoPenalty, GradientDiversityPenalty, JacobianPenalty, SensitivityPenalty
 from art_sensreg.penalties.fisher_rao import FIRE_PRESETS
@@ -92,7 +93,7 @@ class SensRegTrainer(Trainer):
         self,
         x: np.ndarray,
         y: np.ndarray,
-        validation_data: tuple[np.ndarray, np.ndarray] | None = None,
+        validation_data: Any = None,
         batch_size: int | None = None,
         nb_epochs: int | None = None,
         scheduler: Any = None,
@@ -107,7 +108,8 @@ class SensRegTrainer(Trainer):
         :param x: Images `(n, *input_shape)`, floating point, finite, within `clip_values`; an array mapped from a file
             is read batch by batch.
         :param y: Class indices `(n,)`, or rows `(n, nb_classes)` that sum to 1.
-        :param validation_data: Images and labels that are scored after every epoch.
+        :param validation_data: Images and labels that are scored after every epoch: a pair, or a loader as for
+            `fit_generator`.
         :param batch_size: Rows of a step; the config's (default 128) if None.
         :param nb_epochs: Passes over the data; the config's (default 20) if None.
         :param scheduler: Any torch learning rate scheduler; see `TrainingConfig.scheduler_interval`.
@@ -139,28 +141,33 @@ class SensRegTrainer(Trainer):
         self,
         generator: Any,
         nb_epochs: int | None = None,
-        validation_data: tuple[np.ndarray, np.ndarray] | None = None,
+        validation_data: Any = None,
         scheduler: Any = None,
         checkpoint_dir: str | Path | None = None,
         resume: bool = False,
         verbose: bool = True,
+        batch_adapter: BatchAdapter | None = None,
         **kwargs: Any,
     ) -> None:
         """
         Train the classifier on batches of a loader; the record goes to `history`.
 
-        :param generator: One of ART's data generators with a known `size`, or a torch `DataLoader`.
+        :param generator: One of ART's data generators with a known `size`, or a torch `DataLoader`. The batches of a
+            `DataLoader` over an `IterableDataset` without a length are counted first.
         :param nb_epochs: Passes over the data; the config's (default 20) if None.
-        :param validation_data: Images and labels that are scored after every epoch.
+        :param validation_data: Images and labels that are scored after every epoch: a pair, or a loader as for
+            `fit_generator`.
         :param scheduler: As for `fit`.
         :param checkpoint_dir: As for `fit`; one after every epoch.
         :param resume: As for `fit`, from the start of an epoch: a loader cannot be rewound.
         :param verbose: Whether a progress bar is shown.
+        :param batch_adapter: Function that makes of each batch a pair of images and labels, where it is something
+            else: `lambda batch: (batch["image"], batch["label"])`. For a validation loader too.
         :param kwargs: Nothing: an unknown argument is an error.
         :raises TypeError: If an argument is unknown or of a wrong type.
         :raises ValueError: If an argument is out of range, or the first batch is unusable.
         """
-        known = "generator, nb_epochs, validation_data, scheduler, checkpoint_dir, resume, verbose"
+        known = "generator, nb_epochs, validation_data, scheduler, checkpoint_dir, resume, verbose, batch_adapter"
         check_known("fit_generator", kwargs, known)
         options = FitOptions(
             validation_data=validation_data,
@@ -169,6 +176,7 @@ class SensRegTrainer(Trainer):
             resume=resume,
             verbose=verbose,
             adversary=self.adversary,
+            batch_adapter=batch_adapter,
         )
         config = with_given(self.config, nb_epochs=nb_epochs)
         self.history = fit_batches(self._classifier, self._penalties_for(generator), config, generator, options)

@@ -13,7 +13,7 @@ from art.estimators.classification import PyTorchClassifier
 
 from art_sensreg.attacks.views import check_classifier, differentiable_model
 from art_sensreg.penalties.random_states import nothing_left
-from art_sensreg.training.inputs import check_images, check_labels
+from art_sensreg.training.inputs import check_images, check_labels, class_indices
 from art_sensreg.utils import check_count
 
 Logits = Callable[[torch.Tensor], torch.Tensor]
@@ -192,7 +192,7 @@ def checked(classifier: PyTorchClassifier, x: Any, y: Any, clip_values: Any = No
     array([1, 2])
     """
     images = check_images(x, check_classifier(classifier).input_shape, clip_values)
-    return images, check_labels(y, classifier.nb_classes, len(images)).argmax(axis=1)
+    return images, class_indices(check_labels(y, classifier.nb_classes, len(images)))
 
 
 def full_baseline(baseline: float | np.ndarray, images: np.ndarray) -> np.ndarray:

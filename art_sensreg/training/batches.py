@@ -62,6 +62,8 @@ class TensorBatches:
     :param device: Where batches are needed; None: where `x` is.
     :param dtype: Floating point type of the batches; None: that of `x`.
     :param accumulate: Micro-batches of a batch, which is as many times as large.
+    :param encode: What makes labels of a batch those that the loss takes.
+    :param clip: Bounds that broadcast against a batch, within which it is clipped; or None.
 
     Example:
     >>> from art_sensreg.training.batches import TensorBatches
@@ -82,8 +84,11 @@ class TensorBatches:
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
         accumulate: int = 1,
+        encode: Callable[[torch.Tensor], torch.Tensor] = lambda y: y,
+        clip: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> None:
         self.x, self.y = x, y.to(x.device)
+        self._encode, self._clip = encode, clip
         self.micro_rows = batch_size
         batch_size *= accumulate
         self.device, self.dtype = device or x.device, dtype or x.dtype
@@ -103,7 +108,7 @@ class TensorBatches:
         :param rows: How many.
         :return: Images on the device, at most `rows`.
         """
-        return self.x[:rows].to(self.device, self.dtype)
+        return clipped(self.x[:rows].to(self.device, self.dtype), self._clip)
 
     def sample(self, rows: int) -> Batch:
         """
@@ -114,7 +119,7 @@ class TensorBatches:
         """
         chosen = torch.linspace(0, len(self.x) - 1, min(rows, len(self.x))).long().to(self.x.device)
         x, y = self.x.index_select(0, chosen), self.y.index_select(0, chosen)
-        return x.to(self.device, self.dtype), y.to(self.device)
+        return clipped(x.to(self.device, self.dtype), self._clip), self._encode(y.to(self.device))
 
     def epoch(self, seed: int, first: int, processes: Processes) -> Iterator[Dealt]:
         """See :class:`Batches`."""
@@ -128,7 +133,24 @@ class TensorBatches:
         if processes.count > 1:
             rows = rows[processes.rank :: processes.count] if processes.rank < total else rows[:1]
         x, y = self.x.index_select(0, rows), self.y.index_select(0, rows)
-        return to_device(x, self.device).to(self.dtype), to_device(y, self.device), total
+        x, y = to_device(x, self.device).to(self.dtype), self._encode(to_device(y, self.device))
+        return clipped(x, self._clip), y, total
+
+
+def clipped(x: torch.Tensor, bounds: tuple[torch.Tensor, torch.Tensor] | None) -> torch.Tensor:
+    """
+    Clip a batch.
+
+    :param x: Images.
+    :param bounds: Two tensors that broadcast against them, or None.
+    :return: The same within the bounds.
+
+    Example:
+    >>> from art_sensreg.training.batches import clipped
+    >>> clipped(torch.tensor([-0.1, 0.5]), (torch.tensor(0.0), torch.tensor(1.0)))
+    tensor([0.0000, 0.5000])
+    """
+    return x if bounds is None else torch.clamp(x, *(bound.to(x) for bound in bounds))
 
 
 def to_device(part: torch.Tensor, device: torch.device) -> torch.Tensor:

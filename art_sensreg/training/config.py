@@ -32,6 +32,8 @@ class TrainingConfig:
     :param accumulate: Batches whose gradients are added up for one step of the optimizer, at least 1: the step of one
         batch as many times as large, at the memory of one. All that counts steps (schedulers, callbacks,
         `checkpoint_every`) counts those of the optimizer.
+    :param clip_tolerance: Values of images that are outside of the classifier's `clip_values` by at most so much, in
+        input units, are clipped: bicubic interpolation overshoots. By default (0) they are an error.
     :param drop_last: Whether an incomplete last batch is left out.
     :param penalty_fraction: Share of each batch's rows, above 0 and at most 1, that get noisy copies: below 1 it is the
         cheap mode. Penalties that differentiate by the input, those of your own, those measured on adversarial images
@@ -82,6 +84,7 @@ class TrainingConfig:
     seed: int | None = None
     accumulate: int = 1
     drop_last: bool = False
+    clip_tolerance: float = 0.0
     penalty_fraction: float = 1.0
     penalty_warmup: float = 0.0
     scheduler_interval: str = "auto"
@@ -116,6 +119,7 @@ class TrainingConfig:
         check_number("penalty_fraction", self.penalty_fraction, minimum=0.0, exclusive=True)
         if self.penalty_fraction > 1:
             raise ValueError(f"`penalty_fraction` is {self.penalty_fraction!r}; expected a number of at most 1.")
+        check_number("clip_tolerance", self.clip_tolerance, minimum=0.0)
         check_number("penalty_warmup", self.penalty_warmup, minimum=0.0)
         if self.penalty_warmup > 1:
             raise ValueError(f"`penalty_warmup` is {self.penalty_warmup!r}; expected a number of at most 1.")

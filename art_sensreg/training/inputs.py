@@ -11,7 +11,12 @@ import torch
 
 
 def check_images(
-    x: Any, input_shape: tuple[int, ...], clip_values: Any = None, name: str = "x", dtype: Any = np.float32
+    x: Any,
+    input_shape: tuple[int, ...],
+    clip_values: Any = None,
+    name: str = "x",
+    dtype: Any = np.float32,
+    tolerance: float | None = None,
 ) -> np.ndarray:
     """
     Check a set of images and convert it to floating point.
@@ -22,6 +27,8 @@ def check_images(
     :param clip_values: `(min, max)`, numbers or arrays that broadcast against an image, or None.
     :param name: Name of the argument, for the messages.
     :param dtype: The type to convert to.
+    :param tolerance: Values that are outside of `clip_values` by at most so much are clipped (not those of an array
+        mapped from a file); None: there is no such setting.
     :return: Array of the same shape.
     :raises TypeError: If it is no array of floating point numbers.
     :raises ValueError: If shape, range or values are wrong, or the array is empty.
@@ -35,7 +42,7 @@ def check_images(
     if images.dtype.kind in "iub":
         raise TypeError(
             f"`{name}` has dtype {images.dtype}; expected floating point images scaled to {_range_text(clip_values)}: "
-            f"for images from 0 to 255, {_scaling(clip_values)}."
+            f"for images from 0 to 255, {_scaling(clip_values, isinstance(x, torch.Tensor))}."
         )
     if images.dtype.kind != "f":
         raise TypeError(f"`{name}` has dtype {images.dtype}; expected floating point images.")
@@ -43,7 +50,7 @@ def check_images(
         raise ValueError(f"`{name}` has shape {images.shape}; expected (n, {', '.join(map(str, input_shape))}).")
     if len(images) == 0:
         raise ValueError(f"`{name}` is empty, shape {images.shape}; expected at least one image.")
-    if not _is_mapped(x) or images.dtype not in (np.float16, np.float32, np.float64):  # torch maps no others
+    if not is_mapped(x) or images.dtype not in (np.float16, np.float32, np.float64):  # torch maps no others
         with np.errstate(over="ignore"):  # what overflows is infinite, and refused below
             images = images.astype(dtype, copy=False)
     # One pass each: min and max are NaN when any value is, and infinite when one is.
@@ -54,11 +61,21 @@ def check_images(
     if clip_values is not None:
         least, most = clip_bounds(clip_values, input_shape)
         slack = 1e-6 * np.maximum(most - least, 1e-30)  # float64 images may round outwards when converted
-        if (low < least - slack).any() or (high > most + slack).any():
+        allowed = np.maximum(slack, tolerance or 0.0)
+        if (low < least - allowed).any() or (high > most + allowed).any():
+            beyond = max((least - low).max(), (high - most).max())
+            hint = ""
+            if tolerance is not None and beyond <= 0.25 * np.max(most - least):
+                hint = (
+                    f" They are outside by up to {beyond:.3g}, as interpolated images can be: TrainingConfig has a "
+                    "`clip_tolerance` within which they are clipped."
+                )
             raise ValueError(
                 f"`{name}` has values from {low.min():g} to {high.max():g}; expected {_range_text(clip_values)}, the "
-                "classifier's `clip_values`."
+                f"classifier's `clip_values`.{hint}"
             )
+        if tolerance and not is_mapped(x) and ((low < least).any() or (high > most).any()):
+            images = np.clip(images, least.astype(images.dtype), most.astype(images.dtype))
     return images
 
 
@@ -85,20 +102,20 @@ def clip_bounds(clip_values: Any, input_shape: tuple[int, ...]) -> tuple[np.ndar
 
 def check_labels(y: Any, nb_classes: int, nb_samples: int, name: str = "y") -> np.ndarray:
     """
-    Check labels and convert them to rows of class probabilities.
+    Check labels: indices stay indices, so that many classes cost nothing.
 
     :param y: Class indices `(n,)` or `(n, 1)`, integer-valued; or rows `(n, nb_classes)` that sum to 1 (one-hot, soft).
     :param nb_classes: Number of classes, C.
     :param nb_samples: Number of images that the labels belong to.
     :param name: Name of the argument, for the messages.
-    :return: float32 array of shape `(n, C)`.
+    :return: int64 array `(n,)` of class indices, or float32 array `(n, C)` of rows.
     :raises TypeError: If it is no array of numbers.
     :raises ValueError: If the length, the width or a value is wrong.
 
     Example:
     >>> from art_sensreg.training.inputs import check_labels
-    >>> check_labels([1, 0], nb_classes=3, nb_samples=2).tolist()
-    [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
+    >>> check_labels([[1.0], [0.0]], nb_classes=3, nb_samples=2).tolist()
+    [1, 0]
     """
     labels = _as_array(y, name)
     if labels.dtype.kind not in "iubf":
@@ -123,7 +140,23 @@ def check_labels(y: Any, nb_classes: int, nb_samples: int, name: str = "y") -> n
         raise ValueError(
             f"`{name}` has class indices from {indices.min()} to {indices.max()}; expected 0 to {nb_classes - 1}."
         )
-    return np.eye(nb_classes, dtype=np.float32)[indices]
+    return indices
+
+
+def class_indices(labels: np.ndarray) -> np.ndarray:
+    """
+    The class of each label.
+
+    :param labels: As :func:`check_labels` returns them.
+    :return: int64 array `(n,)`; of rows the likeliest class.
+
+    Example:
+    >>> from art_sensreg.training.inputs import class_indices
+    >>> class_indices(np.array([[0.2, 0.8], [1.0, 0.0]])).tolist()
+    [1, 0]
+    """
+    indices: np.ndarray = labels if labels.ndim == 1 else labels.argmax(axis=1)
+    return indices
 
 
 def check_known(function: str, unknown: dict[str, Any], known: str, error: type[Exception] = TypeError) -> None:
@@ -179,8 +212,18 @@ def _extremes(images: np.ndarray, clip_values: Any) -> tuple[np.ndarray, np.ndar
     return low.numpy(), high.numpy()
 
 
-def _is_mapped(value: Any) -> bool:
-    """Whether an array is a view of a file, which may be larger than memory."""
+def is_mapped(value: Any) -> bool:
+    """
+    Whether an array is a view of a file, which may be larger than memory.
+
+    :param value: An array, or anything else.
+    :return: True or False.
+
+    Example:
+    >>> from art_sensreg.training.inputs import is_mapped
+    >>> is_mapped(np.zeros(3))
+    False
+    """
     while isinstance(value, np.ndarray):
         if isinstance(value, np.memmap):
             return True
@@ -188,9 +231,9 @@ def _is_mapped(value: Any) -> bool:
     return False
 
 
-def _scaling(clip_values: Any) -> str:
+def _scaling(clip_values: Any, tensor: bool) -> str:
     low, high = (0.0, 1.0) if clip_values is None else (float(np.min(clip_values[0])), float(np.max(clip_values[1])))
-    code = "x.astype('float32')"
+    code = "x.float()" if tensor else "x.astype('float32')"
     if (low, high) == (0.0, 255.0):
         return code
     code += " / 255" + (f" * {high - low:g}" if high - low != 1 else "")

@@ -18,18 +18,20 @@ from art_sensreg.objectives import Objective
 from art_sensreg.penalties.batch_norm import batch_norms
 from art_sensreg.penalties.noise import Probes, derive_seed
 from art_sensreg.penalties.random_states import Replay, seed_sources, torch_generator
-from art_sensreg.training.batches import Batch, Batches
+from art_sensreg.training.batches import Batches
 from art_sensreg.training.callbacks import History, TrainingState, call
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.distributed import Processes
+from art_sensreg.training.held_out import HeldOut
 from art_sensreg.training.metrics import Sums, make_monitor, validate
 from art_sensreg.training.modes import set_mode
 from art_sensreg.training.objective_state import ObjectiveState, Trained
 from art_sensreg.training.one_run import in_callback, one_run_at_a_time
 from art_sensreg.training.overfitting import OverfittingGuard
 from art_sensreg.training.packing import pack
+from art_sensreg.training.random_state import outer_randomness_kept, restore_random_state
 from art_sensreg.training.resources import StopRequest, buffers_kept, fused, match_layout
-from art_sensreg.training.resume import Checkpoints, outer_randomness_kept, restore_random_state
+from art_sensreg.training.resume import Checkpoints
 from art_sensreg.training.rollback import modes_on_error, other_gradients_kept
 from art_sensreg.training.run_state import restore_run, run_state
 from art_sensreg.training.schedules import Schedule
@@ -79,7 +81,7 @@ class Training:
         optimizer: torch.optim.Optimizer,
         config: TrainingConfig,
         scheduler: Any = None,
-        validation: Batch | None = None,
+        validation: HeldOut | None = None,
         verbose: bool = False,
         training_mode: bool = True,
         checkpoints: Checkpoints | None = None,
@@ -310,7 +312,7 @@ class Training:
         if self.monitor is not None and self.monitor.stops_after(record, self._trained):
             self.state.stop = True
 
-    def _scores(self, data: Batch, attack: ValidationAttack | None) -> dict[str, float]:
+    def _scores(self, data: HeldOut, attack: ValidationAttack | None) -> dict[str, float]:
         result, size = self.stepper.result, self.config.batch_size
         return validate(result, self.objective, data, size, attack, self.seed, self.processes)
 

@@ -14,9 +14,10 @@ from art_sensreg.penalties.noise import derive_seed
 from art_sensreg.training.batches import to_device
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.distributed import Processes
+from art_sensreg.training.held_out import HeldOut
 from art_sensreg.training.loss_means import adds_up, divisor
 from art_sensreg.training.objective_state import Trained
-from art_sensreg.training.validation import Batch, ValidationAttack, correct, threshold
+from art_sensreg.training.validation import ValidationAttack, correct, threshold
 
 
 def read(values: Sequence[torch.Tensor | float]) -> list[float]:
@@ -72,7 +73,7 @@ class Sums:
 def validate(
     model: nn.Module,
     objective: Objective,
-    data: Batch,
+    data: HeldOut,
     batch_size: int,
     attack: ValidationAttack | None,
     seed: int,
@@ -83,7 +84,7 @@ def validate(
 
     :param model: The model; left in evaluation mode.
     :param objective: Its base loss is the `val_loss`: the mean over all rows, also of one that adds them up.
-    :param data: Images and labels, on the device of the model or in the host's memory.
+    :param data: Images and labels.
     :param batch_size: Rows of a forward pass.
     :param attack: Attack whose accuracy is reported too, or None.
     :param seed: Seed of the attack's random starts; they are the same in every epoch.
@@ -95,11 +96,13 @@ def validate(
     loss_fn = objective.base_loss
     summed: bool | None = None
     scores: list[torch.Tensor | float] = []
-    device = next((parameter.device for parameter in model.parameters()), data[0].device)
-    for number, (x, y) in enumerate(zip(data[0].split(batch_size), data[1].split(batch_size), strict=True)):
+    device = next((parameter.device for parameter in model.parameters()), None)
+    rows = 0
+    for number, (x, y) in enumerate(data.batches(batch_size)):
+        rows += len(x)
         if number % processes.count != processes.rank:
             continue
-        x, y = to_device(x, device), to_device(y, device)
+        x, y = to_device(x, device or x.device), to_device(y, device or y.device)
         logits = model(x.clone())  # the model may work in place
         right = correct(logits, y, at)
         robust = torch.zeros_like(right)
@@ -115,7 +118,7 @@ def validate(
     total = sum(loss if summed else loss * count for loss, count in pairs if count)
     total, counts, *right_sums = processes.sum([total, *(sum(found[start::4]) for start in (1, 2, 3))])
     loss = total / counts if counts else math.nan
-    clean, robust_share = (number / len(data[0]) for number in right_sums)
+    clean, robust_share = (number / rows for number in right_sums)
     result = {"val_loss": loss, "val_accuracy": clean}
     return result if attack is None else {**result, "val_robust_accuracy": robust_share}
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from art_sensreg.objectives import Objective
 from art_sensreg.penalties.base import PassPenalty
+from art_sensreg.training.bytecode import is_installed
 from art_sensreg.training.rollback import BuffersBefore
 
 Store = MutableMapping[str, Any]
@@ -46,6 +47,7 @@ class ObjectiveState:
         self._loose: dict[str, Store] = {}  # attributes of objects that are no modules
         self._alone: dict[str, nn.Parameter] = {}
         self._stateful: dict[str, Any] = {}
+        self._seen: set[int] = set()
         for name, part in objective.parts.items():
             self._look(name, part, object_too=True)
         known = {id(tensor) for tensor in [*model.parameters(), *self.tensors().values()]}
@@ -72,6 +74,9 @@ class ObjectiveState:
         elif inspect.ismethod(value):
             self._look(name, value.__self__, object_too)
         elif inspect.isfunction(value):
+            if id(value) in self._seen or is_installed(value.__module__):
+                return  # functions call each other, and those of torch keep nothing
+            self._seen.add(id(value))
             used = inspect.getclosurevars(value)
             for key, item in {**used.globals, **used.nonlocals}.items():
                 self._look(f"{name}.{key}", item)

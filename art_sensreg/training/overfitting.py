@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from art_sensreg.training.held_out import HeldOut
 from art_sensreg.training.objective_state import Trained
-from art_sensreg.training.validation import Batch, ValidationAttack
+from art_sensreg.training.validation import ValidationAttack
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +33,11 @@ class Watched:
 
     :param attacks: PGD of the size that training is to withstand, and a single step of that size, by the names of their
         entries in the history: `pgd_accuracy` and `fgsm_accuracy`.
-    :param data: Images and labels, on the device of the model.
+    :param data: Images and labels.
     """
 
     attacks: dict[str, ValidationAttack]
-    data: Batch
+    data: HeldOut
 
 
 def watched_attacks(eps: float, norm: str) -> dict[str, ValidationAttack]:
@@ -70,8 +71,9 @@ class OverfittingGuard:
     :param watched: The attack, and what it is run on.
 
     Example:
+    >>> from art_sensreg.training.held_out import HeldOutTensors
     >>> from art_sensreg.training.overfitting import OverfittingGuard, Watched, watched_attacks
-    >>> watched = Watched(watched_attacks(0.1, "linf"), (torch.zeros(1, 1), torch.zeros(1)))
+    >>> watched = Watched(watched_attacks(0.1, "linf"), HeldOutTensors(torch.zeros(1, 1), torch.zeros(1)))
     >>> guard, model = OverfittingGuard("roll_back", watched), nn.Linear(1, 1)
     >>> epochs = [(0.4, 0.5), (0.5, 0.6), (0.02, 0.8)]
     >>> [

@@ -1,18 +1,13 @@
-"""The checkpoints of a run, which only it may continue, and the random state outside of this package."""
+"""The checkpoints of a run, which only it may continue."""
 
 from __future__ import annotations
 
 import json
 import logging
-import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
 
 from art_sensreg.training.checkpoints import check_folder, list_checkpoints, read_newest, write_checkpoint
 from art_sensreg.training.distributed import Processes
@@ -138,61 +133,3 @@ class Checkpoints:
         """The newest checkpoint, in words, for error messages."""
         names = [path.name for path in list_checkpoints(self.folder)[:1]]
         return f"The last good checkpoint is {names[0]}." if names else "There is no checkpoint yet."
-
-
-@contextmanager
-def outer_randomness_kept() -> Iterator[None]:
-    """
-    Inside, Python's and numpy's global generators may be seeded: outside they go on as if nothing had been drawn.
-
-    Example:
-    >>> from art_sensreg.training.resume import outer_randomness_kept
-    >>> before = random.getstate()
-    >>> with outer_randomness_kept():
-    ...     random.seed(0)
-    >>> random.getstate() == before
-    True
-    """
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-
-
-def random_state() -> dict[str, Any]:
-    """The global random states that code of the user's own may draw from: Python's, numpy's and torch's."""
-    kind, words, numbers = random.getstate()
-    name, keys, position, has_gauss, gauss = np.random.get_state()
-    cuda = list(torch.cuda.get_rng_state_all()) if torch.cuda.is_available() else []
-    return {
-        "python": [kind, list(words), numbers],
-        "numpy": [name, keys, position, has_gauss, gauss],
-        "torch": torch.get_rng_state(),
-        "cuda": cuda,
-    }
-
-
-def restore_random_state(state: dict[str, Any]) -> None:
-    """
-    Put the global random states back.
-
-    :param state: What :func:`random_state` returned.
-
-    Example:
-    >>> from art_sensreg.training.resume import random_state, restore_random_state
-    >>> before = random_state()
-    >>> drawn = np.random.rand(), random.random(), torch.rand(1)
-    >>> restore_random_state(before)
-    >>> drawn == (np.random.rand(), random.random(), torch.rand(1))
-    True
-    """
-    kind, words, numbers = state["python"]
-    random.setstate((kind, tuple(words), numbers))
-    name, keys, position, has_gauss, gauss = state["numpy"]
-    np.random.set_state((name, np.asarray(keys), position, has_gauss, gauss))
-    torch.set_rng_state(state["torch"])
-    if len(state["cuda"]) == (torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        for index, value in enumerate(state["cuda"]):
-            torch.cuda.set_rng_state(value, index)

@@ -7,8 +7,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from art_sensreg.training.optimizers import inner_states, load_inner_states
+from art_sensreg.training.random_state import random_state
 from art_sensreg.training.resources import match_layout
-from art_sensreg.training.resume import random_state
 from art_sensreg.training.states import check_model_state, check_optimizer_state
 
 if TYPE_CHECKING:

@@ -13,8 +13,6 @@ from art_sensreg.outputs import single_output_threshold
 from art_sensreg.penalties.inner_ascent import NORMS, inner_ascent
 from art_sensreg.utils import check_count, check_number
 
-Batch = tuple[torch.Tensor, torch.Tensor]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationAttack:

@@ -1,0 +1,107 @@
+"""Data that a model is scored on: two tensors, or batches of a loader that are drawn anew for every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import torch
+
+from art_sensreg.training.batches import clipped
+from art_sensreg.training.random_state import outer_randomness_kept
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+class HeldOut(Protocol):
+    """Images and labels that a model is not trained on."""
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """
+        Go through the data, every time in the same order.
+
+        :param batch_size: Largest number of rows.
+        :return: Images and labels, in the form that the loss takes, on any device.
+        """
+        ...
+
+    def sample(self, rows: int) -> Batch:
+        """
+        Some of the data.
+
+        :param rows: How many, at most.
+        :return: Images and labels.
+        """
+        ...
+
+
+class HeldOutTensors:
+    """
+    Two tensors.
+
+    :param x: Images, `(n, ...)`.
+    :param y: Labels.
+    :param encode: What makes labels of a batch those that the loss takes.
+    :param clip: Bounds within which images are clipped, or None.
+
+    Example:
+    >>> from art_sensreg.training.held_out import HeldOutTensors
+    >>> [len(x) for x, _ in HeldOutTensors(torch.rand(5, 2), torch.zeros(5)).batches(2)]
+    [2, 2, 1]
+    """
+
+    def __init__(
+        self,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        encode: Callable[[torch.Tensor], torch.Tensor] = lambda y: y,
+        clip: Batch | None = None,
+    ) -> None:
+        self.x, self.y, self._encode, self._clip = x, y, encode, clip
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """See :class:`HeldOut`."""
+        for x, y in zip(self.x.split(batch_size), self.y.split(batch_size), strict=True):
+            yield clipped(x, self._clip), self._encode(y)
+
+    def sample(self, rows: int) -> Batch:
+        """See :class:`HeldOut`: from all over the data."""
+        chosen = torch.linspace(0, len(self.x) - 1, min(rows, len(self.x))).long().to(self.x.device)
+        return clipped(self.x[chosen], self._clip), self._encode(self.y[chosen])
+
+
+class HeldOutLoader:
+    """
+    Batches of a loader, never all in memory.
+
+    Whatever it draws at random, its order or crops, is drawn from the same seeds every time.
+
+    :param start: Function that begins anew and returns the batches.
+    :param source: The loader itself.
+
+    Example:
+    >>> from art_sensreg.training.held_out import HeldOutLoader
+    >>> held_out = HeldOutLoader(lambda: iter([(torch.rand(3, 2), torch.zeros(3))] * 2))
+    >>> [len(x) for x, _ in held_out.batches(2)], len(held_out.sample(4)[0])
+    ([2, 1, 2, 1], 4)
+    """
+
+    def __init__(self, start: Callable[[], Iterator[Batch]], source: Any = None) -> None:
+        self._start, self.source = start, source
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """See :class:`HeldOut`."""
+        with outer_randomness_kept(seed=0):
+            for x, y in self._start():
+                yield from zip(x.split(batch_size), y.split(batch_size), strict=True)
+
+    def sample(self, rows: int) -> Batch:
+        """See :class:`HeldOut`: the first."""
+        found: list[Batch] = []
+        for batch in self.batches(rows):
+            found.append(batch)
+            if sum(len(x) for x, _ in found) >= rows:
+                break
+        if not found:
+            raise ValueError("`validation_data` gave no batch; expected at least one.")
+        return torch.cat([x for x, _ in found])[:rows], torch.cat([y for _, y in found])[:rows]
