@@ -82,6 +82,43 @@ def check_arguments(given: Mapping[str, Any], input_shape: Any = None) -> None:
     _check_defences("postprocessing_defences", given.get("postprocessing_defences"), Postprocessor)
 
 
+def check_inputs(x: Any, name: str = "x") -> Any:
+    """
+    What a classifier is asked about, as an array that torch takes: native numbers, at positive strides.
+
+    :param x: An array, a tensor, or lists of numbers.
+    :param name: Name of the argument, for the message.
+    :return: A tensor, or an array of objects, as it came; else an array of numbers.
+    :raises TypeError: If it holds something else than real numbers.
+    :raises ValueError: If rows are of unequal length, or values are masked.
+
+    Example:
+    >>> from art_sensreg.classifier_arguments import check_inputs
+    >>> check_inputs(np.arange(3, dtype=">f4")[::-1]).dtype
+    dtype('float32')
+    """
+    if isinstance(x, torch.Tensor):
+        if x.is_complex():
+            raise TypeError(f"`{name}` has dtype {x.dtype}; expected real numbers.")
+        return x
+    if np.ma.is_masked(x):
+        raise ValueError(f"`{name}` has masked values; expected an array in which all are known.")
+    try:
+        array = np.asarray(x)
+    except ValueError as error:
+        raise ValueError(f"`{name}` cannot be read as an array ({error}); expected rows of equal shape.") from error
+    kind = array.dtype.kind
+    if kind == "O" and isinstance(x, np.ndarray):
+        return x  # ART's way to give images of several sizes
+    if kind not in "fiub" or array.ndim == 0:
+        raise TypeError(f"`{name}` is {shown(x)} of dtype {array.dtype}; expected an array of real numbers.")
+    if kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    return np.ascontiguousarray(array) if min(array.strides, default=0) < 0 else array
+
+
 def _check_shape(shape: Any) -> None:
     expected = "a tuple of whole numbers of at least 1, the shape of one image"
     if not isinstance(shape, (tuple, list, torch.Size)):

@@ -14,18 +14,19 @@ from art import config as art_config
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from art_sensreg.classifier_arguments import check_arguments, named_arguments
+from art_sensreg.classifier_arguments import check_arguments, check_inputs, named_arguments
 from art_sensreg.fitting import FitOptions, fit_arrays, fit_batches, with_given
 from art_sensreg.inference import hooks_of, input_gradient, plain_function, predict_logits, weight_gradients_kept
 from art_sensreg.loaders import BatchAdapter
 from art_sensreg.objectives import Penalty, check_penalties
 from art_sensreg.placement import place
-from art_sensreg.preprocessing import model_dtype
+from art_sensreg.preprocessing import mean_of_rows, model_dtype, rows_an_image
 from art_sensreg.training.callbacks import History
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.inputs import check_known
+from art_sensreg.training.states import check_live_state
 from art_sensreg.weights import clone_optimizer, load_weights, save_weights, weights_file
-from art_sensreg.whole_model import ModelWrapper, WholeModel, whole
+from art_sensreg.whole_model import ArtModelWrapper, WholeModel, whole
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +71,8 @@ class SensRegClassifier(PyTorchClassifier):
         super().__init__(*args, **kwargs)
         place(self, self._device)
 
-    def _make_model_wrapper(self, model: nn.Module) -> ModelWrapper:
-        return ModelWrapper(model.whole if isinstance(model, WholeModel) else model)
+    def _make_model_wrapper(self, model: nn.Module) -> ArtModelWrapper:
+        return ArtModelWrapper(model.whole if isinstance(model, WholeModel) else model)
 
     @property
     def model(self) -> nn.Module:
@@ -104,16 +105,29 @@ class SensRegClassifier(PyTorchClassifier):
         check_arguments(kwargs, input_shape=self.input_shape)
         if "penalties" in kwargs:
             check_penalties(kwargs["penalties"])
+        if kwargs.get("optimizer") is not None:
+            check_live_state(kwargs["optimizer"])
+        former, operations = self.__dict__.copy(), list(self.preprocessing_operations)
+        try:
+            self._set_params(kwargs)
+        except Exception:
+            self.__dict__.clear()
+            self.__dict__.update(former)
+            self.preprocessing_operations[:] = operations
+            raise
+
+    def _set_params(self, given: dict[str, Any]) -> None:
         # ART would put a bare model where its wrapper belongs.
-        if "model" in kwargs:
-            self._model = self._make_model_wrapper(kwargs.pop("model"))
-        if kwargs.get("device_type", self.device_type) != self.device_type:
-            on_cpu = kwargs["device_type"] == "cpu" or not torch.cuda.is_available()
+        if "model" in given:
+            self._model = self._make_model_wrapper(given["model"])
+            self._layer_names = self._model.get_layers
+        if given.get("device_type", self.device_type) != self.device_type:
+            on_cpu = given["device_type"] == "cpu" or not torch.cuda.is_available()
             self._device = torch.device("cpu") if on_cpu else torch.device("cuda", torch.cuda.current_device())
+        super().set_params(**{name: value for name, value in given.items() if name != "model"})
         self._model.to(self._device)
-        super().set_params(**kwargs)
         place(self, self._device)
-        if "loss" in kwargs:
+        if "loss" in given:
             # ART derives from the loss how labels are given to it, in its constructor only.
             like = PyTorchClassifier(
                 self.model, self._loss, self.input_shape, self.nb_classes, device_type=self.device_type
@@ -182,7 +196,10 @@ class SensRegClassifier(PyTorchClassifier):
         dtype = model_dtype(self.model)
         if isinstance(x, torch.Tensor):
             return x.to(dtype)
-        return x if x.dtype == object else x.astype(torch.empty((), dtype=dtype).numpy().dtype, copy=False)
+        if x.dtype == object:
+            return x
+        kind = np.float32 if dtype is torch.bfloat16 else torch.empty((), dtype=dtype).numpy().dtype
+        return np.ascontiguousarray(x, dtype=kind)
 
     def predict(self, x: np.ndarray, batch_size: int = 128, training_mode: bool = False, **kwargs: Any) -> np.ndarray:
         """
@@ -194,12 +211,30 @@ class SensRegClassifier(PyTorchClassifier):
         :param kwargs: Passed on to ART.
         :return: float32 array of shape `(n, nb_classes)`, after postprocessing defences.
         """
+        x = check_inputs(x)
         if len(x) == 0:
             return np.zeros((0, self.nb_classes), dtype=np.float32)
         if isinstance(batch_size, int) and batch_size > 0 and x.dtype != object and plain_function(self, _HOOKS):
             return predict_logits(self, x, batch_size, training_mode)
         predictions = super().predict(x, batch_size=batch_size, training_mode=training_mode, **kwargs)
-        return np.asarray(predictions, dtype=np.float32)
+        predictions = np.asarray(predictions, dtype=np.float32)
+        return predictions if len(predictions) == len(x) else mean_of_rows(predictions, len(x), rows_an_image(self))
+
+    def compute_loss(self, x: Any, y: Any, reduction: str = "none", **kwargs: Any) -> Any:
+        """
+        The loss.
+
+        :param x: Images `(n, *input_shape)`, numpy or torch.
+        :param y: Class indices `(n,)`, or rows `(n, nb_classes)`.
+        :param reduction: `none`: of each image; or their `mean` or `sum`.
+        :param kwargs: Passed on to ART.
+        :return: The loss, of the kind of `x`; of each image `(n,)`.
+        """
+        losses = super().compute_loss(check_inputs(x), check_inputs(y, "y"), reduction=reduction, **kwargs)
+        rows = rows_an_image(self)
+        if rows == 1 or reduction == "mean":
+            return losses
+        return losses / rows if reduction == "sum" else losses.reshape(len(x), rows).mean(1)
 
     def loss_gradient(self, x: Any, y: Any, training_mode: bool = False, **kwargs: Any) -> Any:
         """
@@ -212,6 +247,7 @@ class SensRegClassifier(PyTorchClassifier):
         :return: Gradients of the shape and kind (numpy float32, or torch) of `x`; zeros, and a warning in the log, if
             autograd sees no way from `x` to the loss.
         """
+        x, y = check_inputs(x), check_inputs(y, "y")
         usual = torch.is_grad_enabled() and not self.is_rnn and x.dtype != object
         if usual and plain_function(self, _HOOKS):
             try:
@@ -235,10 +271,17 @@ class SensRegClassifier(PyTorchClassifier):
         :param kwargs: Passed on to ART.
         :return: float32 array of shape `(n, nb_classes or 1, *input_shape)`.
         """
-        gradients: np.ndarray = self._float32(
-            super().class_gradient(self._cast(x), label, training_mode=training_mode, **kwargs)
-        )
-        return gradients
+        x = self._cast(check_inputs(x))
+        with weight_gradients_kept(self.model):
+            gradients = self._float32(super().class_gradient(x, label, training_mode=training_mode, **kwargs))
+        # ART adds the rows of an image up.
+        mean: np.ndarray = gradients / np.float32(rows_an_image(self))
+        return mean
+
+    def custom_loss_gradient(self, *args: Any, **kwargs: Any) -> Any:
+        """See ART's; the `.grad` of the weights stays as it is."""
+        with weight_gradients_kept(self.model):
+            return super().custom_loss_gradient(*args, **kwargs)
 
     @staticmethod
     def _float32(values: Any) -> Any:
@@ -259,7 +302,7 @@ class SensRegClassifier(PyTorchClassifier):
         """
         before = [(module, set(module._forward_hooks)) for module in self.model.modules()]
         try:
-            return super().get_activations(x, layer=layer, batch_size=batch_size, framework=framework)
+            return super().get_activations(check_inputs(x), layer=layer, batch_size=batch_size, framework=framework)
         except KeyError as error:
             raise ValueError(
                 f"`layer` is {error.args[0]!r}, which does not run in a forward pass of the model."

@@ -121,7 +121,7 @@ def fit_arrays(
     :raises ValueError: If something is out of range, before any weight has moved.
     """
     _check_optimizer(classifier, options.scheduler)
-    reader = Reader(classifier, config)
+    reader = Reader(classifier, config, in_input_units(penalties, options))
     images, labels = reader.check(x, y)
     processes = _move(classifier, penalties, config, options)
     batches = reader.arrays(images, labels, least=2 * processes.count)
@@ -156,13 +156,24 @@ def fit_batches(
     :raises ValueError: If something is out of range; each batch is checked as it comes.
     """
     _check_optimizer(classifier, options.scheduler)
-    reader = Reader(classifier, config)
+    reader = Reader(classifier, config, in_input_units(penalties, options))
     source = loader_source(loader, options.batch_adapter)
     if isinstance(loader, NumpyDataGenerator) and options.batch_adapter is None:
         reader.check(loader.x, loader.y)  # all of it, before any weight moves
     processes = _move(classifier, penalties, config, options)
     batches = reader.loader(source)
     return _train(reader, penalties, batches, lambda describe: describe_source(source, describe), options, processes)
+
+
+def in_input_units(penalties: Sequence[Penalty], options: FitOptions) -> list[str]:
+    """
+    What is measured in the unit of the training images.
+
+    :param penalties: The penalties.
+    :param options: The rest.
+    :return: Names of arguments, for messages.
+    """
+    return [*(["`penalties`"] if penalties else []), *(["`adversary`"] if options.adversary is not None else [])]
 
 
 def _train(

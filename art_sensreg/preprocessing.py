@@ -1,12 +1,23 @@
-"""ART preprocessing during training: the standardisation inside the penalties' pass, everything else once before."""
+"""
+ART preprocessing during training: inside the trained function what autograd goes through, everything else once before.
+
+Noise, perturbations and bounds are in the units of the trained function's input. So a preprocessor that stands before
+it, and may change the unit, is refused where one of them is asked for.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from art.defences import preprocessor as defences
+from art.defences.preprocessor.preprocessor import Preprocessor, PreprocessorPyTorch
 from art.estimators.classification import PyTorchClassifier
+from art.preprocessing.expectation_over_transformation.pytorch import EoTPyTorch
 from art.preprocessing.standardisation_mean_std.numpy import StandardisationMeanStd
 from art.preprocessing.standardisation_mean_std.pytorch import StandardisationMeanStdPyTorch
 from art.preprocessing.standardisation_mean_std.utils import broadcastable_mean_std
@@ -14,9 +25,26 @@ from art.utils import to_categorical
 from torch import nn
 
 from art_sensreg.main_output import ModelWrapper
+from art_sensreg.penalties.random_states import random_state_kept
 from art_sensreg.training.random_state import random_state, restore_random_state
 
 _STANDARDISATIONS = (StandardisationMeanStd, StandardisationMeanStdPyTorch)
+# Of ART's own, those that make images of images, in the unit of `clip_values`; and the one that changes labels only.
+_UNIT_KEPT: tuple[type[Preprocessor], ...] = (
+    defences.CutMix,
+    defences.CutMixPyTorch,
+    defences.Cutout,
+    defences.CutoutPyTorch,
+    defences.FeatureSqueezing,
+    defences.GaussianAugmentation,
+    defences.JpegCompression,
+    defences.LabelSmoothing,
+    defences.Mixup,
+    defences.MixupPyTorch,
+    defences.SpatialSmoothing,
+    defences.SpatialSmoothingPyTorch,
+    defences.TotalVarMin,
+)
 
 
 class StandardisedModel(ModelWrapper):
@@ -44,6 +72,23 @@ class StandardisedModel(ModelWrapper):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.model((x - self.mean) / self.std)
+        return logits
+
+
+class PreprocessedModel(ModelWrapper):
+    """
+    A model behind one of ART's torch preprocessors, so that noise and derivatives are in the user's input units.
+
+    :param model: The model.
+    :param operation: The preprocessor.
+    """
+
+    def __init__(self, model: nn.Module, operation: PreprocessorPyTorch) -> None:
+        super().__init__(model)
+        self.operation = operation
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.model(self.operation.forward(x)[0].to(x.dtype))
         return logits
 
 
@@ -83,41 +128,122 @@ def numpy_dtype(model: nn.Module) -> np.dtype:
 
 def trained_model(classifier: PyTorchClassifier) -> nn.Module:
     """
-    The function that is trained: the classifier's model, behind its standardisation if that does anything.
+    The function that is trained: the classifier's model, behind what is inside of it of the preprocessing.
 
     :param classifier: ART classifier.
-    :return: The model itself, or a :class:`StandardisedModel` around it.
+    :return: The model itself, or a :class:`StandardisedModel` or :class:`PreprocessedModel` around it.
+
+    Example:
+    >>> from art_sensreg.preprocessing import trained_model
+    >>> classifier = PyTorchClassifier(nn.Identity(), None, (2,), 2, preprocessing=(1.0, 2.0), device_type="cpu")
+    >>> trained_model(classifier)(torch.tensor([[3.0, 5.0]]))
+    tensor([[1., 2.]])
     """
-    model: nn.Module = classifier.model
-    last = _standardisation(classifier)
-    if last is None or (np.all(np.asarray(last.mean) == 0) and np.all(np.asarray(last.std) == 1)):
+    return Preprocessing.of(classifier).trained_model()
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """
+    A classifier's preprocessing as training takes it.
+
+    :param classifier: ART classifier.
+    :param before: What is applied to the data, in this order, before they are trained on.
+    :param inside: What comes after that, and is part of the trained function: standardisations, and torch preprocessors
+        that autograd goes through, if they are applied in training and prediction alike.
+    """
+
+    classifier: PyTorchClassifier
+    before: tuple[Preprocessor, ...]
+    inside: tuple[Preprocessor, ...]
+
+    @classmethod
+    def of(cls, classifier: PyTorchClassifier) -> Preprocessing:
+        """
+        Find out what can be inside.
+
+        :param classifier: ART classifier.
+        :return: Its preprocessing.
+        """
+        operations = [op for op in classifier.preprocessing_operations if op.apply_fit or op.apply_predict]
+        count = 0
+        for operation in reversed(operations):
+            if not (operation.apply_fit and operation.apply_predict and _differentiable(operation, classifier)):
+                break
+            count += 1
+        first = len(operations) - count
+        return cls(classifier, tuple(operations[:first]), tuple(operations[first:]))
+
+    def trained_model(self) -> nn.Module:
+        """See :func:`trained_model`."""
+        model: nn.Module = self.classifier.model
+        for operation in reversed(self.inside):
+            if not isinstance(operation, _STANDARDISATIONS):
+                assert isinstance(operation, PreprocessorPyTorch)
+                model = PreprocessedModel(model, operation)
+            elif np.any(np.asarray(operation.mean) != 0) or np.any(np.asarray(operation.std) != 1):
+                image = np.zeros((1, *self.classifier.input_shape), dtype=np.float32)
+                parts = broadcastable_mean_std(image, np.asarray(operation.mean), np.asarray(operation.std))
+                dtype, device = model_dtype(self.classifier.model), self.classifier.device
+                model = StandardisedModel(model, *(torch.as_tensor(part, dtype=dtype, device=device) for part in parts))
         return model
-    image = np.zeros((1, *classifier.input_shape), dtype=np.float32)
-    mean, std = broadcastable_mean_std(image, np.asarray(last.mean), np.asarray(last.std))
-    dtype = model_dtype(model)
-    as_tensor = [torch.as_tensor(value, dtype=dtype, device=classifier.device) for value in (mean, std)]
-    return StandardisedModel(model, *as_tensor)
+
+    def apply(
+        self, x: np.ndarray, y: np.ndarray, fit: bool = True, unit_for: Sequence[str] = ()
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Apply what stands before the trained function, once to all data, as ART's `fit` does.
+
+        :param x: Images `(n, ...)`.
+        :param y: Class indices `(n,)`, or rows of class probabilities `(n, C)`. Preprocessors get rows where they need
+            them: those of ART that leave labels alone do not.
+        :param fit: Whether the training (`apply_fit`) or the test (`apply_predict`) preprocessors run.
+        :param unit_for: What is in the unit of the images, for the message; nothing: they may get another.
+        :return: Images, of the dtype of `x`, and labels.
+        :raises ValueError: If the unit counts and a preprocessor might change it, or several rows come of an image.
+        """
+        kind = x.dtype
+        for operation in self.before:
+            if not (operation.apply_fit if fit else operation.apply_predict):
+                continue
+            images, labels = _applied(operation, x, y, self.classifier.nb_classes)
+            if not _keeps_unit(operation):
+                self._check(operation, x, images, unit_for)
+            x, y = images, labels
+        return np.ascontiguousarray(x, dtype=kind), y
+
+    def _check(self, operation: Preprocessor, before: np.ndarray, after: np.ndarray, unit_for: Sequence[str]) -> None:
+        name = type(operation).__name__
+        if len(after) != len(before):
+            raise ValueError(
+                f"`preprocessing_defences` holds {name}, which makes {len(after)} rows of {len(before)} images; "
+                "expected one of each. For several random ones an image, attack art_sensreg.attacks.EOT(model, "
+                "transform=...), and train with a preprocessor that draws one."
+            )
+        if unit_for and not (np.shape(after) == np.shape(before) and np.array_equal(after, before)):
+            raise ValueError(
+                f"`preprocessing_defences` holds {name}, which comes before the trained function and may change the "
+                f"unit of {', '.join(unit_for)}; expected a PreprocessorPyTorch that autograd goes through, with "
+                "apply_fit and apply_predict, and only such ones after it (it is trained through), "
+                "`preprocessing=(mean, std)`, or images that have been preprocessed and a classifier without it."
+            )
 
 
 def fit_preprocessing(
-    classifier: PyTorchClassifier, x: np.ndarray, y: np.ndarray, fit: bool = True
+    classifier: PyTorchClassifier, x: np.ndarray, y: np.ndarray, fit: bool = True, unit_for: Sequence[str] = ()
 ) -> tuple[np.ndarray, np.ndarray]:
     """
-    Apply the classifier's preprocessing except its standardisation, once to all data, as ART's `fit` does.
+    Apply the classifier's preprocessing except for what is inside the trained function, once to all data.
 
     :param classifier: ART classifier.
     :param x: Images `(n, ...)`.
-    :param y: Class indices `(n,)`, or rows of class probabilities `(n, C)`. Preprocessors get rows where they need
-        them: those of ART that leave labels alone do not.
-    :param fit: Whether the training (`apply_fit`) or the test (`apply_predict`) preprocessors run.
+    :param y: As for :meth:`Preprocessing.apply`.
+    :param fit: As for :meth:`Preprocessing.apply`.
+    :param unit_for: As for :meth:`Preprocessing.apply`.
     :return: Images, of the dtype of `x`, and labels.
+    :raises ValueError: As there.
     """
-    last = _standardisation(classifier)
-    kind = x.dtype
-    for operation in classifier.preprocessing_operations:
-        if operation is not last and (operation.apply_fit if fit else operation.apply_predict):
-            x, y = _applied(operation, x, y, classifier.nb_classes)
-    return np.ascontiguousarray(x, dtype=kind), y
+    return Preprocessing.of(classifier).apply(x, y, fit, unit_for)
 
 
 def _applied(operation: Any, x: np.ndarray, y: np.ndarray, nb_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -135,6 +261,113 @@ def _applied(operation: Any, x: np.ndarray, y: np.ndarray, nb_classes: int) -> t
     return x, y
 
 
-def _standardisation(classifier: PyTorchClassifier) -> Any:
+def rows_an_image(classifier: PyTorchClassifier) -> int:
+    """
+    How many rows ART's EoT preprocessors make of an image at prediction.
+
+    :param classifier: ART classifier.
+    :return: Their number; 1 without any.
+
+    Example:
+    >>> from art_sensreg.preprocessing import rows_an_image
+    >>> rows_an_image(PyTorchClassifier(nn.Identity(), None, (2,), 2))
+    1
+    """
     operations = classifier.preprocessing_operations
-    return operations[-1] if operations and isinstance(operations[-1], _STANDARDISATIONS) else None
+    return math.prod(op.nb_samples for op in operations if isinstance(op, EoTPyTorch) and op.apply_predict)
+
+
+def mean_of_rows(values: np.ndarray, images: int, rows: int) -> np.ndarray:
+    """
+    The mean over the rows of each image.
+
+    :param values: An array `(images * rows, ...)`.
+    :param images: Number of images.
+    :param rows: Rows of an image.
+    :return: Array `(images, ...)`.
+    :raises ValueError: If there is another number of rows.
+
+    Example:
+    >>> from art_sensreg.preprocessing import mean_of_rows
+    >>> mean_of_rows(np.array([[1.0], [3.0], [5.0], [5.0]]), images=2, rows=2).tolist()
+    [[2.0], [5.0]]
+    """
+    if len(values) != images * rows:
+        raise ValueError(
+            f"`preprocessing_defences` makes {len(values)} rows of {images} images; expected one row an image, or "
+            "ART's EoT preprocessors, whose rows are averaged."
+        )
+    mean: np.ndarray = values.reshape(images, rows, *values.shape[1:]).mean(axis=1)
+    return mean
+
+
+def _keeps_unit(operation: Preprocessor) -> bool:
+    """One of ART's that is known to, and not a subclass that does something else."""
+    kind = type(operation)
+    return any(
+        isinstance(operation, known) and kind.__call__ is known.__call__ and kind.forward is known.forward
+        for known in _UNIT_KEPT
+    )
+
+
+def _differentiable(operation: Preprocessor, classifier: PyTorchClassifier) -> bool:
+    """
+    Whether a preprocessor can be part of the trained function: one row an image, labels as they are, and autograd's
+    derivatives are those that differences show (nothing is rounded or detached).
+    """
+    if isinstance(operation, _STANDARDISATIONS):
+        return True
+    if not isinstance(operation, PreprocessorPyTorch) or isinstance(operation, EoTPyTorch):
+        return False
+    if type(operation).estimate_forward is not PreprocessorPyTorch.estimate_forward or _keeps_unit(operation):
+        return False  # it says itself that its gradient has to be estimated; ART's own mix images and labels
+    x, width = _sample(classifier)
+    generator = torch.Generator().manual_seed(1)
+    try:
+        for _ in range(8):
+            along = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device) * width
+            if not _derivative_agrees(operation, x, along, generator):
+                return False
+        labels = torch.eye(classifier.nb_classes, device=x.device)[: len(x)]
+        with torch.no_grad(), random_state_kept(x.device, 0):
+            after = operation.forward(x.clone(), labels.clone())[1]
+    except Exception:  # noqa: BLE001 - it may need anything, and then stands before
+        return False
+    return after is None or (isinstance(after, torch.Tensor) and torch.equal(after, labels))
+
+
+def _derivative_agrees(
+    operation: PreprocessorPyTorch, x: torch.Tensor, along: torch.Tensor, generator: torch.Generator
+) -> bool:
+    def output(images: torch.Tensor) -> torch.Tensor:
+        with random_state_kept(x.device, 0):
+            result: torch.Tensor = operation.forward(images)[0]
+        return result
+
+    leaf = x.clone().requires_grad_(True)
+    with torch.enable_grad():
+        value = output(leaf.clone())  # it may work in place
+        if len(value) != len(x) or not value.requires_grad:
+            return False
+        weights = torch.randn(value.shape, generator=generator, dtype=torch.float64).to(x.device)
+        (gradient,) = torch.autograd.grad((value.double() * weights).sum(), leaf)
+    step = 1e-3
+    with torch.no_grad():
+        ends = [output(x + sign * step * along).double() for sign in (1, -1)]
+    measured = ((ends[0] - ends[1]) / (2 * step) * weights).sum()
+    size = (gradient.double() * along.double()).pow(2).sum().sqrt()
+    told = (gradient.double() * along.double()).sum()
+    return bool(size > 0) and bool((measured - told).abs() <= 0.05 * size)
+
+
+def _sample(classifier: PyTorchClassifier) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two images from the middle of the input range, and the width of that range."""
+    clip = (0.0, 1.0) if classifier.clip_values is None else classifier.clip_values
+    low, high = (torch.as_tensor(np.asarray(end, dtype=np.float64)) for end in clip)
+    if low.numel() > 1 and low.ndim == 1:  # ART allows one value per feature
+        low, high = (end.expand(low.shape).reshape(classifier.input_shape) for end in (low, high))
+    shape = (min(2, classifier.nb_classes), *classifier.input_shape)
+    drawn = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    dtype, device = model_dtype(classifier.model), classifier.device
+    x = low + (high - low) * (0.1 + 0.8 * drawn)
+    return x.to(device, dtype), (high - low).to(device, dtype)

@@ -13,7 +13,7 @@ from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 from art_sensreg.effect_warning import is_own, layers_of
-from art_sensreg.fitting import FitOptions, _prepare, _trained
+from art_sensreg.fitting import FitOptions, _prepare, _trained, in_input_units
 from art_sensreg.main_output import main_logits, with_main_output
 from art_sensreg.objectives import Objective, Penalty, active_penalties, check_penalties
 from art_sensreg.outputs import predicted_classes
@@ -191,7 +191,7 @@ def _classifier_batch(classifier: PyTorchClassifier, penalties: Sequence[Penalty
     else:
         labels = check_labels(y, classifier.nb_classes, len(images))[:rows]
     images, labels = images[:rows], check_labels(labels, classifier.nb_classes, len(labels))
-    images, labels = fit_preprocessing(classifier, images, labels)
+    images, labels = fit_preprocessing(classifier, images, labels, unit_for=in_input_units(penalties, FitOptions()))
     inputs = torch.as_tensor(images, dtype=model_dtype(classifier.model), device=classifier.device)
     targets = torch.as_tensor(classifier.reduce_labels(labels)).to(classifier.device)
     targets = targets.to(inputs.dtype) if targets.is_floating_point() else targets

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from art.estimators.classification import PyTorchClassifier
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from art_sensreg.loaders import LoaderSource, is_loader, loader_source
-from art_sensreg.preprocessing import fit_preprocessing, model_dtype, numpy_dtype, trained_model
+from art_sensreg.preprocessing import Preprocessing, model_dtype, numpy_dtype
 from art_sensreg.targets import Targets
 from art_sensreg.training.batches import LoaderBatches, TensorBatches
 from art_sensreg.training.config import TrainingConfig
@@ -29,6 +30,8 @@ class Reader:
 
     :param classifier: The classifier.
     :param config: Settings.
+    :param in_units: What of the run is in the unit of the images, by the names of its arguments (see
+        `Preprocessing.apply`).
 
     Example:
     >>> from art_sensreg.reading import Reader
@@ -38,8 +41,8 @@ class Reader:
     3
     """
 
-    def __init__(self, classifier: PyTorchClassifier, config: TrainingConfig) -> None:
-        self.classifier, self.config = classifier, config
+    def __init__(self, classifier: PyTorchClassifier, config: TrainingConfig, in_units: Sequence[str] = ()) -> None:
+        self.classifier, self.config, self.in_units = classifier, config, in_units
         self._targets = Targets(classifier, config.batch_size)
 
     def check(self, x: Any, y: Any, prefix: str = "") -> tuple[np.ndarray, np.ndarray]:
@@ -68,7 +71,7 @@ class Reader:
         :return: The batches.
         """
         classifier = self.classifier
-        images, labels = fit_preprocessing(classifier, images, labels)
+        images, labels = self._preprocessed(images, labels)
         x = self._as_tensor(images)
         return TensorBatches(
             x,
@@ -123,7 +126,7 @@ class Reader:
             )
         x, y = data
         images, labels = self.check(x, y, prefix)
-        images, labels = fit_preprocessing(self.classifier, images, labels, fit=False)
+        images, labels = self._preprocessed(images, labels, fit=False)
         rows = self._as_tensor(images).to(model_dtype(self.classifier.model))
         kept = self._kept(rows[:2], labels).to(rows.device)
         return HeldOutTensors(rows, kept, self._targets.encode, self._clip(images))
@@ -133,6 +136,18 @@ class Reader:
         """Whether the model has layers that cannot normalise a single row."""
         return any(isinstance(module, _BatchNorm) for module in self.classifier.model.modules())
 
+    @cached_property
+    def _preprocessing(self) -> Preprocessing:
+        """Found out when the classifier is on its device."""
+        return Preprocessing.of(self.classifier)
+
+    def _preprocessed(self, x: np.ndarray, y: np.ndarray, fit: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        in_units = list(self.in_units)
+        if not fit:  # scored, and attacked, but no penalty is measured
+            in_units = [name for name in in_units if name != "`penalties`"]
+            in_units += ["`validation_attack`"] if self.config.validation_attack is not None else []
+        return self._preprocessing.apply(x, y, fit, in_units)
+
     def _drawn(self, source: LoaderSource, fit: bool, prefix: str = "") -> Iterator[Batch]:
         """The batches of an epoch, in the host's memory."""
         for x, y in source.epoch():
@@ -140,14 +155,16 @@ class Reader:
             if fit and len(images) == 1 and self.has_batch_norm:
                 logger.warning("A batch of a single image is left out: BatchNorm cannot normalise it.")
                 continue
-            images, labels = fit_preprocessing(self.classifier, images, labels, fit=fit)
+            images, labels = self._preprocessed(images, labels, fit)
             rows = torch.from_numpy(images).to(model_dtype(self.classifier.model))
             yield rows, self._targets.encode(self._kept(rows[:2], labels))
 
     def _kept(self, x: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
         """Labels as tensor; the first time some images show in which form the loss takes them."""
         classifier = self.classifier
-        self._targets.decide(trained_model(classifier), x.to(classifier.device, model_dtype(classifier.model)))
+        self._targets.decide(
+            self._preprocessing.trained_model(), x.to(classifier.device, model_dtype(classifier.model))
+        )
         return self._targets.store(labels)
 
     def _clip(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor] | None:

@@ -131,15 +131,15 @@ class WholeModel(nn.Module):
         return repr(self.whole)
 
 
-class ModelWrapper(nn.Module):
+class ArtModelWrapper(nn.Module):
     """
     What ART puts around a model, but that calls a model as a whole which is more than its children.
 
     :param model: Module from inputs to logits.
 
     Example:
-    >>> from art_sensreg.whole_model import ModelWrapper
-    >>> wrapper = ModelWrapper(nn.Sequential(nn.ReLU(), nn.Tanh()))
+    >>> from art_sensreg.whole_model import ArtModelWrapper
+    >>> wrapper = ArtModelWrapper(nn.Sequential(nn.ReLU(), nn.Tanh()))
     >>> len(wrapper(torch.zeros(1))), wrapper.get_layers
     (2, ['0', '1'])
     """
@@ -177,7 +177,7 @@ def keep_whole(classifier: PyTorchClassifier) -> None:
     :param classifier: ART classifier, changed in place.
     """
     model = whole(classifier.model)
-    if model is not classifier.model and not isinstance(classifier._model, ModelWrapper):
+    if model is not classifier.model and not isinstance(classifier._model, ArtModelWrapper):
         classifier._model = classifier._make_model_wrapper(model)
         logger.warning(
             "`model` of the classifier is an nn.Sequential with a `forward` or hooks of its own, which ART leaves out: "
@@ -200,7 +200,7 @@ def predicting_model(classifier: PyTorchClassifier) -> nn.Module:
     0.0
     """
     model: nn.Module = classifier.model
-    if isinstance(classifier._model, ModelWrapper) or whole(model) is model:
+    if isinstance(classifier._model, ArtModelWrapper) or whole(model) is model:
         return model
     children = nn.Sequential(*(child for child in model._modules.values() if child is not None))
     return children.train(model.training)
