@@ -36,6 +36,7 @@ def read_npz(source: Path | IO[bytes], name: str, keys: tuple[str, ...] | None =
     {'a': array([0, 1, 2])}
     """
     wanted = ("x_train", "y_train", "x_test", "y_test") if keys is None else keys
+    what = f"`dataset`: {name}" if keys is None else name
     try:
         if isinstance(source, Path):
             check_regular(source, links=True)
@@ -54,10 +55,10 @@ def read_npz(source: Path | IO[bytes], name: str, keys: tuple[str, ...] | None =
                     arrays[key] = np.lib.format.read_array(file, allow_pickle=False)
             return arrays
     except BadZipFile as error:
-        raise ValueError(f"`dataset`: {name} cannot be used: it is no archive, or damaged ({error}).") from error
+        raise ValueError(f"{what} cannot be used: it is no archive, or damaged ({error}).") from error
     except Exception as error:  # a file may be damaged in any way
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"`dataset`: {name} cannot be used: {reason[:500]}.") from error
+        raise ValueError(f"{what} cannot be used: {reason[:500]}.") from error
 
 
 def _check_memory(members: list[ZipInfo]) -> None:

@@ -9,12 +9,12 @@ stage of AutoAttack sees what the former ones left, an aimed attack every rightl
 (kitchen sink) at most 50 of the images that nothing else broke.
 """
 
-import argparse
 import json
 import os
 import shlex
 import sys
 import time
+from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 
 import numpy as np
@@ -30,11 +30,18 @@ from art_sensreg.attacks import (
     TransferAttack,
 )
 from art_sensreg.attacks.official import OfficialAutoAttack
+from art_sensreg.attacks.sizes import check_size
 from art_sensreg.attacks.views import predicted_labels
+from art_sensreg.benchmark.arguments import OneLineParser, sizes, whole_number
 from art_sensreg.benchmark.audit_cells import penalties_of
 from art_sensreg.benchmark.audit_cli import loaded_cell, settings_of_run
-from art_sensreg.benchmark.records import wilson_interval, write_text
+from art_sensreg.benchmark.console import run_program, say
+from art_sensreg.benchmark.defences import DEFENCES
+from art_sensreg.benchmark.records import wilson_interval
 from art_sensreg.benchmark.tables import Table
+from art_sensreg.benchmark.writing import write_text
+from art_sensreg.utils.files import read_regular, usable_folder
+from art_sensreg.utils.text import describe
 
 STANDARD, SINK = (
     "AutoAttack standard (official)",
@@ -70,6 +77,20 @@ def attacked(classifier, attack, x, y, rows):
     return robust, time.perf_counter() - start
 
 
+def read_outcomes(path, n):
+    """What an earlier run has stored: outcomes of n images by attack."""
+    if not os.path.lexists(path):
+        return {}
+    try:
+        found = json.loads(read_regular(path, 2**27))
+        for entry in found.values():
+            if len(entry["robust"]) != n or not set(entry["robust"]) <= {0, 1} or not entry["seconds"] >= 0:
+                raise ValueError(f"outcomes of {len(entry['robust'])} images; expected {n}")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} holds no outcomes of this run ({describe(error)}); remove it") from None
+    return found
+
+
 def run(classifier, surrogates, dataset, sizes, folder):
     """Run what is not stored yet; outcomes by size and attack, as lists of 0 and 1 a point."""
     x, y, stored = dataset.x_test, dataset.y_test, {}
@@ -77,7 +98,7 @@ def run(classifier, surrogates, dataset, sizes, folder):
     donors = dataset.x_train[:1000], dataset.y_train[:1000]
     for eps in sizes:
         path = folder / f"adaptive-{eps:g}.json"
-        found = stored[f"{eps:g}"] = json.loads(path.read_text()) if path.exists() else {}
+        found = stored[f"{eps:g}"] = read_outcomes(path, len(x))
         attacks = {
             STANDARD: OfficialAutoAttack(classifier, eps=eps),
             **aimed_attacks(classifier, eps, surrogates, donors),
@@ -96,7 +117,7 @@ def run(classifier, surrogates, dataset, sizes, folder):
                 found[name]["attacked"] = int(attack.attacked.sum())
             if name == STANDARD:
                 found[name]["stages"] = {stage: round(value, 1) for stage, value in attack.seconds.items()}
-            print(f"eps {eps:g}  {name}: {100 * (left & robust).mean():.1f} %  {seconds:.0f} s", flush=True)
+            say(f"eps {eps:g}  {name}: {100 * (left & robust).mean():.1f} %  {seconds:.0f} s")
             write_text(path, json.dumps(found) + "\n")
     return stored
 
@@ -130,13 +151,13 @@ def table_of(stored):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(prog="adaptive.py", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("defence")
+    parser.add_argument("defence", choices=tuple(DEFENCES), metavar="defence")
     parser.add_argument("--surrogate", type=Path, action="append", default=[])
-    parser.add_argument("--eps", default="0.1,0.2,0.3")
-    parser.add_argument("--audit-eps", default="0.2", help="sizes at which the model is audited")
-    parser.add_argument("--test-size", type=int, default=500)
+    parser.add_argument("--eps", type=sizes, default=(0.1, 0.2, 0.3))
+    parser.add_argument("--audit-eps", type=sizes, default=(0.2,), help="sizes at which the model is audited")
+    parser.add_argument("--test-size", type=whole_number, default=500)
     parser.add_argument("--data-dir")
     parser.add_argument("--attacks-only", action="store_true", help="store the outcomes, and write no page")
     given = parser.parse_args()
@@ -148,11 +169,11 @@ def main():
         )
         dataset = dataset.limited(test_size=given.test_size)
         classifier, *surrogates = [loaded_cell(settings, dataset, 0, file, "none").model for file in files]
-    except ValueError as error:
+        for eps in (*given.eps, *given.audit_eps):
+            check_size("--eps", eps, "linf", dataset.input_shape)
+        stored = run(classifier, surrogates, dataset, given.eps, usable_folder("folder", given.folder))
+    except (ValueError, OSError) as error:
         parser.error(str(error))
-    sizes = [float(part) for part in given.eps.split(",")]
-    audited = [float(part) for part in given.audit_eps.split(",")]
-    stored = run(classifier, surrogates, dataset, sizes, given.folder)
     if given.attacks_only:
         return
     reports = [
@@ -167,7 +188,7 @@ def main():
             train_data=(dataset.x_train, dataset.y_train),
             verbose=True,
         )
-        for eps in audited
+        for eps in given.audit_eps
     ]
     clean = (predicted_labels(classifier, dataset.x_test) == dataset.y_test).mean()
     seconds = sum(entry["seconds"] for found in stored.values() for entry in found.values())
@@ -179,9 +200,11 @@ def main():
         f"```\n{shlex.join(['python', 'benchmarks/adaptive.py', *sys.argv[1:]])}\n```",
         table_of(stored).as_markdown(),
     ]
-    text += [f"## Audit at {eps:g}\n\n{report.as_markdown()}" for eps, report in zip(audited, reports, strict=True)]
+    text += [
+        f"## Audit at {eps:g}\n\n{report.as_markdown()}" for eps, report in zip(given.audit_eps, reports, strict=True)
+    ]
     write_text(given.folder / "adaptive.md", "\n\n".join(text) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

@@ -2,7 +2,10 @@
 
 import sys
 
-from art_sensreg.benchmark.audit_cli import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:  # Ctrl-C while torch is imported too
+        from art_sensreg.benchmark.audit_cli import main
+        from art_sensreg.benchmark.console import run_program
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(run_program(main))

@@ -8,16 +8,21 @@ the candidate that the rule chooses. The values in `art_sensreg/benchmark/settin
 """
 
 import argparse
-import json
 import shlex
 import sys
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from art_sensreg.benchmark.arguments import OneLineParser
 from art_sensreg.benchmark.cli import main as run_suite
-from art_sensreg.benchmark.records import write_text
+from art_sensreg.benchmark.console import run_program, say
+from art_sensreg.benchmark.stored import read_results
 from art_sensreg.benchmark.tables import Table, summary_table
+from art_sensreg.benchmark.writing import write_text
+from art_sensreg.utils.files import usable_folder
+from art_sensreg.utils.suggestions import did_you_mean
+from art_sensreg.utils.text import fenced
 
 SR_JR_GRID = [
     {"sigma": sigma, "sr_weight": sr_weight, "jr_weight": jr_weight}
@@ -83,15 +88,22 @@ def chosen(candidates: list[Candidate]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    form = argparse.RawDescriptionHelpFormatter
+    parser = OneLineParser(prog="choose_settings.py", description=__doc__, formatter_class=form, allow_abbrev=False)
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--of", default="sr+jr,jr")
     given, rest = parser.parse_known_args()
     unknown = [name for name in given.of.split(",") if name not in GRIDS]
     if unknown:
-        parser.error(f"`--of` names {', '.join(unknown)}; expected some of {', '.join(GRIDS)}")
+        parser.error(
+            f"`--of` names {', '.join(unknown)}; expected some of {', '.join(GRIDS)}{did_you_mean(unknown[0], GRIDS)}"
+        )
     out = given.out or Path("results") / f"{Path(given.dataset).stem}-validation"
+    try:
+        usable_folder("--out", out)
+    except OSError as error:
+        parser.error(str(error))
     sections = []
     for defence in given.of.split(","):
         grid = GRIDS[defence]
@@ -111,7 +123,7 @@ def main() -> None:
             ]
             if run_suite([*fixed, "--quiet", *sets, *rest]):
                 sys.exit(f"candidate {options} failed: see {folder}")
-            data = json.loads((folder / "results.json").read_text())
+            data = read_results(folder / "results.json")
             table = summary_table(data)
             sizes = sum("worst case" in column or column == "clean %" for column in table.header)
             rows.append([*(f"{value}" for value in options.values()), *table.rows[0][1 : 1 + sizes]])
@@ -120,10 +132,10 @@ def main() -> None:
         header = [*grid[0], *table.header[1 : 1 + sizes]]
         sections.append(f"## {defence}\n\n{Table(header, rows).as_markdown()}\n\nChosen: {words}.")
     command = shlex.join(["python", "benchmarks/choose_settings.py", *sys.argv[1:]])
-    text = "\n\n".join(["# Candidates on held-out training images", f"```\n{command}\n```", RULE, *sections]) + "\n"
+    text = "\n\n".join(["# Candidates on held-out training images", fenced(command), RULE, *sections]) + "\n"
     write_text(out / "validation.md", text)
-    print(text)
+    say(text)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

@@ -5,16 +5,21 @@ The same attacks on the same images with the same training seeds: the difference
 interval is that of the difference and not of two separate shares.
 """
 
-import argparse
-import json
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from art_sensreg.benchmark.records import Z95
+from art_sensreg.benchmark.arguments import OneLineParser
+from art_sensreg.benchmark.console import run_program, say
+from art_sensreg.benchmark.records import Z95, read_mask
+from art_sensreg.benchmark.stored import read_results
 from art_sensreg.benchmark.tables import Table
 from art_sensreg.benchmark.threats import threats_of
+from art_sensreg.benchmark.writing import write_text
+from art_sensreg.utils.files import usable_folder
+from art_sensreg.utils.suggestions import did_you_mean
+from art_sensreg.utils.text import escape_markdown, fenced
 
 
 def worst_case(out: Path, run: dict, norm: str, eps: float) -> np.ndarray:
@@ -22,26 +27,34 @@ def worst_case(out: Path, run: dict, norm: str, eps: float) -> np.ndarray:
     masks = []
     for attack in run["attacks"]:
         if attack["eps"] == eps and attack["norm"] == norm and attack["mask"]:
-            with np.load(out / attack["mask"]) as file:
-                masks.append((file["robust"], file["attacked"]))
+            masks.append(read_mask(out, attack["mask"]))
+    if not masks:
+        raise ValueError(f"{run['defence']} was not attacked at {norm} {eps:g}")
     robust = np.logical_and.reduce([mask for mask, _ in masks])
     return robust[np.logical_or.reduce([mask for _, mask in masks])]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = OneLineParser(prog="compare_defences.py", description=__doc__)
     parser.add_argument("run", type=Path, help="output folder of benchmarks/run_art_suite.py")
     parser.add_argument("first")
     parser.add_argument("second")
     given = parser.parse_args()
     if not (given.run / "results.json").is_file():
         parser.error(f"`run`: {given.run} holds no `results.json` of a run of the suite")
-    data = json.loads((given.run / "results.json").read_text())
+    try:
+        data = read_results(given.run / "results.json")
+        usable_folder("run", given.run)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
     runs, threat = data["runs"], threats_of(data["config"])[0]
     by_name = {name: {r["seed"]: r for r in runs if r["defence"] == name} for name in (given.first, given.second)}
     seeds = sorted(set(by_name[given.first]) & set(by_name[given.second]))
     if not seeds:
-        parser.error(f"no seed has both {given.first} and {given.second} in {given.run}")
+        names = {run["defence"] for run in runs}
+        unknown = [name for name in by_name if name not in names]
+        hint = did_you_mean(unknown[0], names) if unknown else ""
+        parser.error(f"no seed has both {given.first} and {given.second} in {given.run}{hint}")
     rows = []
     for eps in threat.eps:
         pairs = [[worst_case(given.run, by_name[name][seed], threat.norm, eps) for name in by_name] for seed in seeds]
@@ -63,11 +76,11 @@ def main() -> int:
     table = Table(head, rows)
     command = " ".join(["python benchmarks/compare_defences.py", *sys.argv[1:]])
     page = given.run / "comparison.md"
-    page.write_text(f"# {given.second} against {given.first}\n\n```\n{command}\n```\n\n{table.as_markdown()}\n")
-    print(table.as_text())
-    print(f"\nWrote {page}")
+    title = escape_markdown(f"{given.second} against {given.first}")
+    write_text(page, f"# {title}\n\n{fenced(command)}\n\n{table.as_markdown()}\n")
+    say(table.as_text(), f"\nWrote {page}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -19,17 +19,21 @@ import numpy as np
 import torch
 
 from art_sensreg.attacks import OfficialAutoAttack
+from art_sensreg.benchmark.arguments import OneLineParser, whole_number
 from art_sensreg.benchmark.attack_builders import pgd
 from art_sensreg.benchmark.cell import quiet, seed_everything
+from art_sensreg.benchmark.console import run_program, say
 from art_sensreg.benchmark.defences import DEFENCES
-from art_sensreg.benchmark.records import write_text
 from art_sensreg.benchmark.settings import RECIPES
 from art_sensreg.benchmark.tables import Table
 from art_sensreg.benchmark.task import TrainingTask
 from art_sensreg.benchmark.threats import allowed
+from art_sensreg.benchmark.writing import write_text
 from art_sensreg.datasets import Dataset, load_dataset
 from art_sensreg.penalties.gradient_diversity import gradient_cosine
 from art_sensreg.randomized import RandomizedClassifier
+from art_sensreg.utils.files import usable_folder
+from art_sensreg.utils.text import fenced
 
 WEIGHTS = (0.02, 0.05, 0.07, 0.1)
 DRAWS = (1, 16)
@@ -102,12 +106,17 @@ def cell(values: list[float], scale: float = 100.0) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=24)
-    parser.add_argument("--points", type=int, default=150)
+    form = argparse.RawDescriptionHelpFormatter
+    parser = OneLineParser(prog="graddiv.py", description=__doc__, formatter_class=form, allow_abbrev=False)
+    parser.add_argument("--seeds", type=whole_number, default=3)
+    parser.add_argument("--epochs", type=whole_number, default=24)
+    parser.add_argument("--points", type=whole_number, default=150)
     parser.add_argument("--out", type=Path, default=Path("results/digits-graddiv"))
     given = parser.parse_args()
+    try:
+        usable_folder("--out", given.out)
+    except OSError as error:
+        parser.error(str(error))
     torch.set_num_threads(1)
     dataset = load_dataset("digits")
     held_out = dataset.with_validation_as_test()
@@ -138,13 +147,12 @@ def main() -> None:
         f"and standard deviation), L-inf. GradDiv lowers the mean pairwise cosine (n = 32) by {100 * lowered:.0f} %."
     )
     text = "\n\n".join(
-        ["# GradDiv on a random self-ensemble", notes, f"```\n{command}\n```", table]
+        ["# GradDiv on a random self-ensemble", notes, fenced(command), table]
         + ["## The weight, on held-out training images", first, f"Chosen: {weight:g}."]
     )
-    given.out.mkdir(parents=True, exist_ok=True)
     write_text(given.out / "graddiv.md", text + "\n")
-    print(text)
+    say(text)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

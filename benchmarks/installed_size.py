@@ -5,8 +5,12 @@ usage: installed_size.py
 """
 
 import re
+import sys
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
+
+from art_sensreg.benchmark.console import run_program, say
+from art_sensreg.utils.files import write_aside
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -53,9 +57,9 @@ def main() -> None:
     )
     target = ROOT / "docs" / "results" / "installed-size.md"
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(text)
-    print(text)
+    write_aside(target, text.encode())
+    say(text)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_program(main))

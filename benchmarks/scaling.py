@@ -20,9 +20,14 @@ import numpy as np
 import torch
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegClassifier, SensRegTrainer, TrainingConfig
+from art_sensreg.benchmark.arguments import OneLineParser, whole_number
+from art_sensreg.benchmark.console import run_program, say
 from art_sensreg.benchmark.tables import Table
+from art_sensreg.benchmark.writing import write_text
 from art_sensreg.models import build_model
 from art_sensreg.training import Callback
+from art_sensreg.utils.files import usable_folder
+from art_sensreg.utils.text import fenced
 
 
 class Clock(Callback):
@@ -89,22 +94,26 @@ def plot(results: dict[int, dict[int, float]], path: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--processes", default="1,2")
-    parser.add_argument("--batch-size", default="128,512")
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser = OneLineParser(prog="scaling.py", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--processes", type=whole_numbers, default=(1, 2))
+    parser.add_argument("--batch-size", type=whole_numbers, default=(128, 512))
+    parser.add_argument("--steps", type=whole_number, default=40)
+    parser.add_argument("--repeats", type=whole_number, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("results/scaling"))
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
-        work(int(given.batch_size), given.steps, given.device)
+        work(given.batch_size[0], given.steps, given.device)
         return 0
-    counts = [int(n) for n in given.processes.split(",")]
+    try:
+        usable_folder("--out", given.out)
+    except OSError as error:
+        parser.error(str(error))
+    counts = given.processes
     results: dict[int, dict[int, float]] = {}
     rows = []
-    for batch_size in map(int, given.batch_size.split(",")):
+    for batch_size in given.batch_size:
         runs: dict[int, list[float]] = {n: [] for n in counts}
         for _ in range(given.repeats):  # in turn, so that a change of the machine's speed hits all
             for n in counts:
@@ -122,16 +131,20 @@ def main() -> int:
                 ]
             )
     table = Table(["global batch", "processes", "ms a step", "of runs", "speed-up"], rows)
-    given.out.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["python", "benchmarks/scaling.py", *sys.argv[1:]])
     machine = f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores, {given.device}"
-    page = f"# Speed-up by processes\n\n```\n{command}\n```\n\n{machine}\n\n{table.as_markdown()}\n"
-    (given.out / "scaling.md").write_text(page)
-    (given.out / "scaling.json").write_text(json.dumps({"machine": machine, "seconds": results}, indent=1) + "\n")
+    page = f"# Speed-up by processes\n\n{fenced(command)}\n\n{machine}\n\n{table.as_markdown()}\n"
+    write_text(given.out / "scaling.md", page)
+    write_text(given.out / "scaling.json", json.dumps({"machine": machine, "seconds": results}, indent=1) + "\n")
     plot(results, given.out / "scaling.png")
-    print(table.as_text())
+    say(table.as_text())
     return 0
 
 
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """Whole numbers separated by commas, for argparse."""
+    return tuple(whole_number(part) for part in text.split(","))
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

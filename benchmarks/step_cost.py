@@ -6,7 +6,6 @@ test: whether a target is met is told, and changes nothing.
 """
 
 import argparse
-import contextlib
 import json
 import logging
 import shlex
@@ -19,11 +18,13 @@ import torch
 from tqdm.auto import tqdm
 
 from art_sensreg.benchmark.arguments import OneLineParser, known_names, whole_number
+from art_sensreg.benchmark.console import run_program, say
 from art_sensreg.benchmark.step_cost.loops import MODELS, PRECISIONS
 from art_sensreg.benchmark.step_cost.memory import memory_rise
 from art_sensreg.benchmark.step_cost.report import cost_table, model_heading, note_lines, write_step_cost
 from art_sensreg.benchmark.step_cost.timing import StepCostSettings, run_step_cost
 from art_sensreg.benchmark.step_cost.variants import TARGETS, VARIANTS
+from art_sensreg.utils.files import usable_folder
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     typed = list(sys.argv[1:] if arguments is None else arguments)
     given = parser.parse_args(typed)
     if given.list:
-        print(list_names())
+        say(list_names())
         return 0
     if given.batch_size < 2:
         parser.error("argument --batch-size: '1' is too few for BatchNorm; expected a whole number of at least 2")
@@ -73,18 +74,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.memory_of:
         print(json.dumps(memory_rise(given.memory_of, given.model[0], given.batch_size, given.precision)))
         return 0
-    with contextlib.suppress(FileExistsError):  # told apart below
-        given.out.mkdir(parents=True, exist_ok=True)
-    if not given.out.is_dir():
-        parser.error(f"argument --out: {given.out} is a file; expected a folder")
+    try:
+        usable_folder("--out", given.out)
+    except OSError as error:
+        parser.error(str(error))
     with tqdm(bar_format="{desc} [{elapsed}]", disable=None) as bar:
         data = run_step_cost(_settings(given), Path(__file__), bar.set_description_str)
     data["command"] = shlex.join(["python", "benchmarks/step_cost.py", *_without_out(typed)])
     paths = write_step_cost(data, given.out)
     for model in data["models"]:
-        print(f"\n{model_heading(model)}\n{cost_table(model, notes=False).as_text()}")
-        print(*note_lines(model), sep="\n")
-    print("\nWrote:", *paths, sep="\n  ")
+        say(f"\n{model_heading(model)}\n{cost_table(model, notes=False).as_text()}", *note_lines(model))
+    say("\nWrote:", *(f"  {path}" for path in paths))
     records = [record for model in data["models"] for record in model["variants"]]
     return int(any(record["status"] == "error" and VARIANTS[record["variant"]].ours for record in records))
 
@@ -139,4 +139,4 @@ def _without_out(typed: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

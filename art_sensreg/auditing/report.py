@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
+
+from art_sensreg.utils.text import escape_markdown, one_line
 
 STATUSES = ("PASS", "FAIL", "SKIP", "N/A", "ERROR")
 
@@ -117,16 +119,17 @@ class AuditReport:
                 lines.append(f"{check.name}: {check.note + ' ' if check.note else ''}{check.meaning}")
             elif check.status != "PASS":
                 lines.append(f"{check.name}: {check.status}: {check.note}")
-        return lines
+        return [one_line(line) for line in lines]
 
     def as_markdown(self) -> str:
         """The report in Markdown: verdict, table, and what to do about each check that did not pass."""
         header, *rows = self.rows()
         table = [header, ["---", "---", "---:", "---:", "---:", "---"], *rows]
-        lines = ["\n".join(f"| {' | '.join(row)} |" for row in table)]
-        lines += [f"**Verdict: {self.verdict}**", *(f"- {line}" for line in self.advice())]
+        lines = ["\n".join(f"| {' | '.join(map(escape_markdown, row))} |" for row in table)]
+        lines += [f"**Verdict: {escape_markdown(self.verdict)}**"]
+        lines += [f"- {escape_markdown(line)}" for line in self.advice()]
         settings = ", ".join(f"{name} {_text(value)}" for name, value in self.settings.items())
-        return "\n\n".join([f"Audited: {settings}.", *lines]) + "\n"
+        return "\n\n".join([f"Audited: {escape_markdown(settings)}.", *lines]) + "\n"
 
 
 def report_from_json(stored: dict[str, Any]) -> AuditReport:
@@ -142,7 +145,9 @@ def report_from_json(stored: dict[str, Any]) -> AuditReport:
     >>> report_from_json(report.as_json()) == report
     True
     """
-    return AuditReport(checks=tuple(Check(**check) for check in stored["checks"]), settings=stored["settings"])
+    known = [field.name for field in fields(Check)]
+    checks = [Check(**{name: check[name] for name in known if name in check}) for check in stored["checks"]]
+    return AuditReport(checks=tuple(checks), settings=stored["settings"])
 
 
 def _number(value: Any) -> Any:

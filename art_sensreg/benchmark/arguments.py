@@ -4,20 +4,38 @@ from __future__ import annotations
 
 import argparse
 import ast
+import itertools
+import re
 from pathlib import Path
 from typing import Any, NoReturn
 
+from art_sensreg.attacks.sizes import parse_size
 from art_sensreg.benchmark.attacks import ATTACKS, NORMS
 from art_sensreg.benchmark.defences import DEFENCES
 from art_sensreg.benchmark.settings import BUDGETS
 from art_sensreg.models import ACTIVATIONS, MODELS, NORM_LAYERS
+from art_sensreg.utils.suggestions import did_you_mean
+from art_sensreg.utils.text import one_line
+
+# A number, or a fraction of whole numbers: what may stand between two commas.
+_ONE_SIZE = re.compile(r"[^/]+|\d+/\d+")
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """One line that says what is wrong and which values are allowed, and exit code 2."""
+    """One line that says what is wrong, which values are allowed and which one was meant, and exit code 2."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        unknown = re.match(r"unrecognized arguments: (-[^\s=]+)", message)
+        if unknown:
+            message += did_you_mean(unknown[1], self._option_string_actions)
+        self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            hint = did_you_mean(value, map(str, action.choices or ()))
+            raise argparse.ArgumentError(action, f"{error.message}{hint}") from None
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -50,9 +68,10 @@ def make_parser() -> argparse.ArgumentParser:
     add("--norm", type=_norms, default=("linf",), metavar="NORM,NORM...", help="linf (default), l2, l1, or several")
     add(
         "--eps",
-        type=_size_groups,
-        metavar="EPS,EPS...[/EPS,...]",
-        help="attack sizes, one group for each norm; the largest of the first is the training eps of ART's trainers",
+        type=_eps,
+        metavar="EPS,EPS...[;EPS,...]",
+        help="attack sizes, numbers or fractions such as 8/255, one group for each norm; the largest of the first is "
+        "the training eps of ART's trainers",
     )
     add("--all-points", action="store_true", help="every attack on every image, not only on what cheaper ones left")
     add("--audit", action="store_true", help="say of every trained model whether its attacks can be believed")
@@ -109,8 +128,10 @@ def known_names(known: dict[str, Any], groups: dict[str, list[str]] | None = Non
         names = tuple(dict.fromkeys(name for word in words for name in (groups or {}).get(word, [word])))
         unknown = [name for name in names if name not in known]
         if unknown or not names:
+            allowed = ["all", *(groups or {}), *known]
+            hint = did_you_mean(unknown[0], allowed) if unknown else ""
             raise argparse.ArgumentTypeError(
-                f"{', '.join(unknown) or 'nothing'} is unknown; expected {', '.join(['all', *(groups or {}), *known])}"
+                f"{', '.join(unknown) or 'nothing'} is unknown; expected {', '.join(allowed)}{hint}"
             )
         return names
 
@@ -119,19 +140,16 @@ def known_names(known: dict[str, Any], groups: dict[str, list[str]] | None = Non
 
 def positive_number(text: str) -> float:
     """
-    Parse a finite number above 0, for argparse.
+    Parse a finite number above 0, or a fraction such as 8/255, for argparse.
 
     :param text: The text.
     :return: The number.
     :raises argparse.ArgumentTypeError: If it is none.
     """
     try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
-    return value
+        return parse_size("size", text)
+    except (TypeError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0") from None
 
 
 def _norms(text: str) -> tuple[str, ...]:
@@ -139,12 +157,59 @@ def _norms(text: str) -> tuple[str, ...]:
     return norms
 
 
-def _size_groups(text: str) -> list[tuple[float, ...]]:
-    return [_sizes(group) for group in text.split("/")]
+def size_groups(text: str, count: int) -> list[tuple[float, ...]]:
+    """
+    Parse groups of attack sizes, one for each norm.
+
+    Groups are separated by `;`, or by `/` as long as it is clear which of the slashes belong to fractions.
+
+    :param text: `0.1,0.2`, `8/255,16/255`, `0.1,0.2/0.5` or `8/255;0.5`.
+    :param count: Number of norms.
+    :return: The sizes of each group, ascending; as many groups as there are if they cannot be `count`.
+    :raises argparse.ArgumentTypeError: If a size is no number above 0, or it is not clear what a slash means.
+
+    Example:
+    >>> from art_sensreg.benchmark.arguments import size_groups
+    >>> size_groups("51/255,102/255", 1), size_groups("51/255/0.5", 2)
+    ([(0.2, 0.4)], [(0.2,), (0.5,)])
+    """
+    if ";" in text:
+        return [sizes(group) for group in text.split(";")]
+    parts = text.split("/")
+    if len(parts) > 20:
+        raise argparse.ArgumentTypeError(f"{text[:60]!r}... has too many groups of sizes")
+    readings = []
+    for separators in itertools.combinations(range(1, len(parts)), min(count, len(parts)) - 1):
+        ends = [0, *separators, len(parts)]
+        groups = ["/".join(parts[start:end]) for start, end in itertools.pairwise(ends)]
+        if all(_ONE_SIZE.fullmatch(size) for group in groups for size in group.split(",")):
+            readings.append(groups)
+    if len(readings) > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} can be read in several ways; separate the groups by ; (in quotes)")
+    return [sizes(group) for group in (readings[0] if readings else parts)]
 
 
-def _sizes(text: str) -> tuple[float, ...]:
+def sizes(text: str) -> tuple[float, ...]:
+    """
+    Parse attack sizes separated by commas, for argparse.
+
+    :param text: The text.
+    :return: The sizes, ascending.
+    :raises argparse.ArgumentTypeError: If one of them is no number above 0.
+
+    Example:
+    >>> from art_sensreg.benchmark.arguments import sizes
+    >>> sizes("0.5,51/255")
+    (0.2, 0.5)
+    """
     return tuple(sorted({positive_number(part) for part in text.split(",")}))
+
+
+def _eps(text: str) -> str:
+    """What can be checked of the sizes before the norms are known."""
+    for part in re.split("[,;/]", text):
+        positive_number(part)
+    return text
 
 
 def whole_number(text: str) -> int:
@@ -166,8 +231,11 @@ def _option(text: str) -> tuple[str, str, Any]:
     if not equals or not dot or defence not in DEFENCES:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not DEFENCE.OPTION=VALUE with a defence of {', '.join(DEFENCES)}"
+            f"{did_you_mean(defence, DEFENCES) if defence else ''}"
         )
+    if re.fullmatch(r"\d+(\.\d+)?/\d+(\.\d+)?", value):
+        return defence, option, positive_number(value)
     try:
         return defence, option, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
         return defence, option, value

@@ -14,12 +14,12 @@ import numpy as np
 
 from art_sensreg.attacks.authors import weights_frozen
 from art_sensreg.benchmark.attacks import ATTACKS, NORMS, Attack
-from art_sensreg.benchmark.cell import quiet, seed_everything
+from art_sensreg.benchmark.cell import STOPS, quiet, seed_everything
 from art_sensreg.benchmark.defences import DEFENCES
 from art_sensreg.benchmark.job import Job, Row, key, measure_noise, survivors
 from art_sensreg.benchmark.threats import Threat, allowed
 from art_sensreg.benchmark.views import Cell, Judgement, View
-from art_sensreg.training.distributed import ProcessLostError
+from art_sensreg.utils.text import describe
 
 logger = logging.getLogger(__name__)
 
@@ -85,11 +85,11 @@ def _rows_of(job: Job, view: View, attack: Attack, norm: str, group: list[float]
         return [_empty(attack, norm, eps, view, "not_applicable", refusal) for eps in group]
     try:
         return _attack_once(job, view, attack, norm, group)
-    except ProcessLostError:
+    except STOPS:
         raise
-    except Exception as error:  # noqa: BLE001 - one failing cell must not take the others with it
+    except BaseException as error:  # noqa: BLE001 - one failing cell must not take the others with it
         logger.debug("%s", traceback.format_exc())
-        reason = f"{type(error).__name__}: {error}"
+        reason = describe(error)
         # Some of ART's attacks cannot run through some of ART's preprocessors; that is ART's.
         if view.name == "default" and len(job.cell.views) > 1 and not DEFENCES[job.run["defence"]].ours:
             return [_empty(attack, norm, eps, view, "not_applicable", reason) for eps in group]
@@ -166,11 +166,13 @@ def _outcomes(
             rows = wanted[block * _BLOCK : (block + 1) * _BLOCK]
             parts = (job.run["defence"], job.run["seed"], attack.name, norm, group, view.name, block)
             found.append((block, *_attack_block(job, view, attack, norm, group, rows, parts)))
-    except Exception as error:  # noqa: BLE001 - raised again on every process
+    except STOPS:
+        raise
+    except BaseException as error:  # noqa: BLE001 - raised again on every process
         outcome = error
     blocks = []
     for part in job.processes.gather(outcome):
-        if isinstance(part, Exception):
+        if isinstance(part, BaseException):
             raise part
         blocks += part
     blocks.sort(key=lambda entry: entry[0])

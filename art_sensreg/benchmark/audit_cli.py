@@ -20,14 +20,19 @@ from art_sensreg.benchmark.arguments import OneLineParser, known_names, make_par
 from art_sensreg.benchmark.audit_cells import ADVERSARIAL, audit_cell, audited_threat
 from art_sensreg.benchmark.cell import task_of, trained_cell
 from art_sensreg.benchmark.cli import prepare
+from art_sensreg.benchmark.console import say
 from art_sensreg.benchmark.defences import DEFENCES, options_of
-from art_sensreg.benchmark.records import Records, write_text
+from art_sensreg.benchmark.records import Records
 from art_sensreg.benchmark.settings import FILE_RECIPE, RECIPES, SuiteSettings
+from art_sensreg.benchmark.stored import read_results
 from art_sensreg.benchmark.threats import NORMS
 from art_sensreg.benchmark.views import Cell, cell_classifier
+from art_sensreg.benchmark.writing import write_text
 from art_sensreg.datasets import Dataset
 from art_sensreg.models import ACTIVATIONS, MODELS, NORM_LAYERS
 from art_sensreg.training.distributed import Processes
+from art_sensreg.utils.files import usable_folder
+from art_sensreg.utils.text import escape_markdown, fenced
 from art_sensreg.weights import load_weights
 
 # What `--defence` trains beside the defence, for want of a run that has it: the twin, and the cheapest surrogate.
@@ -81,12 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Audit a model.
 
     :param arguments: Command line; that of the process if None.
-    :return: Exit code: 0 done, whatever the verdict; 1 a check raised. Wrong arguments exit with 2.
+    :return: Exit code: 0 done, whatever the verdict; 1 a check raised. Wrong arguments exit with 2, Ctrl-C with 130.
     """
     parser = make_audit_parser()
     given = parser.parse_args(arguments)
     if given.list:
-        print("\n".join(f"{spec.name:30} {spec.question} ({spec.source})" for spec in CHECKS.values()))
+        say(*(f"{spec.name:30} {spec.question} ({spec.source})" for spec in CHECKS.values()))
         return 0
     logging.getLogger("art").setLevel(logging.ERROR)
     words = sys.argv[1:] if arguments is None else arguments
@@ -95,13 +100,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.seed < 0:
             raise ValueError(f"`--seed` is {given.seed}; expected a whole number of at least 0")
         report, title, out = _audited_file(given) if given.checkpoint else _audited_defence(given)
-    except (ValueError, TypeError, OSError) as error:
-        parser.error(" ".join(str(error).split()))
-    print(report)
-    out.mkdir(parents=True, exist_ok=True)
+    except (ValueError, TypeError, OSError, argparse.ArgumentTypeError) as error:
+        parser.error(str(error))
     write_text(out / "audit.json", json.dumps(report.as_json(), indent=1, allow_nan=False) + "\n")
-    write_text(out / "audit.md", f"# Audit: {title}\n\n```\n{command}\n```\n\n{report.as_markdown()}")
-    print(f"\nWrote:\n  {out / 'audit.json'}\n  {out / 'audit.md'}")
+    write_text(out / "audit.md", f"# Audit: {escape_markdown(title)}\n\n{fenced(command)}\n\n{report.as_markdown()}")
+    say(str(report), f"\nWrote:\n  {out / 'audit.json'}\n  {out / 'audit.md'}")
     return 1 if any(check.status == "ERROR" for check in report.checks) else 0
 
 
@@ -133,7 +136,7 @@ def _audited_file(given: argparse.Namespace) -> tuple[AuditReport, str, Path]:
     name = match.group(1) if match and match.group(1) in DEFENCES else "none"
     seed = int(match.group(2)) if match else given.seed
     stored = _stored_settings(given.checkpoint)
-    out = given.out or Path("results") / f"audit-{given.checkpoint.stem}"
+    out = usable_folder("--out", given.out or Path("results") / f"audit-{given.checkpoint.stem}")
     settings, dataset, _ = _settings(given, _suite_words(given, [name], _NO_RUN, stored), stored)
     files = {other: given.checkpoint.with_name(f"{other}-seed{seed}.safetensors") for other in ("none", *ADVERSARIAL)}
     beside = {other: file for other, file in files.items() if stored and file.is_file() and other != name}
@@ -207,12 +210,11 @@ def _settings(
 
 
 def _stored_settings(checkpoint: Path) -> dict[str, Any] | None:
-    """The settings of the run of the suite that a checkpoint lies in, if it lies in one."""
+    """The settings of the run of the suite that a checkpoint lies in, if it lies in one; what is no run is refused."""
     path = checkpoint.resolve().parent.parent / "results.json"
-    try:
-        config: dict[str, Any] = json.loads(path.read_text())["config"]
-    except (OSError, ValueError, KeyError, TypeError):
+    if not os.path.lexists(path):
         return None
+    config: dict[str, Any] = read_results(path)["config"]
     return config
 
 

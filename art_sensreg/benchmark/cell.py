@@ -25,10 +25,14 @@ from art_sensreg.benchmark.task import NotApplicable, TrainingTask
 from art_sensreg.benchmark.views import Cell, cell_classifier
 from art_sensreg.datasets import Dataset
 from art_sensreg.training.distributed import Processes, ProcessLostError
+from art_sensreg.utils.files import check_regular
+from art_sensreg.utils.text import describe, one_line
 from art_sensreg.weights import load_weights, save_weights
 
 logger = logging.getLogger(__name__)
 
+# What ends a run; anything else that a cell raises, `sys.exit()` in a plugin included, is the end of the cell alone.
+STOPS = (KeyboardInterrupt, ProcessLostError)
 # Training runs longer than this leave checkpoints; writing them would show in the cost of shorter ones.
 _LONG_SECONDS = 30.0
 
@@ -77,13 +81,17 @@ def trained_cell(
     if run is not None and run["status"] == "not_applicable" and not run.get("crashed"):
         return run, None
     if run is not None and run["clean_accuracy"] is not None:
-        model = _trained_before(settings, records, name, task, processes)
-        if model is not None:
-            try:
+        try:
+            model = _trained_before(settings, records, name, task, processes)
+            if model is not None:
                 return run, _cell(settings, task, name, model)
-            except NotApplicable as reason:  # what it needs was there when it was trained
-                logger.warning("%s is not attacked any further: %s", name, reason)
-                return run, None
+        except NotApplicable as reason:  # what it needs was there when it was trained
+            logger.warning("%s is not attacked any further: %s", name, reason)
+            return run, None
+        except STOPS:
+            raise
+        except BaseException as error:  # noqa: BLE001 - one failing cell must not take the others with it
+            logger.warning("%s is trained again: %s", name, describe(error))
     run = {
         "defence": name,
         "dataset": dataset.name,
@@ -100,20 +108,21 @@ def trained_cell(
     unfinished = records.out / "checkpoints" / "training" / f"{name}-seed{seed}"
     try:
         cell = _cell(settings, task, name, _model_of(settings, task, run, records, unfinished, processes))
-        run["clean_accuracy"] = float(clean_outcome(cell, task).mean())
+        clean = float(clean_outcome(cell, task).mean())
+        if records.writes:
+            save_weights(_checkpoint(records, name, seed), cell.model.model)
+        run["clean_accuracy"] = clean
     except NotApplicable as reason:
-        run.update(status="not_applicable", reason=str(reason))
-    except ProcessLostError:
+        run.update(status="not_applicable", reason=one_line(reason))
+    except STOPS:
         raise
-    except Exception as error:  # noqa: BLE001 - one failing cell must not take the others with it
+    except BaseException as error:  # noqa: BLE001 - one failing cell must not take the others with it
         status = "error" if DEFENCES[name].answered_for else "not_applicable"
         # What crashed, unlike what cannot run here, is tried again by a resumed run.
-        run.update(status=status, reason=f"{type(error).__name__}: {error}", crashed=True)
+        run.update(status=status, reason=describe(error), crashed=True)
         logger.debug("%s", traceback.format_exc())
     if run["clean_accuracy"] is None:
         cell = None
-    if cell is not None and records.writes:
-        save_weights(_checkpoint(records, name, seed), cell.model.model)
     records.put(run)
     if records.writes and (cell is not None or run["reason"].startswith(("FloatingPointError", "ValueError"))):
         shutil.rmtree(unfinished, ignore_errors=True)  # after other errors a resumed run may get further
@@ -181,6 +190,7 @@ def _model_of(
 def _stored(checkpoint: Path, model: nn.Module) -> dict[str, torch.Tensor] | None:
     """The weights of a model that was trained before, if they can be read into it."""
     try:
+        check_regular(checkpoint)
         load_weights(checkpoint, model)
     except (OSError, ValueError) as error:
         logger.warning("%s cannot be read (%s): this defence is trained again.", checkpoint, error)
@@ -217,10 +227,12 @@ def _on_the_first(defence: Defence, task: TrainingTask, options: dict[str, Any],
         try:
             model = defence.train(task, options).model
             outcome = {name: value.cpu() for name, value in model.state_dict().items()}
-        except Exception as error:  # noqa: BLE001 - raised again on every process
+        except STOPS:
+            raise
+        except BaseException as error:  # noqa: BLE001 - raised again on every process
             outcome = error
     outcome = processes.agree(outcome)
-    if isinstance(outcome, Exception):
+    if isinstance(outcome, BaseException):
         raise outcome
     model.load_state_dict(outcome)
     return model

@@ -16,9 +16,11 @@ from typing import Any
 
 import torch
 
-from art_sensreg.benchmark.arguments import OneLineParser, make_parser
+from art_sensreg.attacks.sizes import check_size
+from art_sensreg.benchmark.arguments import OneLineParser, make_parser, size_groups
 from art_sensreg.benchmark.art_defences import NO_ROWS
 from art_sensreg.benchmark.attacks import ATTACKS, DEFAULT_ATTACKS, NORMS, ordered
+from art_sensreg.benchmark.console import say
 from art_sensreg.benchmark.defences import DEFENCES, SMOKE_DEFENCES, resolve_options
 from art_sensreg.benchmark.measure_tables import extra_tables
 from art_sensreg.benchmark.records import Records
@@ -29,6 +31,7 @@ from art_sensreg.benchmark.threats import pair_threats
 from art_sensreg.datasets import Dataset, load_dataset
 from art_sensreg.models import build_model
 from art_sensreg.training.distributed import Processes, join_processes, leave_processes, local_device
+from art_sensreg.utils.text import describe
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,13 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Run the suite.
 
     :param arguments: Command line; that of the process if None.
-    :return: Exit code: 0 done, 1 a cell failed (what was done is kept). Wrong arguments exit with 2.
+    :return: Exit code: 0 done, 1 a cell failed (what was done is kept). Wrong arguments exit with 2, Ctrl-C with 130.
     """
     _load_plugin(arguments)
     parser = make_parser()
     given = parser.parse_args(arguments)
     if given.list:
-        print(list_names())
+        say(list_names())
         return 0
     needed = ("jinja2", "matplotlib", "pyautoattack", *(["captum"] if given.interpret else []))
     missing = [name for name in needed if find_spec(name) is None]
@@ -60,8 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out, previous = processes.agree((out, previous))
         left_out = _left_out(given, settings, dataset)
         records = Records(out, settings.as_json(), settings.device, previous, writes=processes.rank == 0)
-    except (ValueError, TypeError, OSError) as error:
-        parser.error(" ".join(str(error).split()))
+    except (ValueError, TypeError, OSError, argparse.ArgumentTypeError) as error:
+        parser.error(str(error))
     records.data["left_out"] = left_out
     # ART warns of what the suite does on purpose (Carlini's clipped images, and the like).
     logging.getLogger("art").setLevel(logging.ERROR)
@@ -105,8 +108,10 @@ def _load_plugin(arguments: Sequence[str] | None) -> None:
         early.error(f"`--plugin`: there is no file {file}; expected a Python file that calls register(...)")
     try:
         runpy.run_path(str(file), run_name="plugin")
-    except Exception as error:  # noqa: BLE001 - whatever a user's file raises is one line here
-        early.error(f"`--plugin` {file}: {type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - whatever a user's file raises is one line here
+        early.error(f"`--plugin` {file}: {describe(error)}")
 
 
 def prepare(given: argparse.Namespace) -> tuple[SuiteSettings, Dataset, Path, dict[str, Any] | None]:
@@ -128,16 +133,24 @@ def prepare(given: argparse.Namespace) -> tuple[SuiteSettings, Dataset, Path, di
         options.setdefault(defence, {})[option] = value
     for defence, chosen in options.items():
         sizes = {"eps": recipe.eps[given.norm[0]][-1], "norm": given.norm[0]}
-        resolve_options(defence, chosen, {**sizes, **recipe.penalties.get(defence, {})})
+        _check_options(defence, chosen, {**sizes, **recipe.penalties.get(defence, {})})
     dataset = load_dataset(given.dataset, given.data_dir or os.environ.get("ART_SENSREG_DATA"))
     if given.validation:
         dataset = dataset.with_validation_as_test()
     dataset = dataset.limited(given.train_size, given.test_size or recipe.test_size[budget])
+    groups = size_groups(given.eps, len(given.norm)) if isinstance(given.eps, str) else given.eps
+    threats = pair_threats(given.norm, groups, recipe.eps)
+    for threat in threats:
+        for eps in threat.eps:
+            check_size("--eps", eps, threat.norm, dataset.input_shape)
+    for defence, chosen in options.items():
+        if isinstance(chosen.get("eps"), (int, float)):
+            check_size(f"--set {defence}.eps", chosen["eps"], threats[0].norm, dataset.input_shape)
     settings = SuiteSettings(
         dataset=given.dataset,
         defences=given.defences or (SMOKE_DEFENCES if budget == "smoke" else tuple(DEFENCES)),
         attacks=_attacks(given.attacks, budget, dataset.nb_classes, given.norm),
-        threats=pair_threats(given.norm, given.eps, recipe.eps),
+        threats=threats,
         model=given.model or recipe.model,
         activation=given.activation,
         norm_layer=given.norm_layer,
@@ -163,6 +176,15 @@ def prepare(given: argparse.Namespace) -> tuple[SuiteSettings, Dataset, Path, di
     if difference:
         raise ValueError(f"`--resume`: the run in {out} had other settings: {difference}")
     return settings, dataset, out, previous
+
+
+def _check_options(defence: str, chosen: dict[str, Any], recipe: dict[str, Any]) -> None:
+    try:
+        resolve_options(defence, chosen, recipe)
+    except (ValueError, TypeError):
+        raise
+    except Exception as error:  # a defence of a plugin may check its options in any way
+        raise ValueError(f"`--set` {defence}: {describe(error)}") from error
 
 
 def _attacks(given: tuple[str, ...] | None, budget: str, classes: int, norms: tuple[str, ...]) -> tuple[str, ...]:
@@ -198,15 +220,12 @@ def finish(records: Records, command: str) -> None:
 
     records.save()
     paths = write_report(records.data, records.out, command)
-    print(summary_table(records.data).as_text())
+    say(summary_table(records.data).as_text())
     for heading, table in extra_tables(records.data, wide=False):
-        print(f"\n{heading}\n{table.as_text()}")
-    for line in explanations(records.data):
-        print(line)
-    print("\nWrote:")
-    for path in [records.out / "results.json", records.out / "results.csv", *paths]:
-        print(f"  {path}")
-    print(f"  {records.out / 'masks'}{'/*.npz'}, {records.out / 'checkpoints'}{'/*.safetensors'}")
+        say(f"\n{heading}\n{table.as_text()}")
+    say(*explanations(records.data), "\nWrote:")
+    say(*(f"  {path}" for path in [records.out / "results.json", records.out / "results.csv", *paths]))
+    say(f"  {records.out / 'masks'}{'/*.npz'}, {records.out / 'checkpoints'}{'/*.safetensors'}")
 
 
 def list_names() -> str:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 from art_sensreg.benchmark.art_defences import ARTS
 from art_sensreg.benchmark.defence import Defence, Options
 from art_sensreg.benchmark.our_defences import OURS
 from art_sensreg.benchmark.settings import FILE_RECIPE, RECIPES, SuiteSettings
-from art_sensreg.utils import check_count, check_number
+from art_sensreg.utils import check_count, check_number, shown
+from art_sensreg.utils.suggestions import did_you_mean
 
 __all__ = ["DEFENCES", "SMOKE_DEFENCES", "Defence", "Options", "options_of", "register", "resolve_options"]
 
 DEFENCES: dict[str, Defence] = {}
+# A part of files' names, of lists on the command line and of tables.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+_-]{0,63}")
 
 
 def register(defence: Defence) -> Defence:
@@ -30,8 +35,8 @@ def register(defence: Defence) -> Defence:
     name = defence.name
     if name in DEFENCES:
         raise ValueError(f"`name` is {name!r}, which is taken; expected a new one.")
-    if not name or any(sign in name for sign in ",.=/ \\") or name == "all":
-        raise ValueError(f"`name` is {name!r}; expected a word without commas, dots, slashes, blanks and `=`.")
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in ("all", "trainers"):
+        raise ValueError(f"`name` is {shown(name)}; expected a word of at most 64 letters, digits, `+`, `-` and `_`.")
     DEFENCES[name] = defence
     return defence
 
@@ -81,7 +86,8 @@ def resolve_options(name: str, given: Options, recipe: Options) -> Options:
     for option in given:
         if option not in defaults:
             known = ", ".join(defaults) or "none"
-            raise ValueError(f"`--set` names the option {option!r} of {name}; expected one of: {known}.")
+            hint = did_you_mean(option, defaults)
+            raise ValueError(f"`--set` names the option {option!r} of {name}; expected one of: {known}{hint or '.'}")
     filled = {option: recipe.get(option) if value is None else value for option, value in defaults.items()}
     options = {**filled, **given}
     penalties, check = DEFENCES[name].penalties, DEFENCES[name].check

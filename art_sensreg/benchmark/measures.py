@@ -13,8 +13,8 @@ from art_sensreg.attacks.eot import EOT
 from art_sensreg.attacks.views import predicted_labels
 from art_sensreg.benchmark.attack_builders import pgd, square
 from art_sensreg.benchmark.attacks import ATTACKS
-from art_sensreg.benchmark.cell import quiet, seed_everything, task_of
-from art_sensreg.benchmark.claims import judged
+from art_sensreg.benchmark.cell import STOPS, quiet, seed_everything, task_of
+from art_sensreg.benchmark.claims import Claim, judged
 from art_sensreg.benchmark.defence import Certificate
 from art_sensreg.benchmark.defences import DEFENCES, options_of
 from art_sensreg.benchmark.job import Job
@@ -26,6 +26,7 @@ from art_sensreg.benchmark.threats import NORMS, allowed
 from art_sensreg.benchmark.views import Cell
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.datasets import Dataset
+from art_sensreg.utils.text import describe
 
 # Draws that the attacker averages, in the curve of a random model.
 _DRAWS = (1, 4, 16, 64)
@@ -51,12 +52,14 @@ def measure_beside(job: Job, interpret: bool = False) -> None:
         "eot_curve": None if defence.random is None else partial(_eot_curve, job),
         "explanations": partial(_explanations, job) if interpret else None,
     }
-    failures: list[Exception] = []
+    failures: list[BaseException] = []
     for name, measure in wanted.items():
         if measure is not None and name not in run:
             try:
                 run[name] = measure()
-            except Exception as error:  # noqa: BLE001 - one that fails must not take the others with it
+            except STOPS:
+                raise
+            except BaseException as error:  # noqa: BLE001 - one that fails must not take the others with it
                 failures.append(error)
     if failures:
         raise failures[0]
@@ -209,13 +212,23 @@ def judge_claims(records: Records, dataset: Dataset) -> None:
     for run in records.runs:
         if run["clean_accuracy"] is not None and run["defence"] in DEFENCES:
             claim = DEFENCES[run["defence"]].claim
-            twin = records.find(claim.over, run["seed"])
-            if twin is not None and twin["clean_accuracy"] is not None:
-                # Some defences are attacked on the first images only.
-                cases = [records.worst_case(twin, case["norm"], case["eps"], case["n"]) for case in run["worst_case"]]
-                twin = {"defence": claim.over, "worst_case": [case for case in cases if case is not None]}
-            else:
-                twin = None
-            certified = max([case["n"] for case in run.get("certified", [])], default=len(dataset.y_test))
-            chance = np.bincount(dataset.y_test[:certified]).max() / certified
-            run["claim"] = judged(claim, run, twin, float(chance))
+            try:
+                run["claim"] = _judged(records, dataset, run, claim)
+            except STOPS:
+                raise
+            except BaseException as error:  # noqa: BLE001 - one failing row must not take the others with it
+                text = {"status": "not measured", "text": describe(error)}
+                run["claim"] = {"metric": claim.metric, "threat": claim.threat, **text}
+
+
+def _judged(records: Records, dataset: Dataset, run: dict[str, Any], claim: Claim) -> dict[str, Any]:
+    twin = records.find(claim.over, run["seed"])
+    if twin is not None and twin["clean_accuracy"] is not None:
+        # Some defences are attacked on the first images only.
+        cases = [records.worst_case(twin, case["norm"], case["eps"], case["n"]) for case in run["worst_case"]]
+        twin = {"defence": claim.over, "worst_case": [case for case in cases if case is not None]}
+    else:
+        twin = None
+    certified = max([case["n"] for case in run.get("certified", [])], default=len(dataset.y_test))
+    chance = np.bincount(dataset.y_test[:certified]).max() / certified
+    return judged(claim, run, twin, float(chance))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
@@ -13,14 +14,19 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
+from art_sensreg.benchmark.stored import MASK, SCHEMA, check_run_folder
 from art_sensreg.benchmark.threats import Threats
+from art_sensreg.benchmark.writing import plain, write_text
+from art_sensreg.npz import read_npz
+from art_sensreg.utils.files import read_regular, usable_folder, write_aside
+from art_sensreg.utils.text import escape_csv, one_line
 
-SCHEMA = 1
+# Of a mask of a million images.
+_MASK_LIMIT = 2**24
 Z95 = NormalDist().inv_cdf(0.975)  # two-sided 95 % quantile
 
 
@@ -75,6 +81,8 @@ class Records:
     :param device: Device of the run.
     :param previous: `results.json` of the run that is resumed, or None.
     :param writes: Whether this process writes the files: of several, only the first does.
+    :raises OSError: If nothing can be written into the folder.
+    :raises ValueError: If a link or a pipe lies where a file would be written.
     """
 
     def __init__(
@@ -89,7 +97,9 @@ class Records:
         # Where records go instead, in a process that must not write the results.
         self.deliver: Callable[[dict[str, Any]], None] | None = None
         if writes:
-            (out / "masks").mkdir(parents=True, exist_ok=True)
+            check_run_folder(out)
+            usable_folder("--out", out)
+            (out / "masks").mkdir(exist_ok=True)
             (out / "checkpoints").mkdir(exist_ok=True)
         runs = previous["runs"] if previous else []
         self.data: dict[str, Any] = {
@@ -141,7 +151,7 @@ class Records:
         """Write `results.json` and `results.csv`, each aside and renamed."""
         if not self.writes:
             return
-        write_text(self.out / "results.json", json.dumps(self.data, indent=1, allow_nan=False) + "\n")
+        write_text(self.out / "results.json", json.dumps(plain(self.data), indent=1, allow_nan=False) + "\n")
         rows = [
             {
                 **{key: run[key] for key in ("defence", "dataset", "seed", "status", "clean_accuracy", "step_cost")},
@@ -154,12 +164,11 @@ class Records:
             for attack in run["attacks"] or [{}]
         ]
         names = list(dict.fromkeys(name for row in rows for name in row))
-        aside = self.out / "results.csv.part"
-        with aside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(aside, self.out / "results.csv")
+        file = io.StringIO(newline="")
+        writer = csv.writer(file)
+        writer.writerow(map(escape_csv, names))
+        writer.writerows([escape_csv(row.get(name)) for name in names] for row in rows)
+        write_text(self.out / "results.csv", file.getvalue())
 
     def write_mask(
         self, parts: tuple[Any, ...], robust: np.ndarray, attacked: np.ndarray, seen: np.ndarray | None = None
@@ -176,9 +185,9 @@ class Records:
         name = "-".join(re.sub(r"[^A-Za-z0-9.+_-]", "_", str(part)) for part in parts)
         path = self.out / "masks" / f"{name}.npz"
         if self.writes:
-            aside = path.with_suffix(".part.npz")
-            np.savez_compressed(aside, robust=robust, attacked=attacked, seen=attacked if seen is None else seen)
-            os.replace(aside, path)
+            file = io.BytesIO()
+            np.savez_compressed(file, robust=robust, attacked=attacked, seen=attacked if seen is None else seen)
+            write_aside(path, file.getvalue())
         return f"masks/{path.name}"
 
     def read_mask(self, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -187,9 +196,10 @@ class Records:
 
         :param name: The path that it returned.
         :return: The `robust` and the `attacked` array.
+        :raises OSError: If there is no such file, or it is a link, a pipe or a device.
+        :raises ValueError: If the name leads out of the folder, or the file is damaged.
         """
-        with np.load(self.out / name, allow_pickle=False) as file:
-            return file["robust"], file["attacked"]
+        return read_mask(self.out, name)
 
     def has_mask(self, name: str | None, n: int | None = None) -> bool:
         """
@@ -201,7 +211,7 @@ class Records:
         """
         try:
             return name is not None and n in (None, len(self.read_mask(name)[0]))
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        except (OSError, ValueError):
             return False
 
     def summarise(self, run: dict[str, Any], threats: Threats) -> None:
@@ -256,18 +266,26 @@ class Records:
         return np.logical_and.reduce([mask[0] for mask in masks]), np.logical_or.reduce([mask[1] for mask in masks])
 
 
+def read_mask(out: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Read the per-example outcome of an attack.
+
+    :param out: Output folder of the run.
+    :param name: Path of the file, relative to it.
+    :return: The `robust` and the `attacked` array, `(n,)`.
+    :raises OSError: If there is no such file, or it is a link, a pipe or a device.
+    :raises ValueError: If the name leads out of the folder, or the file is damaged.
+    """
+    if not isinstance(name, str) or not MASK.fullmatch(name):
+        raise ValueError(f"{one_line(name)!r} is no file in masks/")
+    content = read_regular(out / name, _MASK_LIMIT)
+    arrays = read_npz(io.BytesIO(content), name, keys=("robust", "attacked"))
+    robust, attacked = arrays["robust"], arrays["attacked"]
+    if robust.dtype != bool or attacked.dtype != bool or robust.ndim != 1 or robust.shape != attacked.shape:
+        raise ValueError(f"{name} does not hold the outcomes of an attack")
+    return robust, attacked
+
+
 def _share(robust: np.ndarray) -> dict[str, Any]:
     low, high = wilson_interval(int(robust.sum()), len(robust))
     return {"robust_accuracy": float(robust.mean()), "ci_low": low, "ci_high": high, "n": len(robust)}
-
-
-def write_text(path: Path, text: str) -> None:
-    """
-    Write a file aside and rename it.
-
-    :param path: Where to.
-    :param text: What.
-    """
-    aside = path.with_name(f"{path.name}.part")
-    aside.write_text(text)
-    os.replace(aside, path)

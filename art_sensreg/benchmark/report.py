@@ -7,7 +7,6 @@ from statistics import fmean
 from typing import Any
 
 from art_sensreg.benchmark.measure_tables import extra_tables
-from art_sensreg.benchmark.records import write_text
 from art_sensreg.benchmark.settings import SALIENCY
 from art_sensreg.benchmark.tables import (
     attack_table,
@@ -18,6 +17,8 @@ from art_sensreg.benchmark.tables import (
     summary_table,
 )
 from art_sensreg.benchmark.threats import Threat, threats_of
+from art_sensreg.benchmark.writing import save_picture, write_text
+from art_sensreg.utils.text import escape_markdown, fenced
 
 _HTML = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
@@ -89,16 +90,14 @@ def write_report(data: dict[str, Any], out: Path, command: str) -> list[Path]:
     if (out / SALIENCY).exists():
         pictures["saliency"] = SALIENCY
     pages = [out / "report.md", out / "report.html"]
-    markdown = [f"# {title}", notes, f"```\n{command}\n```"]
-    markdown += [f"## {heading}\n\n{table.as_markdown()}" for heading, table in tables]
+    markdown = [f"# {escape_markdown(title)}", escape_markdown(notes), fenced(command)]
+    markdown += [f"## {escape_markdown(heading)}\n\n{table.as_markdown()}" for heading, table in tables]
     markdown += [f"\\{_footnote(config)}"]
-    markdown += ["## Not in the table\n\n" + "\n".join(f"- {line}" for line in lines)] if lines else []
+    markdown += [f"## Not in the table\n\n{_bullets(lines)}"] if lines else []
     for heading, table, advice in audits:
-        markdown += [
-            f"## {heading}\n\n{table.as_markdown()}",
-            *(["\n".join(f"- {line}" for line in advice)] if advice else []),
-        ]
-    markdown += ["Environment: " + ", ".join(f"{name} {value}" for name, value in data["environment"].items()) + "."]
+        markdown += [f"## {escape_markdown(heading)}\n\n{table.as_markdown()}", *([_bullets(advice)] if advice else [])]
+    about = ", ".join(f"{name} {value}" for name, value in data["environment"].items())
+    markdown += [f"Environment: {escape_markdown(about)}."]
     write_text(pages[0], "\n\n".join(markdown) + "\n")
     template = Environment(autoescape=True).from_string(_HTML)
     page = template.render(
@@ -114,6 +113,10 @@ def write_report(data: dict[str, Any], out: Path, command: str) -> list[Path]:
     )
     write_text(pages[1], page)
     return [*(out / picture for picture in pictures.values()), *pages]
+
+
+def _bullets(lines: list[str]) -> str:
+    return "\n".join(f"- {escape_markdown(line)}" for line in lines)
 
 
 def _footnote(config: dict[str, Any]) -> str:
@@ -170,7 +173,7 @@ def plot_curve(data: dict[str, Any], path: Path) -> None:
     axes.set_ylim(0, 101)
     axes.grid(alpha=0.3)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(path, dpi=120)
+    save_picture(figure, path)
 
 
 def plot_robustness(data: dict[str, Any], path: Path, threat: Threat) -> None:
@@ -212,4 +215,4 @@ def plot_robustness(data: dict[str, Any], path: Path, threat: Threat) -> None:
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), ncols=columns, fontsize="small")
-    figure.savefig(path, dpi=120)
+    save_picture(figure, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import traceback
@@ -17,17 +16,19 @@ from tqdm.auto import tqdm
 from art_sensreg.benchmark.attacking import attack_cell
 from art_sensreg.benchmark.attacks import ATTACKS
 from art_sensreg.benchmark.audit_cells import audit_cell
-from art_sensreg.benchmark.cell import clean_outcome, quiet, task_of, trained_cell
+from art_sensreg.benchmark.cell import STOPS, clean_outcome, quiet, task_of, trained_cell
 from art_sensreg.benchmark.defences import DEFENCES
 from art_sensreg.benchmark.job import Job
 from art_sensreg.benchmark.measures import draw_saliency, judge_claims, measure_beside
 from art_sensreg.benchmark.records import Records
 from art_sensreg.benchmark.settings import SALIENCY, SuiteSettings
+from art_sensreg.benchmark.stored import check_run_folder, read_results
 from art_sensreg.benchmark.views import Cell
 from art_sensreg.benchmark.workers import attack_side_by_side
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.datasets import Dataset
 from art_sensreg.training.distributed import Processes
+from art_sensreg.utils.text import describe
 
 logger = logging.getLogger(__name__)
 
@@ -81,19 +82,33 @@ def run_suite(
                 if cell is None:
                     records.put(run)
                     bar.update(len(settings.attacks))
-                else:
+                    continue
+                try:
                     jobs.append(_job(settings, dataset, records, run, cell, processes, trained))
+                except STOPS:
+                    raise
+                except BaseException as error:  # noqa: BLE001 - one failing cell must not take the others with it
+                    _fail(run, "clean images", error)
+                    records.put(run)
             attack = partial(_attacked, cells=trained, audits=audits, interpret=interpret)
             _attack_all(jobs, attack, workers, records, bar)
             if processes.rank == 0:
                 judge_claims(records, dataset)
                 records.save()
                 if interpret and seed == 0:
-                    cells = {name: found[1] for name, found in trained.items()}
-                    draw_saliency(cells, dataset.x_test[:_DRAWN], dataset.y_test[:_DRAWN], records.out / SALIENCY)
+                    _draw(records, dataset, {name: found[1] for name, found in trained.items()})
     wanted = [(name, seed) for seed in range(settings.seeds) for name in settings.defences]
     asked = [run for run in records.runs if (run["defence"], run["seed"]) in wanted]
     return not any(run["status"] == "error" for run in asked)
+
+
+def _draw(records: Records, dataset: Dataset, cells: dict[str, Cell | None]) -> None:
+    try:
+        draw_saliency(cells, dataset.x_test[:_DRAWN], dataset.y_test[:_DRAWN], records.out / SALIENCY)
+    except STOPS:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a picture is no reason to lose a run
+        records.data.setdefault("left_out", []).append(f"the picture of saliency maps: {describe(error)}")
 
 
 def _measure(job: Job, interpret: bool) -> None:
@@ -101,9 +116,11 @@ def _measure(job: Job, interpret: bool) -> None:
     run.pop("measure_error", None)
     try:
         measure_beside(job, interpret)
-    except Exception as error:  # noqa: BLE001 - one failing cell must not take the others with it
+    except STOPS:
+        raise
+    except BaseException as error:  # noqa: BLE001 - one failing cell must not take the others with it
         logger.debug("%s", traceback.format_exc())
-        run["measure_error"] = f"{type(error).__name__}: {error}"
+        run["measure_error"] = describe(error)
         if DEFENCES[run["defence"]].answered_for:
             run.update(status="error", reason=run["measure_error"])
         return
@@ -122,10 +139,10 @@ def _audit(job: Job, cells: dict[str, Cell | None]) -> None:
         with quiet():  # surrogates that it trains have progress bars
             report = audit_cell(settings, limited, run["defence"], cells, settings.budget == "smoke", seed=run["seed"])
         run["audit"] = report.as_json()
-    except Exception as error:  # noqa: BLE001 - one failing cell must not take the others with it
-        logger.debug("%s", traceback.format_exc())
-        reason = f"audit: {type(error).__name__}: {error}"
-        run.update(status="error", reason="; ".join(filter(None, [run["reason"], reason])))
+    except STOPS:
+        raise
+    except BaseException as error:  # noqa: BLE001 - one failing cell must not take the others with it
+        _fail(run, "audit", error)
 
 
 def _attack_all(jobs: list[Job], attack: Any, workers: int, records: Records, bar: Any) -> None:
@@ -143,15 +160,27 @@ def _attack_all(jobs: list[Job], attack: Any, workers: int, records: Records, ba
 def _attacked(job: Job, progress: Callable[[str], None], cells: dict[str, Any], audits: bool, interpret: bool) -> None:
     """Attack a cell, measure what else is asked for, and store it all."""
     run, settings = job.run, job.settings
-    attack_cell(job, progress)
-    if job.processes.rank == 0:
-        progress("other measures")
-        _measure(job, interpret)
-        job.records.summarise(run, settings.threats)
-        if audits and "audit" not in run:
-            progress("audit")
-            _audit(job, {name: found[1] for name, found in cells.items()})
+    try:
+        attack_cell(job, progress)
+        if job.processes.rank == 0:
+            progress("other measures")
+            _measure(job, interpret)
+            job.records.summarise(run, settings.threats)
+            if audits and "audit" not in run:
+                progress("audit")
+                _audit(job, {name: found[1] for name, found in cells.items()})
+    except STOPS:
+        raise
+    except BaseException as error:  # noqa: BLE001 - one failing cell must not take the others with it
+        _fail(run, "attacks", error)
     job.records.put(run)
+
+
+def _fail(run: dict[str, Any], doing: str, error: BaseException) -> None:
+    """Put a failure into the record of a cell, behind those that stand there."""
+    logger.debug("%s", traceback.format_exc())
+    reason = f"{doing}: {describe(error)}"
+    run.update(status="error", reason="; ".join(filter(None, [run["reason"], reason])))
 
 
 def _job(
@@ -190,13 +219,13 @@ def load_previous(out: Path) -> dict[str, Any] | None:
 
     :param out: Its folder.
     :return: `results.json`, or None if there is none.
-    :raises ValueError: If it cannot be read.
+    :raises ValueError: If it cannot be read, or is not what this program writes.
     """
+    check_run_folder(out)
     path = out / "results.json"
     if not path.exists():
         return None
     try:
-        data: dict[str, Any] = json.loads(path.read_text())
+        return read_results(path)
     except ValueError as error:
-        raise ValueError(f"`--out`: {path} cannot be read ({error}); choose another folder.") from error
-    return data
+        raise ValueError(f"`--out`: {error}; choose another folder") from error

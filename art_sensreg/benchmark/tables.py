@@ -10,6 +10,7 @@ from art_sensreg.auditing.report import report_from_json
 from art_sensreg.benchmark.attacks import ATTACKS
 from art_sensreg.benchmark.records import wilson_interval
 from art_sensreg.benchmark.threats import threats_of
+from art_sensreg.utils.text import escape_markdown, one_line
 
 # Columns of words, beside the first one.
 _WORDS = ("claim", "claims to stop", "metric", "measured", "verdict")
@@ -24,9 +25,10 @@ class Table:
 
     def as_text(self) -> str:
         """The table in aligned columns: words to the left, numbers to the right."""
-        widths = [max(len(line[i]) for line in [self.header, *self.rows]) for i in range(len(self.header))]
+        header, *rows = [[one_line(cell) for cell in line] for line in [self.header, *self.rows]]
+        widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
         lines = []
-        for line in [self.header, ["-" * width for width in widths], *self.rows]:
+        for line in [header, ["-" * width for width in widths], *rows]:
             cells = [
                 cell.ljust(width) if number == 0 or self.header[number] in _WORDS else cell.rjust(width)
                 for number, (cell, width) in enumerate(zip(line, widths, strict=True))
@@ -35,9 +37,10 @@ class Table:
         return "\n".join(lines)
 
     def as_markdown(self) -> str:
-        """The table in Markdown."""
+        """The table in Markdown, in which no cell can be taken for markup."""
         rule = ["---" if number == 0 or name in _WORDS else "---:" for number, name in enumerate(self.header)]
-        lines = [self.header, rule, *self.rows]
+        header, *rows = [[escape_markdown(cell) for cell in line] for line in [self.header, *self.rows]]
+        lines = [header, rule, *rows]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -266,7 +269,7 @@ def explanations(data: dict[str, Any]) -> list[str]:
             lines += [f"{name} (seed {run['seed']}): {words}: {run['reason']}" for run in runs]
     lines += data.get("left_out", [])
     lines += _attacks_left_out(data)
-    return lines
+    return [one_line(line) for line in lines]
 
 
 def _attacks_left_out(data: dict[str, Any]) -> list[str]:

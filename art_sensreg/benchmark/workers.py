@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 
 from art_sensreg.benchmark.job import Job
+from art_sensreg.benchmark.writing import plain
+from art_sensreg.utils.text import describe
 
 Run = dict[str, Any]
 Attack = Callable[[Job, Callable[[str], None]], None]
@@ -84,6 +87,7 @@ def _start(jobs: Sequence[Job], attack: Attack) -> Any:
 
 def _work(jobs: Sequence[Job], attack: Attack, connection: Any, others: Any, parent: int) -> None:
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the parent says so once, and ends the others
     others.close()
     while True:
         while not connection.poll(_PATIENCE):
@@ -97,8 +101,12 @@ def _work(jobs: Sequence[Job], attack: Attack, connection: Any, others: Any, par
         def tell(kind: str, content: Any) -> None:
             if os.getppid() != parent:
                 os._exit(1)  # nobody is left to take it
-            connection.send((kind, content))
+            # What a plugin has put into a record need not be fit for another process.
+            connection.send((kind, plain(content)))
 
         job.records.deliver = partial(tell, "record")
-        attack(job, partial(tell, "progress"))
+        try:
+            attack(job, partial(tell, "progress"))
+        except BaseException as error:  # noqa: BLE001 - told to the parent, which goes on with the other cells
+            job.run.update(status="error", reason=describe(error))
         tell("done", job.run)

@@ -7,9 +7,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from art_sensreg.benchmark.records import write_text
 from art_sensreg.benchmark.step_cost.variants import VARIANTS
 from art_sensreg.benchmark.tables import Table
+from art_sensreg.benchmark.writing import save_picture, write_text
 
 UNITS = {"epoch": "lean epoch", "predict": "lean predict", "gradient": "lean gradient"}
 NOTES = """*time / unit* is the median over paired repeats: each time of a variant is divided by the mean of its unit's
@@ -190,4 +190,4 @@ def plot_step_cost(data: dict[str, Any], path: Path) -> None:
     panels[0].set_yticks(range(len(names)), names)
     panels[0].invert_yaxis()
     figure.suptitle("Median and quartiles of paired ratios; red: target; grey: not this package", fontsize=10)
-    figure.savefig(path, dpi=120)
+    save_picture(figure, path)
