@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,10 @@ import torch
 from art.defences.preprocessor.preprocessor import Preprocessor, PreprocessorPyTorch
 from torch import nn
 
+from art_sensreg.penalties.random_states import random_state_kept
 from art_sensreg.utils import check_flag
+
+logger = logging.getLogger(__name__)
 
 Tensors = Callable[[torch.Tensor], torch.Tensor]
 
@@ -32,7 +36,9 @@ class BPDA(nn.Module):
     :param surrogate: Differentiable function of a batch of tensors that stands in for the preprocessing in the backward
         pass. None: what an ART preprocessor declares itself (`estimate_forward`, `estimate_gradient`), else the
         identity.
-    :param numpy: Whether a plain function takes numpy arrays; None: tried out, tensors first.
+    :param numpy: Whether a plain function takes numpy arrays. None: tried out. One that takes both is given arrays
+        unless it makes the very same of tensors, because many methods mean something else there: numpy's `std` and
+        `var` divide by n, torch's by n - 1.
     :raises TypeError: If an argument is of a wrong type.
 
     Example:
@@ -63,6 +69,7 @@ class BPDA(nn.Module):
         self.preprocessing = preprocessing
         self.surrogate = surrogate
         self.numpy = numpy
+        self._compared: set[Any] = set()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """
@@ -70,7 +77,8 @@ class BPDA(nn.Module):
 
         :param x: Images, `(n, ...)`.
         :return: Logits `(n, C)`.
-        :raises ValueError: If the surrogate's output is of another shape than the preprocessing's.
+        :raises ValueError: If the surrogate's output is of another shape than the preprocessing's, or autograd sees no
+            way through it.
         """
         with torch.no_grad():
             exact = self._exact(x.detach())
@@ -85,6 +93,13 @@ class BPDA(nn.Module):
             replaced: torch.Tensor = _EstimatedGradient.apply(x, exact, operation)
             return replaced
         approximate = x if surrogate is None else surrogate(x)
+        if not isinstance(approximate, torch.Tensor):
+            raise TypeError(f"`surrogate` returns {type(approximate).__name__}; expected a tensor.")
+        if x.requires_grad and torch.is_grad_enabled() and not approximate.requires_grad:
+            raise ValueError(
+                "`surrogate` returns a tensor that autograd sees no way to from the images; expected differentiable "
+                "operations of torch, without `detach`, `numpy` or `no_grad`."
+            )
         if approximate.shape != exact.shape:
             name = "identity" if surrogate is None else "`surrogate`"
             raise ValueError(
@@ -107,15 +122,38 @@ class BPDA(nn.Module):
         return torch.as_tensor(output).to(x)
 
     def _function(self, function: Callable[[Any], Any], x: torch.Tensor) -> Any:
-        if self.numpy is None:
-            try:
-                output = function(x.clone())
-                self.numpy = not isinstance(output, (torch.Tensor, np.ndarray))
-            except Exception:  # noqa: BLE001 - a function of numpy arrays may raise anything when it sees a tensor
-                self.numpy = True
-            if not self.numpy:
-                return output
+        wrapped = torch._C._functorch.is_functorch_wrapped_tensor(x)  # which no array can be made of
+        key = (tuple(x.shape), x.dtype, x.device)
+        if self.numpy is None and not wrapped and key not in self._compared:
+            self._compare(function, x)
+            self._compared.add(key)
         return function(_as_array(x) if self.numpy else x.clone())
+
+    def _compare(self, function: Callable[[Any], Any], x: torch.Tensor) -> None:
+        """Find out whether a function takes tensors; at each new shape, on which the difference may depend."""
+        batches = [x]
+        if not self._compared and x.is_floating_point():  # the first images may be flat, and hide a difference
+            low, high = (float(end) for end in x.aminmax()) if x.numel() else (0.0, 0.0)
+            noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+            batches.append((low + (high - low or 1.0) * noise).to(x))
+        for batch in batches:
+            with random_state_kept(x.device):
+                tensors = _tried(function, batch.clone())
+            with random_state_kept(x.device):
+                arrays = _tried(function, _as_array(batch))
+            if not isinstance(tensors, torch.Tensor):
+                self.numpy = True
+            elif arrays is None:
+                self.numpy = False
+            elif not _same(tensors, arrays, batch):
+                logger.warning(
+                    "BPDA: `preprocessing` makes other values of numpy arrays than of torch tensors: it means other "
+                    "things there, or draws from a generator of its own. It is given arrays; `numpy=False` gives it "
+                    "tensors."
+                )
+                self.numpy = True
+            if self.numpy is not None:
+                return
 
     def extra_repr(self) -> str:
         name = getattr(self.preprocessing, "__name__", type(self.preprocessing).__name__)
@@ -131,8 +169,26 @@ def _declares(operation: Any, kind: type, method: str) -> bool:
     )
 
 
+def _tried(function: Callable[[Any], Any], batch: Any) -> torch.Tensor | np.ndarray | None:
+    """What a function makes of a batch; None if it does not take such a batch, or returns something else."""
+    try:
+        output = function(batch)
+    except Exception:  # noqa: BLE001 - it may raise anything when it sees what it was not written for
+        return None
+    numbers = isinstance(output, torch.Tensor) or (isinstance(output, np.ndarray) and output.dtype.kind in "biuf")
+    return output if numbers else None
+
+
+def _same(tensors: torch.Tensor, arrays: torch.Tensor | np.ndarray, like: torch.Tensor) -> bool:
+    """Whether both are the same numbers, bit for bit once they are of the type that the model is given."""
+    one, other = tensors.to(like), torch.as_tensor(arrays).to(like)
+    return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
+
+
 def _as_array(x: torch.Tensor) -> np.ndarray:
-    array: np.ndarray = x.detach().cpu().numpy().copy()  # the preprocessing may work in place
+    x = x.detach().cpu()
+    x = x.float() if x.dtype == torch.bfloat16 else x  # which numpy has not
+    array: np.ndarray = x.numpy().copy()  # the preprocessing may work in place
     return array
 
 

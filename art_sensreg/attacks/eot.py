@@ -56,7 +56,8 @@ class EOT(nn.Module):
 
     :param model: Module from images `(n, ...)` to logits `(n, C)`, random in evaluation mode.
     :param samples: Number of draws that are averaged, at least 1.
-    :param transform: Random differentiable function of a batch of tensors that comes before the model, or None.
+    :param transform: Random differentiable function of a batch of tensors that comes before the model, or None. Its
+        methods mean what they mean in torch: `std` divides by n - 1. Numpy functions go into `BPDA`.
     :param average: `logits`, or `probabilities`: the logarithm of the mean softmax.
     :param noise: `rows`: every row of a forward pass draws its own noise, so that many samples share a pass; `shared`:
         rows of a pass share a draw (noise on weights, one size of a random resize), so that every sample has a pass of
@@ -132,8 +133,20 @@ class EOT(nn.Module):
         :param x: Images, `(n, ...)`.
         :return: Logits `(n, C)`.
         """
-        logits: torch.Tensor = self.model(x if self.transform is None else self.transform(x))
+        logits: torch.Tensor = self.model(x if self.transform is None else self._transformed(x, self.transform))
         return logits
+
+    @staticmethod
+    def _transformed(x: torch.Tensor, transform: Draw) -> torch.Tensor:
+        output = transform(x)
+        if not isinstance(output, torch.Tensor):
+            raise TypeError(f"`transform` returns {type(output).__name__}; expected a tensor: it is given tensors.")
+        if x.requires_grad and torch.is_grad_enabled() and not output.requires_grad:
+            raise ValueError(
+                "`transform` returns a tensor that autograd sees no way to from the images; expected differentiable "
+                "operations of torch, or a part that is not behind art_sensreg.attacks.BPDA."
+            )
+        return output
 
     @contextmanager
     def single_draws(self) -> Iterator[None]:
