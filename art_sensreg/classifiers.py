@@ -25,6 +25,7 @@ from art_sensreg.training.callbacks import History
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.inputs import check_known
 from art_sensreg.training.states import check_live_state
+from art_sensreg.utils import check_differentiable, gradients_on
 from art_sensreg.weights import clone_optimizer, load_weights, save_weights, weights_file
 from art_sensreg.whole_model import ArtModelWrapper, WholeModel, whole
 
@@ -247,12 +248,18 @@ class SensRegClassifier(PyTorchClassifier):
         :return: Gradients of the shape and kind (numpy float32, or torch) of `x`; zeros, and a warning in the log, if
             autograd sees no way from `x` to the loss.
         """
+        if not torch.is_grad_enabled():
+            check_differentiable(self.model, "model")
+            with gradients_on():
+                x = x.clone() if isinstance(x, torch.Tensor) else x
+                return self.loss_gradient(x, y, training_mode, **kwargs)
         x, y = check_inputs(x), check_inputs(y, "y")
-        usual = torch.is_grad_enabled() and not self.is_rnn and x.dtype != object
+        usual = not self.is_rnn and x.dtype != object
         if usual and plain_function(self, _HOOKS):
             try:
                 return input_gradient(self, x, y, training_mode)
             except RuntimeError as error:
+                check_differentiable(self.model, "model")
                 # Re-entrant checkpoints go backward through all weights or not at all.
                 if "torch.utils.checkpoint" not in str(error):
                     raise
@@ -271,8 +278,9 @@ class SensRegClassifier(PyTorchClassifier):
         :param kwargs: Passed on to ART.
         :return: float32 array of shape `(n, nb_classes or 1, *input_shape)`.
         """
+        check_differentiable(self.model, "model")
         x = self._cast(check_inputs(x))
-        with weight_gradients_kept(self.model):
+        with gradients_on(), weight_gradients_kept(self.model):
             gradients = self._float32(super().class_gradient(x, label, training_mode=training_mode, **kwargs))
         # ART adds the rows of an image up.
         mean: np.ndarray = gradients / np.float32(rows_an_image(self))
@@ -280,7 +288,8 @@ class SensRegClassifier(PyTorchClassifier):
 
     def custom_loss_gradient(self, *args: Any, **kwargs: Any) -> Any:
         """See ART's; the `.grad` of the weights stays as it is."""
-        with weight_gradients_kept(self.model):
+        check_differentiable(self.model, "model")
+        with gradients_on(), weight_gradients_kept(self.model):
             return super().custom_loss_gradient(*args, **kwargs)
 
     @staticmethod

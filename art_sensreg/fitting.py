@@ -42,6 +42,7 @@ from art_sensreg.training.overfitting import POINTS, OverfittingGuard, Watched, 
 from art_sensreg.training.resume import Checkpoints
 from art_sensreg.training.schedules import check_scheduler
 from art_sensreg.training.states import check_live_state
+from art_sensreg.utils import check_differentiable, gradients_on
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +100,7 @@ def with_given(config: TrainingConfig, **given: Any) -> TrainingConfig:
 
 
 @one_run_at_a_time()
+@gradients_on()
 def fit_arrays(
     classifier: PyTorchClassifier,
     penalties: Sequence[Penalty],
@@ -136,6 +138,7 @@ def fit_arrays(
 
 
 @one_run_at_a_time()
+@gradients_on()
 def fit_batches(
     classifier: PyTorchClassifier,
     penalties: Sequence[Penalty],
@@ -241,6 +244,7 @@ def _check_optimizer(classifier: PyTorchClassifier, scheduler: Any) -> torch.opt
     expected = "expected a torch optimizer of the model's parameters"
     if classifier.loss is None:
         raise ValueError("`loss` of the classifier is None; expected the loss to train with.")
+    check_differentiable(classifier.model, "model")
     if classifier.optimizer is None:
         raise ValueError(f"`optimizer` of the classifier is None; {expected}.")
     optimizer: torch.optim.Optimizer = classifier.optimizer

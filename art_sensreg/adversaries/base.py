@@ -13,7 +13,7 @@ from torch import nn
 from art_sensreg.penalties.base import ClipValues
 from art_sensreg.penalties.inner_ascent import inner_ascent
 from art_sensreg.penalties.noise import Randomness, draw_noise
-from art_sensreg.utils import check_choice, check_number
+from art_sensreg.utils import check_choice, check_number, outside_inference_mode
 
 BaseLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 PAIRS = ("noisy", "adversarial")
@@ -57,6 +57,7 @@ class Adversary:
             raise ValueError(f"`clean_fraction` is {self.clean_fraction!r}; expected a number below 1.")
         check_choice("pair", self.pair, PAIRS)
 
+    @outside_inference_mode
     def perturb(
         self,
         model: nn.Module,

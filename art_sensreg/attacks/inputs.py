@@ -1,15 +1,12 @@
-"""What attacks are given: images read and checked, and the surroundings in which gradients can be had."""
+"""What attacks are given: images and sizes, read and checked."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from art_sensreg.training.inputs import clip_bounds
 from art_sensreg.utils import check_number
@@ -74,7 +71,7 @@ def attack_images(x: Any, classifier: Any) -> np.ndarray:
     Example:
     >>> from art.estimators.classification import PyTorchClassifier
     >>> from art_sensreg.attacks.inputs import attack_images
-    >>> classifier = PyTorchClassifier(nn.Identity(), nn.CrossEntropyLoss(), (2,), 2, clip_values=(0, 255))
+    >>> classifier = PyTorchClassifier(torch.nn.Identity(), torch.nn.CrossEntropyLoss(), (2,), 2, clip_values=(0, 255))
     >>> attack_images(np.array([[0, 255]], dtype=np.uint8), classifier)
     array([[  0., 255.]], dtype=float32)
     """
@@ -109,9 +106,8 @@ def attack_range(classifier: Any) -> tuple[np.ndarray, np.ndarray]:
     Example:
     >>> from art.estimators.classification import PyTorchClassifier
     >>> from art_sensreg.attacks.inputs import attack_range
-    >>> classifier = PyTorchClassifier(
-    ...     nn.Identity(), nn.CrossEntropyLoss(), (1, 1, 2), 2, clip_values=(np.zeros(2), np.array([1.0, 255.0]))
-    ... )
+    >>> model, clip_values = torch.nn.Identity(), (np.zeros(2), np.array([1.0, 255.0]))
+    >>> classifier = PyTorchClassifier(model, torch.nn.CrossEntropyLoss(), (1, 1, 2), 2, clip_values=clip_values)
     >>> attack_range(classifier)[1]
     array([[[  1., 255.]]], dtype=float32)
     """
@@ -153,34 +149,3 @@ def attack_number(name: str, value: Any, exclusive: bool = True) -> float:
         )
     check_number(name, value, minimum=0.0, exclusive=exclusive)
     return float(value)
-
-
-@contextmanager
-def gradients_on() -> Iterator[None]:
-    """
-    Autograd as usual, also inside `torch.no_grad()` and `torch.inference_mode()`, which leave no gradient to follow.
-
-    Example:
-    >>> from art_sensreg.attacks.inputs import gradients_on
-    >>> with torch.inference_mode(), gradients_on():
-    ...     torch.ones(1, requires_grad=True).sum().requires_grad
-    True
-    """
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
-
-
-def check_differentiable(model: nn.Module, name: str = "estimator") -> None:
-    """
-    Refuse a model whose weights autograd cannot use.
-
-    :param model: The model.
-    :param name: What holds it, for the message.
-    :raises ValueError: If some of them were made inside of `torch.inference_mode()`.
-    """
-    for own, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if tensor.is_inference():
-            raise ValueError(
-                f"`{name}` has `{own}` made inside of torch.inference_mode(), which autograd refuses; expected weights "
-                "made outside, as copy.deepcopy(model) makes them there."
-            )

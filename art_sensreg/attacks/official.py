@@ -21,15 +21,16 @@ from art_sensreg.attacks.authors import (
     generators_kept,
     weights_frozen,
 )
-from art_sensreg.attacks.inputs import as_numbers, attack_number, check_differentiable, gradients_on
+from art_sensreg.attacks.inputs import as_numbers, attack_number
 from art_sensreg.attacks.norms import norm_name
 from art_sensreg.attacks.settings import CheckedAttack
 from art_sensreg.attacks.unit_box import UnitBox, picture_shape
 from art_sensreg.attacks.views import check_classifier, labels_of, predicted_labels
 from art_sensreg.inference import weight_gradients_kept
 from art_sensreg.penalties.modes import modes_kept
+from art_sensreg.penalties.random_states import random_state_kept
 from art_sensreg.training.inputs import check_images, check_known
-from art_sensreg.utils import check_choice, check_count, check_flag, check_seed
+from art_sensreg.utils import check_choice, check_count, check_differentiable, check_flag, check_seed, gradients_on
 
 _STRENGTH = ("nb_iter", "nb_queries", "nb_restarts", "eot_iter")
 
@@ -136,7 +137,7 @@ class OfficialAutoAttack(CheckedAttack):
         if mask is not None:
             raise ValueError("`mask` is given; expected None: this attack changes all pixels.")
         classifier = self.estimator
-        check_differentiable(classifier.model)
+        check_differentiable(classifier.model, "estimator")
         images = as_numbers(x, "x")
         dtype = images.dtype.newbyteorder("=")
         images = check_images(images, classifier.input_shape, classifier.clip_values, dtype=dtype)
@@ -157,6 +158,7 @@ class OfficialAutoAttack(CheckedAttack):
         self.warnings, self.seconds = theirs.warnings, {}
         robust = self._predicted(x) == y
         self.masks = {"clean": robust.copy()}
+        self._check_gradient(box, units[:1])
         theirs.check_defence(*self._tensors(units[: self.batch_size], y[: self.batch_size]))
         for stage in tqdm(self.stages, desc="AutoAttack", disable=not self.verbose):
             begin, left = time.perf_counter(), np.flatnonzero(robust)
@@ -172,6 +174,19 @@ class OfficialAutoAttack(CheckedAttack):
         self.robust = robust
         theirs.check_square({stage: float(mask.mean()) for stage, mask in self.masks.items()})
         return found
+
+    def _check_gradient(self, box: UnitBox, units: np.ndarray) -> None:
+        if set(self.stages) == {"square"}:
+            return
+        leaf = torch.from_numpy(units).to(self.estimator.device).requires_grad_(True)
+        with random_state_kept(self.estimator.device):
+            total = box(leaf).sum()
+            found = torch.autograd.grad(total, leaf, allow_unused=True)[0] if total.requires_grad else None
+        if found is None:
+            raise ValueError(
+                "`estimator` cuts the gradient: autograd sees no way from the images to the logits. Wrap the part that "
+                "detaches or leaves torch into art_sensreg.attacks.BPDA, or ask for attacks=('square',)."
+            )
 
     def _tensors(self, units: np.ndarray, y: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         device = self.estimator.device

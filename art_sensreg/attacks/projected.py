@@ -24,8 +24,6 @@ from art_sensreg.attacks.inputs import (
     attack_images,
     attack_number,
     attack_range,
-    check_differentiable,
-    gradients_on,
 )
 from art_sensreg.attacks.losses import LOSSES
 from art_sensreg.attacks.norms import Ball, norm_name
@@ -35,7 +33,7 @@ from art_sensreg.penalties.modes import modes_kept
 from art_sensreg.penalties.noise import derive_seed
 from art_sensreg.penalties.random_states import random_state_kept
 from art_sensreg.training.inputs import check_known
-from art_sensreg.utils import check_choice, check_count, check_seed
+from art_sensreg.utils import check_choice, check_count, check_differentiable, check_seed, gradients_on
 
 logger = logging.getLogger(__name__)
 
@@ -164,11 +162,11 @@ class ProjectedAscent(CheckedAttack):
         :return: Context in which models are in evaluation mode and the global generators are seeded; afterwards all is
             as before.
         """
-        stack = ExitStack()
-        stack.enter_context(gradients_on())
-        stack.enter_context(modes_kept(self.estimator.model))
-        stack.enter_context(random_state_kept(self.estimator.device, derive_seed(self.seed, "model")))
-        return stack
+        with ExitStack() as stack:
+            stack.enter_context(gradients_on())
+            stack.enter_context(modes_kept(self.estimator.model))
+            stack.enter_context(random_state_kept(self.estimator.device, derive_seed(self.seed, "model")))
+            return stack.pop_all()  # unless something raised, which undoes what was done so far
 
     @property
     def attempts(self) -> int:
@@ -260,7 +258,7 @@ class ProjectedAscent(CheckedAttack):
             raise ValueError("`mask` is given; expected None: this attack changes all pixels.")
         check_known("generate", unknown, "x, y")
         self._warned = False
-        check_differentiable(self.estimator.model)
+        check_differentiable(self.estimator.model, "estimator")
         return attack_images(x, self.estimator)
 
     def _check_params(self) -> None:

@@ -17,6 +17,7 @@ from art_sensreg.attacks.losses import LOSSES
 from art_sensreg.attacks.projected import ProjectedAscent, Victim
 from art_sensreg.attacks.views import check_classifier, differentiable_model
 from art_sensreg.penalties.modes import modes_kept
+from art_sensreg.utils import check_differentiable
 
 
 class TransferAttack(ProjectedAscent):
@@ -69,11 +70,12 @@ class TransferAttack(ProjectedAscent):
 
         :return: As for other attacks; the surrogates are in evaluation mode too.
         """
-        stack = ExitStack()
-        stack.enter_context(super().undisturbed())
-        for surrogate in self.surrogates:
-            stack.enter_context(modes_kept(surrogate.model))
-        return stack
+        with ExitStack() as stack:
+            stack.enter_context(super().undisturbed())
+            for number, surrogate in enumerate(self.surrogates):
+                check_differentiable(surrogate.model, f"surrogates[{number}]")
+                stack.enter_context(modes_kept(surrogate.model))
+            return stack.pop_all()
 
     def get_loss_fn(self, victim: Victim) -> LossFunction:
         """

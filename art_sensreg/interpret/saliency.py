@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -14,7 +15,9 @@ from art.estimators.classification import PyTorchClassifier
 from art_sensreg.attacks.views import check_classifier, differentiable_model
 from art_sensreg.penalties.random_states import nothing_left
 from art_sensreg.training.inputs import check_images, check_labels, class_indices
-from art_sensreg.utils import check_count
+from art_sensreg.utils import check_count, check_differentiable
+
+logger = logging.getLogger(__name__)
 
 Logits = Callable[[torch.Tensor], torch.Tensor]
 # From a classifier, images (n, ...) and their classes (n,) to maps of the shape of the images.
@@ -155,15 +158,22 @@ def evaluated(classifier: PyTorchClassifier, seed: int = 0) -> Iterator[Logits]:
     """
     check_count("seed", seed, minimum=0)
     model = check_classifier(classifier).model
+    check_differentiable(model, "classifier")
     modes = [(module, module.training) for module in model.modules()]
     try:
         with torch.inference_mode(False), nothing_left(model, classifier.device, int(seed)):
-            view = differentiable_model(classifier)
+            view, looked = differentiable_model(classifier), False
 
             def logits(x: torch.Tensor) -> torch.Tensor:
+                nonlocal looked
                 # A copy: the first layer may work in place.
                 output: torch.Tensor = view(x.clone())
-                return output + (0.0 * x).flatten(1).sum(1, keepdim=True) if torch.is_grad_enabled() else output
+                if not torch.is_grad_enabled():
+                    return output
+                if x.requires_grad and not looked:
+                    looked = True
+                    _say_if_cut(output, x)
+                return output + (0.0 * x).flatten(1).sum(1, keepdim=True)
 
             yield logits
     finally:
@@ -171,6 +181,13 @@ def evaluated(classifier: PyTorchClassifier, seed: int = 0) -> Iterator[Logits]:
             model.train(modes[0][1])  # which may do more than to set the marks below
         for module, mode in modes:
             module.training = mode
+
+
+def _say_if_cut(output: torch.Tensor, x: torch.Tensor) -> None:
+    total = output.sum()
+    if total.requires_grad and torch.autograd.grad(total, x, retain_graph=True, allow_unused=True)[0] is not None:
+        return
+    logger.warning("Autograd sees no way from the images to the logits: their gradient is taken to be zero.")
 
 
 def checked(classifier: PyTorchClassifier, x: Any, y: Any, clip_values: Any = None) -> tuple[np.ndarray, np.ndarray]:

@@ -22,6 +22,7 @@ from art_sensreg.penalties.traits import Traits, check_traits, warn_of
 from art_sensreg.utils import check_choice as check_choice
 from art_sensreg.utils import check_count as check_count
 from art_sensreg.utils import check_number as check_number
+from art_sensreg.utils import outside_inference_mode
 
 Sigma = float | torch.Tensor
 ClipValues = tuple[torch.Tensor, torch.Tensor]
@@ -126,6 +127,7 @@ class PassPenalty:
         :return: 0-d tensor.
         """
 
+    @outside_inference_mode
     def __call__(
         self,
         model: nn.Module,

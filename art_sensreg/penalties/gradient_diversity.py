@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from art_sensreg.penalties.batch_norm import couples_rows, fixed_statistics
 from art_sensreg.penalties.passes import forward_branches
-from art_sensreg.utils import check_choice, check_count, check_number
+from art_sensreg.utils import check_choice, check_count, check_number, outside_inference_mode
 
 KINDS = ("kappa", "mean", "dpp")
 # At `R = 1` the concentration is infinite: it is cut where all gradients agree to three digits or so.
@@ -244,6 +244,7 @@ class GradientDiversityPenalty:
         check_count("samples", self.samples, minimum=2)
         check_number("delta", self.delta, minimum=0.0, exclusive=True)
 
+    @outside_inference_mode
     def __call__(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """
         Measure the penalty. The model keeps its mode; BatchNorm's running statistics do not move.

@@ -11,6 +11,7 @@ from torch import nn
 from art_sensreg.norms import norm_name
 from art_sensreg.penalties.modes import modes_kept
 from art_sensreg.penalties.recomputation import recomputed_alike
+from art_sensreg.utils import outside_inference_mode
 
 ClipValues = tuple[torch.Tensor, torch.Tensor]
 NORMS = ("linf", "l2")
@@ -43,6 +44,7 @@ def inside_ball(
     return x + delta if clip_values is None else (x + delta).clamp(*clip_values)
 
 
+@outside_inference_mode
 def inner_ascent(
     model: nn.Module,
     loss_fn: Callable[[torch.Tensor], torch.Tensor],
@@ -122,5 +124,10 @@ def _gradient(model: nn.Module, loss_fn: Callable[[torch.Tensor], torch.Tensor],
     leaf = x.detach().requires_grad_(True)
     with torch.enable_grad():
         loss = loss_fn(model(leaf.clone()))  # a copy: the model may work in place
-    (gradient,) = torch.autograd.grad(loss, leaf)
-    return gradient
+    found = torch.autograd.grad(loss, leaf, allow_unused=True)[0] if loss.requires_grad else None
+    if found is None:
+        raise ValueError(
+            "`model` cuts the gradient: autograd sees no way from the images to the loss, which the perturbation is to "
+            "raise; expected operations of torch without `detach`, `numpy` or `no_grad`."
+        )
+    return found

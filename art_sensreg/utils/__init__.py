@@ -1,5 +1,16 @@
-"""What knows nothing of this project: checks of arguments, files, suggestions for misspelt names."""
+"""What knows nothing of this project: checks of arguments, files, autograd, suggestions for misspelt names."""
 
+from art_sensreg.utils.autograd import check_differentiable, gradients_on, outside_inference_mode
 from art_sensreg.utils.checks import check_choice, check_count, check_flag, check_number, check_seed, shown
 
-__all__ = ["check_choice", "check_count", "check_flag", "check_number", "check_seed", "shown"]
+__all__ = [
+    "check_choice",
+    "check_count",
+    "check_differentiable",
+    "check_flag",
+    "check_number",
+    "check_seed",
+    "gradients_on",
+    "outside_inference_mode",
+    "shown",
+]
