@@ -138,7 +138,7 @@ class AuthorsAttacks:
             attack.targeted = stage == "fab-t"
             if attack.targeted and self._strength.nb_restarts is None:
                 attack.n_restarts = 1
-        with torch.no_grad():
+        with torch.no_grad(), default_dtype(torch.float32):
             perturbed = attack.perturb(x, y)
             broken = theirs.get_logits(perturbed).max(dim=1)[1] != y
         return perturbed, broken
@@ -262,3 +262,26 @@ def generators_kept(seed: int) -> Iterator[None]:
             yield
         finally:
             np.random.set_state(state)
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """
+    Inside, new tensors are of a type by default: pyautoattack mixes them with its images, which are float32.
+
+    :param dtype: The type.
+
+    Example:
+    >>> from art_sensreg.attacks.authors import default_dtype
+    >>> with default_dtype(torch.float64):
+    ...     torch.zeros(1).dtype
+    torch.float64
+    """
+    before = torch.get_default_dtype()
+    try:
+        if dtype != before:
+            torch.set_default_dtype(dtype)
+        yield
+    finally:
+        if dtype != before:
+            torch.set_default_dtype(before)

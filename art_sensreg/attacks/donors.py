@@ -67,7 +67,7 @@ def random_donors(
     tensor([[2.],
             [1.]])
     """
-    cost = torch.rand((len(x), len(pool[1])), generator=generator).to(x)
+    cost = torch.rand((len(x), len(pool[1])), generator=generator, dtype=torch.float32).to(x)
     donors, found = choose_donors(cost, pool[1] != y[:, None])
     return torch.where(found.view(-1, *[1] * (x.ndim - 1)), pool[0][donors], x), found
 

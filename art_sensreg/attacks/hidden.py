@@ -134,7 +134,7 @@ def hidden_reference(
         wanted = likely[:, min(choice // 2, likely.shape[1] - 1)]
         cost = cost + (victim.pool[1] != wanted[:, None]) * (cost.max() + 1)
     elif choice:
-        cost = torch.rand(cost.shape, generator=victim.generator).to(cost)
+        cost = torch.rand(cost.shape, generator=victim.generator, dtype=torch.float32).to(cost)
     # The hidden activations of a donor that is itself taken for the label would lead nowhere.
     allowed = (victim.pool[1] != y[:, None]) & (logits.argmax(1) != y[:, None])
     donors, found = choose_donors(cost, allowed)

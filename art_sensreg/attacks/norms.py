@@ -123,9 +123,9 @@ class Ball:
         :return: Perturbed images.
         """
         if self.norm == "linf":
-            noise = torch.rand(x.shape, generator=generator).to(x).mul_(2).sub_(1)
+            noise = torch.rand(x.shape, generator=generator, dtype=torch.float32).to(x).mul_(2).sub_(1)
             return self.project(x, x + self.eps * noise)
-        radius = torch.rand(len(x), generator=generator).to(x)
+        radius = torch.rand(len(x), generator=generator, dtype=torch.float32).to(x)
         border = self.border(x, generator)
         return x + _columns(radius, x) * (border - x)
 
@@ -137,11 +137,12 @@ class Ball:
         :param generator: Source of randomness, on the CPU.
         :return: Perturbed images.
         """
-        noise = torch.randn(x.shape, generator=generator).to(x)
+        noise = torch.randn(x.shape, generator=generator, dtype=torch.float32).to(x)
         if self.norm == "linf":
             noise = noise.sign()
         elif self.norm == "l1":  # exponential sizes with random signs are uniform on the sphere of L1
-            noise = noise.sign() * torch.rand(x.shape, generator=generator).to(x).clamp_min(1e-12).log().neg()
+            sizes = torch.rand(x.shape, generator=generator, dtype=torch.float32).to(x).clamp_min(1e-12).log().neg()
+            noise = noise.sign() * sizes
         unit = noise / _columns(perturbation_norm(noise, self.norm).clamp_min(1e-30), noise)
         return self.project(x, x + self.eps * unit)
 

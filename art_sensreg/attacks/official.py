@@ -21,7 +21,7 @@ from art_sensreg.attacks.authors import (
     generators_kept,
     weights_frozen,
 )
-from art_sensreg.attacks.inputs import as_numbers, attack_number
+from art_sensreg.attacks.inputs import as_numbers, attack_number, attack_range
 from art_sensreg.attacks.norms import norm_name
 from art_sensreg.attacks.settings import CheckedAttack
 from art_sensreg.attacks.unit_box import UnitBox, picture_shape
@@ -139,8 +139,11 @@ class OfficialAutoAttack(CheckedAttack):
         classifier = self.estimator
         check_differentiable(classifier.model, "estimator")
         images = as_numbers(x, "x")
-        dtype = images.dtype.newbyteorder("=")
+        attack_range(classifier)  # refuses what does not fit the images
+        # In the machine's byte order, and of a precision that torch has.
+        dtype = np.dtype(np.float64) if images.dtype.itemsize > 8 else images.dtype.newbyteorder("=")
         images = check_images(images, classifier.input_shape, classifier.clip_values, dtype=dtype)
+        images = np.ascontiguousarray(images)
         labels = None if y is None else labels_of(classifier, y, len(images))
         with ExitStack() as stack:
             stack.enter_context(gradients_on())

@@ -98,7 +98,7 @@ def _probes(x: torch.Tensor, count: int) -> torch.Tensor:
     if low == high:
         low, high = (0.0, 1.0) if low == 0 else (min(low, 0.0), max(low, 0.0))
     # On the CPU, so that the same image is looked at on every device.
-    noise = torch.rand(images[:1].shape, generator=torch.Generator().manual_seed(0))
+    noise = torch.rand(images[:1].shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
     return torch.cat([images, low + (high - low) * noise.to(images)])
 
 

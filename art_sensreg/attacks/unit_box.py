@@ -9,6 +9,7 @@ import torch
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
+from art_sensreg.attacks.authors import default_dtype
 from art_sensreg.attacks.views import unit_box_model
 from art_sensreg.norms import norm_name
 
@@ -37,13 +38,15 @@ class UnitBox(nn.Module):
         super().__init__()
         self.model, self.low, self.width = unit_box_model(classifier)
         self.user_shape, self.shape = tuple(classifier.input_shape), tuple(shape)
+        self.default_dtype = torch.get_default_dtype()
         self.eval()
 
     def forward(self, units: torch.Tensor) -> torch.Tensor:
         if self.shape != self.user_shape:
             units = units.reshape(len(units), *self.user_shape)
-        # A copy: Square writes into the logits, which are the images themselves if the model is a mere view of them.
-        logits: torch.Tensor = self.model(units).clone()
+        with default_dtype(self.default_dtype):
+            # A copy: Square writes into the logits, which are the images themselves if the model is a view of them.
+            logits: torch.Tensor = self.model(units).clone()
         return logits
 
     def to_units(self, x: np.ndarray) -> np.ndarray:

@@ -118,6 +118,11 @@ def as_model_takes(classifier: PyTorchClassifier, x: np.ndarray) -> np.ndarray:
     """
     if isinstance(classifier, SensRegClassifier):
         return x
+    if model_dtype(classifier.model) == torch.bfloat16:
+        raise TypeError(
+            "`classifier` computes in bfloat16, which numpy has not, so that ART's own `predict` takes no images; "
+            "expected a SensRegClassifier around the model, which converts them."
+        )
     return x.astype(numpy_dtype(classifier.model), copy=False)
 
 

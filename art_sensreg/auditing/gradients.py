@@ -190,7 +190,7 @@ def _double(evidence: Evidence) -> nn.Module:
 
 def _dithered(evidence: Evidence, x: torch.Tensor, size: float) -> torch.Tensor:
     """Images moved by uniform noise of a size in each pixel, reflected at the ends of the range."""
-    noise = torch.rand(x.shape, generator=evidence.generator("near")).to(x).mul_(2).sub_(1)
+    noise = torch.rand(x.shape, generator=evidence.generator("near"), dtype=torch.float32).to(x).mul_(2).sub_(1)
     low, high = (torch.as_tensor(end, dtype=x.dtype, device=x.device) for end in evidence.clip)
     moved = x + size * noise
     moved = torch.where(moved < low, 2 * low - moved, moved)
@@ -214,7 +214,7 @@ def _difference_error(
     numeric, analytic = [], []
     scale = size if evidence.norm == "linf" else size / float(perturbation_norm(torch.ones_like(x[:1]), evidence.norm))
     for _ in range(8):
-        direction = torch.randn(x.shape, generator=generator).to(x).sign()
+        direction = torch.randn(x.shape, generator=generator, dtype=torch.float32).to(x).sign()
         with torch.no_grad():
             ahead, behind = (margin(model(x + sign * scale * direction), y) for sign in (1, -1))
         numeric.append((ahead - behind) / (2 * scale))

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from art_sensreg.utils import shown
+
 
 def check_images(
     x: Any,
@@ -171,9 +173,9 @@ def check_known(function: str, unknown: dict[str, Any], known: str, error: type[
     """
     if unknown:
         name, value = next(iter(unknown.items()))
-        near = get_close_matches(name, known.split(", "), n=1)
+        near = get_close_matches(name.lower(), known.split(", "), n=1)
         hint = f" Did you mean `{near[0]}`?" if near else ""
-        raise error(f"{function}() got an unknown keyword argument `{name}`={value!r}; expected {known}.{hint}")
+        raise error(f"{function}() got an unknown keyword argument `{name}`={shown(value)}; expected {known}.{hint}")
 
 
 def _check_rows(labels: np.ndarray, nb_classes: int, name: str) -> np.ndarray:

@@ -65,7 +65,7 @@ class ValidationAttack:
         :return: Perturbed images, of the shape of `x`.
         """
         step = 2.5 * self.eps / self.max_iter if self.eps_step is None else self.eps_step
-        start = torch.rand(x.shape, generator=generator).to(x).mul_(2).sub_(1)
+        start = torch.rand(x.shape, generator=generator, dtype=torch.float32).to(x).mul_(2).sub_(1)
         return inner_ascent(
             model,
             lambda logits: objective.base_loss(logits, y),
