@@ -23,10 +23,12 @@ from art_sensreg.training.callbacks import History, TrainingState, call
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.distributed import Processes
 from art_sensreg.training.held_out import HeldOut
-from art_sensreg.training.metrics import Sums, make_monitor, validate
+from art_sensreg.training.judging import best_weights, judge
+from art_sensreg.training.metrics import Sums, make_monitor
 from art_sensreg.training.modes import set_mode
 from art_sensreg.training.objective_state import ObjectiveState, Trained
 from art_sensreg.training.one_run import in_callback, one_run_at_a_time
+from art_sensreg.training.optimizers import check_precision
 from art_sensreg.training.overfitting import OverfittingGuard
 from art_sensreg.training.packing import pack
 from art_sensreg.training.random_state import outer_randomness_kept, restore_random_state
@@ -38,7 +40,7 @@ from art_sensreg.training.schedules import Schedule
 from art_sensreg.training.soundness import Soundness
 from art_sensreg.training.step_parts import unused_parameters
 from art_sensreg.training.steps import Stepper
-from art_sensreg.training.validation import ValidationAttack, threshold
+from art_sensreg.training.validation import threshold
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +104,7 @@ class Training:
                 "which torch.compile refuses; expected JacobianPenalty(estimator='finite_difference'), no adversary, "
                 "no FisherRaoPenalty and no GradientDiversityPenalty."
             )
+        check_precision(optimizer, config.precision)
         drawn = int(torch.randint(2**31, ())) if config.seed is None else config.seed
         self.seed = int(processes.agree(drawn))
         self.state = TrainingState(model, optimizer, scheduler, config.nb_epochs, rank=processes.rank)
@@ -227,7 +230,7 @@ class Training:
         if self.config.on_nonfinite == "skip":
             record["skipped"] = state.skipped
         self.soundness.check_weights()
-        self._judge(record)
+        judge(self, record)
         record["seconds"] = time.perf_counter() - start
         state.history.append(record)
         self._call("on_epoch")
@@ -295,43 +298,11 @@ class Training:
             self._stopping.signal = self._stopping.signal or signal.SIGTERM
             self._stopping.obey()
 
-    @property
-    def _trained(self) -> Trained:
-        """What an epoch has come to."""
-        return Trained(self.stepper.result, self.own)
-
-    def _judge(self, record: dict[str, float]) -> None:
-        """Validate, step the scheduler, and see whether it is time to stop."""
-        self._share_buffers()
-        with self.own.looked_at():
-            if self.validation is not None:
-                record.update(self._scores(self.validation, self.config.validation_attack))
-            if self.guard is not None:
-                self._guard(record)
-        self.schedule.after_epoch(self.state.epoch, record)
-        if self.monitor is not None and self.monitor.stops_after(record, self._trained):
-            self.state.stop = True
-
-    def _scores(self, data: HeldOut, attack: ValidationAttack | None) -> dict[str, float]:
-        result, size = self.stepper.result, self.config.batch_size
-        return validate(result, self.objective, data, size, attack, self.seed, self.processes)
-
-    def _guard(self, record: dict[str, float]) -> None:
-        """Measure the accuracy under PGD, and see whether one-step training has collapsed."""
-        assert self.guard is not None
-        watched = self.guard.watched
-        for name, attack in watched.attacks.items():
-            record[name] = self._scores(watched.data, attack)["val_robust_accuracy"]
-        if self.guard.stops_after(record, self._trained):
-            self.state.stop = True
-
     def _finish(self) -> None:
         if self.stepper.average is not None:
             self.model.load_state_dict(self.stepper.average.module.state_dict())
-        if self.monitor is not None and self.monitor.weights:
-            Trained(self.model, self.own).load_state_dict(self.monitor.weights)
-        if self.guard is not None and self.guard.restores:
-            Trained(self.model, self.own).load_state_dict(self.guard.weights)
+        for chosen in best_weights(self):
+            Trained(self.model, self.own).load_state_dict(chosen)
         self._lay_out(torch.contiguous_format)
         self.model.eval()
         with in_callback():
@@ -344,14 +315,6 @@ class Training:
                 call(self.config.callbacks, moment, self.state)
             if self.processes.count > 1:
                 self.state.stop = self.processes.sum([float(self.state.stop)])[0] > 0
-
-    def _share_buffers(self) -> None:
-        """The first process's running statistics count: those of its last step have not been sent round yet."""
-        if self.processes.count > 1:
-            average = self.stepper.average
-            own = [tensor for tensor in self.own.tensors().values() if not tensor.requires_grad]
-            for buffer in [*self.model.buffers(), *([] if average is None else average.module.buffers()), *own]:
-                buffer.copy_(self.processes.agree(buffer))
 
     # --- checkpoints ------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,8 @@ from art_sensreg.penalties.base import PassPenalty
 from art_sensreg.training.bytecode import is_installed
 from art_sensreg.training.rollback import BuffersBefore
 
+_LONG = 1000
+
 Store = MutableMapping[str, Any]
 
 
@@ -57,6 +59,11 @@ class ObjectiveState:
                     self._alone[f"optimizer.{number}.{place}"] = parameter
 
     def _look(self, name: str, value: Any, object_too: bool = False) -> None:
+        if isinstance(value, (list, tuple, dict)) and len(value) > _LONG:
+            return  # data, and no place for modules
+        if id(value) in self._seen:
+            return
+        self._seen.add(id(value))
         if isinstance(value, nn.Module):
             self.roots[name] = value
         elif isinstance(value, nn.Parameter):
@@ -73,10 +80,7 @@ class ObjectiveState:
                 self._look(f"{name}.{key}", item, object_too)
         elif inspect.ismethod(value):
             self._look(name, value.__self__, object_too)
-        elif inspect.isfunction(value):
-            if id(value) in self._seen or is_installed(value.__module__):
-                return  # functions call each other, and those of torch keep nothing
-            self._seen.add(id(value))
+        elif inspect.isfunction(value) and not is_installed(value.__module__):  # torch's own keep nothing
             used = inspect.getclosurevars(value)
             for key, item in {**used.globals, **used.nonlocals}.items():
                 self._look(f"{name}.{key}", item)

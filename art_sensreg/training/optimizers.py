@@ -43,6 +43,21 @@ def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
     return bool(needed) or two_steps
 
 
+def check_precision(optimizer: torch.optim.Optimizer, precision: str) -> None:
+    """
+    Check that the steps of an optimizer can be done in a precision.
+
+    :param optimizer: The optimizer.
+    :param precision: As in `TrainingConfig`.
+    :raises ValueError: If it needs a gradient scaler, which takes one evaluation of the loss a step.
+    """
+    if precision == "float16" and needs_closure(optimizer):
+        raise ValueError(
+            f"`precision` is 'float16' and the optimizer {type(optimizer).__name__} evaluates the loss twice a step, "
+            "for which there is no gradient scaler; expected 'float32' or 'bfloat16'."
+        )
+
+
 def inner_optimizers(optimizer: torch.optim.Optimizer) -> dict[str, torch.optim.Optimizer]:
     """
     Optimizers that an optimizer wraps.

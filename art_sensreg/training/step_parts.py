@@ -14,6 +14,14 @@ from art_sensreg.training.objective_state import ObjectiveState
 from art_sensreg.training.rollback import BuffersBefore
 
 
+class NotFiniteError(Exception):
+    """The second evaluation of a step's loss is not finite."""
+
+    def __init__(self, culprit: str, terms: dict[str, torch.Tensor]) -> None:
+        super().__init__(culprit)
+        self.culprit, self.terms = culprit, terms
+
+
 def micro_batches(rows: int, share: Share, pieces: int) -> list[tuple[int, Share]]:
     """
     Divide a batch into micro-batches, whose weighted terms add up to those of the batch.

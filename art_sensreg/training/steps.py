@@ -20,7 +20,7 @@ from art_sensreg.training.distributed import Processes, lost_processes_named
 from art_sensreg.training.objective_state import ObjectiveState
 from art_sensreg.training.optimizers import needs_closure
 from art_sensreg.training.rollback import BuffersBefore
-from art_sensreg.training.step_parts import first_nonfinite, micro_batches
+from art_sensreg.training.step_parts import NotFiniteError, first_nonfinite, micro_batches
 
 LOW_PRECISION_SIGMA = 0.3
 """
@@ -118,11 +118,6 @@ class Stepper:
         self._twice = needs_closure(optimizer)
         stores = [module._buffers for module in model.modules()] + ([] if own is None else own.stores())
         self._first_pass = BuffersBefore(stores if self._twice else [])
-        if self._twice and self.scaler.is_enabled():
-            raise ValueError(
-                f"`precision` is 'float16' and the optimizer {type(optimizer).__name__} evaluates the loss twice a "
-                "step, for which there is no gradient scaler; expected 'float32' or 'bfloat16'."
-            )
         holder = None if own is None or processes.count == 1 else own.holder()
         step = StepModule(model, objective, config.precision, holder)
         self._exactly = partial(full_float32, device) if step.without_tf32 else nullcontext
@@ -270,14 +265,14 @@ class Stepper:
             found, _, culprit = evaluate()
             self._first_pass.restore()
             if culprit is not None:
-                raise _NotFiniteError(culprit, found)
+                raise NotFiniteError(culprit, found)
             self._clip()
             return found["loss"]
 
         self._clip()
         try:
             self.optimizer.step(again)  # type: ignore[arg-type]
-        except _NotFiniteError as error:
+        except NotFiniteError as error:
             with torch.no_grad():
                 for parameter, value in before:
                     parameter.copy_(value)
@@ -323,11 +318,3 @@ class Stepper:
         self.scaler.load_state_dict(state["scaler"])
         if self.average is not None and state["average"] is not None:
             self.average.load_state_dict(state["average"])
-
-
-class _NotFiniteError(Exception):
-    """The second evaluation of a step's loss is not finite."""
-
-    def __init__(self, culprit: str, terms: dict[str, torch.Tensor]) -> None:
-        super().__init__(culprit)
-        self.culprit, self.terms = culprit, terms

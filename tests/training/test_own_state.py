@@ -197,6 +197,14 @@ def test_where_such_state_is_found():
     assert any(name.startswith("optimizer") for name in names())
     assert [n for n in names(None, [Holder()]) if "Holder" in n] == [f"Holder.teacher.{name}" for name in own]
     assert "centres.centres" in names(None, [centres])
+    assert [name for name in names(cyclic) if "base" in name] == ["base.KNOT.1.mean", "base.KNOT.1.scale"]
+
+
+def cyclic(z, y):
+    return KNOT[1](z, y) if KNOT[0] is cyclic else None
+
+
+KNOT = [cyclic, Tempered()]
 
 
 # --- an optimizer of the head only ----------------------------------------------------------------------------------

@@ -17,13 +17,22 @@ class Poison(nn.Module):
 
     def __init__(self, when):
         super().__init__()
-        self.when, self.calls = when, 0
+        self.when, self.calls, self.armed = when, 0, False
 
     def forward(self, x):
-        if not self.training or not torch.is_grad_enabled():
+        if not self.training or not self.armed:
             return x
         self.calls += 1
         return x * float("nan") if self.calls in self.when else x
+
+
+class Arm(Callback):
+    """From here on steps are counted: the model has been tried before."""
+
+    def on_start(self, state):
+        for module in state.model.modules():
+            if hasattr(module, "armed"):
+                module.armed = True
 
 
 class HandWritten(nn.Module):
@@ -44,10 +53,11 @@ def poisoned(when):
 
 
 def fit(model, penalties=(), epochs=2, folder=None, **config):
+    callbacks = [Arm(), *config.pop("callbacks", ())]
     trainer = SensRegTrainer(
         classifier_of(model, torch.optim.SGD(model.parameters(), lr=0.1)),
         list(penalties),
-        TrainingConfig(**{"seed": 0, "batch_size": 8, **config}),
+        TrainingConfig(**{"seed": 0, "batch_size": 8, **config}, callbacks=callbacks),
     )
     trainer.fit(X, Y, nb_epochs=epochs, checkpoint_dir=folder, verbose=False)
     return trainer
@@ -108,7 +118,9 @@ def test_a_buffer_of_the_loss_goes_back_too():
             return F.cross_entropy(logits - self.mean, y)
 
     model, loss = small_model(Poison({2})), Loss()
-    classifier_of(model, loss=loss).fit(X, Y, config=TrainingConfig(on_nonfinite="skip", batch_size=8, nb_epochs=1))
+    classifier_of(model, loss=loss).fit(
+        X, Y, config=TrainingConfig(on_nonfinite="skip", batch_size=8, nb_epochs=1, callbacks=[Arm()])
+    )
     assert torch.isfinite(loss.mean).all()
 
 
@@ -160,7 +172,7 @@ def test_after_an_exception_the_model_is_as_it_was(moment, error, training):
     model = small_model(nn.Dropout(), nn.BatchNorm1d(8))
     model.train(training)
     model[3].eval()  # a mode of its own
-    model[0].requires_grad_(False)
+    model[-1].requires_grad_(False)
     modes = [module.training for module in model.modules()]
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad])
     classifier = classifier_of(model, optimizer)
@@ -169,7 +181,7 @@ def test_after_an_exception_the_model_is_as_it_was(moment, error, training):
     with pytest.raises(type(error)):
         trainer.fit(X, Y, nb_epochs=2, verbose=False)
     assert [module.training for module in model.modules()] == modes
-    assert [p.requires_grad for p in model[0].parameters()] == [False, False]
+    assert [p.requires_grad for p in model[-1].parameters()] == [False, False]
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert optimizer.param_groups[0]["fused"] is None
     assert F.batch_norm.__module__ == "torch.nn.functional"
