@@ -13,26 +13,25 @@ from tests.training.helpers import X, Y, classifier_of, small_model
 
 
 class Poison(nn.Module):
-    """Makes one batch NaN before a BatchNorm, as an overflow in an early layer does."""
+    """Makes the batches of some steps NaN before a BatchNorm, as an overflow in an early layer does."""
 
-    def __init__(self, when):
+    def __init__(self, steps):
         super().__init__()
-        self.when, self.calls, self.armed = when, 0, False
+        self.steps, self.step = steps, 0
 
     def forward(self, x):
-        if not self.training or not self.armed:
-            return x
-        self.calls += 1
-        return x * float("nan") if self.calls in self.when else x
+        return x * float("nan") if self.training and self.step in self.steps else x
 
 
 class Arm(Callback):
-    """From here on steps are counted: the model has been tried before."""
+    """Tells modules that ask for it the number of the step, from 1: before the first one the model has been tried."""
 
     def on_start(self, state):
         for module in state.model.modules():
-            if hasattr(module, "armed"):
-                module.armed = True
+            if hasattr(module, "step"):
+                module.step = state.total_steps + 1
+
+    on_step = on_start
 
 
 class HandWritten(nn.Module):
