@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +12,8 @@ from torch import nn
 from art_sensreg.objectives import Penalty, active_penalties, unique_names
 from art_sensreg.penalties.base import ClipValues
 from art_sensreg.penalties.effect import TappedLayer, penalty_effect, reaches_logits, tapped_layers, trial_rows
+from art_sensreg.penalties.traits import Traits
+from art_sensreg.utils import warn_caller
 
 _WHY = (
     "A value that is printed and counted in the loss, with a gradient of zero: the layers stand before all that is "
@@ -26,6 +27,7 @@ def warn_without_effect(
     penalties: Sequence[Penalty],
     parameters: Sequence[nn.Parameter],
     clip_values: ClipValues | None = None,
+    traits: Traits | None = None,
 ) -> None:
     """
     Warn, once for all of them, of penalties and tapped layers that can move no weight that is trained.
@@ -37,6 +39,7 @@ def warn_without_effect(
     :param penalties: The penalties.
     :param parameters: The weights that are trained.
     :param clip_values: Input range as two broadcastable tensors, or None.
+    :param traits: What is known of the model; None: it is looked at.
     :raises ValueError: If neither the logits nor any penalty depends on a weight that is trained.
     """
     rows = trial_rows(x)
@@ -49,9 +52,8 @@ def warn_without_effect(
             continue
         layers = layers_of(penalty, model, rows, parameters)
         dead = [f"layer {number}, {layer}" for number, layer in enumerate(layers, 1) if not layer.trains]
-        if (dead and len(dead) == len(layers)) or not penalty_effect(
-            penalty, model, rows, labels, parameters, clip_values
-        ).trains:
+        settings = labels, parameters, clip_values, traits
+        if (dead and len(dead) == len(layers)) or not penalty_effect(penalty, model, rows, *settings):
             without.append(f"`{name}` moves none" + (f" (all layers: {'; '.join(dead)})" if dead else ""))
             continue
         found.append(name)
@@ -63,10 +65,9 @@ def warn_without_effect(
             "expected something to train: is the whole model frozen, detached, or under torch.no_grad()?"
         )
     if without:
-        warnings.warn(
+        warn_caller(
             f"Penalties without effect on any weight that is trained: {', '.join(without)}. {_WHY}. Name other "
-            "`layers`, or train what stands before them.",
-            stacklevel=6,  # whoever called `fit`
+            "`layers`, or train what stands before them."
         )
 
 

@@ -280,7 +280,7 @@ def _prepare(
     try:
         set_mode(model, options.training_mode)
         objective.prepare(model, x)
-        warn_without_effect(model, x, penalties, _trained(classifier), bounds)
+        warn_without_effect(model, x, penalties, _trained(classifier), bounds, objective.traits)
     finally:
         for module, training in modes:
             module.training = training

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from art_sensreg.penalties.effect import trial_rows
 from art_sensreg.penalties.graphs import leaves
 from art_sensreg.penalties.random_states import nothing_left
 from art_sensreg.training.modes import set_mode
+from art_sensreg.utils import warn_caller
 
 
 class ModelWrapper(nn.Module):
@@ -102,7 +102,7 @@ def with_main_output(model: nn.Module, x: torch.Tensor, columns: tuple[int, ...]
     >>> with_main_output(model, torch.zeros(1, 3), (2,), training_mode=True) is model
     True
     """
-    rows = x if len(x) > 1 else trial_rows(x)[:2]  # BatchNorm needs two
+    rows = x[:2] if len(x) > 1 else trial_rows(x)[:2]  # BatchNorm needs two
     modes = [(module, module.training) for module in model.modules()]
     try:
         set_mode(model, training_mode)
@@ -127,10 +127,9 @@ def with_main_output(model: nn.Module, x: torch.Tensor, columns: tuple[int, ...]
             module.training = training
     others = [value for value in _tensors(output) if value is not logits]
     _check_other_heads(model, logits, others, predicted)
-    warnings.warn(
+    warn_caller(
         f"`model` returns {_kind(output)} in training mode: its main logits are trained, with base loss and penalties, "
         "and its other outputs are not. For a loss on those give a penalty: `lambda _, x, y: loss(model(x)[1], y)`.",
-        stacklevel=6,  # whoever called `fit`
     )
     return MainLogits(model)
 

@@ -21,9 +21,12 @@ from art_sensreg.penalties import JacobianPenalty, SensitivityPenalty
 from art_sensreg.penalties.effect import TappedLayer, penalty_effect
 from art_sensreg.penalties.modes import modes_kept
 from art_sensreg.penalties.random_states import nothing_left, random_state_kept
+from art_sensreg.penalties.row_coupling import LOOK
 from art_sensreg.penalties.taps import trial
-from art_sensreg.preprocessing import fit_preprocessing, model_dtype, numpy_dtype
-from art_sensreg.training.inputs import check_images, check_labels
+from art_sensreg.preprocessing import model_dtype
+from art_sensreg.reading import Reader
+from art_sensreg.training.config import TrainingConfig
+from art_sensreg.training.inputs import check_labels
 from art_sensreg.training.modes import set_mode
 from art_sensreg.utils import check_count, shown
 
@@ -148,8 +151,8 @@ def describe(
             layers = layers_of(penalty, batch.model, batch.x, batch.parameters)
             effect = gradients[name] > 0
             if is_own(penalty):
-                settings = batch.y, batch.parameters, batch.objective.clip_values
-                effect = penalty_effect(penalty, batch.model, batch.x, *settings).trains
+                settings = batch.y, batch.parameters, batch.objective.clip_values, batch.objective.traits
+                effect = penalty_effect(penalty, batch.model, batch.x, *settings)
             effect = effect and (not layers or any(layer.trains for layer in layers))
             weight = float(getattr(penalty, "weight", 1.0))
             share = weight * values[name] / base if base else float("inf")
@@ -185,17 +188,15 @@ def _terms(batch: _Batch) -> tuple[float, dict[str, float], dict[str, float]]:
 
 
 def _classifier_batch(classifier: PyTorchClassifier, penalties: Sequence[Penalty], x: Any, y: Any, rows: int) -> _Batch:
-    images = check_images(x, classifier.input_shape, classifier.clip_values, "x", numpy_dtype(classifier.model))
+    reader = Reader(classifier, TrainingConfig(batch_size=rows), in_input_units(penalties, FitOptions()))
+    images, labels = reader.check(
+        x, np.zeros(len(x) if hasattr(x, "__len__") else 0, dtype=np.int64) if y is None else y
+    )
+    images, labels = images[:rows], labels[:rows]
     if y is None:
-        labels = predicted_classes(classifier.predict(images[:rows]), classifier)
-    else:
-        labels = check_labels(y, classifier.nb_classes, len(images))[:rows]
-    images, labels = images[:rows], check_labels(labels, classifier.nb_classes, len(labels))
-    images, labels = fit_preprocessing(classifier, images, labels, unit_for=in_input_units(penalties, FitOptions()))
-    inputs = torch.as_tensor(images, dtype=model_dtype(classifier.model), device=classifier.device)
-    targets = torch.as_tensor(classifier.reduce_labels(labels)).to(classifier.device)
-    targets = targets.to(inputs.dtype) if targets.is_floating_point() else targets
-    function, objective = _prepare(classifier, penalties, inputs[:2], FitOptions())
+        labels = predicted_classes(classifier.predict(images), classifier)
+    inputs, targets = reader.arrays(images, labels).sample(rows)
+    function, objective = _prepare(classifier, penalties, inputs[:LOOK], FitOptions())
     return _Batch(function, objective, inputs, targets, _trained(classifier))
 
 
@@ -228,12 +229,12 @@ def _module_batch(model: nn.Module, penalties: Sequence[Penalty], x: Any, y: Any
     objective = Objective(penalties)
     function = with_main_output(model, inputs[:2], (classes,), training_mode=True)
     set_mode(function, True)
-    objective.prepare(function, inputs[:2])
+    objective.prepare(function, inputs[:LOOK])
     return _Batch(function, objective, inputs, labels.to(first.device), parameters)
 
 
 def _rows_of(y: Any, classes: int, x: Any) -> np.ndarray:
     """Class indices, or, where labels are soft, rows of class probabilities."""
     labels = check_labels(y.detach().cpu().numpy() if isinstance(y, torch.Tensor) else y, classes, len(x))
-    hard: np.ndarray = labels.argmax(1) if (labels.max(1) == 1).all() else labels
+    hard: np.ndarray = labels.argmax(1) if labels.ndim == 2 and (labels.max(1) == 1).all() else labels
     return hard

@@ -135,6 +135,7 @@ def test_rows_and_kinds_of_classifiers():
         ((nn.Linear(4, 3), X), ValueError, "finds nothing to tap"),
         ((build().requires_grad_(False), X), ValueError, "no parameter that requires a gradient"),
         ((classifier_of(build()), X[:, :3]), ValueError, "`x`"),
+        ((classifier_of(build()), 3), TypeError, "`x`"),
     ],
 )
 def test_wrong_arguments(arguments, error, message):

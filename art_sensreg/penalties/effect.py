@@ -8,7 +8,6 @@ A penalty on layers behind which nothing is trained (a frozen backbone, `torch.n
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,11 +16,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from art_sensreg.penalties.base import ClipValues, PassPenalty
+from art_sensreg.penalties.base import ClipValues, PassPenalty, measure, plan_penalties
 from art_sensreg.penalties.gating import Tap
 from art_sensreg.penalties.graphs import reached
 from art_sensreg.penalties.random_states import nothing_left
+from art_sensreg.penalties.row_coupling import survey
 from art_sensreg.penalties.taps import ActivationTaps, Layers, plan_taps
+from art_sensreg.penalties.traits import Traits
 
 # Rows that a model is tried on: BatchNorm turns two into +1 and -1, whatever the weights are.
 _ROWS = 8
@@ -51,21 +52,6 @@ class TappedLayer:
 
     def __str__(self) -> str:
         return f"{self.name!r}" + (f" in {self.module!r}" if self.module not in ("", self.name) else "")
-
-
-@dataclass(frozen=True)
-class PenaltyEffect:
-    """
-    What a penalty does to the weights that are trained.
-
-    :param value: Its unweighted value on a batch.
-    :param gradient: Norm of its gradient by the trained weights, unweighted.
-    :param trains: Whether it can move one of them.
-    """
-
-    value: float
-    gradient: float
-    trains: bool
 
 
 class _LocatedTaps(ActivationTaps):
@@ -168,40 +154,54 @@ def penalty_effect(
     y: torch.Tensor | None,
     parameters: Sequence[nn.Parameter],
     clip_values: ClipValues | None = None,
-) -> PenaltyEffect:
+    traits: Traits | None = None,
+) -> bool:
     """
-    Measure a penalty and its gradient on a batch.
+    Tell whether a penalty can move a weight.
 
     :param penalty: The penalty; one that would share the noise of another gets its own.
     :param model: The model, in the mode in which it is trained. Nothing of it changes.
-    :param x: Inputs, `(n, ...)`.
+    :param x: Inputs, `(n, ...)`; a few will do.
     :param y: Labels, for penalties that need them.
     :param parameters: The weights that are trained.
     :param clip_values: Input range as two broadcastable tensors.
-    :return: Value, gradient, and whether it can move a weight: whether some gradient, here or at weights nearby, is not
-        zero, and the value depends on the weights (of a penalty on layers: see :func:`tapped_layers`).
+    :param traits: What is known of the model; None: it is looked at.
+    :return: Whether some gradient, here or at weights nearby, is not zero, and the value depends on the weights (of a
+        penalty on layers: see :func:`tapped_layers`).
 
     Example:
     >>> from art_sensreg import JacobianPenalty
     >>> from art_sensreg.penalties.effect import penalty_effect
     >>> model = nn.Linear(4, 2)
     >>> penalty = JacobianPenalty(estimator="exact")
-    >>> penalty_effect(penalty, model, torch.rand(5, 4), None, [model.weight]).trains
-    True
-    >>> penalty_effect(penalty, model, torch.rand(5, 4), None, [model.bias]).trains
-    False
+    >>> [penalty_effect(penalty, model, torch.rand(5, 4), None, [weight]) for weight in model.parameters()]
+    [True, False]
     """
-    value, gradient, connected = _measured(penalty, model, x, y, parameters, clip_values)
-    trains = connected
-    if connected and (gradient == 0 or not _all_trained(model, parameters)):
-        with _moved(parameters) as size:
-            other, there, _ = _measured(penalty, model, x, y, parameters, clip_values)
-        # Of several layers the value may be that of a fixed one: each was looked at alone. A value that stays the same,
-        # but has a gradient, is that of a straight-through estimator.
-        one = getattr(penalty, "tapped_layers", None) is None
-        same = one and abs(other - value) <= 1e-4 * abs(value) and gradient * size <= 1e-3 * abs(value)
-        trains = (gradient != 0 or there != 0) and not same
-    return PenaltyEffect(value, gradient, trains)
+    if traits is None:
+        traits = survey(model, x)
+
+    def measured() -> tuple[float, float, bool]:
+        return _measured(_cheap(penalty), model, x, y, parameters, clip_values, traits)
+
+    value, gradient, connected = measured()
+    if not connected or (gradient != 0 and _all_trained(model, parameters)):
+        return connected
+    with _moved(parameters) as size:
+        other, there, _ = measured()
+    # Of several layers the value may be that of a fixed one: each was looked at alone. A value that stays the same, but
+    # has a gradient, is that of a straight-through estimator.
+    one = getattr(penalty, "tapped_layers", None) is None
+    same = one and abs(other - value) <= 1e-4 * abs(value) and gradient * size <= 1e-3 * abs(value)
+    return (gradient != 0 or there != 0) and not same
+
+
+def _cheap(penalty: Any) -> Any:
+    """A penalty that moves a weight if the given one does, with fewer passes, and by itself."""
+    if not isinstance(penalty, PassPenalty):
+        return penalty
+    changes: dict[str, Any] = {"sigma": 0.1} if penalty.shares_noise else {}
+    changes.update({name: 2 for name in ("max_iter", "probes") if getattr(penalty, name, 0) > 2})
+    return replace(penalty, **changes)
 
 
 def _measured(
@@ -211,17 +211,18 @@ def _measured(
     y: torch.Tensor | None,
     parameters: Sequence[nn.Parameter],
     clip_values: ClipValues | None,
+    traits: Traits,
 ) -> tuple[float, float, bool]:
     """Value, norm of the gradient, and whether there is a way from one to the other; always with the same draws."""
-    options: dict[str, Any] = {}
-    if isinstance(penalty, PassPenalty):
-        if penalty.shares_noise:
-            penalty = replace(penalty, sigma=0.1)  # type: ignore[call-arg]
-        options["clip_values"] = clip_values
-    with nothing_left(model, x.device, _SEED), torch.enable_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what there is to say of the model is said when training is prepared
-        value = penalty(model, x.clone(), y, **options)
-        if not isinstance(value, torch.Tensor) or not value.requires_grad:
+    with nothing_left(model, x.device, _SEED), torch.enable_grad():
+        if isinstance(penalty, PassPenalty):
+            plans = plan_penalties(model, x, [penalty])
+            _, (value,) = measure(
+                model, x, [penalty], plans, None, clip_values, False, stacked=traits.stacked, traits=traits
+            )
+        else:
+            value = penalty(model, x.clone(), y)
+        if not value.requires_grad:
             return float(value), 0.0, False
         gradients = torch.autograd.grad(value, list(parameters), allow_unused=True)
     there = [gradient for gradient in gradients if gradient is not None]

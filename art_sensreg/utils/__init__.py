@@ -1,7 +1,8 @@
-"""What knows nothing of this project: checks of arguments, files, autograd, suggestions for misspelt names."""
+"""What knows nothing of this project: checks of arguments, files, autograd, warnings, misspelt names."""
 
 from art_sensreg.utils.autograd import check_differentiable, gradients_on, outside_inference_mode
 from art_sensreg.utils.checks import check_choice, check_count, check_flag, check_number, check_seed, shown
+from art_sensreg.utils.warn import warn_caller
 
 __all__ = [
     "check_choice",
@@ -13,4 +14,5 @@ __all__ = [
     "gradients_on",
     "outside_inference_mode",
     "shown",
+    "warn_caller",
 ]

@@ -116,17 +116,17 @@ def test_which_penalties_move_a_weight(name, penalty):
         model = randomize(model, kind="rse")
     effect = penalty_effect(penalty, model, images(), torch.zeros(4, dtype=torch.long), trained(model))
     layers = tapped_layers(model, images(), "hidden", trained(model)) if penalty is PENALTIES["SR"] else []
-    trains = effect.trains and (not layers or any(layer.trains for layer in layers))
+    trains = effect and (not layers or any(layer.trains for layer in layers))
     assert trains is not gradient_is_zero(penalty, model)
-    assert effect.value != 0
 
 
 def test_a_penalty_whose_gradient_is_zero_only_at_the_first_weights():
     """A head that starts at zero: JR is 0 and so is its gradient, and neither stays so."""
     model = Net()
     nn.init.zeros_(model.head[1].weight)
-    effect = penalty_effect(JacobianPenalty(sigma=0.1), model, images(), None, trained(model))
-    assert (effect.value, effect.gradient, effect.trains) == (0.0, 0.0, True)
+    penalty = JacobianPenalty(sigma=0.1)
+    assert gradient_is_zero(penalty, model)
+    assert penalty_effect(penalty, model, images(), None, trained(model))
 
 
 def test_a_straight_through_estimator_has_an_effect():
@@ -142,7 +142,7 @@ def test_a_straight_through_estimator_has_an_effect():
     layers = tapped_layers(model, images(), [nn.Linear], trained(model))
     assert [layer.trains for layer in layers] == [False, True, True, True]
     penalty = SensitivityPenalty(layers=["head.1"], sigma=1.0)
-    assert penalty_effect(penalty, model, images(), None, trained(model)).trains
+    assert penalty_effect(penalty, model, images(), None, trained(model))
 
 
 def test_dead_units_are_no_proof():
