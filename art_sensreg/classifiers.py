@@ -12,27 +12,24 @@ import numpy as np
 import torch
 from art import config as art_config
 from art.estimators.classification import PyTorchClassifier
-from torch import nn
 
-from art_sensreg.classifier_arguments import check_arguments, check_inputs, named_arguments
+from art_sensreg.array_interface import ArrayInterface
+from art_sensreg.classifier_arguments import check_arguments, named_arguments
 from art_sensreg.fitting import FitOptions, fit_arrays, fit_batches, with_given
-from art_sensreg.inference import hooks_of, input_gradient, plain_function, predict_logits, weight_gradients_kept
+from art_sensreg.inference import hooks_of
 from art_sensreg.loaders import BatchAdapter
 from art_sensreg.objectives import Penalty, check_penalties
 from art_sensreg.placement import place
-from art_sensreg.preprocessing import mean_of_rows, model_dtype, rows_an_image
 from art_sensreg.training.callbacks import History
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.inputs import check_known
 from art_sensreg.training.states import check_live_state
-from art_sensreg.utils import check_differentiable, gradients_on
 from art_sensreg.weights import clone_optimizer, load_weights, save_weights, weights_file
-from art_sensreg.whole_model import ArtModelWrapper, WholeModel, whole
 
 logger = logging.getLogger(__name__)
 
 
-class SensRegClassifier(PyTorchClassifier):
+class SensRegClassifier(ArrayInterface, PyTorchClassifier):
     """
     ART's `PyTorchClassifier` whose `fit` trains with penalties.
 
@@ -71,17 +68,6 @@ class SensRegClassifier(PyTorchClassifier):
         self.history: History = []
         super().__init__(*args, **kwargs)
         place(self, self._device)
-
-    def _make_model_wrapper(self, model: nn.Module) -> ArtModelWrapper:
-        return ArtModelWrapper(model.whole if isinstance(model, WholeModel) else model)
-
-    @property
-    def model(self) -> nn.Module:
-        """
-        The model; an `nn.Sequential` with a `forward` or hooks of its own as a `WholeModel`, for attacks that make a
-        classifier of ART's of it, which would call its children in turn.
-        """
-        return whole(self._model._model)
 
     @property
     def penalties(self) -> tuple[Penalty, ...]:
@@ -185,142 +171,6 @@ class SensRegClassifier(PyTorchClassifier):
             batch_adapter=batch_adapter,
         )
         self.history = fit_batches(self, self.penalties, settings, generator, options)
-
-    # --- numpy in, float32 out --------------------------------------------------------------------------------------
-
-    def _apply_preprocessing(self, x: Any, y: Any, fit: bool = False, no_grad: bool = True) -> tuple[Any, Any]:
-        # Several attacks (HopSkipJump, Boundary, Carlini L0) query float64 images; numpy preprocessors return them.
-        x, y = super()._apply_preprocessing(self._cast(x), y, fit=fit, no_grad=no_grad)
-        return self._cast(x), y
-
-    def _cast(self, x: Any) -> Any:
-        dtype = model_dtype(self.model)
-        if isinstance(x, torch.Tensor):
-            return x.to(dtype)
-        if x.dtype == object:
-            return x
-        kind = np.float32 if dtype is torch.bfloat16 else torch.empty((), dtype=dtype).numpy().dtype
-        return np.ascontiguousarray(x, dtype=kind)
-
-    def predict(self, x: np.ndarray, batch_size: int = 128, training_mode: bool = False, **kwargs: Any) -> np.ndarray:
-        """
-        Predict logits.
-
-        :param x: Images `(n, *input_shape)` of any float type, within `clip_values` or not.
-        :param batch_size: Rows of a forward pass.
-        :param training_mode: Whether the model predicts in training mode.
-        :param kwargs: Passed on to ART.
-        :return: float32 array of shape `(n, nb_classes)`, after postprocessing defences.
-        """
-        x = check_inputs(x)
-        if len(x) == 0:
-            return np.zeros((0, self.nb_classes), dtype=np.float32)
-        if isinstance(batch_size, int) and batch_size > 0 and x.dtype != object and plain_function(self, _HOOKS):
-            return predict_logits(self, x, batch_size, training_mode)
-        predictions = super().predict(x, batch_size=batch_size, training_mode=training_mode, **kwargs)
-        predictions = np.asarray(predictions, dtype=np.float32)
-        return predictions if len(predictions) == len(x) else mean_of_rows(predictions, len(x), rows_an_image(self))
-
-    def compute_loss(self, x: Any, y: Any, reduction: str = "none", **kwargs: Any) -> Any:
-        """
-        The loss.
-
-        :param x: Images `(n, *input_shape)`, numpy or torch.
-        :param y: Class indices `(n,)`, or rows `(n, nb_classes)`.
-        :param reduction: `none`: of each image; or their `mean` or `sum`.
-        :param kwargs: Passed on to ART.
-        :return: The loss, of the kind of `x`; of each image `(n,)`.
-        """
-        losses = super().compute_loss(check_inputs(x), check_inputs(y, "y"), reduction=reduction, **kwargs)
-        rows = rows_an_image(self)
-        if rows == 1 or reduction == "mean":
-            return losses
-        return losses / rows if reduction == "sum" else losses.reshape(len(x), rows).mean(1)
-
-    def loss_gradient(self, x: Any, y: Any, training_mode: bool = False, **kwargs: Any) -> Any:
-        """
-        Gradient of the loss by the input; the `.grad` of the weights stays as it is.
-
-        :param x: Images `(n, *input_shape)`, numpy or torch.
-        :param y: Labels as rows `(n, nb_classes)`, one-hot or probabilities.
-        :param training_mode: Whether the model is in training mode.
-        :param kwargs: Passed on to ART.
-        :return: Gradients of the shape and kind (numpy float32, or torch) of `x`; zeros, and a warning in the log, if
-            autograd sees no way from `x` to the loss.
-        """
-        if not torch.is_grad_enabled():
-            check_differentiable(self.model, "model")
-            with gradients_on():
-                x = x.clone() if isinstance(x, torch.Tensor) else x
-                return self.loss_gradient(x, y, training_mode, **kwargs)
-        x, y = check_inputs(x), check_inputs(y, "y")
-        usual = not self.is_rnn and x.dtype != object
-        if usual and plain_function(self, _HOOKS):
-            try:
-                return input_gradient(self, x, y, training_mode)
-            except RuntimeError as error:
-                check_differentiable(self.model, "model")
-                # Re-entrant checkpoints go backward through all weights or not at all.
-                if "torch.utils.checkpoint" not in str(error):
-                    raise
-        with weight_gradients_kept(self.model):
-            return self._float32(super().loss_gradient(self._cast(x), y, training_mode=training_mode, **kwargs))
-
-    def class_gradient(
-        self, x: np.ndarray, label: Any = None, training_mode: bool = False, **kwargs: Any
-    ) -> np.ndarray:
-        """
-        Gradient of each class's logit by the input.
-
-        :param x: Images `(n, *input_shape)`.
-        :param label: Class or classes to differentiate, or None for all.
-        :param training_mode: Whether the model is in training mode.
-        :param kwargs: Passed on to ART.
-        :return: float32 array of shape `(n, nb_classes or 1, *input_shape)`.
-        """
-        check_differentiable(self.model, "model")
-        x = self._cast(check_inputs(x))
-        with gradients_on(), weight_gradients_kept(self.model):
-            gradients = self._float32(super().class_gradient(x, label, training_mode=training_mode, **kwargs))
-        # ART adds the rows of an image up.
-        mean: np.ndarray = gradients / np.float32(rows_an_image(self))
-        return mean
-
-    def custom_loss_gradient(self, *args: Any, **kwargs: Any) -> Any:
-        """See ART's; the `.grad` of the weights stays as it is."""
-        check_differentiable(self.model, "model")
-        with gradients_on(), weight_gradients_kept(self.model):
-            return super().custom_loss_gradient(*args, **kwargs)
-
-    @staticmethod
-    def _float32(values: Any) -> Any:
-        return values if isinstance(values, torch.Tensor) else np.asarray(values, dtype=np.float32)
-
-    def get_activations(
-        self, x: Any, layer: int | str | None = None, batch_size: int = 128, framework: bool = False
-    ) -> Any:
-        """
-        Activations of one layer. ART's hook is taken away again: it would break `pickle` and `copy.deepcopy`.
-
-        :param x: Images `(n, *input_shape)`.
-        :param layer: Name or index of the layer.
-        :param batch_size: Rows of a forward pass.
-        :param framework: Whether a torch tensor is returned.
-        :return: Activations `(n, ...)`.
-        :raises ValueError: If there is no such layer, or it does not run.
-        """
-        before = [(module, set(module._forward_hooks)) for module in self.model.modules()]
-        try:
-            return super().get_activations(check_inputs(x), layer=layer, batch_size=batch_size, framework=framework)
-        except KeyError as error:
-            raise ValueError(
-                f"`layer` is {error.args[0]!r}, which does not run in a forward pass of the model."
-            ) from error
-        finally:
-            self.__dict__.pop("_features", None)
-            for module, hooks in before:
-                for hook in set(module._forward_hooks) - hooks:
-                    del module._forward_hooks[hook]
 
     # --- copies and files -------------------------------------------------------------------------------------------
 
@@ -467,6 +317,7 @@ _fit.__qualname__ = "SensRegClassifier.fit"
 SensRegClassifier.fit = _fit
 
 _HOOKS = hooks_of(SensRegClassifier)
+SensRegClassifier._hooks = _HOOKS
 
 
 def _file(filename: str, path: str | None) -> Path:

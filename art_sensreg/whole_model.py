@@ -14,6 +14,8 @@ import torch
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
+from art_sensreg.preprocessing import model_dtype
+
 logger = logging.getLogger(__name__)
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -155,13 +157,16 @@ class ArtModelWrapper(nn.Module):
         :param x: Inputs, `(n, ...)`.
         :return: The output of each child of an `nn.Sequential`, and of other models the logits alone.
         """
-        if not is_its_children(self._model):
-            return [self._model(x)]
+        half = model_dtype(self._model) is torch.bfloat16
+        if half and x.is_floating_point():  # what comes from numpy, which has no such type, and goes back there
+            x = x.to(torch.bfloat16)
         outputs: list[Any] = []
-        for child in self._model._modules.values():
+        for child in self._model._modules.values() if is_its_children(self._model) else (self._model,):
             assert child is not None
             x = child(x)
             outputs.append(x)
+        if half and isinstance(x, torch.Tensor):
+            outputs[-1] = x.float()
         return outputs
 
     @property

@@ -192,6 +192,8 @@ def _check_rows(labels: np.ndarray, nb_classes: int, name: str) -> np.ndarray:
 
 
 def _as_array(value: Any, name: str) -> np.ndarray:
+    if np.ma.is_masked(value):
+        raise ValueError(f"`{name}` has masked values; expected an array in which all are known.")
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         if value.dtype == torch.bfloat16:  # which numpy has not
