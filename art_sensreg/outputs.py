@@ -109,7 +109,7 @@ class SingleOutput:
         return self.kind
 
 
-def class_logits(model: nn.Module, x: torch.Tensor, single: SingleOutput) -> torch.Tensor:
+def class_logits(model: nn.Module, x: torch.Tensor, single: SingleOutput, rows: int = 1) -> torch.Tensor:
     """
     Logits of all classes, differentiably; of a model with one output two columns, `[0, z]`.
 
@@ -120,7 +120,8 @@ def class_logits(model: nn.Module, x: torch.Tensor, single: SingleOutput) -> tor
     :param model: Module from `x` to `(n, C)`, or to `(n, 1)` or `(n,)`.
     :param x: Its input, `(n, ...)`.
     :param single: What a single output is.
-    :return: `(n, C)`.
+    :param rows: Rows of `x` that belong to an image, one after the other; outputs are averaged over them.
+    :return: `(n, C)`, or `(n / rows, C)`.
     :raises ValueError: If the loss does not tell, or there are more than two classes for one output.
 
     Example:
@@ -130,7 +131,12 @@ def class_logits(model: nn.Module, x: torch.Tensor, single: SingleOutput) -> tor
     >>> class_logits(classifier.model, torch.tensor([[80.0]]), SingleOutput.of(classifier))
     tensor([[ 0., 80.]])
     """
-    if single.kind == "probability":
+    if rows > 1:
+        output = _column(model(x))
+        output = output.unflatten(0, (-1, rows)).mean(1)
+        if output.shape[1] == 1 and single.kind == "probability":
+            output = _log_odds(output)
+    elif single.kind == "probability":
         with _Sigmoids() as sigmoids:
             output = _column(model(x))
         if output.shape[1] == 1:

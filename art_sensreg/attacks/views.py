@@ -16,8 +16,8 @@ from torch import nn
 from art_sensreg.attacks.bpda import BPDA
 from art_sensreg.attacks.inputs import as_array
 from art_sensreg.classifiers import SensRegClassifier
-from art_sensreg.outputs import SingleOutput, class_logits, predicted_classes
-from art_sensreg.preprocessing import model_dtype, numpy_dtype
+from art_sensreg.outputs import SingleOutput, class_logits, class_scores
+from art_sensreg.preprocessing import mean_of_rows, model_dtype, numpy_dtype, rows_an_image
 from art_sensreg.whole_model import predicting_model
 
 
@@ -95,10 +95,30 @@ def predicted_labels(classifier: PyTorchClassifier, x: np.ndarray, batch_size: i
     """
     if not len(x):
         return np.zeros(0, dtype=np.int64)
+    classes: np.ndarray = predicted_scores(classifier, x, batch_size).argmax(axis=1)
+    return classes
+
+
+def predicted_scores(classifier: PyTorchClassifier, x: np.ndarray, batch_size: int = 128) -> np.ndarray:
+    """
+    What a classifier's own `predict` answers, one row an image and one column a class; see `outputs.class_scores`.
+
+    :param classifier: ART classifier; rows that ART's EoT preprocessors make of an image are averaged.
+    :param x: Images `(n, *input_shape)`, floating point, at least one.
+    :param batch_size: Rows of a forward pass.
+    :return: `(n, C)`.
+    :raises ValueError: If the loss does not tell what a single output is, or there is not one output an image.
+
+    Example:
+    >>> from art_sensreg.attacks.views import predicted_scores
+    >>> classifier = PyTorchClassifier(nn.Identity(), nn.BCELoss(), (1,), 2)
+    >>> predicted_scores(classifier, np.array([[0.25]], dtype=np.float32))
+    array([[0.75, 0.25]], dtype=float32)
+    """
     outputs = np.asarray(classifier.predict(as_model_takes(classifier, x), batch_size=batch_size))
     if len(outputs) != len(x):
-        raise ValueError(f"`classifier` predicts {len(outputs)} rows for {len(x)} images; expected one row an image.")
-    return predicted_classes(outputs, classifier)
+        outputs = mean_of_rows(outputs, len(x), rows_an_image(classifier))
+    return class_scores(outputs, classifier)
 
 
 def as_model_takes(classifier: PyTorchClassifier, x: np.ndarray) -> np.ndarray:
@@ -140,7 +160,7 @@ class ClassifierView(nn.Module):
     def __init__(self, classifier: PyTorchClassifier, surrogates: bool = True) -> None:
         super().__init__()
         self.classifier_model = predicting_model(check_classifier(classifier))
-        self.single_output = SingleOutput.of(classifier)
+        self.single_output, self.rows = SingleOutput.of(classifier), rows_an_image(classifier)
         self.layers = nn.ModuleList(_stages(classifier, surrogates))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -148,11 +168,12 @@ class ClassifierView(nn.Module):
         x = x.to(model_dtype(self.classifier_model))
         for layer in self.layers:
             x = layer(x)
-        logits = class_logits(self.classifier_model, x, self.single_output)
+        averaged = self.rows if len(x) == rows * self.rows else 1
+        logits = class_logits(self.classifier_model, x, self.single_output, averaged)
         if len(logits) != rows:
             raise ValueError(
-                f"`classifier` returns {len(logits)} rows for {rows} images, as ART's EoT preprocessors make it; "
-                "expected one row an image: average by art_sensreg.attacks.EOT(model, transform=...) instead."
+                f"`classifier` returns {len(logits)} rows for {rows} images; expected one row an image, or a "
+                "preprocessor of ART's EoTPyTorch, whose rows are averaged."
             )
         return logits.to(kind)
 

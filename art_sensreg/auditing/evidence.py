@@ -18,8 +18,8 @@ from torch import nn
 from art_sensreg.attacks.ascent import Ascent, ascend, loss_on_logits
 from art_sensreg.attacks.losses import LOSSES
 from art_sensreg.attacks.norms import Ball, norm_name
-from art_sensreg.attacks.views import differentiable_model
-from art_sensreg.outputs import SingleOutput, class_scores
+from art_sensreg.attacks.views import differentiable_model, predicted_scores
+from art_sensreg.outputs import SingleOutput
 from art_sensreg.penalties.noise import derive_seed
 from art_sensreg.preprocessing import model_dtype
 from art_sensreg.randomized import RandomizedClassifier
@@ -173,8 +173,7 @@ class Evidence:
 
     def predict(self, x: np.ndarray, batch_size: int = 128) -> np.ndarray:
         """Outputs of the classifier's own `predict`, a column for each class; see `outputs.class_scores`."""
-        outputs = self.classifier.predict(x.astype(self.array_dtype), batch_size=batch_size)
-        return class_scores(outputs, self.classifier)
+        return predicted_scores(self.classifier, x.astype(self.array_dtype), batch_size)
 
     def right(self, x: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Which images the classifier's own `predict` takes for their label."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 from art.defences.preprocessor.preprocessor import PreprocessorPyTorch
 from art.estimators.classification import PyTorchClassifier
+from art.preprocessing.expectation_over_transformation import EoTGaussianNoisePyTorch
 from torch import nn
 
 from art_sensreg import SensRegClassifier
@@ -230,10 +231,30 @@ class Twice(PreprocessorPyTorch):
         return x.repeat_interleave(2, dim=0), y
 
 
-def test_preprocessors_that_make_several_rows_of_an_image_are_refused():
+def test_several_rows_of_an_image_are_averaged_or_refused():
     classifier = classifier_of(preprocessing_defences=[Twice()])
-    with pytest.raises(ValueError, match=r"returns 4 rows for 2 images.*EOT\(model, transform=...\)"):
+    with pytest.raises(ValueError, match="returns 4 rows for 2 images; expected one row an image"):
         differentiable_model(classifier)(torch.from_numpy(X[:2]))
-    for attack in ATTACKS:
-        with pytest.raises(ValueError, match="24 rows for 12 images"):
+    for attack in ("ascent", "sink", "official"):
+        with pytest.raises(ValueError, match=r"24 rows (for|of) 12 images"):
             ATTACKS[attack](classifier, eps=EPS).generate(X)
+
+
+@pytest.mark.parametrize("kind", [SensRegClassifier, PyTorchClassifier])
+@pytest.mark.parametrize("ends", ["logits", "probability"])
+def test_rows_of_arts_eot_are_averaged(ends, kind):
+    """Noise without a spread: the mean over its rows is the model itself."""
+    noise = EoTGaussianNoisePyTorch(nb_samples=3, std=(0.0, 0.0), clip_values=(0.0, 1.0), apply_predict=True)
+    if ends == "logits":
+        usual, noisy = (classifier_of(kind, preprocessing_defences=parts) for parts in ([], [noise]))
+    else:
+        model = nn.Sequential(classifier_of().model, nn.Linear(4, 1), nn.Sigmoid())
+        settings = {"clip_values": (0.0, 1.0), "device_type": "cpu"}
+        usual, noisy = (
+            kind(model, nn.BCELoss(), SHAPE, 2, preprocessing_defences=parts, **settings) for parts in ([], [noise])
+        )
+    images = torch.from_numpy(X)
+    assert torch.allclose(differentiable_model(noisy)(images), differentiable_model(usual)(images), atol=1e-5)
+    assert np.array_equal(predicted_labels(noisy, X), predicted_labels(usual, X))
+    made, expected = (ProjectedAscent(one, eps=EPS, max_iter=10).generate(X) for one in (noisy, usual))
+    assert np.array_equal(predicted_labels(noisy, made), predicted_labels(usual, expected))
