@@ -53,7 +53,8 @@ class TrainingConfig:
         scaler). Below `training.steps.LOW_PRECISION_SIGMA` the pass of the penalties runs in float32.
     :param device: Where to train: anything that `torch.device` takes, index included. The classifier moves there and
         stays. None: where it is.
-    :param channels_last: Whether images and weights are laid out channels last while training.
+    :param channels_last: Whether images and volumes, and weights, are laid out channels last while training. Afterwards
+        the weights lie as they did before.
     :param compile: Whether the step is compiled by `torch.compile`; not with penalties that need double backward.
     :param checkpoint_every: Steps between two checkpoints, besides those after every epoch. Needs `checkpoint_dir`.
     :param keep: Number of the newest checkpoints that are kept.

@@ -6,8 +6,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -32,7 +31,7 @@ from art_sensreg.training.optimizers import check_precision
 from art_sensreg.training.overfitting import OverfittingGuard
 from art_sensreg.training.packing import pack
 from art_sensreg.training.random_state import outer_randomness_kept, restore_random_state
-from art_sensreg.training.resources import StopRequest, buffers_kept, fused, match_layout
+from art_sensreg.training.resources import StopRequest, buffers_kept, channels_last, fused, match_layout
 from art_sensreg.training.resume import Checkpoints
 from art_sensreg.training.rollback import modes_on_error, other_gradients_kept
 from art_sensreg.training.run_state import restore_run, run_state
@@ -128,7 +127,7 @@ class Training:
         with ExitStack() as stack:
             stack.enter_context(one_run_at_a_time())
             stack.enter_context(modes_on_error([*self.model.modules(), *self.own.modules()]))
-            stack.enter_context(self._layout_kept())
+            stack.enter_context(channels_last(self.model, self.optimizer, self.config.channels_last))
             every = [*self.model.parameters(), *self.own.parameters()]
             stack.enter_context(other_gradients_kept(every, self.optimizer))
             stack.enter_context(torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []))
@@ -160,20 +159,6 @@ class Training:
                 done = self.state.epoch
             self._finish()
         return self.state.history
-
-    @contextmanager
-    def _layout_kept(self) -> Iterator[None]:
-        self._lay_out(torch.channels_last)
-        try:
-            yield
-        except BaseException:
-            self._lay_out(torch.contiguous_format)
-            raise
-
-    def _lay_out(self, layout: torch.memory_format) -> None:
-        if self.config.channels_last:
-            self.model.to(memory_format=layout)  # type: ignore[call-overload]
-            match_layout(self.optimizer)
 
     def _build(self) -> None:
         """What needs the trained model on its device."""
@@ -303,7 +288,6 @@ class Training:
             self.model.load_state_dict(self.stepper.average.module.state_dict())
         for chosen in best_weights(self):
             Trained(self.model, self.own).load_state_dict(chosen)
-        self._lay_out(torch.contiguous_format)
         self.model.eval()
         with in_callback():
             call(self.config.callbacks, "on_end", self.state)

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch import nn
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +88,44 @@ def fused(optimizer: torch.optim.Optimizer) -> Iterator[None]:
     finally:
         for group in optimizer.param_groups if chosen else []:  # not those of before: a checkpoint may have been loaded
             group["fused"] = None
+
+
+# By the number of dimensions: images, and volumes or videos. Of others there is one layout only.
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+@contextmanager
+def channels_last(model: nn.Module, optimizer: torch.optim.Optimizer, wanted: bool = True) -> Iterator[None]:
+    """
+    Lay weights out channels last inside; afterwards each lies as it did before, also after an error.
+
+    :param model: The model.
+    :param optimizer: Its optimizer, whose averages lie as the weights do.
+    :param wanted: False: nothing is done.
+
+    Example:
+    >>> from art_sensreg.training.resources import channels_last
+    >>> layer = nn.Conv2d(3, 4, 2)
+    >>> before = layer.weight.stride()
+    >>> with channels_last(layer, torch.optim.SGD(layer.parameters(), lr=0.1)):
+    ...     inside = layer.weight.stride()
+    >>> before, inside, layer.weight.stride() == before
+    ((12, 4, 2, 1), (12, 1, 6, 3), True)
+    """
+    tensors = [*model.parameters(), *model.buffers()] if wanted else []
+    before = [(tensor, tensor.stride()) for tensor in tensors if tensor.ndim in CHANNELS_LAST]
+    for tensor, _ in before:
+        tensor.data = tensor.data.contiguous(memory_format=CHANNELS_LAST[tensor.ndim])
+    match_layout(optimizer)
+    try:
+        yield
+    finally:
+        for tensor, stride in before:
+            if tensor.stride() != stride:
+                values = tensor.data
+                tensor.data = torch.empty_strided(values.shape, stride, dtype=values.dtype, device=values.device)
+                tensor.data.copy_(values)
+        match_layout(optimizer)
 
 
 def match_layout(optimizer: torch.optim.Optimizer) -> None:

@@ -19,6 +19,7 @@ from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.distributed import Processes, lost_processes_named
 from art_sensreg.training.objective_state import ObjectiveState
 from art_sensreg.training.optimizers import needs_closure
+from art_sensreg.training.resources import CHANNELS_LAST
 from art_sensreg.training.rollback import BuffersBefore
 from art_sensreg.training.step_parts import NotFiniteError, first_nonfinite, micro_batches
 
@@ -106,7 +107,7 @@ class Stepper:
         self.model, self.objective, self.optimizer = model, objective, optimizer
         self.processes = processes
         self.max_grad_norm = config.max_grad_norm
-        self.layout = torch.channels_last if config.channels_last else None
+        self.channels_last = config.channels_last
         self.average = None if config.ema is None else WeightAverage(model, config.ema)
         device = next(model.parameters()).device
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
@@ -149,8 +150,8 @@ class Stepper:
         :return: The terms of the whole batch, the logits of this process's rows, and the name of a term that is not
             finite, or None.
         """
-        if self.layout is not None and x.ndim == 4:
-            x = x.contiguous(memory_format=self.layout)
+        if self.channels_last and x.ndim in CHANNELS_LAST:
+            x = x.contiguous(memory_format=CHANNELS_LAST[x.ndim])
         parts = [part for piece in micro_batches(len(x), share, pieces) for part in self._parts(*piece)]
 
         def evaluate() -> tuple[dict[str, torch.Tensor], torch.Tensor, str | None]:
