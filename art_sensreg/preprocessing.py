@@ -328,7 +328,7 @@ def _differentiable(operation: Preprocessor, classifier: PyTorchClassifier) -> b
             along = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device) * width
             if not _derivative_agrees(operation, x, along, generator):
                 return False
-        labels = torch.eye(classifier.nb_classes, device=x.device)[: len(x)]
+        labels = torch.eye(len(x), classifier.nb_classes, device=x.device)
         with torch.no_grad(), random_state_kept(x.device, 0):
             after = operation.forward(x.clone(), labels.clone())[1]
     except Exception:  # noqa: BLE001 - it may need anything, and then stands before

@@ -17,6 +17,7 @@ from statistics import fmean, stdev
 
 import numpy as np
 import torch
+from art.utils import to_categorical
 
 from art_sensreg.attacks import OfficialAutoAttack
 from art_sensreg.benchmark.arguments import OneLineParser, whole_number
@@ -57,7 +58,7 @@ def measure(dataset: Dataset, seed: int, epochs: int, points: int, weight: float
     model = defence.train(task, options).model
     classifier = task.classifier(model, kind=RandomizedClassifier, samples=16)
     x, y = dataset.x_test[:points], dataset.y_test[:points]
-    labels = np.eye(dataset.nb_classes, dtype=np.float32)[y]
+    labels = to_categorical(y, dataset.nb_classes)
     images, classes = torch.from_numpy(x), torch.from_numpy(y).long()
     torch.manual_seed(0)
     figures = {"cosine": gradient_cosine(model.eval(), images, classes, samples=32)}

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from art.attacks.attack import EvasionAttack
 from art.estimators.classification import PyTorchClassifier
+from art.utils import to_categorical
 from torch import nn
 
 from art_sensreg.attacks.ascent import Ascent, ascend, loss_on_logits
@@ -292,7 +293,7 @@ class Evidence:
         """An ART attack as a function of rows, for :meth:`gain`."""
 
         def attempt(rows: np.ndarray) -> np.ndarray:
-            labels = np.eye(self.classifier.nb_classes, dtype=np.float32)[self.y[rows]]
+            labels = to_categorical(self.y[rows], self.classifier.nb_classes)
             images = attack.generate(self.x[rows].astype(self.array_dtype), y=labels)
             return np.asarray(images, dtype=np.float32)
 

@@ -6,6 +6,7 @@ import copy
 
 import numpy as np
 import torch
+from art.utils import to_categorical
 from torch import nn
 
 from art_sensreg.attacks.ascent import loss_on_logits, value_and_grad
@@ -88,7 +89,7 @@ def loss_gradient_is_the_models(evidence: Evidence) -> Finding:
     rows = evidence.correct_rows[:_POINTS]
     x, y = evidence.tensors(rows)
     gradient = value_and_grad(loss_on_logits(evidence.model, y, LOSSES["cross_entropy"]), x)[0].cpu().numpy()
-    one_hot = np.eye(evidence.classifier.nb_classes, dtype=np.float32)[evidence.y[rows]]
+    one_hot = to_categorical(evidence.y[rows], evidence.classifier.nb_classes)
     try:
         own = np.asarray(evidence.classifier.loss_gradient(evidence.x[rows].astype(evidence.array_dtype), one_hot))
     except (ValueError, RuntimeError) as error:

@@ -16,7 +16,7 @@ from art.defences.trainer import (
     AdversarialTrainerTRADESPyTorch,
 )
 from art.estimators.classification import PyTorchClassifier
-from art.utils import random_sphere
+from art.utils import random_sphere, to_categorical
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, _LRScheduler
 
 from art_sensreg.benchmark.task import TrainingTask
@@ -106,7 +106,7 @@ def _attack(classifier: PyTorchClassifier, task: TrainingTask, options: Options,
 
 
 def _fit(trainer: Any, task: TrainingTask, **kwargs: Any) -> None:
-    x, y = task.dataset.x_train, np.eye(task.dataset.nb_classes, dtype=np.float32)[task.dataset.y_train]
+    x, y = task.dataset.x_train, to_categorical(task.dataset.y_train, task.dataset.nb_classes)
     trainer.fit(x, y, batch_size=task.batch_size, nb_epochs=task.epochs, **kwargs)
 
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from art.defences.preprocessor import CutoutPyTorch, MixupPyTorch
 from art.defences.trainer import DPInstaHideTrainer
 from art.estimators.classification import PyTorchClassifier
+from art.utils import to_categorical
 
 from art_sensreg.benchmark.task import TrainingTask
 
@@ -44,7 +44,7 @@ def train_dp_instahide(task: TrainingTask, options: Options) -> PyTorchClassifie
         CutoutPyTorch(length, channels_first=True, **device),
     ]
     trainer = DPInstaHideTrainer(classifier, augmentations, noise="laplacian", scale=options["scale"])
-    y = np.eye(dataset.nb_classes, dtype=np.float32)[dataset.y_train]
+    y = to_categorical(dataset.y_train, dataset.nb_classes)
     trainer.fit(
         dataset.x_train, y, batch_size=task.batch_size, nb_epochs=task.epochs, scheduler=task.one_cycle(classifier)
     )

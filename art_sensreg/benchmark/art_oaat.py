@@ -26,6 +26,7 @@ import torch
 from art.attacks.evasion import ProjectedGradientDescent
 from art.defences.trainer import AdversarialTrainerOAATPyTorch
 from art.estimators.classification import PyTorchClassifier
+from art.utils import to_categorical
 from torch import nn
 
 from art_sensreg.benchmark.task import NotApplicable, TrainingTask
@@ -163,7 +164,7 @@ def _train(task: TrainingTask, options: Options, kind: type[AdversarialTrainerOA
     repaired = issubclass(kind, RepairedOAAT)
     # ART's last epoch trains at (epochs - 1) / epochs of what it is given.
     eps = task.eps * task.epochs / (task.epochs - 1) if repaired and task.epochs > 1 else task.eps
-    x, y = task.dataset.x_train, np.eye(task.dataset.nb_classes, dtype=np.float32)[task.dataset.y_train]
+    x, y = task.dataset.x_train, to_categorical(task.dataset.y_train, task.dataset.nb_classes)
     with TemporaryDirectory() as folder:
         settings = _parameters(task, options, layers, folder, eps)
         trainer = kind(trained, proxy, perceptual, [averaged], attack, settings)

@@ -34,6 +34,7 @@ from art.estimators.certification.randomized_smoothing import (
     PyTorchSmoothMix,
 )
 from art.estimators.classification import PyTorchClassifier
+from art.utils import to_categorical
 from scipy import stats  # type: ignore[import-untyped]
 from torch import nn
 from torch.nn import functional
@@ -191,7 +192,7 @@ def _fit(task: TrainingTask, options: Options, kind: type[PyTorchRandomizedSmoot
     n, parts = len(task.dataset.x_train), options.get("noise_vectors", 1)
     smoothing.fit(
         task.dataset.x_train,
-        np.eye(task.dataset.nb_classes, dtype=np.float32)[task.dataset.y_train],
+        to_categorical(task.dataset.y_train, task.dataset.nb_classes),
         batch_size=task.batch_size,
         nb_epochs=task.epochs,
         # ART fails on a last batch of one image, or of fewer than it cuts it into.

@@ -21,6 +21,7 @@ import torch
 from art.defences.preprocessor import LabelSmoothing
 from art.defences.transformer.evasion import DefensiveDistillation
 from art.estimators.classification import PyTorchClassifier
+from art.utils import to_categorical
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
@@ -60,7 +61,7 @@ class SoftCrossEntropy(nn.Module):
 
 
 def _labels(task: TrainingTask) -> np.ndarray:
-    labels: np.ndarray = np.eye(task.dataset.nb_classes, dtype=np.float32)[task.dataset.y_train]
+    labels: np.ndarray = to_categorical(task.dataset.y_train, task.dataset.nb_classes)
     return labels
 
 

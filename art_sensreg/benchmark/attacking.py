@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
+from art.utils import to_categorical
 
 from art_sensreg.attacks.authors import weights_frozen
 from art_sensreg.benchmark.attacks import ATTACKS, NORMS, Attack
@@ -196,7 +197,7 @@ def _attack_block(
     seed_everything(*parts)
     with quiet():
         generator = attack.build(view.classifier, NORMS[norm], max(group), settings)
-        x_adv = generator.generate(x, y=np.eye(data.nb_classes, dtype=np.float32)[y])
+        x_adv = generator.generate(x, y=to_categorical(y, data.nb_classes))
     x_adv = np.asarray(x_adv, dtype=np.float32)
     valid = np.stack([allowed(x, x_adv, norm, eps) for eps in group])
     # What is not finite is in no range; a preprocessor might crash on it.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from art.utils import to_categorical
 
 from art_sensreg.attacks.eot import EOT
 from art_sensreg.attacks.views import predicted_labels
@@ -117,7 +118,7 @@ def _square(
     seed_everything("queries", job.run["seed"])
     attack = square(classifier, NORMS[norm], eps, {"max_iter": steps})
     with quiet(), CountedQueries(classifier) as queries:
-        x_adv = attack.generate(x, y=np.eye(job.dataset.nb_classes, dtype=np.float32)[y])
+        x_adv = attack.generate(x, y=to_categorical(y, job.dataset.nb_classes))
     cell = job.cell
     defended = classifier is cell.default
     right = cell.judge(x_adv, y, seed=0).correct if defended else predicted_labels(classifier, x_adv) == y
@@ -131,7 +132,7 @@ def _eot_curve(job: Job) -> list[dict[str, Any]]:
     task = task_of(settings, job.dataset, job.run["seed"])
     n = cell.attackable(len(job.dataset.x_test))
     x, y, clean = job.dataset.x_test[:n], job.dataset.y_test[:n], job.clean[:n]
-    labels = np.eye(job.dataset.nb_classes, dtype=np.float32)[y]
+    labels = to_categorical(y, job.dataset.nb_classes)
     steps = {"max_iter": _CURVE_STEPS[settings.budget], "restarts": 1}
     rows = []
     for eps in threat.eps:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from art.defences.trainer import Trainer
 from art.estimators.classification import PyTorchClassifier
+from art.utils import to_categorical
 from torch import nn
 
 from art_sensreg.adversaries import Adversary
@@ -124,7 +124,7 @@ def from_trainer(
                 verbose=False,
             )
         else:
-            labels = np.eye(task.dataset.nb_classes, dtype=np.float32)[y]  # some of ART's trainers take no indices
+            labels = to_categorical(y, task.dataset.nb_classes)  # some of ART's trainers take no indices
             made.fit(x, labels, batch_size=task.batch_size, nb_epochs=task.epochs)
         return made.get_classifier()
 

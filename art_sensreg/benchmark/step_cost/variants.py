@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from art.estimators.classification import PyTorchClassifier
+from art.utils import to_categorical
 
 from art_sensreg.benchmark.defences import DEFENCES
 from art_sensreg.benchmark.step_cost.loops import (
@@ -63,7 +64,7 @@ UNITS: dict[str, Callable[[Bench], Run]] = {
 
 
 def _one_hot(labels: np.ndarray) -> np.ndarray:
-    rows: np.ndarray = np.eye(CLASSES, dtype=np.float32)[labels]
+    rows: np.ndarray = to_categorical(labels, CLASSES)
     return rows
 
 
