@@ -26,6 +26,7 @@ class ArrayInterface(_Base):
     Predictions, losses, gradients and activations of a classifier: a base class in front of ART's `PyTorchClassifier`.
 
     Example:
+    >>> from art.estimators.classification import PyTorchClassifier
     >>> from art_sensreg.array_interface import ArrayInterface
     >>> class Classifier(ArrayInterface, PyTorchClassifier):
     ...     pass
