@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from art_sensreg.attacks.sizes import check_size
 from art_sensreg.auditing import CHECKS, AuditReport
 from art_sensreg.benchmark.arguments import OneLineParser, known_names, make_parser, positive_number, whole_number
 from art_sensreg.benchmark.audit_cells import ADVERSARIAL, audit_cell, audited_threat
@@ -203,6 +204,8 @@ def _settings(
         suite.norm, suite.eps = (given.norm,), None
     suite.resume = True  # the folder may hold an earlier audit
     settings, dataset, _, previous = prepare(suite)
+    if given.eps:  # before anything is trained
+        check_size("--eps", given.eps, given.norm or settings.threats[0].norm, dataset.input_shape)
     threads = RECIPES.get(settings.dataset, FILE_RECIPE).threads
     if threads and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(threads)

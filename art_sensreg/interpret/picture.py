@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from art.estimators.classification import PyTorchClassifier
 from art_sensreg.attacks.views import check_classifier
 from art_sensreg.interpret.saliency import SALIENCIES, batches, checked, evaluated, optional_module
 from art_sensreg.utils import check_choice
+from art_sensreg.utils.files import write_aside
 
 _INCHES = 1.5  # of an image
 
@@ -127,7 +129,7 @@ def _show_map(axis: Any, values: np.ndarray) -> None:
 
 
 def _write(figure: Any, path: Path) -> Path:
-    aside = path.with_name(f"{path.name}.part")
-    figure.savefig(aside, format="png", dpi=150)
-    os.replace(aside, path)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=150)
+    write_aside(path, file.getvalue())
     return path

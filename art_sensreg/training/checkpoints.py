@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import re
+import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from itertools import zip_longest
@@ -61,7 +63,8 @@ def check_folder(folder: str | Path) -> Path:
     :param folder: The folder.
     :return: The folder as a path.
     :raises NotADirectoryError: If it, or a parent of it, is a file.
-    :raises OSError: If it cannot be made or written into; of the class and number of the cause.
+    :raises OSError: If it cannot be made or written into; of the class and number of the cause. If a link, a pipe or a
+        folder has the name of a checkpoint.
 
     Example:
     >>> import tempfile
@@ -74,6 +77,8 @@ def check_folder(folder: str | Path) -> Path:
     probe = folder / "checkpoint-probe.safetensors.part"  # a name that write_checkpoint would clear away
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            probe.unlink()  # a link would be followed, a pipe waited for
         probe.write_bytes(b"probe")
         probe.unlink()
     except (FileExistsError, NotADirectoryError) as error:
@@ -84,6 +89,10 @@ def check_folder(folder: str | Path) -> Path:
             probe.unlink()
         message = f"`checkpoint_dir` is {str(folder)!r}, where no file can be written ({error.strerror or error})."
         raise type(error)(error.errno, message) from error
+    for path in list_checkpoints(folder):
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            message = f"`checkpoint_dir` holds {path.name}, which is no regular file but a link, say: remove it."
+            raise FileExistsError(errno.EEXIST, message)
     return folder
 
 

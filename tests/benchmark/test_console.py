@@ -206,6 +206,15 @@ def test_sizes_that_mean_nothing_are_refused(tmp_path, capsys, words, message):
     assert not (tmp_path / "run").exists()
 
 
+def test_the_size_of_an_audit_is_checked_before_anything_is_trained(tmp_path, capsys):
+    words = ["--defence", "sr", "--eps", "8", "--epochs", "1", "--model", "mlp"]
+    with pytest.raises(SystemExit) as stop:
+        audit_cli.main([*words, "--out", str(tmp_path / "out")])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.endswith("[0, 1]: 8/255?\n")
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
 def test_fractions_on_the_command_line(tmp_path):
     words = ["--norm", "linf,l2", "--eps", "8/255,16/255/128/255", "--set", "sr.sigma=51/255", "--defences", "sr"]
     assert cli.main([*SMALL, *words, "--out", str(tmp_path / "run")]) == 0

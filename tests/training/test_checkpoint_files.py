@@ -177,6 +177,29 @@ def test_links_are_not_written_through(tmp_path, name):
     assert other.read_text() == "mine"
 
 
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
+@pytest.mark.parametrize("name", ["checkpoint-000000009.safetensors", "checkpoint-probe.safetensors.part"])
+def test_a_folder_is_looked_at_before_a_run(tmp_path, name, kind):
+    """Neither is a link followed nor a pipe waited for: the run is refused, or the stale part is replaced."""
+    folder, other = tmp_path / "run", tmp_path / "other"
+    folder.mkdir()
+    other.write_text("mine")
+    if kind == "link":
+        (folder / name).symlink_to(other)
+    elif kind == "pipe":
+        os.mkfifo(folder / name)
+    else:
+        (folder / name).mkdir()
+    if name.endswith(".part") and kind != "folder":
+        assert check_folder(folder) == folder
+        assert names(folder) == []
+    else:
+        with pytest.raises(OSError, match=r"`checkpoint_dir` (holds|is)") as stop:
+            check_folder(folder)
+        assert "\n" not in str(stop.value)
+    assert other.read_text() == "mine"
+
+
 def test_the_newest_ones_are_kept_and_other_files_ignored(tmp_path):
     others = ["best.safetensors", "checkpoint-1.safetensors", "checkpoint-000000009.txt", "notes.part", "events.jsonl"]
     for name in others:
