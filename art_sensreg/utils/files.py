@@ -110,10 +110,9 @@ def usable_folder(name: str, folder: Path) -> Path:
         write_aside(folder / ".probe", b"probe")
         (folder / ".probe").unlink()
     except OSError as error:
-        reason = "it is a file, or lies below one" if isinstance(error, (FileExistsError, NotADirectoryError)) else None
-        raise OSError(
-            error.errno, f"`{name}` {folder} cannot be written into: {reason or error.strerror or error}"
-        ) from None
+        below = isinstance(error, (FileExistsError, NotADirectoryError))
+        reason = "it is a file, or lies below one; expected a folder" if below else error.strerror or error
+        raise OSError(f"`{name}` {folder} cannot be written into: {reason}") from None
     return folder
 
 
