@@ -33,6 +33,17 @@ ADVERSARIES = {
 }
 
 
+class Tempered(nn.Module):
+    """A mean or sum with a learnable temperature."""
+
+    def __init__(self, reduction):
+        super().__init__()
+        self.reduction, self.scale = reduction, nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, logits, y):
+        return nn.functional.cross_entropy(logits * self.scale, y, reduction=self.reduction)
+
+
 class Losses(Callback):
     def __init__(self):
         self.losses = []
@@ -57,19 +68,21 @@ def main(result, checkpoints=None):
     x = (rng.random((301, 1, 8, 8)) / 2 + y[:, None, None, None] / 20).astype(np.float32)
     torch.manual_seed(0)
     model = build_model("cnn-small", (1, 8, 8), 10, norm_layer=os.environ.get("NORM", "none"))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    classifier = SensRegClassifier(
-        model, nn.CrossEntropyLoss(), (1, 8, 8), 10, optimizer=optimizer, clip_values=(0.0, 1.0)
-    )
+    loss = Tempered(os.environ["REDUCTION"]) if "REDUCTION" in os.environ else nn.CrossEntropyLoss()
+    trained = [*model.parameters(), *loss.parameters()]
+    optimizer = torch.optim.SGD(trained, lr=0.05, momentum=0.9)
+    classifier = SensRegClassifier(model, loss, (1, 8, 8), 10, optimizer=optimizer, clip_values=(0.0, 1.0))
     penalties = [
         SensitivityPenalty(sigma=(0.1, 0.3), probes=2),
         JacobianPenalty(),
         JacobianPenalty(weight=0.01, estimator="projection"),
     ]
-    losses = Losses()
+    losses, accumulate = Losses(), int(os.environ.get("ACCUMULATE", "1"))
     config = TrainingConfig(
         seed=0,
-        batch_size=50,
+        batch_size=50 // accumulate,
+        accumulate=accumulate,
+        max_grad_norm=1.0 if "REDUCTION" in os.environ else None,
         callbacks=[losses],
         penalty_fraction=float(os.environ.get("FRACTION", "1")),
         validation_attack=ValidationAttack(eps=0.1, max_iter=2),
@@ -85,7 +98,7 @@ def main(result, checkpoints=None):
     torch.save({name: value.clone() for name, value in model.state_dict().items()}, f"{result}.{rank}")
     if rank == "0":
         history = [{k: v for k, v in record.items() if k != "seconds"} for record in trainer.history]
-        weights = [parameter.detach() for parameter in model.parameters()]
+        weights = [parameter.detach() for parameter in trained]
         torch.save({"losses": losses.losses, "weights": weights, "history": history}, result)
     return trainer
 

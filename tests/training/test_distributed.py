@@ -56,6 +56,22 @@ def test_two_processes_train_as_one(tmp_path, fraction, adversary):
         assert b == pytest.approx(a, abs=1e-4 * loose)
 
 
+@pytest.mark.parametrize("reduction", ["mean", pytest.param("sum", marks=pytest.mark.slow)])
+def test_two_processes_accumulate_and_train_a_loss_as_one(tmp_path, reduction):
+    results = []
+    for processes, accumulate in ((1, "1"), (2, "2")):
+        path = tmp_path / f"{processes}.pt"
+        done = run(SCRIPT, path, processes=processes, ACCUMULATE=accumulate, REDUCTION=reduction, FRACTION="0.4")
+        assert done.returncode == 0, done.stderr
+        results.append(torch.load(path, weights_only=True))
+    one, two = results
+    assert one["weights"][-1].item() != 1  # the temperature
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-4, abs=1e-5)
+    for a, b in zip(one["weights"], two["weights"], strict=True):
+        assert torch.allclose(a, b, atol=1e-4)
+    assert two["history"][-1]["val_loss"] == pytest.approx(one["history"][-1]["val_loss"], rel=1e-3)
+
+
 def test_when_one_process_dies_the_job_fails_and_can_be_resumed(tmp_path):
     whole = run(SCRIPT, tmp_path / "whole.pt", processes=2)
     assert whole.returncode == 0, whole.stderr
