@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -159,6 +160,7 @@ class Objective:
         self.adversary = adversary
         self.names = names
         self._adversarial_size = 0.0
+        self.attacked: Callable[[], AbstractContextManager[None]] = nullcontext  # keeps what a loss remembers
         self.strength = 1.0  # of all weights, for a while after the start
         self._passing = [(name, penalty) for name, penalty in named if isinstance(penalty, PassPenalty)]
         self._separate = [(name, penalty) for name, penalty in named if not isinstance(penalty, PassPenalty)]
@@ -306,7 +308,7 @@ class Objective:
         """
         perturbed = None
         if self.adversary is not None:
-            with self.traits.moved.kept():
+            with self.traits.moved.kept(), self.attacked():
                 perturbed = self.adversary.perturb(model, x, y, self.base_loss, generator, self.clip_values)
         counts = self.weights(share)
         logits, found = self._pass(model, x, perturbed, generator, share)

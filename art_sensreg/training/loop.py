@@ -95,6 +95,8 @@ class Training:
         self.checkpoints, self.processes, self.guard = checkpoints, processes, guard
         self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         self.own = ObjectiveState(objective, model, optimizer)
+        if self.own.modules():
+            objective.attacked = self.own.looked_at
         self.schedule = Schedule(scheduler, config, self._entries())
         self.monitor = make_monitor(config, validation is not None)
         if config.compile and not objective.compilable:

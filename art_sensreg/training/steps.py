@@ -33,6 +33,8 @@ The difference of two activations that are rounded to 8 bits is noise when they 
 # On the CPU a batch and its noisy copies are computed in parts with about so many tapped activations: 12 MB.
 _CACHED_NUMBERS = 3 * 2**20
 _LEAST_ROWS = 16
+# So many times in a row the scale of float16 is halved, from 2**16, before it is no longer taken for the cause.
+_HALVINGS = 40
 
 _LOW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -115,7 +117,7 @@ class Stepper:
         self._plain = device.type == "cpu" and processes.count == 1 and config.precision == "float32"
         self._plain = self._plain and not config.compile
         self._differentiated = [*model.parameters(), *([] if own is None else own.parameters())]
-        self._reseed = reseed
+        self._reseed, self._overflows = reseed, 0
         self._twice = needs_closure(optimizer)
         stores = [module._buffers for module in model.modules()] + ([] if own is None else own.stores())
         self._first_pass = BuffersBefore(stores if self._twice else [])
@@ -164,7 +166,9 @@ class Stepper:
 
         terms, logits, culprit = evaluate()
         # A gradient that overflows half precision is no fault: the scaler lowers its scale, and the step is left out.
-        overflow = culprit == "gradient" and self.scaler.is_enabled()
+        # One that overflows whatever the scale is none of that.
+        overflow = culprit == "gradient" and self.scaler.is_enabled() and self._overflows < _HALVINGS
+        self._overflows = self._overflows + 1 if overflow else 0
         if overflow:
             terms.pop("gradient")
         if culprit is None and self._twice:

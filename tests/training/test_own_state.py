@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from art_sensreg import JacobianPenalty, SensRegTrainer, TrainingConfig
+from art_sensreg.adversaries import PGD
 from art_sensreg.objectives import Objective
 from art_sensreg.training import Callback
 from art_sensreg.training.objective_state import ObjectiveState
@@ -172,6 +173,27 @@ def test_validation_leaves_a_losss_buffers_alone():
     trainer.fit(X, Y, (X, Y), nb_epochs=1, verbose=False)
     assert torch.equal(loss.mean, seen[-1])
     assert loss.training
+
+
+def test_an_adversary_leaves_a_losss_buffers_alone():
+    seen = []
+
+    class Loss(Tempered):
+        def forward(self, logits, y):
+            seen.append(self.training)
+            return super().forward(logits, y)
+
+    model, loss = small_model(), Loss()
+
+    class Start(Callback):
+        def on_start(self, state):
+            assert not loss.mean.any()  # what was tried before left nothing
+            seen.clear()
+
+    config = TrainingConfig(seed=0, on_catastrophic_overfitting="ignore", callbacks=[Start()])
+    trainer = SensRegTrainer(classifier_of(model, None, loss), [], config, PGD(eps=0.1, max_iter=3))
+    trainer.fit(X, Y, nb_epochs=2, verbose=False)
+    assert seen == 2 * [False, False, False, True]  # three steps of the attack, and one of training
 
 
 def test_where_such_state_is_found():

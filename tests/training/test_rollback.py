@@ -145,6 +145,14 @@ def test_a_running_statistic_that_overflows_behind_a_finite_loss_is_found():
         fit(small_model(Huge(), nn.BatchNorm1d(8)))
 
 
+def test_a_gradient_that_overflows_half_precision_whatever_the_scale():
+    def root(model, x, y):
+        return (model(x) * 0).sum().abs().sqrt()
+
+    with pytest.raises(FloatingPointError, match=r"The term 'gradient' is nan in epoch 14, step 2"):
+        fit(small_model(), [root], epochs=20, precision="float16")
+
+
 def test_a_mask_of_minus_infinity_is_no_fault():
     model = small_model()
     model.register_buffer("mask", torch.full((2,), float("-inf")))
