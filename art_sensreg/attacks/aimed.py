@@ -200,6 +200,8 @@ class ScaledLogitsAttack(ProjectedAscent):
         super()._check_params()
         if isinstance(self.scales, str) or not isinstance(self.scales, Sequence):
             raise TypeError(f"`scales` is {self.scales!r}; expected a list of numbers above 0.")
+        if not self.scales:
+            raise ValueError("`scales` is empty; expected a list of numbers above 0.")
         for scale in self.scales:
             check_number("scales", scale, minimum=0.0, exclusive=True)
         if not isinstance(self.double, bool):

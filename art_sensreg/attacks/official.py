@@ -238,7 +238,7 @@ class OfficialAutoAttack(CheckedAttack):
             check_choice("version", self.version, tuple(VERSIONS))
         elif self.version != "custom":
             raise ValueError(f"`version` is {self.version!r} and `attacks` is given; expected one of them.")
-        elif isinstance(self.attacks, str) or not len(self.attacks):
+        elif isinstance(self.attacks, str) or not isinstance(self.attacks, Sequence) or not self.attacks:
             raise ValueError(f"`attacks` is {self.attacks!r}; expected a list of some of {', '.join(MIN_CLASSES)}.")
         for stage in self.stages:
             check_choice("attacks", stage, tuple(MIN_CLASSES))

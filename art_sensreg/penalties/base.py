@@ -13,6 +13,7 @@ from torch import nn
 
 from art_sensreg.penalties.batch_norm import couples_rows
 from art_sensreg.penalties.feature_sigma import smallest_size
+from art_sensreg.penalties.inputs import check_batch
 from art_sensreg.penalties.noise import Randomness
 from art_sensreg.penalties.passes import Branches, forward_branches
 from art_sensreg.penalties.precision import full_float32, input_width, tf32_blurs
@@ -146,14 +147,10 @@ class PassPenalty:
         :param generator: Source of randomness on the device of `x`; torch's global one if `None`.
         :param clip_values: Input range, needed only by penalties that clip.
         :return: Unweighted value, a 0-d tensor that can be differentiated by the model's parameters.
-        :raises TypeError: If `x` is no floating point tensor.
+        :raises TypeError: If `model` is no module, or `x` no floating point tensor.
         :raises ValueError: If the model cannot be tapped, or the penalty cannot be measured alone.
         """
-        if not isinstance(x, torch.Tensor) or not x.is_floating_point():
-            came = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
-            raise TypeError(f"`x` is {came}; expected a floating point torch.Tensor of shape (n, ...).")
-        if x.ndim < 2 or len(x) == 0:
-            raise ValueError(f"`x` has shape {tuple(x.shape)}; expected (n, ...) with n at least 1.")
+        check_batch(model, x)
         check_together([self])
         plans = plan_penalties(model, x, [self])
         bounds = None

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from art_sensreg.penalties.batch_norm import couples_rows, fixed_statistics
+from art_sensreg.penalties.inputs import check_batch
 from art_sensreg.penalties.passes import forward_branches
 from art_sensreg.utils import check_choice, check_count, check_number, outside_inference_mode
 
@@ -137,14 +138,10 @@ def draw_gradients(
     :param samples: Number of draws, one pass each.
     :param create_graph: Whether the gradients can be differentiated themselves.
     :return: `(samples, n, ...)`; those of half precision in float32.
-    :raises TypeError: If `x` is no floating point tensor.
+    :raises TypeError: If `model` is no module, or `x` no floating point tensor.
     :raises ValueError: If `x` has no rows.
     """
-    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
-        came = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
-        raise TypeError(f"`x` is {came}; expected a floating point torch.Tensor of shape (n, ...).")
-    if x.ndim < 2 or len(x) == 0:
-        raise ValueError(f"`x` has shape {tuple(x.shape)}; expected (n, ...) with n at least 1.")
+    check_batch(model, x)
     single = getattr(model, "single_draws", nullcontext)
     coupled = couples_rows(model)
     gradients = []
