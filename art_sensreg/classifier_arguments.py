@@ -16,6 +16,7 @@ from torch import nn
 
 from art_sensreg.utils import check_choice, check_count, check_flag, shown
 
+_PLAIN = {np.dtype(np.float32), np.dtype(np.float64)}
 _SIGNATURE = inspect.signature(PyTorchClassifier.__init__)
 
 
@@ -97,6 +98,8 @@ def check_inputs(x: Any, name: str = "x") -> Any:
     >>> check_inputs(np.arange(3, dtype=">f4")[::-1]).dtype
     dtype('float32')
     """
+    if type(x) is np.ndarray and x.dtype in _PLAIN and x.flags.c_contiguous and x.ndim:
+        return x
     if isinstance(x, torch.Tensor):
         if x.is_complex():
             raise TypeError(f"`{name}` has dtype {x.dtype}; expected real numbers.")

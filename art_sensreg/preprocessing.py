@@ -26,6 +26,7 @@ from torch import nn
 
 from art_sensreg.main_output import ModelWrapper
 from art_sensreg.penalties.random_states import random_state_kept
+from art_sensreg.training.inputs import clip_bounds
 from art_sensreg.training.random_state import random_state, restore_random_state
 
 _STANDARDISATIONS = (StandardisationMeanStd, StandardisationMeanStdPyTorch)
@@ -363,9 +364,7 @@ def _derivative_agrees(
 def _sample(classifier: PyTorchClassifier) -> tuple[torch.Tensor, torch.Tensor]:
     """Two images from the middle of the input range, and the width of that range."""
     clip = (0.0, 1.0) if classifier.clip_values is None else classifier.clip_values
-    low, high = (torch.as_tensor(np.asarray(end, dtype=np.float64)) for end in clip)
-    if low.numel() > 1 and low.ndim == 1:  # ART allows one value per feature
-        low, high = (end.expand(low.shape).reshape(classifier.input_shape) for end in (low, high))
+    low, high = (torch.as_tensor(end, dtype=torch.float64) for end in clip_bounds(clip, classifier.input_shape))
     shape = (min(2, classifier.nb_classes), *classifier.input_shape)
     drawn = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     dtype, device = model_dtype(classifier.model), classifier.device

@@ -125,6 +125,15 @@ def test_rescaling_inside_is_training_on_rescaled_images(name, adversary):
         assert scaled.history[-1][key] == pytest.approx(plain.history[-1][key], abs=1e-3)
 
 
+def test_bounds_for_each_feature():
+    flat = np.zeros(16), np.full(16, 255.0)
+    of_each = fitted(make([Affine(1 / 255)], 255.0, clip_values=flat), 255.0)
+    assert Preprocessing.of(of_each.classifier).inside
+    assert same_weights(
+        weights_of(of_each.classifier), weights_of(fitted(make([Affine(1 / 255)], 255.0), 255.0).classifier)
+    )
+
+
 def test_shifting_and_standardising_come_in_arts_order():
     classifier = make([Affine(2.0, -1.0), Squared()], preprocessing=(0.3, 0.5))
     x = torch.tensor(X)
