@@ -272,7 +272,7 @@ def _prepare(
         )
         bounds = (low, high)
     model = trained_model(classifier)
-    _check_output(classifier, model, x)
+    _check_output(classifier, model, x[:2])
     model = with_main_output(model, x, _columns(classifier), options.training_mode)
     objective = Objective(penalties, classifier.loss, bounds, options.adversary)
     # In the mode of training: a model's own randomness shows in no other.
