@@ -18,7 +18,7 @@ from art_sensreg.classifier_arguments import check_arguments, named_arguments
 from art_sensreg.fitting import FitOptions, fit_arrays, fit_batches, with_given
 from art_sensreg.inference import hooks_of
 from art_sensreg.loaders import BatchAdapter
-from art_sensreg.objectives import Penalty, check_penalties
+from art_sensreg.penalty_lists import Penalty, check_penalties
 from art_sensreg.placement import place
 from art_sensreg.training.callbacks import History
 from art_sensreg.training.config import TrainingConfig

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from art_sensreg.objectives import Penalty, active_penalties, unique_names
 from art_sensreg.penalties.base import ClipValues
 from art_sensreg.penalties.effect import TappedLayer, penalty_effect, reaches_logits, tapped_layers, trial_rows
 from art_sensreg.penalties.traits import Traits
+from art_sensreg.penalty_lists import Penalty, active_penalties, unique_names
 from art_sensreg.utils import warn_caller
 
 _WHY = (

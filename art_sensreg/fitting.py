@@ -19,10 +19,11 @@ from art_sensreg.description import description, preprocessors
 from art_sensreg.effect_warning import warn_without_effect
 from art_sensreg.loaders import BatchAdapter, describe_source, loader_source
 from art_sensreg.main_output import with_main_output
-from art_sensreg.objectives import Objective, Penalty
+from art_sensreg.objectives import Objective
 from art_sensreg.outputs import SingleOutput
 from art_sensreg.penalties.row_coupling import LOOK
 from art_sensreg.penalties.taps import trial
+from art_sensreg.penalty_lists import Penalty
 from art_sensreg.placement import move, place, run_device
 from art_sensreg.preprocessing import trained_model
 from art_sensreg.reading import Reader

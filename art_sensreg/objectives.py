@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import count
 from typing import Any
 
 import torch
 from torch import nn
 
 from art_sensreg.adversaries import Adversary
-from art_sensreg.penalties.base import ClipValues, GivenBranch, PassPenalty, check_together, measure, plan_penalties
+from art_sensreg.penalties.base import ClipValues, GivenBranch, PassPenalty, measure, plan_penalties
 from art_sensreg.penalties.batch_norm import batch_norms, couples_rows
 from art_sensreg.penalties.feature_sigma import smallest_size
 from art_sensreg.penalties.noise import Randomness
@@ -25,75 +24,7 @@ from art_sensreg.penalties.passes import (
 from art_sensreg.penalties.row_coupling import survey
 from art_sensreg.penalties.taps import TapPlan
 from art_sensreg.penalties.traits import Traits, check_traits, warn_of
-from art_sensreg.utils import check_number
-
-Penalty = Callable[..., torch.Tensor]
-# Names that a penalty cannot have: entries of the history, and terms of the loop's own.
-HISTORY_KEYS = (
-    *("loss", "base", "adversarial", "gradient", "epoch", "accuracy", "learning_rate", "seconds", "skipped"),
-    *("val_loss", "val_accuracy", "val_robust_accuracy", "pgd_accuracy", "fgsm_accuracy", "catastrophic_overfitting"),
-)
-
-
-def check_penalties(penalties: Any, adversary: Adversary | None = None) -> tuple[Penalty, ...]:
-    """
-    Check a list of penalties: the package's own, plain functions, or objects with `__call__(model, x, y)`.
-
-    An object may have a `weight` (default 1) and a `name` (default: its function's or class's name).
-
-    :param penalties: Sequence of penalties.
-    :param adversary: What makes the adversarial images that penalties may be measured on, or None.
-    :return: The same as a tuple.
-    :raises TypeError: If it is no sequence, or an entry cannot be called.
-    :raises ValueError: If a weight is negative or not finite, or a penalty needs the noise of another that is missing.
-
-    Example:
-    >>> from art_sensreg import SensitivityPenalty
-    >>> from art_sensreg.objectives import check_penalties
-    >>> len(check_penalties([SensitivityPenalty(), lambda model, x, y: x.sum()]))
-    2
-    """
-    if isinstance(penalties, (str, bytes)) or not isinstance(penalties, Sequence):
-        raise TypeError(f"`penalties` is {penalties!r}; expected a list of penalties.")
-    for penalty in penalties:
-        if isinstance(penalty, type) or not callable(penalty):
-            raise TypeError(f"`penalties` holds {penalty!r}; expected objects to be called as penalty(model, x, y).")
-        check_number("weight", getattr(penalty, "weight", 1.0), minimum=0.0)
-    if adversary is None or adversary.pair == "noisy":
-        check_together(active_penalties(penalties))
-    return tuple(penalties)
-
-
-def active_penalties(penalties: Sequence[Penalty]) -> list[Penalty]:
-    """
-    The penalties that are computed at all.
-
-    :param penalties: The penalties.
-    :return: Those whose weight is not 0.
-    """
-    return [penalty for penalty in penalties if getattr(penalty, "weight", 1.0) > 0]
-
-
-def unique_names(penalties: Sequence[Penalty]) -> list[str]:
-    """
-    Names under which penalties stand beside the other entries of the history.
-
-    :param penalties: The penalties that are computed.
-    :return: One name for each.
-    """
-    names: list[str] = []
-    for penalty in penalties:
-        wanted = getattr(penalty, "name", None) or getattr(penalty, "__name__", None) or type(penalty).__name__
-        free = (f"{wanted}_{number}" if number > 1 else wanted for number in count(1))
-        names.append(next(name for name in free if name not in names and name not in HISTORY_KEYS))
-    return names
-
-
-def _check_term(name: str, value: Any) -> torch.Tensor:
-    if not isinstance(value, torch.Tensor) or value.ndim:
-        came = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else f"{value!r}"
-        raise TypeError(f"The term `{name}` is {came}; expected a 0-d tensor (for a loss: reduction='mean').")
-    return value
+from art_sensreg.penalty_lists import Penalty, active_penalties, check_penalties, check_term, unique_names
 
 
 @dataclass(frozen=True)
@@ -128,7 +59,7 @@ class Objective:
     With an adversary the base loss is on perturbed images, or on both. Clean images take part only if some term needs
     them; the perturbed ones go through the model in the same pass.
 
-    :param penalties: See :func:`check_penalties`.
+    :param penalties: See :func:`~art_sensreg.penalty_lists.check_penalties`.
     :param base_loss: Function of logits `(n, C)` and labels; cross-entropy by default.
     :param clip_values: Input range as two tensors that broadcast against a batch, or None.
     :param adversary: Adversarial training to combine with the penalties, or None.
@@ -314,7 +245,7 @@ class Objective:
         logits, found = self._pass(model, x, perturbed, generator, share)
         if self._separate:
             with statistics_untouched(model, len(x), self.traits):
-                found.update((name, _check_term(name, penalty(model, x, y))) for name, penalty in self._separate)
+                found.update((name, check_term(name, penalty(model, x, y))) for name, penalty in self._separate)
         terms = self._base_terms(logits, y)
         loss = terms["base"] if counts["base"] == 1 else terms["base"] * counts["base"]
         for name in self.names:
@@ -361,7 +292,7 @@ class Objective:
 
     def _base_terms(self, logits: Sequence[torch.Tensor], y: torch.Tensor) -> dict[str, torch.Tensor]:
         if self.adversary is None:
-            return {"base": _check_term("base", self.base_loss(logits[0], y))}
+            return {"base": check_term("base", self.base_loss(logits[0], y))}
         clean = logits[0] if len(logits) > 1 else None
         base, part = self.adversary.combine(self.base_loss, clean, logits[-1], y)
-        return {"base": _check_term("base", base), "adversarial": _check_term("adversarial", part)}
+        return {"base": check_term("base", base), "adversarial": check_term("adversarial", part)}

@@ -15,7 +15,7 @@ from torch import nn
 from art_sensreg.effect_warning import is_own, layers_of
 from art_sensreg.fitting import FitOptions, _prepare, _trained, in_input_units
 from art_sensreg.main_output import main_logits, with_main_output
-from art_sensreg.objectives import Objective, Penalty, active_penalties, check_penalties
+from art_sensreg.objectives import Objective
 from art_sensreg.outputs import predicted_classes
 from art_sensreg.penalties import JacobianPenalty, SensitivityPenalty
 from art_sensreg.penalties.effect import TappedLayer, penalty_effect
@@ -23,6 +23,7 @@ from art_sensreg.penalties.modes import modes_kept
 from art_sensreg.penalties.random_states import nothing_left, random_state_kept
 from art_sensreg.penalties.row_coupling import LOOK
 from art_sensreg.penalties.taps import trial
+from art_sensreg.penalty_lists import Penalty, active_penalties, check_penalties
 from art_sensreg.preprocessing import model_dtype
 from art_sensreg.reading import Reader
 from art_sensreg.training.config import TrainingConfig

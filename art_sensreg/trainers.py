@@ -18,9 +18,9 @@ from art_sensreg.adversaries import Adversary
 from art_sensreg.adversaries.base import check_adversary
 from art_sensreg.fitting import FitOptions, fit_arrays, fit_batches, with_given
 from art_sensreg.loaders import BatchAdapter
-from art_sensreg.objectives import Penalty, check_penalties
 from art_sensreg.penalties import FisherRaoPenalty, GradientDiversityPenalty, JacobianPenalty, SensitivityPenalty
 from art_sensreg.penalties.fisher_rao import FIRE_PRESETS
+from art_sensreg.penalty_lists import Penalty, check_penalties
 from art_sensreg.preprocessing import model_dtype
 from art_sensreg.randomization import BayesianKL, draws_differ
 from art_sensreg.randomization.layers import GaussianWeights

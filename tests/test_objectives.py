@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty
-from art_sensreg.objectives import Objective, check_penalties
+from art_sensreg.objectives import Objective
+from art_sensreg.penalty_lists import check_penalties
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from art_sensreg.benchmark.settings import SuiteSettings
 from art_sensreg.benchmark.views import Cell
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.datasets import Dataset
-from art_sensreg.objectives import Penalty
+from art_sensreg.penalty_lists import Penalty
 
 # Adversarially trained defences whose models an audit transfers from, the first ones of which are taken.
 ADVERSARIAL = ("art-madry", "art-trades-fixed", "art-fbf-fixed", "art-fbf", "art-adversarial", "art-awp-fixed")

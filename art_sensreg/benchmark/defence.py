@@ -14,7 +14,7 @@ from torch import nn
 from art_sensreg.benchmark.claims import Claim
 from art_sensreg.benchmark.preprocessing_rows import PreprocessingRow
 from art_sensreg.benchmark.task import TrainingTask
-from art_sensreg.objectives import Penalty
+from art_sensreg.penalty_lists import Penalty
 
 Options = dict[str, Any]
 

@@ -14,8 +14,8 @@ from art_sensreg.benchmark.claims import Claim, robust_accuracy
 from art_sensreg.benchmark.defence import Options, RandomRow
 from art_sensreg.benchmark.rows import config_of, from_penalties, from_trainer
 from art_sensreg.benchmark.task import TrainingTask
-from art_sensreg.objectives import Penalty
 from art_sensreg.penalties import FisherRaoPenalty, GradientDiversityPenalty, JacobianPenalty, SensitivityPenalty
+from art_sensreg.penalty_lists import Penalty
 from art_sensreg.randomization import BayesianKL, randomize
 from art_sensreg.trainers import SensRegTrainer
 from art_sensreg.training.config import CHEAP_FRACTION

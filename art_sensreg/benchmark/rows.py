@@ -15,7 +15,7 @@ from art_sensreg.benchmark.claims import Claim, robust_accuracy
 from art_sensreg.benchmark.defence import Defence, Options
 from art_sensreg.benchmark.task import TrainingTask
 from art_sensreg.benchmark.threats import NORMS
-from art_sensreg.objectives import Penalty
+from art_sensreg.penalty_lists import Penalty
 from art_sensreg.trainers import SensRegTrainer
 from art_sensreg.training.config import TrainingConfig
 

@@ -13,6 +13,21 @@ if TYPE_CHECKING:
     from art_sensreg.training.loop import Training
 
 
+def entries_of(training: Training) -> list[str]:
+    """
+    The entries of the history that are there when the scheduler steps.
+
+    :param training: The run.
+    :return: Their names.
+    """
+    entries = ["loss", "base", *(["adversarial"] if training.objective.adversary else []), *training.objective.names]
+    entries += ["accuracy", "learning_rate", *(["skipped"] if training.config.on_nonfinite == "skip" else [])]
+    if training.validation is not None:
+        entries += ["val_loss", "val_accuracy"]
+        entries += ["val_robust_accuracy"] if training.config.validation_attack is not None else []
+    return [*entries, *(training.guard.watched.attacks if training.guard is not None else [])]
+
+
 def judge(training: Training, record: dict[str, float]) -> None:
     """
     Validate, step the scheduler, and see whether it is time to stop.

@@ -22,7 +22,7 @@ from art_sensreg.training.callbacks import History, TrainingState, call
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.distributed import Processes
 from art_sensreg.training.held_out import HeldOut
-from art_sensreg.training.judging import best_weights, judge
+from art_sensreg.training.judging import best_weights, entries_of, judge
 from art_sensreg.training.metrics import Sums, make_monitor
 from art_sensreg.training.modes import set_mode
 from art_sensreg.training.objective_state import ObjectiveState, Trained
@@ -97,7 +97,7 @@ class Training:
         self.own = ObjectiveState(objective, model, optimizer)
         if self.own.modules():
             objective.attacked = self.own.looked_at
-        self.schedule = Schedule(scheduler, config, self._entries())
+        self.schedule = Schedule(scheduler, config, entries_of(self))
         self.monitor = make_monitor(config, validation is not None)
         if config.compile and not objective.compilable:
             raise ValueError(
@@ -177,15 +177,6 @@ class Training:
         self.soundness = Soundness(self)
         self.probes = self.new_probes()
         self.at = threshold(self.objective)
-
-    def _entries(self) -> list[str]:
-        """The entries of the history that are there when the scheduler steps."""
-        entries = ["loss", "base", *(["adversarial"] if self.objective.adversary else []), *self.objective.names]
-        entries += ["accuracy", "learning_rate", *(["skipped"] if self.config.on_nonfinite == "skip" else [])]
-        if self.validation is not None:
-            entries += ["val_loss", "val_accuracy"]
-            entries += ["val_robust_accuracy"] if self.config.validation_attack is not None else []
-        return [*entries, *(self.guard.watched.attacks if self.guard is not None else [])]
 
     def new_probes(self) -> Probes:
         probes = Probes(self.seed, self.device)

@@ -49,6 +49,20 @@ def micro_batches(rows: int, share: Share, pieces: int) -> list[tuple[int, Share
     return found
 
 
+def gradient_size(parameters: Sequence[torch.Tensor]) -> torch.Tensor:
+    """
+    A number that is finite if all gradients are. A finite loss can have one that is not: of a root at 0, for one.
+
+    :param parameters: What is trained.
+    :return: The sum of the norms, a 0-d tensor.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return torch.zeros(())
+    norms = torch._foreach_norm(gradients)
+    return torch.stack([norm.float().to(norms[0].device) for norm in norms]).sum()
+
+
 def first_nonfinite(terms: dict[str, torch.Tensor], size: torch.Tensor) -> str | None:
     """
     Find what is NaN or infinite in a step; the host waits for the device once, unless it is a term.

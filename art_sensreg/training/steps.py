@@ -21,7 +21,7 @@ from art_sensreg.training.objective_state import ObjectiveState
 from art_sensreg.training.optimizers import needs_closure
 from art_sensreg.training.resources import CHANNELS_LAST
 from art_sensreg.training.rollback import BuffersBefore
-from art_sensreg.training.step_parts import NotFiniteError, first_nonfinite, micro_batches
+from art_sensreg.training.step_parts import NotFiniteError, first_nonfinite, gradient_size, micro_batches
 
 LOW_PRECISION_SIGMA = 0.3
 """
@@ -160,7 +160,7 @@ class Stepper:
             terms, logits = self._gradients(x, y, probes, parts)
             if self.scaler.is_enabled():
                 self.scaler.unscale_(self.optimizer)
-            size = self._gradient_size()
+            size = gradient_size(self._held())
             culprit = first_nonfinite(terms, size)
             return ({**terms, "gradient": size} if culprit == "gradient" else terms), logits, culprit
 
@@ -225,14 +225,6 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         for parameter in self._differentiated:
             parameter.grad = None
-
-    def _gradient_size(self) -> torch.Tensor:
-        """A finite loss can have a gradient that is not: of a root at 0, for one."""
-        gradients = [p.grad for p in self._held() if p.grad is not None]
-        if not gradients:
-            return torch.zeros(())
-        norms = torch._foreach_norm(gradients)
-        return torch.stack([norm.float().to(norms[0].device) for norm in norms]).sum()
 
     def _leave_out(self) -> None:
         """Forget a step that shall not be done."""

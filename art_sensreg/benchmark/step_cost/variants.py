@@ -27,8 +27,8 @@ from art_sensreg.benchmark.step_cost.loops import (
     lean_gradient,
     lean_predict,
 )
-from art_sensreg.objectives import Penalty
 from art_sensreg.penalties import JacobianPenalty, SensitivityPenalty
+from art_sensreg.penalty_lists import Penalty
 from art_sensreg.trainers import SensRegTrainer
 from art_sensreg.training.config import CHEAP_FRACTION
 

@@ -1,0 +1,81 @@
+"""Lists of penalties as users give them: checked, named, and without those that are switched off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any
+
+import torch
+
+from art_sensreg.adversaries import Adversary
+from art_sensreg.penalties.base import check_together
+from art_sensreg.utils import check_number
+
+Penalty = Callable[..., torch.Tensor]
+# Names that a penalty cannot have: entries of the history, and terms of the loop's own.
+HISTORY_KEYS = (
+    *("loss", "base", "adversarial", "gradient", "epoch", "accuracy", "learning_rate", "seconds", "skipped"),
+    *("val_loss", "val_accuracy", "val_robust_accuracy", "pgd_accuracy", "fgsm_accuracy", "catastrophic_overfitting"),
+)
+
+
+def check_penalties(penalties: Any, adversary: Adversary | None = None) -> tuple[Penalty, ...]:
+    """
+    Check a list of penalties: the package's own, plain functions, or objects with `__call__(model, x, y)`.
+
+    An object may have a `weight` (default 1) and a `name` (default: its function's or class's name).
+
+    :param penalties: Sequence of penalties.
+    :param adversary: What makes the adversarial images that penalties may be measured on, or None.
+    :return: The same as a tuple.
+    :raises TypeError: If it is no sequence, or an entry cannot be called.
+    :raises ValueError: If a weight is negative or not finite, or a penalty needs the noise of another that is missing.
+
+    Example:
+    >>> from art_sensreg import SensitivityPenalty
+    >>> from art_sensreg.penalty_lists import check_penalties
+    >>> len(check_penalties([SensitivityPenalty(), lambda model, x, y: x.sum()]))
+    2
+    """
+    if isinstance(penalties, (str, bytes)) or not isinstance(penalties, Sequence):
+        raise TypeError(f"`penalties` is {penalties!r}; expected a list of penalties.")
+    for penalty in penalties:
+        if isinstance(penalty, type) or not callable(penalty):
+            raise TypeError(f"`penalties` holds {penalty!r}; expected objects to be called as penalty(model, x, y).")
+        check_number("weight", getattr(penalty, "weight", 1.0), minimum=0.0)
+    if adversary is None or adversary.pair == "noisy":
+        check_together(active_penalties(penalties))
+    return tuple(penalties)
+
+
+def active_penalties(penalties: Sequence[Penalty]) -> list[Penalty]:
+    """
+    The penalties that are computed at all.
+
+    :param penalties: The penalties.
+    :return: Those whose weight is not 0.
+    """
+    return [penalty for penalty in penalties if getattr(penalty, "weight", 1.0) > 0]
+
+
+def unique_names(penalties: Sequence[Penalty]) -> list[str]:
+    """
+    Names under which penalties stand beside the other entries of the history.
+
+    :param penalties: The penalties that are computed.
+    :return: One name for each.
+    """
+    names: list[str] = []
+    for penalty in penalties:
+        wanted = getattr(penalty, "name", None) or getattr(penalty, "__name__", None) or type(penalty).__name__
+        free = (f"{wanted}_{number}" if number > 1 else wanted for number in count(1))
+        names.append(next(name for name in free if name not in names and name not in HISTORY_KEYS))
+    return names
+
+
+def check_term(name: str, value: Any) -> torch.Tensor:
+    if not isinstance(value, torch.Tensor) or value.ndim:
+        came = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else f"{value!r}"
+        raise TypeError(f"The term `{name}` is {came}; expected a 0-d tensor (for a loss: reduction='mean').")
+    return value
