@@ -24,6 +24,7 @@ from art_sensreg.training.callbacks import History
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.inputs import check_known
 from art_sensreg.training.states import check_live_state
+from art_sensreg.utils import gradients_on
 from art_sensreg.weights import clone_optimizer, load_weights, save_weights, weights_file
 
 logger = logging.getLogger(__name__)
@@ -174,6 +175,7 @@ class SensRegClassifier(ArrayInterface, PyTorchClassifier):
 
     # --- copies and files -------------------------------------------------------------------------------------------
 
+    @gradients_on()  # copies made inside of inference mode could not be trained
     def clone_for_refitting(self) -> SensRegClassifier:
         """
         Make an untrained classifier with the same architecture, optimizer settings, device and arguments.

@@ -29,7 +29,7 @@ from art_sensreg.reading import Reader
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.inputs import check_labels
 from art_sensreg.training.modes import set_mode
-from art_sensreg.utils import check_count, shown
+from art_sensreg.utils import check_count, gradients_on, shown
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ class Description:
     __repr__ = __str__
 
 
+@gradients_on()
 def describe(
     model: nn.Module | PyTorchClassifier,
     x: Any,

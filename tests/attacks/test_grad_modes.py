@@ -19,6 +19,8 @@ from art_sensreg import (
     SensRegTrainer,
     TrainingConfig,
     audit,
+    describe,
+    randomize,
 )
 from art_sensreg.adversaries import FGSMRS, PGD, TRADES
 from art_sensreg.attacks import (
@@ -165,6 +167,18 @@ def test_whatever_needs_gradients_does_the_same(call, off):
         found = CALLS[call](model)
     assert np.allclose(found, usual, atol=1e-6)
     assert np.abs(usual).max() > 0
+
+
+@pytest.mark.parametrize("off", OFF)
+def test_copies_made_there_can_be_trained(off):
+    classifier, model = classifier_of(), network()
+    with off():
+        clone, random_copy = classifier.clone_for_refitting(), randomize(model)
+        text = str(describe(classifier, X, Y, penalties=[SensitivityPenalty(sigma=0.1)]))
+    assert text == str(describe(classifier, X, Y, penalties=[SensitivityPenalty(sigma=0.1)]))
+    clone.fit(X, Y, nb_epochs=1)
+    random_copy(torch.from_numpy(X)).sum().backward()
+    assert not any(weight.is_inference() for weight in random_copy.parameters())
 
 
 def test_penalties_of_tensors_made_in_inference_mode():
