@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -30,6 +31,7 @@ CASES: dict[str, dict[str, Any]] = {
     "rademacher": {"penalties": [SensitivityPenalty(noise="rademacher", probes=2)]},
     "clip": {"penalties": [SensitivityPenalty(clip=True)]},
     "relative": {"penalties": [SensitivityPenalty(scale="relative", distance="absolute")]},
+    "sigma per feature": {"penalties": [SensitivityPenalty(sigma=np.full((1, 6, 6), 0.3)), SHARED]},
     "sigma range": {"penalties": [SensitivityPenalty(sigma=(0.1, 0.3)), SHARED]},
     "jr projection": {"penalties": [JacobianPenalty(estimator="projection")]},
     "jr exact": {"penalties": [JacobianPenalty(estimator="exact")]},
