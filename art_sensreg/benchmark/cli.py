@@ -31,6 +31,7 @@ from art_sensreg.benchmark.threats import pair_threats
 from art_sensreg.datasets import Dataset, load_dataset
 from art_sensreg.models import build_model
 from art_sensreg.training.distributed import Processes, join_processes, leave_processes, local_device
+from art_sensreg.training.lock import FolderLock
 from art_sensreg.utils.text import describe
 
 
@@ -63,30 +64,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out, previous = processes.agree((out, previous))
         left_out = _left_out(given, settings, dataset)
         records = Records(out, settings.as_json(), settings.device, previous, writes=processes.rank == 0)
+        lock = _take(out, previous) if processes.rank == 0 else None
     except (ValueError, TypeError, OSError, argparse.ArgumentTypeError) as error:
         parser.error(str(error))
-    records.data["left_out"] = left_out
-    # ART warns of what the suite does on purpose (Carlini's clipped images, and the like).
-    logging.getLogger("art").setLevel(logging.ERROR)
-    complete = run_suite(
-        settings,
-        dataset,
-        records,
-        verbose=not given.quiet,
-        processes=processes,
-        resume=given.resume,
-        audits=given.audit,
-        interpret=given.interpret,
-        workers=_workers(given.jobs, settings, processes),
-    )
-    if processes.rank == 0:
-        program = ["python"] if processes.count == 1 else ["torchrun", f"--nproc-per-node={processes.count}"]
-        words = sys.argv[1:] if arguments is None else arguments
-        finish(records, shlex.join([*program, "benchmarks/run_art_suite.py", *words]))
+    try:
+        records.data["left_out"] = left_out
+        # ART warns of what the suite does on purpose (Carlini's clipped images, and the like).
+        logging.getLogger("art").setLevel(logging.ERROR)
+        complete = run_suite(
+            settings,
+            dataset,
+            records,
+            verbose=not given.quiet,
+            processes=processes,
+            resume=given.resume,
+            audits=given.audit,
+            interpret=given.interpret,
+            workers=_workers(given.jobs, settings, processes),
+        )
+        if processes.rank == 0:
+            program = ["python"] if processes.count == 1 else ["torchrun", f"--nproc-per-node={processes.count}"]
+            words = sys.argv[1:] if arguments is None else arguments
+            finish(records, shlex.join([*program, "benchmarks/run_art_suite.py", *words]))
+    finally:
+        if lock is not None:
+            lock.release()
     if processes.count > 1:
         processes.gather(None)  # the first process has written its report: all leave together
         leave_processes()
     return 0 if complete else 1
+
+
+def _take(out: Path, previous: dict[str, Any] | None) -> FolderLock:
+    """Keep other runs out of the folder of this one."""
+    lock = FolderLock(out)
+    if not lock.acquire():
+        raise ValueError(
+            f"`--out` {out} is in use by another run{lock.holder()}; choose another folder, or wait for it"
+        )
+    if load_previous(out) != previous:
+        lock.release()
+        raise ValueError(f"`--out` {out} was written to by another run just now; start again")
+    return lock
 
 
 def _workers(jobs: int | None, settings: SuiteSettings, processes: Processes) -> int:
