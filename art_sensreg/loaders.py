@@ -51,6 +51,13 @@ class LoaderSource:
         for batch in drawn:
             yield self._pair(batch)
 
+    def generators(self) -> list[torch.Generator]:
+        """The random generators of its own, which decide its order."""
+        parts = [self.loader, *(getattr(self.loader, name, None) for name in ("sampler", "batch_sampler"))]
+        parts.append(getattr(parts[-1], "sampler", None))
+        found = [getattr(part, "generator", None) for part in parts]
+        return list({id(part): part for part in found if isinstance(part, torch.Generator)}.values())
+
     def _pair(self, batch: Any) -> tuple[Any, Any]:
         if self.adapter is None:
             if not isinstance(batch, (tuple, list)) or len(batch) != 2:

@@ -99,6 +99,7 @@ class Reader:
             source.restarts,
             self.classifier.device,
             self.config.accumulate,
+            source.generators(),
         )
 
     def held_out(self, data: Any, adapter: Any = None) -> HeldOut | None:

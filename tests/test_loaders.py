@@ -5,7 +5,7 @@ import pytest
 import torch
 from art.data_generators import NumpyDataGenerator, PyTorchDataGenerator
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset, get_worker_info
 
 from art_sensreg import SensitivityPenalty, SensRegClassifier, SensRegTrainer, TrainingConfig
 from art_sensreg.loaders import loader_source
@@ -215,3 +215,18 @@ def test_the_guard_of_one_step_training_samples_a_validation_loader():
     trainer = SensRegTrainer(classifier(), [], TrainingConfig(seed=0), adversary=FGSMRS(eps=0.05))
     trainer.fit(X, Y, validation_data=PAIRS, nb_epochs=1, verbose=False)
     assert 0 <= trainer.history[0]["pgd_accuracy"] <= 1
+
+
+@pytest.mark.parametrize("sampler", [False, True])
+def test_a_loader_with_a_generator_of_its_own_resumes_in_its_order(tmp_path, sampler):
+    def loader():
+        generator = torch.Generator().manual_seed(3)
+        data = TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
+        if sampler:
+            return DataLoader(data, batch_size=5, sampler=RandomSampler(data, generator=generator))
+        return DataLoader(data, batch_size=5, shuffle=True, generator=generator)
+
+    whole = trained(loader(), epochs=3)[0]
+    trained(loader(), epochs=1, checkpoint_dir=tmp_path)
+    resumed = trained(loader(), epochs=3, checkpoint_dir=tmp_path, resume=True)[0]
+    assert same_weights(whole, resumed)

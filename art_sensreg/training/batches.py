@@ -6,9 +6,9 @@ import logging
 import queue
 import random
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -232,6 +232,7 @@ class LoaderBatches:
     :param device: Where batches are needed. Processes exchange them in the host's memory: a tensor sent from one GPU
         arrives on the one of the same number.
     :param accumulate: Batches of the loader that are joined to one.
+    :param generators: Random generators of the loader's own, whose states belong to a checkpoint.
 
     Example:
     >>> from art_sensreg.training.batches import LoaderBatches
@@ -249,7 +250,9 @@ class LoaderBatches:
         restarts: bool = False,
         device: torch.device = torch.device("cpu"),  # noqa: B008 - cannot be changed
         accumulate: int = 1,
+        generators: Sequence[torch.Generator] = (),
     ) -> None:
+        self._generators = generators
         self._start, self._restarts, self.device, self._accumulate = start, restarts, device, accumulate
         self.micro_rows = 1
         self._length = length
@@ -284,6 +287,19 @@ class LoaderBatches:
             if not self._restarts:
                 self._begun, self._drawn = begun, [first]
         return first[0][:rows].to(self.device), first[1][:rows].to(self.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader's own generators stand, for a checkpoint."""
+        return {"generators": [generator.get_state() for generator in self._generators]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """
+        Take back what `state_dict` returned.
+
+        :param state: The same.
+        """
+        for generator, own in zip(self._generators, state["generators"], strict=True):
+            generator.set_state(own)
 
     def epoch(self, seed: int, first: int, processes: Processes) -> Iterator[Dealt]:
         """See :class:`Batches`. The loader has its own order, drawn from torch's or numpy's global generator."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 import types
 import zlib
@@ -44,8 +45,6 @@ def checksum(values: Any) -> str:
     """
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    if values.dtype.kind == "O":
-        return f"{zlib.crc32(plain(repr(values.tolist())).encode()):08x}"
     rows = values.reshape(1) if values.ndim == 0 else values
     count = max(1, _CHUNK // max(1, rows[:1].nbytes))
     total = 0
@@ -135,6 +134,8 @@ class Describer:
             yield name, "the run's own"
         elif isinstance(value, _PLAIN):
             yield name, _shortened(repr(value.item() if isinstance(value, np.generic) else value))
+        elif isinstance(value, np.ndarray) and value.dtype.hasobject:
+            yield from self._describe(name, value.tolist(), depth + 1)
         elif isinstance(value, (torch.Tensor, np.ndarray)):
             yield name, self._array(value)
         elif id(value) in self._seen:
@@ -185,6 +186,8 @@ class Describer:
         for name, module in named:
             self._seen.setdefault(id(module), (module, name))
             yield name, plain(f"{type(module).__name__}({module.extra_repr()})")
+            if type(module).__module__.startswith("torch._dynamo"):
+                continue  # what `torch.compile` made of the module inside of it
             yield from self._parts(name, module, depth)
             for kind in _HOOKS:
                 for number, hook in enumerate(getattr(module, kind).values()):
@@ -202,10 +205,12 @@ class Describer:
     def _array(self, value: np.ndarray | torch.Tensor) -> str:
         if id(value) in self._known:
             return self._known[id(value)][1]
-        dense = isinstance(value, np.ndarray) or (value.layout is torch.strided and not value.is_meta)
-        content = checksum(value) if dense else "unknown"
+        if isinstance(value, np.ndarray):
+            content = checksum(value)
+        else:
+            content = "unknown" if value.is_meta else checksum(value.to_dense())
         text = f"array of shape {tuple(value.shape)}, {str(value.dtype).removeprefix('torch.')}, checksum {content}"
-        if value.nbytes >= _LARGE:
+        if math.prod(value.shape) >= _LARGE:
             self._known[id(value)] = value, text
         return text
 

@@ -6,6 +6,7 @@ import logging
 import math
 from typing import TYPE_CHECKING, Any
 
+from art_sensreg.training.batches import LoaderBatches
 from art_sensreg.training.optimizers import inner_states, load_inner_states
 from art_sensreg.training.random_state import random_state
 from art_sensreg.training.resources import match_layout
@@ -50,6 +51,7 @@ def run_state(training: Training) -> dict[str, Any]:
         "callbacks": [
             callback.state_dict() if hasattr(callback, "state_dict") else {} for callback in training.config.callbacks
         ],
+        "batches": training.batches.state_dict() if isinstance(training.batches, LoaderBatches) else {},
         "random": random_state(),
     }
 
@@ -95,6 +97,8 @@ def restore_run(training: Training, stored: dict[str, Any]) -> None:
             callback.load_state_dict(own)
     match_layout(training.optimizer)
     state.stop = state.stop or (stored["stop"] and training.config.nb_epochs <= stored["nb_epochs"])
+    if isinstance(training.batches, LoaderBatches):
+        training.batches.load_state_dict(stored["batches"])
     if not training.batches.rewindable:
         logger.warning(
             "The training data come from a loader that cannot be rewound: training resumes at the start of epoch %d.",
