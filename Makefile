@@ -4,7 +4,7 @@ BIN := .venv/bin
 TESTS := $(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
 DATA ?= $(ART_SENSREG_DATA)
 
-.PHONY: bench test test-all test-machines test-device lint results-mnist clean
+.PHONY: bench test test-all test-machines test-device gpu lint results-mnist clean
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -33,6 +33,10 @@ test-machines: .venv/installed
 # What a GPU would do, without one: the tests marked `gpu` and those of tests/device on an emulated device.
 test-device: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p tests.device.plugin --assert=plain tests
+
+# docs/results/gpu.json and gpu.md, on a machine with a GPU: at most nine minutes. GPU="--emulated" does without one.
+gpu: .venv/installed
+	$(BIN)/python benchmarks/gpu.py $(GPU)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

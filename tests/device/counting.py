@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ WAITING = {
 
 _NO_KERNEL = {aten.empty, aten.empty_strided, aten.new_empty, aten.set_, aten.resize_, aten._local_scalar_dense}
 _transfers: list[Counter] = []
+_warned = [False]
 _kernels: list[Counter] = []
 
 
@@ -56,17 +58,25 @@ def waits(counter: Counter) -> Counter:
     return Counter({key: number for key, number in counter.items() if key[0] not in ASYNCHRONOUS})
 
 
+def set_sync_debug_mode(mode: str) -> None:
+    """`torch.cuda.set_sync_debug_mode`: `warn` of what waits, or `default`."""
+    _warned[0] = mode == "warn"
+
+
 def note_transfer(kind: str, op: Any) -> None:
-    if not _transfers:
+    warned = _warned[0] and kind not in ASYNCHRONOUS
+    if not (_transfers or warned):
         return
-    frame, place = sys._getframe(1), "?"
-    while frame is not None:
-        name = frame.f_code.co_filename
-        if f"/{WATCHED}/" in name:
-            place = f"{WATCHED}/{name.rsplit(f'/{WATCHED}/')[-1]}:{frame.f_lineno}"
-            break
+    frame = sys._getframe(1)
+    while frame.f_back is not None and f"/{WATCHED}/" not in frame.f_code.co_filename:
         frame = frame.f_back
-    _transfers[-1][kind, str(op), place] += 1
+    file = frame.f_code.co_filename
+    if warned:
+        warnings.warn_explicit("called a synchronizing CUDA operation", UserWarning, file, frame.f_lineno)
+    if _transfers:
+        inside = f"/{WATCHED}/" in file
+        place = f"{WATCHED}/{file.rsplit(f'/{WATCHED}/')[-1]}:{frame.f_lineno}" if inside else "?"
+        _transfers[-1][kind, str(op), place] += 1
 
 
 def note_kernel(op: Any) -> None:

@@ -19,6 +19,7 @@ import torch
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from tests.device.autocast import autocast_kernels
+from tests.device.counting import set_sync_debug_mode
 from tests.device.generators import Generator, default_generators
 from tests.device.kernels import OWN_KERNELS, fallback, is_pinned, pin_memory
 from tests.device.memory import NAME, device_storage
@@ -37,6 +38,7 @@ class DeviceModule(types.ModuleType):
     device_count = staticmethod(lambda: 1)
     current_device = staticmethod(lambda: 0)
     set_device = staticmethod(lambda device: None)
+    set_sync_debug_mode = staticmethod(set_sync_debug_mode)
     synchronize = staticmethod(lambda device=None: None)
     empty_cache = staticmethod(lambda: None)
     is_bf16_supported = staticmethod(lambda: True)

@@ -1,0 +1,106 @@
+"""`gpu.json` and `gpu.md`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from art_sensreg.benchmark.tables import Table
+
+Record = dict[str, Any]
+
+_TITLES = {
+    "tests": "Tests marked `gpu`",
+    "waits": "Waits of the host",
+    "agreement": "Agreement with the CPU",
+    "resume": "Resumed runs",
+    "precision": "Lower precision",
+    "step_cost": "Step cost and memory",
+}
+_NOTES = {
+    "waits": "Most waits of the host for the device in a training step (of an epoch's second step on). An attack waits "
+    "a number of times that does not depend on its steps.",
+    "agreement": "Largest difference from the CPU's numbers over the largest of them; and results of the same training "
+    "on both, which draw other noise on a GPU.",
+    "resume": "Weights of a run against those of one that was not stopped, with cuDNN's deterministic algorithms.",
+    "precision": "Error of `E ||z(x + s xi) - z(x)||^2 / s^2` against float32, by the size of the noise: below "
+    "sigma 0.3 the pass of the penalties is not in half precision, below 0.01 not in TF32.",
+    "step_cost": "Time of a step, its ratio to that of a lean PyTorch loop in the same process, and the memory that an "
+    "epoch takes beyond what was there before it.",
+}
+
+
+def write_gpu(data: Record, out: Path) -> list[Path]:
+    """
+    Write both files.
+
+    :param data: What was measured.
+    :param out: Folder.
+    :return: Their paths.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    paths = [out / "gpu.json", out / "gpu.md"]
+    paths[0].write_text(json.dumps(data, indent=1) + "\n")
+    paths[1].write_text(page(data))
+    return paths
+
+
+def page(data: Record) -> str:
+    """
+    The page.
+
+    :param data: Content of `gpu.json`.
+    :return: Markdown.
+    """
+    machine = data["environment"]
+    lines = ["# On a GPU" if not data["emulated"] else "# On an emulated device, not on a GPU", ""]
+    if data["emulated"]:
+        lines += [
+            "**No GPU was at hand: these numbers are of a device that is emulated on the CPU's memory** (tests/device) "
+            "and of much smaller problems. They show that every stage runs and that the numbers agree with the CPU's; "
+            "times, memory and the effect of TF32 say nothing about a GPU. Run `make gpu` on a machine that has one.",
+            "",
+        ]
+    lines += [
+        f"Device: {machine['device']}; torch {machine['torch']}; {data['seconds']:.0f} seconds; `{data['command']}`.",
+        "",
+    ]
+    for stage in data["stages"]:
+        lines += [f"## {_TITLES[stage['stage']]}", ""]
+        if stage["status"] != "ok":
+            lines += [f"**{stage['status']}**: {stage['reason']}", ""]
+        if stage["stage"] == "tests":
+            lines += [*_tests(stage["records"]), ""]
+        elif stage["records"]:
+            lines += [_NOTES[stage["stage"]], "", *_tables(stage["records"]), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _tests(records: list[Record]) -> list[str]:
+    outcomes = [record["outcome"] for record in records]
+    counts = ", ".join(f"{outcomes.count(kind)} {kind}" for kind in dict.fromkeys(outcomes)) or "none was run"
+    bad = [record for record in records if record["outcome"] in ("failed", "error")]
+    return [f"{counts[0].upper()}{counts[1:]}.", *(f"- {record['outcome']}: `{record['test']}`" for record in bad)]
+
+
+def _tables(records: list[Record]) -> list[str]:
+    """One table for each kind of record."""
+    kinds: dict[tuple[str, ...], list[Record]] = {}
+    for record in records:
+        kinds.setdefault(tuple(record), []).append(record)
+    tables = []
+    for header, rows in kinds.items():
+        names = [name.replace("_", " ") for name in header]
+        tables += [Table(names, [[_cell(row[name]) for name in header] for row in rows]).as_markdown(), ""]
+    return tables[:-1]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, list):
+        return ", ".join(map(_cell, value))
+    return str(value)

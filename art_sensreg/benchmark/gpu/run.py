@@ -1,0 +1,90 @@
+"""All stages of `benchmarks/gpu.py`: each in a process of its own, within its time, and none ends the others."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from art_sensreg.benchmark.gpu.stages import STAGES
+from art_sensreg.benchmark.step_cost.timing import one_line
+
+Record = dict[str, Any]
+MARK = "gpu-stage-result: "
+"""A stage prints its records as JSON behind this."""
+
+TESTS_SECONDS = 150
+
+
+def run_all(
+    stage_command: Sequence[str],
+    tests_command: Sequence[str],
+    seconds: float,
+    progress: Callable[[str], None] = print,
+    folder: Path | None = None,
+) -> list[Record]:
+    """
+    Run the tests marked `gpu`, then every stage.
+
+    :param stage_command: Command that runs the stage whose name is appended to it.
+    :param tests_command: Command that runs the tests.
+    :param seconds: Time for all together; what does not fit any more is left out, and recorded as such.
+    :param progress: Function that is told what is being done.
+    :param folder: Where the commands run; None: here.
+    :return: One record a stage: `stage`, `status` (`ok`, `failed`, `timeout`, `left out`), `reason`, `seconds`,
+        `records`.
+
+    Example:
+    >>> from art_sensreg.benchmark.gpu.run import run_all
+    >>> print_nothing = [sys.executable, "-c", "raise SystemExit(3)"]
+    >>> stages = run_all(print_nothing, print_nothing, seconds=60, progress=lambda text: None)
+    >>> sorted({stage["status"] for stage in stages})
+    ['failed']
+    """
+    deadline = time.monotonic() + seconds
+    stages = []
+    jobs = [("tests", list(tests_command), TESTS_SECONDS)]
+    jobs += [(name, [*stage_command, name], limit) for name, (_, limit) in STAGES.items()]
+    for name, command, limit in jobs:
+        progress(name)
+        left = deadline - time.monotonic()
+        stages.append(_run(name, command, min(limit, left), folder) if left > 5 else _left_out(name))
+    return stages
+
+
+def _left_out(name: str) -> Record:
+    return {"stage": name, "status": "left out", "reason": "no time was left", "seconds": 0.0, "records": []}
+
+
+def _run(name: str, command: list[str], limit: float, folder: Path | None) -> Record:
+    start = time.monotonic()
+    status, reason, records = "ok", "", []
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False, cwd=folder)
+    except subprocess.TimeoutExpired:
+        status, reason = "timeout", f"not done after {limit:.0f} seconds"
+    except OSError as error:
+        status, reason = "failed", one_line(str(error))
+    else:
+        lines = done.stdout.splitlines()
+        if name == "tests":
+            records = _test_results(done.stdout)
+            failed = done.returncode != 0
+        else:
+            found = [line for line in lines if line.startswith(MARK)]
+            records = json.loads(found[-1].removeprefix(MARK)) if found else []
+            failed = done.returncode != 0 or not found
+        if failed:
+            said = [line for line in [*lines, *done.stderr.splitlines()] if line.strip()]
+            status, reason = "failed", one_line(said[-1] if said else f"exit code {done.returncode}")
+    return {"stage": name, "status": status, "reason": reason, "seconds": time.monotonic() - start, "records": records}
+
+
+def _test_results(output: str) -> list[Record]:
+    """Of pytest's output with `-rA -q`: every test and what became of it."""
+    found = re.findall(r"^(PASSED|FAILED|ERROR|SKIPPED) (\S+)", output, re.MULTILINE)
+    return [{"test": test, "outcome": outcome.lower()} for outcome, test in found]

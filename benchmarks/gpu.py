@@ -1,0 +1,95 @@
+"""
+Everything about a GPU that can only be seen on one, in at most nine minutes. See --help.
+
+Writes `gpu.json` and `gpu.md` to --out: the tests marked `gpu`, waits of the host, agreement with the CPU, resumed
+runs, lower precision, step cost and memory. A stage that fails or takes too long is recorded, and the rest runs.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="gpu.py", description=__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "docs" / "results", metavar="DIR", help="default: %(default)s"
+    )
+    parser.add_argument("--seconds", type=float, default=530.0, metavar="N", help="time for all stages (default 530)")
+    parser.add_argument("--emulated", action="store_true", help="on tests/device's emulated device, on small problems")
+    parser.add_argument("--stage", help=argparse.SUPPRESS)  # what the run starts in processes of their own
+    return parser
+
+
+def main() -> int:
+    """Run; the exit code is 0, 1 if a stage failed, 2 where there is no GPU."""
+    parser = make_parser()
+    given = parser.parse_args()
+    if given.emulated:
+        emulate()
+    from art_sensreg.benchmark.gpu.report import write_gpu
+    from art_sensreg.benchmark.gpu.run import MARK, run_all
+    from art_sensreg.benchmark.gpu.stages import REDUCED, Size, run_stage
+
+    if given.stage:
+        print(MARK + json.dumps(run_stage(given.stage, REDUCED if given.emulated else Size())))
+        return 0
+    if not has_gpu(given.emulated):
+        parser.error("torch sees no GPU here; expected one, or --emulated")
+    flags = ["--emulated"] if given.emulated else []
+    plugin = ["-p", "tests.device.plugin", "--assert=plain"] if given.emulated else []
+    tests = [sys.executable, "-m", "pytest", "-q", "-rA", "-m", "gpu", "-p", "no:cacheprovider", *plugin, "tests"]
+    start = time.monotonic()
+    stages = run_all(
+        [sys.executable, str(Path(__file__).resolve()), *flags, "--stage"], tests, given.seconds, folder=ROOT
+    )
+    data: dict[str, Any] = {
+        "schema": 1,
+        "emulated": given.emulated,
+        "command": shlex.join(["python", "benchmarks/gpu.py", *flags]),
+        "environment": machine(given.emulated),
+        "seconds": time.monotonic() - start,
+        "stages": stages,
+    }
+    print("Wrote:", *write_gpu(data, given.out), sep="\n  ")
+    for stage in stages:
+        print(f"{stage['stage']:10} {stage['status']:9} {stage['seconds']:6.1f} s  {stage['reason']}")
+    return int(any(stage["status"] != "ok" for stage in stages))
+
+
+def emulate() -> None:
+    """Let the package mean the emulated device where it says `cuda`; before it is imported."""
+    sys.path.insert(0, str(ROOT))
+    from tests.device.emulated import install
+    from tests.device.translation import as_cuda
+
+    install()
+    as_cuda("art_sensreg", "art", "pyautoattack")
+
+
+def has_gpu(emulated: bool) -> bool:
+    import torch
+
+    return emulated or torch.cuda.is_available()
+
+
+def machine(emulated: bool) -> dict[str, str]:
+    import torch
+
+    try:
+        own = version("art_sensreg")
+    except PackageNotFoundError:
+        own = "not installed"
+    device = "emulated on the CPU's memory" if emulated else torch.cuda.get_device_name()
+    return {"device": device, "torch": torch.__version__, "python": sys.version.split()[0], "art_sensreg": own}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
