@@ -54,7 +54,6 @@ class ActivationTaps(TorchFunctionMode):
         self.clone = clone
         self._taps: list[Tap] = []
         self._uncopied: list[Tap] = []
-        self._gating = Gating(self._taps, self._record)
         self._handles: list[RemovableHandle] = []
         self._named = [] if isinstance(layers, str) else _select_modules(model, layers)
         self._watch_before = layers == "pre_activation"
@@ -64,6 +63,7 @@ class ActivationTaps(TorchFunctionMode):
         )
 
     def __enter__(self) -> ActivationTaps:
+        self._gating = Gating(self._taps, self._record)
         for name, module in self._named:
             self._handles.append(module.register_forward_hook(self._hook(name)))
         super().__enter__()
@@ -75,6 +75,7 @@ class ActivationTaps(TorchFunctionMode):
             handle.remove()
         self._handles.clear()
         self._gating.clear()
+        del self._gating  # it refers back, and the activations would live until Python looks for such circles
         for tap in self._uncopied:
             self._copy(tap)
         self._uncopied.clear()

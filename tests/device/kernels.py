@@ -50,6 +50,7 @@ def fallback(op: Any, *args: Any, **kwargs: Any) -> Any:
         return torch.device("cpu") if isinstance(value, torch.device) and value.type == NAME else value
 
     args, kwargs = pytree.tree_map(unwrap, (tuple(args), kwargs))
+    args = [_as_declared(value, argument) for value, argument in zip(args, op._schema.arguments, strict=False)]
     kwargs.pop("pin_memory", None)
     result = op(*args, **kwargs)
     if op._schema.is_mutable:
@@ -63,6 +64,12 @@ def fallback(op: Any, *args: Any, **kwargs: Any) -> Any:
         return pairs[id(value)] if id(value) in pairs else to_device(value)
 
     return pytree.tree_map(wrap, result)
+
+
+def _as_declared(value: Any, argument: Any) -> Any:
+    """The number that a Python number has become on the way here is a tensor, where the operator takes only those."""
+    number = isinstance(value, (bool, int, float, complex))
+    return torch.tensor(value) if number and argument.type.kind() == "TensorType" else value
 
 
 def _with_generator(op: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

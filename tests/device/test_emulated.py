@@ -96,3 +96,9 @@ def test_autocast_and_its_scaler():
     scaler.step(optimizer)
     scaler.update()
     assert not torch.equal(before, model.weight)
+
+
+def test_numbers_stand_for_tensors():
+    x = torch.arange(5, device=DEVICE)
+    assert (x % 3).tolist() == [0, 1, 2, 0, 1]
+    assert (x / 2).tolist() == [0, 0.5, 1, 1.5, 2]

@@ -1,8 +1,11 @@
+import gc
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from art_sensreg import SensitivityPenalty
 from art_sensreg.models import build_model
 from art_sensreg.penalties.taps import ActivationTaps, plan_taps
 
@@ -209,3 +212,19 @@ def test_relus_in_disguise(relu):
             return self.b(relu(self.a(x.clamp(0, 1))))
 
     assert plan_taps(Disguised(), "hidden", torch.rand(3, 4)).names == ("relu",)
+
+
+def test_a_step_leaves_no_activations_for_the_garbage_collector():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+
+    def with_a_graph() -> int:
+        return sum(isinstance(entry, torch.Tensor) and entry.grad_fn is not None for entry in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = with_a_graph()
+        SensitivityPenalty()(model, torch.rand(5, 3)).backward()
+        assert with_a_graph() == before
+    finally:
+        gc.enable()

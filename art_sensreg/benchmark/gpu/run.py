@@ -26,6 +26,7 @@ def run_all(
     seconds: float,
     progress: Callable[[str], None] = print,
     folder: Path | None = None,
+    patience: float = 1.0,
 ) -> list[Record]:
     """
     Run the tests marked `gpu`, then every stage.
@@ -35,6 +36,7 @@ def run_all(
     :param seconds: Time for all together; what does not fit any more is left out, and recorded as such.
     :param progress: Function that is told what is being done.
     :param folder: Where the commands run; None: here.
+    :param patience: Factor of the time that each stage may take.
     :return: One record a stage: `stage`, `status` (`ok`, `failed`, `timeout`, `left out`), `reason`, `seconds`,
         `records`.
 
@@ -52,7 +54,7 @@ def run_all(
     for name, command, limit in jobs:
         progress(name)
         left = deadline - time.monotonic()
-        stages.append(_run(name, command, min(limit, left), folder) if left > 5 else _left_out(name))
+        stages.append(_run(name, command, min(patience * limit, left), folder) if left > 5 else _left_out(name))
     return stages
 
 
