@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -74,8 +75,8 @@ def test_the_page(monkeypatch, tmp_path, emulated):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu():
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "gpu.py")], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py")]
+    where = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=where)
     assert done.returncode == 2
     assert "torch sees no GPU here" in done.stderr.splitlines()[-1]
