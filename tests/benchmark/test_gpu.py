@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from art_sensreg.benchmark.gpu import run as gpu_run
-from art_sensreg.benchmark.gpu.report import page, write_gpu
+from art_sensreg.benchmark.gpu.report import write_gpu
 from art_sensreg.benchmark.gpu.run import MARK, run_all
 from art_sensreg.benchmark.gpu.stages import STAGES
 
