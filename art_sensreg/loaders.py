@@ -163,6 +163,8 @@ def describe_source(source: LoaderSource, describe: Describer) -> dict[str, str]
         parts = {name: getattr(loader, name) for name in named}
         if type(loader.batch_sampler) is BatchSampler:
             del parts["batch_sampler"]  # what the loader made of the others
+        if isinstance(loader.dataset, IterableDataset):
+            parts["num_workers"] = loader.num_workers  # each has a stream of its own
     for name, value in parts.items():
         texts.update(describe(name, value))
     return texts
@@ -186,7 +188,10 @@ def _length(loader: DataLoader[Any], argument: str) -> int:
     if stream and (length == 0 or loader.num_workers > 1):
         logger.warning("`%s` does not know the number of its batches: they are counted before training.", argument)
         with outer_randomness_kept(seed=0):
-            length = sum(1 for _ in loader)
+            length = 0
+            for length, _ in enumerate(loader, start=1):
+                if length % 1000 == 0:
+                    logger.warning("`%s` has at least %d batches; expected a stream that ends.", argument, length)
     return length
 
 

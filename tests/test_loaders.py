@@ -230,3 +230,24 @@ def test_a_loader_with_a_generator_of_its_own_resumes_in_its_order(tmp_path, sam
     trained(loader(), epochs=1, checkpoint_dir=tmp_path)
     resumed = trained(loader(), epochs=3, checkpoint_dir=tmp_path, resume=True)[0]
     assert same_weights(whole, resumed)
+
+
+def test_a_stream_that_can_be_gone_through_once_is_refused():
+    class Once(IterableDataset):
+        def __init__(self):
+            self.rows = iter(Stream())
+
+        def __iter__(self):
+            return self.rows
+
+    class OnceWithLength(Once):
+        def __len__(self):
+            return 22
+
+    target = classifier()
+    before = weights_of(target)
+    with pytest.raises(ValueError, match=r"`generator` gave no batch; expected some each time that it is gone through"):
+        target.fit_generator(DataLoader(Once(), batch_size=5), nb_epochs=1)
+    assert same_weights(before, weights_of(target))
+    with pytest.raises(ValueError, match=r"`generator` gave no batch in this epoch; expected some each time"):
+        target.fit_generator(DataLoader(OnceWithLength(), batch_size=5), nb_epochs=2)

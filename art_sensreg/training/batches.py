@@ -283,7 +283,7 @@ class LoaderBatches:
             begun = iter(self._start())
             first = next(begun, None)
             if first is None:
-                raise ValueError("`generator` gave no batch; expected at least one.")
+                raise ValueError("`generator` gave no batch; expected some each time that it is gone through.")
             if not self._restarts:
                 self._begun, self._drawn = begun, [first]
         return first[0][:rows].to(self.device), first[1][:rows].to(self.device)
@@ -328,6 +328,8 @@ class LoaderBatches:
                     rows = slice(processes.rank, None, processes.count) if processes.rank < total else slice(0, 1)
                     x, y = x[rows], y[rows]
                 yield to_device(x, self.device), to_device(y, self.device), total
+            if ended and left == self._length and not joined:
+                raise ValueError("`generator` gave no batch in this epoch; expected some each time it is gone through.")
             if ended:
                 logger.warning("The loader ended before the %d batches that it announced.", self._length)
                 return
