@@ -24,8 +24,8 @@ from art.preprocessing.standardisation_mean_std.utils import broadcastable_mean_
 from art.utils import to_categorical
 from torch import nn
 
+from art_sensreg.differentiable import differentiable
 from art_sensreg.main_output import ModelWrapper
-from art_sensreg.penalties.random_states import random_state_kept
 from art_sensreg.training.inputs import clip_bounds
 from art_sensreg.training.random_state import random_state, restore_random_state
 
@@ -169,7 +169,7 @@ class Preprocessing:
         operations = [op for op in classifier.preprocessing_operations if op.apply_fit or op.apply_predict]
         count = 0
         for operation in reversed(operations):
-            if not (operation.apply_fit and operation.apply_predict and _differentiable(operation, classifier)):
+            if not (operation.apply_fit and operation.apply_predict and _can_be_inside(operation, classifier)):
                 break
             count += 1
         first = len(operations) - count
@@ -311,54 +311,14 @@ def _keeps_unit(operation: Preprocessor) -> bool:
     )
 
 
-def _differentiable(operation: Preprocessor, classifier: PyTorchClassifier) -> bool:
-    """
-    Whether a preprocessor can be part of the trained function: one row an image, labels as they are, and autograd's
-    derivatives are those that differences show (nothing is rounded or detached).
-    """
+def _can_be_inside(operation: Preprocessor, classifier: PyTorchClassifier) -> bool:
     if isinstance(operation, _STANDARDISATIONS):
         return True
-    if not isinstance(operation, PreprocessorPyTorch) or isinstance(operation, EoTPyTorch):
-        return False
-    if type(operation).estimate_forward is not PreprocessorPyTorch.estimate_forward or _keeps_unit(operation):
-        return False  # it says itself that its gradient has to be estimated; ART's own mix images and labels
-    x, width = _sample(classifier)
-    generator = torch.Generator().manual_seed(1)
-    try:
-        for _ in range(8):
-            along = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device) * width
-            if not _derivative_agrees(operation, x, along, generator):
-                return False
-        labels = torch.eye(len(x), classifier.nb_classes, device=x.device)
-        with torch.no_grad(), random_state_kept(x.device, 0):
-            after = operation.forward(x.clone(), labels.clone())[1]
-    except Exception:  # noqa: BLE001 - it may need anything, and then stands before
-        return False
-    return after is None or (isinstance(after, torch.Tensor) and torch.equal(after, labels))
-
-
-def _derivative_agrees(
-    operation: PreprocessorPyTorch, x: torch.Tensor, along: torch.Tensor, generator: torch.Generator
-) -> bool:
-    def output(images: torch.Tensor) -> torch.Tensor:
-        with random_state_kept(x.device, 0):
-            result: torch.Tensor = operation.forward(images)[0]
-        return result
-
-    leaf = x.clone().requires_grad_(True)
-    with torch.enable_grad():
-        value = output(leaf.clone())  # it may work in place
-        if len(value) != len(x) or not value.requires_grad:
-            return False
-        weights = torch.randn(value.shape, generator=generator, dtype=torch.float64).to(x.device)
-        (gradient,) = torch.autograd.grad((value.double() * weights).sum(), leaf)
-    step = 1e-3
-    with torch.no_grad():
-        ends = [output(x + sign * step * along).double() for sign in (1, -1)]
-    measured = ((ends[0] - ends[1]) / (2 * step) * weights).sum()
-    size = (gradient.double() * along.double()).pow(2).sum().sqrt()
-    told = (gradient.double() * along.double()).sum()
-    return bool(size > 0) and bool((measured - told).abs() <= 0.05 * size)
+    if not isinstance(operation, PreprocessorPyTorch) or isinstance(operation, EoTPyTorch) or _keeps_unit(operation):
+        return False  # ART's own mix images and labels, or round
+    if type(operation).estimate_forward is not PreprocessorPyTorch.estimate_forward:
+        return False  # it says itself that its gradient has to be estimated
+    return differentiable(operation, *_sample(classifier), classifier.nb_classes)
 
 
 def _sample(classifier: PyTorchClassifier) -> tuple[torch.Tensor, torch.Tensor]:
