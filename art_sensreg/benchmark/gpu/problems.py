@@ -16,7 +16,7 @@ from art_sensreg.adversaries import Adversary
 from art_sensreg.benchmark.step_cost.loops import TimedModel
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.models import build_model
-from art_sensreg.objectives import Penalty
+from art_sensreg.penalty_lists import Penalty
 from art_sensreg.trainers import SensRegTrainer
 from art_sensreg.training.config import TrainingConfig
 
