@@ -16,8 +16,9 @@ from art_sensreg.penalty_lists import Penalty, active_penalties, unique_names
 from art_sensreg.utils import warn_caller
 
 _WHY = (
-    "A value that is printed and counted in the loss, with a gradient of zero: the layers stand before all that is "
-    "trained, in a part that is frozen, detached or under torch.no_grad(), or inside of an autograd.Function"
+    "They have a value, which is printed and counted in the loss, and a gradient of zero: what they measure stands "
+    "before all that is trained, in a part that is frozen, detached or under torch.no_grad(), or inside of an "
+    "autograd.Function"
 )
 
 

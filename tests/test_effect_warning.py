@@ -12,6 +12,7 @@ from torch import nn
 from art_sensreg import (
     FIRETrainer,
     GradDivTrainer,
+    GradientDiversityPenalty,
     JacobianPenalty,
     SensitivityPenalty,
     SensRegClassifier,
@@ -76,7 +77,8 @@ def test_only_the_layers_without_effect_are_named():
     trainer = SensRegTrainer(classifier_of(frozen(hidden=True)), [SensitivityPenalty(layers="hidden+logits")])
     (text,), _ = said(trainer)
     assert re.search(
-        r"`sensitivity` on 2 of its 4 layers \(layer 1, 'tanh' in '0.act'; layer 2, 'sigmoid' in '0'\)\. A value", text
+        r"`sensitivity` on 2 of its 4 layers \(layer 1, 'tanh' in '0.act'; layer 2, 'sigmoid' in '0'\)\. They have a",
+        text,
     )
 
 
@@ -102,6 +104,20 @@ def test_the_jacobian_does_not_depend_on_the_last_bias(estimator):
     (text,), _ = said(SensRegTrainer(classifier_of(last_bias()), [penalty]))
     assert "`jacobian` moves none" in text
     assert not said(SensRegTrainer(classifier_of(frozen()), [penalty]))[0]
+
+
+@pytest.mark.parametrize(
+    "penalty",
+    [JacobianPenalty(estimator="projection"), JacobianPenalty(estimator="exact"), GradientDiversityPenalty(samples=2)],
+)
+def test_derivatives_by_the_input_stop_at_a_backbone_without_gradients(penalty):
+    model = build(gradients=False)
+    if isinstance(penalty, GradientDiversityPenalty):
+        model = randomize(model, kind="rse")
+    trainer = SensRegTrainer(classifier_of(model), [penalty])
+    (text,), _ = said(trainer)
+    assert f"`{penalty.name}` moves none" in text
+    assert [record[penalty.name] for record in trainer.history] == [0.0, 0.0]
 
 
 def test_fire_and_graddiv_are_looked_at():

@@ -223,7 +223,10 @@ def plan_taps(model: nn.Module, layers: Layers, x: torch.Tensor) -> TapPlan:
     ran = {name for name, _ in found}
     for layer in () if isinstance(layers, str) else layers:
         if isinstance(layer, str) and layer not in ran:
-            raise ValueError(f"`layers` asks for {layer!r}, which does not run in a forward pass of the model.")
+            raise ValueError(
+                f"`layers` asks for {layer!r}, which does not run in a forward pass of the model, or returns no tensor "
+                "of floats, alone or as the first of a tuple."
+            )
     for name, value in found:
         if value.shape[:1] != rows.shape[:1]:
             raise ValueError(
