@@ -21,6 +21,10 @@ from art_sensreg.utils.text import one_line
 _ONE_SIZE = re.compile(r"[^/]+|\d+/\d+")
 
 
+# The largest count on a command line.
+_MOST = 10**9
+
+
 class OneLineParser(argparse.ArgumentParser):
     """One line that says what is wrong, which values are allowed and which one was meant, and exit code 2."""
 
@@ -220,8 +224,10 @@ def whole_number(text: str) -> int:
     :return: The number.
     :raises argparse.ArgumentTypeError: If it is none.
     """
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    if not text.isascii() or not text.isdecimal() or not text.strip("0"):
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} is no whole number of at least 1")
+    if len(text) > 20 or int(text) > _MOST:
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} is too large; expected {_MOST} at most")
     return int(text)
 
 

@@ -17,7 +17,13 @@ import torch
 
 from art_sensreg.attacks.sizes import check_size
 from art_sensreg.auditing import CHECKS, AuditReport
-from art_sensreg.benchmark.arguments import OneLineParser, known_names, make_parser, positive_number, whole_number
+from art_sensreg.benchmark.arguments import (
+    OneLineParser,
+    known_names,
+    make_parser,
+    positive_number,
+    whole_number,
+)
 from art_sensreg.benchmark.audit_cells import ADVERSARIAL, audit_cell, audited_threat
 from art_sensreg.benchmark.cell import task_of, trained_cell
 from art_sensreg.benchmark.cli import prepare
@@ -32,6 +38,7 @@ from art_sensreg.benchmark.writing import write_text
 from art_sensreg.datasets import Dataset
 from art_sensreg.models import ACTIVATIONS, MODELS, NORM_LAYERS
 from art_sensreg.training.distributed import Processes
+from art_sensreg.utils import check_seed
 from art_sensreg.utils.files import usable_folder
 from art_sensreg.utils.text import escape_markdown, fenced
 from art_sensreg.weights import load_weights
@@ -98,8 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     command = shlex.join(["python", "benchmarks/audit.py", *words])
     try:
-        if given.seed < 0:
-            raise ValueError(f"`--seed` is {given.seed}; expected a whole number of at least 0")
+        check_seed("--seed", given.seed)
         report, title, out = _audited_file(given) if given.checkpoint else _audited_defence(given)
     except (ValueError, TypeError, OSError, argparse.ArgumentTypeError) as error:
         parser.error(str(error))

@@ -192,6 +192,8 @@ def test_a_misspelt_name_gets_the_nearest(tmp_path, monkeypatch, capsys, main, w
         (["--set", "at+sr+jr.eps=1e308"], "`--set at+sr+jr.eps` is 1e+308"),
         (["--set", "at+sr+jr.eps=8/0"], "is no number above 0"),
         (["--learning-rate", "1e999"], "is no number above 0"),
+        (["--seeds", "9" * 30], "is too large; expected 1000000000 at most"),
+        (["--epochs", "²"], "is no whole number of at least 1"),
         (["--dataset", "\x00.npz"], "`dataset`"),
         (["--set", f"sr.sigma={'(' * 5000}"], "`sigma`"),
     ],
