@@ -46,7 +46,8 @@ class TrainingConfig:
         refused.
     :param scheduler_monitor: The entry of the history that `ReduceLROnPlateau` watches, or None: the accuracy for its
         mode `max`, else the loss, on validation data if there are some.
-    :param max_grad_norm: Largest norm of the gradient of all weights together (clipped above it), or None.
+    :param max_grad_norm: Largest norm of the gradient of all that the optimizer holds together (clipped above it), or
+        None.
     :param ema: Decay of an exponential moving average of the weights, above 0 and below 1, which is validated and
         returned in place of the weights; or None.
     :param precision: `float32`, or `bfloat16` / `float16` for mixed precision by `torch.amp` (float16 with a gradient

@@ -43,6 +43,25 @@ def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
     return bool(needed) or two_steps
 
 
+def plain_step(optimizer: torch.optim.Optimizer) -> None:
+    """
+    One step of an optimizer that needs no closure.
+
+    :param optimizer: The optimizer, its gradients computed.
+    :raises TypeError: If it needs one all the same, which its `step` did not say.
+    """
+    try:
+        optimizer.step()
+    except Exception as error:
+        if "closure" not in str(error).lower():
+            raise
+        raise TypeError(
+            f"`optimizer` of the classifier is {type(optimizer).__name__}, whose `step` says in its first call that it "
+            f"needs a closure ({error}); expected one that has `closure` as a required argument, or `first_step` and "
+            "`second_step` beside it."
+        ) from error
+
+
 def check_precision(optimizer: torch.optim.Optimizer, precision: str) -> None:
     """
     Check that the steps of an optimizer can be done in a precision.

@@ -18,7 +18,7 @@ from art_sensreg.training.averaging import WeightAverage
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.distributed import Processes, lost_processes_named
 from art_sensreg.training.objective_state import ObjectiveState
-from art_sensreg.training.optimizers import needs_closure
+from art_sensreg.training.optimizers import needs_closure, plain_step
 from art_sensreg.training.resources import CHANNELS_LAST
 from art_sensreg.training.rollback import BuffersBefore
 from art_sensreg.training.step_parts import NotFiniteError, first_nonfinite, gradient_size, micro_batches
@@ -239,7 +239,7 @@ class Stepper:
     def _step(self, overflow: bool) -> None:
         self._clip()
         if not overflow:
-            self.optimizer.step()  # and not by the scaler, which would wait for the device to see the same once more
+            plain_step(self.optimizer)  # and not by the scaler, which would wait for the device to see the same again
         if self.scaler.is_enabled():
             self.scaler.update()
 

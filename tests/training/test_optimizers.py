@@ -154,20 +154,30 @@ class Strange(torch.optim.SGD):
         super().step()
 
 
+class Silent(torch.optim.SGD):
+    def step(self, closure=None):
+        assert closure is not None, "this optimizer needs a closure"
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
         (lambda p: NoClosure(p, torch.optim.SGD, lr=0.1), TypeError, r"`optimizer` .* NoClosure, .* takes no closure"),
         (lambda p: Strange(p, lr=0.1), TypeError, r"`optimizer` .* Strange, whose `step` needs \['quality'\]"),
+        (
+            lambda p: Silent(p, lr=0.1),
+            TypeError,
+            r"`optimizer` .* is Silent, .* needs a closure \(this optimizer needs",
+        ),
         (torch.optim.LBFGS, TypeError, r"`optimizer` of the classifier is LBFGS"),
     ],
 )
 def test_what_cannot_be_driven_is_refused_before_training(make, error, message):
-    model = small_model()
-    before = [p.detach().clone() for p in model.parameters()]
+    model = small_model(nn.BatchNorm1d(8))
+    before = [value.clone() for value in model.state_dict().values()]
     with pytest.raises(error, match=message):
         fit(model, optimizer=make(list(model.parameters())))
-    assert same_weights(before, list(model.parameters()))
+    assert same_weights(before, list(model.state_dict().values()))
 
 
 def test_two_passes_have_no_gradient_scaler():
