@@ -122,7 +122,9 @@ def class_logits(model: nn.Module, x: torch.Tensor, single: SingleOutput, rows: 
     :param single: What a single output is.
     :param rows: Rows of `x` that belong to an image, one after the other; outputs are averaged over them.
     :return: `(n, C)`, or `(n / rows, C)`.
-    :raises ValueError: If the loss does not tell, or there are more than two classes for one output.
+    :raises TypeError: If the model returns no tensor.
+    :raises ValueError: If its shape is another one, the loss does not tell, or there are more than two classes for one
+        output.
 
     Example:
     >>> from art.estimators.classification import PyTorchClassifier
@@ -132,18 +134,18 @@ def class_logits(model: nn.Module, x: torch.Tensor, single: SingleOutput, rows: 
     tensor([[ 0., 80.]])
     """
     if rows > 1:
-        output = _column(model(x))
+        output = _columns(model(x), single)
         output = output.unflatten(0, (-1, rows)).mean(1)
         if output.shape[1] == 1 and single.kind == "probability":
             output = _log_odds(output)
     elif single.kind == "probability":
         with _Sigmoids() as sigmoids:
-            output = _column(model(x))
+            output = _columns(model(x), single)
         if output.shape[1] == 1:
             z = sigmoids.input_of(output)
             output = _log_odds(output) if z is None else z
     else:
-        output = _column(model(x))
+        output = _columns(model(x), single)
     if output.shape[1] > 1:
         return output
     single.check()
@@ -168,7 +170,9 @@ def class_scores(outputs: np.ndarray, classifier: Any) -> np.ndarray:
     """
     columns = np.asarray(outputs)
     columns = columns[:, None] if columns.ndim == 1 else columns
-    if columns.ndim != 2 or columns.shape[1] != 1:
+    if columns.ndim != 2:
+        raise ValueError(f"`classifier` predicts shape {columns.shape}; expected (n, {classifier.nb_classes}).")
+    if columns.shape[1] > 1:
         return columns
     if SingleOutput.of(classifier).check() == "logit":
         return np.concatenate([np.zeros_like(columns), columns], axis=1)
@@ -218,8 +222,15 @@ def single_output_threshold(loss: Any) -> float:
     return float("nan") if kind is None else {"logit": 0.0, "probability": 0.5}[kind]
 
 
-def _column(output: torch.Tensor) -> torch.Tensor:
-    return output[:, None] if output.ndim == 1 else output
+def _columns(output: Any, single: SingleOutput) -> torch.Tensor:
+    """A model's output as `(n, C)`, or `(n, 1)`."""
+    expected = f"logits (n, {single.nb_classes})" + (", or one output a row" if single.nb_classes == 2 else "")
+    if not isinstance(output, torch.Tensor):
+        raise TypeError(f"`model` returns {type(output).__name__}; expected {expected}.")
+    columns = output[:, None] if output.ndim == 1 else output
+    if columns.ndim != 2 or columns.shape[1] not in (1, single.nb_classes):
+        raise ValueError(f"`model` returns shape {tuple(output.shape)}; expected {expected}.")
+    return columns
 
 
 def _log_odds(p: torch.Tensor) -> torch.Tensor:

@@ -115,7 +115,13 @@ def predicted_scores(classifier: PyTorchClassifier, x: np.ndarray, batch_size: i
     >>> predicted_scores(classifier, np.array([[0.25]], dtype=np.float32))
     array([[0.75, 0.25]], dtype=float32)
     """
-    outputs = np.asarray(classifier.predict(as_model_takes(classifier, x), batch_size=batch_size))
+    images = as_model_takes(classifier, x)
+    try:
+        outputs = np.asarray(classifier.predict(images, batch_size=batch_size))
+    except (AttributeError, TypeError):
+        with torch.no_grad():  # a model that returns no tensor has a clearer error
+            differentiable_model(classifier)(torch.from_numpy(images[:1]).to(classifier.device))
+        raise
     if len(outputs) != len(x):
         outputs = mean_of_rows(outputs, len(x), rows_an_image(classifier))
     return class_scores(outputs, classifier)

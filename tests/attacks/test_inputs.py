@@ -258,3 +258,33 @@ def test_rows_of_arts_eot_are_averaged(ends, kind):
     assert np.array_equal(predicted_labels(noisy, X), predicted_labels(usual, X))
     made, expected = (ProjectedAscent(one, eps=EPS, max_iter=10).generate(X) for one in (noisy, usual))
     assert np.array_equal(predicted_labels(noisy, made), predicted_labels(usual, expected))
+
+
+class Returns(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.linear = kind, nn.Linear(12, 4)
+
+    def forward(self, x):
+        z = self.linear(x.flatten(1))
+        others = {"tuple": (z, z), "dict": {"logits": z}, "volume": z[:, :, None], "three": z[:, :3], "none": None}
+        return others[self.kind]
+
+
+@pytest.mark.parametrize("kind", [SensRegClassifier, PyTorchClassifier])
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ("tuple", r"`model` returns tuple; expected logits \(n, 4\)"),
+        ("dict", "`model` returns dict; expected logits"),
+        ("none", "`model` returns NoneType"),
+        ("volume", r"`model` returns shape \(12, 4, 1\)|`classifier` predicts shape \(12, 4, 1\)"),
+        ("three", r"`model` returns shape \(\d+, 3\); expected logits \(n, 4\)"),
+    ],
+)
+def test_models_that_return_no_logits_of_all_classes_are_refused(returned, message, kind):
+    classifier = kind(Returns(returned), nn.CrossEntropyLoss(), SHAPE, 4, clip_values=(0.0, 1.0), device_type="cpu")
+    for attack in ("ascent", "sink", "official"):
+        for y in (None, Y):
+            with pytest.raises((TypeError, ValueError), match=message):
+                ATTACKS[attack](classifier, eps=EPS).generate(X, y)
