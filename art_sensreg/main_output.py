@@ -11,6 +11,7 @@ from torch import nn
 from art_sensreg.penalties.effect import trial_rows
 from art_sensreg.penalties.graphs import leaves
 from art_sensreg.penalties.random_states import nothing_left
+from art_sensreg.penalties.recomputation import with_graph
 from art_sensreg.training.modes import set_mode
 from art_sensreg.utils import warn_caller
 
@@ -149,7 +150,7 @@ def _check_other_heads(
 
 
 def _outputs(model: nn.Module, rows: torch.Tensor) -> Any:
-    with nothing_left(model, rows.device, seed=0):
+    with nothing_left(model, rows.device, seed=0), with_graph():
         return model(rows.clone())
 
 

@@ -174,9 +174,13 @@ class CleanBranchRules(TorchFunctionMode):
         if self.random_state is None:
             self.random_state = generator.get_state()
         with same_draws([generator]) as rewind:
-            for part in torch.split(input, sizes):
-                # Equal draws need equal shapes: a shorter branch is filled up, and cut again.
-                filled = torch.cat([part, part.new_zeros(sizes[0] - len(part), *part.shape[1:])])
+            parts = torch.split(input, sizes)
+            for part in parts:
+                filled = part
+                if len(part) < sizes[0]:
+                    # Equal draws need equal shapes and layouts: a shorter branch is filled up, and cut again.
+                    filled = torch.zeros_like(parts[0])
+                    filled[: len(part)] = part
                 outputs.append(func(filled, p, *args, **kwargs)[: len(part)])
                 rewind()
         return torch.cat(outputs)

@@ -20,6 +20,7 @@ from art_sensreg.penalties.base import ClipValues, PassPenalty, measure, plan_pe
 from art_sensreg.penalties.gating import Tap
 from art_sensreg.penalties.graphs import reached
 from art_sensreg.penalties.random_states import nothing_left
+from art_sensreg.penalties.recomputation import with_graph
 from art_sensreg.penalties.row_coupling import survey
 from art_sensreg.penalties.taps import ActivationTaps, Layers, plan_taps
 from art_sensreg.penalties.traits import Traits
@@ -104,7 +105,7 @@ def reaches_logits(model: nn.Module, x: torch.Tensor, parameters: Iterable[nn.Pa
     :param x: Some inputs, `(n, ...)`.
     :param parameters: The weights that are trained.
     """
-    with nothing_left(model, x.device, _SEED), torch.enable_grad():
+    with nothing_left(model, x.device, _SEED), torch.enable_grad(), with_graph():
         logits = model(x.clone())
     return reached([logits], parameters)[0]
 
@@ -214,7 +215,7 @@ def _measured(
     traits: Traits,
 ) -> tuple[float, float, bool]:
     """Value, norm of the gradient, and whether there is a way from one to the other; always with the same draws."""
-    with nothing_left(model, x.device, _SEED), torch.enable_grad():
+    with nothing_left(model, x.device, _SEED), torch.enable_grad(), with_graph():
         if isinstance(penalty, PassPenalty):
             plans = plan_penalties(model, x, [penalty])
             _, (value,) = measure(
@@ -234,7 +235,7 @@ def _activations(
     model: nn.Module, rows: torch.Tensor, layers: Layers, clone: bool, parameters: Sequence[nn.Parameter] = ()
 ) -> tuple[list[tuple[str, str]], list[torch.Tensor], list[float]]:
     """Names and modules of the layers, their values, and, if parameters are given, the size of their gradients."""
-    with nothing_left(model, rows.device, _SEED), torch.enable_grad():
+    with nothing_left(model, rows.device, _SEED), torch.enable_grad(), with_graph():
         with _LocatedTaps(model, layers, clone) as taps:
             logits = model(rows.clone())
         found = taps.located(logits)

@@ -10,7 +10,7 @@ from torch import nn
 
 from art_sensreg.norms import norm_name
 from art_sensreg.penalties.modes import modes_kept
-from art_sensreg.penalties.recomputation import recomputed_alike
+from art_sensreg.penalties.recomputation import with_graph
 from art_sensreg.utils import outside_inference_mode
 
 ClipValues = tuple[torch.Tensor, torch.Tensor]
@@ -87,8 +87,7 @@ def inner_ascent(
     x, norm = x.detach(), norm_name(norm, NORMS)
     perturbed = inside_ball(x, start.detach(), eps, norm, clip_values)
     draws = nullcontext() if averaged else _single_draws(model)
-    full, alike = torch.autocast(x.device.type, enabled=False), recomputed_alike(lambda: nullcontext)
-    with modes_kept(model), draws, full, alike:
+    with modes_kept(model), draws, torch.autocast(x.device.type, enabled=False), with_graph():
         for _ in range(max_iter):
             gradient = _gradient(model, loss_fn, perturbed)
             if norm == "linf":

@@ -44,13 +44,15 @@ class Snapshot:
         self._entries = [_entries(module) for module in self._modules]
         self._copies = [{name: _copy(value) for name, value in held.items()} for held in self._entries]
         tensors = [*model.buffers(), *(model.parameters() if weights else ())]
-        self._tensors = [(tensor, tensor.data) for tensor in tensors if not is_lazy(tensor)]
+        with torch.inference_mode(False):
+            self._tensors = [(tensor, tensor.data) for tensor in tensors if not is_lazy(tensor)]
         self.renew()
 
     def renew(self) -> None:
         """Let weights and buffers be copies of those of the snapshot."""
-        for tensor, data in self._tensors:
-            tensor.data = data.clone()
+        with torch.inference_mode(False):
+            for tensor, data in self._tensors:
+                tensor.data = data.clone()
 
     def changed(self) -> list[tuple[nn.Module, str]]:
         """Buffers and attributes whose values are not those of the snapshot, and that were there already."""
@@ -80,8 +82,9 @@ class Snapshot:
                     setattr(module, name, value)
                 if name not in module._parameters and name not in module._buffers:
                     _put_back(value, copies[name])
-        for tensor, data in self._tensors:
-            tensor.data = data
+        with torch.inference_mode(False):
+            for tensor, data in self._tensors:
+                tensor.data = data
 
 
 class MovedState:

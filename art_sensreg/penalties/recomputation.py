@@ -102,6 +102,11 @@ def recomputed_alike(begin: Callable[[], Again]) -> Iterator[None]:
         _uninstall()
 
 
+def with_graph() -> AbstractContextManager[None]:
+    """Inside, a model in evaluation mode, or tried out, is as without activation checkpointing to autograd."""
+    return recomputed_alike(lambda: nullcontext)
+
+
 def recomputed_by(
     model: nn.Module,
     rules: Rules | None,

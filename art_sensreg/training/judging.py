@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from art_sensreg.penalties.noise import derive_seed
+from art_sensreg.penalties.random_states import seeded
 from art_sensreg.training.metrics import validate
 from art_sensreg.training.objective_state import Trained
 
@@ -39,7 +41,8 @@ def judge(training: Training, record: dict[str, float]) -> None:
     state, monitor, guard = training.state, training.monitor, training.guard
     model, size = training.stepper.result, training.config.batch_size
     trained = Trained(model, training.own)
-    with training.own.looked_at():
+    others = training.objective.traits.sources_to_seed  # models that are random in evaluation mode draw from them
+    with training.own.looked_at(), seeded(others, derive_seed(training.seed, "validation", state.epoch)):
         if training.validation is not None:
             attack = training.config.validation_attack
             data, processes = training.validation, training.processes

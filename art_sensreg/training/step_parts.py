@@ -10,6 +10,7 @@ from torch import nn
 
 from art_sensreg.objectives import Objective, Share
 from art_sensreg.penalties.modes import modes_kept
+from art_sensreg.penalties.recomputation import with_graph
 from art_sensreg.training.objective_state import ObjectiveState
 from art_sensreg.training.rollback import BuffersBefore
 
@@ -109,9 +110,9 @@ def unused_parameters(
     before = BuffersBefore([] if own is None else own.stores())
     before.take()
     try:
-        with modes_kept(model):
+        with modes_kept(model), with_graph():
             loss = objective.base_loss(model(x.clone()), y)
-        gradients = torch.autograd.grad(loss, [parameter for _, parameter in named], allow_unused=True)
+            gradients = torch.autograd.grad(loss, [parameter for _, parameter in named], allow_unused=True)
     finally:
         before.restore()
     return [name for (name, _), gradient in zip(named, gradients, strict=True) if gradient is None]

@@ -12,6 +12,7 @@ from torch import nn
 from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegClassifier, SensRegTrainer, TrainingConfig
 from art_sensreg.objectives import Objective
 from art_sensreg.penalties.model_state import Snapshot
+from art_sensreg.penalties.passes import forward_branches
 from art_sensreg.penalties.random_states import Replay, random_sources, same_states
 from art_sensreg.penalties.row_coupling import survey
 from tests.penalties.branch_models import (
@@ -141,6 +142,26 @@ def test_randomness_that_begins_later(rows):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         objective(net, x, y, generator())
+
+
+@pytest.mark.parametrize("rows", [16, 10])
+def test_a_shared_mask_is_that_of_the_clean_rows_alone_in_any_layout(rows):
+    """Masks are drawn in the order in which a tensor lies in memory."""
+    net = built(lambda: Body(Transposed()))
+    assert survey(net, batch()[0]).stacked
+    x, _ = batch()
+    torch.manual_seed(3)
+    wanted = copy.deepcopy(net)(x)
+    torch.manual_seed(3)
+    clean, noisy = forward_branches(net, [x, x[:rows]]).logits
+    assert torch.allclose(clean, wanted, atol=1e-6)
+    assert torch.allclose(noisy, wanted[:rows], atol=1e-6)
+
+
+class Transposed(nn.Module):
+    def forward(self, x):
+        steps_first = x.view(len(x), 2, 3).transpose(0, 1).contiguous()
+        return nn.functional.dropout(steps_first.transpose(0, 1), 0.5, self.training).reshape(len(x), 6)
 
 
 def test_noise_on_weights_is_shared_by_stacked_rows():
