@@ -24,7 +24,8 @@ class Snapshot:
     In the meantime weights and buffers lie in other memory: what a graph holds of them is never written to.
 
     :param model: Any `nn.Module`.
-    :param weights: Whether the parameters count too: some models change them in a forward pass.
+    :param weights: Whether parameters, which some models change in a forward pass, and the content of attributes that
+        are lists and the like count too.
 
     Example:
     >>> from art_sensreg.penalties.model_state import Snapshot
@@ -40,6 +41,7 @@ class Snapshot:
     """
 
     def __init__(self, model: nn.Module, weights: bool = True) -> None:
+        self._weights = weights
         self._modules = list(model.modules())
         self._entries = [_entries(module) for module in self._modules]
         self._copies = [{name: _copy(value) for name, value in held.items()} for held in self._entries]
@@ -80,7 +82,8 @@ class Snapshot:
             for name, value in held.items():
                 if _get(module, name) is not value:
                     setattr(module, name, value)
-                if name not in module._parameters and name not in module._buffers:
+                own = name in module._parameters or name in module._buffers
+                if not own and (self._weights or type(value) not in _CONTAINERS):
                     _put_back(value, copies[name])
         with torch.inference_mode(False):
             for tensor, data in self._tensors:
@@ -95,12 +98,11 @@ class MovedState:
 
     Example:
     >>> from art_sensreg.penalties.model_state import MovedState
-    >>> model = nn.Identity()
-    >>> model.calls = 3
-    >>> with MovedState([(model, "calls")]).kept():
-    ...     model.calls += 1
-    >>> model.calls
-    3
+    >>> model = nn.BatchNorm1d(2)
+    >>> with MovedState([(model, "running_mean")]).kept():
+    ...     _ = model(torch.randn(5, 2))
+    >>> model.running_mean
+    tensor([0., 0.])
     """
 
     def __init__(self, entries: list[tuple[nn.Module, str]]) -> None:
@@ -111,11 +113,12 @@ class MovedState:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Passes inside leave the state alone."""
-        if not self.entries:
+        """Passes inside leave the tensors alone; numbers go on counting passes."""
+        tensors = [(m, name) for m, name in self.entries if isinstance(getattr(m, name, None), torch.Tensor)]
+        if not tensors:
             yield
             return
-        with self.replayed(keep=False):
+        with MovedState(tensors).replayed(keep=False):
             yield
 
     @contextmanager

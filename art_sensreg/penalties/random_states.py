@@ -235,7 +235,7 @@ def nothing_left(module: nn.Module, device: torch.device, seed: int, weights: bo
     :param module: The model, in the mode in which it is to be looked at.
     :param device: Where it is.
     :param seed: Seed of all that is random inside.
-    :param weights: Whether parameters that a pass changes are put back too.
+    :param weights: Whether parameters and lists that a pass changes are put back too.
 
     Example:
     >>> from art_sensreg.penalties.random_states import nothing_left

@@ -290,8 +290,6 @@ def _moved_alike(start: Any, alone: Any, stacked: Any) -> bool:
             return bool(torch.equal(alone, stacked))
         size = (alone - start).abs().max() if alone.numel() else 0.0
         return not bool(((alone - stacked).abs() > _ROUNDING * size + 1e-5 * alone.abs()).any())
-    if isinstance(alone, (bool, int)):
-        return type(alone) is not type(stacked) or bool(alone == stacked)
     if isinstance(alone, float) and isinstance(stacked, float):
         return abs(alone - stacked) <= _ROUNDING * abs(alone - (start if isinstance(start, float) else 0.0)) + 1e-9
     return True
