@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+from art.utils import to_categorical
 from torch import nn
 
 from art_sensreg.classifier_arguments import check_inputs
 from art_sensreg.inference import Hooks, input_gradient, plain_function, predict_logits, weight_gradients_kept
 from art_sensreg.preprocessing import mean_of_rows, model_dtype, rows_an_image
+from art_sensreg.training.inputs import check_labels
 from art_sensreg.utils import check_differentiable, gradients_on
 from art_sensreg.whole_model import ArtModelWrapper, WholeModel, whole
 
@@ -59,7 +61,7 @@ class ArrayInterface(_Base):
         if x.dtype == object:
             return x
         kind = np.float32 if dtype is torch.bfloat16 else torch.empty((), dtype=dtype).numpy().dtype
-        return np.ascontiguousarray(x, dtype=kind)
+        return np.require(x, dtype=kind, requirements=["C", "W"])  # torch warns of memory that cannot be written to
 
     def predict(self, x: np.ndarray, batch_size: int = 128, training_mode: bool = False, **kwargs: Any) -> np.ndarray:
         """
@@ -92,7 +94,12 @@ class ArrayInterface(_Base):
         :param kwargs: Passed on to ART.
         :return: The loss, of the kind of `x`; of each image `(n,)`.
         """
-        losses = super().compute_loss(check_inputs(x), check_inputs(y, "y"), reduction=reduction, **kwargs)
+        former = getattr(self._loss, "reduction", None)
+        try:
+            losses = super().compute_loss(check_inputs(x), check_inputs(y, "y"), reduction=reduction, **kwargs)
+        finally:
+            if former is not None:  # which ART puts back only if nothing is raised
+                self._loss.reduction = former
         rows = rows_an_image(self)
         if rows == 1 or reduction == "mean":
             return losses
@@ -103,7 +110,7 @@ class ArrayInterface(_Base):
         Gradient of the loss by the input; the `.grad` of the weights stays as it is.
 
         :param x: Images `(n, *input_shape)`, numpy or torch.
-        :param y: Labels as rows `(n, nb_classes)`, one-hot or probabilities.
+        :param y: Labels as rows `(n, nb_classes)`, one-hot or probabilities; or class indices `(n,)`.
         :param training_mode: Whether the model is in training mode.
         :param kwargs: Passed on to ART.
         :return: Gradients of the shape and kind (numpy float32, or torch) of `x`; zeros, and a warning in the log, if
@@ -114,7 +121,7 @@ class ArrayInterface(_Base):
             with gradients_on():
                 x = x.clone() if isinstance(x, torch.Tensor) else x
                 return self.loss_gradient(x, y, training_mode, **kwargs)
-        x, y = check_inputs(x), check_inputs(y, "y")
+        x, y = check_inputs(x), self._as_rows(check_inputs(y, "y"))
         usual = not self.is_rnn and x.dtype != object
         if usual and plain_function(self, self._hooks):
             try:
@@ -152,6 +159,15 @@ class ArrayInterface(_Base):
         check_differentiable(self.model, "model")
         with gradients_on(), weight_gradients_kept(self.model):
             return super().custom_loss_gradient(*args, **kwargs)
+
+    def _as_rows(self, y: Any) -> Any:
+        """Class indices as the rows that ART expects for losses that take indices."""
+        if y.ndim != 1 or not self._int_labels:
+            return y
+        indices = check_labels(y, self.nb_classes, len(y))
+        if isinstance(y, torch.Tensor):
+            return torch.nn.functional.one_hot(torch.from_numpy(indices).to(y.device), self.nb_classes).float()
+        return to_categorical(indices, self.nb_classes)
 
     @staticmethod
     def _float32(values: Any) -> Any:

@@ -164,6 +164,27 @@ def test_what_is_no_array_of_numbers(x, kind, message):
     assert same_weights(before, weights_of(classifier))
 
 
+@pytest.mark.parametrize("defence", [None, SpatialSmoothing(channels_first=True)], ids=["plain", "smoothed"])
+def test_labels_as_indices(defence):
+    classifier = make(preprocessing_defences=defence)
+    expected = classifier.loss_gradient(X, ROWS)
+    for labels in (Y, Y.astype(np.float32), Y.tolist(), Y.astype(np.uint8)):
+        assert np.array_equal(classifier.loss_gradient(X, labels), expected)
+    if defence is None:
+        found = classifier.loss_gradient(torch.tensor(X), torch.tensor(Y))
+        assert np.allclose(found, expected, atol=1e-7)
+    for wrong in (Y + 1, Y - 1, Y + 0.5):
+        with pytest.raises(ValueError, match=r"`y` has .*class indices"):
+            classifier.loss_gradient(X, wrong)
+
+
+def test_a_failed_loss_leaves_its_reduction():
+    classifier = make()
+    with pytest.raises((RuntimeError, ValueError)):
+        classifier.compute_loss(X[:, :, :2], ROWS, reduction="none")
+    assert classifier.loss.reduction == "mean"
+
+
 def test_masked_labels():
     classifier = make()
     for call in (
