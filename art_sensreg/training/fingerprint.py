@@ -74,7 +74,10 @@ def fingerprint(
     'the setting `batch_size` is 64 in the checkpoint; expected 32'
     """
     describe = describe or Describer(own_things(model, optimizer, scheduler))
-    settings = {f.name: repr(getattr(config, f.name)) for f in fields(config) if f.name not in _FREE}
+    settings: dict[str, str] = {}
+    for name in (f.name for f in fields(config) if f.name not in _FREE):
+        settings.update(describe(name, getattr(config, name)))  # a repr leaves out most of an array
+        settings[name] = repr(getattr(config, name))
     if config.penalty_warmup:
         settings["penalty_warmup"] += f" of {config.nb_epochs} epochs"
     bounds = "none" if objective.clip_values is None else ", ".join(map(checksum, objective.clip_values))
