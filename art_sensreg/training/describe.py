@@ -123,7 +123,7 @@ class Describer:
     def _parts(self, name: str, value: Any, depth: int, but: Iterable[str] = ()) -> Described:
         yield from self._members(name, type(value), depth)
         left_out = {*but, *(_OWN_OF_TORCH if isinstance(value, nn.Module) else ())}
-        for key, item in sorted(_held(value).items(), key=lambda pair: str(pair[0])):
+        for key, item in sorted(_held(value).items(), key=lambda pair: (str(pair[0])[:1] == "_", str(pair[0]))):
             if key not in left_out:
                 yield from self._describe(f"{name}.{key}", item, depth + 1)
 

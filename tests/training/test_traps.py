@@ -191,7 +191,7 @@ def test_what_changes_the_weights_belongs_to_a_run(make_classifier, digits, tmp_
     for changed, message in [
         ({"loss": nn.CrossEntropyLoss(label_smoothing=0.1)}, "label_smoothing"),
         ({"loss": nn.CrossEntropyLoss(weight=torch.linspace(0.5, 1, 10))}, "weight"),
-        ({"rate": 1e-2}, "lr 0.003, .*expected .*lr 0.01"),
+        ({"rate": 1e-2}, "optimizer's `group 0.lr` is 0.003 .*expected 0.01"),
         ({"step": 6}, "scheduler's `step_size` is 5"),
         ({"preprocessing": (0.5, 2.0)}, "the weight `model.1.weight` is missing"),
     ]:
