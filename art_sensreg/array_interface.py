@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -21,6 +23,26 @@ if TYPE_CHECKING:
     _Base = Any
 else:
     _Base = object
+
+
+def _wrong_shape_named(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Where a model fails on images of another shape than it was made for, say that, and not what its layers say."""
+
+    @functools.wraps(method)
+    def called(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, IndexError, ValueError) as error:
+            shape, expected = getattr(args[0] if args else kwargs.get("x"), "shape", None), tuple(self.input_shape)
+            if shape is None or tuple(shape[1:]) == expected or "`x`" in str(error):
+                raise
+            sizes = ", ".join(map(str, expected))
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"`x` has shape {tuple(shape)}; expected (n, {sizes}) ({reason}).") from error
+
+    return called
 
 
 class ArrayInterface(_Base):
@@ -63,6 +85,7 @@ class ArrayInterface(_Base):
         kind = np.float32 if dtype is torch.bfloat16 else torch.empty((), dtype=dtype).numpy().dtype
         return np.require(x, dtype=kind, requirements=["C", "W"])  # torch warns of memory that cannot be written to
 
+    @_wrong_shape_named
     def predict(self, x: np.ndarray, batch_size: int = 128, training_mode: bool = False, **kwargs: Any) -> np.ndarray:
         """
         Predict logits.
@@ -84,6 +107,7 @@ class ArrayInterface(_Base):
         predictions = np.asarray(predictions, dtype=np.float32)
         return predictions if len(predictions) == len(x) else mean_of_rows(predictions, len(x), rows_an_image(self))
 
+    @_wrong_shape_named
     def compute_loss(self, x: Any, y: Any, reduction: str = "none", **kwargs: Any) -> Any:
         """
         The loss.
@@ -105,6 +129,7 @@ class ArrayInterface(_Base):
             return losses
         return losses / rows if reduction == "sum" else losses.reshape(len(x), rows).mean(1)
 
+    @_wrong_shape_named
     def loss_gradient(self, x: Any, y: Any, training_mode: bool = False, **kwargs: Any) -> Any:
         """
         Gradient of the loss by the input; the `.grad` of the weights stays as it is.
@@ -134,6 +159,7 @@ class ArrayInterface(_Base):
         with weight_gradients_kept(self.model):
             return self._float32(super().loss_gradient(self._cast(x), y, training_mode=training_mode, **kwargs))
 
+    @_wrong_shape_named
     def class_gradient(
         self, x: np.ndarray, label: Any = None, training_mode: bool = False, **kwargs: Any
     ) -> np.ndarray:
@@ -147,7 +173,8 @@ class ArrayInterface(_Base):
         :return: float32 array of shape `(n, nb_classes or 1, *input_shape)`.
         """
         check_differentiable(self.model, "model")
-        x = self._cast(check_inputs(x))
+        x = check_inputs(x)
+        x = self._cast(x.detach().cpu().float().numpy() if isinstance(x, torch.Tensor) else x)
         with gradients_on(), weight_gradients_kept(self.model):
             gradients = self._float32(super().class_gradient(x, label, training_mode=training_mode, **kwargs))
         # ART adds the rows of an image up.
@@ -173,6 +200,7 @@ class ArrayInterface(_Base):
     def _float32(values: Any) -> Any:
         return values if isinstance(values, torch.Tensor) else np.asarray(values, dtype=np.float32)
 
+    @_wrong_shape_named
     def get_activations(
         self, x: Any, layer: int | str | None = None, batch_size: int = 128, framework: bool = False
     ) -> Any:
@@ -186,6 +214,12 @@ class ArrayInterface(_Base):
         :return: Activations `(n, ...)`.
         :raises ValueError: If there is no such layer, or it does not run.
         """
+        count = len(self._layer_names)
+        known = layer in self._layer_names if isinstance(layer, str) else _is_index(layer, count)
+        if not known:
+            raise ValueError(
+                f"`layer` is {layer!r}; expected one of {', '.join(self._layer_names)}, or an index below {count}."
+            )
         before = [(module, set(module._forward_hooks)) for module in self.model.modules()]
         # numpy has no bfloat16.
         as_tensor = framework or model_dtype(self.model) is torch.bfloat16
@@ -201,3 +235,7 @@ class ArrayInterface(_Base):
             for module, hooks in before:
                 for hook in set(module._forward_hooks) - hooks:
                     del module._forward_hooks[hook]
+
+
+def _is_index(value: Any, count: int) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and -count <= int(value) < count

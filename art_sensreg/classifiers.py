@@ -323,4 +323,4 @@ SensRegClassifier._hooks = _HOOKS
 
 
 def _file(filename: str, path: str | None) -> Path:
-    return weights_file(filename, Path(art_config.ART_DATA_PATH if path is None else path))
+    return weights_file(filename, art_config.ART_DATA_PATH if path is None else path)

@@ -24,14 +24,14 @@ _OPTIMIZER = "/optimizer"
 _SEALED = {"version", "tree", "tensors", "checksum"}
 
 
-def weights_file(filename: str, folder: Path) -> Path:
+def weights_file(filename: str, folder: str | Path) -> Path:
     """
     Where the weights of a name lie.
 
     :param filename: Name without ending; it may name a folder below `folder`.
     :param folder: The folder.
     :return: The file.
-    :raises TypeError: If the name is no text.
+    :raises TypeError: If the name is no text, or the folder no path.
     :raises ValueError: If the name is empty, or leaves the folder.
 
     Example:
@@ -44,6 +44,9 @@ def weights_file(filename: str, folder: Path) -> Path:
     expected = "expected a name without ending in the folder `path`"
     if Path(filename).name in ("", "..") or filename.endswith("/") or not filename.isprintable():
         raise ValueError(f"`filename` is {filename!r}; {expected}.")
+    if not isinstance(folder, (str, Path)):
+        raise TypeError(f"`path` is {folder!r}; expected a folder.")
+    folder = Path(folder)
     file = folder / f"{filename}{ENDING}"
     if not file.parent.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"`filename` is {filename!r}, which leaves the folder {str(folder)!r}; {expected}.")

@@ -178,6 +178,22 @@ def test_labels_as_indices(defence):
             classifier.loss_gradient(X, wrong)
 
 
+@pytest.mark.parametrize("name", ["predict", "loss_gradient", "class_gradient", "compute_loss", "get_activations"])
+@pytest.mark.parametrize("defence", [None, SpatialSmoothing(channels_first=True)], ids=["plain", "smoothed"])
+def test_images_of_another_shape_are_named(name, defence):
+    classifier = make(preprocessing_defences=defence)
+    rest = {"loss_gradient": [ROWS], "compute_loss": [ROWS], "get_activations": [1]}.get(name, [])
+    with pytest.raises(ValueError, match=r"`x` has shape \(6, 1, 2, 4\); expected \(n, 1, 4, 4\)"):
+        getattr(classifier, name)(X[:, :, :2], *rest)
+    assert len(getattr(classifier, name)(X, *rest)) == len(X)
+
+
+@pytest.mark.parametrize("layer", [None, "no such", 4, -5, 1.0, True])
+def test_a_layer_that_is_not_there_is_named(layer):
+    with pytest.raises(ValueError, match=r"`layer` is .*; expected one of 0, 1, 2, 3, or an index below 4"):
+        make().get_activations(X, layer)
+
+
 def test_a_failed_loss_leaves_its_reduction():
     classifier = make()
     with pytest.raises((RuntimeError, ValueError)):
