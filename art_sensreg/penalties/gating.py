@@ -47,8 +47,9 @@ _PLUS = _named("add add_ sub sub_ subtract subtract_ rsub neg neg_ negative nega
 _SAME_NUMBERS = _named("""
     view view_as reshape reshape_as flatten unflatten squeeze unsqueeze squeeze_ unsqueeze_ expand expand_as permute
     transpose t swapaxes movedim contiguous to float double half bfloat16 type type_as clone __getitem__ interpolate
-    broadcast_to narrow select moveaxis
+    broadcast_to narrow select moveaxis repeat repeat_interleave tile
 """)
+_PARTS = _named("chunk split split_with_sizes tensor_split unbind")
 _LOOKED_AT = _named("detach requires_grad_ retain_grad register_hook")
 _DRAWS = _named("""
     rand randn rand_like randn_like randint randint_like bernoulli bernoulli_ normal normal_ uniform_ poisson
@@ -140,6 +141,8 @@ class Gating:
         if func in _LOOKED_AT or not isinstance(output, torch.Tensor):
             if isinstance(output, (list, tuple)) and any(isinstance(part, torch.Tensor) for part in output):
                 self._close(entry)
+                if func in _PARTS and entry.kind == "gate":  # several gates computed at once, of a GRU say
+                    self._open += [_Open("gate", entry.name, [part], entry.taps) for part in output]
             return
         if func in _SAME_NUMBERS or getattr(func, "__name__", "") == "__get__":
             if value is inputs[0]:  # of others only the shape or the type is taken

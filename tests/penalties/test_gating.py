@@ -175,7 +175,12 @@ class SqueezeExcite(nn.Module):
 @pytest.mark.parametrize("act", [torch.relu, torch.tanh, F.silu, lambda x: x * torch.sigmoid(x)])
 @pytest.mark.parametrize(
     "scale",
-    [lambda x, gate: x * gate, lambda x, gate: gate.expand_as(x) * x, lambda x, gate: torch.mul(gate.to(x.dtype), x)],
+    [
+        lambda x, gate: x * gate,
+        lambda x, gate: gate.expand_as(x) * x,
+        lambda x, gate: torch.mul(gate.to(x.dtype), x),
+        lambda x, gate: gate.repeat(1, 1, x.shape[2], x.shape[3]) * x,
+    ],
 )
 def test_the_gate_of_squeeze_and_excitation_is_no_activation(act, scale):
     model, x = SqueezeExcite(act, scale), torch.randn(2, 1, 5, 5, generator=torch.Generator().manual_seed(2))
@@ -225,6 +230,51 @@ def test_recurrent_gates():
     hidden, product = read(model, x)
     assert torch.equal(hidden, F.relu(model.first(x)))
     assert torch.equal(product, hidden * torch.sigmoid(model.gate(x)))
+
+
+def test_gates_that_are_computed_at_once():
+    class Recurrent(nn.Module):
+        """One step of a gated recurrent unit, from a state that is a function of the input."""
+
+        def __init__(self):
+            super().__init__()
+            generator = torch.Generator().manual_seed(0)
+            self.state, self.gates, self.new = (nn.Linear(4, width) for width in (3, 6, 3))
+            self.again, self.last = nn.Linear(3, 3), nn.Linear(3, 2)
+            for parameter in self.parameters():
+                parameter.data = torch.randn(parameter.shape, generator=generator)
+
+        def parts(self, x):
+            state = self.state(x)
+            reset, update = torch.sigmoid(self.gates(x)).chunk(2, dim=1)
+            new = torch.tanh(self.new(x) + self.again(reset * state))
+            return state, reset, update, new
+
+        def forward(self, x):
+            state, _, update, new = self.parts(x)
+            return self.last((1 - update) * new + update * state)
+
+    model, x = Recurrent(), images()
+    state, reset, update, new = model.parts(x)
+    for value, wanted in zip(read(model, x), (reset * state, (1 - update) * new), strict=True):
+        torch.testing.assert_close(value, wanted)
+
+
+def test_a_gated_unit_after_its_activation_keeps_it():
+    """Half of an activation scales the other half, linearly changed: the activation is one, as it was."""
+
+    class SpatialGating(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.mixed, self.last = nn.Linear(4, 6), nn.Linear(3, 3), nn.Linear(3, 2)
+
+        def forward(self, x):
+            u, v = F.gelu(self.first(x)).chunk(2, dim=1)
+            return self.last(u * self.mixed(v))
+
+    model, x = SpatialGating(), images()
+    (value,) = read(model, x)
+    assert torch.equal(value, F.gelu(model.first(x)))
 
 
 def test_a_copy_of_what_a_function_returns_has_a_gradient():
