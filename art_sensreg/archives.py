@@ -124,7 +124,9 @@ def check_private(folder: Path, instead: str) -> None:
             found = os.stat(place)
         except FileNotFoundError:
             continue
-        others, sticky = found.st_mode & 0o022, found.st_mode & 0o1000
+        # A group of one's own, which many systems give each user, is nobody else.
+        group = found.st_mode & 0o020 and found.st_gid not in (0, os.getgid())
+        others, sticky = found.st_mode & 0o002 or group, found.st_mode & 0o1000
         owned = found.st_uid in (0, os.getuid())
         # In a sticky folder such as /tmp nobody can replace what belongs to the user, if it is there already.
         kept = sticky and inner is not None and inner.st_uid in (0, os.getuid())

@@ -190,7 +190,19 @@ def test_a_truncated_pickle_is_one_error():
         read_batches({"test_batch": data}, {"test_batch": md5(data)})
 
 
-@pytest.mark.parametrize("mode", [0o777, 0o775, 0o1777])
+def test_a_folder_that_the_users_own_group_can_write_into_is_used(folder, published, monkeypatch):
+    data = packed(published)
+    publish(monkeypatch, "cifar10", data)
+    (folder / "cifar-10-python.tar.gz").write_bytes(data)
+    folder.chmod(0o775)
+    assert_is_cifar(load_dataset("cifar10"), published)
+    monkeypatch.setattr(os, "getgid", lambda: folder.stat().st_gid + 1)
+    if folder.stat().st_gid:
+        with pytest.raises(ValueError, match="others can write into"):
+            load_dataset("cifar10")
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o757, 0o1777])
 def test_a_folder_that_others_can_write_into_is_not_used(folder, published, monkeypatch, mode):
     data = packed(published)
     publish(monkeypatch, "cifar10", data)

@@ -33,6 +33,7 @@ RANDOM_ONLY = ("eot_samples_suffice", "repeated_scoring_agrees", "plausible")
 DOES_NOT_APPLY = {
     "plain": ("transfer_from_twin", "twin_falls"),
     "linear": ("hidden_distances_gain_little",),
+    "fast_adversarial": ("transfer_from_surrogates",),  # it is the surrogate itself
 }
 
 
