@@ -37,12 +37,14 @@ class Share:
     :param weight: Factor of the terms that are means over all rows; over the processes its mean is 1.
     :param noisy_weight: Factor of the terms that are means over the rows with noisy copies.
     :param sum_weight: Factor of a base loss that is a sum over the rows.
+    :param base_weight: Factor of a base loss that divides by another number than that of its rows; None: it does not.
     """
 
     noisy_rows: int | None = None
     weight: float = 1.0
     noisy_weight: float = 1.0
     sum_weight: float = 1.0
+    base_weight: float | torch.Tensor | None = None
 
 
 WHOLE_BATCH = Share()
@@ -203,7 +205,7 @@ class Objective:
             described[name] = f"{getattr(penalty, '__qualname__', own)}, weight {self._weights[name]:g}"
         return described
 
-    def weights(self, share: Share) -> dict[str, float]:
+    def weights(self, share: Share) -> dict[str, float | torch.Tensor]:
         """
         What each term of one process counts in the term of the global batch.
 
@@ -214,8 +216,14 @@ class Objective:
         if self._on_adversarial:  # every row has its adversarial copy
             noisy -= {name for name, penalty in self._passing if penalty.compares}
         names = ("base", "adversarial", *self.names) if self.adversary else ("base", *self.names)
-        counts = {name: share.noisy_weight if name in noisy else share.weight for name in names}
-        return {**counts, "base": share.sum_weight} if self.additive and self.adversary is None else counts
+        counts: dict[str, float | torch.Tensor] = {}
+        for name in names:
+            counts[name] = share.noisy_weight if name in noisy else share.weight
+        if self.adversary is None and self.additive:
+            counts["base"] = share.sum_weight
+        elif self.adversary is None and share.base_weight is not None:
+            counts["base"] = share.base_weight
+        return counts
 
     def __call__(
         self,
@@ -247,7 +255,8 @@ class Objective:
             with statistics_untouched(model, len(x), self.traits):
                 found.update((name, check_term(name, penalty(model, x, y))) for name, penalty in self._separate)
         terms = self._base_terms(logits, y)
-        loss = terms["base"] if counts["base"] == 1 else terms["base"] * counts["base"]
+        whole = isinstance(counts["base"], float) and counts["base"] == 1
+        loss = terms["base"] if whole else terms["base"] * counts["base"]
         for name in self.names:
             loss = loss + self.strength * self._weights[name] * counts[name] * found[name]
         # Which rows are returned depends on the settings, and not on what a share of the batch happens to need.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,8 +13,28 @@ from torch import nn
 from art_sensreg.objectives import Objective, Share
 from art_sensreg.penalties.modes import modes_kept
 from art_sensreg.penalties.recomputation import with_graph
+from art_sensreg.training.loss_means import divisor
 from art_sensreg.training.objective_state import ObjectiveState
 from art_sensreg.training.rollback import BuffersBefore
+
+
+def base_weighted(pieces: list[tuple[int, Share]], loss: Any, y: torch.Tensor) -> list[tuple[int, Share]]:
+    """
+    Weigh the losses of micro-batches by what they were divided by: with class weights, another number than their rows.
+
+    :param pieces: From :func:`micro_batches`.
+    :param loss: The base loss.
+    :param y: The labels of the batch.
+    :return: The same, if the loss is a plain mean.
+    """
+    divisors = [
+        divisor(loss, part) for part in y[: sum(rows for rows, _ in pieces)].split([rows for rows, _ in pieces])
+    ]
+    if all(isinstance(number, float) for number in divisors):
+        return pieces
+    total, weight = sum(divisors), sum(share.weight for _, share in pieces)
+    pairs = zip(pieces, divisors, strict=True)
+    return [(rows, replace(share, base_weight=weight * number / total)) for (rows, share), number in pairs]
 
 
 class NotFiniteError(Exception):

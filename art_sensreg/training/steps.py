@@ -21,7 +21,7 @@ from art_sensreg.training.objective_state import ObjectiveState
 from art_sensreg.training.optimizers import needs_closure, plain_step
 from art_sensreg.training.resources import CHANNELS_LAST
 from art_sensreg.training.rollback import BuffersBefore
-from art_sensreg.training.step_parts import NotFiniteError, first_nonfinite, gradient_size, micro_batches
+from art_sensreg.training.step_parts import NotFiniteError, base_weighted, first_nonfinite, gradient_size, micro_batches
 
 LOW_PRECISION_SIGMA = 0.3
 """
@@ -154,7 +154,10 @@ class Stepper:
         """
         if self.channels_last and x.ndim in CHANNELS_LAST:
             x = x.contiguous(memory_format=CHANNELS_LAST[x.ndim])
-        parts = [part for piece in micro_batches(len(x), share, pieces) for part in self._parts(*piece)]
+        divided = micro_batches(len(x), share, pieces)
+        if pieces > 1:
+            divided = base_weighted(divided, self.objective.base_loss, y)
+        parts = [part for piece in divided for part in self._parts(*piece)]
 
         def evaluate() -> tuple[dict[str, torch.Tensor], torch.Tensor, str | None]:
             terms, logits = self._gradients(x, y, probes, parts)

@@ -42,6 +42,8 @@ SETTINGS = {
     "a penalty of one's own": {"penalties": [lambda model, x, y: model(x).pow(2).mean()], "n": 21},
     "an adversary": {"penalties": [SensitivityPenalty()], "adversary": FGSMRS(eps=0.1)},
     "a sum": {"loss": nn.CrossEntropyLoss(reduction="sum"), "max_grad_norm": 1.0},
+    "class weights": {"loss": nn.CrossEntropyLoss(torch.tensor([1.0, 8.0, 0.2])), "n": 21},
+    "an ignored class": {"loss": nn.CrossEntropyLoss(ignore_index=0), "penalties": [SensitivityPenalty()]},
     "clipping, average, schedule": {
         "max_grad_norm": 0.2,
         "ema": 0.7,
