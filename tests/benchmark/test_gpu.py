@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from art_sensreg.benchmark.gpu import run as gpu_run
-from art_sensreg.benchmark.gpu.report import write_gpu
+from art_sensreg.benchmark.gpu.report import page, write_gpu
 from art_sensreg.benchmark.gpu.run import MARK, run_all
 from art_sensreg.benchmark.gpu.stages import STAGES
 
@@ -71,6 +71,14 @@ def test_the_page(monkeypatch, tmp_path, emulated):
     assert "**timeout**: not done after 1 seconds" in text
     assert "1 passed, 1 failed." in text
     assert "| precision | 1 |" in text
+
+
+def test_the_stored_page_is_that_of_the_stored_numbers():
+    folder = ROOT / "docs" / "results"
+    data = json.loads((folder / "gpu.json").read_text())
+    assert (folder / "gpu.md").read_text() == page(data)
+    assert {stage["status"] for stage in data["stages"]} == {"ok"}
+    assert all(row["waits"] <= 1 for row in data["stages"][1]["records"] if "attack" not in row["what"])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

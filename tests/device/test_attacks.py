@@ -19,7 +19,7 @@ from art_sensreg.penalties.inner_ascent import inner_ascent
 from art_sensreg.training import ValidationAttack
 from tests.device.counting import transfers, waits
 
-X = torch.rand(12, 1, 6, 6, generator=torch.Generator().manual_seed(3)).numpy()
+X = torch.rand(6, 1, 6, 6, generator=torch.Generator().manual_seed(3)).numpy()
 DEVICE = torch.device("cuda", 0)
 
 
@@ -39,7 +39,7 @@ ATTACKS: dict[str, Callable[..., Any]] = {
     "scaled": lambda c, n: ours.ScaledLogitsAttack(c, eps=0.1, max_iter=n),
     "targeted": lambda c, n: ours.TargetedMarginAttack(c, eps=0.1, max_iter=n),
     "hidden": lambda c, n: ours.HiddenDistanceAttack(c, eps=0.1, max_iter=n, nb_restarts=2),
-    "kitchen sink": lambda c, n: ours.KitchenSinkAttack(c, eps=0.1, max_iter=n, nb_restarts=8),
+    "kitchen sink": lambda c, n: ours.KitchenSinkAttack(c, eps=0.1, max_iter=n, nb_restarts=4),
     "transfer": lambda c, n: ours.TransferAttack(
         c, [make("gpu" if c.device == DEVICE else "cpu", 1)], eps=0.1, max_iter=n
     ),
@@ -50,17 +50,17 @@ ATTACKS: dict[str, Callable[..., Any]] = {
 def test_no_step_waits(attack):
     def counted(steps: int) -> Any:
         with transfers() as moved:
-            attack(make("gpu"), steps).generate(X, np.arange(12) % 4)
+            attack(make("gpu"), steps).generate(X, np.arange(6) % 4)
         return waits(moved)
 
     # Images that are broken in a restart are not attacked in the next: as many restarts are needed in both.
-    more = counted(9) - counted(8)
+    more = counted(6) - counted(5)
     assert not more, more
 
 
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 def test_the_same_images_as_on_the_cpu(attack):
-    found = [attack(make(device), 6).generate(X, np.arange(12) % 4) for device in ("gpu", "cpu")]
+    found = [attack(make(device), 6).generate(X, np.arange(6) % 4) for device in ("gpu", "cpu")]
     np.testing.assert_allclose(*found, rtol=0, atol=1e-4)
 
 
@@ -93,7 +93,7 @@ def test_attacks_of_others(attack):
 def test_the_steps_inside_of_training_and_validation(norm):
     model = make("gpu").model
     x = torch.from_numpy(X).to(DEVICE)
-    y = torch.from_numpy(np.arange(12) % 4).to(DEVICE)
+    y = torch.from_numpy(np.arange(6) % 4).to(DEVICE)
     with transfers() as moved:
         inner_ascent(model, lambda z: nn.functional.cross_entropy(z, y), x, x + 0.01, 0.1, 0.03, 3, norm)
     assert not waits(moved)
