@@ -117,8 +117,8 @@ class Reader:
         prefix = "validation_data: "
         if is_loader(data):
             source = loader_source(data, adapter, "validation_data")
-            found = HeldOutLoader(lambda: self._drawn(source, fit=False, prefix=prefix), source)
-            found.sample(1)
+            found = HeldOutLoader(lambda: self._drawn(source, fit=False, prefix=prefix), source.length, source)
+            found.check()
             return found
         if not isinstance(data, (tuple, list)) or len(data) != 2:
             raise TypeError(

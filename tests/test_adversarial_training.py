@@ -10,6 +10,7 @@ from torch import nn
 
 from art_sensreg import SensRegTrainer, TrainingConfig
 from art_sensreg.adversaries import FGSMRS, NFGSM, PGD
+from art_sensreg.training.held_out import HeldOutTensors
 from art_sensreg.training.overfitting import OverfittingGuard, Watched, watched_attacks
 from art_sensreg.training.validation import ValidationAttack
 from tests.test_adversaries import ALL, LOSS, SR_JR, small_net
@@ -127,7 +128,7 @@ def test_collapse_in_training(action, caplog):
 
 
 def test_what_counts_as_a_collapse(caplog):
-    watched = Watched(watched_attacks(0.1, "linf"), (torch.zeros(1, 1), torch.zeros(1)))
+    watched = Watched(watched_attacks(0.1, "linf"), HeldOutTensors(torch.zeros(1, 1), torch.zeros(1)))
 
     def flagged(values, singles=None, action="report"):
         guard = OverfittingGuard(action, watched)
@@ -147,7 +148,7 @@ def test_what_counts_as_a_collapse(caplog):
 
 
 def test_a_collapse_in_the_first_epoch_has_nothing_to_roll_back_to(caplog):
-    watched = Watched(watched_attacks(0.1, "linf"), (torch.zeros(1, 1), torch.zeros(1)))
+    watched = Watched(watched_attacks(0.1, "linf"), HeldOutTensors(torch.zeros(1, 1), torch.zeros(1)))
     guard = OverfittingGuard("roll_back", watched)
     with caplog.at_level(logging.WARNING, logger="art_sensreg"):
         assert guard.stops_after({"epoch": 1, "pgd_accuracy": 0.02, "fgsm_accuracy": 0.9}, nn.Linear(1, 1))
@@ -155,17 +156,24 @@ def test_a_collapse_in_the_first_epoch_has_nothing_to_roll_back_to(caplog):
     assert "the weights as they are" in caplog.text
 
 
-def test_all_classes_of_sorted_validation_data_are_watched():
+@pytest.mark.parametrize("loader", [False, True])
+def test_all_classes_of_sorted_validation_data_are_watched(loader):
     from art_sensreg.fitting import _guard
+    from art_sensreg.training.batches import TensorBatches
+    from art_sensreg.training.held_out import HeldOutLoader
 
-    y = torch.arange(10).repeat_interleave(100)
-    guard = _guard(FGSMRS(eps=0.1), TrainingConfig(), None, (torch.zeros(1000, 2), y))
-    assert guard.watched.data[1].unique().tolist() == list(range(10))
-    assert len(guard.watched.data[0]) == 256
+    x, y = torch.zeros(1000, 2), torch.arange(10).repeat_interleave(100)
+    batches = TensorBatches(x, y, batch_size=100)
+    parts = list(zip(x.split(64), y.split(64), strict=True))
+    validation = HeldOutLoader(lambda: iter(parts), len(parts)) if loader else HeldOutTensors(x, y)
+    guard = _guard(FGSMRS(eps=0.1), TrainingConfig(), batches, validation)
+    seen, labels = guard.watched.data.sample(1000)
+    assert labels.unique().tolist() == list(range(10))
+    assert len(seen) == 256
 
 
 def test_the_guards_state_survives_a_checkpoint():
-    watched = Watched(watched_attacks(0.1, "linf"), (torch.zeros(1, 1), torch.zeros(1)))
+    watched = Watched(watched_attacks(0.1, "linf"), HeldOutTensors(torch.zeros(1, 1), torch.zeros(1)))
     first, model = OverfittingGuard("roll_back", watched), nn.Linear(1, 1)
     first.stops_after({"epoch": 1, "pgd_accuracy": 0.8, "fgsm_accuracy": 0.8}, model)
     second = OverfittingGuard("roll_back", watched)

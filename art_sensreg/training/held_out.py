@@ -66,7 +66,7 @@ class HeldOutTensors:
 
     def sample(self, rows: int) -> Batch:
         """See :class:`HeldOut`: from all over the data."""
-        chosen = torch.linspace(0, len(self.x) - 1, min(rows, len(self.x))).long().to(self.x.device)
+        chosen = evenly(len(self.x), rows).to(self.x.device)
         return clipped(self.x[chosen], self._clip), self._encode(self.y[chosen])
 
 
@@ -77,17 +77,18 @@ class HeldOutLoader:
     Whatever it draws at random, its order or crops, is drawn from the same seeds every time.
 
     :param start: Function that begins anew and returns the batches.
+    :param length: Number of batches, or about as many.
     :param source: The loader itself.
 
     Example:
     >>> from art_sensreg.training.held_out import HeldOutLoader
-    >>> held_out = HeldOutLoader(lambda: iter([(torch.rand(3, 2), torch.zeros(3))] * 2))
+    >>> held_out = HeldOutLoader(lambda: iter([(torch.rand(3, 2), torch.zeros(3))] * 2), length=2)
     >>> [len(x) for x, _ in held_out.batches(2)], len(held_out.sample(4)[0])
     ([2, 1, 2, 1], 4)
     """
 
-    def __init__(self, start: Callable[[], Iterator[Batch]], source: Any = None) -> None:
-        self._start, self.source = start, source
+    def __init__(self, start: Callable[[], Iterator[Batch]], length: int = 1, source: Any = None) -> None:
+        self._start, self._length, self.source = start, length, source
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """See :class:`HeldOut`."""
@@ -95,13 +96,39 @@ class HeldOutLoader:
             for x, y in self._start():
                 yield from zip(x.split(batch_size), y.split(batch_size), strict=True)
 
-    def sample(self, rows: int) -> Batch:
-        """See :class:`HeldOut`: the first."""
-        found: list[Batch] = []
-        for batch in self.batches(rows):
-            found.append(batch)
-            if sum(len(x) for x, _ in found) >= rows:
-                break
-        if not found:
+    def check(self) -> None:
+        """
+        Draw the first batch, whose content is checked on the way.
+
+        :raises ValueError: If there is none.
+        """
+        if next(self.batches(1), None) is None:
             raise ValueError("`validation_data` gave no batch; expected at least one.")
-        return torch.cat([x for x, _ in found])[:rows], torch.cat([y for _, y in found])[:rows]
+
+    def sample(self, rows: int) -> Batch:
+        """See :class:`HeldOut`: some of every batch, as they may be sorted by class."""
+        each = max(1, -(-rows // self._length))
+        found = []
+        with outer_randomness_kept(seed=0):
+            for x, y in self._start():
+                chosen = evenly(len(x), each)
+                found.append((x[chosen], y[chosen]))
+        x, y = (torch.cat(parts) for parts in zip(*found, strict=True))
+        chosen = evenly(len(x), rows)
+        return x[chosen], y[chosen]
+
+
+def evenly(count: int, wanted: int) -> torch.Tensor:
+    """
+    Some of a number of things, from all over them.
+
+    :param count: How many there are.
+    :param wanted: How many to take, at most.
+    :return: Their indices.
+
+    Example:
+    >>> from art_sensreg.training.held_out import evenly
+    >>> evenly(9, 3).tolist()
+    [0, 4, 8]
+    """
+    return torch.linspace(0, count - 1, min(wanted, count)).long()
