@@ -68,6 +68,33 @@ def test_clean_and_noisy_rows_get_the_same_draws(name, sigma):
     assert torch.isclose(terms["jacobian"], wanted, rtol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["layer-scale", "zero-gamma"])
+def test_branches_that_the_initial_weights_hide(name):
+    """They count as soon as the scale has grown; nothing is looked at again then."""
+    net, (x, y) = built(DRAWING[name]), batch()
+    objective = Objective([JacobianPenalty(sigma=0.03)])
+    objective.prepare(net, x)
+    with torch.no_grad():
+        for key, parameter in net.named_parameters():
+            if key.endswith(("scale", "gamma")):
+                parameter.fill_(1.0)
+    wanted = by_hand(net, x, 0.03)
+    terms, _ = objective(net, x, y, generator())
+    assert torch.isclose(terms["jacobian"], wanted, rtol=1e-3)
+
+
+def test_the_same_for_any_initial_state():
+    """Where a look at two rows saw no difference in some, the penalty was several times as large as it is."""
+    for seed in range(12):
+        net, (x, y) = built(lambda: ViT(0.1), seed), batch()
+        torch.manual_seed(seed)
+        objective = Objective([JacobianPenalty(sigma=0.03)])
+        objective.prepare(net, x)
+        wanted = by_hand(net, x, 0.03)
+        terms, _ = objective(net, x, y, generator())
+        assert torch.isclose(terms["jacobian"], wanted, rtol=1e-3)
+
+
 @quiet
 @pytest.mark.parametrize("name", DRAWING)
 def test_whether_they_do_is_no_matter_of_chance(name):
