@@ -19,11 +19,10 @@ from art_sensreg.penalties.passes import (
     plain_forward,
     statistics_untouched,
     treats_rows_alone,
-    works_in_place,
 )
 from art_sensreg.penalties.row_coupling import survey
 from art_sensreg.penalties.taps import TapPlan
-from art_sensreg.penalties.traits import Traits, check_traits, warn_of
+from art_sensreg.penalties.traits import Traits, check_traits, warn_of, works_in_place
 from art_sensreg.penalty_lists import Penalty, active_penalties, check_penalties, check_term, unique_names
 
 

@@ -30,7 +30,7 @@ from art_sensreg.penalties.clean_branch import CleanBranchRules, UnstackableErro
 from art_sensreg.penalties.random_states import nothing_left, random_sources, same_draws, torch_generator
 from art_sensreg.penalties.recomputation import recomputed_alike, recomputed_by
 from art_sensreg.penalties.row_coupling import survey
-from art_sensreg.penalties.taps import ActivationTaps, Layers, TapPlan, trial
+from art_sensreg.penalties.taps import ActivationTaps, Layers, TapPlan
 from art_sensreg.penalties.traits import Traits, warn_of
 
 
@@ -86,26 +86,6 @@ def treats_rows_alone(model: nn.Module, x: torch.Tensor, traits: Traits | None =
         whole = model(rows.clone())
         parts = torch.cat([model(row.clone()) for row in rows.split(1)])
     return whole.shape == parts.shape and torch.allclose(whole, parts, rtol=1e-3, atol=1e-5)
-
-
-def works_in_place(model: nn.Module, x: torch.Tensor) -> bool:
-    """
-    Tell whether a model overwrites its input.
-
-    :param model: Any `nn.Module`.
-    :param x: Some inputs, `(n, ...)`; they are left alone.
-    :return: True if it does.
-
-    Example:
-    >>> from art_sensreg.penalties.passes import works_in_place
-    >>> works_in_place(nn.ReLU(), torch.rand(2, 3)), works_in_place(nn.ReLU(inplace=True), torch.rand(2, 3))
-    (False, True)
-    """
-    rows = x[:2].detach().clone()
-    before = rows._version
-    with trial(model, rows):
-        model(rows)
-    return rows._version != before
 
 
 def forward_branches(

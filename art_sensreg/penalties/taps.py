@@ -273,6 +273,12 @@ def _select_modules(model: nn.Module, layers: Sequence[str | type[nn.Module]]) -
             asked = repr(layer) if isinstance(layer, str) else layer.__name__
             known = ", ".join(name for name in modules if name) or "none (the model has no submodules)"
             raise ValueError(f"`layers` asks for {asked}, which the model has not; its modules: {known}.")
+        scripted = next((name for name, module in matches.items() if isinstance(module, torch.jit.ScriptModule)), None)
+        if scripted is not None:
+            raise ValueError(
+                f"`layers` selects {scripted!r}, a TorchScript module, whose activations cannot be read; expected "
+                "other layers, or the module before it was scripted."
+            )
         selected.update(matches)
     return list(selected.items())
 

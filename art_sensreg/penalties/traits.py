@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from art_sensreg.penalties.model_state import MovedState
+from art_sensreg.penalties.taps import trial
 
 
 @dataclass
@@ -42,6 +44,26 @@ class Traits:
     def sources_to_seed(self) -> list[Any]:
         """Generators beside torch's own global ones, if the model draws more than dropout does."""
         return [source for source in self.sources if not _torchs_own(source)] if self.draws else []
+
+
+def works_in_place(model: nn.Module, x: torch.Tensor) -> bool:
+    """
+    Tell whether a model overwrites its input.
+
+    :param model: Any `nn.Module`.
+    :param x: Some inputs, `(n, ...)`; they are left alone.
+    :return: True if it does.
+
+    Example:
+    >>> from art_sensreg.penalties.traits import works_in_place
+    >>> works_in_place(nn.ReLU(), torch.rand(2, 3)), works_in_place(nn.ReLU(inplace=True), torch.rand(2, 3))
+    (False, True)
+    """
+    rows = x[:2].detach().clone()
+    before = rows._version
+    with trial(model, rows):
+        model(rows)
+    return rows._version != before
 
 
 def check_traits(traits: Traits, penalties: Sequence[Any]) -> None:

@@ -331,6 +331,12 @@ def test_trial_passes_leave_no_trace(training):
     assert (net.count, int(net.calls)) == (1, 1)
 
 
+def test_a_scripted_layer_cannot_be_named():
+    net, (x, _) = built(COUPLED["scripted"]), batch()
+    with pytest.raises(ValueError, match="`layers` selects 'middle', a TorchScript module"):
+        Objective([SensitivityPenalty(layers=["middle"])]).prepare(net, x)
+
+
 def test_modules_that_fold_their_weights_in_evaluation_mode():
     class Adapter(nn.Linear):
         folded = False
