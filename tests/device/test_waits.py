@@ -57,7 +57,6 @@ CASES: dict[str, dict[str, Any]] = {
     "dropout": {"penalties": [SR, SHARED], "dropout": True},
     "skip": {"penalties": [SR], "on_nonfinite": "skip"},
     "accumulated": {"penalties": [SR, SHARED], "accumulate": 2},
-    "sigma per feature": {"penalties": [SensitivityPenalty(sigma=torch.linspace(0.1, 0.3, 36).view(1, 6, 6))]},
 }
 
 
