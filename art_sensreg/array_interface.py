@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -23,26 +21,6 @@ if TYPE_CHECKING:
     _Base = Any
 else:
     _Base = object
-
-
-def _wrong_shape_named(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Where a model fails on images of another shape than it was made for, say that, and not what its layers say."""
-
-    @functools.wraps(method)
-    def called(self: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return method(self, *args, **kwargs)
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, IndexError, ValueError) as error:
-            shape, expected = getattr(args[0] if args else kwargs.get("x"), "shape", None), tuple(self.input_shape)
-            if shape is None or tuple(shape[1:]) == expected or "`x`" in str(error):
-                raise
-            sizes = ", ".join(map(str, expected))
-            reason = str(error).partition("\n")[0]
-            raise ValueError(f"`x` has shape {tuple(shape)}; expected (n, {sizes}) ({reason}).") from error
-
-    return called
 
 
 class ArrayInterface(_Base):
@@ -85,7 +63,6 @@ class ArrayInterface(_Base):
         kind = np.float32 if dtype is torch.bfloat16 else torch.empty((), dtype=dtype).numpy().dtype
         return np.require(x, dtype=kind, requirements=["C", "W"])  # torch warns of memory that cannot be written to
 
-    @_wrong_shape_named
     def predict(self, x: np.ndarray, batch_size: int = 128, training_mode: bool = False, **kwargs: Any) -> np.ndarray:
         """
         Predict logits.
@@ -96,7 +73,7 @@ class ArrayInterface(_Base):
         :param kwargs: Passed on to ART.
         :return: float32 array of shape `(n, nb_classes)`, after postprocessing defences.
         """
-        x = check_inputs(x)
+        x = self._images(x)
         if isinstance(x, torch.Tensor):
             x = (x.float() if x.dtype is torch.bfloat16 else x).detach().cpu().numpy()
         if len(x) == 0:
@@ -107,7 +84,6 @@ class ArrayInterface(_Base):
         predictions = np.asarray(predictions, dtype=np.float32)
         return predictions if len(predictions) == len(x) else mean_of_rows(predictions, len(x), rows_an_image(self))
 
-    @_wrong_shape_named
     def compute_loss(self, x: Any, y: Any, reduction: str = "none", **kwargs: Any) -> Any:
         """
         The loss.
@@ -120,7 +96,7 @@ class ArrayInterface(_Base):
         """
         former = getattr(self._loss, "reduction", None)
         try:
-            losses = super().compute_loss(check_inputs(x), check_inputs(y, "y"), reduction=reduction, **kwargs)
+            losses = super().compute_loss(self._images(x), check_inputs(y, "y"), reduction=reduction, **kwargs)
         finally:
             if former is not None:  # which ART puts back only if nothing is raised
                 self._loss.reduction = former
@@ -129,7 +105,6 @@ class ArrayInterface(_Base):
             return losses
         return losses / rows if reduction == "sum" else losses.reshape(len(x), rows).mean(1)
 
-    @_wrong_shape_named
     def loss_gradient(self, x: Any, y: Any, training_mode: bool = False, **kwargs: Any) -> Any:
         """
         Gradient of the loss by the input; the `.grad` of the weights stays as it is.
@@ -146,7 +121,8 @@ class ArrayInterface(_Base):
             with gradients_on():
                 x = x.clone() if isinstance(x, torch.Tensor) else x
                 return self.loss_gradient(x, y, training_mode, **kwargs)
-        x, y = check_inputs(x), self._as_rows(check_inputs(y, "y"))
+        x = self._images(x)
+        y = self._labels(y, len(x))
         usual = not self.is_rnn and x.dtype != object
         if usual and plain_function(self, self._hooks):
             try:
@@ -159,7 +135,6 @@ class ArrayInterface(_Base):
         with weight_gradients_kept(self.model):
             return self._float32(super().loss_gradient(self._cast(x), y, training_mode=training_mode, **kwargs))
 
-    @_wrong_shape_named
     def class_gradient(
         self, x: np.ndarray, label: Any = None, training_mode: bool = False, **kwargs: Any
     ) -> np.ndarray:
@@ -173,7 +148,7 @@ class ArrayInterface(_Base):
         :return: float32 array of shape `(n, nb_classes or 1, *input_shape)`.
         """
         check_differentiable(self.model, "model")
-        x = check_inputs(x)
+        x = self._images(x)
         x = self._cast(x.detach().cpu().float().numpy() if isinstance(x, torch.Tensor) else x)
         with gradients_on(), weight_gradients_kept(self.model):
             gradients = self._float32(super().class_gradient(x, label, training_mode=training_mode, **kwargs))
@@ -187,20 +162,32 @@ class ArrayInterface(_Base):
         with gradients_on(), weight_gradients_kept(self.model):
             return super().custom_loss_gradient(*args, **kwargs)
 
-    def _as_rows(self, y: Any) -> Any:
-        """Class indices as the rows that ART expects for losses that take indices."""
-        if y.ndim != 1 or not self._int_labels:
+    def _images(self, x: Any) -> Any:
+        of_objects = getattr(x, "dtype", None) == np.dtype(object)
+        if of_objects and not self.preprocessing_defences:
+            raise TypeError(f"`x` has dtype object; expected real numbers of shape (n, *{self.input_shape}).")
+        return check_inputs(x, shape=None if self.is_rnn or of_objects else self.input_shape)
+
+    def _labels(self, y: Any, n: int) -> Any:
+        """As many labels as images; class indices as the rows that ART expects for losses that take indices."""
+        y = check_inputs(y, "y")
+        classes = self.nb_classes
+        widths = {1, max(classes, 2)}  # a model with one output takes either
+        if y.ndim not in (1, 2) or len(y) != n or (y.ndim == 2 and y.shape[1] not in widths):
+            raise ValueError(f"`y` has shape {tuple(y.shape)}; expected ({n}, {classes}) or class indices ({n},).")
+        if isinstance(y, np.ndarray) and y.dtype.kind == "f" and not np.isfinite(y).all():
+            raise ValueError(f"`y` has NaN or infinite values; expected {n} labels.")
+        if y.ndim == 2 or not self._int_labels:
             return y
-        indices = check_labels(y, self.nb_classes, len(y))
+        indices = check_labels(y, classes, n)
         if isinstance(y, torch.Tensor):
-            return torch.nn.functional.one_hot(torch.from_numpy(indices).to(y.device), self.nb_classes).float()
-        return to_categorical(indices, self.nb_classes)
+            return torch.nn.functional.one_hot(torch.from_numpy(indices).to(y.device), classes).float()
+        return to_categorical(indices, classes)
 
     @staticmethod
     def _float32(values: Any) -> Any:
         return values if isinstance(values, torch.Tensor) else np.asarray(values, dtype=np.float32)
 
-    @_wrong_shape_named
     def get_activations(
         self, x: Any, layer: int | str | None = None, batch_size: int = 128, framework: bool = False
     ) -> Any:
@@ -224,7 +211,7 @@ class ArrayInterface(_Base):
         # numpy has no bfloat16.
         as_tensor = framework or model_dtype(self.model) is torch.bfloat16
         try:
-            output = super().get_activations(check_inputs(x), layer=layer, batch_size=batch_size, framework=as_tensor)
+            output = super().get_activations(self._images(x), layer=layer, batch_size=batch_size, framework=as_tensor)
             return output if framework or not as_tensor else output.detach().float().cpu().numpy()
         except KeyError as error:
             raise ValueError(

@@ -14,7 +14,7 @@ from art.defences.preprocessor.preprocessor import Preprocessor
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from art_sensreg.utils import check_choice, check_count, check_flag, shown
+from art_sensreg.utils import as_array, check_choice, check_count, check_flag, shown
 
 _PLAIN = {np.dtype(np.float32), np.dtype(np.float64)}
 _SIGNATURE = inspect.signature(PyTorchClassifier.__init__)
@@ -83,15 +83,17 @@ def check_arguments(given: Mapping[str, Any], input_shape: Any = None) -> None:
     _check_defences("postprocessing_defences", given.get("postprocessing_defences"), Postprocessor)
 
 
-def check_inputs(x: Any, name: str = "x") -> Any:
+def check_inputs(x: Any, name: str = "x", shape: Sequence[int] | None = None) -> Any:
     """
     What a classifier is asked about, as an array that torch takes: native numbers, at positive strides.
 
     :param x: An array, a tensor, or lists of numbers.
     :param name: Name of the argument, for the message.
-    :return: A tensor, or an array of objects, as it came; else an array of numbers.
+    :param shape: What each row must be, or None: anything.
+    :return: A tensor, or an array of objects (images of several sizes, for which ART has preprocessors), as it came;
+        else an array of numbers.
     :raises TypeError: If it holds something else than real numbers.
-    :raises ValueError: If rows are of unequal length, or values are masked.
+    :raises ValueError: If rows are of unequal length or another shape, or values are masked.
 
     Example:
     >>> from art_sensreg.classifier_arguments import check_inputs
@@ -99,17 +101,12 @@ def check_inputs(x: Any, name: str = "x") -> Any:
     dtype('float32')
     """
     if type(x) is np.ndarray and x.dtype in _PLAIN and x.flags.c_contiguous and x.ndim:
-        return x
+        return _of_shape(x, name, shape)
     if isinstance(x, torch.Tensor):
         if x.is_complex():
             raise TypeError(f"`{name}` has dtype {x.dtype}; expected real numbers.")
-        return x
-    if np.ma.is_masked(x):
-        raise ValueError(f"`{name}` has masked values; expected an array in which all are known.")
-    try:
-        array = np.asarray(x)
-    except ValueError as error:
-        raise ValueError(f"`{name}` cannot be read as an array ({error}); expected rows of equal shape.") from error
+        return _of_shape(x, name, shape)
+    array = as_array(x, name)
     kind = array.dtype.kind
     if kind == "O" and isinstance(x, np.ndarray):
         return x  # ART's way to give images of several sizes
@@ -119,7 +116,15 @@ def check_inputs(x: Any, name: str = "x") -> Any:
         array = array.astype(np.float64)
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
+    array = _of_shape(array, name, shape)
     return np.ascontiguousarray(array) if min(array.strides, default=0) < 0 else array
+
+
+def _of_shape(x: Any, name: str, shape: Sequence[int] | None) -> Any:
+    if shape is not None and tuple(x.shape[1:]) != tuple(shape):
+        expected = f"(n, {', '.join(map(str, shape))})"
+        raise ValueError(f"`{name}` has shape {tuple(x.shape)}; expected {expected}, n of the `input_shape`.")
+    return x
 
 
 def _check_shape(shape: Any) -> None:

@@ -9,53 +9,10 @@ import numpy as np
 import torch
 
 from art_sensreg.training.inputs import clip_bounds
-from art_sensreg.utils import check_number
+from art_sensreg.utils import as_numbers, check_number
 
 # What float32 may round of images that were scaled in float64, in shares of the range.
 TOLERANCE = 1e-6
-
-
-def as_numbers(values: Any, name: str) -> np.ndarray:
-    """
-    Read numbers from whatever they come in.
-
-    :param values: An array of any byte order and strides, a torch tensor on any device, or nested lists.
-    :param name: Name of the argument, for the messages.
-    :return: Array on the CPU, of the same type; float32 of bfloat16, which numpy has not.
-    :raises TypeError: If it is no array of real numbers.
-    :raises ValueError: If rows are of unequal length, or values are masked.
-
-    Example:
-    >>> from art_sensreg.attacks.inputs import as_numbers
-    >>> as_numbers(torch.ones(2, dtype=torch.bfloat16, requires_grad=True), "x")
-    array([1., 1.], dtype=float32)
-    """
-    array = as_array(values, name)
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"`{name}` has dtype {array.dtype}; expected an array of real numbers.")
-    return array
-
-
-def as_array(values: Any, name: str) -> np.ndarray:
-    """
-    The same of values of any type, for which the caller has a message of its own.
-
-    :param values: An array, a torch tensor, or nested lists.
-    :param name: Name of the argument, for the messages.
-    :return: Array on the CPU.
-    :raises ValueError: If rows are of unequal length, or values are masked.
-    """
-    if isinstance(values, torch.Tensor):
-        tensor = values.detach().cpu()
-        values = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-    if isinstance(values, np.ma.MaskedArray):
-        if np.ma.is_masked(values):
-            raise ValueError(f"`{name}` has masked values; expected an array in which all are known.")
-        values = values.data
-    try:
-        return np.asarray(values)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise ValueError(f"`{name}` cannot be read as an array ({error}); expected rows of equal shape.") from error
 
 
 def attack_images(x: Any, classifier: Any) -> np.ndarray:

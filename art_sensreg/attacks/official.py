@@ -21,7 +21,7 @@ from art_sensreg.attacks.authors import (
     generators_kept,
     weights_frozen,
 )
-from art_sensreg.attacks.inputs import as_numbers, attack_number, attack_range
+from art_sensreg.attacks.inputs import attack_number, attack_range
 from art_sensreg.attacks.norms import norm_name
 from art_sensreg.attacks.settings import CheckedAttack
 from art_sensreg.attacks.unit_box import UnitBox, picture_shape
@@ -30,7 +30,15 @@ from art_sensreg.inference import weight_gradients_kept
 from art_sensreg.penalties.modes import modes_kept
 from art_sensreg.penalties.random_states import random_state_kept
 from art_sensreg.training.inputs import check_images, check_known
-from art_sensreg.utils import check_choice, check_count, check_differentiable, check_flag, check_seed, gradients_on
+from art_sensreg.utils import (
+    as_numbers,
+    check_choice,
+    check_count,
+    check_differentiable,
+    check_flag,
+    check_seed,
+    gradients_on,
+)
 
 _STRENGTH = ("nb_iter", "nb_queries", "nb_restarts", "eot_iter")
 

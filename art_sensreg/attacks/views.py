@@ -14,10 +14,10 @@ from art.preprocessing.standardisation_mean_std.utils import broadcastable_mean_
 from torch import nn
 
 from art_sensreg.attacks.bpda import BPDA
-from art_sensreg.attacks.inputs import as_array
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.outputs import SingleOutput, class_logits, class_scores
 from art_sensreg.preprocessing import mean_of_rows, model_dtype, numpy_dtype, rows_an_image
+from art_sensreg.utils import as_array
 from art_sensreg.whole_model import predicting_model
 
 

@@ -18,7 +18,7 @@ from art_sensreg.auditing.evidence import FULL, QUICK, Evidence
 from art_sensreg.auditing.isolation import nothing_left_behind
 from art_sensreg.auditing.registry import CHECKS, CheckSpec
 from art_sensreg.auditing.report import AuditReport, Check
-from art_sensreg.utils import check_count, check_differentiable, gradients_on
+from art_sensreg.utils import as_array, check_count, check_differentiable, gradients_on
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ def _several(name: str, given: Any) -> tuple[Any, ...]:
 
 def _data(classifier: Any, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
     check_differentiable(check_classifier(classifier).model, "classifier")
-    images = np.asarray(x)
+    images = as_array(x, "x")
     if images.dtype.kind not in "fiu" or images.ndim < 2 or len(images) == 0:
         raise ValueError(f"`x` has shape {images.shape} and dtype {images.dtype}; expected images (n, *input_shape).")
     if images.shape[1:] != tuple(classifier.input_shape):

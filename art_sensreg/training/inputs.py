@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from art_sensreg.utils import shown
+from art_sensreg.utils import as_array, shown
 
 
 def check_images(
@@ -192,18 +192,9 @@ def _check_rows(labels: np.ndarray, nb_classes: int, name: str) -> np.ndarray:
 
 
 def _as_array(value: Any, name: str) -> np.ndarray:
-    if np.ma.is_masked(value):
-        raise ValueError(f"`{name}` has masked values; expected an array in which all are known.")
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        if value.dtype == torch.bfloat16:  # which numpy has not
-            value = value.float()
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"`{name}` cannot be read as an array ({error}); expected rows of equal shape.") from error
+    array = as_array(value, name)
     if array.ndim == 0:
-        raise TypeError(f"`{name}` is {value!r}; expected an array.")
+        raise TypeError(f"`{name}` is {shown(value)}; expected an array.")
     return array
 
 

@@ -1,10 +1,13 @@
 """What knows nothing of this project: checks of arguments, files, autograd, warnings, misspelt names."""
 
+from art_sensreg.utils.arrays import as_array, as_numbers
 from art_sensreg.utils.autograd import check_differentiable, gradients_on, outside_inference_mode
 from art_sensreg.utils.checks import check_choice, check_count, check_flag, check_number, check_seed, shown
 from art_sensreg.utils.warn import warn_caller
 
 __all__ = [
+    "as_array",
+    "as_numbers",
     "check_choice",
     "check_count",
     "check_differentiable",
