@@ -64,6 +64,14 @@ def test_weights_and_optimizer_are_one_file(tmp_path):
     assert torch.equal(names["0.weight"], classifier.model[0].weight)
 
 
+def test_equal_weights_are_equal_files(tmp_path):
+    contents = set()
+    for number in range(8):
+        trained().save(f"net{number}", str(tmp_path))
+        contents.add((tmp_path / f"net{number}.safetensors").read_bytes())
+    assert len(contents) == 1
+
+
 def test_any_flipped_bit_and_any_truncation_is_refused(tmp_path):
     model = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)

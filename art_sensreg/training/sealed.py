@@ -48,7 +48,7 @@ def to_bytes(tree: Any, kind: str, version: int, **extra: str) -> bytes:
     tensors, text = pack(tree)
     sums = json.dumps({name: _checksum_of(tensor) for name, tensor in tensors.items()})
     metadata = {"format": kind, "version": str(version), **extra, "tree": text, "tensors": sums}
-    return bytes(save(tensors, {**metadata, "checksum": _seal(metadata, tuple(extra))}))
+    return _in_order(save(tensors, {**metadata, "checksum": _seal(metadata, tuple(extra))}))
 
 
 def from_bytes(data: bytes, kind: str, version: int, extra: tuple[str, ...] = ()) -> tuple[Any, dict[str, str]]:
@@ -183,6 +183,16 @@ def write_aside(target: Path, data: bytes) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _in_order(data: bytes) -> bytes:
+    """The same file with its metadata in order: `save` shuffles them, and equal content is to be equal bytes."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = header_of(data)
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, memoryview(data)[end:]])
 
 
 def _checksum_of(tensor: torch.Tensor) -> str:
