@@ -19,7 +19,13 @@ from tests.test_adversaries import ALL, LOSS, SR_JR, small_net
 def trainer_of(adversary, penalties=(), seed=0, **config):
     model = small_net(seed=seed)
     classifier = PyTorchClassifier(
-        model, LOSS, (12,), 4, optimizer=torch.optim.Adam(model.parameters(), lr=0.01), clip_values=(0.0, 1.0)
+        model,
+        LOSS,
+        (12,),
+        4,
+        optimizer=torch.optim.Adam(model.parameters(), lr=0.01),
+        clip_values=(0.0, 1.0),
+        device_type="cpu",
     )
     return SensRegTrainer(classifier, list(penalties), TrainingConfig(seed=0, **config), adversary=adversary)
 

@@ -162,6 +162,7 @@ def test_preprocessing_defences(make_classifier, digits, defence):
         preprocessing_defences=defence,
         preprocessing=(0.5, 0.5),
         penalties=[SensitivityPenalty(weight=0.01), JacobianPenalty(weight=0.001)],
+        device_type="cpu",
     )
     classifier.fit(x, digits.y_train[:60], nb_epochs=60, seed=0, validation_data=(x, digits.y_train[:60]))
     assert classifier.history[-1]["accuracy"] > 0.6
@@ -228,6 +229,7 @@ def test_float64_models_stay_float64(digits):
         10,
         optimizer=torch.optim.SGD(model.parameters(), 0.1),
         penalties=PENALTIES,
+        device_type="cpu",
     )
     classifier.fit(digits.x_train[:50], digits.y_train[:50], nb_epochs=1)
     assert classifier.predict(digits.x_test[:5]).dtype == np.float32
@@ -278,7 +280,12 @@ def test_clones_name_the_weights_that_cannot_be_drawn_anew(digits, caplog):
 
     model = Token()
     classifier = SensRegClassifier(
-        model, nn.CrossEntropyLoss(), digits.input_shape, 10, optimizer=torch.optim.SGD(model.parameters(), 0.1)
+        model,
+        nn.CrossEntropyLoss(),
+        digits.input_shape,
+        10,
+        optimizer=torch.optim.SGD(model.parameters(), 0.1),
+        device_type="cpu",
     )
     clone = classifier.clone_for_refitting()
     assert not torch.equal(clone.model.attention.in_proj_weight, model.attention.in_proj_weight)
@@ -295,6 +302,7 @@ def test_own_penalties_see_the_users_model_behind_a_standardisation(digits):
         optimizer=torch.optim.SGD(model.parameters(), 0.1),
         preprocessing=(0.5, 0.5),
         penalties=[lambda model, x, y: model[1].weight.pow(2).sum()],
+        device_type="cpu",
     )
     classifier.fit(digits.x_train[:50], digits.y_train[:50], nb_epochs=1)
     assert classifier.history[-1]["<lambda>"] > 0

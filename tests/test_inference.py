@@ -313,7 +313,7 @@ def test_batch_sizes(batch_size, x, y):
 @pytest.mark.parametrize("batch_size", [0, -1, 2.5])
 def test_batch_sizes_that_art_refuses(batch_size, x):
     with pytest.raises(ValueError, match="batch_size should be a positive integer"):
-        SensRegClassifier(mlp(), nn.CrossEntropyLoss(), SHAPE, 3).predict(x, batch_size=batch_size)
+        SensRegClassifier(mlp(), nn.CrossEntropyLoss(), SHAPE, 3, device_type="cpu").predict(x, batch_size=batch_size)
 
 
 def test_a_model_may_return_one_number_a_row(x):

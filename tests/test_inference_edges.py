@@ -23,13 +23,13 @@ def y():
 
 
 def test_results_belong_to_the_caller(x, y):
-    ours = SensRegClassifier(nn.Sequential(nn.Flatten()), nn.CrossEntropyLoss(), SHAPE, 72)
+    ours = SensRegClassifier(nn.Sequential(nn.Flatten()), nn.CrossEntropyLoss(), SHAPE, 72, device_type="cpu")
     predictions = ours.predict(x)
     assert not np.shares_memory(predictions, x)
     held = []
     model = mlp()
     model[0].register_full_backward_hook(lambda module, inner, outer: held.append(inner[0]))
-    gradient = SensRegClassifier(model, nn.CrossEntropyLoss(), SHAPE, 3).loss_gradient(x, y)
+    gradient = SensRegClassifier(model, nn.CrossEntropyLoss(), SHAPE, 3, device_type="cpu").loss_gradient(x, y)
     assert np.array_equal(held[0].numpy(), gradient)
     assert not np.shares_memory(held[0].numpy(), gradient)
     assert gradient.flags.c_contiguous
@@ -50,7 +50,7 @@ class HandsOutItsWeights(torch.autograd.Function):
 def test_gradients_are_not_the_models_weights(x, y):
     weight = nn.Parameter(torch.rand(7, *SHAPE))
     model = Function(lambda inner, x: HandsOutItsWeights.apply(x, weight))
-    gradient = SensRegClassifier(model, nn.CrossEntropyLoss(), SHAPE, 3).loss_gradient(x, y)
+    gradient = SensRegClassifier(model, nn.CrossEntropyLoss(), SHAPE, 3, device_type="cpu").loss_gradient(x, y)
     assert np.array_equal(gradient, weight.detach().numpy())
     gradient[:] = 0
     assert weight.min() > 0
@@ -82,7 +82,7 @@ def test_gradients_are_laid_out_like_arrays(model, x, y):
 @pytest.mark.parametrize("frozen", [False, True])
 def test_outputs_that_do_not_depend_on_the_input(frozen, x, y, caplog):
     model = Function(lambda inner, x: inner(x.detach())).requires_grad_(not frozen)
-    classifier = SensRegClassifier(model, nn.CrossEntropyLoss(), SHAPE, 3)
+    classifier = SensRegClassifier(model, nn.CrossEntropyLoss(), SHAPE, 3, device_type="cpu")
     assert np.array_equal(classifier.loss_gradient(x, y), np.zeros_like(x))
     assert torch.equal(classifier.loss_gradient(torch.from_numpy(x), y), torch.zeros(x.shape))
     assert "does not depend on `x`" in caplog.text
@@ -123,7 +123,9 @@ class Doubled(SensRegClassifier):
 
 def test_subclasses_are_asked(x, y):
     torch.manual_seed(0)
-    make = {kind: kind(model, nn.CrossEntropyLoss(), SHAPE, 3) for model in [mlp()] for kind in KINDS}
+    make = {
+        kind: kind(model, nn.CrossEntropyLoss(), SHAPE, 3, device_type="cpu") for model in [mlp()] for kind in KINDS
+    }
     plain = make[SensRegClassifier]
     assert np.allclose(make[Halved].predict(x), plain.predict(x / 2))
     assert np.allclose(make[Halved].loss_gradient(x, y), plain.loss_gradient(x / 2, y) / 2)
@@ -137,7 +139,7 @@ KINDS = (SensRegClassifier, Halved, Negated, Shifted, Doubled)
 
 
 def test_hooks_replaced_on_the_object_or_the_class_are_asked(x, monkeypatch):
-    classifier = SensRegClassifier(mlp(), nn.CrossEntropyLoss(), SHAPE, 3)
+    classifier = SensRegClassifier(mlp(), nn.CrossEntropyLoss(), SHAPE, 3, device_type="cpu")
     plain = classifier.predict(x)
     own = classifier._apply_preprocessing
     classifier._apply_preprocessing = lambda x, y, fit=False, no_grad=True: own(x / 2, y)
@@ -191,12 +193,14 @@ class CountsTrain(nn.Identity):
 
 
 def test_a_train_of_its_own_is_called(x):
-    classifier = SensRegClassifier(nn.Sequential(CountsTrain(), mlp()), nn.CrossEntropyLoss(), SHAPE, 3)
+    classifier = SensRegClassifier(
+        nn.Sequential(CountsTrain(), mlp()), nn.CrossEntropyLoss(), SHAPE, 3, device_type="cpu"
+    )
     classifier.predict(x)
     classifier.predict(x)
     assert classifier.model[0].calls == 2
     calls = []
-    classifier = SensRegClassifier(mlp().eval(), nn.CrossEntropyLoss(), SHAPE, 3)
+    classifier = SensRegClassifier(mlp().eval(), nn.CrossEntropyLoss(), SHAPE, 3, device_type="cpu")
     classifier.predict(x)
     classifier.model[1].train = calls.append
     classifier.predict(x)
@@ -221,7 +225,7 @@ def test_hooks_may_keep_what_they_see(everywhere, x, y):
     seen = []
     register = nn.modules.module.register_module_forward_pre_hook if everywhere else model[0].register_forward_pre_hook
     hook = register(lambda module, given: seen.append(given[0]))
-    classifier = SensRegClassifier(model, nn.CrossEntropyLoss(), SHAPE, 3)
+    classifier = SensRegClassifier(model, nn.CrossEntropyLoss(), SHAPE, 3, device_type="cpu")
     try:
         classifier.predict(x, batch_size=3)
         classifier.loss_gradient(x, y)

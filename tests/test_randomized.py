@@ -32,7 +32,7 @@ def test_the_model_is_the_module_that_averages(make, digits):
     assert (classifier.samples, classifier.average, classifier.eot) == (5, "probabilities", classifier.model)
     assert (make().samples, make().average) == (16, "logits")
     inner = EOT(classifier.model.model, samples=3, max_rows=50)
-    around = RandomizedClassifier(inner, nn.CrossEntropyLoss(), digits.input_shape, 10)
+    around = RandomizedClassifier(inner, nn.CrossEntropyLoss(), digits.input_shape, 10, device_type="cpu")
     assert around.model is inner
     assert (around.samples, around.eot.max_rows) == (3, 50)
     assert RandomizedClassifier(model=inner, loss=None, input_shape=(2,), nb_classes=2, samples=9).samples == 9
@@ -41,10 +41,12 @@ def test_the_model_is_the_module_that_averages(make, digits):
 def test_predictions_and_gradients_average(digits):
     # Input noise of a linear model: the logits have the variance |w|^2 std^2 / samples.
     linear = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    classifier = RandomizedClassifier(Noisy(linear), nn.CrossEntropyLoss(), digits.input_shape, 10, samples=25)
+    classifier = RandomizedClassifier(
+        Noisy(linear), nn.CrossEntropyLoss(), digits.input_shape, 10, samples=25, device_type="cpu"
+    )
     x = np.repeat(digits.x_test[:1], 2000, axis=0)
     spread = 0.3 * linear[1].weight.norm(dim=1).detach().numpy() / 5
-    exact = SensRegClassifier(linear, nn.CrossEntropyLoss(), digits.input_shape, 10)
+    exact = SensRegClassifier(linear, nn.CrossEntropyLoss(), digits.input_shape, 10, device_type="cpu")
     found = classifier.predict(x)
     assert np.allclose(found.std(axis=0), spread, rtol=0.1)
     assert (np.abs(found.mean(axis=0) - exact.predict(x[:1])[0]) < 5 * spread / np.sqrt(2000)).all()
@@ -108,7 +110,7 @@ def test_get_and_set_params(make, digits):
             make(**wrong)
         assert same_settings(classifier, params)
     with pytest.raises(TypeError, match=r"`model` is function; expected an nn.Module"):
-        RandomizedClassifier(lambda x: x, nn.CrossEntropyLoss(), (2,), 2)
+        RandomizedClassifier(lambda x: x, nn.CrossEntropyLoss(), (2,), 2, device_type="cpu")
 
 
 def test_clone_for_refitting(make, digits):
@@ -162,7 +164,7 @@ def test_files_are_those_of_the_users_model(make, digits, tmp_path):
 def test_files_hold_the_weights_of_a_transform(digits, tmp_path):
     def make():
         eot = EOT(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), transform=nn.Conv2d(1, 1, 1))
-        return RandomizedClassifier(eot, nn.CrossEntropyLoss(), digits.input_shape, 10)
+        return RandomizedClassifier(eot, nn.CrossEntropyLoss(), digits.input_shape, 10, device_type="cpu")
 
     first, second = make(), make()
     first.save("both", str(tmp_path))
@@ -180,7 +182,10 @@ def test_loading_weights_measures_the_noise_again(digits, tmp_path):
             weight = torch.eye(64)[:, :10] + self.std * torch.randn(64, 10)
             return (x.flatten(1) + 0.1 * torch.randn(len(x), 64)) @ weight
 
-    quiet, loud = (RandomizedClassifier(Learned(s), nn.CrossEntropyLoss(), digits.input_shape, 10) for s in (0.0, 1.0))
+    quiet, loud = (
+        RandomizedClassifier(Learned(s), nn.CrossEntropyLoss(), digits.input_shape, 10, device_type="cpu")
+        for s in (0.0, 1.0)
+    )
     x = torch.from_numpy(digits.x_test[:4])
     quiet.predict(digits.x_test[:4])
     assert quiet.eot.plan(x).samples == 16

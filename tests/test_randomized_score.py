@@ -31,7 +31,7 @@ def test_score_of_a_known_distribution():
         def forward(self, x):
             return torch.cat([torch.ones(len(x), 1), torch.randn(len(x), 1)], dim=1)
 
-    classifier = RandomizedClassifier(Coin(), nn.CrossEntropyLoss(), (2,), 2, samples=4)
+    classifier = RandomizedClassifier(Coin(), nn.CrossEntropyLoss(), (2,), 2, samples=4, device_type="cpu")
     score = classifier.score(np.zeros((500, 2)), np.zeros(500, dtype=int), repeats=40, seed=0)
     assert score.single_draw == pytest.approx(0.8413, abs=0.01)
     assert score.mean == pytest.approx(0.9772, abs=0.005)
@@ -58,7 +58,9 @@ def test_a_deterministic_model_has_no_spread(make, digits):
 def test_one_success_is_not_the_rate_of_success(trained, digits):
     x, y = digits.x_test[:200], digits.y_test[:200]
     one = trained.eot.model
-    plain = PyTorchClassifier(one, nn.CrossEntropyLoss(), digits.input_shape, 10, clip_values=(0.0, 1.0))
+    plain = PyTorchClassifier(
+        one, nn.CrossEntropyLoss(), digits.input_shape, 10, clip_values=(0.0, 1.0), device_type="cpu"
+    )
     images, broken = x, np.zeros(len(x), dtype=bool)
     for _ in range(6):  # an attack that keeps whatever was misclassified once
         attack = ProjectedGradientDescent(plain, eps=0.05, eps_step=0.02, max_iter=3, num_random_init=1, verbose=False)
@@ -94,7 +96,7 @@ def test_seeded_scores_are_reproducible_and_leave_no_trace(make, digits):
             return self.model(x + shift + 3 * torch.rand(x.shape, generator=self.generator) - 1.5)
 
     inner = Outside(build_model("mlp", digits.input_shape, 10))
-    outside = RandomizedClassifier(inner, nn.CrossEntropyLoss(), digits.input_shape, 10, samples=2)
+    outside = RandomizedClassifier(inner, nn.CrossEntropyLoss(), digits.input_shape, 10, samples=2, device_type="cpu")
     x, y = digits.x_test[:50], digits.y_test[:50]
     for classifier in (make(samples=2), outside):
         before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
@@ -143,7 +145,7 @@ def test_one_output_for_two_classes(loss):
         def forward(self, x):
             return x[:, :1] if isinstance(loss, nn.BCELoss) else x[:, :1] - 0.5
 
-    classifier = RandomizedClassifier(Half(), loss, (2,), 2)
+    classifier = RandomizedClassifier(Half(), loss, (2,), 2, device_type="cpu")
     x = np.array([[0.2, 0.0], [0.7, 0.0], [0.4, 0.0]])
     assert classifier.score(x, [0, 1, 1], repeats=2).correct.tolist() == [[True, True, False]] * 2
 

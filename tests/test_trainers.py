@@ -114,6 +114,7 @@ def test_sigma_is_in_the_users_units(digits, scale):
             optimizer=torch.optim.SGD(model.parameters(), 0.1),
             clip_values=(0.0, factor),
             preprocessing=preprocessing,
+            device_type="cpu",
         )
         penalties = [SensitivityPenalty(weight=factor**2, sigma=0.3 * factor), JacobianPenalty(weight=0.1 * factor**2)]
         trainer = SensRegTrainer(classifier, penalties, TrainingConfig(seed=0))
@@ -131,7 +132,12 @@ def test_penalties_are_measured_before_standardisation(digits, estimator):
 
     linear = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     classifier = PyTorchClassifier(
-        linear, nn.CrossEntropyLoss(), digits.input_shape, 10, preprocessing=(np.array([0.3]), np.array([0.25]))
+        linear,
+        nn.CrossEntropyLoss(),
+        digits.input_shape,
+        10,
+        preprocessing=(np.array([0.3]), np.array([0.25])),
+        device_type="cpu",
     )
     model = trained_model(classifier)
     x = torch.from_numpy(digits.x_test).repeat(8, 1, 1, 1)
@@ -173,7 +179,8 @@ def small_classifier(kind=PyTorchClassifier, random=None, seed=0, **kwargs):
     if random:
         model = randomize(model, kind=random, **({"prior_std": 1.0} if random == "bayesian" else {}))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    return kind(model, nn.CrossEntropyLoss(), (6,), 3, optimizer=optimizer, clip_values=(0.0, 1.0), **kwargs)
+    kwargs = {"optimizer": optimizer, "clip_values": (0.0, 1.0), "device_type": "cpu", **kwargs}
+    return kind(model, nn.CrossEntropyLoss(), (6,), 3, **kwargs)
 
 
 def clusters(n=120):

@@ -51,4 +51,5 @@ def noisy_classifier(digits, std=0.3, kind=RandomizedClassifier, name="mlp", **k
     torch.manual_seed(0)
     model = Noisy(build_model(name, digits.input_shape, 10), std)
     kwargs.setdefault("optimizer", torch.optim.Adam(model.parameters(), lr=3e-3))
-    return kind(model, nn.CrossEntropyLoss(), digits.input_shape, 10, clip_values=(0.0, 1.0), **kwargs)
+    kwargs = {"clip_values": (0.0, 1.0), "device_type": "cpu", **kwargs}
+    return kind(model, nn.CrossEntropyLoss(), digits.input_shape, 10, **kwargs)

@@ -159,7 +159,9 @@ def test_all_attacks_on_a_linear_model_of_two_classes_alone(name):
     nn.init.constant_(model[1].bias, 0.0)
     with torch.no_grad():
         model[1].weight.copy_(torch.tensor([[1.0, 0, 0, 0], [0, 1.0, 0, 0]]))
-    classifier = SensRegClassifier(model, nn.CrossEntropyLoss(), (1, 2, 2), 2, clip_values=(0.0, 1.0))
+    classifier = SensRegClassifier(
+        model, nn.CrossEntropyLoss(), (1, 2, 2), 2, clip_values=(0.0, 1.0), device_type="cpu"
+    )
     settings = {"eps": 0.1, "max_iter": 5}
     attack = {
         "away": HiddenDistanceAttack(classifier, **settings),
@@ -247,7 +249,7 @@ def test_targets_are_the_most_likely_other_classes():
 
 def test_number_of_targets():
     def classifier(classes):
-        return SensRegClassifier(nn.Linear(3, classes), nn.CrossEntropyLoss(), (3,), classes)
+        return SensRegClassifier(nn.Linear(3, classes), nn.CrossEntropyLoss(), (3,), classes, device_type="cpu")
 
     assert TargetedMarginAttack(classifier(100)).attempts == 9
     assert TargetedMarginAttack(classifier(4)).attempts == 3

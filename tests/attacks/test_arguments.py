@@ -54,8 +54,12 @@ from tests.attacks.trained import trained, wrap
 def test_wrong_arguments_are_refused(attack, settings, error, message):
     classifier = wrap(trained())
     named = {
-        "other shape": lambda: [SensRegClassifier(nn.Linear(64, 10), nn.CrossEntropyLoss(), (64,), 10)],
-        "other classes": lambda: [SensRegClassifier(nn.Linear(64, 9), nn.CrossEntropyLoss(), (1, 8, 8), 9)],
+        "other shape": lambda: [
+            SensRegClassifier(nn.Linear(64, 10), nn.CrossEntropyLoss(), (64,), 10, device_type="cpu")
+        ],
+        "other classes": lambda: [
+            SensRegClassifier(nn.Linear(64, 9), nn.CrossEntropyLoss(), (1, 8, 8), 9, device_type="cpu")
+        ],
         "other range": lambda: [wrap(trained(), clip_values=(0.0, 255.0))],
         "same": lambda: [classifier],
     }

@@ -35,7 +35,7 @@ def test_arts_attacks_run_through_it(name, kind):
     for noise in ("rows", "shared"):
         inner = Random(rows=0.1, features=64, classes=3)
         eot = EOT(inner, samples=7, noise=noise, max_rows=10**6)
-        classifier = kind(eot, nn.CrossEntropyLoss(), (1, 8, 8), 3, clip_values=(0.0, 1.0))
+        classifier = kind(eot, nn.CrossEntropyLoss(), (1, 8, 8), 3, clip_values=(0.0, 1.0), device_type="cpu")
         x = IMAGES.numpy()
         y = np.eye(3, dtype=np.float32)[inner.linear(IMAGES.flatten(1)).argmax(1)]
         assert art_attack(name, classifier).generate(x, y=y).shape == x.shape
@@ -48,7 +48,7 @@ def test_gradients_of_classes_from_chunks():
     gradients = []
     for max_rows in (10**6, 12):
         classifier = SensRegClassifier(
-            EOT(model, 6, noise="shared", max_rows=max_rows), nn.CrossEntropyLoss(), (1, 8, 8), 3
+            EOT(model, 6, noise="shared", max_rows=max_rows), nn.CrossEntropyLoss(), (1, 8, 8), 3, device_type="cpu"
         )
         torch.manual_seed(0)
         gradients.append(classifier.class_gradient(IMAGES.numpy()))
@@ -75,9 +75,11 @@ def test_averaging_breaks_what_single_draws_leave(digits):
     model = RandomResize(build_model("cnn-small", digits.input_shape, 10))
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     shape, clip = digits.input_shape, (0.0, 1.0)
-    defended = RandomizedClassifier(model, nn.CrossEntropyLoss(), shape, 10, optimizer=optimizer, clip_values=clip)
+    defended = RandomizedClassifier(
+        model, nn.CrossEntropyLoss(), shape, 10, optimizer=optimizer, clip_values=clip, device_type="cpu"
+    )
     defended.fit(digits.x_train, digits.y_train, batch_size=64, nb_epochs=20, seed=1)
-    plain = PyTorchClassifier(model, nn.CrossEntropyLoss(), shape, 10, clip_values=clip)
+    plain = PyTorchClassifier(model, nn.CrossEntropyLoss(), shape, 10, clip_values=clip, device_type="cpu")
     x, y = digits.x_test[:150], digits.y_test[:150]
     left = []
     for classifier in (plain, defended):

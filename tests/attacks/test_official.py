@@ -170,7 +170,9 @@ def test_the_users_units(victim, digits, clip, dtype, norm):
     """The classifier of [0, 1] behind a standardisation that maps other units to them."""
     low, width = clip[0], clip[1] - clip[0]
     loss, shape = nn.CrossEntropyLoss(), digits.input_shape
-    classifier = SensRegClassifier(victim.model, loss, shape, 10, clip_values=clip, preprocessing=(low, width))
+    classifier = SensRegClassifier(
+        victim.model, loss, shape, 10, clip_values=clip, preprocessing=(low, width), device_type="cpu"
+    )
     x, y = (low + width * digits.x_test[:40].astype(np.float64)).astype(dtype), digits.y_test[:40]
     eps = width * EPS[norm]
     attack = OfficialAutoAttack(classifier, norm=norm, eps=eps, **WEAK)
@@ -196,6 +198,7 @@ def test_preprocessing_is_seen(victim, digits):
         10,
         clip_values=(0.0, 1.0),
         preprocessing_defences=[FeatureSqueezing(clip_values=(0.0, 1.0), bit_depth=3)],
+        device_type="cpu",
     )
     attack = OfficialAutoAttack(classifier, eps=0.2, attacks=("apgd-ce",), nb_iter=20)
     x_adv = attack.generate(x, y)

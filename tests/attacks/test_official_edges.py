@@ -65,7 +65,9 @@ def test_all_are_broken_early(victim, digits):
 def test_binary_classifiers_with_one_output():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
-    classifier = PyTorchClassifier(model, nn.BCEWithLogitsLoss(), (1, 8, 8), 2, clip_values=(0.0, 1.0))
+    classifier = PyTorchClassifier(
+        model, nn.BCEWithLogitsLoss(), (1, 8, 8), 2, clip_values=(0.0, 1.0), device_type="cpu"
+    )
     x = np.random.default_rng(0).random((20, 1, 8, 8), dtype=np.float32)
     y = (classifier.predict(x)[:, 0] > 0).astype(int)
     attack = OfficialAutoAttack(classifier, eps=0.02, attacks=("apgd-ce", "square"), **WEAK)
@@ -80,7 +82,9 @@ def test_binary_classifiers_with_one_output():
 def test_surroundings_are_as_before(victim, digits):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
-    classifier = PyTorchClassifier(model, nn.CrossEntropyLoss(), (1, 8, 8), 10, clip_values=(0.0, 1.0))
+    classifier = PyTorchClassifier(
+        model, nn.CrossEntropyLoss(), (1, 8, 8), 10, clip_values=(0.0, 1.0), device_type="cpu"
+    )
     model.train()
     model[3].eval()
     model[1].weight.requires_grad_(False)
@@ -124,7 +128,12 @@ def test_same_seed_same_images(victim, digits):
 def test_random_models_are_reproducible(victim, digits):
     x, y = digits.x_test[:20], digits.y_test[:20]
     noisy = PyTorchClassifier(
-        Noisy(victim.model, 0.1), nn.CrossEntropyLoss(), digits.input_shape, 10, clip_values=(0.0, 1.0)
+        Noisy(victim.model, 0.1),
+        nn.CrossEntropyLoss(),
+        digits.input_shape,
+        10,
+        clip_values=(0.0, 1.0),
+        device_type="cpu",
     )
     made = []
     for _ in range(2):
@@ -140,7 +149,9 @@ def test_random_models_are_reproducible(victim, digits):
 
 
 def _warnings(model, x, y, **kwargs):
-    classifier = PyTorchClassifier(model, nn.CrossEntropyLoss(), (1, 8, 8), 10, clip_values=(0.0, 1.0))
+    classifier = PyTorchClassifier(
+        model, nn.CrossEntropyLoss(), (1, 8, 8), 10, clip_values=(0.0, 1.0), device_type="cpu"
+    )
     attack = OfficialAutoAttack(classifier, eps=0.1, **kwargs)
     attack.generate(x, y)
     return attack.warnings

@@ -43,7 +43,7 @@ def test_images_within_the_budget_stay_as_they_are():
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)])
 def test_units_go_there_and_back(low, high):
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
-    classifier = PyTorchClassifier(model, nn.CrossEntropyLoss(), (12,), 3, clip_values=(low, high))
+    classifier = PyTorchClassifier(model, nn.CrossEntropyLoss(), (12,), 3, clip_values=(low, high), device_type="cpu")
     x = (low + (high - low) * np.random.default_rng(0).random((6, 12))).astype(np.float32)
     box = UnitBox(classifier, (1, 3, 4))
     units = box.to_units(x)
@@ -56,7 +56,9 @@ def test_units_go_there_and_back(low, high):
 
 
 def test_logits_can_be_written_to():
-    classifier = PyTorchClassifier(nn.Flatten(), nn.CrossEntropyLoss(), (1, 1, 4), 4, clip_values=(0.0, 1.0))
+    classifier = PyTorchClassifier(
+        nn.Flatten(), nn.CrossEntropyLoss(), (1, 1, 4), 4, clip_values=(0.0, 1.0), device_type="cpu"
+    )
     x = torch.full((1, 1, 1, 4), 0.5)
     UnitBox(classifier, (1, 1, 4))(x)[:] = -torch.inf
     assert (x == 0.5).all()

@@ -109,7 +109,9 @@ def test_a_model_that_raises_gives_a_report_too(digits):
         def forward(self, x):
             raise RuntimeError("not today")
 
-    classifier = PyTorchClassifier(Raises(), nn.CrossEntropyLoss(), digits.input_shape, 10, clip_values=(0.0, 1.0))
+    classifier = PyTorchClassifier(
+        Raises(), nn.CrossEntropyLoss(), digits.input_shape, 10, clip_values=(0.0, 1.0), device_type="cpu"
+    )
     report = audit(classifier, *few(digits), eps=0.1, quick=True)
     assert "ERROR" in {check.status for check in report.checks}
     assert report.verdict.startswith("do not trust")
@@ -156,7 +158,7 @@ def test_other_classifiers_are_refused(digits, plain):
 
 
 def test_a_twin_of_other_images_is_refused(digits, plain):
-    other = PyTorchClassifier(nn.Flatten(), nn.CrossEntropyLoss(), (1, 2, 5), 10)
+    other = PyTorchClassifier(nn.Flatten(), nn.CrossEntropyLoss(), (1, 2, 5), 10, device_type="cpu")
     with pytest.raises(ValueError, match="`twin` takes images"):
         audit(plain, *few(digits), eps=0.1, twin=other)
 
@@ -173,7 +175,7 @@ class Noisy(nn.Module):
 def test_a_random_model_is_judged_by_its_samples_if_it_is_declared(digits, plain):
     arguments = (Noisy(plain.model), nn.CrossEntropyLoss(), digits.input_shape, 10)
     undeclared = SensRegClassifier(*arguments, clip_values=(0.0, 1.0))
-    declared = RandomizedClassifier(*arguments, clip_values=(0.0, 1.0), samples=16)
+    declared = RandomizedClassifier(*arguments, clip_values=(0.0, 1.0), samples=16, device_type="cpu")
     checks = [
         "deterministic",
         "batch_independent",
@@ -203,7 +205,9 @@ def test_a_surrogate_in_the_model_is_no_fault(digits, plain):
         "binarised_copies_fall",
     ]
     model = BPDA(plain.model, quantise)
-    classifier = SensRegClassifier(model, nn.CrossEntropyLoss(), digits.input_shape, 10, clip_values=(0.0, 1.0))
+    classifier = SensRegClassifier(
+        model, nn.CrossEntropyLoss(), digits.input_shape, 10, clip_values=(0.0, 1.0), device_type="cpu"
+    )
     report = audit(classifier, *few(digits), eps=0.2, checks=checks)
     assert report.verdict == "no failure detected"
 
@@ -229,7 +233,12 @@ def test_a_binary_classifier_with_one_output(digits):
         loss.backward()
         optimizer.step()
     two = SensRegClassifier(
-        nn.Sequential(model, TwoColumns()), nn.CrossEntropyLoss(), digits.input_shape, 2, clip_values=(0.0, 1.0)
+        nn.Sequential(model, TwoColumns()),
+        nn.CrossEntropyLoss(),
+        digits.input_shape,
+        2,
+        clip_values=(0.0, 1.0),
+        device_type="cpu",
     )
     assert audit(two, x, y, eps=0.1, quick=True).verdict == "no failure detected"
 
@@ -270,6 +279,8 @@ def test_the_verdict_names_what_failed():
 def test_an_untrained_model_has_a_report(digits):
     torch.manual_seed(0)
     model = build_model("mlp", digits.input_shape, 10)
-    classifier = SensRegClassifier(model, nn.CrossEntropyLoss(), digits.input_shape, 10, clip_values=(0.0, 1.0))
+    classifier = SensRegClassifier(
+        model, nn.CrossEntropyLoss(), digits.input_shape, 10, clip_values=(0.0, 1.0), device_type="cpu"
+    )
     report = audit(classifier, *few(digits), eps=0.1, quick=True)
     assert "ERROR" not in {check.status for check in report.checks}

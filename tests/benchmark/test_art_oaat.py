@@ -60,7 +60,7 @@ def test_the_weight_average_moves_only_if_repaired(
 @pytest.mark.parametrize(("kind", "sees"), [(AdversarialTrainerOAATPyTorch, False), (RepairedOAAT, True)])
 def test_the_perceptual_distance_is_zero_as_shipped(kind: Any, sees: bool) -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
-    classifier = PyTorchClassifier(model, nn.CrossEntropyLoss(), (1, 8, 8), 2)
+    classifier = PyTorchClassifier(model, nn.CrossEntropyLoss(), (1, 8, 8), 2, device_type="cpu")
     first, second = torch.rand(3, 1, 8, 8), torch.rand(3, 1, 8, 8)
     distances = kind.calculate_lpips_distance(classifier, first, second, ["1"])
     assert bool((distances > 0.01).all()) == sees

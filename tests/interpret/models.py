@@ -23,10 +23,10 @@ def linear_classifier(weights=None, shape=SHAPE, classes=3, kind=SensRegClassifi
         weights = np.zeros((classes, *shape), dtype=np.float32)
         weights[0][:, MASK] = [[3.0, 1.0, 2.0]] * shape[0]
     model[1].weight.data = torch.tensor(weights.reshape(classes, -1))
-    return kind(model, nn.CrossEntropyLoss(), shape, classes, **kwargs), weights
+    return kind(model, nn.CrossEntropyLoss(), shape, classes, device_type="cpu", **kwargs), weights
 
 
 def smooth_classifier(shape=SHAPE, classes=3, **kwargs):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), 16), nn.Tanh(), nn.Linear(16, classes))
-    return SensRegClassifier(model, nn.CrossEntropyLoss(), shape, classes, **kwargs)
+    return SensRegClassifier(model, nn.CrossEntropyLoss(), shape, classes, device_type="cpu", **kwargs)

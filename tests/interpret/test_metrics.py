@@ -240,7 +240,7 @@ def test_a_planted_cue_is_found():
     x[:, 0, 0, 5] = y
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.ReLU(), nn.Linear(16, 2))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    classifier = SensRegClassifier(model, nn.CrossEntropyLoss(), (1, 6, 6), 2, optimizer=optimizer)
+    classifier = SensRegClassifier(model, nn.CrossEntropyLoss(), (1, 6, 6), 2, optimizer=optimizer, device_type="cpu")
     classifier.fit(x[:500], y[:500], batch_size=50, nb_epochs=10)
     x, y = x[500:], y[500:]
     assert (classifier.predict(x).argmax(1) == y).mean() == 1
@@ -299,7 +299,7 @@ def test_infidelity_of_a_random_model_is_not_that_of_its_draws():
         def forward(self, x):
             return self.linear(x) + 5 * torch.randn(len(x), 2)
 
-    classifier = SensRegClassifier(Shifted(), nn.CrossEntropyLoss(), (4,), 2)
+    classifier = SensRegClassifier(Shifted(), nn.CrossEntropyLoss(), (4,), 2, device_type="cpu")
     x, y = np.random.default_rng(0).random((6, 4), dtype=np.float32), np.zeros(6, dtype=int)
     maps = np.tile(classifier.model.linear.weight[0].detach().numpy(), (6, 1))
     assert infidelity(classifier, x, y, maps, samples=4).max() < 1e-8

@@ -16,7 +16,7 @@ from tests.interpret.models import SHAPE, images, linear_classifier, smooth_clas
 
 
 def plain_classifier(model):
-    return PyTorchClassifier(model, nn.CrossEntropyLoss(), SHAPE, 3)
+    return PyTorchClassifier(model, nn.CrossEntropyLoss(), SHAPE, 3, device_type="cpu")
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 128])
@@ -56,7 +56,7 @@ def test_integrated_gradients_of_a_power():
         def forward(self, x):
             return x**3
 
-    classifier = PyTorchClassifier(Power(), nn.CrossEntropyLoss(), (3,), 3)
+    classifier = PyTorchClassifier(Power(), nn.CrossEntropyLoss(), (3,), 3, device_type="cpu")
     x = images(4, (3,))
     found = integrated_gradients(classifier, x, [0, 1, 2, 0], steps=4)
     expected = np.where(np.eye(3, dtype=bool)[[0, 1, 2, 0]], x**3, 0)

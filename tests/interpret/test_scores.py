@@ -85,7 +85,7 @@ def test_random_models(digits):
 
 def test_arts_own_classifier_and_batches(make_classifier, digits):
     model = make_classifier("cnn-small", norm_layer="batch").model.train()
-    classifier = PyTorchClassifier(model, nn.CrossEntropyLoss(), digits.input_shape, 10)
+    classifier = PyTorchClassifier(model, nn.CrossEntropyLoss(), digits.input_shape, 10, device_type="cpu")
     x, y = digits.x_test[:6], digits.y_test[:6]
     whole, parts = (explain(classifier, x, y, steps=4, batch_size=size) for size in (128, 4))
     np.testing.assert_allclose([row.value for row in whole], [row.value for row in parts], rtol=1e-3, atol=1e-6)

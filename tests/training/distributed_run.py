@@ -71,7 +71,9 @@ def main(result, checkpoints=None):
     loss = Tempered(os.environ["REDUCTION"]) if "REDUCTION" in os.environ else nn.CrossEntropyLoss()
     trained = [*model.parameters(), *loss.parameters()]
     optimizer = torch.optim.SGD(trained, lr=0.05, momentum=0.9)
-    classifier = SensRegClassifier(model, loss, (1, 8, 8), 10, optimizer=optimizer, clip_values=(0.0, 1.0))
+    classifier = SensRegClassifier(
+        model, loss, (1, 8, 8), 10, optimizer=optimizer, clip_values=(0.0, 1.0), device_type="cpu"
+    )
     penalties = [
         SensitivityPenalty(sigma=(0.1, 0.3), probes=2),
         JacobianPenalty(),

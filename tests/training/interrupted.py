@@ -38,7 +38,7 @@ def main(checkpoints, result, resume):
     x, y = rng.random((600, 1, 8, 8), dtype=np.float32), np.arange(600) % 10
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     classifier = SensRegClassifier(
-        model, nn.CrossEntropyLoss(), (1, 8, 8), 10, optimizer=optimizer, clip_values=(0.0, 1.0)
+        model, nn.CrossEntropyLoss(), (1, 8, 8), 10, optimizer=optimizer, clip_values=(0.0, 1.0), device_type="cpu"
     )
     config = TrainingConfig(
         batch_size=32,

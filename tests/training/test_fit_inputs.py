@@ -145,7 +145,12 @@ def test_optimizers_that_would_train_nothing(make_classifier):
 def test_models_of_another_width(outputs, message):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, outputs))
     classifier = PyTorchClassifier(
-        model, nn.CrossEntropyLoss(), (1, 8, 8), 10, optimizer=torch.optim.SGD(model.parameters(), 0.1)
+        model,
+        nn.CrossEntropyLoss(),
+        (1, 8, 8),
+        10,
+        optimizer=torch.optim.SGD(model.parameters(), 0.1),
+        device_type="cpu",
     )
     with pytest.raises(ValueError, match=message):
         SensRegTrainer(classifier, []).fit(X, Y, verbose=False)
@@ -162,7 +167,12 @@ def test_models_that_return_several_outputs():
 
     model = Two()
     classifier = PyTorchClassifier(
-        model, nn.CrossEntropyLoss(), (1, 8, 8), 10, optimizer=torch.optim.SGD(model.parameters(), 0.1)
+        model,
+        nn.CrossEntropyLoss(),
+        (1, 8, 8),
+        10,
+        optimizer=torch.optim.SGD(model.parameters(), 0.1),
+        device_type="cpu",
     )
     with pytest.raises(ValueError, match=r"`model` returns tuple for 2 images; expected logits"):
         SensRegTrainer(classifier, []).fit(X, Y, verbose=False)
@@ -185,6 +195,7 @@ def test_models_that_work_in_place_leave_the_users_images_alone():
         10,
         optimizer=torch.optim.SGD(model.parameters(), 0.1),
         clip_values=(0, 1),
+        device_type="cpu",
     )
     penalties = [SensitivityPenalty(), lambda model, x, y: (x.min() < 0) * 1e3 + model(x).mean() * 0]
     trainer = SensRegTrainer(classifier, penalties)
@@ -284,7 +295,12 @@ def test_wrong_config(options, error, message):
 def test_other_losses_take_labels_as_art_does():
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 1))
     classifier = PyTorchClassifier(
-        model, nn.BCEWithLogitsLoss(), (1, 8, 8), 2, optimizer=torch.optim.Adam(model.parameters(), 1e-2)
+        model,
+        nn.BCEWithLogitsLoss(),
+        (1, 8, 8),
+        2,
+        optimizer=torch.optim.Adam(model.parameters(), 1e-2),
+        device_type="cpu",
     )
     labels = (X.mean(axis=(1, 2, 3)) > 0.5).astype(int)
     trainer = SensRegTrainer(classifier, [SensitivityPenalty(weight=0.01)])
@@ -295,7 +311,7 @@ def test_other_losses_take_labels_as_art_does():
 def test_accuracy_of_binary_classifiers_with_probabilities():
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 1), nn.Sigmoid())
     classifier = PyTorchClassifier(
-        model, nn.BCELoss(), (1, 8, 8), 2, optimizer=torch.optim.Adam(model.parameters(), 1e-9)
+        model, nn.BCELoss(), (1, 8, 8), 2, optimizer=torch.optim.Adam(model.parameters(), 1e-9), device_type="cpu"
     )
     labels = (X.mean(axis=(1, 2, 3)) > 0.5).astype(int)
     trainer = SensRegTrainer(classifier, [])

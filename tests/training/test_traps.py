@@ -40,7 +40,8 @@ def fit(classifier, digits, folder=None, penalties=PENALTIES, epochs=3, resume=F
 def of(model, loss=None, **options):
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     loss = loss or nn.CrossEntropyLoss()
-    return SensRegClassifier(model, loss, (1, 8, 8), 10, optimizer=optimizer, clip_values=(0.0, 1.0), **options)
+    settings = {"optimizer": optimizer, "clip_values": (0.0, 1.0), "device_type": "cpu", **options}
+    return SensRegClassifier(model, loss, (1, 8, 8), 10, **settings)
 
 
 @pytest.mark.parametrize("own_layout", [False, True])
@@ -318,7 +319,9 @@ def test_unusual_loaders(make_classifier, digits):
 def test_a_double_model_with_a_loss_of_probabilities(digits):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 1), nn.Sigmoid()).double()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    classifier = SensRegClassifier(model, nn.BCELoss(), (1, 8, 8), 2, optimizer=optimizer, penalties=PENALTIES)
+    classifier = SensRegClassifier(
+        model, nn.BCELoss(), (1, 8, 8), 2, optimizer=optimizer, penalties=PENALTIES, device_type="cpu"
+    )
     before = copy.deepcopy(model.state_dict())
     classifier.fit(digits.x_train[:40], digits.y_train[:40] % 2, nb_epochs=1, seed=0)
     assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
