@@ -77,7 +77,7 @@ def test_a_norm_may_be_written_in_many_ways(written, name):
             assert TRADES(eps=0.1, norm=norm).ball == name
 
 
-@pytest.mark.parametrize("norm", UNKNOWN, ids=repr)
+@pytest.mark.parametrize("norm", UNKNOWN)
 def test_what_is_no_norm_is_refused_everywhere(norm):
     x = torch.zeros(1, 4)
     calls = [
