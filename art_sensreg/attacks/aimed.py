@@ -200,12 +200,12 @@ class ScaledLogitsAttack(ProjectedAscent):
         super()._check_params()
         if isinstance(self.scales, str) or not isinstance(self.scales, Sequence):
             raise TypeError(f"`scales` is {self.scales!r}; expected a list of numbers above 0.")
-        if not self.scales:
-            raise ValueError("`scales` is empty; expected a list of numbers above 0.")
         for scale in self.scales:
             check_number("scales", scale, minimum=0.0, exclusive=True)
         if not isinstance(self.double, bool):
             raise TypeError(f"`double` is {self.double!r}; expected True or False.")
+        if not self.scales and not self.double:
+            raise ValueError("`scales` is empty and `double` False; expected one of them to attack.")
 
 
 class TargetedMarginAttack(ProjectedAscent):

@@ -45,7 +45,7 @@ class Processes:
     >>> Processes().sum([1.0, 2.0])
     [1.0, 2.0]
     >>> Processes(rank=1, count=2).share(rows=5, noisy=3)
-    (2, Share(noisy_rows=1, weight=0.8, noisy_weight=0.6666666666666666, sum_weight=2.0))
+    (2, Share(noisy_rows=1, weight=0.8, noisy_weight=0.6666666666666666, sum_weight=2.0, base_weight=None))
     """
 
     rank: int = 0

@@ -159,7 +159,7 @@ SETTINGS = {
     },
     FarStartsAttack: {"nb_restarts": COUNT, "max_iter": COUNT, "seed": [*SEED, None], "norm": NORM},
     ScaledLogitsAttack: {
-        "scales": [None, 3, [], "x", [0.0], [-1.0], [math.nan], ["a"], {}, object()],
+        "scales": [None, 3, "x", [0.0], [-1.0], [math.nan], ["a"], {}, object()],
         "double": FLAG,
         "seed": [*SEED, None],
         "eps": NOT_NEGATIVE,
