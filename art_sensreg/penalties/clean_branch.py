@@ -169,6 +169,8 @@ class CleanBranchRules(TorchFunctionMode):
         if len(input) % self.rows:
             raise UnstackableError(f"dropout is applied to {len(input)} rows where the batch has {self.rows}")
         sizes = [len(input) * size // self.rows for size in self.sizes]
+        if kwargs.get("inplace"):  # autograd forbids it on the parts of a split
+            kwargs = {**kwargs, "inplace": False}
         outputs = []
         generator = torch_generator(input.device)
         if self.random_state is None:

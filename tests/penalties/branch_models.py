@@ -199,6 +199,14 @@ class BatchAttention(nn.Module):
         return x + torch.softmax(x @ x.T / 3, 1) @ x
 
 
+class BatchRange(nn.Module):
+    """Rounds to 255 levels of the range of the batch; no gradient goes that way."""
+
+    def forward(self, x):
+        step = (x.detach().max() - x.detach().min()) / 255
+        return x + ((x / step).round() * step - x).detach()
+
+
 class RunningInstanceNorm(nn.Module):
     def __init__(self, width):
         super().__init__()
@@ -242,6 +250,7 @@ COUPLED = {
     "scripted": lambda: Body(torch.jit.script(nn.BatchNorm1d(6))),
     "traced": lambda: Body(torch.jit.trace(nn.BatchNorm1d(6), torch.rand(5, 6), check_trace=False)),
     "attention": lambda: Body(BatchAttention()),
+    "range": lambda: Body(BatchRange()),
     "instance": lambda: Body(RunningInstanceNorm(6)),
     "time-major": lambda: Body(TimeMajorBatchNorm(6)),
     "watching": lambda: Body(EmaOfInputs(6)),
