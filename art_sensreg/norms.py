@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import torch
+from art_sensreg.utils.checks import number_of, shown
 
 NORMS = ("linf", "l2", "l1")
 _BY_NUMBER = {float("inf"): "linf", 2.0: "l2", 1.0: "l1"}
@@ -24,6 +23,7 @@ def norm_name(norm: Any, allowed: Sequence[str] = NORMS, name: str = "norm") -> 
     :raises ValueError: If it is none of those allowed.
 
     Example:
+    >>> import numpy as np
     >>> from art_sensreg.norms import norm_name
     >>> norm_name(np.inf), norm_name("Linf"), norm_name(2.0)
     ('linf', 'linf', 'l2')
@@ -32,22 +32,17 @@ def norm_name(norm: Any, allowed: Sequence[str] = NORMS, name: str = "norm") -> 
         return norm
     found = _from_text(norm) if isinstance(norm, str) else _from_number(norm)
     if found is None or found not in allowed:
-        raise ValueError(f"`{name}` is {norm!r}; expected one of {', '.join(_SHOWN[known] for known in allowed)}.")
+        raise ValueError(f"`{name}` is {shown(norm)}; expected one of {', '.join(_SHOWN[known] for known in allowed)}.")
     return found
 
 
 def _from_text(norm: str) -> str | None:
-    text = norm.strip().lower().removeprefix("l").lstrip("-_")
-    known = f"l{text}"
+    text = norm.strip().lower()
+    known = f"l{text[1:].lstrip('-_')}" if text.startswith("l") else f"l{text}"
     return known if known in NORMS else None
 
 
 def _from_number(norm: Any) -> str | None:
-    if type(norm) in (int, float):
-        return _BY_NUMBER.get(norm)
-    scalar = isinstance(norm, (np.integer, np.floating, int, float)) or (
-        isinstance(norm, (np.ndarray, torch.Tensor)) and norm.ndim == 0
-    )
-    if not scalar or isinstance(norm, bool) or str(getattr(norm, "dtype", "")).endswith("bool"):
-        return None
-    return _BY_NUMBER.get(float(norm))
+    number = number_of(norm)
+    # A whole number as it is: one beyond every float is not infinite.
+    return None if number is None else _BY_NUMBER.get(norm if type(norm) is int else number)

@@ -20,6 +20,8 @@ _IN_PLACE = {torch.sigmoid_, torch.Tensor.sigmoid_}
 _FUNCTIONS = {F.binary_cross_entropy: "probability", F.binary_cross_entropy_with_logits: "logit"}
 _SIGMOIDS = {torch.sigmoid, torch.Tensor.sigmoid, torch.special.expit, *_IN_PLACE}
 
+_CLAMPS = {torch.clamp, torch.clip, torch.Tensor.clamp, torch.Tensor.clip, torch.Tensor.clamp_, torch.Tensor.clip_}
+
 
 def single_output_kind(loss: Any) -> str:
     """
@@ -114,8 +116,8 @@ def class_logits(model: nn.Module, x: torch.Tensor, single: SingleOutput, rows: 
     Logits of all classes, differentiably; of a model with one output two columns, `[0, z]`.
 
     `z` is the output itself if that is a logit. If it is a probability, `z` is what the sigmoid that it comes from was
-    given, or else `log p - log(1 - p)`: a probability rounded to 0 or 1 has no gradient, and a model that ends in a
-    sigmoid would look robust wherever it is sure.
+    given (whether or not it was clamped afterwards), or else `log p - log(1 - p)`: a probability rounded to 0 or 1 has
+    no gradient, and a model that ends in a sigmoid would look robust wherever it is sure.
 
     :param model: Module from `x` to `(n, C)`, or to `(n, 1)` or `(n,)`.
     :param x: Its input, `(n, ...)`.
@@ -248,6 +250,12 @@ class _Sigmoids(TorchFunctionMode):
         self._noted: list[tuple[torch.Tensor, torch.Tensor, int]] = []
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in _CLAMPS and _keeps_class(*args, **(kwargs or {})):
+            given = self.input_of(args[0])
+            output = function(*args, **(kwargs or {}))
+            if given is not None and not output.is_inference():
+                self._noted.append((given, output, output._version))
+            return output
         if function not in _SIGMOIDS or not args:
             return function(*args, **(kwargs or {}))
         # In place, the input is gone afterwards.
@@ -263,6 +271,12 @@ class _Sigmoids(TorchFunctionMode):
             if returned._version == version and (output is returned or _same_memory(output, returned)):
                 return given.reshape(output.shape)
         return None
+
+
+def _keeps_class(x: Any, min: Any = None, max: Any = None, **_: Any) -> bool:
+    """Whether a clamp with these arguments leaves probabilities on their side of one half."""
+    numbers = all(bound is None or isinstance(bound, (int, float)) for bound in (min, max))
+    return numbers and (min is None or min < 0.5) and (max is None or max > 0.5)
 
 
 def _same_memory(output: torch.Tensor, returned: torch.Tensor) -> bool:

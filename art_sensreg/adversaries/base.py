@@ -13,7 +13,7 @@ from torch import nn
 from art_sensreg.penalties.base import ClipValues
 from art_sensreg.penalties.inner_ascent import inner_ascent
 from art_sensreg.penalties.noise import Randomness, draw_noise
-from art_sensreg.utils import check_choice, check_number, outside_inference_mode
+from art_sensreg.utils import check_choice, check_number, outside_inference_mode, python_numbers
 
 BaseLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 PAIRS = ("noisy", "adversarial")
@@ -49,6 +49,7 @@ class Adversary:
     pair: str = "noisy"
 
     def __post_init__(self) -> None:
+        python_numbers(self)
         check_number("eps", self.eps, minimum=0.0, exclusive=True)
         if self.eps_step is not None:
             check_number("eps_step", self.eps_step, minimum=0.0, exclusive=True)

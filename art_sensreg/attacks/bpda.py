@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +11,10 @@ import numpy as np
 import torch
 from art.defences.preprocessor.preprocessor import Preprocessor, PreprocessorPyTorch
 from torch import nn
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from art_sensreg.penalties.random_states import random_state_kept
-from art_sensreg.utils import check_flag
+from art_sensreg.utils import as_numbers, check_flag
 
 logger = logging.getLogger(__name__)
 
@@ -119,23 +121,30 @@ class BPDA(nn.Module):
             output = operation(x.clone())
         else:
             output = self._function(operation, x)
-        return torch.as_tensor(output).to(x)
+        return _as_tensor(output).to(x)
 
     def _function(self, function: Callable[[Any], Any], x: torch.Tensor) -> Any:
-        wrapped = torch._C._functorch.is_functorch_wrapped_tensor(x)  # which no array can be made of
         key = (tuple(x.shape), x.dtype, x.device)
-        if self.numpy is None and not wrapped and key not in self._compared:
-            self._compare(function, x)
+        if self.numpy is None and key not in self._compared:
+            with temporarily_clear_interpreter_stack():  # outside of torch.func, inside of which no array can be made
+                self._compare(function, x)
             self._compared.add(key)
+        if self.numpy and _is_wrapped(x):
+            raise ValueError(
+                "`preprocessing` takes numpy arrays, which cannot be made inside of torch.func (vmap, say); "
+                "expected a function of tensors there."
+            )
         return function(_as_array(x) if self.numpy else x.clone())
 
     def _compare(self, function: Callable[[Any], Any], x: torch.Tensor) -> None:
         """Find out whether a function takes tensors; at each new shape, on which the difference may depend."""
-        batches = [x]
-        if not self._compared and x.is_floating_point():  # the first images may be flat, and hide a difference
-            low, high = (float(end) for end in x.aminmax()) if x.numel() else (0.0, 0.0)
-            noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
-            batches.append((low + (high - low or 1.0) * noise).to(x))
+        wrapped, batches = _is_wrapped(x), []
+        if x.is_floating_point():  # these images may be flat, and hide a difference
+            low, high = (0.0, 1.0) if wrapped or not x.numel() else (float(end) for end in x.aminmax())
+            noise = torch.from_numpy(np.random.default_rng(0).random(x.shape, dtype=np.float32))
+            for values in (noise, torch.round(4 * noise) / 4):  # the second has ties, which are sorted in any order
+                batches.append((low + (high - low or 1.0) * values).to(x.device, x.dtype))
+        batches = batches if wrapped else [x, *batches]
         for batch in batches:
             with random_state_kept(x.device):
                 tensors = _tried(function, batch.clone())
@@ -172,17 +181,35 @@ def _declares(operation: Any, kind: type, method: str) -> bool:
 def _tried(function: Callable[[Any], Any], batch: Any) -> torch.Tensor | np.ndarray | None:
     """What a function makes of a batch; None if it does not take such a batch, or returns something else."""
     try:
-        output = function(batch)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            output = function(batch)
     except Exception:  # noqa: BLE001 - it may raise anything when it sees what it was not written for
         return None
-    numbers = isinstance(output, torch.Tensor) or (isinstance(output, np.ndarray) and output.dtype.kind in "biuf")
+    numbers = (isinstance(output, torch.Tensor) and not output.is_complex()) or (
+        isinstance(output, np.ndarray) and output.dtype.kind in "biuf"
+    )
     return output if numbers else None
 
 
 def _same(tensors: torch.Tensor, arrays: torch.Tensor | np.ndarray, like: torch.Tensor) -> bool:
     """Whether both are the same numbers, bit for bit once they are of the type that the model is given."""
-    one, other = tensors.to(like), torch.as_tensor(arrays).to(like)
+    one, other = tensors.to(like), _as_tensor(arrays).to(like)
     return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
+
+
+def _is_wrapped(x: torch.Tensor) -> bool:
+    """Whether it belongs to a transform of torch.func, and no array can be made of it."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(x))
+
+
+def _as_tensor(output: Any) -> torch.Tensor:
+    """What a preprocessing returned, of any strides and byte order."""
+    if isinstance(output, torch.Tensor) and not output.is_complex():
+        return output
+    array = as_numbers(output, "preprocessing")
+    known = array.dtype.itemsize <= 8 and (array.dtype.kind != "u" or array.dtype.itemsize == 1)
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("=") if known else np.float64, order="C"))
 
 
 def _as_array(x: torch.Tensor) -> np.ndarray:

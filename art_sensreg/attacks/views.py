@@ -14,6 +14,7 @@ from art.preprocessing.standardisation_mean_std.utils import broadcastable_mean_
 from torch import nn
 
 from art_sensreg.attacks.bpda import BPDA
+from art_sensreg.attacks.eot import EOT
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.outputs import SingleOutput, class_logits, class_scores
 from art_sensreg.preprocessing import mean_of_rows, model_dtype, numpy_dtype, rows_an_image
@@ -167,6 +168,8 @@ class ClassifierView(nn.Module):
         super().__init__()
         self.classifier_model = predicting_model(check_classifier(classifier))
         self.single_output, self.rows = SingleOutput.of(classifier), rows_an_image(classifier)
+        if isinstance(self.classifier_model, EOT) and self.single_output.kind == "probability":
+            self.classifier_model = _in_log_odds(self.classifier_model, self.single_output)
         self.layers = nn.ModuleList(_stages(classifier, surrogates))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -239,6 +242,22 @@ class _Scaled(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.model(self.low + self.width * x)
         return logits
+
+
+class _Columns(nn.Module):
+    def __init__(self, model: nn.Module, single_output: SingleOutput) -> None:
+        super().__init__()
+        self.model, self.single_output = model, single_output
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return class_logits(self.model, x, self.single_output)
+
+
+def _in_log_odds(model: EOT, single_output: SingleOutput) -> EOT:
+    """The same mean of probabilities by its logarithms, which have a gradient where each draw is rounded to 0 or 1."""
+    inner = _Columns(model.model, single_output)
+    settings = {name: getattr(model, name) for name in ("samples", "transform", "noise", "max_rows", "memory")}
+    return EOT(inner, average="probabilities", **settings).train(model.training)
 
 
 class _TorchStage(nn.Module):

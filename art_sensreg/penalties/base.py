@@ -23,7 +23,7 @@ from art_sensreg.penalties.traits import Traits, check_traits, warn_of
 from art_sensreg.utils import check_choice as check_choice
 from art_sensreg.utils import check_count as check_count
 from art_sensreg.utils import check_number as check_number
-from art_sensreg.utils import outside_inference_mode
+from art_sensreg.utils import outside_inference_mode, python_numbers
 
 Sigma = float | torch.Tensor
 ClipValues = tuple[torch.Tensor, torch.Tensor]
@@ -59,6 +59,7 @@ class PassPenalty:
     name: ClassVar[str] = "penalty"
 
     def __post_init__(self) -> None:
+        python_numbers(self)
         check_number("weight", self.weight, minimum=0.0)
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from art_sensreg.utils import check_number
+from art_sensreg.utils import check_number, python_number
 
 # Arrays of at most so many numbers are printed in full.
 _PRINTED = 16
@@ -141,14 +141,15 @@ def as_sigma(value: Any, ranges: bool = False) -> Any:
         return FeatureSigma(value)
     if not ranges or not isinstance(value, (tuple, list)):
         check_number("sigma", value, minimum=0.0, exclusive=True)
-        return value
+        return python_number(value)
     if len(value) != 2:
         raise ValueError(f"`sigma` is {value!r}; expected a number, a range (low, high), or an array, one a feature.")
     for bound in value:
         check_number("sigma", bound, minimum=0.0, exclusive=True)
     if value[0] > value[1]:
         raise ValueError(f"`sigma` is {value!r}; expected a range (low, high) with low at most high.")
-    return value
+    bounds = map(python_number, value)
+    return list(bounds) if isinstance(value, list) else tuple(bounds)
 
 
 def noise_sizes(sigma: float | torch.Tensor | FeatureSigma, x: torch.Tensor) -> tuple[Any, float | torch.Tensor]:

@@ -13,7 +13,7 @@ from torch.nn import functional
 from art_sensreg.penalties.batch_norm import couples_rows, fixed_statistics
 from art_sensreg.penalties.inputs import check_batch
 from art_sensreg.penalties.passes import forward_branches
-from art_sensreg.utils import check_choice, check_count, check_number, outside_inference_mode
+from art_sensreg.utils import check_choice, check_count, check_number, outside_inference_mode, python_numbers
 
 KINDS = ("kappa", "mean", "dpp")
 # At `R = 1` the concentration is infinite: it is cut where all gradients agree to three digits or so.
@@ -236,6 +236,7 @@ class GradientDiversityPenalty:
     delta: float = 0.1
 
     def __post_init__(self) -> None:
+        python_numbers(self)
         check_number("weight", self.weight, minimum=0.0)
         check_choice("kind", self.kind, KINDS)
         check_count("samples", self.samples, minimum=2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ from art_sensreg.penalties.feature_sigma import FeatureSigma, as_sigma, noise_si
 from art_sensreg.penalties.noise import NOISES, Randomness, draw_noise, draw_uniform
 from art_sensreg.penalties.passes import Activations, Branches
 from art_sensreg.penalties.taps import Layers, check_layers
-from art_sensreg.utils import check_choice, check_count, check_flag, check_number
+from art_sensreg.utils import check_choice, check_count, check_flag, check_number, shown
 
 DISTANCES = ("squared", "absolute")
 SCALES = ("per_neuron", "relative")
@@ -161,13 +161,7 @@ class SensitivityPenalty(PassPenalty):
         check_flag("clip", self.clip)
         check_layers(self.layers)
         if self.layer_weights is not None:
-            if isinstance(self.layer_weights, (str, bytes, Mapping)) or not hasattr(self.layer_weights, "__iter__"):
-                raise TypeError(f"`layer_weights` is {self.layer_weights!r}; expected a list of numbers.")
-            if not len(self.layer_weights):
-                raise ValueError("`layer_weights` is empty; expected a number for each tapped layer, or None.")
-            for weight in self.layer_weights:
-                check_number("layer_weights", weight, minimum=0.0)
-            object.__setattr__(self, "layer_weights", tuple(float(weight) for weight in self.layer_weights))
+            object.__setattr__(self, "layer_weights", _checked_weights(self.layer_weights))
 
     @property
     def tapped_layers(self) -> Layers:
@@ -209,3 +203,17 @@ class SensitivityPenalty(PassPenalty):
             for i in noisy
         ]
         return torch.stack(probes).mean()
+
+
+def _checked_weights(given: Any) -> tuple[float, ...]:
+    try:
+        weights = None if isinstance(given, (str, bytes, Mapping, Set)) else list(given)
+    except TypeError:
+        weights = None
+    if weights is None:
+        raise TypeError(f"`layer_weights` is {shown(given)}; expected a list of numbers.")
+    if not weights:
+        raise ValueError("`layer_weights` is empty; expected a number for each tapped layer, or None.")
+    for weight in weights:
+        check_number("layer_weights", weight, minimum=0.0)
+    return tuple(map(float, weights))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from art_sensreg.randomization.layers import GaussianWeights
-from art_sensreg.utils import check_number
+from art_sensreg.utils import check_number, python_numbers
 
 
 def gaussian_divergence(mean: torch.Tensor, std: torch.Tensor, prior_std: float) -> torch.Tensor:
@@ -54,6 +54,7 @@ class BayesianKL:
     name: ClassVar[str] = "kl"
 
     def __post_init__(self) -> None:
+        python_numbers(self)
         check_number("weight", self.weight, minimum=0.0)
 
     def __call__(self, model: nn.Module, x: torch.Tensor | None = None, y: torch.Tensor | None = None) -> torch.Tensor:

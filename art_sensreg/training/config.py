@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from art_sensreg.training.callbacks import Callback, check_callbacks
 from art_sensreg.training.overfitting import ACTIONS
 from art_sensreg.training.validation import ValidationAttack
-from art_sensreg.utils import check_choice, check_count, check_flag, check_number, check_seed
+from art_sensreg.utils import check_choice, check_count, check_flag, check_number, check_seed, python_numbers
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 MONITORS = ("val_robust_accuracy", "val_accuracy", "val_loss", "accuracy", "loss")
@@ -109,6 +108,7 @@ class TrainingConfig:
     callbacks: Sequence[Callback] = ()
 
     def __post_init__(self) -> None:
+        python_numbers(self)
         for name, minimum in (("batch_size", 1), ("nb_epochs", 1), ("accumulate", 1), ("keep", 1), ("max_skipped", 0)):
             check_count(name, getattr(self, name), minimum)
         for name in ("checkpoint_every", "patience"):
@@ -146,10 +146,6 @@ class TrainingConfig:
         if self.device is not None:
             check_device(self.device)
             object.__setattr__(self, "device", str(self.device))
-        # numpy's numbers are taken, and shown and compared as Python's.
-        for f in fields(self):
-            if isinstance(getattr(self, f.name), np.generic):
-                object.__setattr__(self, f.name, getattr(self, f.name).item())
         object.__setattr__(self, "callbacks", check_callbacks(self.callbacks))
 
 

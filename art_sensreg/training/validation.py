@@ -11,7 +11,7 @@ from art_sensreg.norms import norm_name
 from art_sensreg.objectives import Objective
 from art_sensreg.outputs import single_output_threshold
 from art_sensreg.penalties.inner_ascent import NORMS, inner_ascent
-from art_sensreg.utils import check_count, check_number
+from art_sensreg.utils import check_count, check_number, python_numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,7 @@ class ValidationAttack:
     max_iter: int = 10
 
     def __post_init__(self) -> None:
+        python_numbers(self)
         check_number("eps", self.eps, minimum=0.0, exclusive=True)
         object.__setattr__(self, "norm", norm_name(self.norm, NORMS))
         check_count("max_iter", self.max_iter)

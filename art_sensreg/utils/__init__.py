@@ -2,7 +2,16 @@
 
 from art_sensreg.utils.arrays import as_array, as_numbers
 from art_sensreg.utils.autograd import check_differentiable, gradients_on, outside_inference_mode
-from art_sensreg.utils.checks import check_choice, check_count, check_flag, check_number, check_seed, shown
+from art_sensreg.utils.checks import (
+    check_choice,
+    check_count,
+    check_flag,
+    check_number,
+    check_seed,
+    python_number,
+    python_numbers,
+    shown,
+)
 from art_sensreg.utils.warn import warn_caller
 
 __all__ = [
@@ -16,6 +25,8 @@ __all__ = [
     "check_seed",
     "gradients_on",
     "outside_inference_mode",
+    "python_number",
+    "python_numbers",
     "shown",
     "warn_caller",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import operator
+import re
 import reprlib
 from collections.abc import Sequence
 from typing import Any
@@ -52,16 +53,72 @@ def check_number(name: str, value: Any, minimum: float = -math.inf, exclusive: b
     expected = "a finite number"
     if minimum > -math.inf:
         expected += f" {'above' if exclusive else 'of at least'} {minimum:g}"
-    if not _is_scalar(value, "__float__"):
+    number = number_of(value)
+    if number is None:
         raise TypeError(f"`{name}` is {shown(value)}; expected {expected}.")
-    try:
-        number = float(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"`{name}` is {shown(value)}; expected {expected}.") from error
-    except OverflowError:  # a whole number beyond every float
-        number = math.inf
     if not math.isfinite(number) or number < minimum or (exclusive and number == minimum):
         raise ValueError(f"`{name}` is {shown(value)}; expected {expected}.")
+
+
+def number_of(value: Any) -> float | None:
+    """
+    A value as a float.
+
+    :param value: Anything.
+    :return: None if it is not one real number; infinite if it is a whole number beyond every float.
+
+    Example:
+    >>> from art_sensreg.utils.checks import number_of
+    >>> number_of(np.float32(0.5)), number_of("0.5"), number_of(np.complex64(1)), number_of(True)
+    (0.5, None, None, None)
+    """
+    if not _is_scalar(value, "__float__"):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    except OverflowError:
+        return math.inf
+
+
+def python_numbers(settings: Any) -> None:
+    """
+    Make every number among the fields of a dataclass one of Python: a fraction cannot be multiplied by a tensor.
+
+    :param settings: The dataclass; may be frozen.
+
+    Example:
+    >>> from types import SimpleNamespace
+    >>> from fractions import Fraction
+    >>> from art_sensreg.utils.checks import python_numbers
+    >>> settings = SimpleNamespace(eps=Fraction(1, 4), steps=np.int64(3), norm="linf")
+    >>> python_numbers(settings)
+    >>> settings
+    namespace(eps=0.25, steps=3, norm='linf')
+    """
+    for name, value in list(vars(settings).items()):
+        object.__setattr__(settings, name, python_number(value))
+
+
+def python_number(value: Any) -> Any:
+    """
+    A number as Python's own.
+
+    :param value: Anything.
+    :return: An `int` or `float` of a number of any other kind; else the same.
+
+    Example:
+    >>> from art_sensreg.utils.checks import python_number
+    >>> python_number(np.float64(0.5)), python_number(None)
+    (0.5, None)
+    """
+    if type(value) in (bool, int, float) or number_of(value) is None:
+        return value
+    try:
+        return operator.index(value)
+    except (TypeError, ValueError, RuntimeError):
+        return float(value)
 
 
 def check_count(name: str, value: Any, minimum: int = 1) -> None:
@@ -90,6 +147,8 @@ def check_count(name: str, value: Any, minimum: int = 1) -> None:
         raise TypeError(f"`{name}` is {shown(value)}; expected {expected}.") from error
     if number < minimum:
         raise ValueError(f"`{name}` is {shown(value)}; expected {expected}.")
+    if number >= 2**63:  # beyond what arrays and tensors count with
+        raise ValueError(f"`{name}` is {shown(value)}; expected a whole number below 2**63.")
 
 
 def check_seed(name: str, value: Any) -> None:
@@ -106,8 +165,6 @@ def check_seed(name: str, value: Any) -> None:
     >>> check_seed("seed", 0)
     """
     check_count(name, value, minimum=0)
-    if operator.index(value) >= 2**63:
-        raise ValueError(f"`{name}` is {shown(value)}; expected a whole number below 2**63.")
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
@@ -155,6 +212,10 @@ def check_flag(name: str, value: Any) -> None:
 
 
 def _is_scalar(value: Any, converts: str) -> bool:
-    """Whether a value is one number. Truth values and arrays of one entry convert to a number too, and are none."""
-    boolean = isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool")
-    return hasattr(value, converts) and not boolean and np.ndim(value) == 0
+    """Whether a value is one number. Truth values, text and arrays of one entry convert to one too, and are none."""
+    dtype = getattr(value, "dtype", None)
+    if isinstance(dtype, np.dtype):  # an array of objects may hold text, a complex number loses its imaginary part
+        real = dtype.kind in "iuf"
+    else:
+        real = not isinstance(value, bool) and not re.search("bool|complex", str(dtype))
+    return real and hasattr(value, converts) and np.ndim(value) == 0

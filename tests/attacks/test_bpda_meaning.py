@@ -164,3 +164,35 @@ def test_a_surrogate_or_transform_that_cuts_the_gradient_is_refused(cut):
         EOT(nn.Identity(), samples=2, transform=cut, noise="rows").eval()(x)
     with pytest.raises(TypeError, match="`transform` returns ndarray; expected a tensor"):
         EOT(nn.Identity(), samples=2, transform=lambda x: x.detach().numpy(), noise="rows").eval()(x)
+
+
+def test_ties_are_sorted_as_numpy_sorts_them():
+    """Torch's order of equal values is another one; the first images, and noise, have none."""
+    first = torch.linspace(0, 1, 60).view(1, 60)
+    later = torch.tensor(np.round(np.random.default_rng(0).random((1, 60)) * 4) / 4, dtype=torch.float32)
+    bpda = BPDA(nn.Identity(), lambda x: x.argsort(-1))
+    bpda(first)
+    assert torch.equal(bpda(later), torch.from_numpy(later.numpy().argsort(-1)).float())
+
+
+@pytest.mark.parametrize(
+    "made",
+    [lambda x: x[:, ::-1], lambda x: x.astype(">f4"), lambda x: x.astype(np.longdouble), lambda x: x.astype(np.uint16)],
+)
+def test_arrays_of_any_strides_and_type_come_back(made):
+    x = torch.tensor([[1.0, 2.0, 3.0]])
+    assert BPDA(nn.Identity(), made, numpy=True)(x).tolist() == made(x.numpy()).tolist()
+
+
+@pytest.mark.parametrize("value", [None, "x", 1j, np.ma.masked_array([[1.0]], [[True]]), torch.tensor([[1j]])])
+def test_what_is_no_array_of_numbers_is_refused(value):
+    with pytest.raises((TypeError, ValueError), match=r"`preprocessing`.*expected"):
+        BPDA(nn.Identity(), lambda x: value)(torch.ones(1, 1))
+
+
+def test_a_function_of_arrays_is_refused_inside_of_vmap():
+    """Where no array can be made it would have been given tensors, whose `std` is another."""
+    model = torch.func.vmap(BPDA(nn.Identity(), lambda x: x - x.std()))
+    with pytest.raises(ValueError, match="`preprocessing` takes numpy arrays"):
+        model(torch.rand(3, 4, 5))
+    assert torch.func.vmap(BPDA(nn.Identity(), torch.round))(torch.rand(3, 4, 5)).shape == (3, 4, 5)

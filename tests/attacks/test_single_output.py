@@ -45,6 +45,8 @@ class Ends(nn.Module):
         z = self.linear(x.flatten(1))
         if self.form == "two logits":
             return torch.cat([torch.zeros_like(z), z], dim=1)
+        if self.form == "clamped":
+            return z.sigmoid().clamp(1e-7, 1 - 1e-7)
         return {"probability": z.sigmoid(), "flat probability": torch.sigmoid(z).flatten(), "logit": z}[self.form]
 
 
@@ -98,6 +100,15 @@ def test_each_form_is_as_robust_as_the_closed_form_says(attack, form, scale):
         attack = "margin"  # cross-entropy saturates, whatever the form
     (x, y), classifier = data(), classifier_of(form, scale)
     assert np.array_equal(predicted_labels(classifier, x) == y, truth(x, y, 0.0))
+    made = ATTACKS[attack](classifier, eps=EPS).generate(x, y)
+    assert np.array_equal(predicted_labels(classifier, made) == y, truth(x, y))
+
+
+@pytest.mark.parametrize("kind", [SensRegClassifier, functools.partial(RandomizedClassifier, samples=3)])
+@pytest.mark.parametrize("form", ["probability", "clamped"])
+@pytest.mark.parametrize("attack", ["official", "margin", "scaled", "targeted"])
+def test_a_sure_probability_that_is_clamped_or_averaged_is_no_defence(attack, form, kind):
+    (x, y), classifier = data(), classifier_of(form, 40.0, kind=kind)
     made = ATTACKS[attack](classifier, eps=EPS).generate(x, y)
     assert np.array_equal(predicted_labels(classifier, made) == y, truth(x, y))
 

@@ -10,11 +10,32 @@ import numpy as np
 import torch
 
 ANYTHING = [{}, [], object(), "x", b"x", 1j, torch.tensor([1.0, 2.0]), np.array([1, 2])]
-NUMBER = [None, True, "0.3", math.nan, math.inf, -math.inf, np.float32("nan"), [0.3], *ANYTHING]
+# What converts to a number, or is one by the letter, and cannot be meant as one.
+NO_NUMBER = [
+    *(np.complex64(2 + 3j), torch.tensor(2 + 0j), np.array("2", dtype=object), np.array(2, dtype=object), np.str_("2")),
+    *(np.timedelta64(2, "s"), np.datetime64("2020-01-01"), torch.tensor(2.0, device="meta")),
+]
+NUMBER = [None, True, "0.3", math.nan, math.inf, -math.inf, np.float32("nan"), [0.3], *NO_NUMBER, *ANYTHING]
 POSITIVE = [*NUMBER, -1.0, 0, np.float64(-2)]
 NOT_NEGATIVE = [*NUMBER, -1.0, -1e-9, torch.tensor(-1.0)]
 SHARE = [*POSITIVE, 1.5]
-COUNT = [None, True, 0, -1, 1.5, np.float64(3), "3", math.nan, math.inf, [3], torch.tensor(3.7), *ANYTHING]
+COUNT = [
+    None,
+    True,
+    0,
+    -1,
+    1.5,
+    np.float64(3),
+    "3",
+    math.nan,
+    math.inf,
+    [3],
+    torch.tensor(3.7),
+    2**63,
+    10**400,
+    *NO_NUMBER,
+    *ANYTHING,
+]
 SEED = [True, -1, 1.5, "x", [0], (1, 2), math.nan, torch.tensor(3.7), np.float32(1), {}, object(), b"x"]
 FLAG = [None, 0, 1, "yes", "False", [True], np.array([True, False]), torch.tensor(1), {}, object()]
 CHOICE = [None, 3, True, "misspelt", "", b"x", ["x"], {}, np.array(["x", "y"]), object()]

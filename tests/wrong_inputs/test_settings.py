@@ -2,6 +2,8 @@
 
 import functools
 import math
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -44,6 +46,7 @@ from tests.wrong_inputs.kinds import (
     CHOICE,
     COUNT,
     FLAG,
+    NO_NUMBER,
     NOT_NEGATIVE,
     NUMBER,
     POSITIVE,
@@ -74,7 +77,26 @@ ADVERSARY = {
     "pair": CHOICE,
 }
 ITERATIVE = {**ADVERSARY, "max_iter": COUNT, "norm": CHOICE}
-NORM = [3, 0, -1, "linff", "", None, math.nan, True, [2], {}, object(), "3"]
+NORM = [
+    3,
+    0,
+    -1,
+    "linff",
+    "",
+    None,
+    math.nan,
+    True,
+    [2],
+    {},
+    object(),
+    "3",
+    "-inf",
+    "-2",
+    "--1",
+    "inf2",
+    10**400,
+    *(value for value in NO_NUMBER if not isinstance(value, str)),
+]
 ATTACK = {
     "norm": NORM,
     "eps": [*NOT_NEGATIVE],
@@ -92,7 +114,7 @@ SETTINGS = {
         "sigma": SIGMAS,
         "noise": CHOICE,
         "layers": LAYERS,
-        "layer_weights": [3, "x", [], {}, [-1.0], [math.nan], ["a"], [math.inf], object()],
+        "layer_weights": [3, "x", [], {}, [-1.0], [math.nan], ["a"], [math.inf], {1.0}, 2.0, object()],
         "distance": CHOICE,
         "scale": CHOICE,
         "probes": COUNT,
@@ -308,3 +330,30 @@ def test_an_unknown_setting_is_refused(owner):
         return
     with pytest.raises(TypeError, match="wieght"):
         call(**{**needed(call), "wieght": 1.0})
+
+
+NUMBERS = [Fraction(1, 4), Decimal("0.25"), np.float16(0.25), np.longdouble(0.25), torch.tensor(0.25)]
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=lambda number: type(number).__name__)
+def test_a_number_of_any_kind_is_the_same_number(number):
+    """A fraction cannot be multiplied by a tensor: it has to become a float before."""
+    for owner, names in {
+        SensitivityPenalty: ("weight", "sigma"),
+        FisherRaoPenalty: ("eps", "eps_step"),
+        GradientDiversityPenalty: ("weight", "delta"),
+        BayesianKL: ("weight",),
+        FGSMRS: ("eps", "eps_step", "clean_fraction"),
+        NFGSM: ("eps", "noise"),
+        PGD: ("eps", "eps_step"),
+        TRADES: ("eps", "beta"),
+        ValidationAttack: ("eps", "eps_step"),
+        TrainingConfig: ("penalty_fraction", "penalty_warmup", "ema", "max_grad_norm", "clip_tolerance"),
+        ProjectedAscent: ("eps", "eps_step"),
+    }.items():
+        for name in names:
+            made, wanted = (owner(**{**needed(owner), name: value}) for value in (number, 0.25))
+            assert type(getattr(made, name)) is float
+            assert getattr(made, name) == getattr(wanted, name)
+    assert SensitivityPenalty(sigma=(number, 0.5)) == SensitivityPenalty(sigma=(0.25, 0.5))
+    assert JacobianPenalty(sigma=number) == JacobianPenalty(sigma=0.25)
