@@ -14,6 +14,7 @@ from art_sensreg.adversaries import Adversary
 from art_sensreg.penalties.base import ClipValues, GivenBranch, PassPenalty, measure, plan_penalties
 from art_sensreg.penalties.batch_norm import batch_norms, couples_rows
 from art_sensreg.penalties.feature_sigma import smallest_size
+from art_sensreg.penalties.model_state import Composition, composition
 from art_sensreg.penalties.noise import Randomness
 from art_sensreg.penalties.passes import (
     plain_forward,
@@ -85,12 +86,11 @@ class Objective:
         adversary: Adversary | None = None,
     ) -> None:
         active = active_penalties(check_penalties(penalties, adversary))
-        names = unique_names(active)
-        named = list(zip(names, active, strict=True))
+        self.names = unique_names(active)
+        named = list(zip(self.names, active, strict=True))
         self.base_loss = base_loss or nn.CrossEntropyLoss()
         self.clip_values = clip_values
         self.adversary = adversary
-        self.names = names
         self._adversarial_size = 0.0
         self.attacked: Callable[[], AbstractContextManager[None]] = nullcontext  # keeps what a loss remembers
         self.strength = 1.0  # of all weights, for a while after the start
@@ -101,6 +101,7 @@ class Objective:
         self._copy, self._rowwise = True, False
         self.traits = Traits()
         self._norms: list[nn.Module] = []
+        self._composition: Composition = frozenset()
         for _, penalty in self._passing:
             if getattr(penalty, "clip", False) and clip_values is None:
                 raise ValueError(f"`clip` of {penalty!r} is True; expected a classifier that has `clip_values`.")
@@ -113,12 +114,25 @@ class Objective:
         :param x: Some inputs, `(n, ...)`.
         :raises ValueError: If a selection does not fit the model, or a penalty cannot be measured on it.
         """
-        passing = [penalty for _, penalty in self._passing]
         if self.adversary is not None:
             self._adversarial_size = self.adversary.root_mean_square(x)
+        self._look(model, x)
+
+    def look_again(self, model: nn.Module, x: torch.Tensor) -> None:
+        """
+        Look at the model anew if parts of it were exchanged or switched on since, by a callback or a schedule.
+
+        :param model: The model, in the mode in which it is trained.
+        :param x: Some inputs, `(n, ...)`.
+        """
+        if composition(model) != self._composition:
+            self._look(model, x)
+
+    def _look(self, model: nn.Module, x: torch.Tensor) -> None:
+        passing = [penalty for _, penalty in self._passing]
+        self._composition = composition(model)
         self._plans = plan_penalties(model, x, passing)
-        branches = bool(passing or self._separate or self.adversary is not None)
-        self.traits = survey(model, x, branches)
+        self.traits = survey(model, x, bool(passing or self._separate or self.adversary is not None))
         check_traits(self.traits, passing)
         if passing or (self.adversary is not None and self.adversary.needs_clean):
             warn_of(self.traits)

@@ -15,6 +15,9 @@ from torch.nn.parameter import is_lazy
 # What every module has, and its mode, which is nobody's business here.
 _INTERNAL = frozenset(vars(nn.Module()))
 _CONTAINERS = (list, dict, set, deque)
+_SWITCHES = frozenset({type(None), bool, int, float})
+
+Composition = frozenset[tuple[int, str]]
 
 
 class Snapshot:
@@ -152,6 +155,31 @@ class MovedState:
     def _set(self, values: list[Any]) -> None:
         for (module, name), value in zip(self.entries, values, strict=True):
             setattr(module, name, value)
+
+
+def composition(model: nn.Module) -> Composition:
+    """
+    What a model is made of, and what of it is switched off: probabilities that are 0, layers in evaluation mode.
+
+    :param model: Any `nn.Module`.
+    :return: Modules, and names of their attributes that are false; to be compared with a later one.
+
+    Example:
+    >>> from art_sensreg.penalties.model_state import composition
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.0))
+    >>> before = composition(model)
+    >>> model[1].p = 0.1
+    >>> composition(model) == before
+    False
+    """
+    found: set[tuple[int, str]] = set()
+    for module in model.modules():
+        number = id(module)
+        found.add((number, type(module).__name__))
+        for name, value in vars(module).items():
+            if type(value) in _SWITCHES and not value:
+                found.add((number, name))
+    return frozenset(found)
 
 
 def _entries(module: nn.Module) -> dict[str, Any]:

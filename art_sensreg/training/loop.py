@@ -17,6 +17,7 @@ from art_sensreg.objectives import Objective
 from art_sensreg.penalties.batch_norm import batch_norms
 from art_sensreg.penalties.noise import Probes, derive_seed
 from art_sensreg.penalties.random_states import Replay, seed_sources, torch_generator
+from art_sensreg.penalties.row_coupling import LOOK
 from art_sensreg.training.batches import Batches
 from art_sensreg.training.callbacks import History, TrainingState, call
 from art_sensreg.training.config import TrainingConfig
@@ -112,6 +113,7 @@ class Training:
         self.sums = Sums()
         self.rate = 0.0
         self.inside = False  # whether an epoch has begun and not ended
+        self._changed = False  # whether somebody may have changed the model
         self._stopping = StopRequest()
 
     def run(self) -> History:
@@ -194,6 +196,7 @@ class Training:
             state.epoch, state.step, self.inside = state.epoch + 1, 0, True
             self.rate, self.sums = float(self.optimizer.param_groups[0]["lr"]), Sums()
         set_mode(self.model, self.training_mode)
+        self._changed = True
         order = derive_seed(self.seed, "order", state.epoch)
         for x, y, total in self.batches.epoch(order, state.step, self.processes):
             self._step(x, y, total)
@@ -222,6 +225,9 @@ class Training:
         if self.config.penalty_warmup:
             rising = self.config.penalty_warmup * self.config.nb_epochs * len(self.batches)
             self.objective.strength = min(1.0, state.total_steps / max(rising, 1.0))
+        if self._changed:
+            self.objective.look_again(self.model, x[:LOOK])
+            self._changed = False
         self.soundness.before_step()
         probes = self.probes.at(state.total_steps, processes.rank, processes.count)
         try:
@@ -288,6 +294,7 @@ class Training:
     def _call(self, moment: str) -> None:
         """Call the callbacks; what one process's say of stopping goes for all."""
         if self.config.callbacks:
+            self._changed = self._changed or any(hasattr(callback, moment) for callback in self.config.callbacks)
             with in_callback():
                 call(self.config.callbacks, moment, self.state)
             if self.processes.count > 1:
