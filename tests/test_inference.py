@@ -87,7 +87,7 @@ MODELS = {
 def classifiers(model, loss=None, nb_classes=3, **kwargs):
     """The same model twice: as ours, and as ART's."""
     loss = loss or nn.CrossEntropyLoss()
-    kwargs.setdefault("clip_values", (0.0, 1.0))
+    kwargs = {"clip_values": (0.0, 1.0), "device_type": "cpu", **kwargs}
     return [
         kind(copy.deepcopy(model), copy.deepcopy(loss), SHAPE, nb_classes, **copy.deepcopy(kwargs))
         for kind in (SensRegClassifier, PyTorchClassifier)
@@ -326,7 +326,7 @@ def test_a_model_may_return_one_number_a_row(x):
 @pytest.mark.parametrize("preprocessing", [(0.0, 1.0), (0.3, 0.5)])
 def test_on_a_gpu(name, preprocessing, x, y):
     torch.manual_seed(0)
-    ours, arts = classifiers(MODELS[name](), preprocessing=preprocessing)
+    ours, arts = classifiers(MODELS[name](), preprocessing=preprocessing, device_type="gpu")
     assert ours.device.type == "cuda"
     same_numbers(ours, arts, x, y, np.float64 if name == "float64" else np.float32, tolerance=1e-5)
     tensor = torch.from_numpy(x).to(ours.device, torch.float64 if name == "float64" else torch.float32)
