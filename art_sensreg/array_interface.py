@@ -13,7 +13,7 @@ from art_sensreg.classifier_arguments import check_inputs
 from art_sensreg.inference import Hooks, input_gradient, plain_function, predict_logits, weight_gradients_kept
 from art_sensreg.preprocessing import mean_of_rows, model_dtype, rows_an_image
 from art_sensreg.training.inputs import check_labels
-from art_sensreg.utils import check_differentiable, gradients_on
+from art_sensreg.utils import check_count, check_differentiable, gradients_on
 from art_sensreg.whole_model import ArtModelWrapper, WholeModel, whole
 
 # ART's metaclass would wrap `predict` once more, to convert arrays that are converted here.
@@ -73,12 +73,15 @@ class ArrayInterface(_Base):
         :param kwargs: Passed on to ART.
         :return: float32 array of shape `(n, nb_classes)`, after postprocessing defences.
         """
+        if type(batch_size) is not int or not 0 < batch_size < 2**63:
+            check_count("batch_size", batch_size)
+            batch_size = int(batch_size)
         x = self._images(x)
         if isinstance(x, torch.Tensor):
             x = (x.float() if x.dtype is torch.bfloat16 else x).detach().cpu().numpy()
         if len(x) == 0:
             return np.zeros((0, self.nb_classes), dtype=np.float32)
-        if isinstance(batch_size, int) and batch_size > 0 and x.dtype != object and plain_function(self, self._hooks):
+        if x.dtype != object and plain_function(self, self._hooks):
             return predict_logits(self, x, batch_size, training_mode)
         predictions = super().predict(x, batch_size=batch_size, training_mode=training_mode, **kwargs)
         predictions = np.asarray(predictions, dtype=np.float32)

@@ -103,8 +103,10 @@ def check_inputs(x: Any, name: str = "x", shape: Sequence[int] | None = None) ->
     if type(x) is np.ndarray and x.dtype in _PLAIN and x.flags.c_contiguous and x.ndim:
         return _of_shape(x, name, shape)
     if isinstance(x, torch.Tensor):
-        if x.is_complex():
-            raise TypeError(f"`{name}` has dtype {x.dtype}; expected real numbers.")
+        if x.is_complex() or x.is_quantized or (x.is_floating_point() and x.itemsize == 1):
+            raise TypeError(f"`{name}` has dtype {x.dtype}; expected real numbers, float16 at least.")
+        if x.layout is not torch.strided or x.is_nested or x.is_meta:
+            raise ValueError(f"`{name}` is sparse, nested or on the meta device; expected a dense tensor.")
         return _of_shape(x, name, shape)
     array = as_array(x, name)
     kind = array.dtype.kind

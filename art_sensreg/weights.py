@@ -13,6 +13,7 @@ from torch import nn
 
 from art_sensreg.training.sealed import DAMAGE, from_bytes, header_of, read_bytes, to_bytes, write_aside
 from art_sensreg.training.states import check_model_state, check_optimizer_state
+from art_sensreg.utils import shown
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,8 @@ def weights_file(filename: str, folder: str | Path) -> Path:
         raise ValueError(f"`filename` is {filename!r}; {expected}.")
     if not isinstance(folder, (str, Path)):
         raise TypeError(f"`path` is {folder!r}; expected a folder.")
+    if "\0" in str(folder):
+        raise ValueError(f"`path` is {shown(str(folder))}; expected a folder.")
     folder = Path(folder)
     file = folder / f"{filename}{ENDING}"
     if not file.parent.resolve().is_relative_to(folder.resolve()):

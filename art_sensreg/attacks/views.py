@@ -18,7 +18,7 @@ from art_sensreg.attacks.eot import EOT
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.outputs import SingleOutput, class_logits, class_scores
 from art_sensreg.preprocessing import mean_of_rows, model_dtype, numpy_dtype, rows_an_image
-from art_sensreg.utils import as_array
+from art_sensreg.utils import as_array, shown
 from art_sensreg.whole_model import predicting_model
 
 
@@ -229,7 +229,7 @@ def unit_box_model(classifier: PyTorchClassifier, surrogates: bool = True) -> tu
         raise ValueError("`classifier` has no `clip_values`; expected the range of the images, for example (0.0, 1.0).")
     low, high = (np.unique(np.asarray(value, dtype=np.float64)) for value in clip)
     if len(low) > 1 or len(high) > 1:
-        raise ValueError(f"`classifier` has `clip_values` {clip}; expected one range for all channels.")
+        raise ValueError(f"`classifier` has `clip_values` {shown(clip)}; expected one range for all channels.")
     start, width = float(low[0]), float(high[0] - low[0])
     return (view, 0.0, 1.0) if (start, width) == (0.0, 1.0) else (_Scaled(view, start, width).eval(), start, width)
 

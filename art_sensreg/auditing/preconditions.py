@@ -86,7 +86,8 @@ def clean_accuracy(evidence: Evidence) -> Finding:
     if alone:  # the share of that class among the answers is the accuracy itself: take equal shares instead
         chance = 1 / max(evidence.classifier.nb_classes, 2)
     agreement = (accuracy - chance) / (1 - chance)
-    error = _Z999 * math.sqrt(chance * (1 - chance) / n) / (1 - chance)
+    deviation = math.sqrt(chance * (1 - chance) / n) if alone else _deviation_if_blind(answers, evidence.y)
+    error = _Z999 * deviation / (1 - chance)
     needed = max(_AGREEMENT, min(error, 1.0))
     if alone and agreement >= needed:
         return not_applicable("the points are of one class only: expected points of several classes.")
@@ -208,6 +209,20 @@ def budget_kept(evidence: Evidence) -> Finding:
     beyond = float((perturbation_norm(perturbed - x, evidence.norm) - evidence.eps).max())
     outside = float(torch.maximum(ball.low.double() - perturbed, perturbed - ball.high.double()).max())
     return Finding(max(beyond, outside, 0.0) / evidence.eps, 1e-5 + 1e-6 / evidence.eps)
+
+
+def _deviation_if_blind(answers: np.ndarray, y: np.ndarray) -> float:
+    """
+    Standard deviation of the accuracy where the same answers are dealt out to the points at random.
+
+    That of a binomial would be far too large where one class is frequent: no deal of few rare answers loses many.
+
+    | Source: Hoeffding 1951, A combinatorial central limit theorem, doi 10.1214/aoms/1177729545
+    """
+    classes, n = np.union1d(answers, y), len(y)
+    given, wanted = ((values[:, None] == classes).mean(axis=0) for values in (answers, y))
+    centred = np.eye(len(classes)) - wanted[:, None] - given[None] + given @ wanted
+    return float(np.sqrt(given @ centred**2 @ wanted / max(n - 1, 1)))
 
 
 def _answers_vary(evidence: Evidence) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ from art_sensreg.auditing.evidence import FULL, QUICK, Evidence
 from art_sensreg.auditing.isolation import nothing_left_behind
 from art_sensreg.auditing.registry import CHECKS, CheckSpec
 from art_sensreg.auditing.report import AuditReport, Check
-from art_sensreg.utils import as_array, check_count, check_differentiable, gradients_on
+from art_sensreg.utils import as_array, check_count, check_differentiable, check_flag, gradients_on, shown
+from art_sensreg.utils.suggestions import did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,8 @@ def audit(
     size, kind = parse_size("eps", eps), norm_name(norm)
     _check_eps(classifier, images, size, kind)
     check_count("seed", seed, minimum=0)
+    check_flag("quick", quick)
+    check_flag("verbose", verbose)
     for name, others in (("twin", [twin] if twin is not None else []), ("surrogates", surrogates)):
         for other in others:
             _check_other(name, other, classifier)
@@ -155,11 +158,15 @@ def _settings(evidence: Evidence) -> dict[str, Any]:
 def _asked(checks: Sequence[str] | None) -> list[CheckSpec]:
     if checks is None:
         return list(CHECKS.values())
+    if not isinstance(checks, Iterable):
+        raise TypeError(f"`checks` is {shown(checks)}; expected a list of names of checks, or None.")
     names = [checks] if isinstance(checks, str) else list(checks)
     unknown = [name for name in names if not isinstance(name, str) or name not in CHECKS]
     if unknown or not names:
-        came = repr(unknown[0]) if unknown else "empty"
-        raise ValueError(f"`checks` is {came}; expected names of {', '.join(CHECKS)}.")
+        came = shown(unknown[0]) if unknown else "empty"
+        hint = did_you_mean(unknown[0], CHECKS) if unknown else ""
+        some = ", ".join(list(CHECKS)[:3])
+        raise ValueError(f"`checks` is {came}; expected names of {some} ... (art_sensreg.auditing.CHECKS){hint}")
     return [CHECKS[name] for name in CHECKS if name in names]
 
 
@@ -208,7 +215,8 @@ def _check_other(name: str, other: Any, classifier: PyTorchClassifier) -> None:
     theirs, ours = other.clip_values, classifier.clip_values
     if theirs is not None and ours is not None and not all(map(np.array_equal, theirs, ours)):
         raise ValueError(
-            f"`{name}` has `clip_values` {tuple(theirs)}; expected those of the classifier, {tuple(ours)}."
+            f"`{name}` has `clip_values` {shown(tuple(theirs))}; expected those of the classifier, "
+            f"{shown(tuple(ours))}."
         )
 
 

@@ -10,7 +10,7 @@ from art.estimators.classification import PyTorchClassifier
 
 from art_sensreg.interpret.metrics import check_map
 from art_sensreg.interpret.saliency import batches, checked, evaluated, full_baseline
-from art_sensreg.utils import check_count, check_number
+from art_sensreg.utils import as_numbers, check_count, check_number
 
 
 def insertion_area(
@@ -111,11 +111,12 @@ def blurred(x: np.ndarray, width: float) -> np.ndarray:
             [0.25, 0.25]]])
     """
     check_number("width", width, minimum=0.0, exclusive=True)
-    if np.ndim(x) < 3:
-        raise ValueError(f"`x` has shape {np.shape(x)}; expected (n, ..., height, width).")
-    rows, columns = (_blur_matrix(size, float(width)) for size in np.shape(x)[-2:])
-    images: np.ndarray = (rows @ x @ columns.T).astype(np.asarray(x).dtype)
-    return images
+    images = as_numbers(x, "x")
+    if images.ndim < 3:
+        raise ValueError(f"`x` has shape {images.shape}; expected (n, ..., height, width).")
+    rows, columns = (_blur_matrix(size, float(width)) for size in images.shape[-2:])
+    smooth: np.ndarray = (rows @ images @ columns.T).astype(images.dtype)
+    return smooth
 
 
 def _area(

@@ -17,7 +17,7 @@ from art_sensreg.interpret.saliency import (
     optional_module,
 )
 from art_sensreg.penalties.random_states import random_state_kept
-from art_sensreg.utils import check_count, check_number
+from art_sensreg.utils import as_numbers, check_count, check_flag, check_number
 
 
 def infidelity(
@@ -64,6 +64,7 @@ def infidelity(
     array([1.])
     """
     check_number("sigma", sigma, minimum=0.0, exclusive=True)
+    check_flag("relative", relative)
     images, labels = checked(classifier, x, y)
     maps = check_map(saliency, images)
     options = (float(sigma), samples, batch_size, seed)
@@ -185,6 +186,7 @@ def alignment(x: np.ndarray, gradient: np.ndarray, normalise: bool = True) -> np
     >>> alignment(x, -2 * x), alignment(x, x, normalise=False), alignment(x, np.array([[4.0, -3.0]]))
     (array([1.]), array([5.]), array([0.]))
     """
+    check_flag("normalise", normalise)
     images, slopes = _flat("x", x), _flat("gradient", gradient)
     if np.shape(x) != np.shape(gradient):
         raise ValueError(f"`gradient` has shape {np.shape(gradient)}; expected {np.shape(x)}, the shape of `x`.")
@@ -209,7 +211,7 @@ def check_map(saliency: np.ndarray, images: np.ndarray) -> np.ndarray:
     ...
     ValueError: `saliency` has shape (1, 2); expected (1, 3), the shape of `x`.
     """
-    maps = np.asarray(saliency)
+    maps = as_numbers(saliency, "saliency")
     if maps.shape != images.shape:
         raise ValueError(f"`saliency` has shape {maps.shape}; expected {images.shape}, the shape of `x`.")
     return _finite("saliency", maps).astype(np.float32, copy=False)
@@ -259,7 +261,7 @@ def _uniform(generator: np.random.Generator, rows: torch.Tensor) -> torch.Tensor
 
 
 def _flat(name: str, array: np.ndarray) -> np.ndarray:
-    values = np.asarray(array)
+    values = as_numbers(array, name)
     if values.ndim < 2 or values[:1].size == 0:
         raise ValueError(f"`{name}` has shape {values.shape}; expected (n, ...) with n at least 1.")
     return _finite(name, values).reshape(len(values), -1).astype(np.float64)

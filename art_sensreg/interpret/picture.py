@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from art.estimators.classification import PyTorchClassifier
 
-from art_sensreg.attacks.views import check_classifier
 from art_sensreg.interpret.saliency import SALIENCIES, batches, checked, evaluated, optional_module
-from art_sensreg.utils import check_choice
+from art_sensreg.utils import check_choice, shown
 from art_sensreg.utils.files import write_aside
 
 _INCHES = 1.5  # of an image
@@ -54,6 +53,8 @@ def saliency_picture(
     ...     saliency_picture({"mine": classifier}, np.ones((2, 1, 4, 4)), [0, 1], Path(folder) / "maps.png").name
     'maps.png'
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"`path` is {shown(path)}; expected the path of a file.")
     images, labels = _check_arguments(classifiers, x, y, saliencies)
     maps = {
         (model, kind): SALIENCIES[kind](classifier, images, labels)
@@ -86,13 +87,19 @@ def _check_arguments(
 ) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(classifiers, Mapping):
         raise TypeError(f"`classifiers` is {type(classifiers).__name__}; expected a dict of classifiers by name.")
+    if not isinstance(saliencies, Iterable):
+        raise TypeError(f"`saliencies` is {shown(saliencies)}; expected a list of names.")
     if not classifiers or isinstance(saliencies, str) or not saliencies:
         name = "saliencies" if classifiers else "classifiers"
         raise ValueError(f"`{name}` is {saliencies if classifiers else classifiers!r}; expected at least one, by name.")
     for name in saliencies:
         check_choice("saliencies", name, tuple(SALIENCIES))
-    for classifier in classifiers.values():
-        images, labels = checked(classifier, x, y, check_classifier(classifier).clip_values)
+    for name, classifier in classifiers.items():
+        if not isinstance(name, str) or not isinstance(classifier, PyTorchClassifier):
+            raise TypeError(
+                f"`classifiers` has {shown(name)}: {shown(classifier)}; expected classifiers of ART by name."
+            )
+        images, labels = checked(classifier, x, y, classifier.clip_values)
     if images.ndim not in (3, 4):
         raise ValueError(f"`x` has shape {images.shape}; expected (n, channels, height, width) or (n, height, width).")
     return images, labels

@@ -15,7 +15,7 @@ from art.estimators.classification import PyTorchClassifier
 from art_sensreg.attacks.views import check_classifier, differentiable_model
 from art_sensreg.penalties.random_states import nothing_left
 from art_sensreg.training.inputs import check_images, check_labels, class_indices
-from art_sensreg.utils import check_count, check_differentiable
+from art_sensreg.utils import check_count, check_differentiable, check_flag
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +94,7 @@ def integrated_gradients(
     array([[0., 2., 0.]], dtype=float32)
     """
     check_count("steps", steps)
+    check_flag("multiply_by_inputs", multiply_by_inputs)
     images, labels = checked(classifier, x, y)
     starts = full_baseline(baseline, images)
     with evaluated(classifier, seed) as logits:

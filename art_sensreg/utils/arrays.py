@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from art_sensreg.utils.checks import shown
+
 
 def as_array(values: Any, name: str) -> np.ndarray:
     """
@@ -22,15 +24,18 @@ def as_array(values: Any, name: str) -> np.ndarray:
     >>> as_array(torch.ones(2, dtype=torch.bfloat16, requires_grad=True), "x")
     array([1., 1.], dtype=float32)
     """
-    if isinstance(values, torch.Tensor):
-        tensor = values.detach().cpu()
-        values = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-    if np.ma.is_masked(values):
-        raise ValueError(f"`{name}` has masked values; expected an array in which all are known.")
     try:
-        return np.asarray(values)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise ValueError(f"`{name}` cannot be read as an array ({error}); expected rows of equal shape.") from error
+        if isinstance(values, torch.Tensor):
+            tensor = values.detach().cpu()
+            values = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+        masked, array = np.ma.is_masked(values), np.asarray(values)
+    except Exception as error:  # what is not ours may raise anything
+        raise ValueError(
+            f"`{name}` cannot be read as an array ({shown(error)}); expected numbers in memory, in rows of equal shape."
+        ) from error
+    if masked:
+        raise ValueError(f"`{name}` has masked values; expected an array in which all are known.")
+    return array
 
 
 def as_numbers(values: Any, name: str) -> np.ndarray:

@@ -21,14 +21,15 @@ def shown(value: Any) -> str:
     A value as error messages show it: its `repr`, shortened, on one line.
 
     :param value: Anything.
-    :return: At most some 120 characters.
+    :return: At most some 200 characters.
 
     Example:
     >>> from art_sensreg.utils import shown
     >>> shown(0.3), shown("x" * 200)[:4]
     ('0.3', "'xxx")
     """
-    return " ".join(_SHORT.repr(value).split())
+    text = " ".join(_SHORT.repr(value).split())
+    return text if len(text) <= 200 else f"{text[:120]}...{text[-40:]}"
 
 
 def check_number(name: str, value: Any, minimum: float = -math.inf, exclusive: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import nn
 
 from art_sensreg import RandomizedClassifier, SensitivityPenalty, SensRegClassifier, audit
 from art_sensreg.auditing import CHECKS, AuditReport, Check
+from art_sensreg.auditing.preconditions import _deviation_if_blind
 from art_sensreg.auditing.report import report_from_json
 from art_sensreg.datasets import Dataset
 from tests.auditing.honest import honest_model
@@ -78,6 +80,21 @@ def test_clean_accuracy_is_agreement_beyond_chance(classes, right, labels, statu
     assert found.status == status
     if labels != "one class":
         assert found.value == pytest.approx(1 - cohen_kappa_score(y, answers), abs=1e-6)
+
+
+@pytest.mark.parametrize(("found", "status"), [(4, "PASS"), (1, "FAIL")])
+def test_few_points_of_a_rare_class_are_told_from_guessing(found, status):
+    """Four of six rare points found, and no other called rare, is no luck; one among four called so is."""
+    y, answers = np.zeros(128, dtype=int), np.zeros(128, dtype=int)
+    y[:6], answers[:found] = 1, 1
+    answers[6 : 6 + (4 - found)] = 1
+    assert clean(*told(answers, 2), y).status == status
+
+
+def test_the_spread_of_blind_answers_is_that_of_all_ways_to_deal_them_out():
+    answers, y = np.array([0, 0, 1, 2, 2, 2]), np.array([0, 1, 1, 0, 2, 3])
+    accuracies = [(np.array(dealt) == y).mean() for dealt in itertools.permutations(answers)]
+    assert _deviation_if_blind(answers, y) == pytest.approx(np.std(accuracies), rel=1e-12)
 
 
 @pytest.mark.parametrize(("n", "status"), [(1, "N/A"), (2, "N/A"), (20, "PASS")])

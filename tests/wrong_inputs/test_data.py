@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from torch import nn
 
@@ -46,7 +47,42 @@ def masked(array):
     return np.ma.masked_array(array, mask=np.arange(array.size).reshape(array.shape) == 5)
 
 
+class Refuses:
+    """An array of a device that numpy cannot read."""
+
+    def __array__(self, *args, **kwargs):
+        raise RuntimeError("no host memory")
+
+
+class Breaks:
+    """A list by its length only."""
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, index):
+        raise RuntimeError("nothing here")
+
+
+class Frame:
+    """A table of mixed columns, as those of pandas answer numpy."""
+
+    def __array__(self, dtype=None, copy=None):
+        return X.astype(object)
+
+
+# Tensors that no dense array of numbers can be made of.
+NO_TENSOR = {
+    "sparse": torch.from_numpy(X).to_sparse(), "meta": torch.zeros(X.shape, device="meta"),
+    "nested": torch.nested.nested_tensor([torch.zeros(*SHAPE)] * N, layout=torch.jagged),
+    "quantized": torch.quantize_per_tensor(torch.zeros(X.shape), 0.1, 0, torch.quint8),
+    "complex tensor": torch.zeros(X.shape, dtype=torch.complex64),
+    "float8": torch.zeros(X.shape).to(torch.float8_e4m3fn),
+}  # fmt: skip
 NO_ARRAY = {
+    **NO_TENSOR, "refuses": Refuses(), "breaks": Breaks(), "frame": Frame(),
+    "matrix": scipy.sparse.csr_array(X.reshape(N, -1)), "huge": [[[[10**400] * 4] * 4]] * N, "module": nn.Linear(2, 2),
+    "class": np.ndarray, "tuples": (((None,) * 4,) * 4,) * N, "memory": memoryview(b"images"), "ellipsis": ...,
     "none": None, "text": "images", "number": 3, "dict": {"x": 1}, "object": object(), "ragged": [[1.0], [1.0, 2.0]],
     "set": {1.0, 2.0}, "function": np.sin, "bytes": b"images", "generator": (row for row in X),
 }  # fmt: skip
@@ -67,6 +103,8 @@ IMAGES = {**NO_ARRAY, **WRONG_TYPE, **WRONG_SHAPE, **INTEGERS, **NOT_FINITE, **O
 
 ROWS = np.eye(C, dtype=np.float32)[Y]
 LABELS = {
+    **NO_TENSOR, "refuses": Refuses(), "breaks": Breaks(), "frame": Frame(), "huge numbers": [10**400] * N,
+    "matrix": scipy.sparse.csr_array(ROWS), "class": np.ndarray, "tuples": ((None,) * C,) * N, "ellipsis": ...,
     "text": "labels", "number": 3, "dict": {"y": 1}, "object": object(), "ragged": [[1.0], [1.0, 2.0]],
     "short": Y[:-1], "long": np.append(Y, 0), "negative": changed(Y, -1), "too large": changed(Y, C),
     "huge": changed(Y, 10**9), "fraction": changed(Y, 0.5, float), "nan": changed(Y, np.nan, float),
