@@ -73,15 +73,15 @@ class ArrayInterface(_Base):
         :param kwargs: Passed on to ART.
         :return: float32 array of shape `(n, nb_classes)`, after postprocessing defences.
         """
-        if type(batch_size) is not int or not 0 < batch_size < 2**63:
-            check_count("batch_size", batch_size)
-            batch_size = int(batch_size)
+        batch_size = int(batch_size) if isinstance(batch_size, np.integer) else batch_size
+        if batch_size is None or isinstance(batch_size, bool) or (type(batch_size) is int and batch_size >= 2**63):
+            check_count("batch_size", batch_size)  # which ART would take, or fail at
         x = self._images(x)
         if isinstance(x, torch.Tensor):
             x = (x.float() if x.dtype is torch.bfloat16 else x).detach().cpu().numpy()
         if len(x) == 0:
             return np.zeros((0, self.nb_classes), dtype=np.float32)
-        if x.dtype != object and plain_function(self, self._hooks):
+        if isinstance(batch_size, int) and batch_size > 0 and x.dtype != object and plain_function(self, self._hooks):
             return predict_logits(self, x, batch_size, training_mode)
         predictions = super().predict(x, batch_size=batch_size, training_mode=training_mode, **kwargs)
         predictions = np.asarray(predictions, dtype=np.float32)

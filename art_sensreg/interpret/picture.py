@@ -97,7 +97,7 @@ def _check_arguments(
     for name, classifier in classifiers.items():
         if not isinstance(name, str) or not isinstance(classifier, PyTorchClassifier):
             raise TypeError(
-                f"`classifiers` has {shown(name)}: {shown(classifier)}; expected classifiers of ART by name."
+                f"`classifiers` has {shown(name)}: {shown(classifier)}; expected a PyTorchClassifier by name."
             )
         images, labels = checked(classifier, x, y, classifier.clip_values)
     if images.ndim not in (3, 4):

@@ -75,7 +75,6 @@ class Frame:
 NO_TENSOR = {
     "sparse": torch.from_numpy(X).to_sparse(), "meta": torch.zeros(X.shape, device="meta"),
     "nested": torch.nested.nested_tensor([torch.zeros(*SHAPE)] * N, layout=torch.jagged),
-    "quantized": torch.quantize_per_tensor(torch.zeros(X.shape), 0.1, 0, torch.quint8),
     "complex tensor": torch.zeros(X.shape, dtype=torch.complex64),
     "float8": torch.zeros(X.shape).to(torch.float8_e4m3fn),
 }  # fmt: skip
