@@ -182,6 +182,32 @@ def composition(model: nn.Module) -> Composition:
     return frozenset(found)
 
 
+def moved_alike(start: Any, alone: Any, stacked: Any, rounding: float) -> bool:
+    """
+    Whether a buffer or attribute has moved alike in two passes; records of a pass are as large as its batch.
+
+    :param start: Its value before.
+    :param alone: Its value after one pass.
+    :param stacked: Its value after the other.
+    :param rounding: Share of its way by which the values may differ.
+
+    Example:
+    >>> from art_sensreg.penalties.model_state import moved_alike
+    >>> moved_alike(0.0, 1.0, 1.001, 1e-2), moved_alike(0.0, 1.0, 1.1, 1e-2)
+    (True, False)
+    """
+    if isinstance(alone, torch.Tensor) and isinstance(stacked, torch.Tensor):
+        if alone.shape != stacked.shape or alone.requires_grad:
+            return True
+        if not alone.is_floating_point() or not isinstance(start, torch.Tensor) or start.shape != alone.shape:
+            return bool(torch.equal(alone, stacked))
+        size = (alone - start).abs().nan_to_num(posinf=0.0).max() if alone.numel() else 0.0  # ranges begin infinite
+        return not bool(((alone - stacked).abs() > rounding * size + 1e-5 * alone.abs()).any())
+    if isinstance(alone, float) and isinstance(stacked, float):
+        return abs(alone - stacked) <= rounding * abs(alone - (start if isinstance(start, float) else 0.0)) + 1e-9
+    return True
+
+
 def _entries(module: nn.Module) -> dict[str, Any]:
     """Buffers, parameters and attributes of one module, by name."""
     named: dict[str, Any] = {}

@@ -9,7 +9,7 @@ they run one after another, with the same draws, and state moves with the clean 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch import nn
 from art_sensreg.penalties.batch_norm import batch_norms, couples_rows, fixed_statistics
 from art_sensreg.penalties.clean_branch import CleanBranchRules, UnstackableError
 from art_sensreg.penalties.draws import DRAWS, DROPOUTS, drops_nothing, of_parameter
-from art_sensreg.penalties.model_state import MovedState, Snapshot
+from art_sensreg.penalties.model_state import MovedState, Snapshot, moved_alike
 from art_sensreg.penalties.modes import modes_kept
 from art_sensreg.penalties.random_states import (
     Replay,
@@ -80,6 +80,7 @@ class _Trial:
 
     def __init__(self, model: nn.Module, rows: torch.Tensor, others: torch.Tensor) -> None:
         self.model, self.rows, self.others = model, rows, others
+        self.extremes: list[torch.Tensor] = []
         self.sources = random_sources(model, rows.device)
         self.checkpointed = False
         self.untouched, self.overflowed = True, False
@@ -101,7 +102,7 @@ class _Trial:
         self.overflowed = not bool(torch.isfinite(clean).all())
         random = not self.untouched
         again, _ = self._pass([self.rows], update=False)
-        moved += self.snapshot.changed()
+        moved += [*self.snapshot.changed(), *self._outside()]
         traits = Traits(
             stacked=True,
             coupled=coupled,
@@ -140,31 +141,43 @@ class _Trial:
             slope = _slope(logits[:1], x, again=fixed)
         return slope is not None and bool(slope[1:].any()), logits.detach(), state
 
+    def _outside(self) -> list[tuple[nn.Module, str]]:
+        """What moves if rows leave the range of the data, as noisy ones do; such rows, if the model takes them."""
+        low, high = self.rows.min(), self.rows.max()
+        margin = 0.3 * (high - low)
+        self.extremes, moved = [], []
+        for value in (low - margin, high + margin):
+            rows = value.expand_as(self.rows)
+            with suppress(Exception):  # whatever it says of them
+                self._pass([rows], update=False)
+                self.extremes.append(rows)
+                moved += self.snapshot.changed()
+        return moved
+
     def _disagreement(self, clean: torch.Tensor, state: State) -> str:
         """What is different for the clean rows if other rows are stacked under them, or empty."""
         rows = len(self.rows)
-        try:
-            logits, x = self._pass([self.rows, self.others], gradient=True)
-        except UnstackableError as error:
-            return str(error)
-        if logits.shape[:1] != x.shape[:1]:
-            return "its outputs are not one row for each row of the batch"
-        after = dict(self.snapshot.values(current=True))
-        slope = _slope(logits[:rows], x)
-        if not _close(logits[:rows], clean) or (slope is not None and bool(slope[rows:].any())):
-            return _INFLUENCE
-        # Thresholds and ranges that are found in the batch have no gradient. Passes of equal size round alike, so that
-        # little is enough to tell.
-        for extreme in (self.rows.min(), self.rows.max()):
-            beside = self._pass([self.rows, extreme.expand_as(self.rows)])[0][:rows]
-            if not _close(beside, logits[:rows].detach(), _SAME):
+        first: torch.Tensor | None = None
+        # Thresholds and ranges that are found in the batch have no gradient, and move with rows that differ much.
+        for beside in (self.others, *self.extremes):
+            try:
+                logits, x = self._pass([self.rows, beside], gradient=first is None)
+            except UnstackableError as error:
+                return str(error)
+            if logits.shape[:1] != x.shape[:1]:
+                return "its outputs are not one row for each row of the batch"
+            slope = _slope(logits[:rows], x)
+            # Passes of equal size round alike, so that little is enough to tell.
+            same = _close(logits[:rows], clean) if first is None else _close(logits[:rows], first, _SAME)
+            if not same or (slope is not None and bool(slope[rows:].any())):
                 return _INFLUENCE
-        start = dict(self.snapshot.values())
-        for key, value in state.items():
-            if not _moved_alike(start.get(key), value, after.get(key)):
-                return f"rows of noisy images would move its {key[1]!r}"
-        first, second = self._pass([self.rows, self.rows])[0].split(rows)
-        return "" if _close(first, second) else "it treats equal rows of a batch differently"
+            first = logits[:rows].detach()
+            start, after = dict(self.snapshot.values()), dict(self.snapshot.values(current=True))
+            for key, value in state.items():
+                if not moved_alike(start.get(key), value, after.get(key), _ROUNDING):
+                    return f"rows of noisy images would move its {key[1]!r}"
+        one, other = self._pass([self.rows, self.rows])[0].split(rows)
+        return "" if _close(one, other) else "it treats equal rows of a batch differently"
 
     def _pass(
         self, branches: list[torch.Tensor], update: bool = True, per_row: bool = False, gradient: bool = False
@@ -205,8 +218,12 @@ class _Trial:
             value = getattr(module, name, None)
             record = isinstance(value, torch.Tensor) and (value.requires_grad or value.shape[:1] == self.rows.shape[:1])
             counted = id(module) in norms and name == "num_batches_tracked"
-            if not counted and not (record and name not in dict(module.named_buffers(recurse=False))):
+            buffers = dict(module.named_buffers(recurse=False))
+            if not counted and not (record and name not in buffers):
                 found[id(module), name] = (module, name)
+                # What has not moved beside a buffer that has may do so another time.
+                others = buffers if name in buffers and id(module) not in norms else ()
+                found.update(((id(module), other), (module, other)) for other in others)
         return MovedState(list(found.values()))
 
 
@@ -285,18 +302,5 @@ def _close(one: torch.Tensor, other: torch.Tensor, rounding: float = _ROUNDING) 
     if one.shape != other.shape:
         return False
     size = other.detach().abs().max() if other.numel() else 0.0
-    return not bool(((one - other).detach().abs() > rounding * size + 1e-4 * rounding).any())
-
-
-def _moved_alike(start: Any, alone: Any, stacked: Any) -> bool:
-    """Whether a buffer or attribute has moved alike in two passes; records of a pass are as large as its batch."""
-    if isinstance(alone, torch.Tensor) and isinstance(stacked, torch.Tensor):
-        if alone.shape != stacked.shape or alone.requires_grad:
-            return True
-        if not alone.is_floating_point() or not isinstance(start, torch.Tensor) or start.shape != alone.shape:
-            return bool(torch.equal(alone, stacked))
-        size = (alone - start).abs().max() if alone.numel() else 0.0
-        return not bool(((alone - stacked).abs() > _ROUNDING * size + 1e-5 * alone.abs()).any())
-    if isinstance(alone, float) and isinstance(stacked, float):
-        return abs(alone - stacked) <= _ROUNDING * abs(alone - (start if isinstance(start, float) else 0.0)) + 1e-9
-    return True
+    far = ~((one - other).detach().abs() <= rounding * size + 1e-4 * rounding) & (one != other)
+    return not bool((far & ~(one.isnan() & other.isnan())).any())

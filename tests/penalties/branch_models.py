@@ -207,6 +207,21 @@ class BatchRange(nn.Module):
         return x + ((x / step).round() * step - x).detach()
 
 
+class Observer(nn.Module):
+    """The range of what it has seen, as quantization-aware training keeps it; inputs between 0 and 1 are in it."""
+
+    def __init__(self, low, high):
+        super().__init__()
+        self.register_buffer("low", torch.tensor(low))
+        self.register_buffer("high", torch.tensor(high))
+
+    def forward(self, x):
+        if self.training:
+            self.low.copy_(torch.minimum(self.low, x.detach().min()))
+            self.high.copy_(torch.maximum(self.high, x.detach().max()))
+        return x
+
+
 class RunningInstanceNorm(nn.Module):
     def __init__(self, width):
         super().__init__()
@@ -251,6 +266,8 @@ COUPLED = {
     "traced": lambda: Body(torch.jit.trace(nn.BatchNorm1d(6), torch.rand(5, 6), check_trace=False)),
     "attention": lambda: Body(BatchAttention()),
     "range": lambda: Body(BatchRange()),
+    "observer": lambda: Body(Observer(float("inf"), float("-inf"))),
+    "observed-inputs": lambda: nn.Sequential(Observer(0.0, 1.0), Body()),
     "instance": lambda: Body(RunningInstanceNorm(6)),
     "time-major": lambda: Body(TimeMajorBatchNorm(6)),
     "watching": lambda: Body(EmaOfInputs(6)),
