@@ -28,7 +28,7 @@ def description(
     training_mode: bool,
     data: Data,
     validation: HeldOut | None,
-) -> Callable[[], Fingerprint]:
+) -> Callable[[bool], Fingerprint]:
     """
     Make a function that describes a run as it is at the time of the call.
 
@@ -38,22 +38,29 @@ def description(
     :param config: Settings.
     :param scheduler: The scheduler, or None.
     :param training_mode: Whether the model trains in training mode.
-    :param data: Function that describes the training data; it is called once.
-    :param validation: Validation data, or None; they are read once.
-    :return: The function.
+    :param data: Function that describes the training data.
+    :param validation: Validation data, or None.
+    :return: The function; told that an epoch is over, it looks at loaders a second time: what has changed by then (the
+        counter or cache of a data set) moves, and is no setting. Arrays are read once.
     """
     optimizer = classifier.optimizer
     describe = Describer([*own_things(model, optimizer, scheduler), classifier])
-    read = functools.cache(lambda: data(describe))
-    scored = functools.cache(lambda: _describe_held_out(validation, describe))
+    read = functools.cache(lambda used: data(describe))
+    scored = functools.cache(lambda used: _describe_held_out(validation, describe))
+    used = False
 
-    def described() -> Fingerprint:
+    def described(epoch_over: bool = False) -> Fingerprint:
+        nonlocal used
+        used = used or epoch_over
         preprocessing: dict[str, str] = {}
         for number, operation in enumerate(preprocessors(classifier)):
             preprocessing[str(number)] = type(operation).__name__
             preprocessing.update(describe.attributes(f"{number}", operation))
-        further = {"preprocessing's": preprocessing, "validation data's": scored()}
-        return fingerprint(model, objective, optimizer, scheduler, config, read(), training_mode, describe, further)
+        further = {
+            "preprocessing's": preprocessing,
+            "validation data's": scored(used and isinstance(validation, HeldOutLoader)),
+        }
+        return fingerprint(model, objective, optimizer, scheduler, config, read(used), training_mode, describe, further)
 
     return described
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -37,6 +38,7 @@ from art_sensreg.training.held_out import HeldOut, HeldOutTensors
 from art_sensreg.training.inputs import clip_bounds
 from art_sensreg.training.loop import Training
 from art_sensreg.training.modes import set_mode
+from art_sensreg.training.objective_state import check_loss_alone
 from art_sensreg.training.one_run import one_run_at_a_time
 from art_sensreg.training.optimizers import needs_closure
 from art_sensreg.training.overfitting import POINTS, OverfittingGuard, Watched, watched_attacks
@@ -129,6 +131,7 @@ def fit_arrays(
     processes = _move(classifier, penalties, config, options)
     batches = reader.arrays(images, labels, least=2 * processes.count)
 
+    @functools.cache  # arrays are read once
     def data(describe: Describer) -> dict[str, str]:
         described = describe_data(images, batches.y)
         # Preprocessors may draw at random, once for all data: others would be trained on after resuming.
@@ -281,6 +284,8 @@ def _prepare(
     try:
         set_mode(model, options.training_mode)
         objective.prepare(model, x)
+        if objective.several_branches:
+            check_loss_alone(classifier.loss, model, x[:2])
         warn_without_effect(model, x, penalties, _trained(classifier), bounds, objective.traits)
     finally:
         for module, training in modes:

@@ -65,7 +65,7 @@ class Targets:
         with trial(model, x):
             logits = model(x.clone())
         if isinstance(logits, torch.Tensor) and logits.ndim == 2:  # anything else is refused elsewhere
-            self._form = self._tried(loss, logits.shape[1])
+            self._form = self._tried(loss, logits.shape[1], len(x))
             if self._form == "indices":  # so that ART's attacks give it indices too
                 self._classifier._reduce_labels = self._classifier._int_labels = True
 
@@ -124,12 +124,13 @@ class Targets:
                 type(classifier.loss).__name__,
             )
 
-    def _tried(self, loss: Any, outputs: int) -> str:
+    def _tried(self, loss: Any, outputs: int, seen: int) -> str:
+        """`seen` is how many images the model has just been given: a loss may use what a hook kept of them."""
         forms = [self._by_art, *(form for form in ("rows", "indices", "column") if form != self._by_art)]
         if outputs > 1:  # a column beside several outputs would be broadcast
             forms = [form for form in forms if form != "column" or form == self._by_art]
         reason = ""
-        for rows in (4 if self._classifier.nb_classes == 3 else 3, self._batch_size):
+        for rows in (4 if self._classifier.nb_classes == 3 else 3, self._batch_size, seen):
             merits: list[tuple[int, int, str]] = []
             for form in forms:
                 try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 import re
 import types
@@ -27,6 +28,7 @@ _OWN_OF_TORCH = frozenset(nn.Module().__dict__)
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _DEEPEST = 8
 _LONGEST = 120
+_MOST = 1000  # items that are described one by one: a data set may be a list
 _CHUNK = 2**26
 _LARGE = 2**20
 
@@ -226,6 +228,11 @@ class Describer:
         elif isinstance(value, (set, frozenset)):
             texts = sorted(repr(list(self._describe("", item, depth + 1))) for item in value)
             yield name, _shortened(repr(texts))
+        elif len(value) > _MOST:
+            digest = hashlib.blake2b(digest_size=8)
+            for key, item in value.items() if pairs else enumerate(value):
+                digest.update(repr(list(self._describe(plain(str(key)), item, depth + 1))).encode())
+            yield name, f"{type(value).__name__} of {len(value)}, checksum {digest.hexdigest()}"
         else:
             yield name, f"{type(value).__name__} of {len(value)}"
             for key, item in value.items() if pairs else enumerate(value):

@@ -141,8 +141,9 @@ class Training:
             stack.enter_context(fused(self.optimizer))
             stored = None if self.checkpoints is None else self.checkpoints.newest()
             self._build()
-            if stored is not None:
+            if stored is not None and self.checkpoints is not None:
                 restore_run(self, stored)
+                self.checkpoints.check_restored()
             done = self.state.epoch - self.inside
             steps = self.config.nb_epochs * len(self.batches)
             self.bar = stack.enter_context(

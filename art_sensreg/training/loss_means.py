@@ -31,7 +31,11 @@ def adds_up(loss: Any, logits: torch.Tensor, y: torch.Tensor) -> bool:
     reduction = getattr(loss, "reduction", None)
     if isinstance(reduction, str):
         return reduction == "sum"
-    once, twice = loss(logits, y), loss(torch.cat([logits, logits]), torch.cat([y, y]))
+    once = loss(logits, y)
+    try:
+        twice = loss(torch.cat([logits, logits]), torch.cat([y, y]))
+    except Exception:  # noqa: BLE001 - one that also goes by what a hook has kept takes the rows of a pass only
+        return False
     return bool((twice - 2 * once).abs() < 1e-3 * once.abs())
 
 

@@ -105,6 +105,7 @@ def validate(
         x, y = to_device(x, device or x.device), to_device(y, device or y.device)
         logits = model(x.clone())  # the model may work in place
         right = correct(logits, y, at)
+        loss = loss_fn(logits, y)
         robust = torch.zeros_like(right)
         if attack is not None:
             generator = torch.Generator().manual_seed(derive_seed(seed, "validation", number))
@@ -112,14 +113,13 @@ def validate(
             robust = right & correct(model(perturbed), y, at)
         summed = adds_up(loss_fn, logits, y) if summed is None else summed
         count = float(len(x)) if summed else divisor(loss_fn, y)
-        scores.extend([loss_fn(logits, y), count, right.sum(), robust.sum()])
+        scores.extend([loss, count, right.sum(), robust.sum()])
     found = read(scores)  # at the end: nothing before makes the host wait
     pairs = zip(found[::4], found[1::4], strict=True)
-    total = sum(loss if summed else loss * count for loss, count in pairs if count)
+    total = sum(value if summed else value * count for value, count in pairs if count)
     total, counts, *right_sums = processes.sum([total, *(sum(found[start::4]) for start in (1, 2, 3))])
-    loss = total / counts if counts else math.nan
     clean, robust_share = (number / rows for number in right_sums)
-    result = {"val_loss": loss, "val_accuracy": clean}
+    result = {"val_loss": total / counts if counts else math.nan, "val_accuracy": clean}
     return result if attack is None else {**result, "val_robust_accuracy": robust_share}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -13,12 +13,14 @@ from torch import nn
 
 from art_sensreg.objectives import Objective
 from art_sensreg.penalties.base import PassPenalty
+from art_sensreg.penalties.taps import trial
 from art_sensreg.training.bytecode import is_installed
+from art_sensreg.training.plain_state import load_values, values_of
 from art_sensreg.training.rollback import BuffersBefore
 
 _LONG = 1000
 
-Store = MutableMapping[str, Any]
+Store = dict[str, Any]
 
 
 class ObjectiveState:
@@ -29,7 +31,7 @@ class ObjectiveState:
 
     :param objective: The objective.
     :param model: The model that is trained; what belongs to it is left out.
-    :param optimizer: Its optimizer.
+    :param optimizer: Its optimizer, or None.
 
     Example:
     >>> from art_sensreg.training.objective_state import ObjectiveState
@@ -43,17 +45,19 @@ class ObjectiveState:
     ['base.scale']
     """
 
-    def __init__(self, objective: Objective, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self._model, self._optimizer = model, optimizer
+    def __init__(self, objective: Objective, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+        self._model = model
+        self._groups = [] if optimizer is None else optimizer.param_groups
         self.roots: dict[str, nn.Module] = {}
         self._loose: dict[str, Store] = {}  # attributes of objects that are no modules
         self._alone: dict[str, nn.Parameter] = {}
         self._stateful: dict[str, Any] = {}
+        self._containers: dict[str, dict[Any, Any] | list[Any] | tuple[Any, ...]] = {}
         self._seen: set[int] = set()
         for name, part in objective.parts.items():
             self._look(name, part, object_too=True)
         known = {id(tensor) for tensor in [*model.parameters(), *self.tensors().values()]}
-        for number, group in enumerate(optimizer.param_groups):
+        for number, group in enumerate(self._groups):
             for place, parameter in enumerate(group["params"]):
                 if id(parameter) not in known:
                     self._alone[f"optimizer.{number}.{place}"] = parameter
@@ -69,9 +73,11 @@ class ObjectiveState:
         elif isinstance(value, nn.Parameter):
             self._alone[name] = value
         elif isinstance(value, (list, tuple)):
+            self._containers[name] = value
             for number, item in enumerate(value):
                 self._look(f"{name}.{number}", item)
         elif isinstance(value, dict):
+            self._containers[name] = value
             for key, item in value.items():
                 self._look(f"{name}.{key}", item)
         elif isinstance(value, partial):
@@ -137,6 +143,29 @@ class ObjectiveState:
             else:
                 yield from ((f"{name}.{key}", store, key) for key in store)
 
+    def attributes(self) -> list[tuple[str, dict[str, Any]]]:
+        """What modules and other objects hold as plain attributes, by name; those of the model left out."""
+        seen = {id(module) for module in self._model.modules()}
+        named = [(f"{root}.{n}" if n else root, m) for root, top in self.roots.items() for n, m in top.named_modules()]
+        return [*((name, vars(m)) for name, m in named if id(m) not in seen), *self._loose.items()]
+
+    def set_by(self, run: Callable[[], Any]) -> str | None:
+        """
+        Look for tensors that something else puts here: a hook on the model, the activations of a layer.
+
+        :param run: What is done.
+        :return: The name of one, or None.
+        """
+        before = self._tensors_held()
+        run()
+        after = self._tensors_held()
+        return next((name for name, tensor in after.items() if before.get(name) is not tensor), None)
+
+    def _tensors_held(self) -> dict[str, torch.Tensor]:
+        places = [*self.attributes(), *self._containers.items()]
+        items = ((n, k, v) for n, s in places for k, v in (s.items() if isinstance(s, dict) else enumerate(s)))
+        return {f"{name}.{key}": value for name, key, value in items if isinstance(value, torch.Tensor)}
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """The tensors as they are now, by name."""
         models = {id(tensor) for tensor in [*self._model.parameters(), *self._model.buffers()]}
@@ -149,7 +178,7 @@ class ObjectiveState:
 
     def trained(self) -> dict[str, torch.Tensor]:
         """Those that the optimizer holds, by name."""
-        held = {id(parameter) for group in self._optimizer.param_groups for parameter in group["params"]}
+        held = {id(parameter) for group in self._groups for parameter in group["params"]}
         return {name: tensor for name, tensor in self.tensors().items() if id(tensor) in held}
 
     def holder(self) -> nn.Module:
@@ -158,9 +187,10 @@ class ObjectiveState:
         return nn.ModuleList([*self.roots.values(), nn.ParameterList(alone)])
 
     def state_dict(self) -> dict[str, Any]:
-        """The tensors, and the state of objects that have a `state_dict` of their own, for a checkpoint."""
+        """Tensors and numbers, and the state of objects that have a `state_dict` of their own, for a checkpoint."""
         states = {name: value.state_dict() for name, value in self._stateful.items()}
-        return {"tensors": {n: t.detach() for n, t in self.tensors().items()}, "states": states}
+        tensors = {name: tensor.detach() for name, tensor in self.tensors().items()}
+        return {"tensors": tensors, "plain values": values_of(self.attributes()), "states": states}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """
@@ -177,6 +207,7 @@ class ObjectiveState:
                     f"{tuple(own[name].shape)}."
                 )
         self.load_tensors(state["tensors"])
+        load_values(self.attributes(), state["plain values"])
         for name, value in self._stateful.items():
             if name in state["states"]:
                 value.load_state_dict(state["states"][name])
@@ -196,6 +227,31 @@ class ObjectiveState:
                 own[name].copy_(tensors[name])
             else:  # a queue that has grown
                 store[key] = tensors[name].to(own[name].device, copy=True)
+
+
+def check_loss_alone(loss: Any, model: nn.Module, x: torch.Tensor) -> None:
+    """
+    Check that a loss does not go by activations that a hook keeps for it: where other images pass the model together
+    with those of the loss, they would be of all of them.
+
+    :param loss: The base loss.
+    :param model: The model.
+    :param x: Some images.
+    :raises ValueError: If a pass of the model sets a tensor that the loss holds.
+
+    Example:
+    >>> from art_sensreg.training.objective_state import check_loss_alone
+    >>> check_loss_alone(nn.CrossEntropyLoss(), nn.Linear(3, 2), torch.rand(2, 3))
+    """
+    state = ObjectiveState(Objective(base_loss=loss), model, None)
+    with trial(model, x):
+        name = state.set_by(lambda: model(x.clone()))
+    if name is not None:
+        raise ValueError(
+            f"`loss` of the classifier uses {name.removeprefix('base.')!r}, which each pass of the model sets, and "
+            "noisy or perturbed images pass it too, for the penalties or the adversary; expected a loss of logits and "
+            "labels alone, and its other part in `penalties`: a function penalty(model, x, y), with a pass of its own."
+        )
 
 
 class Trained:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-_DTYPES = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
-_DTYPES |= {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+DTYPES = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
+DTYPES |= {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 # Kinds of numpy whose bytes are the whole value; objects, records and numpy's variable strings hold more.
 _ARRAY_KINDS, _SCALAR_KINDS = "biufcSUMm", "biufU"
 _EXPECTED = (
@@ -99,7 +99,7 @@ def _scalar_to_json(value: Any, path: tuple[str, ...]) -> Any:
 
 
 def _add(tensor: torch.Tensor, path: tuple[str, ...], tensors: dict[str, torch.Tensor]) -> str:
-    if tensor.dtype not in _DTYPES or tensor.layout is not torch.strided or tensor.is_meta:
+    if tensor.dtype not in DTYPES or tensor.layout is not torch.strided or tensor.is_meta:
         raise _refusal(f"tensor of {tensor.dtype}, {tensor.layout}, on {tensor.device}", path)
     # ASCII without control characters, which have more than one spelling in the header of the file.
     name = json.dumps("/".join(path) or "/")[1:-1]

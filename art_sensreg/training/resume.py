@@ -16,7 +16,10 @@ from art_sensreg.training.lock import FolderLock
 
 logger = logging.getLogger(__name__)
 
-_RECORDED = 2
+# Sections whose objects go on from where they were.
+_RESTORED = ("module", "term of the objective")
+
+_RECORDED = 3
 """Which version of the description of a run: one that told less cannot be compared."""
 
 
@@ -28,17 +31,18 @@ class Checkpoints:
     :param folder: Where they are.
     :param keep: Number of the newest that are kept.
     :param resume: Whether to continue from the newest.
-    :param describe: Function that describes the run; only the first process's is called.
+    :param describe: Function that describes the run, told whether an epoch is over; only the first process's is called.
     :param processes: Only the first one writes.
     """
 
     folder: Path
     keep: int
     resume: bool
-    describe: Callable[[], Fingerprint]
+    describe: Callable[[bool], Fingerprint]
     processes: Processes
     _run: Fingerprint = field(default_factory=dict, init=False, repr=False)
     _moving: dict[str, list[str]] = field(default_factory=dict, init=False, repr=False)
+    _moved: dict[str, dict[str, str | None]] = field(default_factory=dict, init=False, repr=False)
     _lock: FolderLock | None = field(default=None, init=False, repr=False)
 
     def __enter__(self) -> Checkpoints:
@@ -86,7 +90,7 @@ class Checkpoints:
 
     def _read(self) -> dict[str, Any] | None:
         check_folder(self.folder)
-        self._run = self.describe()
+        self._run = self.describe(False)
         if not self.resume:
             if list_checkpoints(self.folder):
                 raise ValueError(
@@ -110,8 +114,28 @@ class Checkpoints:
             raise ValueError(f"`resume`: {path.name} is of another run: {difference}.")
         # What its start was like is what later continuations are compared with.
         self._run, self._moving = stored["run"], stored["moving"]
+        self._moved = stored.get("moved", {})
         logger.info("Training continues from %s.", path)
         return dict(tree)
+
+    def check_restored(self) -> None:
+        """Say what had changed by the time of the checkpoint, and is not what it was then, now that all is restored."""
+        if not any(self._moved.values()):
+            return
+        now = self.describe(False)
+        lost = [
+            f"the {section} `{name}`"
+            for section, moved in self._moved.items()
+            for name, text in moved.items()
+            if text is not None and now[section].get(name) != text and not text.startswith("array of")  # activations
+        ]
+        if lost:
+            more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
+            logger.warning(
+                "`resume`: %s%s changed while the run went on, and checkpoints do not hold it: it begins anew, and the "
+                "result may be another. Objects with `state_dict` and `load_state_dict` are restored.",
+                lost[0], more,
+            )  # fmt: skip
 
     def write(self, step: int, tree: dict[str, Any]) -> None:
         """
@@ -124,9 +148,11 @@ class Checkpoints:
         self._on_first(lambda: self._write(step, tree))
 
     def _write(self, step: int, tree: dict[str, Any]) -> None:
-        for section, names in changed(self._run, self.describe()).items():
+        now = self.describe(not tree["inside"])
+        for section, names in changed(self._run, now).items():
             self._moving[section] = sorted({*self._moving.get(section, ()), *names})
-        run = {"recorded": _RECORDED, "run": self._run, "moving": self._moving}
+        moved = {section: {n: now[section].get(n) for n in self._moving.get(section, ())} for section in _RESTORED}
+        run = {"recorded": _RECORDED, "run": self._run, "moving": self._moving, "moved": moved}
         write_checkpoint(self.folder, step, {**tree, "run": json.dumps(run)}, self.keep)
 
     def last(self) -> str:

@@ -7,7 +7,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from art_sensreg.training.batches import LoaderBatches
-from art_sensreg.training.optimizers import inner_states, load_inner_states
+from art_sensreg.training.optimizers import inner_optimizers, inner_states, load_inner_states
+from art_sensreg.training.plain_state import load_values, values_of
 from art_sensreg.training.random_state import random_state
 from art_sensreg.training.resources import match_layout
 from art_sensreg.training.states import check_model_state, check_optimizer_state
@@ -39,6 +40,7 @@ def run_state(training: Training) -> dict[str, Any]:
         "sums": training.sums.state_dict(),
         "history": state.history,
         "model": training.model.state_dict(),
+        "plain values": values_of(_attributes(training)),
         "frozen": [name for name, weight in training.model.named_parameters() if not weight.requires_grad],
         "objective": training.own.state_dict(),
         "optimizer": training.optimizer.state_dict(),
@@ -78,6 +80,7 @@ def restore_run(training: Training, stored: dict[str, Any]) -> None:
     training.sums.load_state_dict(stored["sums"])
     training.probes = training.new_probes()
     training.model.load_state_dict(stored["model"])
+    load_values(_attributes(training), stored["plain values"])
     for name, parameter in training.model.named_parameters():  # a callback may have frozen some on the way
         parameter.requires_grad_(name not in stored["frozen"])
     training.own.load_state_dict(stored["objective"])
@@ -106,11 +109,18 @@ def restore_run(training: Training, stored: dict[str, Any]) -> None:
         )
 
 
+def _attributes(training: Training) -> list[tuple[str, dict[str, Any]]]:
+    return [(name, vars(module)) for name, module in training.model.named_modules()]
+
+
 def _check(training: Training, stored: dict[str, Any]) -> None:
     """Every tensor before any is used; shapes of the optimizer's averages nobody else compares."""
     model, average = training.model, training.stepper.average
     check_model_state(model, stored["model"], "The checkpoint")
     check_optimizer_state(training.optimizer, stored["optimizer"], "The checkpoint")
+    for name, inner in inner_optimizers(training.optimizer).items():
+        if name in stored["inner optimizers"]:
+            check_optimizer_state(inner, stored["inner optimizers"][name], "The checkpoint")
     if average is not None and stored["stepper"]["average"] is not None:
         check_model_state(average, stored["stepper"]["average"], "The average in the checkpoint")
     for name in ("monitor", "guard"):

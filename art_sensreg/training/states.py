@@ -10,11 +10,14 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
+
+from art_sensreg.training.optimizers import inner_optimizers
 
 _KERNELS = ("fused", "foreach", "capturable", "differentiable")
 
@@ -106,9 +109,10 @@ def check_live_state(optimizer: torch.optim.Optimizer) -> None:
     :param optimizer: The optimizer.
     :raises ValueError: If a tensor of its state does not belong to its weight.
     """
-    for index, (parameter, group) in _parameters(optimizer, optimizer.param_groups).items():
-        if optimizer.state.get(parameter):
-            _check_state(optimizer, index, parameter, group, optimizer.state[parameter], "`optimizer`")
+    for each in (optimizer, *inner_optimizers(optimizer).values()):
+        for index, (parameter, group) in _parameters(each, each.param_groups).items():
+            if each.state.get(parameter):
+                _check_state(each, index, parameter, group, each.state[parameter], "`optimizer`")
 
 
 def _parameters(optimizer: torch.optim.Optimizer, settings: list[Any]) -> dict[Any, tuple[torch.Tensor, Any]]:
@@ -127,13 +131,16 @@ def _check_state(
     missing = [name for name, value in expected.items() if value is not None and name not in state]
     if missing:
         raise ValueError(f"{where} has no {missing[0]!r} of parameter {index} of the optimizer; expected it.")
+    leaves = dict(_leaves(expected))
     for path, value in _leaves(state):
         name = "/".join(map(str, path))
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{what.format(name)} of {value}; expected a finite number.")
         if isinstance(expected.get(path[0]), torch.Tensor) or isinstance(value, torch.Tensor):
-            like = expected.get(path[0]) if len(path) == 1 else None
-            _check_entry(value, like if isinstance(like, torch.Tensor) else parameter, what.format(name), name)
+            like = leaves.get(path)
+            if not isinstance(like, torch.Tensor):  # in a list of an optimizer of the user's own may be anything
+                like = parameter if len(path) == 1 or isinstance(expected.get(path[0]), torch.Tensor) else value
+            _check_entry(value, like, what.format(name), name)
 
 
 def _check_entry(value: Any, like: torch.Tensor, what: str, name: str) -> None:
@@ -152,7 +159,9 @@ def _state_after_a_step(optimizer: torch.optim.Optimizer, parameter: torch.Tenso
         try:
             stand_in = torch.zeros(parameter.shape, dtype=parameter.dtype, device=device, requires_grad=True)
             stand_in.grad = torch.zeros_like(stand_in)
-            settings = {**group, "params": [stand_in], **{name: False for name in _KERNELS if name in group}}
+            # Copies, as a step may move them: a counter, say.
+            settings = {name: deepcopy(value) for name, value in group.items() if name != "params"}
+            settings.update({name: False for name in _KERNELS if name in group}, params=[stand_in])
             copy.__setstate__({"defaults": optimizer.defaults, "state": defaultdict(dict), "param_groups": [settings]})
             copy.step()
         except Exception:  # noqa: BLE001 - an optimizer of the user's own may need anything

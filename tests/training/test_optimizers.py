@@ -184,3 +184,13 @@ def test_two_passes_have_no_gradient_scaler():
     with pytest.raises(ValueError, match=r"`precision` is 'float16' and the optimizer SAM evaluates the loss twice"):
         fit(small_model(), precision="float16")
     assert len(fit(small_model(), precision="bfloat16").history) == 3
+
+
+def test_the_state_of_a_wrapped_optimizer_is_checked_too():
+    model = small_model()
+    optimizer = SAM(model.parameters(), torch.optim.Adam, lr=0.1)
+    fit(model, optimizer=optimizer)
+    state = optimizer.base_optimizer.state[model[0].weight]
+    state["exp_avg"] = state["exp_avg"][:2]
+    with pytest.raises(ValueError, match=r"`optimizer` holds 'exp_avg' of parameter 0 .* of shape \(2, 4\); expected"):
+        fit(model, optimizer=optimizer)
