@@ -7,22 +7,40 @@ runs, lower precision, step cost and memory. A stage that fails or takes too lon
 
 import argparse
 import json
+import math
 import shlex
 import sys
 import time
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """As that of `art_sensreg.benchmark`, which is not imported before the device is emulated."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def positive(text: str) -> float:
+    with suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+
+
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="gpu.py", description=__doc__, allow_abbrev=False)
+    parser = OneLineParser(prog="gpu.py", description=__doc__, allow_abbrev=False)
     parser.add_argument(
         "--out", type=Path, default=ROOT / "docs" / "results", metavar="DIR", help="default: %(default)s"
     )
-    parser.add_argument("--seconds", type=float, metavar="N", help="time for all stages (default 530; emulated 1600)")
+    parser.add_argument(
+        "--seconds", type=positive, metavar="N", help="time for all stages (default 530; emulated 1600)"
+    )
     parser.add_argument("--emulated", action="store_true", help="on tests/device's emulated device, on small problems")
     parser.add_argument("--stage", help=argparse.SUPPRESS)  # what the run starts in processes of their own
     return parser
@@ -36,13 +54,20 @@ def main() -> int:
         emulate()
     from art_sensreg.benchmark.gpu.report import write_gpu
     from art_sensreg.benchmark.gpu.run import MARK, run_all
-    from art_sensreg.benchmark.gpu.stages import REDUCED, Size, run_stage
+    from art_sensreg.benchmark.gpu.stages import REDUCED, STAGES, Size, run_stage
+    from art_sensreg.utils.files import usable_folder
 
+    if given.stage and given.stage not in STAGES:
+        parser.error(f"`--stage` is {given.stage!r}; expected one of {', '.join(STAGES)}")
     if given.stage:
         print(MARK + json.dumps(run_stage(given.stage, REDUCED if given.emulated else Size())))
         return 0
     if not has_gpu(given.emulated):
         parser.error("torch sees no GPU here; expected one, or --emulated")
+    try:  # before minutes are spent
+        usable_folder("--out", given.out)
+    except OSError as error:
+        parser.error(str(error))
     flags = ["--emulated"] if given.emulated else []
     plugin = ["-p", "tests.device.plugin", "--assert=plain"] if given.emulated else []
     tests = [sys.executable, "-m", "pytest", "-q", "-rA", "-m", "gpu", "-p", "no:cacheprovider", *plugin, "tests"]
@@ -92,4 +117,8 @@ def machine(emulated: bool) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

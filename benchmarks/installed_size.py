@@ -9,6 +9,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
+from art_sensreg.benchmark.arguments import OneLineParser
 from art_sensreg.benchmark.console import run_program, say
 from art_sensreg.utils.files import write_aside
 
@@ -44,6 +45,7 @@ def size(names: set[str]) -> int:
 
 
 def main() -> None:
+    OneLineParser(prog="installed_size.py", description=__doc__).parse_args()
     rows = []
     for label, extra in (("pip install .", ""), ("pip install '.[bench]'", "bench")):
         names = needed("art_sensreg", extra, set())

@@ -31,6 +31,9 @@ def updated(readme: str) -> str:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] not in ([], ["--check"]):
+        print(f"update_readme.py: error: {' '.join(sys.argv[1:])!r} came; expected nothing or --check", file=sys.stderr)
+        sys.exit(2)
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     outdated = [page for page in pages if updated(page.read_text()) != page.read_text()]
     if "--check" in sys.argv:

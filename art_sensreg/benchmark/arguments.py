@@ -18,7 +18,7 @@ from art_sensreg.utils.suggestions import did_you_mean
 from art_sensreg.utils.text import one_line
 
 # A number, or a fraction of whole numbers: what may stand between two commas.
-_ONE_SIZE = re.compile(r"[^/]+|\d+/\d+")
+_ONE_SIZE = re.compile(r"[^/]+|[0-9]+/[0-9]+")
 
 
 # The largest count on a command line.
@@ -33,6 +33,11 @@ class OneLineParser(argparse.ArgumentParser):
         if unknown:
             message += did_you_mean(unknown[1], self._option_string_actions)
         self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        if action.type is Path and not arg_string.strip():  # which would be the present folder
+            raise argparse.ArgumentError(action, f"{arg_string!r} is no path")
+        return super()._get_value(action, arg_string)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         try:
@@ -212,6 +217,8 @@ def sizes(text: str) -> tuple[float, ...]:
 def _eps(text: str) -> str:
     """What can be checked of the sizes before the norms are known."""
     for part in re.split("[,;/]", text):
+        if not part.isascii():  # digits of other scripts are no fraction
+            raise argparse.ArgumentTypeError(f"{part!r} is no number above 0")
         positive_number(part)
     return text
 
@@ -239,7 +246,7 @@ def _option(text: str) -> tuple[str, str, Any]:
             f"{text!r} is not DEFENCE.OPTION=VALUE with a defence of {', '.join(DEFENCES)}"
             f"{did_you_mean(defence, DEFENCES) if defence else ''}"
         )
-    if re.fullmatch(r"\d+(\.\d+)?/\d+(\.\d+)?", value):
+    if re.fullmatch(r"\d+(\.\d+)?/\d+(\.\d+)?", value, re.ASCII):
         return defence, option, positive_number(value)
     try:
         return defence, option, ast.literal_eval(value)

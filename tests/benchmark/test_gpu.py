@@ -88,3 +88,21 @@ def test_without_a_gpu():
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=where)
     assert done.returncode == 2
     assert "torch sees no GPU here" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "message"),
+    [
+        ("gpu.py", ["--seconds", "nan"], "argument --seconds: 'nan' is no number above 0"),
+        ("gpu.py", ["--secondss", "3"], "unrecognized arguments: --secondss 3"),
+        ("update_readme.py", ["--chek"], "'--chek' came; expected nothing or --check"),
+        ("installed_size.py", ["--list"], "unrecognized arguments: --list"),
+    ],
+)
+def test_wrong_arguments_of_the_small_programs(program, words, message):
+    """The last two would have written their pages."""
+    command = [sys.executable, str(ROOT / "benchmarks" / program), *words]
+    where = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=where)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [f"{program}: error: {message}"]
