@@ -284,8 +284,7 @@ def _prepare(
     try:
         set_mode(model, options.training_mode)
         objective.prepare(model, x)
-        if objective.several_branches:
-            check_loss_alone(classifier.loss, model, x[:2])
+        check_loss_alone(objective, model, x[:2])
         warn_without_effect(model, x, penalties, _trained(classifier), bounds, objective.traits)
     finally:
         for module, training in modes:

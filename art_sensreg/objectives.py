@@ -160,12 +160,6 @@ class Objective:
         return compared and self.adversary is not None and self.adversary.pair == "adversarial"
 
     @property
-    def several_branches(self) -> bool:
-        """Whether other images than those of the base loss go through the model in the same pass."""
-        compared = any(not penalty.input_gradient for _, penalty in self._passing)
-        return compared or (self.adversary is not None and (self.adversary.needs_clean or bool(self._passing)))
-
-    @property
     def compilable(self) -> bool:
         """Whether `torch.compile` takes a step: no derivative is differentiated, and no gradient taken inside of it."""
         again = any(getattr(penalty, "double_backward", False) for _, penalty in self._separate)

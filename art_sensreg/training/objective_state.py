@@ -229,21 +229,25 @@ class ObjectiveState:
                 store[key] = tensors[name].to(own[name].device, copy=True)
 
 
-def check_loss_alone(loss: Any, model: nn.Module, x: torch.Tensor) -> None:
+def check_loss_alone(objective: Objective, model: nn.Module, x: torch.Tensor) -> None:
     """
     Check that a loss does not go by activations that a hook keeps for it: where other images pass the model together
     with those of the loss, they would be of all of them.
 
-    :param loss: The base loss.
+    :param objective: The objective, with the base loss.
     :param model: The model.
     :param x: Some images.
     :raises ValueError: If a pass of the model sets a tensor that the loss holds.
 
     Example:
     >>> from art_sensreg.training.objective_state import check_loss_alone
-    >>> check_loss_alone(nn.CrossEntropyLoss(), nn.Linear(3, 2), torch.rand(2, 3))
+    >>> check_loss_alone(Objective(), nn.Linear(3, 2), torch.rand(2, 3))
     """
-    state = ObjectiveState(Objective(base_loss=loss), model, None)
+    passing = [penalty for penalty in objective.penalties.values() if isinstance(penalty, PassPenalty)]
+    adversary = objective.adversary is not None and (objective.adversary.needs_clean or bool(passing))
+    if not adversary and all(penalty.input_gradient for penalty in passing):
+        return
+    state = ObjectiveState(Objective(base_loss=objective.base_loss), model, None)
     with trial(model, x):
         name = state.set_by(lambda: model(x.clone()))
     if name is not None:

@@ -213,3 +213,28 @@ def test_after_success_the_model_is_in_evaluation_mode():
     model.train()
     fit(model)
     assert not any(module.training for module in model.modules())
+
+
+class Switched(nn.Module):
+    """NaN while it is switched on, which a model is looked at once more for."""
+
+    def __init__(self):
+        super().__init__()
+        self.on = False
+
+    def forward(self, x):
+        return x * float("nan") if self.training and self.on else x
+
+
+@pytest.mark.parametrize("estimator", ["exact", "projection"])
+def test_a_step_that_is_nan_is_not_taken_for_rows_that_influence_each_other(estimator):
+    switch = Switched()
+
+    class Flip(Callback):
+        def on_step(self, state):
+            switch.on = state.total_steps == 2
+
+    model = small_model(switch, nn.BatchNorm1d(8))
+    trainer = fit(model, [JacobianPenalty(estimator=estimator)], on_nonfinite="skip", callbacks=[Flip()])
+    assert trainer.history[-1]["skipped"] == 1
+    assert all(bool(torch.isfinite(value).all()) for value in model.state_dict().values())
