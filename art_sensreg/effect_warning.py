@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from art_sensreg.penalties.base import ClipValues
-from art_sensreg.penalties.effect import TappedLayer, penalty_effect, reaches_logits, tapped_layers, trial_rows
+from art_sensreg.penalties.effect import TappedLayer, penalty_effect, reaches_logits, tapped_layers
 from art_sensreg.penalties.traits import Traits
+from art_sensreg.penalties.trial_rows import trial_rows
 from art_sensreg.penalty_lists import Penalty, active_penalties, unique_names
 from art_sensreg.utils import warn_caller
 
@@ -43,7 +44,7 @@ def warn_without_effect(
     :param traits: What is known of the model; None: it is looked at.
     :raises ValueError: If neither the logits nor any penalty depends on a weight that is trained.
     """
-    rows = trial_rows(x)
+    rows = trial_rows(x, 8 if traits is None else max(8, traits.rows))
     labels = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
     found, without = [], []
     active = active_penalties(penalties)

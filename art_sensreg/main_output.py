@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from art_sensreg.penalties.effect import trial_rows
 from art_sensreg.penalties.graphs import leaves
 from art_sensreg.penalties.random_states import nothing_left
 from art_sensreg.penalties.recomputation import with_graph
+from art_sensreg.penalties.trial_rows import trial_rows, with_enough_rows
 from art_sensreg.training.modes import set_mode
 from art_sensreg.utils import warn_caller
 
@@ -103,12 +103,11 @@ def with_main_output(model: nn.Module, x: torch.Tensor, columns: tuple[int, ...]
     >>> with_main_output(model, torch.zeros(1, 3), (2,), training_mode=True) is model
     True
     """
-    rows = x[:2] if len(x) > 1 else trial_rows(x)[:2]  # BatchNorm needs two
     modes = [(module, module.training) for module in model.modules()]
     try:
         set_mode(model, training_mode)
-        with torch.no_grad():
-            output = _outputs(model, rows)
+        with torch.no_grad():  # BatchNorm needs two
+            rows, output = with_enough_rows(lambda count: _tried(model, trial_rows(x, count)), 2)
         logits = main_logits(output)
         shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else ()
         if shape not in [(len(rows), count) for count in columns]:
@@ -147,6 +146,10 @@ def _check_other_heads(
                 "another than the main one would train (a second head, as for distillation); expected a model that "
                 "returns one tensor of logits in training mode."
             )
+
+
+def _tried(model: nn.Module, rows: torch.Tensor) -> tuple[torch.Tensor, Any]:
+    return rows, _outputs(model, rows)
 
 
 def _outputs(model: nn.Module, rows: torch.Tensor) -> Any:

@@ -24,9 +24,8 @@ from art_sensreg.penalties.recomputation import with_graph
 from art_sensreg.penalties.row_coupling import survey
 from art_sensreg.penalties.taps import ActivationTaps, Layers, plan_taps
 from art_sensreg.penalties.traits import Traits
+from art_sensreg.penalties.trial_rows import trial_rows, with_enough_rows
 
-# Rows that a model is tried on: BatchNorm turns two into +1 and -1, whatever the weights are.
-_ROWS = 8
 _SEED = 0
 
 
@@ -131,8 +130,13 @@ def tapped_layers(
     'relu' in '1' (3,) False
     'tanh' in '3' (3,) True
     """
-    clone = plan_taps(model, layers, x).clone
-    rows = trial_rows(x)
+    return with_enough_rows(lambda count: _tapped(model, trial_rows(x, count), layers, parameters), 8)
+
+
+def _tapped(
+    model: nn.Module, rows: torch.Tensor, layers: Layers, parameters: Sequence[nn.Parameter]
+) -> list[TappedLayer]:
+    clone = plan_taps(model, layers, rows).clone
     found, values, _ = _activations(model, rows, layers, clone)
     leads = reached(values, parameters)
     moved = leads
@@ -252,21 +256,6 @@ def _gradient(differences: torch.Tensor, parameters: Sequence[nn.Parameter]) -> 
     gradients = torch.autograd.grad(value, list(parameters), allow_unused=True, retain_graph=True)
     squares = [gradient.float().pow(2).sum() for gradient in gradients if gradient is not None]
     return float(torch.stack(squares).sum().sqrt() / value.detach()) if squares else 0.0
-
-
-def trial_rows(x: torch.Tensor) -> torch.Tensor:
-    """
-    The first rows, and noisy copies of them until there are enough.
-
-    :param x: Inputs, `(n, ...)`.
-    :return: Eight rows.
-    """
-    rows = x[:_ROWS].detach()
-    generator = torch.Generator().manual_seed(_SEED)
-    while len(rows) < _ROWS:
-        noise = torch.randn(rows.shape, generator=generator).to(rows)
-        rows = torch.cat([rows, rows + 0.1 * noise])
-    return rows[:_ROWS]
 
 
 def _all_trained(model: nn.Module, parameters: Sequence[nn.Parameter]) -> bool:

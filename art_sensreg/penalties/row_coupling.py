@@ -30,6 +30,7 @@ from art_sensreg.penalties.random_states import (
 )
 from art_sensreg.penalties.recomputation import Again, recomputed_alike, recomputed_by
 from art_sensreg.penalties.traits import Traits
+from art_sensreg.penalties.trial_rows import with_enough_rows
 
 # A prime: hardly any other dimension of a model is a multiple of it, or of twice it.
 _ROWS = 7
@@ -65,14 +66,17 @@ def survey(model: nn.Module, x: torch.Tensor, branches: bool = True) -> Traits:
     False
     """
     with torch.inference_mode(False), torch.autocast(x.device.type, enabled=False):
-        rows, others = _two_batches(x.detach().clone())
-        with nothing_left(model, x.device, seed=0, weights=True):
-            trial = _Trial(model, rows, others)
-            if not branches:
-                return trial.alone()
-            with _general_weights(model):
-                traits = trial.run()
-            return trial.run() if trial.overflowed else traits
+        return with_enough_rows(lambda count: _survey(model, x.detach().clone(), branches, count), _ROWS)
+
+
+def _survey(model: nn.Module, x: torch.Tensor, branches: bool, count: int) -> Traits:
+    with nothing_left(model, x.device, seed=0, weights=True):
+        trial = _Trial(model, *_two_batches(x, count))
+        if not branches:
+            return trial.alone()
+        with _general_weights(model):
+            traits = trial.run()
+        return trial.run() if trial.overflowed else traits
 
 
 class _Trial:
@@ -89,7 +93,9 @@ class _Trial:
     def alone(self) -> Traits:
         """What is found of a model that sees nothing but clean batches."""
         draws = self._draws()
-        return Traits(random=draws, draws=draws, checkpointed=self.checkpointed, sources=self.sources)
+        return Traits(
+            random=draws, draws=draws, checkpointed=self.checkpointed, sources=self.sources, rows=len(self.rows)
+        )
 
     def run(self) -> Traits:
         """What is found."""
@@ -112,6 +118,7 @@ class _Trial:
             checkpointed=self.checkpointed,
             sources=self.sources,
             moved=self._own_state(moved),
+            rows=len(self.rows),
         )
         if not draws:
             traits.reason = self._disagreement(clean, state)
@@ -254,17 +261,17 @@ class _Watch(CleanBranchRules):
         return quiet or len(named["input"]) % self.rows == 0
 
 
-def _two_batches(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _two_batches(x: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Two batches of different rows, in the range of the data; made up where there are too few of them."""
-    both = x[torch.arange(LOOK, device=x.device) % len(x)]
+    both = x[torch.arange(2 * count, device=x.device) % len(x)]
     generator = torch.Generator().manual_seed(0)
-    if len(x) < LOOK or bool((x == x[:1]).all()):
+    if len(x) < len(both) or bool((x == x[:1]).all()):
         low, high = x.min(), x.max()
         span = high - low if bool(high > low) else torch.ones_like(high)
         noise = torch.randn(both.shape, generator=generator).to(both) * span * 0.3
         noise[: 0 if bool((x == x[:1]).all()) else len(x)] = 0
         both = (both + noise).clamp(low, high) if bool(high > low) else both + noise
-    return both[:_ROWS], both[_ROWS:]
+    return both[:count], both[count:]
 
 
 @contextmanager

@@ -28,6 +28,7 @@ class Traits:
     :param checkpointed: Whether activations are checkpointed, or may be.
     :param sources: Every generator that the model may draw from.
     :param moved: State that a pass changes, beside BatchNorm's.
+    :param rows: How many rows the model was looked at with.
     """
 
     stacked: bool = True
@@ -39,6 +40,7 @@ class Traits:
     checkpointed: bool = True
     sources: list[Any] = field(default_factory=list)
     moved: MovedState = field(default_factory=lambda: MovedState([]))
+    rows: int = 0
 
     @property
     def sources_to_seed(self) -> list[Any]:

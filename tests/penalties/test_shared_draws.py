@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from art_sensreg import JacobianPenalty, SensRegTrainer, TrainingConfig
+from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegTrainer, TrainingConfig
 from art_sensreg.objectives import Objective
 from tests.penalties.branch_models import Body, HandwrittenBatchNorm
 from tests.penalties.helpers import generator
@@ -23,6 +23,42 @@ def test_dropout_in_place(dropout):
     terms, _ = objective(net, x, y, generator())
     assert torch.isclose(terms["jacobian"], wanted, rtol=1e-3)
     terms["loss"].backward()
+
+
+class SplitBatchNorm(nn.Module):
+    """Ghost BatchNorm as a view: it takes batches that it can divide, and no others."""
+
+    def __init__(self, width, splits):
+        super().__init__()
+        self.splits = splits
+        self.register_buffer("mean", torch.zeros(width * splits))
+        self.register_buffer("var", torch.ones(width * splits))
+
+    def forward(self, x):
+        if not self.training:
+            return nn.functional.batch_norm(x, *(v.view(self.splits, -1).mean(0) for v in (self.mean, self.var)))
+        return nn.functional.batch_norm(x.view(-1, len(self.mean)), self.mean, self.var, training=True).view_as(x)
+
+
+class Quarters(nn.BatchNorm1d):
+    def forward(self, x):
+        return torch.cat([super(Quarters, self).forward(part) for part in x.chunk(4)]) if self.training else x
+
+
+@pytest.mark.filterwarnings("ignore:Clean and perturbed images")
+@pytest.mark.parametrize("norm", [lambda: SplitBatchNorm(6, 8), lambda: SplitBatchNorm(6, 4), lambda: Quarters(6)])
+def test_models_that_take_large_batches_only(norm):
+    """Two, seven or eight rows, on which others are tried, are none that they can divide."""
+    runs = []
+    for penalties in ([], [JacobianPenalty(weight=1e-9, sigma=0.1), SensitivityPenalty(weight=1e-9)]):
+        net = built(lambda: Body(norm()))
+        before = net.first.weight.detach().clone()
+        trainer = SensRegTrainer(classifier(net), penalties, TrainingConfig(seed=0))
+        trainer.fit(X, Y, batch_size=16, nb_epochs=2, verbose=False)
+        assert not torch.equal(before, net.first.weight)
+        runs.append(net.state_dict())
+    for (key, one), other in zip(runs[0].items(), runs[1].values(), strict=True):
+        assert torch.allclose(one.double(), other.double(), atol=1e-4), key
 
 
 class Switched(Body):
