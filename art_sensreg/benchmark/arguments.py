@@ -21,6 +21,8 @@ from art_sensreg.utils.text import one_line
 _ONE_SIZE = re.compile(r"[^/]+|[0-9]+/[0-9]+")
 
 
+# Characters of an error at most: all names of attacks and defences fit, what a stranger wrote into a file need not.
+_LONGEST = 2000
 # The largest count on a command line.
 _MOST = 10**9
 
@@ -32,7 +34,9 @@ class OneLineParser(argparse.ArgumentParser):
         unknown = re.match(r"unrecognized arguments: (-[^\s=]+)", message)
         if unknown:
             message += did_you_mean(unknown[1], self._option_string_actions)
-        self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
+        line = one_line(message)
+        line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
+        self.exit(2, f"{self.prog}: error: {line}\n")
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         if action.type is Path and not arg_string.strip():  # which would be the present folder

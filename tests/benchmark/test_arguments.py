@@ -72,6 +72,12 @@ def test_wrong_values_of_options_are_found_before_anything_runs(tmp_path, capsys
     assert not (tmp_path / "run").exists()
 
 
+def test_an_error_quotes_a_part_of_what_is_too_long(capsys):
+    with pytest.raises(SystemExit):
+        main(["--dataset", "x" * 100_000])
+    assert len(capsys.readouterr().err) < 2100
+
+
 def test_unusable_output_folders(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit) as stop:
