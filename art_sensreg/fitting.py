@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from art.data_generators import NumpyDataGenerator
 from art.estimators.classification import PyTorchClassifier
@@ -45,7 +46,7 @@ from art_sensreg.training.overfitting import POINTS, OverfittingGuard, Watched, 
 from art_sensreg.training.resume import Checkpoints
 from art_sensreg.training.schedules import check_scheduler
 from art_sensreg.training.states import check_live_state
-from art_sensreg.utils import check_differentiable, gradients_on
+from art_sensreg.utils import check_differentiable, check_flag, gradients_on
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,9 @@ class FitOptions:
             raise TypeError(f"`checkpoint_dir` is {self.checkpoint_dir!r}; expected the path of a folder.")
         if not isinstance(self.resume, bool):
             raise TypeError(f"`resume` is {self.resume!r}; expected True or False.")
+        for name in ("verbose", "training_mode"):
+            if not isinstance(getattr(self, name), (int, np.bool_)):  # 0, 1 and 2 are usual elsewhere
+                check_flag(name, getattr(self, name))
         if self.resume and self.checkpoint_dir is None:
             raise ValueError("`resume` is True and `checkpoint_dir` is None; expected the folder of the checkpoints.")
 

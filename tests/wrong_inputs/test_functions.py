@@ -133,3 +133,11 @@ def test_where_a_baseline_is_none():
         return lambda: integrated_gradients(classifier(), X, Y, baseline=value)
 
     none_taken("baseline", [(value, giving(value)) for value in BASELINES])
+
+
+@pytest.mark.parametrize("name", ["verbose", "training_mode"])
+def test_a_wrong_switch_of_fit(name):
+    def giving(value):
+        return lambda: classifier().fit(X, Y, nb_epochs=1, **{name: value})
+
+    none_taken(name, [(value, giving(value)) for value in FLAG if not isinstance(value, int)])
