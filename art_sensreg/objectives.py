@@ -101,7 +101,7 @@ class Objective:
         self._copy, self._rowwise = True, False
         self.traits = Traits()
         self._norms: list[nn.Module] = []
-        self._composition: Composition = frozenset()
+        self._composition: dict[bool, Composition] = {False: frozenset(), True: frozenset()}
         for _, penalty in self._passing:
             if getattr(penalty, "clip", False) and clip_values is None:
                 raise ValueError(f"`clip` of {penalty!r} is True; expected a classifier that has `clip_values`.")
@@ -118,27 +118,29 @@ class Objective:
             self._adversarial_size = self.adversary.root_mean_square(x)
         self._look(model, x)
 
-    def look_again(self, model: nn.Module, x: torch.Tensor) -> None:
+    def look_again(self, model: nn.Module, x: torch.Tensor, numbers: bool = True) -> None:
         """
         Look at the model anew if parts of it were exchanged or switched on since, by a callback or a schedule.
 
         :param model: The model, in the mode in which it is trained.
         :param x: Some inputs, `(n, ...)`.
+        :param numbers: As for :func:`~art_sensreg.penalties.model_state.composition`.
         """
-        if composition(model) != self._composition:
+        if composition(model, numbers) != self._composition[numbers]:
             self._look(model, x)
 
     def _look(self, model: nn.Module, x: torch.Tensor) -> None:
         passing = [penalty for _, penalty in self._passing]
-        self._composition = composition(model)
+        self._composition = {numbers: composition(model, numbers) for numbers in (False, True)}
         self._plans = plan_penalties(model, x, passing)
+        before = self.traits.reason
         self.traits = survey(model, x, bool(passing or self._separate or self.adversary is not None))
         check_traits(self.traits, passing)
-        if passing or (self.adversary is not None and self.adversary.needs_clean):
+        clean = bool(passing) or (self.adversary is not None and self.adversary.needs_clean)
+        if clean and self.traits.reason != before:  # once
             warn_of(self.traits)
         self._rowwise = bool(passing) and treats_rows_alone(model, x, self.traits)
-        self._copy = self.double_backward and works_in_place(model, x)
-        self._norms = batch_norms(model)
+        self._copy, self._norms = self.double_backward and works_in_place(model, x), batch_norms(model)
 
     @property
     def smallest_sigma(self) -> float | None:
@@ -212,9 +214,8 @@ class Objective:
     def describe(self) -> dict[str, str]:
         """What each penalty is, by name: its `repr`, where that tells more than an address in memory."""
         described = {} if self.adversary is None else {"adversary": repr(self.adversary)}
-        for name, penalty in [*self._passing, *self._separate]:
-            text = repr(penalty)
-            own = type(penalty).__qualname__ if " at 0x" in text else text
+        for name, penalty in self.penalties.items():
+            own = type(penalty).__qualname__ if " at 0x" in repr(penalty) else repr(penalty)
             described[name] = f"{getattr(penalty, '__qualname__', own)}, weight {self._weights[name]:g}"
         return described
 
@@ -228,9 +229,8 @@ class Objective:
         noisy = {name for name, penalty in self._passing if self.traits.stacked and not penalty.input_gradient}
         if self._on_adversarial:  # every row has its adversarial copy
             noisy -= {name for name, penalty in self._passing if penalty.compares}
-        names = ("base", "adversarial", *self.names) if self.adversary else ("base", *self.names)
         counts: dict[str, float | torch.Tensor] = {}
-        for name in names:
+        for name in ("base", *(["adversarial"] if self.adversary else []), *self.names):
             counts[name] = share.noisy_weight if name in noisy else share.weight
         if self.adversary is None and self.additive:
             counts["base"] = share.sum_weight

@@ -17,7 +17,7 @@ _INTERNAL = frozenset(vars(nn.Module()))
 _CONTAINERS = (list, dict, set, deque)
 _SWITCHES = frozenset({type(None), bool, int, float})
 
-Composition = frozenset[tuple[int, str]]
+Composition = frozenset[tuple[int, str, Any]]
 
 
 class Snapshot:
@@ -157,28 +157,29 @@ class MovedState:
             setattr(module, name, value)
 
 
-def composition(model: nn.Module) -> Composition:
+def composition(model: nn.Module, numbers: bool) -> Composition:
     """
     What a model is made of, and what of it is switched off: probabilities that are 0, layers in evaluation mode.
 
     :param model: Any `nn.Module`.
+    :param numbers: Whether other numbers that it keeps count too: it may count steps, and switch itself on.
     :return: Modules, and names of their attributes that are false; to be compared with a later one.
 
     Example:
     >>> from art_sensreg.penalties.model_state import composition
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.0))
-    >>> before = composition(model)
+    >>> before = composition(model, numbers=False)
     >>> model[1].p = 0.1
-    >>> composition(model) == before
+    >>> composition(model, numbers=False) == before
     False
     """
-    found: set[tuple[int, str]] = set()
+    found: set[tuple[int, str, Any]] = set()
     for module in model.modules():
         number = id(module)
-        found.add((number, type(module).__name__))
+        found.add((number, type(module).__name__, None))
         for name, value in vars(module).items():
-            if type(value) in _SWITCHES and not value:
-                found.add((number, name))
+            if type(value) in _SWITCHES and (numbers or not value):
+                found.add((number, name, value))
     return frozenset(found)
 
 

@@ -1,5 +1,7 @@
 """What the branches of a batch share, in the forms in which published networks are written."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -66,9 +68,12 @@ class Switched(Body):
 
     def __init__(self, kind):
         super().__init__(nn.Identity())
-        self.kind, self.rate = kind, 0.0
+        self.kind, self.rate, self.steps = kind, 0.0, 0
 
     def inner(self, x):
+        if self.kind == "steps" and self.training:
+            self.steps += 1
+            return x if self.steps <= 6 else x + 0.5 * x.flip(0)
         if self.rate and self.kind == "numpy":
             return x * torch.from_numpy((np.random.rand(len(x), 1) >= self.rate).astype("f"))
         return x + self.rate * x.flip(0) if self.kind == "rows" else self.middle(x)
@@ -80,9 +85,9 @@ class Switched(Body):
 
 
 @pytest.mark.filterwarnings("ignore:Clean and perturbed images")
-@pytest.mark.parametrize("kind", ["numpy", "rows", "module"])
+@pytest.mark.parametrize("kind", ["numpy", "rows", "module", "steps"])
 def test_what_begins_between_two_epochs(kind):
-    """A callback that raises a rate from 0, or puts in another module: the model is looked at once more."""
+    """A callback that raises a rate from 0, or puts in another module, or a model that counts its steps."""
     runs = []
     for weight, seed in ((0.0, 0), (1e-9, 1)):
         net = built(lambda: Switched(kind))
@@ -107,3 +112,18 @@ def test_the_penalty_of_what_has_begun(kind):
     wanted = by_hand(net, x, 0.1)
     terms, _ = objective(net, x, y, generator())
     assert torch.isclose(terms["jacobian"], wanted, rtol=1e-3)
+
+
+def test_a_model_that_counts_is_warned_of_once():
+    """It is looked at in every epoch, since it may switch something on."""
+
+    class Counting(Switched):
+        def inner(self, x):
+            self.steps += 1
+            return x + 0.5 * x.flip(0)
+
+    trainer = SensRegTrainer(classifier(built(lambda: Counting("rows"))), [JacobianPenalty(sigma=0.1)])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.fit(X, Y, batch_size=16, nb_epochs=3, verbose=False)
+    assert [str(item.message).startswith("Clean and perturbed images") for item in caught].count(True) == 1
