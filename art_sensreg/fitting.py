@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from art.data_generators import NumpyDataGenerator
 from art.estimators.classification import PyTorchClassifier
@@ -78,10 +77,9 @@ class FitOptions:
     def __post_init__(self) -> None:
         if self.checkpoint_dir is not None and not isinstance(self.checkpoint_dir, (str, Path)):
             raise TypeError(f"`checkpoint_dir` is {self.checkpoint_dir!r}; expected the path of a folder.")
-        if not isinstance(self.resume, bool):
-            raise TypeError(f"`resume` is {self.resume!r}; expected True or False.")
+        check_flag("resume", self.resume)
         for name in ("verbose", "training_mode"):
-            if not isinstance(getattr(self, name), (int, np.bool_)):  # 0, 1 and 2 are usual elsewhere
+            if not isinstance(getattr(self, name), int):  # 0, 1 and 2 are usual elsewhere
                 check_flag(name, getattr(self, name))
         if self.resume and self.checkpoint_dir is None:
             raise ValueError("`resume` is True and `checkpoint_dir` is None; expected the folder of the checkpoints.")
