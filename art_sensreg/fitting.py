@@ -38,7 +38,7 @@ from art_sensreg.training.held_out import HeldOut, HeldOutTensors
 from art_sensreg.training.inputs import clip_bounds
 from art_sensreg.training.loop import Training
 from art_sensreg.training.modes import set_mode
-from art_sensreg.training.objective_state import check_loss_alone
+from art_sensreg.training.objective_state import check_loss_alone, check_parts
 from art_sensreg.training.one_run import one_run_at_a_time
 from art_sensreg.training.optimizers import needs_closure
 from art_sensreg.training.overfitting import POINTS, OverfittingGuard, Watched, watched_attacks
@@ -195,6 +195,8 @@ def _train(
 ) -> History:
     classifier, config = reader.classifier, reader.config
     model, objective = _prepare(classifier, penalties, batches.look(LOOK), options)
+    if config.accumulate > 1:
+        check_parts(objective, model, *batches.sample(LOOK))
     validation = reader.held_out(options.validation_data, options.batch_adapter)
     checkpoints = None
     if options.checkpoint_dir is not None:

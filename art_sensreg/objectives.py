@@ -89,6 +89,7 @@ class Objective:
         self.names = unique_names(active)
         named = list(zip(self.names, active, strict=True))
         self.base_loss = base_loss or nn.CrossEntropyLoss()
+        self.additive = getattr(self.base_loss, "reduction", "mean") == "sum"  # of a batch the sum over its rows
         self.clip_values = clip_values
         self.adversary = adversary
         self._adversarial_size = 0.0
@@ -206,11 +207,6 @@ class Objective:
         """The base loss (`base`) and the penalties in use, by name."""
         return {"base": self.base_loss, **self.penalties}
 
-    @property
-    def additive(self) -> bool:
-        """Whether the base loss of a batch is the sum of its rows' and not their mean."""
-        return getattr(self.base_loss, "reduction", "mean") == "sum"
-
     def describe(self) -> dict[str, str]:
         """What each penalty is, by name: its `repr`, where that tells more than an address in memory."""
         described = {} if self.adversary is None else {"adversary": repr(self.adversary)}
@@ -218,6 +214,11 @@ class Objective:
             own = type(penalty).__qualname__ if " at 0x" in repr(penalty) else repr(penalty)
             described[name] = f"{getattr(penalty, '__qualname__', own)}, weight {self._weights[name]:g}"
         return described
+
+    @property
+    def only_base_loss(self) -> bool:
+        """Whether an adversary, if any, adds nothing to the base loss of the images but what is divided as it is."""
+        return self.adversary is None or type(self.adversary).combine is Adversary.combine
 
     def weights(self, share: Share) -> dict[str, float | torch.Tensor]:
         """
@@ -232,10 +233,9 @@ class Objective:
         counts: dict[str, float | torch.Tensor] = {}
         for name in ("base", *(["adversarial"] if self.adversary else []), *self.names):
             counts[name] = share.noisy_weight if name in noisy else share.weight
-        if self.adversary is None and self.additive:
-            counts["base"] = share.sum_weight
-        elif self.adversary is None and share.base_weight is not None:
-            counts["base"] = share.base_weight
+        weight = share.sum_weight if self.additive else share.base_weight
+        if self.only_base_loss and weight is not None:
+            counts.update({name: weight for name in counts if name in ("base", "adversarial")})
         return counts
 
     def __call__(

@@ -15,6 +15,7 @@ from art_sensreg.objectives import Objective
 from art_sensreg.penalties.base import PassPenalty
 from art_sensreg.penalties.taps import trial
 from art_sensreg.training.bytecode import is_installed
+from art_sensreg.training.loss_means import adds_up, divisor
 from art_sensreg.training.plain_state import load_values, values_of
 from art_sensreg.training.rollback import BuffersBefore
 
@@ -255,6 +256,27 @@ def check_loss_alone(objective: Objective, model: nn.Module, x: torch.Tensor) ->
             f"`loss` of the classifier uses {name.removeprefix('base.')!r}, which each pass of the model sets, and "
             "noisy or perturbed images pass it too, for the penalties or the adversary; expected a loss of logits and "
             "labels alone, and its other part in `penalties`: a function penalty(model, x, y), with a pass of its own."
+        )
+
+
+def check_parts(objective: Objective, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
+    """
+    Find out how the loss of a batch is made of those of its parts, where batches are divided.
+
+    :param objective: The objective; its `additive` is set.
+    :param model: The model.
+    :param x: Some images.
+    :param y: Their labels, in the form that the loss takes.
+    :raises ValueError: If the adversary mixes a loss that is no plain mean over the rows with one that is.
+    """
+    loss = objective.base_loss
+    with ObjectiveState(objective, model, None).looked_at(), trial(model, x):
+        objective.additive = adds_up(loss, model(x.clone()), y)
+    if not objective.only_base_loss and (objective.additive or not isinstance(divisor(loss, y), float)):
+        raise ValueError(
+            f"`accumulate` divides batches, and {type(objective.adversary).__name__} adds a mean over the rows to the "
+            "`loss` of the classifier, which is a sum or has class weights; expected a loss that is a mean over the "
+            "rows, or accumulate=1."
         )
 
 

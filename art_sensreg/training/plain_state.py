@@ -69,6 +69,6 @@ def load_values(holders: Iterable[tuple[str, dict[str, Any]]], stored: Values) -
 
 def _counts(value: Any) -> bool:
     if isinstance(value, torch.Tensor):
-        dense = value.layout is torch.strided and value.dtype in DTYPES and not value.is_meta
+        dense = value.layout is torch.strided and value.dtype in DTYPES and not (value.is_meta or value.is_inference())
         return dense and not value.requires_grad and value.numel() <= _LARGEST
     return type(value) in _PLAIN

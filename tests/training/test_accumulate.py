@@ -8,7 +8,7 @@ from torch.optim import lr_scheduler as schedulers
 from torch.utils.data import DataLoader, TensorDataset
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegTrainer, TrainingConfig
-from art_sensreg.adversaries import FGSMRS
+from art_sensreg.adversaries import FGSMRS, PGD, TRADES
 from art_sensreg.training import Callback
 from tests.conftest import same_weights, weights_of
 from tests.training.helpers import X, Y, classifier_of, close, small_model
@@ -44,6 +44,24 @@ SETTINGS = {
     "a sum": {"loss": nn.CrossEntropyLoss(reduction="sum"), "max_grad_norm": 1.0},
     "class weights": {"loss": nn.CrossEntropyLoss(torch.tensor([1.0, 8.0, 0.2])), "n": 21},
     "an ignored class": {"loss": nn.CrossEntropyLoss(ignore_index=0), "penalties": [SensitivityPenalty()]},
+    "a sum that does not say so": {
+        "loss": lambda logits, y: nn.functional.cross_entropy(logits, y, reduction="sum"),
+        "max_grad_norm": 1.0,
+        "n": 21,
+    },
+    "a sum of adversarial images": {
+        "loss": nn.CrossEntropyLoss(reduction="sum"),
+        "adversary": PGD(eps=0.05, max_iter=2, clean_fraction=0.5),
+        "max_grad_norm": 0.2,
+        "n": 21,
+        "on_catastrophic_overfitting": "ignore",
+    },
+    "class weights of adversarial images": {
+        "loss": nn.CrossEntropyLoss(torch.tensor([1.0, 8.0, 0.2])),
+        "adversary": PGD(eps=0.05, max_iter=2),
+        "n": 21,
+        "on_catastrophic_overfitting": "ignore",
+    },
     "clipping, average, schedule": {
         "max_grad_norm": 0.2,
         "ema": 0.7,
@@ -62,6 +80,13 @@ def test_it_is_a_larger_batch(name):
     for a, b in zip(small.history, large.history, strict=True):
         for key in set(a) - {"seconds"}:
             assert a[key] == pytest.approx(b[key], rel=1e-3, abs=1e-5), key
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(reduction="sum"), nn.CrossEntropyLoss(torch.ones(3))])
+def test_what_cannot_be_divided_is_refused(loss):
+    with pytest.raises(ValueError, match=r"`accumulate` divides batches, and TRADES adds a mean over the rows to"):
+        run(4, 2, loss=loss, adversary=TRADES(eps=0.1))
+    run(8, 1, loss=loss, adversary=TRADES(eps=0.1))
 
 
 def test_no_more_rows_at_once_than_a_batch_has():
