@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from art_sensreg.norms import norm_name
 from art_sensreg.utils import check_number
 
 _FRACTION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*", re.ASCII)
@@ -51,12 +52,14 @@ def diameter(norm: str, shape: tuple[int, ...], low: Any, high: Any) -> float:
     :param low: Smallest value of a pixel; a number, or an array that broadcasts to the shape.
     :param high: Largest value.
     :return: The distance; infinite if the range is.
+    :raises ValueError: If the norm is none of them.
 
     Example:
     >>> from art_sensreg.attacks.sizes import diameter
     >>> [diameter(norm, (1, 2, 2), 0.0, 1.0) for norm in ("linf", "l2", "l1")]
     [1.0, 2.0, 4.0]
     """
+    norm = norm_name(norm)
     width = np.broadcast_to(np.asarray(high, dtype=np.float64) - np.asarray(low, dtype=np.float64), shape)
     if norm == "linf":
         return float(width.max())

@@ -165,6 +165,6 @@ def random_noise(x: np.ndarray, norm: str, eps: float, seed: int) -> np.ndarray:
     """
     ball, images = Ball(norm, eps, 0.0, 1.0), torch.from_numpy(x)
     generator = torch.Generator().manual_seed(seed)
-    noisy = ball.inside(images, generator) if norm == "linf" else ball.border(images, generator)
+    noisy = ball.inside(images, generator) if ball.norm == "linf" else ball.border(images, generator)
     array: np.ndarray = noisy.numpy()
     return array
