@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -46,8 +45,6 @@ from art_sensreg.training.resume import Checkpoints
 from art_sensreg.training.schedules import check_scheduler
 from art_sensreg.training.states import check_live_state
 from art_sensreg.utils import check_differentiable, check_flag, gradients_on
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
