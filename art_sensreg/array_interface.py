@@ -13,7 +13,7 @@ from art_sensreg.classifier_arguments import check_inputs
 from art_sensreg.inference import Hooks, input_gradient, plain_function, predict_logits, weight_gradients_kept
 from art_sensreg.preprocessing import mean_of_rows, model_dtype, rows_an_image
 from art_sensreg.training.inputs import check_labels
-from art_sensreg.utils import check_count, check_differentiable, gradients_on
+from art_sensreg.utils import as_numbers, check_count, check_differentiable, gradients_on, shown
 from art_sensreg.whole_model import ArtModelWrapper, WholeModel, whole
 
 # ART's metaclass would wrap `predict` once more, to convert arrays that are converted here.
@@ -145,13 +145,14 @@ class ArrayInterface(_Base):
         Gradient of each class's logit by the input.
 
         :param x: Images `(n, *input_shape)`.
-        :param label: Class or classes to differentiate, or None for all.
+        :param label: Class to differentiate, or one for each image `(n,)`, or None for all.
         :param training_mode: Whether the model is in training mode.
         :param kwargs: Passed on to ART.
         :return: float32 array of shape `(n, nb_classes or 1, *input_shape)`.
         """
         check_differentiable(self.model, "model")
         x = self._images(x)
+        label = self._classes(label, len(x))
         x = self._cast(x.detach().cpu().float().numpy() if isinstance(x, torch.Tensor) else x)
         with gradients_on(), weight_gradients_kept(self.model):
             gradients = self._float32(super().class_gradient(x, label, training_mode=training_mode, **kwargs))
@@ -186,6 +187,18 @@ class ArrayInterface(_Base):
         if isinstance(y, torch.Tensor):
             return torch.nn.functional.one_hot(torch.from_numpy(indices).to(y.device), classes).float()
         return to_categorical(indices, classes)
+
+    def _classes(self, label: Any, n: int) -> Any:
+        """A class, or one for each image; ART would take a negative one for a class from the end."""
+        if label is None:
+            return None
+        classes = as_numbers(label, "label")
+        expected = f"a whole number from 0 to {self.nb_classes - 1}, or {n} of them"
+        if classes.dtype.kind not in "iu" or classes.shape not in ((), (n,)):
+            raise ValueError(f"`label` is {shown(label)}; expected {expected}.")
+        if classes.size and (classes.min() < 0 or classes.max() >= self.nb_classes):
+            raise ValueError(f"`label` has {classes.min()} to {classes.max()}; expected {expected}.")
+        return classes if classes.ndim else int(classes)
 
     @staticmethod
     def _float32(values: Any) -> Any:

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from art_sensreg import audit, describe
@@ -141,3 +142,14 @@ def test_a_wrong_switch_of_fit(name):
         return lambda: classifier().fit(X, Y, nb_epochs=1, **{name: value})
 
     none_taken(name, [(value, giving(value)) for value in FLAG if not isinstance(value, int)])
+
+
+def test_a_wrong_class_of_a_class_gradient():
+    """ART takes a negative class for one from the end."""
+    wrong = ["x", 99, -1, 1.5, [0, 1], Y[:3], Y - 1, Y + 1, Y * 0.5, Y * np.nan, {}, object(), True, np.eye(C), 10**400]
+    none_taken("label", [(value, lambda value=value: classifier().class_gradient(X, value)) for value in wrong])
+    usual = classifier().class_gradient(X, Y)
+    assert usual.shape == (len(X), 1, *X.shape[1:])
+    for labels in (Y.tolist(), torch.from_numpy(Y), Y.astype(">i2")):
+        assert np.array_equal(classifier().class_gradient(X, labels), usual)
+    assert np.array_equal(classifier().class_gradient(X, torch.tensor(2)), classifier().class_gradient(X, 2))
