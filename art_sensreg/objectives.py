@@ -102,7 +102,7 @@ class Objective:
         self._copy, self._rowwise = True, False
         self.traits = Traits()
         self._norms: list[nn.Module] = []
-        self._composition: dict[bool, Composition] = {False: frozenset(), True: frozenset()}
+        self._composition: Composition = frozenset()
         for _, penalty in self._passing:
             if getattr(penalty, "clip", False) and clip_values is None:
                 raise ValueError(f"`clip` of {penalty!r} is True; expected a classifier that has `clip_values`.")
@@ -119,20 +119,19 @@ class Objective:
             self._adversarial_size = self.adversary.root_mean_square(x)
         self._look(model, x)
 
-    def look_again(self, model: nn.Module, x: torch.Tensor, numbers: bool = True) -> None:
+    def look_again(self, model: nn.Module, x: torch.Tensor) -> None:
         """
         Look at the model anew if parts of it were exchanged or switched on since, by a callback or a schedule.
 
         :param model: The model, in the mode in which it is trained.
         :param x: Some inputs, `(n, ...)`.
-        :param numbers: As for :func:`~art_sensreg.penalties.model_state.composition`.
         """
-        if composition(model, numbers) != self._composition[numbers]:
+        if composition(model) != self._composition:
             self._look(model, x)
 
     def _look(self, model: nn.Module, x: torch.Tensor) -> None:
         passing = [penalty for _, penalty in self._passing]
-        self._composition = {numbers: composition(model, numbers) for numbers in (False, True)}
+        self._composition = composition(model)
         self._plans = plan_penalties(model, x, passing)
         before = self.traits.reason
         self.traits = survey(model, x, bool(passing or self._separate or self.adversary is not None))

@@ -17,7 +17,7 @@ _INTERNAL = frozenset(vars(nn.Module()))
 _CONTAINERS = (list, dict, set, deque)
 _SWITCHES = frozenset({type(None), bool, int, float})
 
-Composition = frozenset[tuple[int, str, Any]]
+Composition = frozenset[tuple[int, str]]
 
 
 class Snapshot:
@@ -114,6 +114,23 @@ class MovedState:
     def __bool__(self) -> bool:
         return bool(self.entries)
 
+    def values(self) -> list[Any]:
+        """Copies of the present values."""
+        return [_copy(getattr(module, name)) for module, name in self.entries]
+
+    def put_back(self, values: list[Any]) -> None:
+        """
+        Go back to former values.
+
+        :param values: From :meth:`values`.
+        """
+        for (module, name), value in zip(self.entries, values, strict=True):
+            now = getattr(module, name)
+            if _same_kind(now, value):
+                _put_back(now, value)
+            else:
+                setattr(module, name, value)
+
     @contextmanager
     def kept(self) -> Iterator[None]:
         """Passes inside leave the tensors alone; numbers go on counting passes."""
@@ -157,29 +174,28 @@ class MovedState:
             setattr(module, name, value)
 
 
-def composition(model: nn.Module, numbers: bool) -> Composition:
+def composition(model: nn.Module) -> Composition:
     """
     What a model is made of, and what of it is switched off: probabilities that are 0, layers in evaluation mode.
 
     :param model: Any `nn.Module`.
-    :param numbers: Whether other numbers that it keeps count too: it may count steps, and switch itself on.
     :return: Modules, and names of their attributes that are false; to be compared with a later one.
 
     Example:
     >>> from art_sensreg.penalties.model_state import composition
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.0))
-    >>> before = composition(model, numbers=False)
+    >>> before = composition(model)
     >>> model[1].p = 0.1
-    >>> composition(model, numbers=False) == before
+    >>> composition(model) == before
     False
     """
-    found: set[tuple[int, str, Any]] = set()
+    found: set[tuple[int, str]] = set()
     for module in model.modules():
         number = id(module)
-        found.add((number, type(module).__name__, None))
+        found.add((number, type(module).__name__))
         for name, value in vars(module).items():
-            if type(value) in _SWITCHES and (numbers or not value):
-                found.add((number, name, value))
+            if type(value) in _SWITCHES and not value:
+                found.add((number, name))
     return frozenset(found)
 
 

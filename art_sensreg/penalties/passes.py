@@ -129,6 +129,7 @@ def forward_branches(
     moved: Counter[int] | None = None
     if stacked:
         rules = CleanBranchRules(sizes, update_statistics, per_row)
+        before = traits.moved.values()
         try:
             with (
                 _counters_kept(model, update_statistics),
@@ -139,6 +140,7 @@ def forward_branches(
                 )
         except UnstackableError as error:
             moved = _undone(model, rules, inputs[0].device, update_statistics)
+            traits.moved.put_back(before)
             traits.stacked, traits.reason = False, str(error)
             warn_of(traits)
     rules = CleanBranchRules(sizes[:1], update_statistics, per_row, repeated=True, moved=moved)

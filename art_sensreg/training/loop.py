@@ -227,7 +227,7 @@ class Training:
             rising = self.config.penalty_warmup * self.config.nb_epochs * len(self.batches)
             self.objective.strength = min(1.0, state.total_steps / max(rising, 1.0))
         if self._changed:
-            self.objective.look_again(self.model, x[:LOOK], numbers=state.step == 0)
+            self.objective.look_again(self.model, x[:LOOK])
             self._changed = False
         self.soundness.before_step()
         probes = self.probes.at(state.total_steps, processes.rank, processes.count)

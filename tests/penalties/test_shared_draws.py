@@ -71,9 +71,6 @@ class Switched(Body):
         self.kind, self.rate, self.steps = kind, 0.0, 0
 
     def inner(self, x):
-        if self.kind == "steps" and self.training:
-            self.steps += 1
-            return x if self.steps <= 6 else x + 0.5 * x.flip(0)
         if self.rate and self.kind == "numpy":
             return x * torch.from_numpy((np.random.rand(len(x), 1) >= self.rate).astype("f"))
         return x + self.rate * x.flip(0) if self.kind == "rows" else self.middle(x)
@@ -85,9 +82,9 @@ class Switched(Body):
 
 
 @pytest.mark.filterwarnings("ignore:Clean and perturbed images")
-@pytest.mark.parametrize("kind", ["numpy", "rows", "module", "steps"])
+@pytest.mark.parametrize("kind", ["numpy", "rows", "module"])
 def test_what_begins_between_two_epochs(kind):
-    """A callback that raises a rate from 0, or puts in another module, or a model that counts its steps."""
+    """A callback that raises a rate from 0, or puts in another module: the model is looked at once more."""
     runs = []
     for weight, seed in ((0.0, 0), (1e-9, 1)):
         net = built(lambda: Switched(kind))
@@ -115,7 +112,7 @@ def test_the_penalty_of_what_has_begun(kind):
 
 
 def test_a_model_that_counts_is_warned_of_once():
-    """It is looked at in every epoch, since it may switch something on."""
+    """It is looked at again once it has begun to count."""
 
     class Counting(Switched):
         def inner(self, x):
@@ -127,3 +124,24 @@ def test_a_model_that_counts_is_warned_of_once():
         warnings.simplefilter("always")
         trainer.fit(X, Y, batch_size=16, nb_epochs=3, verbose=False)
     assert [str(item.message).startswith("Clean and perturbed images") for item in caught].count(True) == 1
+
+
+def test_a_pass_that_is_broken_off_counts_for_nothing():
+    class Later(Body):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("count", torch.zeros(()))
+            self.steps, self.rate = 0, 0.0
+
+        def inner(self, x):
+            self.count += 1
+            self.steps += 1
+            return x * (torch.rand(len(x), 1) >= self.rate) if self.rate else x
+
+    net, (x, y) = built(Later), batch()
+    objective = Objective([JacobianPenalty(sigma=0.1)])
+    objective.prepare(net, x)
+    net.rate = 0.5
+    with pytest.warns(UserWarning, match="because it draws random numbers"):
+        objective(net, x, y, generator())
+    assert (net.steps, net.count.item()) == (1, 1)
