@@ -23,9 +23,10 @@ from art_sensreg.objectives import Objective
 from art_sensreg.outputs import SingleOutput
 from art_sensreg.penalties.row_coupling import LOOK
 from art_sensreg.penalties.taps import trial
-from art_sensreg.penalty_lists import Penalty
+from art_sensreg.penalty_lists import Penalty, active_penalties
 from art_sensreg.placement import move, place, run_device
 from art_sensreg.preprocessing import trained_model
+from art_sensreg.randomization import BayesianKL
 from art_sensreg.reading import Reader
 from art_sensreg.training.batches import LoaderBatches, TensorBatches
 from art_sensreg.training.callbacks import History
@@ -133,7 +134,6 @@ def fit_arrays(
     @functools.cache  # arrays are read once
     def data(describe: Describer) -> dict[str, str]:
         described = describe_data(images, batches.y)
-        # Preprocessors may draw at random, once for all data: others would be trained on after resuming.
         changed = any(operation.apply_fit for operation in preprocessors(classifier))
         return {**described, **({"preprocessed": describe_data(batches.x, batches.y)["content"]} if changed else {})}
 
@@ -179,7 +179,8 @@ def in_input_units(penalties: Sequence[Penalty], options: FitOptions) -> list[st
     :param options: The rest.
     :return: Names of arguments, for messages.
     """
-    return [*(["`penalties`"] if penalties else []), *(["`adversary`"] if options.adversary is not None else [])]
+    measured = any(not isinstance(penalty, BayesianKL) for penalty in active_penalties(penalties))
+    return ["`penalties`"] * measured + ["`adversary`"] * (options.adversary is not None)
 
 
 def _train(

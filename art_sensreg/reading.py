@@ -14,12 +14,14 @@ from art.estimators.classification import PyTorchClassifier
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from art_sensreg.loaders import LoaderSource, is_loader, loader_source
+from art_sensreg.penalties.noise import derive_seed
 from art_sensreg.preprocessing import Preprocessing, model_dtype, numpy_dtype
 from art_sensreg.targets import Targets
 from art_sensreg.training.batches import LoaderBatches, TensorBatches
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.held_out import Batch, HeldOut, HeldOutLoader, HeldOutTensors
 from art_sensreg.training.inputs import check_images, check_labels, clip_bounds, is_mapped
+from art_sensreg.training.random_state import outer_randomness_kept
 
 logger = logging.getLogger(__name__)
 
@@ -143,6 +145,13 @@ class Reader:
         return Preprocessing.of(self.classifier)
 
     def _preprocessed(self, x: np.ndarray, y: np.ndarray, fit: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """Data as a whole: what preprocessors draw for them depends on the seed alone, so that a run can resume."""
+        if self.config.seed is None:
+            return self._applied(x, y, fit)
+        with outer_randomness_kept(derive_seed(self.config.seed, "preprocessing") % 2**32):
+            return self._applied(x, y, fit)
+
+    def _applied(self, x: np.ndarray, y: np.ndarray, fit: bool) -> tuple[np.ndarray, np.ndarray]:
         in_units = list(self.in_units)
         if not fit:  # scored, and attacked, but no penalty is measured
             in_units = [name for name in in_units if name != "`penalties`"]
@@ -156,7 +165,7 @@ class Reader:
             if fit and len(images) == 1 and self.has_batch_norm:
                 logger.warning("A batch of a single image is left out: BatchNorm cannot normalise it.")
                 continue
-            images, labels = self._preprocessed(images, labels, fit)
+            images, labels = self._applied(images, labels, fit)
             rows = torch.from_numpy(images).to(model_dtype(self.classifier.model))
             yield rows, self._targets.encode(self._kept(rows[:2], labels))
 

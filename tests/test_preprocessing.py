@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from art.defences.preprocessor import LabelSmoothing, SpatialSmoothing
+from art.defences.preprocessor import GaussianAugmentation, LabelSmoothing, SpatialSmoothing
 from art.defences.preprocessor.preprocessor import Preprocessor, PreprocessorPyTorch
 from art.preprocessing.expectation_over_transformation.pytorch import EoTPyTorch
 from torch import nn
@@ -244,3 +244,26 @@ def test_several_rows_an_image():
         fitted(several, penalties=False, validate=True)
     with pytest.raises(ValueError, match=r"holds Draws, which makes 120 rows of 40 images"):
         fitted(make([Draws(3, apply_fit=True)], model=linear), penalties=False, validate=False)
+
+
+def test_penalties_without_weight_are_in_no_unit():
+    plain, idle = make([Numpy(2.0)]), make([Numpy(2.0)])
+    for classifier, penalties in ((plain, []), (idle, [SensitivityPenalty(weight=0.0)])):
+        SensRegTrainer(classifier, penalties, TrainingConfig(seed=0)).fit(X, Y, nb_epochs=1, verbose=False)
+    assert same_weights(weights_of(plain), weights_of(idle))
+
+
+def test_what_preprocessors_draw_follows_the_seed(tmp_path):
+    def run(state, seed=0, **options):
+        np.random.seed(state)
+        classifier = make([GaussianAugmentation(sigma=0.3, augmentation=False, apply_fit=True)])
+        trainer = SensRegTrainer(classifier, [], TrainingConfig(seed=seed))
+        trainer.fit(X, Y, nb_epochs=2, verbose=False, **options)
+        if not options:
+            assert np.random.rand() == np.random.RandomState(state).rand()  # the caller's own generator stays
+        return weights_of(classifier)
+
+    first = run(1)
+    assert same_weights(first, run(2, checkpoint_dir=tmp_path))
+    assert same_weights(first, run(3, checkpoint_dir=tmp_path, resume=True))
+    assert not same_weights(first, run(1, seed=1))

@@ -188,7 +188,7 @@ DIFFERENCES = {
     ),
     "noise of a preprocessor": (
         {"defences": GaussianAugmentation(sigma=0.1, augmentation=False, apply_fit=True)},
-        {"defences": GaussianAugmentation(sigma=0.1, augmentation=False, apply_fit=True)},
+        {"defences": GaussianAugmentation(sigma=0.2, augmentation=False, apply_fit=True)},
         r"training data's `preprocessed`",
     ),
     "clip values": ({}, {"clip_values": (0.0, 2.0)}, r"training data's `clip_values`"),
