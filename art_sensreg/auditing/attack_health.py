@@ -30,7 +30,9 @@ _CARLINI = "Carlini et al. 2019, arXiv 1902.06705, "
 def no_silent_success(evidence: Evidence) -> Finding:
     """Share of all images that were adversarial on the way of PGD and are not at its end."""
     found = evidence.reference
-    lost = (found.margin > 0) & (found.last_margin <= 0)
+    lost = ((found.margin > 0) & (found.last_margin <= 0)).cpu().numpy()
+    for _ in range(5 if evidence.random else 0):  # one unlucky draw among all steps is no adversarial image
+        lost &= evidence.broken(found, evidence.correct_rows)
     return Finding(float(lost.sum()) / evidence.n, evidence.widened(0.01))
 
 

@@ -291,3 +291,21 @@ def wrap_flipped(model: nn.Module) -> SensRegClassifier:
 def test_every_check_can_be_asked_for_its_exemptions():
     exempt = {name for name, spec in CHECKS.items() if spec.exempt}
     assert {"eot_samples_suffice", "repeated_scoring_agrees", "transfer_from_twin", "twin_falls"} <= exempt
+
+
+class Noisy(nn.Module):
+    """The first pixel against one half, in a noise that turns an image in the middle of its class once in forty."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = 4 * (x[:, 0, 0, :1] - 0.5) + 0.5 * torch.randn(len(x), 1)
+        return torch.cat([-z, z], dim=1)
+
+
+def test_an_unlucky_draw_of_a_random_model_is_no_silent_success():
+    x = np.full((100, 1, 2, 2), 0.5, np.float32)
+    y = np.arange(100) % 2
+    x[:, 0, 0, 0] += 0.25 * (2 * y - 1)
+    settings = {"clip_values": (0, 1), "device_type": "cpu", "samples": 1}
+    classifier = RandomizedClassifier(Noisy(), nn.CrossEntropyLoss(), (1, 2, 2), 2, **settings)
+    report = audit(classifier, x, y, eps=0.01, quick=True, checks=["no_silent_success"])
+    assert report.verdict == "no failure detected"
