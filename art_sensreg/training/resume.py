@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 # Sections whose objects go on from where they were.
 _RESTORED = ("module", "term of the objective")
+# How texts of activations begin, which models and losses keep to be looked at.
+_RECORDS = {"module": ("array of", "list of", "tuple of", "dict of"), "term of the objective": ("array of",)}
 
 _RECORDED = 3
 """Which version of the description of a run: one that told less cannot be compared."""
@@ -127,7 +129,7 @@ class Checkpoints:
             f"the {section} `{name}`"
             for section, moved in self._moved.items()
             for name, text in moved.items()
-            if text is not None and now[section].get(name) != text and not text.startswith("array of")  # activations
+            if text is not None and now[section].get(name) != text and not text.startswith(_RECORDS[section])
         ]
         if lost:
             more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""

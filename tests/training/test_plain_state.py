@@ -30,10 +30,12 @@ class Counting(nn.Module):
     def __init__(self):
         super().__init__()
         self.net, self.steps, self.mean = small_model(), 0, torch.zeros(3)
+        self.seen, self.maps = None, []
         self.phases = torch.ones(2, dtype=torch.complex64)
 
     def forward(self, x):
-        self.seen = z = self.net(x)
+        z = self.net(x)
+        self.seen, self.maps = z, [x]
         if self.training:
             self.steps += 1
             self.mean = 0.9 * self.mean + 0.1 * z.detach().mean(0)
