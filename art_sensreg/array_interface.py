@@ -152,7 +152,7 @@ class ArrayInterface(_Base):
         """
         check_differentiable(self.model, "model")
         x = self._images(x)
-        label = self._classes(label, len(x))
+        label = self._checked_classes(label, len(x))
         x = self._cast(x.detach().cpu().float().numpy() if isinstance(x, torch.Tensor) else x)
         with gradients_on(), weight_gradients_kept(self.model):
             gradients = self._float32(super().class_gradient(x, label, training_mode=training_mode, **kwargs))
@@ -188,7 +188,7 @@ class ArrayInterface(_Base):
             return torch.nn.functional.one_hot(torch.from_numpy(indices).to(y.device), classes).float()
         return to_categorical(indices, classes)
 
-    def _classes(self, label: Any, n: int) -> Any:
+    def _checked_classes(self, label: Any, n: int) -> Any:
         """A class, or one for each image; ART would take a negative one for a class from the end."""
         if label is None:
             return None
