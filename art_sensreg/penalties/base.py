@@ -20,10 +20,7 @@ from art_sensreg.penalties.precision import full_float32, input_width, tf32_blur
 from art_sensreg.penalties.row_coupling import survey
 from art_sensreg.penalties.taps import Layers, TapPlan, plan_taps
 from art_sensreg.penalties.traits import Traits, check_traits, warn_of
-from art_sensreg.utils import check_choice as check_choice
-from art_sensreg.utils import check_count as check_count
-from art_sensreg.utils import check_number as check_number
-from art_sensreg.utils import outside_inference_mode, python_numbers
+from art_sensreg.utils import check_number, outside_inference_mode, python_numbers
 
 Sigma = float | torch.Tensor
 ClipValues = tuple[torch.Tensor, torch.Tensor]

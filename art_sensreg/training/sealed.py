@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from art_sensreg.training.packing import pack, unpack
+from art_sensreg.utils.files import available_memory
 
 # What `safetensors` takes for a header at most.
 _LONGEST_HEADER = 100_000_000
@@ -128,7 +129,7 @@ def read_bytes(path: Path) -> bytes:
             raise ValueError("it is damaged, or no file of safetensors") from error
         if told != size:
             raise ValueError(f"it has {size} bytes, and its header tells of {told}")
-        if size > _memory():
+        if size > available_memory():
             raise ValueError(f"its {size} bytes are more than this machine's memory")
         file.seek(0)
         return file.read()
@@ -222,10 +223,3 @@ def _checked(header: dict[str, Any], kind: str, version: int, extra: tuple[str, 
     if set(metadata) != names or metadata["checksum"] != _seal(metadata, extra):
         raise ValueError("the checksum of its metadata is another, so it is damaged")
     return dict(metadata)
-
-
-def _memory() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not every system tells
-        return 2**63
