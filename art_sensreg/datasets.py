@@ -190,5 +190,6 @@ def _labels(array: np.ndarray, key: str) -> np.ndarray:
         array = array[:, 0]
     if array.dtype.kind not in "iu" or array.ndim != 1 or array.size == 0 or array.min() < 0:
         raise ValueError(f"`{key}` has dtype {array.dtype} and shape {array.shape}; expected class indices (n,) from 0")
-    labels: np.ndarray = np.minimum(array, np.iinfo(np.int64).max).astype(np.int64)
-    return labels
+    if array.dtype == np.uint64:  # an index beyond int64 would wrap round to a class that exists
+        array = np.minimum(array, np.uint64(np.iinfo(np.int64).max))
+    return array.astype(np.int64)
