@@ -13,19 +13,19 @@ import torch
 from art import config as art_config
 from art.estimators.classification import PyTorchClassifier
 
-from art_sensreg.array_interface import ArrayInterface
-from art_sensreg.classifier_arguments import check_arguments, named_arguments
-from art_sensreg.fitting import FitOptions, fit_arrays, fit_batches, with_given
-from art_sensreg.inference import hooks_of
-from art_sensreg.loaders import BatchAdapter
+from art_sensreg.art_bridge.arrays import ArrayInterface
+from art_sensreg.art_bridge.checks import check_known
+from art_sensreg.art_bridge.classifier_arguments import check_arguments, named_arguments
+from art_sensreg.art_bridge.fit import FitOptions, fit_arrays, fit_batches, with_given
+from art_sensreg.art_bridge.inference import hooks_of
+from art_sensreg.art_bridge.loaders import BatchAdapter
+from art_sensreg.art_bridge.placement import place
+from art_sensreg.art_bridge.weights import clone_optimizer, load_weights, save_weights, weights_file
 from art_sensreg.penalty_lists import Penalty, check_penalties
-from art_sensreg.placement import place
 from art_sensreg.training.callbacks import History
+from art_sensreg.training.checkpoint.loading import check_live_state
 from art_sensreg.training.config import TrainingConfig
-from art_sensreg.training.inputs import check_known
-from art_sensreg.training.states import check_live_state
 from art_sensreg.utils import gradients_on
-from art_sensreg.weights import clone_optimizer, load_weights, save_weights, weights_file
 
 logger = logging.getLogger(__name__)
 

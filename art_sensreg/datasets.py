@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from art_sensreg.archives import load_archive
-from art_sensreg.npz import read_npz
+from art_sensreg.utils.npz import read_npz
 from art_sensreg.utils.suggestions import did_you_mean
 
 DATASETS = ("digits", "mnist", "cifar10")

@@ -12,19 +12,19 @@ from torch import nn
 
 from art_sensreg.adversaries import Adversary
 from art_sensreg.penalties.base import ClipValues, GivenBranch, PassPenalty, measure, plan_penalties
-from art_sensreg.penalties.batch_norm import batch_norms, couples_rows
 from art_sensreg.penalties.feature_sigma import smallest_size
-from art_sensreg.penalties.model_state import Composition, composition
-from art_sensreg.penalties.noise import Randomness
-from art_sensreg.penalties.passes import (
+from art_sensreg.penalties.forward.batch_norm import batch_norms, couples_rows
+from art_sensreg.penalties.forward.branches import (
     plain_forward,
     statistics_untouched,
     treats_rows_alone,
 )
-from art_sensreg.penalties.row_coupling import survey
-from art_sensreg.penalties.taps import TapPlan
-from art_sensreg.penalties.traits import Traits, check_traits, warn_of, works_in_place
+from art_sensreg.penalties.forward.noise import Randomness
+from art_sensreg.penalties.forward.plan import Traits, check_traits, warn_of, works_in_place
+from art_sensreg.penalties.forward.row_coupling import survey
+from art_sensreg.penalties.forward.taps import TapPlan
 from art_sensreg.penalty_lists import Penalty, active_penalties, check_penalties, check_term, unique_names
+from art_sensreg.utils.model_state import Composition, composition
 
 
 @dataclass(frozen=True)

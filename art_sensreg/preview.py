@@ -12,24 +12,23 @@ import torch
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from art_sensreg.effect_warning import is_own, layers_of
-from art_sensreg.fitting import FitOptions, _prepare, _trained, in_input_units
-from art_sensreg.main_output import main_logits, with_main_output
+from art_sensreg.art_bridge.checks import check_labels
+from art_sensreg.art_bridge.data import Reader
+from art_sensreg.art_bridge.effect_warning import is_own, layers_of
+from art_sensreg.art_bridge.fit import FitOptions, _prepare, _trained, in_input_units
+from art_sensreg.art_bridge.preprocessing import model_dtype
 from art_sensreg.objectives import Objective
 from art_sensreg.outputs import predicted_classes
 from art_sensreg.penalties import JacobianPenalty, SensitivityPenalty
 from art_sensreg.penalties.effect import TappedLayer, penalty_effect
-from art_sensreg.penalties.modes import modes_kept
-from art_sensreg.penalties.random_states import nothing_left, random_state_kept
-from art_sensreg.penalties.row_coupling import LOOK
-from art_sensreg.penalties.taps import trial
+from art_sensreg.penalties.forward.main_output import main_logits, with_main_output
+from art_sensreg.penalties.forward.row_coupling import LOOK
+from art_sensreg.penalties.forward.taps import trial
 from art_sensreg.penalty_lists import Penalty, active_penalties, check_penalties
-from art_sensreg.preprocessing import model_dtype
-from art_sensreg.reading import Reader
 from art_sensreg.training.config import TrainingConfig
-from art_sensreg.training.inputs import check_labels
-from art_sensreg.training.modes import set_mode
 from art_sensreg.utils import check_count, gradients_on, shown
+from art_sensreg.utils.model_rng import preserve_model, preserve_rng_state
+from art_sensreg.utils.modes import eval_mode, set_mode
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,7 @@ def describe(
     penalties = check_penalties(penalties)
     own = model.model if isinstance(model, PyTorchClassifier) else model
     device = next((parameter.device for parameter in own.parameters()), torch.device("cpu"))
-    with modes_kept(own), random_state_kept(device, module=own), warnings.catch_warnings():
+    with eval_mode(own), preserve_rng_state(device, module=own), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Penalties without effect")  # the table says so
         if isinstance(model, PyTorchClassifier):
             batch = _classifier_batch(model, penalties, x, y, rows)
@@ -178,7 +177,7 @@ def _terms(batch: _Batch) -> tuple[float, dict[str, float], dict[str, float]]:
     """Base loss, and of each penalty value and norm of the gradient, in one training step that is not done."""
     model, objective, parameters = batch.model, batch.objective, batch.parameters
     gradients = {}
-    with nothing_left(model, batch.x.device, seed=0), torch.enable_grad():
+    with preserve_model(model, batch.x.device, seed=0), torch.enable_grad():
         terms, _ = objective(model, batch.x, batch.y)
         for name in objective.names:
             squares = []

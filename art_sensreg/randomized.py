@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 
+from art_sensreg.art_bridge.checks import check_images, check_labels, class_indices
+from art_sensreg.art_bridge.preprocessing import numpy_dtype
 from art_sensreg.attacks.eot import AVERAGES, EOT
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.outputs import predicted_classes
-from art_sensreg.penalties.random_states import random_state_kept
-from art_sensreg.preprocessing import numpy_dtype
-from art_sensreg.training.inputs import check_images, check_labels, class_indices
 from art_sensreg.utils import check_choice, check_count
+from art_sensreg.utils.model_rng import preserve_rng_state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +224,7 @@ class RandomizedClassifier(SensRegClassifier):
         images = check_images(x, self.input_shape, dtype=numpy_dtype(self.model))
         labels = class_indices(check_labels(y, self.nb_classes, len(images)))
         single, mean = [], []
-        with nullcontext() if seed is None else random_state_kept(self.device, seed, self.model):
+        with nullcontext() if seed is None else preserve_rng_state(self.device, seed, self.model):
             for _ in range(repeats):
                 mean.append(self._classes(images, batch_size) == labels)
                 with self.eot.single_draws():

@@ -16,19 +16,19 @@ from art.estimators.classification import PyTorchClassifier
 
 from art_sensreg.adversaries import Adversary
 from art_sensreg.adversaries.base import check_adversary
-from art_sensreg.fitting import FitOptions, fit_arrays, fit_batches, with_given
-from art_sensreg.loaders import BatchAdapter
+from art_sensreg.art_bridge.checks import check_known
+from art_sensreg.art_bridge.fit import FitOptions, fit_arrays, fit_batches, with_given
+from art_sensreg.art_bridge.loaders import BatchAdapter
+from art_sensreg.art_bridge.preprocessing import model_dtype
+from art_sensreg.art_bridge.whole_model import keep_whole
 from art_sensreg.penalties import FisherRaoPenalty, GradientDiversityPenalty, JacobianPenalty, SensitivityPenalty
 from art_sensreg.penalties.fisher_rao import FIRE_PRESETS
 from art_sensreg.penalty_lists import Penalty, check_penalties
-from art_sensreg.preprocessing import model_dtype
 from art_sensreg.randomization import BayesianKL, draws_differ
 from art_sensreg.randomization.layers import GaussianWeights
 from art_sensreg.training.callbacks import History
 from art_sensreg.training.config import TrainingConfig
-from art_sensreg.training.inputs import check_known
 from art_sensreg.utils import check_choice
-from art_sensreg.whole_model import keep_whole
 
 
 class SensRegTrainer(Trainer):

@@ -29,17 +29,17 @@ from art_sensreg.attacks import (
     TargetedMarginAttack,
     TransferAttack,
 )
-from art_sensreg.attacks.official import OfficialAutoAttack
+from art_sensreg.attacks.autoattack.attack import OfficialAutoAttack
 from art_sensreg.attacks.sizes import check_size
-from art_sensreg.attacks.views import predicted_labels
-from art_sensreg.benchmark.arguments import OneLineParser, sizes, whole_number
-from art_sensreg.benchmark.audit_cells import penalties_of
-from art_sensreg.benchmark.audit_cli import loaded_cell, settings_of_run
-from art_sensreg.benchmark.console import run_program, say
-from art_sensreg.benchmark.defences import DEFENCES
-from art_sensreg.benchmark.records import wilson_interval
-from art_sensreg.benchmark.tables import Table
-from art_sensreg.benchmark.writing import write_text
+from art_sensreg.attacks.torch_model import predicted_labels
+from art_sensreg.benchmark.cli.arguments import OneLineParser, sizes, whole_number
+from art_sensreg.benchmark.cli.audit import loaded_cell, settings_of_run
+from art_sensreg.benchmark.cli.console import run_program, say
+from art_sensreg.benchmark.defences.registry import DEFENCES
+from art_sensreg.benchmark.engine.audit import penalties_of
+from art_sensreg.benchmark.results.store import wilson_interval
+from art_sensreg.benchmark.results.tables import Table
+from art_sensreg.benchmark.results.writing import write_text
 from art_sensreg.utils.files import read_regular, usable_folder
 from art_sensreg.utils.text import describe
 

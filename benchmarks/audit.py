@@ -4,8 +4,8 @@ import sys
 
 if __name__ == "__main__":
     try:  # Ctrl-C while torch is imported too
-        from art_sensreg.benchmark.audit_cli import main
-        from art_sensreg.benchmark.console import run_program
+        from art_sensreg.benchmark.cli.audit import main
+        from art_sensreg.benchmark.cli.console import run_program
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(run_program(main))

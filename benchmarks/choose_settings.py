@@ -4,7 +4,7 @@ Choose the settings of our defences on held-out training images, never on test p
 usage: choose_settings.py --dataset NAME [--of NAME,NAME...] [--data-dir DIR] [--out DIR] [suite options ...]
 
 Runs the suite with --validation once for each candidate below, and writes one table of all to OUT/validation.md, with
-the candidate that the rule chooses. The values in `art_sensreg/benchmark/settings.py` are those.
+the candidate that the rule chooses. The values in `art_sensreg/benchmark/config/settings.py` are those.
 """
 
 import argparse
@@ -14,12 +14,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from art_sensreg.benchmark.arguments import OneLineParser
-from art_sensreg.benchmark.cli import main as run_suite
-from art_sensreg.benchmark.console import run_program, say
-from art_sensreg.benchmark.stored import read_results
-from art_sensreg.benchmark.tables import Table, summary_table
-from art_sensreg.benchmark.writing import write_text
+from art_sensreg.benchmark.cli.arguments import OneLineParser
+from art_sensreg.benchmark.cli.console import run_program, say
+from art_sensreg.benchmark.cli.suite import main as run_suite
+from art_sensreg.benchmark.results.reading import read_results
+from art_sensreg.benchmark.results.tables import Table, summary_table
+from art_sensreg.benchmark.results.writing import write_text
 from art_sensreg.utils.files import usable_folder
 from art_sensreg.utils.suggestions import did_you_mean
 from art_sensreg.utils.text import fenced

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from art_sensreg.benchmark.arguments import OneLineParser
-from art_sensreg.benchmark.console import run_program, say
-from art_sensreg.benchmark.records import Z95, read_mask
-from art_sensreg.benchmark.stored import read_results
-from art_sensreg.benchmark.tables import Table
-from art_sensreg.benchmark.threats import threats_of
-from art_sensreg.benchmark.writing import write_text
+from art_sensreg.benchmark.cli.arguments import OneLineParser
+from art_sensreg.benchmark.cli.console import run_program, say
+from art_sensreg.benchmark.config.threat_models import threats_of
+from art_sensreg.benchmark.results.reading import read_results
+from art_sensreg.benchmark.results.store import Z95, read_mask
+from art_sensreg.benchmark.results.tables import Table
+from art_sensreg.benchmark.results.writing import write_text
 from art_sensreg.utils.files import usable_folder
 from art_sensreg.utils.suggestions import did_you_mean
 from art_sensreg.utils.text import escape_markdown, fenced

@@ -20,16 +20,16 @@ import torch
 from art.utils import to_categorical
 
 from art_sensreg.attacks import OfficialAutoAttack
-from art_sensreg.benchmark.arguments import OneLineParser, whole_number
-from art_sensreg.benchmark.attack_builders import pgd
-from art_sensreg.benchmark.cell import quiet, seed_everything
-from art_sensreg.benchmark.console import run_program, say
-from art_sensreg.benchmark.defences import DEFENCES
-from art_sensreg.benchmark.settings import RECIPES
-from art_sensreg.benchmark.tables import Table
-from art_sensreg.benchmark.task import TrainingTask
-from art_sensreg.benchmark.threats import allowed
-from art_sensreg.benchmark.writing import write_text
+from art_sensreg.benchmark.attacks.builders import pgd
+from art_sensreg.benchmark.cli.arguments import OneLineParser, whole_number
+from art_sensreg.benchmark.cli.console import run_program, say
+from art_sensreg.benchmark.config.settings import RECIPES
+from art_sensreg.benchmark.config.threat_models import allowed
+from art_sensreg.benchmark.defences.registry import DEFENCES
+from art_sensreg.benchmark.defences.train_spec import TrainingTask
+from art_sensreg.benchmark.engine.train import quiet, seed_everything
+from art_sensreg.benchmark.results.tables import Table
+from art_sensreg.benchmark.results.writing import write_text
 from art_sensreg.datasets import Dataset, load_dataset
 from art_sensreg.penalties.gradient_diversity import gradient_cosine
 from art_sensreg.randomized import RandomizedClassifier

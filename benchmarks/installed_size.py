@@ -9,8 +9,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
-from art_sensreg.benchmark.arguments import OneLineParser
-from art_sensreg.benchmark.console import run_program, say
+from art_sensreg.benchmark.cli.arguments import OneLineParser
+from art_sensreg.benchmark.cli.console import run_program, say
 from art_sensreg.utils.files import write_aside
 
 ROOT = Path(__file__).resolve().parents[1]

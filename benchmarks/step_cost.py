@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from art_sensreg.benchmark.arguments import OneLineParser, known_names, whole_number
-from art_sensreg.benchmark.console import run_program, say
+from art_sensreg.benchmark.cli.arguments import OneLineParser, known_names, whole_number
+from art_sensreg.benchmark.cli.console import run_program, say
 from art_sensreg.benchmark.step_cost.loops import MODELS, PRECISIONS
 from art_sensreg.benchmark.step_cost.memory import memory_rise
 from art_sensreg.benchmark.step_cost.report import cost_table, model_heading, note_lines, write_step_cost

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from art_sensreg.benchmark.settings import RECIPES
-
-ROOT = Path(__file__).parents[1]
+from art_sensreg.benchmark.config.settings import RECIPES
+from tests.paths import ROOT
 
 
 def test_the_readme_shows_the_stored_figures():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from art_sensreg.benchmark.cli import main
+from art_sensreg.benchmark.cli.suite import main
 
 
 @pytest.mark.slow

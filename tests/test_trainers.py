@@ -128,7 +128,7 @@ def test_sigma_is_in_the_users_units(digits, scale):
 
 @pytest.mark.parametrize("estimator", ["finite_difference", "projection", "exact"])
 def test_penalties_are_measured_before_standardisation(digits, estimator):
-    from art_sensreg.preprocessing import trained_model
+    from art_sensreg.art_bridge.preprocessing import trained_model
 
     linear = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     classifier = PyTorchClassifier(

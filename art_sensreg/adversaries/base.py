@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from art_sensreg.penalties.base import ClipValues
-from art_sensreg.penalties.inner_ascent import inner_ascent
-from art_sensreg.penalties.noise import Randomness, draw_noise
+from art_sensreg.penalties.forward.inner_ascent import inner_ascent
+from art_sensreg.penalties.forward.noise import Randomness, draw_noise
 from art_sensreg.utils import check_choice, check_number, outside_inference_mode, python_numbers
 
 BaseLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn import functional
 
 from art_sensreg.adversaries.base import Adversary, BaseLoss, uniform
-from art_sensreg.norms import norm_name
-from art_sensreg.penalties.inner_ascent import NORMS, evaluated
-from art_sensreg.penalties.noise import Randomness, draw_noise
+from art_sensreg.penalties.forward.inner_ascent import NORMS, evaluated
+from art_sensreg.penalties.forward.noise import Randomness, draw_noise
 from art_sensreg.utils import check_count, check_number
+from art_sensreg.utils.norms import norm_name
 
 
 @dataclass(frozen=True, kw_only=True)

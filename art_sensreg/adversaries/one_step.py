@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from art_sensreg.adversaries.base import Adversary, uniform
-from art_sensreg.penalties.noise import Randomness
+from art_sensreg.penalties.forward.noise import Randomness
 from art_sensreg.utils import check_number
 
 

@@ -12,9 +12,9 @@ import torch
 from art.estimators.classification import PyTorchClassifier
 
 from art_sensreg.attacks.ascent import Ascent, LossFunction, ascend, loss_on_logits, margin_of
-from art_sensreg.attacks.donors import likely_classes, random_donors
 from art_sensreg.attacks.losses import cross_entropy, margin, targeted_margin
 from art_sensreg.attacks.norms import Ball
+from art_sensreg.attacks.other_classes import likely_classes, random_donors
 from art_sensreg.attacks.projected import ProjectedAscent, Victim
 from art_sensreg.utils import check_choice, check_count, check_number
 

@@ -13,8 +13,8 @@ from art.defences.preprocessor.preprocessor import Preprocessor, PreprocessorPyT
 from torch import nn
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
-from art_sensreg.penalties.random_states import random_state_kept
 from art_sensreg.utils import as_numbers, check_flag
+from art_sensreg.utils.model_rng import preserve_rng_state
 
 logger = logging.getLogger(__name__)
 
@@ -146,9 +146,9 @@ class BPDA(nn.Module):
                 batches.append((low + (high - low or 1.0) * values).to(x.device, x.dtype))
         batches = batches if wrapped else [x, *batches]
         for batch in batches:
-            with random_state_kept(x.device):
+            with preserve_rng_state(x.device):
                 tensors = _tried(function, batch.clone())
-            with random_state_kept(x.device):
+            with preserve_rng_state(x.device):
                 arrays = _tried(function, _as_array(batch))
             if not isinstance(tensors, torch.Tensor):
                 self.numpy = True

@@ -14,9 +14,9 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
 from art_sensreg.attacks.randomness import Draw, graph_bytes, rows_share_noise
-from art_sensreg.penalties.random_states import Replay, random_sources
-from art_sensreg.penalties.taps import ActivationTaps
+from art_sensreg.penalties.forward.taps import ActivationTaps
 from art_sensreg.utils import check_choice, check_count
+from art_sensreg.utils.model_rng import Replay, random_sources
 
 AVERAGES = ("logits", "probabilities")
 NOISES = ("auto", "rows", "shared")

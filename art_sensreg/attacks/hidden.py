@@ -11,10 +11,10 @@ from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 from art_sensreg.attacks.ascent import LossFunction
-from art_sensreg.attacks.donors import check_donors, choose_donors, likely_classes
 from art_sensreg.attacks.losses import LOSSES
+from art_sensreg.attacks.other_classes import check_donors, choose_donors, likely_classes
 from art_sensreg.attacks.projected import ProjectedAscent, Victim
-from art_sensreg.penalties.taps import ActivationTaps, Layers, check_layers
+from art_sensreg.penalties.forward.taps import ActivationTaps, Layers, check_layers
 from art_sensreg.utils import check_choice, check_number
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from art_sensreg.training.inputs import clip_bounds
+from art_sensreg.art_bridge.checks import clip_bounds
 from art_sensreg.utils import as_numbers, check_number
 
 # What float32 may round of images that were scaled in float64, in shares of the range.

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from art_sensreg.norms import NORMS, norm_name
+from art_sensreg.utils.norms import NORMS, norm_name
 
 __all__ = ["NORMS", "Ball", "norm_name", "perturbation_norm"]
 

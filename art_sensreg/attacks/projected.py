@@ -12,6 +12,7 @@ import torch
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
+from art_sensreg.art_bridge.checks import check_known
 from art_sensreg.attacks.ascent import (
     SCHEDULES,
     Ascent,
@@ -28,12 +29,11 @@ from art_sensreg.attacks.inputs import (
 from art_sensreg.attacks.losses import LOSSES
 from art_sensreg.attacks.norms import Ball, norm_name
 from art_sensreg.attacks.settings import CheckedAttack
-from art_sensreg.attacks.views import check_classifier, differentiable_model, labels_of, predicted_labels
-from art_sensreg.penalties.modes import modes_kept
-from art_sensreg.penalties.noise import derive_seed
-from art_sensreg.penalties.random_states import random_state_kept
-from art_sensreg.training.inputs import check_known
+from art_sensreg.attacks.torch_model import check_classifier, differentiable_model, labels_of, predicted_labels
+from art_sensreg.penalties.forward.noise import derive_seed
 from art_sensreg.utils import check_choice, check_count, check_differentiable, check_seed, gradients_on
+from art_sensreg.utils.model_rng import preserve_rng_state
+from art_sensreg.utils.modes import eval_mode
 
 logger = logging.getLogger(__name__)
 
@@ -164,8 +164,8 @@ class ProjectedAscent(CheckedAttack):
         """
         with ExitStack() as stack:
             stack.enter_context(gradients_on())
-            stack.enter_context(modes_kept(self.estimator.model))
-            stack.enter_context(random_state_kept(self.estimator.device, derive_seed(self.seed, "model")))
+            stack.enter_context(eval_mode(self.estimator.model))
+            stack.enter_context(preserve_rng_state(self.estimator.device, derive_seed(self.seed, "model")))
             return stack.pop_all()  # unless something raised, which undoes what was done so far
 
     @property

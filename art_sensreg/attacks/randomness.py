@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from art_sensreg.penalties.random_states import nothing_left
+from art_sensreg.utils.model_rng import preserve_model
 
 Draw = Callable[[torch.Tensor], torch.Tensor]
 
@@ -50,7 +50,7 @@ def rows_share_noise(draw: Draw, module: nn.Module, x: torch.Tensor, most: int |
     rows = _ROWS_OF_A_PASS if most is None else min(most, _ROWS_OF_A_PASS)
     if rows < 2:
         return True
-    with nothing_left(module, x.device, seed=0):
+    with preserve_model(module, x.device, seed=0):
         images = _probes(x, max(1, min(_IMAGES + 1, rows // 8)))
         copies = rows // len(images)
         shape = (copies, len(images), -1)
@@ -126,7 +126,7 @@ def graph_bytes(draw: Draw, module: nn.Module, x: torch.Tensor) -> tuple[int, in
         sizes = []
         for rows in (4, 8):
             batch = x[:1].detach().repeat(rows, *[1] * (x.ndim - 1)).requires_grad_(x.is_floating_point())
-            with nothing_left(module, x.device, seed), _saved_sizes() as saved:
+            with preserve_model(module, x.device, seed), _saved_sizes() as saved:
                 draw(batch.clone())  # which may work in place
             sizes.append(sum(size for address, size in saved.items() if address not in own))
         each = max(each, (sizes[1] - sizes[0]) // 4)

@@ -6,7 +6,7 @@ from typing import Any
 
 from art.attacks.attack import EvasionAttack
 
-from art_sensreg.training.inputs import check_known
+from art_sensreg.art_bridge.checks import check_known
 
 
 class CheckedAttack(EvasionAttack):

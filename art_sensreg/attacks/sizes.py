@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from art_sensreg.norms import norm_name
 from art_sensreg.utils import check_number
+from art_sensreg.utils.norms import norm_name
 
 _FRACTION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*", re.ASCII)
 

@@ -15,9 +15,9 @@ from torch import nn
 from art_sensreg.attacks.ascent import LossFunction
 from art_sensreg.attacks.losses import LOSSES
 from art_sensreg.attacks.projected import ProjectedAscent, Victim
-from art_sensreg.attacks.views import check_classifier, differentiable_model
-from art_sensreg.penalties.modes import modes_kept
+from art_sensreg.attacks.torch_model import check_classifier, differentiable_model
 from art_sensreg.utils import check_differentiable
+from art_sensreg.utils.modes import eval_mode
 
 
 class TransferAttack(ProjectedAscent):
@@ -74,7 +74,7 @@ class TransferAttack(ProjectedAscent):
             stack.enter_context(super().undisturbed())
             for number, surrogate in enumerate(self.surrogates):
                 check_differentiable(surrogate.model, f"surrogates[{number}]")
-                stack.enter_context(modes_kept(surrogate.model))
+                stack.enter_context(eval_mode(surrogate.model))
             return stack.pop_all()
 
     def get_loss_fn(self, victim: Victim) -> LossFunction:

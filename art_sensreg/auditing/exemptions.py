@@ -8,7 +8,7 @@ from art.estimators.classification import PyTorchClassifier
 
 from art_sensreg.attacks.ascent import loss_on_logits, value_and_grad
 from art_sensreg.attacks.losses import LOSSES
-from art_sensreg.auditing.evidence import Evidence
+from art_sensreg.auditing.context import Evidence
 
 # Images on which two models are compared.
 _COMPARED = 32

@@ -11,7 +11,7 @@ from art.estimators.classification import PyTorchClassifier
 
 
 @contextmanager
-def nothing_left_behind(classifiers: Sequence[PyTorchClassifier], seed: int) -> Iterator[None]:
+def preserve_all(classifiers: Sequence[PyTorchClassifier], seed: int) -> Iterator[None]:
     """
     Global random state seeded inside, and put back after; modes and weight gradients too.
 
@@ -19,9 +19,9 @@ def nothing_left_behind(classifiers: Sequence[PyTorchClassifier], seed: int) -> 
     :param seed: Seed inside.
 
     Example:
-    >>> from art_sensreg.auditing.isolation import nothing_left_behind
+    >>> from art_sensreg.auditing.isolation import preserve_all
     >>> before = torch.get_rng_state()
-    >>> with nothing_left_behind([], seed=0):
+    >>> with preserve_all([], seed=0):
     ...     noise = torch.rand(3)
     >>> torch.equal(before, torch.get_rng_state())
     True

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from art_sensreg.auditing.evidence import Evidence
+    from art_sensreg.auditing.context import Evidence
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from tqdm.auto import tqdm
 
 from art_sensreg.attacks.norms import norm_name
 from art_sensreg.attacks.sizes import check_size, parse_size
-from art_sensreg.attacks.views import check_classifier, labels_of
-from art_sensreg.auditing.evidence import FULL, QUICK, Evidence
-from art_sensreg.auditing.isolation import nothing_left_behind
+from art_sensreg.attacks.torch_model import check_classifier, labels_of
+from art_sensreg.auditing.context import FULL, QUICK, Evidence
+from art_sensreg.auditing.isolation import preserve_all
 from art_sensreg.auditing.registry import CHECKS, CheckSpec
 from art_sensreg.auditing.report import AuditReport, Check
 from art_sensreg.utils import as_array, check_count, check_differentiable, check_flag, gradients_on, shown
@@ -94,7 +94,7 @@ def audit(
         _check_train_data(classifier, train_data)
     effort = QUICK if quick else FULL
     others = [other for other in (twin, *surrogates) if other is not None]
-    with nothing_left_behind([classifier, *others], int(seed)):
+    with preserve_all([classifier, *others], int(seed)):
         evidence = Evidence(
             classifier,
             images[: effort.points],
@@ -122,7 +122,7 @@ def _made(spec: CheckSpec, evidence: Evidence) -> Check:
     about: dict[str, Any] = {"name": spec.name, "source": spec.source, "meaning": spec.meaning}
     try:
         # Each check has random numbers of its own, so that it says the same whichever others are made.
-        with nothing_left_behind([evidence.classifier, *others], evidence.seed):
+        with preserve_all([evidence.classifier, *others], evidence.seed):
             evidence.model.eval()
             found = spec.made(evidence)
     except Exception as error:

@@ -16,8 +16,8 @@ from art_sensreg.interpret.saliency import (
     input_gradient,
     optional_module,
 )
-from art_sensreg.penalties.random_states import random_state_kept
 from art_sensreg.utils import as_numbers, check_count, check_flag, check_number
+from art_sensreg.utils.model_rng import preserve_rng_state
 
 
 def infidelity(
@@ -238,7 +238,7 @@ def _squared_errors(
             # the samples of the images, which come one after the other, go through it one for each image at a time.
             outputs = []
             for number in range(len(rows) // count):
-                with random_state_kept(classifier.device, seed, classifier.model):
+                with preserve_rng_state(classifier.device, seed, classifier.model):
                     outputs.append(drawn(rows[number :: len(rows) // count]))
             return torch.stack(outputs, dim=1).flatten(0, 1)
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from art.estimators.classification import PyTorchClassifier
 
-from art_sensreg.attacks.views import check_classifier, differentiable_model
-from art_sensreg.penalties.random_states import nothing_left
-from art_sensreg.training.inputs import check_images, check_labels, class_indices
+from art_sensreg.art_bridge.checks import check_images, check_labels, class_indices
+from art_sensreg.attacks.torch_model import check_classifier, differentiable_model
 from art_sensreg.utils import check_count, check_differentiable, check_flag
+from art_sensreg.utils.model_rng import preserve_model
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ def evaluated(classifier: PyTorchClassifier, seed: int = 0) -> Iterator[Logits]:
     check_differentiable(model, "classifier")
     modes = [(module, module.training) for module in model.modules()]
     try:
-        with torch.inference_mode(False), nothing_left(model, classifier.device, int(seed)):
+        with torch.inference_mode(False), preserve_model(model, classifier.device, int(seed)):
             view, looked = differentiable_model(classifier), False
 
             def logits(x: torch.Tensor) -> torch.Tensor:

@@ -11,16 +11,16 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from art_sensreg.penalties.batch_norm import couples_rows
 from art_sensreg.penalties.feature_sigma import smallest_size
+from art_sensreg.penalties.forward.batch_norm import couples_rows
+from art_sensreg.penalties.forward.branches import Branches, forward_branches
+from art_sensreg.penalties.forward.noise import Randomness
+from art_sensreg.penalties.forward.plan import Traits, check_traits, warn_of
+from art_sensreg.penalties.forward.row_coupling import survey
+from art_sensreg.penalties.forward.taps import Layers, TapPlan, plan_taps
 from art_sensreg.penalties.inputs import check_batch
-from art_sensreg.penalties.noise import Randomness
-from art_sensreg.penalties.passes import Branches, forward_branches
-from art_sensreg.penalties.precision import full_float32, input_width, tf32_blurs
-from art_sensreg.penalties.row_coupling import survey
-from art_sensreg.penalties.taps import Layers, TapPlan, plan_taps
-from art_sensreg.penalties.traits import Traits, check_traits, warn_of
 from art_sensreg.utils import check_number, outside_inference_mode, python_numbers
+from art_sensreg.utils.precision import full_float32, input_width, tf32_blurs
 
 Sigma = float | torch.Tensor
 ClipValues = tuple[torch.Tensor, torch.Tensor]

@@ -17,14 +17,14 @@ import torch
 from torch import nn
 
 from art_sensreg.penalties.base import ClipValues, PassPenalty, measure, plan_penalties
-from art_sensreg.penalties.gating import Tap
-from art_sensreg.penalties.graphs import reached
-from art_sensreg.penalties.random_states import nothing_left
-from art_sensreg.penalties.recomputation import with_graph
-from art_sensreg.penalties.row_coupling import survey
-from art_sensreg.penalties.taps import ActivationTaps, Layers, plan_taps
-from art_sensreg.penalties.traits import Traits
-from art_sensreg.penalties.trial_rows import trial_rows, with_enough_rows
+from art_sensreg.penalties.forward.gating import Tap
+from art_sensreg.penalties.forward.plan import Traits
+from art_sensreg.penalties.forward.recomputation import with_graph
+from art_sensreg.penalties.forward.row_coupling import survey
+from art_sensreg.penalties.forward.taps import ActivationTaps, Layers, plan_taps
+from art_sensreg.penalties.forward.trial_rows import trial_rows, with_enough_rows
+from art_sensreg.utils.graphs import reached
+from art_sensreg.utils.model_rng import preserve_model
 
 _SEED = 0
 
@@ -104,7 +104,7 @@ def reaches_logits(model: nn.Module, x: torch.Tensor, parameters: Iterable[nn.Pa
     :param x: Some inputs, `(n, ...)`.
     :param parameters: The weights that are trained.
     """
-    with nothing_left(model, x.device, _SEED), torch.enable_grad(), with_graph():
+    with preserve_model(model, x.device, _SEED), torch.enable_grad(), with_graph():
         logits = model(x.clone())
     return reached([logits], parameters)[0]
 
@@ -219,7 +219,7 @@ def _measured(
     traits: Traits,
 ) -> tuple[float, float, bool]:
     """Value, norm of the gradient, and whether there is a way from one to the other; always with the same draws."""
-    with nothing_left(model, x.device, _SEED), torch.enable_grad(), with_graph():
+    with preserve_model(model, x.device, _SEED), torch.enable_grad(), with_graph():
         if isinstance(penalty, PassPenalty):
             plans = plan_penalties(model, x, [penalty])
             _, (value,) = measure(
@@ -239,7 +239,7 @@ def _activations(
     model: nn.Module, rows: torch.Tensor, layers: Layers, clone: bool, parameters: Sequence[nn.Parameter] = ()
 ) -> tuple[list[tuple[str, str]], list[torch.Tensor], list[float]]:
     """Names and modules of the layers, their values, and, if parameters are given, the size of their gradients."""
-    with nothing_left(model, rows.device, _SEED), torch.enable_grad(), with_graph():
+    with preserve_model(model, rows.device, _SEED), torch.enable_grad(), with_graph():
         with _LocatedTaps(model, layers, clone) as taps:
             logits = model(rows.clone())
         found = taps.located(logits)

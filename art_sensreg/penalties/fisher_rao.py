@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from art_sensreg.penalties.base import ClipValues, PassPenalty, Sigma
-from art_sensreg.penalties.inner_ascent import evaluated, inner_ascent
-from art_sensreg.penalties.noise import Randomness, draw_noise
-from art_sensreg.penalties.passes import Branches
+from art_sensreg.penalties.forward.branches import Branches
+from art_sensreg.penalties.forward.inner_ascent import evaluated, inner_ascent
+from art_sensreg.penalties.forward.noise import Randomness, draw_noise
 from art_sensreg.utils import check_count, check_number
 
 # Size of the Gaussian noise at which the ascent starts: at the input itself the distance has no slope.

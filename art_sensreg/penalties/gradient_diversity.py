@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from art_sensreg.penalties.batch_norm import couples_rows, fixed_statistics
+from art_sensreg.penalties.forward.batch_norm import couples_rows, fixed_statistics
+from art_sensreg.penalties.forward.branches import forward_branches
 from art_sensreg.penalties.inputs import check_batch
-from art_sensreg.penalties.passes import forward_branches
 from art_sensreg.utils import check_choice, check_count, check_number, outside_inference_mode, python_numbers
 
 KINDS = ("kappa", "mean", "dpp")

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from art_sensreg.penalties.base import ClipValues, PassPenalty, Sigma
-from art_sensreg.penalties.batch_norm import fixed_statistics
 from art_sensreg.penalties.feature_sigma import FeatureSigma, as_sigma, noise_sizes
-from art_sensreg.penalties.noise import Randomness, draw_noise, draw_unit_sphere
-from art_sensreg.penalties.passes import Branches
+from art_sensreg.penalties.forward.batch_norm import fixed_statistics
+from art_sensreg.penalties.forward.branches import Branches
+from art_sensreg.penalties.forward.noise import Randomness, draw_noise, draw_unit_sphere
 from art_sensreg.utils import check_choice, check_count, check_flag
 
 ESTIMATORS = ("finite_difference", "projection", "exact")

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from art_sensreg.penalties.base import ClipValues, PassPenalty, Sigma
-from art_sensreg.penalties.distances import paired_distance
 from art_sensreg.penalties.feature_sigma import FeatureSigma, as_sigma, noise_sizes
-from art_sensreg.penalties.noise import NOISES, Randomness, draw_noise, draw_uniform
-from art_sensreg.penalties.passes import Activations, Branches
-from art_sensreg.penalties.taps import Layers, check_layers
+from art_sensreg.penalties.forward.branches import Activations, Branches
+from art_sensreg.penalties.forward.distances import paired_distance
+from art_sensreg.penalties.forward.noise import NOISES, Randomness, draw_noise, draw_uniform
+from art_sensreg.penalties.forward.taps import Layers, check_layers
 from art_sensreg.utils import check_choice, check_count, check_flag, check_number, shown
 
 DISTANCES = ("squared", "absolute")
@@ -76,7 +76,7 @@ def stacked_sensitivity(
     :return: 0-d tensor.
 
     Example:
-    >>> from art_sensreg.penalties.passes import Activations
+    >>> from art_sensreg.penalties.forward.branches import Activations
     >>> from art_sensreg.penalties.sensitivity import stacked_sensitivity
     >>> whole = torch.tensor([[0.0], [0.0], [1.0], [1.0]])
     >>> stacked_sensitivity(Activations(whole.split(2), whole), [1], sigma=0.5).item()

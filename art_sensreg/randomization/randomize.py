@@ -160,7 +160,7 @@ def draws_differ(model: nn.Module, x: torch.Tensor) -> bool:
     >>> draws_differ(nn.Dropout(), torch.ones(1, 4)), draws_differ(randomize(nn.Linear(4, 2)), torch.ones(1, 4))
     (False, True)
     """
-    from art_sensreg.penalties.taps import trial
+    from art_sensreg.penalties.forward.taps import trial
 
     with trial(model, x):
         return not torch.equal(model(x.clone()), model(x.clone()))

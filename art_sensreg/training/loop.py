@@ -14,33 +14,33 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from art_sensreg.objectives import Objective
-from art_sensreg.penalties.batch_norm import batch_norms
-from art_sensreg.penalties.noise import Probes, derive_seed
-from art_sensreg.penalties.random_states import Replay, seed_sources, torch_generator
-from art_sensreg.penalties.row_coupling import LOOK
+from art_sensreg.penalties.forward.batch_norm import batch_norms
+from art_sensreg.penalties.forward.noise import Probes, derive_seed
+from art_sensreg.penalties.forward.row_coupling import LOOK
 from art_sensreg.training.batches import Batches
 from art_sensreg.training.callbacks import History, TrainingState, call
+from art_sensreg.training.checkpoint.codec import pack
+from art_sensreg.training.checkpoint.objective_state import ObjectiveState, Trained
+from art_sensreg.training.checkpoint.run import Checkpoints
+from art_sensreg.training.checkpoint.state import restore_run, run_state
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.distributed import Processes
 from art_sensreg.training.held_out import HeldOut
-from art_sensreg.training.judging import best_weights, entries_of, judge
 from art_sensreg.training.metrics import Sums, make_monitor
-from art_sensreg.training.modes import set_mode
-from art_sensreg.training.objective_state import ObjectiveState, Trained
+from art_sensreg.training.numerics.nonfinite import Soundness
+from art_sensreg.training.numerics.rollback import modes_on_error, preserve_other_grad
 from art_sensreg.training.one_run import in_callback, one_run_at_a_time
 from art_sensreg.training.optimizers import check_precision
 from art_sensreg.training.overfitting import OverfittingGuard
-from art_sensreg.training.packing import pack
-from art_sensreg.training.random_state import outer_randomness_kept, restore_random_state
 from art_sensreg.training.resources import StopRequest, buffers_kept, channels_last, fused, match_layout
-from art_sensreg.training.resume import Checkpoints
-from art_sensreg.training.rollback import modes_on_error, other_gradients_kept
-from art_sensreg.training.run_state import restore_run, run_state
-from art_sensreg.training.schedules import Schedule
-from art_sensreg.training.soundness import Soundness
+from art_sensreg.training.schedules.stepping import Schedule
 from art_sensreg.training.step_parts import unused_parameters
 from art_sensreg.training.steps import Stepper
+from art_sensreg.training.stopping import best_weights, entries_of, judge
 from art_sensreg.training.validation import threshold
+from art_sensreg.utils.model_rng import Replay, seed_sources, torch_generator
+from art_sensreg.utils.modes import set_mode
+from art_sensreg.utils.rng import preserve_global_rng_state, restore_random_state
 
 logger = logging.getLogger(__name__)
 
@@ -133,10 +133,10 @@ class Training:
             stack.enter_context(modes_on_error([*self.model.modules(), *self.own.modules()]))
             stack.enter_context(channels_last(self.model, self.optimizer, self.config.channels_last))
             every = [*self.model.parameters(), *self.own.parameters()]
-            stack.enter_context(other_gradients_kept(every, self.optimizer))
+            stack.enter_context(preserve_other_grad(every, self.optimizer))
             stack.enter_context(torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []))
             if not self.batches.rewindable:  # a loader's epochs seed Python's and numpy's generators too
-                stack.enter_context(outer_randomness_kept())
+                stack.enter_context(preserve_global_rng_state())
             stack.enter_context(buffers_kept(self.device))
             stack.enter_context(fused(self.optimizer))
             stored = None if self.checkpoints is None else self.checkpoints.newest()

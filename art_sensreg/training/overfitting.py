@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from art_sensreg.training.checkpoint.objective_state import Trained
 from art_sensreg.training.held_out import HeldOut
-from art_sensreg.training.objective_state import Trained
 from art_sensreg.training.validation import ValidationAttack
 
 logger = logging.getLogger(__name__)

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from art_sensreg.objectives import Objective, Share
-from art_sensreg.penalties.modes import modes_kept
-from art_sensreg.penalties.recomputation import with_graph
-from art_sensreg.training.loss_means import divisor
-from art_sensreg.training.objective_state import ObjectiveState
-from art_sensreg.training.rollback import BuffersBefore
+from art_sensreg.penalties.forward.recomputation import with_graph
+from art_sensreg.training.checkpoint.objective_state import ObjectiveState
+from art_sensreg.training.numerics.loss_means import divisor
+from art_sensreg.training.numerics.rollback import BuffersBefore
+from art_sensreg.utils.modes import eval_mode
 
 
 def base_weighted(pieces: list[tuple[int, Share]], loss: Any, y: torch.Tensor) -> list[tuple[int, Share]]:
@@ -132,7 +132,7 @@ def unused_parameters(
     before = BuffersBefore([] if own is None else own.stores())
     before.take()
     try:
-        with modes_kept(model), with_graph():
+        with eval_mode(model), with_graph():
             loss = objective.base_loss(model(x.clone()), y)
             gradients = torch.autograd.grad(loss, [parameter for _, parameter in named], allow_unused=True)
     finally:

@@ -12,16 +12,16 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from art_sensreg.objectives import Objective, Share
-from art_sensreg.penalties.noise import Probes
-from art_sensreg.penalties.precision import full_float32, input_width, tf32_blurs
-from art_sensreg.training.averaging import WeightAverage
+from art_sensreg.penalties.forward.noise import Probes
+from art_sensreg.training.checkpoint.objective_state import ObjectiveState
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.distributed import Processes, lost_processes_named
-from art_sensreg.training.objective_state import ObjectiveState
+from art_sensreg.training.numerics.ema import WeightAverage
+from art_sensreg.training.numerics.rollback import BuffersBefore
 from art_sensreg.training.optimizers import needs_closure, plain_step
 from art_sensreg.training.resources import CHANNELS_LAST
-from art_sensreg.training.rollback import BuffersBefore
 from art_sensreg.training.step_parts import NotFiniteError, base_weighted, first_nonfinite, gradient_size, micro_batches
+from art_sensreg.utils.precision import full_float32, input_width, tf32_blurs
 
 LOW_PRECISION_SIGMA = 0.3
 """

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from art_sensreg.norms import norm_name
 from art_sensreg.objectives import Objective
 from art_sensreg.outputs import single_output_threshold
-from art_sensreg.penalties.inner_ascent import NORMS, inner_ascent
+from art_sensreg.penalties.forward.inner_ascent import NORMS, inner_ascent
 from art_sensreg.utils import check_count, check_number, python_numbers
+from art_sensreg.utils.norms import norm_name
 
 
 @dataclass(frozen=True, kw_only=True)

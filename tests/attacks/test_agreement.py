@@ -10,7 +10,7 @@ from torch import nn
 
 from art_sensreg import SensRegClassifier
 from art_sensreg.attacks import ProjectedAscent
-from art_sensreg.attacks.official import OfficialAutoAttack
+from art_sensreg.attacks.autoattack.attack import OfficialAutoAttack
 from tests.fixed_weights import fixed
 
 N = 200

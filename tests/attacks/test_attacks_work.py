@@ -10,8 +10,8 @@ from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 from art_sensreg.attacks import ProjectedAscent
-from art_sensreg.attacks.linear_truth import linear_margins
-from art_sensreg.attacks.official import OfficialAutoAttack
+from art_sensreg.attacks.autoattack.attack import OfficialAutoAttack
+from art_sensreg.auditing.linear_truth import linear_margins
 from tests.fixed_weights import fixed
 
 N = 200

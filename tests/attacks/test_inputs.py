@@ -21,8 +21,8 @@ from art_sensreg.attacks import (
     TransferAttack,
     differentiable_model,
 )
-from art_sensreg.attacks.linear_truth import linear_margins
-from art_sensreg.attacks.views import predicted_labels
+from art_sensreg.attacks.torch_model import predicted_labels
+from art_sensreg.auditing.linear_truth import linear_margins
 
 SHAPE, EPS = (3, 2, 2), 0.1
 X = np.random.default_rng(0).random((12, *SHAPE), dtype=np.float32)

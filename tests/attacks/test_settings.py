@@ -21,14 +21,14 @@ from art_sensreg.attacks import (
     TransferAttack,
 )
 from art_sensreg.attacks.ascent import ascend
-from art_sensreg.attacks.linear_truth import linear_margins
+from art_sensreg.attacks.autoattack.rescale import within_budget
 from art_sensreg.attacks.norms import Ball, perturbation_norm
-from art_sensreg.attacks.unit_box import within_budget
-from art_sensreg.benchmark.threats import Threat, perturbation_size
-from art_sensreg.norms import norm_name
-from art_sensreg.penalties.inner_ascent import inner_ascent, inside_ball
+from art_sensreg.auditing.linear_truth import linear_margins
+from art_sensreg.benchmark.config.threat_models import Threat, perturbation_size
+from art_sensreg.penalties.forward.inner_ascent import inner_ascent, inside_ball
 from art_sensreg.penalties.sensitivity import layer_sensitivity
 from art_sensreg.training import ValidationAttack
+from art_sensreg.utils.norms import norm_name
 
 WEIGHT = np.array([[1.0, -1.0, 0.5, 0.25], [-1.0, 0.5, 1.0, -0.25]])
 LINF = [np.inf, float("inf"), np.float64("inf"), np.float32("inf"), torch.tensor(torch.inf), "inf", "Linf", "L-inf"]

@@ -12,7 +12,7 @@ from torch import nn
 
 from art_sensreg.attacks.norms import Ball
 from art_sensreg.attacks.projected import Victim
-from art_sensreg.attacks.views import differentiable_model
+from art_sensreg.attacks.torch_model import differentiable_model
 from art_sensreg.datasets import Dataset, load_dataset
 from tests.fixed_weights import fixed
 

@@ -17,7 +17,7 @@ from art_sensreg.auditing.registry import CheckSpec
 from art_sensreg.auditing.report import report_from_json
 from art_sensreg.datasets import Dataset
 from art_sensreg.models import build_model
-from tests.auditing.honest import honest_model
+from tests.auditing.models.honest import honest_model
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_the_robust_accuracy_is_that_of_the_attack(digits, plain):
     pytest.importorskip("pyautoattack")
     from art.attacks.evasion import ProjectedGradientDescent
 
-    from art_sensreg.attacks.official import OfficialAutoAttack
+    from art_sensreg.attacks.autoattack.attack import OfficialAutoAttack
 
     x, y = digits.x_test[:100], digits.y_test[:100]
     found = audit(plain, x, y, eps=0.1, checks=["eps_zero_is_clean"]).settings["accuracy under the attack"]
@@ -250,7 +250,7 @@ class TwoColumns(nn.Module):
 
 def test_penalties_say_which_layers_are_attacked(digits, plain, monkeypatch):
     asked = []
-    from art_sensreg.auditing import adaptive
+    from art_sensreg.auditing.checks import adaptive
 
     class Spy(adaptive.HiddenDistanceAttack):
         def __init__(self, *args, **kwargs):

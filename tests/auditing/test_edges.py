@@ -12,7 +12,7 @@ from torch import nn
 
 from art_sensreg import SensitivityPenalty, audit
 from art_sensreg.datasets import Dataset
-from tests.auditing.honest import honest_model
+from tests.auditing.models.honest import honest_model
 
 CLIP = {"clip_values": (0.0, 1.0), "device_type": "cpu"}
 

@@ -11,10 +11,11 @@ from torch import nn
 from art_sensreg import JacobianPenalty, SensitivityPenalty, audit
 from art_sensreg.auditing import CHECKS
 from art_sensreg.datasets import Dataset
-from tests.auditing.honest import HONEST, honest_data, honest_model
-from tests.auditing.planted import PLANTED
+from tests.auditing.models.honest import HONEST, honest_data, honest_model
+from tests.auditing.models.planted import PLANTED
+from tests.paths import ROOT
 
-PAGE = (Path(__file__).parents[2] / "docs" / "audit.md").read_text()
+PAGE = (ROOT / "docs" / "audit.md").read_text()
 # Rows of the table: the fault in words, planted models, checks.
 TABLE = [
     ([name.strip("` ") for name in models.split(",")], [name.strip("` ") for name in checks.split(",")])

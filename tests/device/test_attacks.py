@@ -15,7 +15,7 @@ from art_sensreg import SensRegClassifier
 from art_sensreg import attacks as ours
 from art_sensreg.attacks.norms import Ball
 from art_sensreg.objectives import Objective
-from art_sensreg.penalties.inner_ascent import inner_ascent
+from art_sensreg.penalties.forward.inner_ascent import inner_ascent
 from art_sensreg.training import ValidationAttack
 from tests.device.counting import transfers, waits
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegClassifier, SensRegTrainer, TrainingConfig
 from art_sensreg.adversaries import PGD
-from art_sensreg.preprocessing import StandardisedModel
+from art_sensreg.art_bridge.preprocessing import StandardisedModel
 from art_sensreg.training import ValidationAttack
 from art_sensreg.training.batches import LoaderBatches, TensorBatches
 from art_sensreg.training.distributed import Processes
@@ -235,7 +235,7 @@ def test_the_standardisation_follows_its_model():
 
 
 def test_the_gpu_of_the_local_rank(monkeypatch, caplog):
-    from art_sensreg import placement
+    from art_sensreg.art_bridge import placement
 
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(torch.distributed, "is_torchelastic_launched", lambda: True)

@@ -21,7 +21,7 @@ from art_sensreg import (
     TrainingConfig,
 )
 from art_sensreg.adversaries import PGD
-from art_sensreg.benchmark.cli import main
+from art_sensreg.benchmark.cli.suite import main
 from art_sensreg.randomization import randomize
 from tests.device.counting import transfers, waits
 

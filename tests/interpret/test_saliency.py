@@ -8,8 +8,8 @@ from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 from art_sensreg import interpret
+from art_sensreg.art_bridge.preprocessing import StandardisedModel
 from art_sensreg.interpret import SALIENCIES, input_gradient, integrated_gradients
-from art_sensreg.preprocessing import StandardisedModel
 from art_sensreg.randomized import RandomizedClassifier
 from tests.attacks.random_models import Noisy, noisy_classifier
 from tests.interpret.models import SHAPE, images, linear_classifier, smooth_classifier

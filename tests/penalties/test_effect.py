@@ -7,8 +7,8 @@ from torch import nn
 
 from art_sensreg import FisherRaoPenalty, GradientDiversityPenalty, JacobianPenalty, SensitivityPenalty
 from art_sensreg.penalties.effect import penalty_effect, tapped_layers
-from art_sensreg.penalties.graphs import leaves, reached
 from art_sensreg.randomization import randomize
+from art_sensreg.utils.graphs import leaves, reached
 
 
 class Gate(torch.autograd.Function):

@@ -17,8 +17,8 @@ from art_sensreg import (
     TrainingConfig,
 )
 from art_sensreg.objectives import Objective
-from art_sensreg.penalties.inner_ascent import inner_ascent
-from art_sensreg.penalties.noise import Probes
+from art_sensreg.penalties.forward.inner_ascent import inner_ascent
+from art_sensreg.penalties.forward.noise import Probes
 from art_sensreg.randomization import randomize
 
 X = np.random.default_rng(0).random((40, 6), dtype=np.float32)

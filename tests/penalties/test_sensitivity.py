@@ -6,7 +6,7 @@ from torch import nn
 from torch.autograd.functional import jacobian
 
 from art_sensreg import SensitivityPenalty
-from art_sensreg.penalties.noise import NOISES, draw_noise
+from art_sensreg.penalties.forward.noise import NOISES, draw_noise
 from tests.penalties.helpers import by_weights, generator
 
 

@@ -245,7 +245,7 @@ def test_attention_is_left_out_and_the_rest_is_random():
 @pytest.mark.parametrize("width", [2, 8])
 def test_hidden_layers_are_those_of_the_network(kind, width):
     from art_sensreg import SensitivityPenalty
-    from art_sensreg.penalties.taps import plan_taps
+    from art_sensreg.penalties.forward.taps import plan_taps
 
     random = randomize(nn.Sequential(nn.Linear(4, width), nn.Tanh(), nn.Linear(width, 2)), kind=kind)
     assert plan_taps(random, "hidden", torch.rand(2, 4)).names == ("tanh",)

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from art_sensreg import SensRegTrainer
 from art_sensreg.training.batches import LoaderBatches, TensorBatches
 from art_sensreg.training.distributed import Processes, ProcessLostError, lost_processes_named
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("distributed_run.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegTrainer, TrainingConfig
 from art_sensreg.objectives import WHOLE_BATCH, Objective, Share
-from art_sensreg.penalties.noise import Probes
+from art_sensreg.penalties.forward.noise import Probes
 from art_sensreg.training import Callback, ValidationAttack
 from art_sensreg.training.steps import LOW_PRECISION_SIGMA, StepModule
 from art_sensreg.training.validation import correct

@@ -9,7 +9,7 @@ from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegTrainer, Tra
 from art_sensreg.training import Callback
 from tests.conftest import same_weights, weights_of
 from tests.training.helpers import X, Y, batches_of, classifier_of, close, small_model
-from tests.training.test_rollback import Arm
+from tests.training.numerics.test_rollback import Arm
 
 
 class SAM(torch.optim.Optimizer):

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegClassifier, SensRegTrainer, TrainingConfig
 from art_sensreg.objectives import Objective
 from art_sensreg.training import Callback
-from art_sensreg.training.checkpoints import list_checkpoints
+from art_sensreg.training.checkpoint.folder import list_checkpoints
 from tests.conftest import same_weights, weights_of
 
 PENALTIES = [SensitivityPenalty(), JacobianPenalty()]

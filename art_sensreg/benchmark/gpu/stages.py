@@ -27,8 +27,8 @@ from art_sensreg.benchmark.step_cost.loops import lean_epoch, make_bench
 from art_sensreg.benchmark.step_cost.memory import cuda_peak
 from art_sensreg.benchmark.step_cost.variants import VARIANTS
 from art_sensreg.penalties import FisherRaoPenalty, JacobianPenalty, SensitivityPenalty
-from art_sensreg.penalties.precision import full_float32
 from art_sensreg.training.validation import ValidationAttack
+from art_sensreg.utils.precision import full_float32
 
 Record = dict[str, Any]
 GPU = torch.device("cuda")

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from art_sensreg.benchmark.task import NotApplicable, TrainingTask
+from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingTask
 from art_sensreg.datasets import Dataset
 from art_sensreg.training.config import TrainingConfig
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from art_sensreg.benchmark.records import environment
+from art_sensreg.benchmark.defences.train_spec import NotApplicable
+from art_sensreg.benchmark.results.store import environment
 from art_sensreg.benchmark.step_cost.loops import MODELS, Bench, Run, lean_epoch, make_bench
 from art_sensreg.benchmark.step_cost.memory import cuda_peak, memory_in_child
 from art_sensreg.benchmark.step_cost.variants import TARGETS, UNITS, VARIANTS, Variant
-from art_sensreg.benchmark.task import NotApplicable
 
 SCHEMA = 1
 EPOCH_SECONDS = 0.4  # of the lean loop: what `fit` does once must not count for more than it does in real epochs

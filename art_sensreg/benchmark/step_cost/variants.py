@@ -12,7 +12,7 @@ import numpy as np
 from art.estimators.classification import PyTorchClassifier
 from art.utils import to_categorical
 
-from art_sensreg.benchmark.defences import DEFENCES
+from art_sensreg.benchmark.defences.registry import DEFENCES
 from art_sensreg.benchmark.step_cost.loops import (
     CLASSES,
     GRADIENT_ROWS,

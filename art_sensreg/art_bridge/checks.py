@@ -1,0 +1,241 @@
+"""Checks of what users pass to `fit`: one clear error, before any weight moves, or data ready for training."""
+
+from __future__ import annotations
+
+import math
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import torch
+
+from art_sensreg.utils import as_array, shown
+
+
+def check_images(
+    x: Any,
+    input_shape: tuple[int, ...],
+    clip_values: Any = None,
+    name: str = "x",
+    dtype: Any = np.float32,
+    tolerance: float | None = None,
+) -> np.ndarray:
+    """
+    Check a set of images and convert it to floating point.
+
+    :param x: Images of shape `(n, *input_shape)`, of any float type, finite, within `clip_values`. An array mapped from
+        a file stays there, and keeps its type.
+    :param input_shape: Shape of one image.
+    :param clip_values: `(min, max)`, numbers or arrays that broadcast against an image, or None.
+    :param name: Name of the argument, for the messages.
+    :param dtype: The type to convert to.
+    :param tolerance: Values that are outside of `clip_values` by at most so much are clipped (not those of an array
+        mapped from a file); None: there is no such setting.
+    :return: Array of the same shape.
+    :raises TypeError: If it is no array of floating point numbers.
+    :raises ValueError: If shape, range or values are wrong, or the array is empty.
+
+    Example:
+    >>> from art_sensreg.art_bridge.checks import check_images
+    >>> check_images(np.zeros((2, 1, 4, 4)), (1, 4, 4), (0.0, 1.0)).dtype
+    dtype('float32')
+    """
+    images = _as_array(x, name)
+    if images.dtype.kind in "iub":
+        raise TypeError(
+            f"`{name}` has dtype {images.dtype}; expected floating point images scaled to {_range_text(clip_values)}: "
+            f"for images from 0 to 255, {_scaling(clip_values, isinstance(x, torch.Tensor))}."
+        )
+    if images.dtype.kind != "f":
+        raise TypeError(f"`{name}` has dtype {images.dtype}; expected floating point images.")
+    if images.shape[1:] != tuple(input_shape) or images.ndim != len(input_shape) + 1:
+        raise ValueError(f"`{name}` has shape {images.shape}; expected (n, {', '.join(map(str, input_shape))}).")
+    if len(images) == 0:
+        raise ValueError(f"`{name}` is empty, shape {images.shape}; expected at least one image.")
+    if not is_mapped(x) or images.dtype not in (np.float16, np.float32, np.float64):  # torch maps no others
+        with np.errstate(over="ignore"):  # what overflows is infinite, and refused below
+            images = images.astype(dtype, copy=False)
+    # One pass each: min and max are NaN when any value is, and infinite when one is.
+    low, high = _extremes(images, clip_values)
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        bad = int((~np.isfinite(images).reshape(len(images), -1).all(axis=1)).sum())
+        raise ValueError(f"`{name}` has NaN or infinite values in {bad} of {len(images)} images; expected finite ones.")
+    if clip_values is not None:
+        least, most = clip_bounds(clip_values, input_shape)
+        slack = 1e-6 * np.maximum(most - least, 1e-30)  # float64 images may round outwards when converted
+        allowed = np.maximum(slack, tolerance or 0.0)
+        if (low < least - allowed).any() or (high > most + allowed).any():
+            beyond = max((least - low).max(), (high - most).max())
+            hint = ""
+            if tolerance is not None and beyond <= 0.25 * np.max(most - least):
+                hint = (
+                    f" They are outside by up to {beyond:.3g}, as interpolated images can be: TrainingConfig has a "
+                    "`clip_tolerance` within which they are clipped."
+                )
+            raise ValueError(
+                f"`{name}` has values from {low.min():g} to {high.max():g}; expected {_range_text(clip_values)}, the "
+                f"classifier's `clip_values`.{hint}"
+            )
+        if tolerance and not is_mapped(x) and ((low < least).any() or (high > most).any()):
+            images = np.clip(images, least.astype(images.dtype), most.astype(images.dtype))
+    return images
+
+
+def clip_bounds(clip_values: Any, input_shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """
+    The input range as two arrays that broadcast against a batch; ART allows flat arrays with one value per feature.
+
+    :param clip_values: `(min, max)`, numbers or arrays.
+    :param input_shape: Shape of one image.
+    :return: Lower and upper bounds.
+
+    Example:
+    >>> from art_sensreg.art_bridge.checks import clip_bounds
+    >>> clip_bounds((np.zeros(4), np.ones(4)), (1, 2, 2))[0].shape
+    (1, 2, 2)
+    """
+    low, high = (np.asarray(bound) for bound in clip_values)
+    flat = (math.prod(input_shape),)
+    return (
+        low.reshape(input_shape) if low.shape == flat else low,
+        high.reshape(input_shape) if high.shape == flat else high,
+    )
+
+
+def check_labels(y: Any, nb_classes: int, nb_samples: int, name: str = "y") -> np.ndarray:
+    """
+    Check labels: indices stay indices, so that many classes cost nothing.
+
+    :param y: Class indices `(n,)` or `(n, 1)`, integer-valued; or rows `(n, nb_classes)` that sum to 1 (one-hot, soft).
+    :param nb_classes: Number of classes, C.
+    :param nb_samples: Number of images that the labels belong to.
+    :param name: Name of the argument, for the messages.
+    :return: int64 array `(n,)` of class indices, or float32 array `(n, C)` of rows.
+    :raises TypeError: If it is no array of numbers.
+    :raises ValueError: If the length, the width or a value is wrong.
+
+    Example:
+    >>> from art_sensreg.art_bridge.checks import check_labels
+    >>> check_labels([[1.0], [0.0]], nb_classes=3, nb_samples=2).tolist()
+    [1, 0]
+    """
+    labels = _as_array(y, name)
+    if labels.dtype.kind not in "iubf":
+        raise TypeError(f"`{name}` has dtype {labels.dtype}; expected class indices or rows of class probabilities.")
+    expected = f"class indices of shape (n,) or rows of shape (n, {nb_classes})"
+    if labels.ndim not in (1, 2):
+        raise ValueError(f"`{name}` has shape {labels.shape}; expected {expected}.")
+    if len(labels) != nb_samples:
+        raise ValueError(f"`{name}` has {len(labels)} labels; expected {nb_samples}, one for each image.")
+    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
+        raise ValueError(f"`{name}` has NaN or infinite values; expected {expected}.")
+    if labels.ndim == 2 and labels.shape[1] == 1 and nb_classes != 1:
+        labels = labels[:, 0]
+    if labels.ndim == 2:
+        return _check_rows(labels, nb_classes, name)
+    indices = labels.astype(np.int64)
+    if (indices != labels).any():
+        raise ValueError(
+            f"`{name}` has fractional class indices such as {labels[indices != labels][0]:g}; expected {expected}."
+        )
+    if (indices < 0).any() or (indices >= nb_classes).any():
+        raise ValueError(
+            f"`{name}` has class indices from {indices.min()} to {indices.max()}; expected 0 to {nb_classes - 1}."
+        )
+    return indices
+
+
+def class_indices(labels: np.ndarray) -> np.ndarray:
+    """
+    The class of each label.
+
+    :param labels: As :func:`check_labels` returns them.
+    :return: int64 array `(n,)`; of rows the likeliest class.
+
+    Example:
+    >>> from art_sensreg.art_bridge.checks import class_indices
+    >>> class_indices(np.array([[0.2, 0.8], [1.0, 0.0]])).tolist()
+    [1, 0]
+    """
+    indices: np.ndarray = labels if labels.ndim == 1 else labels.argmax(axis=1)
+    return indices
+
+
+def check_known(function: str, unknown: dict[str, Any], known: str, error: type[Exception] = TypeError) -> None:
+    """
+    Refuse keyword arguments that a function does not know (ART's own `fit` ignores them).
+
+    :param function: Name of the function, for the message.
+    :param unknown: The keyword arguments that were left over.
+    :param known: Names that the function knows, as the message shows them.
+    :param error: What is raised.
+    :raises TypeError: If any is left.
+    """
+    if unknown:
+        name, value = next(iter(unknown.items()))
+        near = get_close_matches(name.lower(), known.split(", "), n=1)
+        hint = f" Did you mean `{near[0]}`?" if near else ""
+        raise error(f"{function}() got an unknown keyword argument `{name}`={shown(value)}; expected {known}.{hint}")
+
+
+def _check_rows(labels: np.ndarray, nb_classes: int, name: str) -> np.ndarray:
+    if labels.shape[1] != nb_classes:
+        raise ValueError(f"`{name}` has rows of width {labels.shape[1]}; expected {nb_classes}, the number of classes.")
+    rows = labels.astype(np.float32)
+    sums = rows.sum(axis=1)
+    if (rows < 0).any() or np.abs(sums - 1).max(initial=0) > 1e-3:
+        worst = sums[np.abs(sums - 1).argmax()]
+        raise ValueError(
+            f"`{name}` has rows that sum to {worst:g} or negative entries; expected probabilities that sum to 1."
+        )
+    return rows
+
+
+def _as_array(value: Any, name: str) -> np.ndarray:
+    array = as_array(value, name)
+    if array.ndim == 0:
+        raise TypeError(f"`{name}` is {shown(value)}; expected an array.")
+    return array
+
+
+def _extremes(images: np.ndarray, clip_values: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Least and greatest value: of each feature where bounds are given for each, else of all, in one pass by torch."""
+    each = clip_values is not None and max(np.size(bound) for bound in clip_values) > 1
+    if each or not images.flags.c_contiguous or not images.flags.writeable:
+        return images.min(axis=0), images.max(axis=0)
+    low, high = torch.aminmax(torch.from_numpy(images))
+    return low.numpy(), high.numpy()
+
+
+def is_mapped(value: Any) -> bool:
+    """
+    Whether an array is a view of a file, which may be larger than memory.
+
+    :param value: An array, or anything else.
+    :return: True or False.
+
+    Example:
+    >>> from art_sensreg.art_bridge.checks import is_mapped
+    >>> is_mapped(np.zeros(3))
+    False
+    """
+    while isinstance(value, np.ndarray):
+        if isinstance(value, np.memmap):
+            return True
+        value = value.base
+    return False
+
+
+def _scaling(clip_values: Any, tensor: bool) -> str:
+    low, high = (0.0, 1.0) if clip_values is None else (float(np.min(clip_values[0])), float(np.max(clip_values[1])))
+    code = "x.float()" if tensor else "x.astype('float32')"
+    if (low, high) == (0.0, 255.0):
+        return code
+    code += " / 255" + (f" * {high - low:g}" if high - low != 1 else "")
+    return code + (f" + {low:g}" if low > 0 else f" - {-low:g}" if low < 0 else "")
+
+
+def _range_text(clip_values: Any) -> str:
+    if clip_values is None:
+        return "the range that the model takes"
+    return f"[{np.min(clip_values[0]):g}, {np.max(clip_values[1]):g}]"

@@ -1,0 +1,197 @@
+"""What users give to be trained and scored on, checked, preprocessed and made tensors."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from art.estimators.classification import PyTorchClassifier
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from art_sensreg.art_bridge.checks import check_images, check_labels, clip_bounds, is_mapped
+from art_sensreg.art_bridge.labels import Targets
+from art_sensreg.art_bridge.loaders import LoaderSource, is_loader, loader_source
+from art_sensreg.art_bridge.preprocessing import Preprocessing, model_dtype, numpy_dtype
+from art_sensreg.penalties.forward.noise import derive_seed
+from art_sensreg.training.batches import LoaderBatches, TensorBatches
+from art_sensreg.training.config import TrainingConfig
+from art_sensreg.training.held_out import Batch, HeldOut, HeldOutLoader, HeldOutTensors
+from art_sensreg.utils.rng import preserve_global_rng_state
+
+logger = logging.getLogger(__name__)
+
+
+class Reader:
+    """
+    Reads data for one classifier and one run.
+
+    :param classifier: The classifier.
+    :param config: Settings.
+    :param in_units: What of the run is in the unit of the images, by the names of its arguments (see
+        `Preprocessing.apply`).
+
+    Example:
+    >>> from art_sensreg.art_bridge.data import Reader
+    >>> classifier = PyTorchClassifier(torch.nn.Linear(2, 3), torch.nn.CrossEntropyLoss(), (2,), 3, device_type="cpu")
+    >>> reader = Reader(classifier, TrainingConfig(batch_size=2))
+    >>> len(reader.arrays(*reader.check(np.zeros((5, 2)), [0, 1, 2, 0, 1])))
+    3
+    """
+
+    def __init__(self, classifier: PyTorchClassifier, config: TrainingConfig, in_units: Sequence[str] = ()) -> None:
+        self.classifier, self.config, self.in_units = classifier, config, in_units
+        self._targets = Targets(classifier, config.batch_size)
+
+    def check(self, x: Any, y: Any, prefix: str = "") -> tuple[np.ndarray, np.ndarray]:
+        """
+        Check images and labels.
+
+        :param x: Images.
+        :param y: Labels.
+        :param prefix: What stands before `x` and `y` in messages.
+        :return: Images in the model's type, and labels as indices or rows.
+        :raises TypeError: If something is of a wrong type.
+        :raises ValueError: If something is out of range.
+        """
+        classifier, dtype = self.classifier, numpy_dtype(self.classifier.model)
+        tolerance = self.config.clip_tolerance
+        images = check_images(x, classifier.input_shape, classifier.clip_values, f"{prefix}x", dtype, tolerance)
+        return images, check_labels(y, classifier.nb_classes, len(images), f"{prefix}y")
+
+    def arrays(self, images: np.ndarray, labels: np.ndarray, least: int = 1) -> TensorBatches:
+        """
+        Shuffled batches of arrays.
+
+        :param images: Checked images.
+        :param labels: Checked labels.
+        :param least: See :class:`~art_sensreg.training.batches.TensorBatches`.
+        :return: The batches.
+        """
+        classifier = self.classifier
+        images, labels = self._preprocessed(images, labels)
+        x = self._as_tensor(images)
+        return TensorBatches(
+            x,
+            self._kept(x[:2], labels),
+            self.config.batch_size,
+            self.config.drop_last,
+            least=least if self.has_batch_norm else 1,
+            device=classifier.device,
+            dtype=model_dtype(classifier.model),
+            accumulate=self.config.accumulate,
+            encode=self._targets.encode,
+            clip=self._clip(images),
+        )
+
+    def loader(self, source: LoaderSource) -> LoaderBatches:
+        """
+        Batches of a loader, each checked as it comes.
+
+        :param source: The loader.
+        :return: The batches.
+        """
+        return LoaderBatches(
+            lambda: self._drawn(source, fit=True),
+            source.length,
+            source.restarts,
+            self.classifier.device,
+            self.config.accumulate,
+            source.generators(),
+        )
+
+    def held_out(self, data: Any, adapter: Any = None) -> HeldOut | None:
+        """
+        Data to score the model on.
+
+        :param data: Pair of images and labels; one of ART's data generators or a torch `DataLoader`; or None.
+        :param adapter: Function from a batch of the loader to a pair, or None.
+        :return: The data; of a loader the first batch is checked now.
+        :raises TypeError: If it is something else.
+        :raises ValueError: If its content is unusable.
+        """
+        if data is None:
+            return None
+        prefix = "validation_data: "
+        if is_loader(data):
+            source = loader_source(data, adapter, "validation_data")
+            found = HeldOutLoader(lambda: self._drawn(source, fit=False, prefix=prefix), source.length, source)
+            found.check()
+            return found
+        if not isinstance(data, (tuple, list)) or len(data) != 2:
+            raise TypeError(
+                f"`validation_data` is {type(data).__name__}; expected a pair (x, y), an ART data generator or a torch "
+                "DataLoader."
+            )
+        x, y = data
+        images, labels = self.check(x, y, prefix)
+        images, labels = self._preprocessed(images, labels, fit=False)
+        rows = self._as_tensor(images).to(model_dtype(self.classifier.model))
+        kept = self._kept(rows[:2], labels).to(rows.device)
+        return HeldOutTensors(rows, kept, self._targets.encode, self._clip(images))
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether the model has layers that cannot normalise a single row."""
+        return any(isinstance(module, _BatchNorm) for module in self.classifier.model.modules())
+
+    @cached_property
+    def _preprocessing(self) -> Preprocessing:
+        """Found out when the classifier is on its device."""
+        return Preprocessing.of(self.classifier)
+
+    def _preprocessed(self, x: np.ndarray, y: np.ndarray, fit: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """Data as a whole: what preprocessors draw for them depends on the seed alone, so that a run can resume."""
+        if self.config.seed is None:
+            return self._applied(x, y, fit)
+        with preserve_global_rng_state(derive_seed(self.config.seed, "preprocessing") % 2**32):
+            return self._applied(x, y, fit)
+
+    def _applied(self, x: np.ndarray, y: np.ndarray, fit: bool) -> tuple[np.ndarray, np.ndarray]:
+        in_units = list(self.in_units)
+        if not fit:  # scored, and attacked, but no penalty is measured
+            in_units = [name for name in in_units if name != "`penalties`"]
+            in_units += ["`validation_attack`"] if self.config.validation_attack is not None else []
+        return self._preprocessing.apply(x, y, fit, in_units)
+
+    def _drawn(self, source: LoaderSource, fit: bool, prefix: str = "") -> Iterator[Batch]:
+        """The batches of an epoch, in the host's memory."""
+        for x, y in source.epoch():
+            images, labels = self.check(x, y, prefix)
+            if fit and len(images) == 1 and self.has_batch_norm:
+                logger.warning("A batch of a single image is left out: BatchNorm cannot normalise it.")
+                continue
+            images, labels = self._applied(images, labels, fit)
+            rows = torch.from_numpy(images).to(model_dtype(self.classifier.model))
+            yield rows, self._targets.encode(self._kept(rows[:2], labels))
+
+    def _kept(self, x: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
+        """Labels as tensor; the first time some images show in which form the loss takes them."""
+        classifier = self.classifier
+        self._targets.decide(
+            self._preprocessing.trained_model(), x.to(classifier.device, model_dtype(classifier.model))
+        )
+        return self._targets.store(labels)
+
+    def _clip(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Bounds for an array that stays in its file, within which its batches are clipped."""
+        clip_values = self.classifier.clip_values
+        if not self.config.clip_tolerance or clip_values is None or not is_mapped(images):
+            return None
+        low, high = clip_bounds(clip_values, self.classifier.input_shape)
+        return torch.as_tensor(low), torch.as_tensor(high)
+
+    def _as_tensor(self, images: np.ndarray) -> torch.Tensor:
+        """On the device of the model if the images take at most half of its free memory, else where they are."""
+        with warnings.catch_warnings():
+            # Arrays mapped from a file may be read-only. Nothing writes into the tensor.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            tensor = torch.from_numpy(images)
+        device = self.classifier.device
+        if device.type == "cuda" and 2 * tensor.nbytes > torch.cuda.mem_get_info(device)[0]:
+            return tensor
+        return tensor.to(device)

@@ -1,0 +1,237 @@
+"""Loaders of other libraries as one thing: ART's data generators and torch's `DataLoader`."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from art.data_generators import DataGenerator, NumpyDataGenerator, PyTorchDataGenerator
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
+
+from art_sensreg.training.checkpoint.bytecode import globals_used, members
+from art_sensreg.training.checkpoint.describe import Describer
+from art_sensreg.utils.rng import preserve_global_rng_state
+
+logger = logging.getLogger(__name__)
+
+BatchAdapter = Callable[[Any], tuple[Any, Any]]
+
+
+@dataclass
+class LoaderSource:
+    """
+    A loader whose epochs can be started.
+
+    :param loader: ART data generator or torch `DataLoader`.
+    :param length: Batches of an epoch.
+    :param name: A short description.
+    :param restarts: Whether each epoch is a new one, whatever was drawn before.
+    :param adapter: Function from a batch, whatever it is, to images and labels; None: batches are pairs.
+    :param argument: Name of the argument that it came as, for messages.
+    """
+
+    loader: Any
+    length: int
+    name: str
+    restarts: bool
+    adapter: BatchAdapter | None = None
+    argument: str = "generator"
+
+    def epoch(self) -> Iterator[tuple[Any, Any]]:
+        """Draw the batches of an epoch: pairs of images and labels."""
+        if isinstance(self.loader, (NumpyDataGenerator, DataLoader)):
+            drawn = iter(self.loader)
+        else:
+            drawn = islice(iter(self.loader.get_batch, None), self.length)
+        for batch in drawn:
+            yield self._pair(batch)
+
+    def generators(self) -> list[torch.Generator]:
+        """The random generators of its own, which decide its order."""
+        parts = [self.loader, *(getattr(self.loader, name, None) for name in ("sampler", "batch_sampler"))]
+        parts.append(getattr(parts[-1], "sampler", None))
+        found = [getattr(part, "generator", None) for part in parts]
+        return list({id(part): part for part in found if isinstance(part, torch.Generator)}.values())
+
+    def _pair(self, batch: Any) -> tuple[Any, Any]:
+        if self.adapter is None:
+            if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+                raise TypeError(
+                    f"`{self.argument}` yields {_kind(batch)}; expected pairs of images and labels, or a "
+                    "`batch_adapter`: a function that makes a pair of each batch."
+                )
+            return batch[0], batch[1]
+        try:
+            pair = self.adapter(batch)
+        except Exception as error:
+            raise ValueError(
+                f"`batch_adapter` failed on a batch of `{self.argument}`, {_kind(batch)}: {type(error).__name__}: "
+                f"{error}; expected a function that makes of each batch a pair of images and labels."
+            ) from error
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise TypeError(f"`batch_adapter` returns {_kind(pair)}; expected a pair of images and labels.")
+        return pair[0], pair[1]
+
+
+def loader_source(loader: Any, adapter: Any = None, argument: str = "generator") -> LoaderSource:
+    """
+    Check a loader.
+
+    The batches of a `DataLoader` that does not know their number are counted, once, before training: one whose data set
+    is an `IterableDataset` without a length, or is shared out among several workers.
+
+    :param loader: ART data generator with a known `size`, or a torch `DataLoader`.
+    :param adapter: Function from a batch to a pair of images and labels, or None.
+    :param argument: Name of the argument, for messages.
+    :return: The same with its length.
+    :raises TypeError: If it is something else.
+    :raises ValueError: If its length is not known, it deals out parts of the data itself, or its workers all give the
+        same data.
+
+    Example:
+    >>> from torch.utils.data import TensorDataset
+    >>> from art_sensreg.art_bridge.loaders import loader_source
+    >>> loader_source(DataLoader(TensorDataset(torch.rand(5, 2), torch.zeros(5)), batch_size=2)).length
+    3
+    """
+    if adapter is not None and (isinstance(adapter, type) or not callable(adapter)):
+        raise TypeError(f"`batch_adapter` is {adapter!r}; expected a function from a batch to images and labels.")
+    if isinstance(loader, PyTorchDataGenerator):
+        return loader_source(loader.iterator, adapter, argument)  # `get_batch` runs on into the next epoch
+    if isinstance(loader, NumpyDataGenerator):
+        length, name, restarts = loader.batches_per_epoch, f"NumpyDataGenerator of {loader.size} images", True
+    elif isinstance(loader, DataGenerator):
+        if loader.size is None:
+            raise ValueError(f"`{argument}` has no size; expected one that knows how many images an epoch has.")
+        length = math.ceil(loader.size / loader.batch_size)
+        name, restarts = f"{type(loader).__name__} of {loader.size} images", False
+    elif isinstance(loader, DataLoader):
+        length = _length(loader, argument)
+        name, restarts = f"DataLoader of {length} batches", True
+    else:
+        raise TypeError(
+            f"`{argument}` is {type(loader).__name__}; expected an art.data_generators.DataGenerator or a torch "
+            "DataLoader."
+        )
+    if length < 1:
+        raise ValueError(f"`{argument}` is a {name} with no batch in an epoch; expected at least one.")
+    return LoaderSource(loader, length, name, restarts, adapter, argument)
+
+
+def is_loader(data: Any) -> bool:
+    """
+    Whether something is meant as a loader.
+
+    :param data: What a user gave.
+    :return: True for ART's data generators and torch's `DataLoader`.
+
+    Example:
+    >>> from art_sensreg.art_bridge.loaders import is_loader
+    >>> is_loader((1, 2))
+    False
+    """
+    return isinstance(data, (DataGenerator, DataLoader))
+
+
+def describe_source(source: LoaderSource, describe: Describer) -> dict[str, str]:
+    """
+    Tell a loader from others by all of its data and settings that can be seen from outside.
+
+    Arrays and tensors that its data set holds are read whole; of files and streams their names are all that is known.
+
+    :param source: The loader.
+    :param describe: What describes objects.
+    :return: Names and texts.
+
+    Example:
+    >>> from torch.utils.data import TensorDataset
+    >>> from art_sensreg.art_bridge.loaders import describe_source, loader_source
+    >>> loader = DataLoader(TensorDataset(torch.arange(5)), batch_size=2, shuffle=True)
+    >>> sorted(describe_source(loader_source(loader), Describer()))[:5]
+    ['batch_adapter', 'batch_size', 'collate_fn', 'content', 'dataset']
+    """
+    loader = source.loader
+    texts = {"content": source.name, **dict(describe("batch_adapter", source.adapter))}
+    parts = vars(loader)
+    if isinstance(loader, DataLoader):
+        named = ("batch_size", "drop_last", "dataset", "sampler", "batch_sampler", "collate_fn", "worker_init_fn")
+        parts = {name: getattr(loader, name) for name in named}
+        if type(loader.batch_sampler) is BatchSampler:
+            del parts["batch_sampler"]  # what the loader made of the others
+        if isinstance(loader.dataset, IterableDataset):
+            parts["num_workers"] = loader.num_workers  # each has a stream of its own
+    for name, value in parts.items():
+        texts.update(describe(name, value))
+    return texts
+
+
+def _length(loader: DataLoader[Any], argument: str) -> int:
+    if isinstance(loader.sampler, DistributedSampler):
+        raise ValueError(
+            f"`{argument}` has a DistributedSampler, which repeats images to fill its parts up; expected the whole "
+            "loader: its batches are dealt out here."
+        )
+    stream = isinstance(loader.dataset, IterableDataset)
+    if stream and loader.num_workers > 1:
+        _check_workers(loader, argument)
+    try:
+        length = len(loader)
+    except TypeError as error:
+        if not stream:
+            raise ValueError(f"`{argument}` is a DataLoader of unknown length; expected one with a length.") from error
+        length = 0
+    if stream and (length == 0 or loader.num_workers > 1):
+        logger.warning("`%s` does not know the number of its batches: they are counted before training.", argument)
+        with preserve_global_rng_state(seed=0):
+            length = 0
+            for length, _ in enumerate(loader, start=1):
+                if length % 1000 == 0:
+                    logger.warning("`%s` has at least %d batches; expected a stream that ends.", argument, length)
+    return length
+
+
+def _check_workers(loader: DataLoader[Any], argument: str) -> None:
+    """Each worker of a stream has a copy of it: unless they share it out, every row comes once for each of them."""
+    remedy = (
+        "expected num_workers of at most 1, or a data set that gives each worker a part of its own "
+        "(torch.utils.data.get_worker_info)"
+    )
+    with preserve_global_rng_state(seed=0):
+        first, second, *_ = [*islice(iter(loader), 2), None, None]
+    if first is not None and second is not None and _equal(first, second):
+        raise ValueError(
+            f"`{argument}` has an IterableDataset and {loader.num_workers} workers that all give the same data; "
+            f"{remedy}."
+        )
+    functions = members(type(loader.dataset)).values()
+    names = {name for part in functions if (code := getattr(part, "__code__", None)) for name in code.co_names}
+    names |= {name for part in functions if hasattr(part, "__code__") for name in globals_used(part.__code__)}
+    if loader.worker_init_fn is None and functions and "get_worker_info" not in names:
+        logger.warning(
+            "`%s` has an IterableDataset and %d workers, and nothing is seen that shares it out among them: every row "
+            "may come once for each worker; %s.",
+            argument, loader.num_workers, remedy,
+        )  # fmt: skip
+
+
+def _equal(first: Any, second: Any) -> bool:
+    if isinstance(first, torch.Tensor):
+        return isinstance(second, torch.Tensor) and torch.equal(first, second)
+    if isinstance(first, dict):
+        return isinstance(second, dict) and _equal(list(first.values()), list(second.values()))
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(_equal(a, b) for a, b in zip(first, second, strict=True))
+    return bool(first == second)
+
+
+def _kind(thing: Any) -> str:
+    if isinstance(thing, dict):
+        return f"a dict of {', '.join(map(str, thing))}"
+    if isinstance(thing, (tuple, list)):
+        return f"a {type(thing).__name__} of {len(thing)}"
+    return type(thing).__name__

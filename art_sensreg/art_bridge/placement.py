@@ -1,0 +1,120 @@
+"""A classifier and all that it computes with on one device."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from art.estimators.classification import PyTorchClassifier
+from torch import nn
+
+from art_sensreg.training.config import TrainingConfig, check_device
+from art_sensreg.training.distributed import local_device
+from art_sensreg.training.resources import match_device
+
+
+def run_device(classifier: PyTorchClassifier, config: TrainingConfig) -> torch.device:
+    """
+    The device of a run.
+
+    :param classifier: The classifier.
+    :param config: Its `device` counts if it is given.
+    :return: The device with its index; of the processes of `torchrun` each has that of its local rank, unless another
+        index was asked for. ART puts every classifier on the first GPU, which is no choice of the user's.
+
+    Example:
+    >>> from art_sensreg.art_bridge.placement import run_device
+    >>> run_device(PyTorchClassifier(nn.Linear(2, 2), None, (2,), 2, device_type="cpu"), TrainingConfig())
+    device(type='cpu')
+    """
+    device = check_device(classifier.device if config.device is None else config.device)
+    several = dist.is_available() and dist.is_torchelastic_launched() and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if config.device is None and several and device.type == "cuda" and device.index == 0:
+        device = torch.device("cuda")
+    return local_device(device)
+
+
+def place(classifier: PyTorchClassifier, device: torch.device) -> None:
+    """
+    Bring a classifier to a device: its model, loss, preprocessing, and what its optimizer remembers of the weights.
+
+    :param classifier: ART classifier, changed in place.
+    :param device: The device.
+
+    Example:
+    >>> from art_sensreg.art_bridge.placement import place
+    >>> classifier = PyTorchClassifier(nn.Linear(2, 2), nn.CrossEntropyLoss(), (2,), 2)
+    >>> place(classifier, torch.device("cpu"))
+    >>> classifier.device
+    device(type='cpu')
+    """
+    if device != classifier.device:
+        classifier._device = device
+        classifier._device_type = "cpu" if device.type == "cpu" else "gpu"
+        classifier.model.to(device)
+    move(classifier._loss, device)
+    for operation in classifier.preprocessing_operations:
+        if hasattr(operation, "_device"):
+            operation._device = device
+        move(operation, device)
+    if classifier._optimizer is not None:
+        match_device(classifier._optimizer)
+
+
+def move(thing: Any, device: torch.device) -> None:
+    """
+    Bring what a loss, preprocessor or penalty computes with to a device, in place.
+
+    :param thing: A module, or any object: the modules and tensors that it has as attributes, in lists or in dicts too,
+        or as arguments of a `functools.partial`. What a function closes over cannot be moved.
+    :param device: The device.
+
+    Example:
+    >>> from art_sensreg.art_bridge.placement import move
+    >>> loss = nn.CrossEntropyLoss(weight=torch.ones(3))
+    >>> move(loss, torch.device("meta"))
+    >>> loss.weight.device
+    device(type='meta')
+    """
+    if isinstance(thing, functools.partial):
+        moved = {name: _moved(value, device) for name, value in thing.keywords.items()}
+        thing.keywords.update(moved)
+        move(thing.func, device)
+        return
+    modules = [thing]
+    if isinstance(thing, nn.Module):
+        thing.to(device)
+        modules = list(thing.modules())
+    for module in modules:
+        for name, value in list(getattr(module, "__dict__", {}).items()):
+            new = value if name in _REGISTERED else _moved(value, device)
+            if new is not value:
+                object.__setattr__(module, name, new)  # of a frozen dataclass too
+
+
+# Where torch keeps what `Module.to` has moved.
+_REGISTERED = ("_parameters", "_buffers", "_modules")
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """The value on the device: itself if there is nothing to move, or if it is an object that stays the same."""
+    if isinstance(value, torch.Tensor):
+        if value.device == device:
+            return value
+        if not value.requires_grad:
+            return value.to(device)
+        value.data = value.data.to(device)  # an optimizer may hold it
+    elif isinstance(value, nn.Module):
+        move(value, device)
+    elif type(value) in (list, tuple):
+        moved = [_moved(part, device) for part in value]
+        if any(new is not old for new, old in zip(moved, value, strict=True)):
+            return type(value)(moved)
+    elif type(value) is dict:
+        changed = {key: _moved(part, device) for key, part in value.items()}
+        if any(changed[key] is not part for key, part in value.items()):
+            return changed
+    return value

@@ -1,0 +1,87 @@
+"""What the training run of an ART classifier is, for its checkpoints: see `training.fingerprint`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from art.estimators.classification import PyTorchClassifier
+from torch import nn
+
+from art_sensreg.art_bridge.loaders import describe_source
+from art_sensreg.objectives import Objective
+from art_sensreg.training.checkpoint.describe import Describer
+from art_sensreg.training.checkpoint.fingerprint import Fingerprint, describe_data, fingerprint, own_things
+from art_sensreg.training.config import TrainingConfig
+from art_sensreg.training.held_out import HeldOut, HeldOutLoader, HeldOutTensors
+
+Data = Callable[[Describer], dict[str, str]]
+
+
+def description(
+    classifier: PyTorchClassifier,
+    model: nn.Module,
+    objective: Objective,
+    config: TrainingConfig,
+    scheduler: Any,
+    training_mode: bool,
+    data: Data,
+    validation: HeldOut | None,
+) -> Callable[[bool], Fingerprint]:
+    """
+    Make a function that describes a run as it is at the time of the call.
+
+    :param classifier: The classifier that is trained.
+    :param model: The function that is trained: its model, or that behind a standardisation.
+    :param objective: The objective.
+    :param config: Settings.
+    :param scheduler: The scheduler, or None.
+    :param training_mode: Whether the model trains in training mode.
+    :param data: Function that describes the training data.
+    :param validation: Validation data, or None.
+    :return: The function; told that an epoch is over, it looks at loaders a second time: what has changed by then (the
+        counter or cache of a data set) moves, and is no setting. Arrays are read once.
+    """
+    optimizer = classifier.optimizer
+    describe = Describer([*own_things(model, optimizer, scheduler), classifier])
+    read = functools.cache(lambda used: data(describe))
+    scored = functools.cache(lambda used: _describe_held_out(validation, describe))
+    used = False
+
+    def described(epoch_over: bool = False) -> Fingerprint:
+        nonlocal used
+        used = used or epoch_over
+        preprocessing: dict[str, str] = {}
+        for number, operation in enumerate(preprocessors(classifier)):
+            preprocessing[str(number)] = type(operation).__name__
+            preprocessing.update(describe.attributes(f"{number}", operation))
+        further = {
+            "preprocessing's": preprocessing,
+            "validation data's": scored(used and isinstance(validation, HeldOutLoader)),
+        }
+        return fingerprint(model, objective, optimizer, scheduler, config, read(used), training_mode, describe, further)
+
+    return described
+
+
+def preprocessors(classifier: PyTorchClassifier) -> list[Any]:
+    """
+    The preprocessing of a classifier but for mean and standard deviation, which are described with the data.
+
+    :param classifier: ART classifier.
+    :return: ART preprocessors.
+
+    Example:
+    >>> from art_sensreg.art_bridge.run_description import preprocessors
+    >>> preprocessors(PyTorchClassifier(nn.Linear(2, 2), None, (2,), 2, preprocessing=(0.5, 0.5)))
+    []
+    """
+    operations = classifier.preprocessing_operations
+    return [part for part in operations if not type(part).__name__.startswith("StandardisationMeanStd")]
+
+
+def _describe_held_out(validation: HeldOut | None, describe: Describer) -> dict[str, str]:
+    if isinstance(validation, HeldOutTensors):
+        return describe_data(validation.x, validation.y)
+    return describe_source(validation.source, describe) if isinstance(validation, HeldOutLoader) else {}

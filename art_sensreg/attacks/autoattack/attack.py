@@ -1,0 +1,263 @@
+"""The authors' own AutoAttack, from the package pyautoattack, as an attack of ART."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from art.estimators.classification import PyTorchClassifier
+from tqdm.auto import tqdm
+
+from art_sensreg.art_bridge.checks import check_images, check_known
+from art_sensreg.art_bridge.inference import preserve_grad
+from art_sensreg.attacks.autoattack.backend import (
+    MIN_CLASSES,
+    VERSIONS,
+    AuthorsAttacks,
+    Strength,
+    auto_attack_class,
+    generators_kept,
+)
+from art_sensreg.attacks.autoattack.rescale import UnitBox, picture_shape
+from art_sensreg.attacks.inputs import attack_number, attack_range
+from art_sensreg.attacks.norms import norm_name
+from art_sensreg.attacks.settings import CheckedAttack
+from art_sensreg.attacks.torch_model import check_classifier, labels_of, predicted_labels
+from art_sensreg.utils import (
+    as_numbers,
+    check_choice,
+    check_count,
+    check_differentiable,
+    check_flag,
+    check_seed,
+    gradients_on,
+)
+from art_sensreg.utils.model_rng import preserve_rng_state
+from art_sensreg.utils.modes import eval_mode, frozen
+
+_STRENGTH = ("nb_iter", "nb_queries", "nb_restarts", "eot_iter")
+
+
+class OfficialAutoAttack(CheckedAttack):
+    """
+    AutoAttack as its authors wrote it: what published robust accuracies are measured with.
+
+    ART's attack of that name is another one. Stages run one after the other, each on what the former ones left; images
+    that none of them breaks are returned as they came. It sees all of ART's preprocessing (torch preprocessors without
+    a gradient are passed straight through), and its budget holds in the user's units. An image counts as broken if the
+    classifier mistakes the very image that is returned, so that of a random model a second draw has to agree.
+
+    | Paper link: https://arxiv.org/abs/2003.01690 (Croce and Hein 2020), https://arxiv.org/abs/2103.01208 (L1)
+
+    :param estimator: ART PyTorch classifier with `clip_values`.
+    :param norm: `np.inf`, 2 or 1; or `linf`, `l2`, `l1`.
+    :param eps: Size of the perturbation, in the user's units.
+    :param version: `standard`, `plus`, or `rand` for random models.
+    :param attacks: Single stages instead of a version: `apgd-ce`, `apgd-dlr`, `apgd-t`, `fab`, `fab-t`, `square`.
+    :param seed: Seed of every stage and batch; the global generators are left as they were.
+    :param batch_size: Images attacked together.
+    :param verbose: Whether a progress bar over the stages is shown.
+    :param nb_iter: Steps of APGD and FAB; None: the authors' 100.
+    :param nb_queries: Queries of Square; None: the authors' 5000.
+    :param nb_restarts: Restarts of each stage; None: the authors' 1 or 5.
+    :param eot_iter: Gradients that APGD averages; None: the authors' 20 in `rand`, else 1.
+    :raises ImportError: If pyautoattack is missing.
+    :raises TypeError: If the classifier is not a PyTorch one, or a setting is of a wrong type.
+    :raises ValueError: If a setting is out of range, or a stage needs more classes or pixels than there are.
+
+    Example:
+    >>> from torch import nn
+    >>> from art_sensreg.attacks.autoattack.attack import OfficialAutoAttack
+    >>> classifier = PyTorchClassifier(nn.Flatten(), nn.CrossEntropyLoss(), (1, 1, 4), 4, clip_values=(0.0, 1.0))
+    >>> x = np.array([[0.6, 0.5, 0.0, 0.0], [0.9, 0.0, 0.0, 0.0]], dtype=np.float32).reshape(2, 1, 1, 4)
+    >>> attack = OfficialAutoAttack(classifier, eps=0.1, nb_iter=10, nb_queries=10)
+    >>> x_adv = attack.generate(x, np.array([0, 0]))
+    >>> classifier.predict(x_adv).argmax(axis=1) == 0, attack.robust
+    (array([False,  True]), array([False,  True]))
+    >>> list(attack.masks)
+    ['clean', 'apgd-ce', 'apgd-t', 'fab-t', 'square']
+    """
+
+    attack_params: ClassVar[list[str]] = [
+        *CheckedAttack.attack_params,
+        *("norm", "eps", "version", "attacks", "seed", "batch_size", "verbose"),
+        *_STRENGTH,
+    ]
+    _estimator_requirements = (PyTorchClassifier,)
+
+    def __init__(
+        self,
+        estimator: PyTorchClassifier,
+        norm: Any = np.inf,
+        eps: float = 0.3,
+        version: str = "standard",
+        attacks: Sequence[str] | None = None,
+        seed: int = 0,
+        batch_size: int = 250,
+        verbose: bool = False,
+        nb_iter: int | None = None,
+        nb_queries: int | None = None,
+        nb_restarts: int | None = None,
+        eot_iter: int | None = None,
+    ) -> None:
+        auto_attack_class()
+        super().__init__(estimator=check_classifier(estimator))
+        self.norm, self.eps, self.seed, self.batch_size, self.verbose = norm, eps, seed, batch_size, verbose
+        self.version = "custom" if attacks is not None and version == "standard" else version
+        self.attacks = attacks
+        self.nb_iter, self.nb_queries, self.nb_restarts, self.eot_iter = nb_iter, nb_queries, nb_restarts, eot_iter
+        self.masks: dict[str, np.ndarray] = {}
+        """For `clean` and each stage: which images are rightly classified after it, `(n,)`."""
+        self.seconds: dict[str, float] = {}
+        """For each stage: its seconds."""
+        self.warnings: list[str] = []
+        """What pyautoattack warned of (a random defence, zero gradients, ...), each text once."""
+        self.robust = np.zeros(0, dtype=bool)
+        """Which images are rightly classified after all stages, `(n,)`."""
+        self._settle()
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages, in their order."""
+        return VERSIONS[self.version] if self.attacks is None else tuple(self.attacks)
+
+    def generate(
+        self, x: np.ndarray, y: np.ndarray | None = None, mask: np.ndarray | None = None, **kwargs: Any
+    ) -> np.ndarray:
+        """
+        Perturb images; `masks`, `robust`, `seconds` and `warnings` tell what happened.
+
+        :param x: Images `(n, *input_shape)`, floating point, within `clip_values`.
+        :param y: True labels, as indices or rows; None: those that are predicted.
+        :param mask: Not supported.
+        :param kwargs: Nothing: an unknown argument is an error.
+        :return: Images of the same shape and type: misclassified where the attack succeeded, else unchanged.
+        :raises TypeError: If an argument is unknown or of a wrong type.
+        :raises ValueError: If images or labels do not fit, the classifier has no usable `clip_values`, or `mask` is
+            given.
+        """
+        check_known("generate", kwargs, "x, y")
+        if mask is not None:
+            raise ValueError("`mask` is given; expected None: this attack changes all pixels.")
+        classifier = self.estimator
+        check_differentiable(classifier.model, "estimator")
+        images = as_numbers(x, "x")
+        attack_range(classifier)  # refuses what does not fit the images
+        # In the machine's byte order, and of a precision that torch has.
+        dtype = np.dtype(np.float64) if images.dtype.itemsize > 8 else images.dtype.newbyteorder("=")
+        images = check_images(images, classifier.input_shape, classifier.clip_values, dtype=dtype)
+        images = np.ascontiguousarray(images)
+        labels = None if y is None else labels_of(classifier, y, len(images))
+        with ExitStack() as stack:
+            stack.enter_context(gradients_on())
+            stack.enter_context(eval_mode(classifier._model))
+            box = UnitBox(classifier, self._picture_shape())
+            stack.enter_context(preserve_grad(box))
+            stack.enter_context(frozen(box))
+            stack.enter_context(generators_kept(self.seed))
+            return self._run(box, images, self._predicted(images) if labels is None else labels)
+
+    _generate = generate
+
+    def _run(self, box: UnitBox, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        theirs, units, found = self._authors_attacks(box), box.to_units(x), x.copy()
+        self.warnings, self.seconds = theirs.warnings, {}
+        robust = self._predicted(x) == y
+        self.masks = {"clean": robust.copy()}
+        self._check_gradient(box, units[:1])
+        theirs.check_defence(*self._tensors(units[: self.batch_size], y[: self.batch_size]))
+        for stage in tqdm(self.stages, desc="AutoAttack", disable=not self.verbose):
+            begin, left = time.perf_counter(), np.flatnonzero(robust)
+            for first in range(0, len(left), self.batch_size):
+                rows = left[first : first + self.batch_size]
+                perturbed, broken = theirs.perturb(stage, *self._tensors(units[rows], y[rows]))
+                rows = rows[broken.cpu().numpy()]
+                images = box.from_units(x[rows], perturbed[broken].cpu().numpy(), self.eps, self.norm)
+                # Counted is what the user's classifier says of the image that the user gets.
+                wrong = self._predicted(images) != y[rows]
+                found[rows[wrong]], robust[rows[wrong]] = images[wrong], False
+            self.seconds[stage], self.masks[stage] = time.perf_counter() - begin, robust.copy()
+        self.robust = robust
+        theirs.check_square({stage: float(mask.mean()) for stage, mask in self.masks.items()})
+        return found
+
+    def _check_gradient(self, box: UnitBox, units: np.ndarray) -> None:
+        if set(self.stages) == {"square"}:
+            return
+        leaf = torch.from_numpy(units).to(self.estimator.device).requires_grad_(True)
+        with preserve_rng_state(self.estimator.device):
+            total = box(leaf).sum()
+            found = torch.autograd.grad(total, leaf, allow_unused=True)[0] if total.requires_grad else None
+        if found is None:
+            raise ValueError(
+                "`estimator` cuts the gradient: autograd sees no way from the images to the logits. Wrap the part that "
+                "detaches or leaves torch into art_sensreg.attacks.BPDA, or ask for attacks=('square',)."
+            )
+
+    def _tensors(self, units: np.ndarray, y: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        device = self.estimator.device
+        return torch.from_numpy(units).to(device), torch.from_numpy(y).to(device)
+
+    def _predicted(self, x: np.ndarray) -> np.ndarray:
+        return predicted_labels(self.estimator, x, self.batch_size)
+
+    def _authors_attacks(self, box: UnitBox) -> AuthorsAttacks:
+        return AuthorsAttacks(
+            box,
+            nb_classes=self.estimator.nb_classes,
+            norm=self.norm,
+            eps=self.eps / box.width,
+            version=self.version,
+            attacks=self.attacks,
+            seed=self.seed,
+            device=self.estimator.device,
+            strength=Strength(**{name: getattr(self, name) for name in _STRENGTH}),
+        )
+
+    def _picture_shape(self) -> tuple[int, ...]:
+        windows = "square" in self.stages and self.norm != "linf"
+        shape = picture_shape(tuple(self.estimator.input_shape), windows)
+        if shape is None:
+            others = tuple(stage for stage in self.stages if stage != "square")
+            raise ValueError(
+                f"`estimator` has images of shape {self.estimator.input_shape}; expected at least 5 values a channel, "
+                f"which square needs in {self.norm}. Without it: attacks={others}."
+            )
+        return shape
+
+    def _check_params(self) -> None:
+        self.norm, self.eps = norm_name(self.norm), attack_number("eps", self.eps)
+        check_seed("seed", self.seed)
+        check_flag("verbose", self.verbose)
+        for name in ("seed", "batch_size", *_STRENGTH):
+            if getattr(self, name) is not None or name not in _STRENGTH:
+                check_count(name, getattr(self, name), minimum=0 if name == "seed" else 1)
+                setattr(self, name, int(getattr(self, name)))
+        self._check_stages()
+        self._picture_shape()
+
+    def _check_stages(self) -> None:
+        if self.attacks is None:
+            check_choice("version", self.version, tuple(VERSIONS))
+        elif self.version != "custom":
+            raise ValueError(f"`version` is {self.version!r} and `attacks` is given; expected one of them.")
+        elif isinstance(self.attacks, str) or not isinstance(self.attacks, Sequence) or not self.attacks:
+            raise ValueError(f"`attacks` is {self.attacks!r}; expected a list of some of {', '.join(MIN_CLASSES)}.")
+        for stage in self.stages:
+            check_choice("attacks", stage, tuple(MIN_CLASSES))
+        classes, needed = self.estimator.nb_classes, max(MIN_CLASSES[stage] for stage in self.stages)
+        if classes < needed:
+            possible = tuple(stage for stage, least in MIN_CLASSES.items() if least <= classes)
+            raise ValueError(
+                f"`estimator` has {classes} classes; expected at least {needed} for {', '.join(self.stages)}. Possible "
+                f"are attacks={possible}."
+            )
+        if self.norm == "l1" and self.version == "standard" and self.nb_iter is not None and self.nb_iter < 3:
+            raise ValueError(f"`nb_iter` is {self.nb_iter}; expected at least 3: APGD has three phases in L1.")
+
+
+OfficialAutoAttack.generate = OfficialAutoAttack._generate  # type: ignore[method-assign] # as in ProjectedAscent

@@ -1,0 +1,150 @@
+"""A classifier as attacks of other libraries want it: pictures in [0, 1]; and the way back to the user's units."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from art.estimators.classification import PyTorchClassifier
+from torch import nn
+
+from art_sensreg.attacks.autoattack.backend import default_dtype
+from art_sensreg.attacks.torch_model import unit_box_model
+from art_sensreg.utils.norms import norm_name
+
+
+class UnitBox(nn.Module):
+    """
+    A classifier of pictures `(n, channels, height, width)` in [0, 1], in evaluation mode, and the change of units.
+
+    :param classifier: ART classifier with `clip_values`.
+    :param shape: Shape in which an image is shown to the attack, of as many values as the classifier's own.
+    :raises TypeError: If it is not one of ART's PyTorch classifiers.
+    :raises ValueError: If `clip_values` is missing, or is not the same for all channels.
+
+    Example:
+    >>> from art_sensreg.attacks.autoattack.rescale import UnitBox
+    >>> classifier = PyTorchClassifier(nn.Identity(), nn.CrossEntropyLoss(), (2,), 2, clip_values=(0.0, 255.0))
+    >>> box, x = UnitBox(classifier, (1, 1, 2)), np.array([[0.0, 51.0]], dtype=np.float32)
+    >>> units = box.to_units(x)
+    >>> units.round(3), box(torch.from_numpy(units))
+    (array([[[[0. , 0.2]]]], dtype=float32), tensor([[ 0., 51.]]))
+    >>> box.from_units(x, np.full((1, 1, 1, 2), 0.1), eps=30.0, norm="linf").round(3).tolist()
+    [[25.5, 25.5]]
+    """
+
+    def __init__(self, classifier: PyTorchClassifier, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.model, self.low, self.width = unit_box_model(classifier)
+        self.user_shape, self.shape = tuple(classifier.input_shape), tuple(shape)
+        self.default_dtype = torch.get_default_dtype()
+        self.eval()
+
+    def forward(self, units: torch.Tensor) -> torch.Tensor:
+        if self.shape != self.user_shape:
+            units = units.reshape(len(units), *self.user_shape)
+        with default_dtype(self.default_dtype):
+            # A copy: Square writes into the logits, which are the images themselves if the model is a view of them.
+            logits: torch.Tensor = self.model(units).clone()
+        return logits
+
+    def to_units(self, x: np.ndarray) -> np.ndarray:
+        """
+        Images as the attack sees them.
+
+        :param x: Images in the user's units, `(n, *input_shape)`.
+        :return: float32 pictures in [0, 1].
+        """
+        units = x if self._same_units else (x.astype(np.float64) - self.low) / self.width
+        return units.clip(0.0, 1.0).astype(np.float32).reshape(len(x), *self.shape)
+
+    def from_units(self, x: np.ndarray, perturbed: np.ndarray, eps: float, norm: str) -> np.ndarray:
+        """
+        Perturbed images as the user gets them.
+
+        :param x: Images in the user's units, `(n, *input_shape)`.
+        :param perturbed: Perturbed pictures in [0, 1].
+        :param eps: Size of the perturbation, in the user's units.
+        :param norm: `linf`, `l2` or `l1`.
+        :return: Images of the shape and type of `x`, within eps of it; float32 images of a user who has the attack's
+            own units are those of the attack, bit for bit.
+        """
+        images = perturbed.reshape(len(x), *self.user_shape)
+        if self._same_units and x.dtype == perturbed.dtype:
+            return images
+        images = self.low + self.width * images.astype(np.float64)
+        return within_budget(x, images, eps, norm, self.low, self.low + self.width)
+
+    @property
+    def _same_units(self) -> bool:
+        return self.low == 0.0 and self.width == 1.0
+
+
+def within_budget(x: np.ndarray, perturbed: np.ndarray, eps: float, norm: str, low: float, high: float) -> np.ndarray:
+    """
+    Perturbed images whose difference from `x`, as it is stored, is at most eps: rounding goes towards `x`.
+
+    :param x: Images `(n, ...)` within the box, of any float type.
+    :param perturbed: Perturbed ones, float64.
+    :param eps: Size of the perturbation.
+    :param norm: `linf`, `l2` or `l1`.
+    :param low: Smallest value of an image.
+    :param high: Largest value.
+    :return: Images of the type of `x`.
+
+    Example:
+    >>> from art_sensreg.attacks.autoattack.rescale import within_budget
+    >>> x = np.array([[0.7]], dtype=np.float32)
+    >>> stored = within_budget(x, np.array([[1.0]]), 0.1, "linf", 0.0, 1.0)
+    >>> float(stored[0, 0]) - float(x[0, 0]) <= 0.1 < float(np.float32(0.8)) - float(x[0, 0])
+    True
+    """
+    norm, start = norm_name(norm), x.astype(np.float64)
+    delta = np.clip(perturbed, low, high) - start
+    if norm == "linf":
+        delta = np.clip(delta, -eps, eps)
+    else:
+        rows = delta.reshape(len(x), math.prod(x.shape[1:]))
+        size = np.linalg.norm(rows, ord=2 if norm == "l2" else 1, axis=1)
+        # A hair inside, for whoever adds up the sizes in another order.
+        shrink = np.where(size > eps * (1 - 1e-12), eps * (1 - 1e-12) / np.maximum(size, 1e-300), 1.0)
+        delta = delta * shrink.reshape(-1, *[1] * (x.ndim - 1))
+    stored = (start + delta).astype(x.dtype)
+    beyond = np.abs(stored.astype(np.float64) - start) > np.abs(delta)
+    nearest: np.ndarray = np.where(beyond, np.nextafter(stored, x), stored)
+    return nearest
+
+
+def picture_shape(input_shape: tuple[int, ...], windows: bool) -> tuple[int, ...] | None:
+    """
+    The shape in which pyautoattack can attack images: a set of values is as robust in one layout as in another.
+
+    :param input_shape: Shape of one image; channels, height and width, or any other.
+    :param windows: Whether Square runs in L2 or L1: it tiles the picture, and fails where its tiles do not fit (heights
+        below 5; 12, 14, 18, 19, 24).
+    :return: The shape itself if it will do, else that of the most square picture that does; None if there is none.
+
+    Example:
+    >>> from art_sensreg.attacks.autoattack.rescale import picture_shape
+    >>> picture_shape((3, 32, 32), True), picture_shape((3, 24, 24), True), picture_shape((20,), True)
+    ((3, 32, 32), (3, 16, 36), (1, 5, 4))
+    """
+    usable = _tiles_fit if windows else lambda height, width: True
+    if len(input_shape) == 3 and usable(*input_shape[1:]):
+        return tuple(input_shape)
+    channels = input_shape[0] if len(input_shape) == 3 else 1
+    values = math.prod(input_shape) // max(channels, 1)
+    heights = [height for height in range(1, values + 1) if values % height == 0 and usable(height, values // height)]
+    if not heights:
+        return None
+    height = min(heights, key=lambda height: (abs(height - values // height), height))
+    return channels, height, values // height
+
+
+def _tiles_fit(height: int, width: int) -> bool:
+    side = height // 5
+    if side <= 1 or width < side:
+        return side >= 1
+    margin = (height - 5 * side) // 2
+    return all(margin + length // side * side <= length for length in (height, width))

@@ -1,0 +1,7 @@
+"""The checks of the audit, a module for each group of them. Importing a module puts its checks on the list."""
+
+# In the order of the report.
+from art_sensreg.auditing.checks import preconditions, gradients, attack_health, adaptive, known_outcomes, plausibility  # noqa: F401, I001
+from art_sensreg.auditing.registry import CHECKS
+
+__all__ = ["CHECKS"]

@@ -1,0 +1,269 @@
+"""Command line of the audit: see `python benchmarks/audit.py --help`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from art_sensreg.art_bridge.weights import load_weights
+from art_sensreg.attacks.sizes import check_size
+from art_sensreg.auditing import CHECKS, AuditReport
+from art_sensreg.benchmark.cli.arguments import (
+    OneLineParser,
+    known_names,
+    make_parser,
+    positive_number,
+    whole_number,
+)
+from art_sensreg.benchmark.cli.console import say
+from art_sensreg.benchmark.cli.suite import prepare
+from art_sensreg.benchmark.config.settings import FILE_RECIPE, RECIPES, SuiteSettings
+from art_sensreg.benchmark.config.threat_models import NORMS
+from art_sensreg.benchmark.defences.registry import DEFENCES, options_of
+from art_sensreg.benchmark.engine.audit import ADVERSARIAL, audit_cell, audited_threat
+from art_sensreg.benchmark.engine.target import Cell, cell_classifier
+from art_sensreg.benchmark.engine.train import task_of, trained_cell
+from art_sensreg.benchmark.results.reading import read_results
+from art_sensreg.benchmark.results.store import Records
+from art_sensreg.benchmark.results.writing import write_text
+from art_sensreg.datasets import Dataset
+from art_sensreg.models import ACTIVATIONS, MODELS, NORM_LAYERS
+from art_sensreg.training.distributed import Processes
+from art_sensreg.utils import check_seed
+from art_sensreg.utils.files import usable_folder
+from art_sensreg.utils.text import escape_markdown, fenced
+
+# What `--defence` trains beside the defence, for want of a run that has it: the twin, and the cheapest surrogate.
+_BESIDE = ("none", "art-fbf-fixed")
+# A folder without a run: what is audited from a file resumes none.
+_NO_RUN = Path("results") / "no-run"
+
+
+def make_audit_parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
+    parser = OneLineParser(
+        prog="audit.py",
+        description="Say, check by check, whether attacks on a model can be believed.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="weights (safetensors); of a run of the suite, its settings, twin and surrogates are found beside them",
+    )
+    what.add_argument(
+        "--defence", choices=tuple(DEFENCES), metavar="NAME", help="train this defence of the suite first"
+    )
+    what.add_argument("--list", action="store_true", help="list the checks, each with its source, and stop")
+    add("--dataset", metavar="NAME", help="digits (default), mnist, cifar10, or an .npz file")
+    add("--data-dir", metavar="DIR", help="folder with mnist.npz, cifar10.npz (or set ART_SENSREG_DATA)")
+    add("--model", choices=tuple(MODELS), help="default: by data set")
+    add("--activation", choices=tuple(ACTIVATIONS), help="default: relu")
+    add("--norm-layer", choices=NORM_LAYERS, help="default: none")
+    add("--norm", choices=tuple(NORMS), help="default: linf, or the run's")
+    add("--eps", type=positive_number, metavar="EPS", help="default: the middle one of the data set's or the run's")
+    add("--points", type=whole_number, metavar="N", help="the first N test images (default and most: 400; quick 128)")
+    add("--twin", type=Path, metavar="FILE", help="weights of the same model trained without penalties")
+    add("--surrogate", type=Path, action="append", default=[], metavar="FILE", help="weights of another trained model")
+    add("--checks", type=known_names(CHECKS), metavar="NAME,NAME...", help="default: all; see --list")
+    add("--quick", action="store_true", help="fewer points, steps and restarts")
+    add("--seed", type=int, default=0, metavar="N")
+    add("--epochs", type=whole_number, metavar="N", help="with --defence; default: by data set")
+    add("--train-size", type=whole_number, metavar="N", help="use the first N training images")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--out", type=Path, metavar="DIR", help="write audit.json and audit.md; default: results/audit-NAME")
+    add("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    Audit a model.
+
+    :param arguments: Command line; that of the process if None.
+    :return: Exit code: 0 done, whatever the verdict; 1 a check raised. Wrong arguments exit with 2, Ctrl-C with 130.
+    """
+    parser = make_audit_parser()
+    given = parser.parse_args(arguments)
+    if given.list:
+        say(*(f"{spec.name:30} {spec.question} ({spec.source})" for spec in CHECKS.values()))
+        return 0
+    logging.getLogger("art").setLevel(logging.ERROR)
+    words = sys.argv[1:] if arguments is None else arguments
+    command = shlex.join(["python", "benchmarks/audit.py", *words])
+    try:
+        check_seed("--seed", given.seed)
+        report, title, out = _audited_file(given) if given.checkpoint else _audited_defence(given)
+    except (ValueError, TypeError, OSError, argparse.ArgumentTypeError) as error:
+        parser.error(str(error))
+    write_text(out / "audit.json", json.dumps(report.as_json(), indent=1, allow_nan=False) + "\n")
+    write_text(out / "audit.md", f"# Audit: {escape_markdown(title)}\n\n{fenced(command)}\n\n{report.as_markdown()}")
+    say(str(report), f"\nWrote:\n  {out / 'audit.json'}\n  {out / 'audit.md'}")
+    return 1 if any(check.status == "ERROR" for check in report.checks) else 0
+
+
+def _audited_defence(given: argparse.Namespace) -> tuple[AuditReport, str, Path]:
+    """Train a defence, its twin and a surrogate, then audit."""
+    names = list(dict.fromkeys([*_BESIDE, given.defence]))
+    out = given.out or Path("results") / f"audit-{given.defence}"
+    try:
+        settings, dataset, previous = _settings(given, _suite_words(given, names, out))
+    except ValueError as error:
+        if "--resume" in str(error):
+            raise ValueError(f"`--out` {out} holds models of other settings; choose another folder") from None
+        raise
+    records = Records(out, settings.as_json(), settings.device, previous)
+    cells: dict[str, Cell | None] = {}
+    for name in names:
+        run, cells[name] = trained_cell(settings, dataset, records, name, given.seed, Processes())
+        if name == given.defence and cells[name] is None:
+            raise ValueError(f"`--defence` {name} cannot be trained here: {run['reason']}")
+    title = f"{given.defence} on {dataset.name}, {settings.model}"
+    return _audit(given, settings, dataset, given.defence, cells, given.seed), title, out
+
+
+def _audited_file(given: argparse.Namespace) -> tuple[AuditReport, str, Path]:
+    """Audit the weights in a file; what stands beside them in a run of the suite is used."""
+    if not given.checkpoint.is_file():
+        raise ValueError(f"`--checkpoint`: there is no file {given.checkpoint}")
+    match = re.fullmatch(r"(.+)-seed(\d+)", given.checkpoint.stem)
+    name = match.group(1) if match and match.group(1) in DEFENCES else "none"
+    seed = int(match.group(2)) if match else given.seed
+    stored = _stored_settings(given.checkpoint)
+    out = usable_folder("--out", given.out or Path("results") / f"audit-{given.checkpoint.stem}")
+    settings, dataset, _ = _settings(given, _suite_words(given, [name], _NO_RUN, stored), stored)
+    files = {other: given.checkpoint.with_name(f"{other}-seed{seed}.safetensors") for other in ("none", *ADVERSARIAL)}
+    beside = {other: file for other, file in files.items() if stored and file.is_file() and other != name}
+    cells: dict[str, Cell | None] = {
+        other: loaded_cell(settings, dataset, seed, file, other) for other, file in beside.items()
+    }
+    cells[name] = loaded_cell(settings, dataset, seed, given.checkpoint, name)
+    known = stored is not None and match is not None
+    if not known:  # nothing is known of how a bare file was trained
+        given.penalties = []
+    title = f"{given.checkpoint.name} on {dataset.name}, {settings.model}"
+    return _audit(given, settings, dataset, name, cells, seed, own_twin=known), title, out
+
+
+def _audit(
+    given: argparse.Namespace,
+    settings: SuiteSettings,
+    dataset: Dataset,
+    name: str,
+    cells: dict[str, Cell | None],
+    seed: int,
+    own_twin: bool = True,
+) -> AuditReport:
+    norm, eps = audited_threat(settings)
+    arguments: dict[str, Any] = {
+        "eps": given.eps or eps,
+        "norm": given.norm or norm,
+        "seed": given.seed,
+        "checks": given.checks,
+        "verbose": not given.quiet,
+    }
+    if not own_twin and name == "none":
+        arguments["twin"] = None
+    if hasattr(given, "penalties"):
+        arguments["penalties"] = given.penalties
+    # What is named on the command line comes before what lies beside the model.
+    if given.twin:
+        arguments["twin"] = loaded_cell(settings, dataset, seed, given.twin, "none").model
+    if given.surrogate:
+        arguments["surrogates"] = [loaded_cell(settings, dataset, seed, file, "none").model for file in given.surrogate]
+    dataset = dataset.limited(test_size=given.points)
+    return audit_cell(settings, dataset, name, cells, quick=given.quick, **arguments)
+
+
+def _suite_words(
+    given: argparse.Namespace, names: list[str], out: Path, stored: dict[str, Any] | None = None
+) -> list[str]:
+    """The suite's own arguments, so that both take the same defaults; those of a stored run where none is given."""
+    stored = stored or {}
+    words = ["--defences", ",".join(names), "--out", str(out), "--device", given.device]
+    for option in ("dataset", "model", "activation", "norm_layer", "epochs", "train_size"):
+        value = getattr(given, option) or stored.get(option)
+        words += [f"--{option.replace('_', '-')}", str(value)] if value else []
+    return words + (["--data-dir", given.data_dir] if given.data_dir else [])
+
+
+def _settings(
+    given: argparse.Namespace, words: list[str], stored: dict[str, Any] | None = None
+) -> tuple[SuiteSettings, Dataset, dict[str, Any] | None]:
+    suite = make_parser().parse_args(words)
+    if stored and isinstance(stored.get("norm"), str):
+        suite.norm, suite.eps = (stored["norm"],), [tuple(stored["eps"])]
+    if given.norm and (given.norm,) != suite.norm:
+        suite.norm, suite.eps = (given.norm,), None
+    suite.resume = True  # the folder may hold an earlier audit
+    settings, dataset, _, previous = prepare(suite)
+    if given.eps:  # before anything is trained
+        check_size("--eps", given.eps, given.norm or settings.threats[0].norm, dataset.input_shape)
+    threads = RECIPES.get(settings.dataset, FILE_RECIPE).threads
+    if threads and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(threads)
+    return settings, dataset, previous
+
+
+def _stored_settings(checkpoint: Path) -> dict[str, Any] | None:
+    """The settings of the run of the suite that a checkpoint lies in, if it lies in one; what is no run is refused."""
+    path = checkpoint.resolve().parent.parent / "results.json"
+    if not os.path.lexists(path):
+        return None
+    config: dict[str, Any] = read_results(path)["config"]
+    return config
+
+
+def settings_of_run(folder: Path, name: str, data_dir: str | None = None) -> tuple[SuiteSettings, Dataset]:
+    """
+    Settings and data of a run of the suite, all test images.
+
+    :param folder: Its output folder.
+    :param name: A defence.
+    :param data_dir: Folder of the data.
+    :return: Settings and data.
+    :raises ValueError: If the folder holds no run.
+    """
+    checkpoint = folder / "checkpoints" / f"{name}-seed0.safetensors"
+    stored = _stored_settings(checkpoint)
+    if stored is None:
+        raise ValueError(f"{folder} holds no `results.json` of a run of the suite")
+    given = make_audit_parser().parse_args(["--checkpoint", str(checkpoint)])
+    given.data_dir = data_dir
+    words = _suite_words(given, [name], _NO_RUN, stored)
+    return _settings(given, [*words, "--test-size", str(10**9)], stored)[:2]
+
+
+def loaded_cell(settings: SuiteSettings, dataset: Dataset, seed: int, file: Path, name: str) -> Cell:
+    """
+    A cell of the suite from a file of weights.
+
+    :param settings: Settings of the run.
+    :param dataset: The data.
+    :param seed: Seed of the cell.
+    :param file: The weights.
+    :param name: The defence, for its preprocessing.
+    :return: The cell.
+    :raises ValueError: If the file holds other weights.
+    """
+    task, defence, options = task_of(settings, dataset, seed), DEFENCES[name], options_of(settings, name)
+    model = defence.new_model(task, options)
+    try:
+        load_weights(file, model)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{file} does not hold the weights of {settings.model} for {dataset.name}: {reason}") from None
+    return cell_classifier(task, task.classifier(model), defence, options, settings.budget)

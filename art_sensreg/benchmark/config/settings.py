@@ -1,0 +1,180 @@
+"""What a run of the suite is: its settings, and the defaults of each data set and budget."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from art_sensreg.benchmark.config.threat_models import Threats, threats_as_json
+
+BUDGETS = ("smoke", "quick", "full")
+SALIENCY = "saliency.png"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """
+    Defaults of a data set. The penalties of `mnist` (SR and JR) and `digits` (all) were chosen on held-out training
+    images (`benchmarks/choose_settings.py`, `benchmarks/graddiv.py`, docs/results/); the others are carried over from
+    papers and from the digits, not measured.
+
+    :param model: Name of the model.
+    :param eps: Attack sizes of each norm; the largest is also what adversarial training trains at.
+    :param epochs: Passes over the training data.
+    :param batch_size: Rows of a training step.
+    :param learning_rate: Peak of the one-cycle schedule (Adam).
+    :param test_size: Test images that are attacked, by budget.
+    :param penalties: Settings of the penalties, by defence.
+    :param threads: Threads of torch: one for images so small that handing out work costs more than doing it. None, or
+        a set `OMP_NUM_THREADS`, leaves torch's own choice.
+    """
+
+    model: str
+    eps: dict[str, tuple[float, ...]]
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    test_size: dict[str, int]
+    penalties: dict[str, dict[str, float]] = field(default_factory=dict)
+    threads: int | None = None
+
+
+_HYBRIDS = ("fgsm-rs+sr+jr", "n-fgsm+sr+jr", "at+sr+jr", "trades+sr+jr")
+
+
+def _penalties(
+    sigma: float,
+    sr_weight: float,
+    jr_weight: float,
+    jr_alone: float,
+    hybrid_sr: float = 0.1,
+    hybrid_jr: float = 0.01,
+    fire: float = 5.0,
+    graddiv: float = 0.07,
+) -> dict[str, dict[str, float]]:
+    sensitivity = {"sigma": sigma, "sr_weight": sr_weight}
+    both = {**sensitivity, "jr_weight": jr_weight}
+    return {
+        "sr": sensitivity,
+        "jr": {"jr_weight": jr_alone},
+        "sr+jr": both,
+        "sr+jr-cheap": both,
+        **{name: {"sr_weight": hybrid_sr, "jr_weight": hybrid_jr} for name in _HYBRIDS},
+        "fire": {"weight": fire},
+        "graddiv": {"weight": graddiv},
+        # Of the evidence bound's 1: with as many weights and as few images the prior would be all that is learned.
+        "adv-bnn": {"kl_weight": 0.004},
+    }
+
+
+RECIPES = {
+    "digits": Recipe(
+        model="cnn-small",
+        eps={"linf": (0.1, 0.2), "l2": (0.5, 1.0), "l1": (1.0, 2.0)},
+        epochs=12,
+        batch_size=64,
+        learning_rate=3e-3,
+        test_size={"smoke": 200, "quick": 150, "full": 450},
+        penalties=_penalties(
+            sigma=0.3, sr_weight=0.3, jr_weight=0.1, jr_alone=0.1, hybrid_sr=0.03, hybrid_jr=0.003, fire=1.0
+        ),
+        threads=1,
+    ),
+    "mnist": Recipe(
+        model="cnn-small",
+        eps={"linf": (0.1, 0.2, 0.3), "l2": (1.0, 1.5, 2.0), "l1": (5.0, 7.5, 10.0)},
+        epochs=15,
+        batch_size=128,
+        learning_rate=3e-3,
+        test_size={"smoke": 200, "quick": 1000, "full": 10000},
+        penalties=_penalties(sigma=0.3, sr_weight=1.0, jr_weight=0.1, jr_alone=0.01),
+    ),
+    "cifar10": Recipe(
+        model="resnet-small",
+        eps={"linf": (2 / 255, 8 / 255), "l2": (0.25, 0.5), "l1": (4.0, 12.0)},
+        epochs=20,
+        batch_size=128,
+        learning_rate=3e-3,
+        test_size={"smoke": 100, "quick": 1000, "full": 10000},
+        penalties=_penalties(sigma=0.1, sr_weight=1.0, jr_weight=0.1, jr_alone=0.01),
+    ),
+}
+# A file of one's own: nothing is known of it, so moderate values.
+FILE_RECIPE = Recipe(
+    model="cnn-small",
+    eps={"linf": (0.05, 0.1), "l2": (0.5, 1.0), "l1": (5.0, 10.0)},
+    epochs=20,
+    batch_size=128,
+    learning_rate=3e-3,
+    test_size={"smoke": 200, "quick": 1000, "full": 10000},
+    penalties=_penalties(sigma=0.1, sr_weight=1.0, jr_weight=0.1, jr_alone=0.01),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteSettings:
+    """
+    All settings of a run; stored in `results.json` and compared when a run is resumed.
+
+    :param dataset: `digits`, `mnist`, `cifar10`, or the path of an `.npz` file.
+    :param defences: Names of the defences.
+    :param attacks: Names of the attacks, in the order in which they run.
+    :param threats: Norms and attack sizes; ART's adversarial trainers train at the first norm's largest size.
+    :param model: Name of the model.
+    :param activation: Name of the activation.
+    :param norm_layer: `none` or `batch`.
+    :param budget: Strength of the attacks: `smoke`, `quick` or `full`.
+    :param seeds: Number of training seeds, from 0.
+    :param epochs: Passes over the training data.
+    :param batch_size: Rows of a training step.
+    :param learning_rate: Peak of the one-cycle schedule.
+    :param train_size: Training images used, or None for all.
+    :param test_size: Images attacked.
+    :param validation: Whether held-out training images stand in the place of the test images.
+    :param data_crc32: Checksum of the images and labels used.
+    :param device: `cpu` or `cuda`.
+    :param all_points: Whether every attack sees every image, and not only those that earlier ones left.
+    :param options: Options of single defences, `{defence: {option: value}}`.
+    """
+
+    dataset: str
+    defences: tuple[str, ...]
+    attacks: tuple[str, ...]
+    threats: Threats
+    model: str
+    activation: str
+    norm_layer: str
+    budget: str
+    seeds: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    train_size: int | None
+    test_size: int
+    validation: bool
+    data_crc32: int
+    device: str
+    all_points: bool = False
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings as they stand in `results.json`."""
+        values: dict[str, Any] = {}
+        for name, value in asdict(self).items():
+            # The place of the two older entries: a page that shows the settings keeps its order.
+            values.update(threats_as_json(self.threats) if name == "threats" else {name: value})
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    def first_difference(self, stored: dict[str, Any]) -> str | None:
+        """
+        Compare with the settings of a stored run. Defences, attacks and seeds may be added to it.
+
+        :param stored: `config` of its `results.json`.
+        :return: What differs first, in words, or None.
+        """
+        # Through JSON and back, as the stored ones: it knows no tuples.
+        for name, value in json.loads(json.dumps(self.as_json())).items():
+            if name not in ("defences", "attacks", "seeds") and stored.get(name) != value:
+                return f"`{name}` was {stored.get(name)!r} and is now {value!r}"
+        return None

@@ -1,0 +1,170 @@
+"""What the attacker may do: norms and sizes, the size of a perturbation, and random noise of that size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from art_sensreg.attacks.norms import Ball, norm_name
+
+# Our names, and the norms as ART takes them.
+NORMS: dict[str, float] = {"linf": np.inf, "l2": 2, "l1": 1}
+NOISE_DRAWS = 10
+
+
+@dataclass(frozen=True)
+class Threat:
+    """
+    A norm and the sizes that are attacked in it.
+
+    :param norm: `linf`, `l2` or `l1`.
+    :param eps: Attack sizes, ascending.
+    """
+
+    norm: str
+    eps: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "norm", norm_name(self.norm))
+
+
+Threats = tuple[Threat, ...]
+
+
+def threats_as_json(threats: Threats) -> dict[str, Any]:
+    """
+    How norms and sizes stand in `results.json`: of one norm its name and a list, of several a list and a table.
+
+    :param threats: The threats.
+    :return: The entries `norm` and `eps`.
+
+    Example:
+    >>> from art_sensreg.benchmark.config.threat_models import threats_as_json
+    >>> threats_as_json((Threat("linf", (0.1, 0.2)),))
+    {'norm': 'linf', 'eps': [0.1, 0.2]}
+    >>> threats_as_json((Threat("linf", (0.1,)), Threat("l2", (0.5,))))
+    {'norm': ['linf', 'l2'], 'eps': {'linf': [0.1], 'l2': [0.5]}}
+    """
+    if len(threats) == 1:
+        return {"norm": threats[0].norm, "eps": list(threats[0].eps)}
+    return {
+        "norm": [threat.norm for threat in threats],
+        "eps": {threat.norm: list(threat.eps) for threat in threats},
+    }
+
+
+def threats_of(config: dict[str, Any]) -> Threats:
+    """
+    Read norms and sizes from `results.json`.
+
+    :param config: Its `config`.
+    :return: The threats.
+
+    Example:
+    >>> from art_sensreg.benchmark.config.threat_models import threats_of
+    >>> threats_of({"norm": "linf", "eps": [0.1, 0.2]})
+    (Threat(norm='linf', eps=(0.1, 0.2)),)
+    """
+    norm, eps = config["norm"], config["eps"]
+    if isinstance(norm, str):
+        return (Threat(norm, tuple(eps)),)
+    return tuple(Threat(name, tuple(eps[name])) for name in norm)
+
+
+def pair_threats(
+    norms: Sequence[str],
+    groups: Sequence[tuple[float, ...]] | None,
+    defaults: dict[str, tuple[float, ...]],
+) -> Threats:
+    """
+    Give each norm its sizes.
+
+    :param norms: Names of the norms.
+    :param groups: Sizes of each norm in this order; None: the defaults.
+    :param defaults: Sizes of each norm by the data set's recipe.
+    :return: The threats.
+    :raises ValueError: If there are not as many groups as norms.
+
+    Example:
+    >>> from art_sensreg.benchmark.config.threat_models import pair_threats
+    >>> pair_threats(["linf", "l2"], [(0.1,), (0.5,)], {})
+    (Threat(norm='linf', eps=(0.1,)), Threat(norm='l2', eps=(0.5,)))
+    """
+    if groups is None:
+        return tuple(Threat(norm, defaults[norm]) for norm in norms)
+    if len(groups) != len(norms):
+        raise ValueError(
+            f"`--eps` has {len(groups)} groups of sizes; expected {len(norms)}, one for each of the norms "
+            f"{', '.join(norms)}, separated by /"
+        )
+    return tuple(Threat(norm, group) for norm, group in zip(norms, groups, strict=True))
+
+
+def perturbation_size(x: np.ndarray, x_adv: np.ndarray, norm: str) -> np.ndarray:
+    """
+    Size of each row's perturbation; infinite where it is not finite, so that it counts at no eps.
+
+    :param x: Images, `(n, ...)`.
+    :param x_adv: Adversarial images.
+    :param norm: `linf`, `l2` or `l1`.
+    :return: Array of shape `(n,)`.
+
+    Example:
+    >>> from art_sensreg.benchmark.config.threat_models import perturbation_size
+    >>> [perturbation_size(np.zeros((1, 2)), np.array([[3.0, -4.0]]), norm).item() for norm in ("linf", "l2", "l1")]
+    [4.0, 5.0, 7.0]
+    """
+    norm = norm_name(norm)
+    difference = (np.asarray(x_adv, dtype=np.float64) - x).reshape(len(x), int(np.prod(x.shape[1:])))
+    if norm == "linf":
+        size = np.abs(difference).max(axis=1)
+    else:
+        size = np.sqrt((difference**2).sum(axis=1)) if norm == "l2" else np.abs(difference).sum(axis=1)
+    return np.where(np.isfinite(size), size, np.inf)
+
+
+def allowed(x: np.ndarray, x_adv: np.ndarray, norm: str, eps: float) -> np.ndarray:
+    """
+    Which perturbed images keep to the rules: within eps but for rounding, and in the range of images.
+
+    :param x: Images in [0, 1], `(n, ...)`.
+    :param x_adv: Adversarial images.
+    :param norm: `linf`, `l2` or `l1`.
+    :param eps: Size.
+    :return: Boolean array `(n,)`.
+
+    Example:
+    >>> from art_sensreg.benchmark.config.threat_models import allowed
+    >>> allowed(np.zeros((3, 1)), np.array([[0.1], [0.2], [-0.1]]), "linf", 0.1)
+    array([ True, False, False])
+    """
+    rows = x_adv.reshape(len(x_adv), int(np.prod(x_adv.shape[1:])))
+    in_range = ((rows >= 0) & (rows <= 1)).all(axis=1)
+    return in_range & (perturbation_size(x, x_adv, norm) <= eps * (1 + 1e-5) + 1e-6)
+
+
+def random_noise(x: np.ndarray, norm: str, eps: float, seed: int) -> np.ndarray:
+    """
+    Images under random noise of a size: uniform in the ball in L-inf, on the sphere in L2 and L1; cut to [0, 1].
+
+    :param x: Images, float32 `(n, ...)`.
+    :param norm: `linf`, `l2` or `l1`.
+    :param eps: Size.
+    :param seed: Seed of the draw.
+    :return: Noisy images.
+
+    Example:
+    >>> from art_sensreg.benchmark.config.threat_models import random_noise
+    >>> noisy = random_noise(np.full((1, 1000), 0.5, dtype=np.float32), "l2", 0.1, seed=0)
+    >>> round(float(np.linalg.norm(noisy - 0.5)), 4)
+    0.1
+    """
+    ball, images = Ball(norm, eps, 0.0, 1.0), torch.from_numpy(x)
+    generator = torch.Generator().manual_seed(seed)
+    noisy = ball.inside(images, generator) if ball.norm == "linf" else ball.border(images, generator)
+    array: np.ndarray = noisy.numpy()
+    return array

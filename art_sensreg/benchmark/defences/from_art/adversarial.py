@@ -1,0 +1,186 @@
+"""ART's own trainers as baselines: as shipped, and repaired where a defect of ART 1.20.1 changes the result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
+from art.config import ART_NUMPY_DTYPE
+from art.defences.trainer import (
+    AdversarialTrainer,
+    AdversarialTrainerAWPPyTorch,
+    AdversarialTrainerFBFPyTorch,
+    AdversarialTrainerMadryPGD,
+    AdversarialTrainerTRADESPyTorch,
+)
+from art.estimators.classification import PyTorchClassifier
+from art.utils import random_sphere, to_categorical
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, _LRScheduler
+
+from art_sensreg.benchmark.defences.train_spec import TrainingTask
+
+Options = dict[str, Any]
+
+
+class ArtOneCycle(_LRScheduler):
+    """
+    A one-cycle schedule that TRADES and AWP accept: ART asks for torch's retired `_LRScheduler` class, of which no
+    scheduler of torch 2 is an instance, and steps it once an epoch.
+
+    :param optimizer: Optimizer to drive.
+    :param max_lr: Peak of the learning rate.
+    :param epochs: Number of epochs.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, max_lr: float, epochs: int) -> None:
+        # One step more than epochs: the last epoch would otherwise train at a rate of nearly 0.
+        self._inner = OneCycleLR(optimizer, max_lr, total_steps=max(epochs + 1, 3))
+
+    def step(self, epoch: int | None = None) -> None:
+        self._inner.step()
+
+
+class KLProjectedGradientDescent(ProjectedGradientDescent):
+    """
+    PGD on the divergence from the clean prediction, as TRADES (arXiv 1901.08573, algorithm 1) maximises it.
+
+    ART's TRADES maximises the loss of whatever attack it is given, on the true labels. Given the clean probabilities as
+    soft labels, cross-entropy is KL plus a constant, and its gradient is KL's.
+    """
+
+    def generate(self, x: np.ndarray, y: np.ndarray | None = None, **kwargs: Any) -> np.ndarray:
+        clean = torch.softmax(torch.from_numpy(self.estimator.predict(x)), dim=1).numpy()
+        adversarial: np.ndarray = super().generate(x, y=clean, **kwargs)
+        return adversarial
+
+
+class RepairedFBF(AdversarialTrainerFBFPyTorch):
+    """
+    Fast is better than free (Wong et al. 2020, arXiv 2001.03994) with ART's defects repaired.
+
+    As shipped it never enters training mode, overwrites the learning rate with a fixed schedule that peaks at 0.21
+    whatever the optimizer is, and reads the accuracy off the first layer of an `nn.Sequential`.
+
+    :param classifier: Classifier to train.
+    :param eps: L-inf size of the perturbation.
+    :param scheduler: Scheduler that is stepped after every batch.
+    """
+
+    def __init__(self, classifier: PyTorchClassifier, eps: float, scheduler: LRScheduler) -> None:
+        super().__init__(classifier, eps=eps)
+        self._scheduler = scheduler
+
+    def _batch_process(self, x_batch: np.ndarray, y_batch: np.ndarray, l_r: float) -> tuple[float, float, float]:
+        classifier = self._classifier
+        n, low_high = len(x_batch), classifier.clip_values
+        start = random_sphere(n, x_batch[0].size, self._eps, np.inf).reshape(x_batch.shape).astype(ART_NUMPY_DTYPE)
+        gradient = classifier.loss_gradient(x_batch + start, y_batch)
+        delta = np.clip(start + 1.25 * self._eps * np.sign(gradient), -self._eps, self._eps)
+        x_adv = np.clip(x_batch + delta, *low_high) if low_high is not None else x_batch + delta
+        x_ready, y_ready = classifier._apply_preprocessing(x_adv, y_batch, fit=True)
+        targets = torch.as_tensor(classifier.reduce_labels(y_ready)).to(classifier.device)
+        classifier.model.train()
+        logits = classifier.model(torch.as_tensor(x_ready).to(classifier.device))
+        loss = classifier.loss(logits, targets)
+        classifier.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(classifier.model.parameters(), 0.5)
+        classifier.optimizer.step()
+        self._scheduler.step()
+        return loss.item() * n, float((logits.argmax(1) == targets).sum()), n
+
+
+def _attack(classifier: PyTorchClassifier, task: TrainingTask, options: Options, kind: Any = None) -> Any:
+    return (kind or ProjectedGradientDescent)(
+        classifier,
+        norm=task.art_norm,
+        eps=task.eps,
+        eps_step=2.5 * task.eps / options["max_iter"],
+        max_iter=options["max_iter"],
+        num_random_init=1,
+        batch_size=task.batch_size,
+        verbose=False,
+    )
+
+
+def _fit(trainer: Any, task: TrainingTask, **kwargs: Any) -> None:
+    x, y = task.dataset.x_train, to_categorical(task.dataset.y_train, task.dataset.nb_classes)
+    trainer.fit(x, y, batch_size=task.batch_size, nb_epochs=task.epochs, **kwargs)
+
+
+def train_adversarial(task: TrainingTask, options: Options) -> PyTorchClassifier:
+    """`AdversarialTrainer` with FGM on half of each batch. It steps the scheduler once a batch."""
+    classifier = task.art_classifier()
+    attack = FastGradientMethod(classifier, norm=task.art_norm, eps=task.eps, batch_size=task.batch_size)
+    _fit(AdversarialTrainer(classifier, attack, ratio=options["ratio"]), task, scheduler=task.one_cycle(classifier))
+    return classifier
+
+
+def train_madry(task: TrainingTask, options: Options) -> PyTorchClassifier:
+    """`AdversarialTrainerMadryPGD`, L-inf only as ART builds its attack. It steps the scheduler once a batch."""
+    task.require_linf("ART's MadryPGD builds an L-inf attack only")
+    classifier = task.art_classifier()
+    steps = options["max_iter"]
+    trainer = AdversarialTrainerMadryPGD(classifier, eps=task.eps, eps_step=2.5 * task.eps / steps, max_iter=steps)
+    trainer.attack.set_params(verbose=False)
+    _fit(trainer, task, scheduler=task.one_cycle(classifier))
+    return classifier
+
+
+def train_trades(task: TrainingTask, options: Options) -> PyTorchClassifier:
+    """`AdversarialTrainerTRADESPyTorch` as shipped: PGD on the true labels, constant learning rate."""
+    classifier = task.art_classifier(learning_rate=options["learning_rate"])
+    _fit(AdversarialTrainerTRADESPyTorch(classifier, _attack(classifier, task, options), options["beta"]), task)
+    return classifier
+
+
+def train_trades_fixed(task: TrainingTask, options: Options) -> PyTorchClassifier:
+    """TRADES with the KL attack of its paper and a one-cycle schedule."""
+    classifier = task.art_classifier()
+    attack = _attack(classifier, task, options, KLProjectedGradientDescent)
+    schedule = ArtOneCycle(classifier.optimizer, task.learning_rate, task.epochs)
+    _fit(AdversarialTrainerTRADESPyTorch(classifier, attack, options["beta"]), task, scheduler=schedule)
+    return classifier
+
+
+def train_fbf(task: TrainingTask, options: Options) -> PyTorchClassifier:
+    """`AdversarialTrainerFBFPyTorch` as shipped, with SGD: its own schedule up to 0.21 is one for SGD."""
+    task.require_linf("ART's FBF perturbs in L-inf only")
+    classifier = task.art_classifier()
+    parameters = classifier.model.parameters()
+    classifier._optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=0.9, weight_decay=5e-4)
+    _fit(AdversarialTrainerFBFPyTorch(classifier, eps=task.eps), task)
+    return classifier
+
+
+def train_fbf_fixed(task: TrainingTask, options: Options) -> PyTorchClassifier:
+    """FBF in training mode, with the suite's optimizer and one-cycle schedule."""
+    task.require_linf("ART's FBF perturbs in L-inf only")
+    classifier = task.art_classifier()
+    _fit(RepairedFBF(classifier, task.eps, task.one_cycle(classifier)), task)
+    return classifier
+
+
+def _awp(task: TrainingTask, options: Options, classifier: PyTorchClassifier) -> AdversarialTrainerAWPPyTorch:
+    proxy = task.art_classifier(sgd=options["proxy_learning_rate"])
+    attack = _attack(classifier, task, options)
+    return AdversarialTrainerAWPPyTorch(
+        classifier, proxy, attack, mode="PGD", gamma=options["gamma"], beta=6.0, warmup=0
+    )
+
+
+def train_awp(task: TrainingTask, options: Options) -> PyTorchClassifier:
+    """`AdversarialTrainerAWPPyTorch` as shipped, in PGD mode, constant learning rate."""
+    classifier = task.art_classifier(learning_rate=options["learning_rate"])
+    _fit(_awp(task, options, classifier), task)
+    return classifier
+
+
+def train_awp_fixed(task: TrainingTask, options: Options) -> PyTorchClassifier:
+    """AWP with a one-cycle schedule."""
+    classifier = task.art_classifier()
+    schedule = ArtOneCycle(classifier.optimizer, task.learning_rate, task.epochs)
+    _fit(_awp(task, options, classifier), task, scheduler=schedule)
+    return classifier

@@ -1,0 +1,202 @@
+"""The rules by which layers treat the clean branch of a stacked batch as if it were alone; see `passes`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from art_sensreg.penalties.forward.batch_norm import move_statistics, normalise, statistics
+from art_sensreg.penalties.forward.draws import DRAWS, DROPOUTS, drops_nothing, of_parameter
+from art_sensreg.utils.model_rng import same_draws, torch_generator
+
+
+class UnstackableError(Exception):
+    """A stacked pass has met something that would treat its branches differently; they must run one by one."""
+
+
+class CleanBranchRules(TorchFunctionMode):
+    """
+    BatchNorm and dropout as the docstring of `passes` says, by intercepting their functional forms.
+
+    :param sizes: Rows of each branch of a stacked batch; or of the one branch that runs alone.
+    :param update_statistics: Whether BatchNorm's running statistics move.
+    :param per_row: Whether the outputs will be differentiated by the inputs at fixed statistics.
+    :param repeated: Whether further passes are to be normalised with the statistics of this one.
+    :param moved: Running means that have moved in this step already, with the number of times.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        update_statistics: bool,
+        per_row: bool = False,
+        repeated: bool = False,
+        moved: Counter[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.per_row, self.repeated = per_row, repeated
+        self.sizes = sizes
+        self.rows = sum(sizes)
+        self.stacked = len(sizes) > 1
+        self.update_statistics = update_statistics
+        self.called: Counter[int] = Counter()
+        self.moved: Counter[int] = Counter()
+        self.random_state: torch.Tensor | None = None  # before the first draw
+        self._already = Counter() if moved is None else moved
+        self._statistics: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._repeating = False
+        self._place = 0
+
+    def repeat(self) -> None:
+        """Make the next pass normalise with the statistics of the first one, layer by layer."""
+        self._repeating, self._place = True, 0
+
+    def replica(self) -> CleanBranchRules:
+        """The same rules from here on, for the recomputation of what follows: statistics do not move once more."""
+        made = CleanBranchRules(self.sizes, False, self.per_row, self.repeated)
+        made._repeating, made._place = self._repeating, self._place
+        made._statistics = self._statistics if self._repeating else []
+        return made
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        rule = _RULES.get(func)
+        return func(*args, **kwargs) if rule is None else rule(self, func, *args, **kwargs)
+
+    # --- BatchNorm --------------------------------------------------------------------------------------------------
+
+    def _batch_norm(
+        self,
+        func: Callable[..., Any],
+        input: torch.Tensor,
+        running_mean: torch.Tensor | None,
+        running_var: torch.Tensor | None,
+        weight: torch.Tensor | None = None,
+        bias: torch.Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> torch.Tensor:
+        if not training:
+            return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+        running = None
+        if self.update_statistics and running_mean is not None and running_var is not None:
+            running = running_mean, running_var
+        if of_parameter(input) or (len(input) == 1 and self.sizes[0] > 1):
+            # Weights are standardised, or rows one by one as channels of a single one: no batch is normalised.
+            running_mean, running_var = running or (None, None)
+            return F.batch_norm(input, running_mean, running_var, weight, bias, True, momentum, eps)
+        running = self._noted(running)
+        if len(input) % self.rows and self.stacked:
+            raise UnstackableError(f"a BatchNorm normalises {len(input)} rows of {self.rows}")
+        rows = len(input) * self.sizes[0] // self.rows
+        if rows * input[0].numel() // input.shape[1] < 2:
+            raise ValueError(
+                f"Expected more than 1 value per channel when training, got input size {input[:rows].shape}."
+            )
+        if not self._repeating and (self.stacked or self.per_row):
+            output, _, _ = normalise(input, weight, bias, rows, eps, running, momentum)
+            if self.repeated:  # the passes after this one need them with their graph
+                self._statistics.append(statistics(input))
+        else:
+            mean, variance = self._repeated() if self._repeating else statistics(input)
+            if not self._repeating:
+                self._statistics.append((mean, variance))
+                if running is not None:
+                    move_statistics(input, running, momentum)
+            scale = torch.rsqrt(variance + eps) if weight is None else torch.rsqrt(variance + eps) * weight
+            shift = -mean * scale if bias is None else bias - mean * scale
+            shape = [1, -1] + [1] * (input.ndim - 2)
+            output = torch.addcmul(shift.view(shape), input, scale.view(shape)).to(input.dtype)
+        if running is not None and self.stacked:
+            self.moved[id(running[0])] += 1
+        return output
+
+    def _native_batch_norm(
+        self,
+        func: Callable[..., Any],
+        input: torch.Tensor,
+        weight: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        running_mean: torch.Tensor | None,
+        running_var: torch.Tensor | None,
+        training: bool,
+        momentum: float,
+        eps: float,
+        cudnn_enabled: bool = True,
+    ) -> Any:
+        """`torch.batch_norm` and `torch.native_batch_norm`: the latter returns statistics too."""
+        if not training:
+            rest = (cudnn_enabled,) if func is torch.batch_norm else ()
+            return func(input, weight, bias, running_mean, running_var, training, momentum, eps, *rest)
+        output = self._batch_norm(func, input, running_mean, running_var, weight, bias, training, momentum, eps)
+        if func is torch.batch_norm:
+            return output
+        mean, variance = move_statistics(input[: len(input) * self.sizes[0] // self.rows], None, 0.0)
+        return output, mean, torch.rsqrt(variance + eps)
+
+    def _noted(self, running: tuple[torch.Tensor, torch.Tensor] | None) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Running statistics, unless they have moved in an attempt that was broken off."""
+        if running is None:
+            return None
+        if self.stacked:
+            self.called[id(running[0])] += 1
+        if self._already[id(running[0])] > 0:
+            self._already[id(running[0])] -= 1
+            return None
+        return running
+
+    def _repeated(self) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._place >= len(self._statistics):
+            raise RuntimeError("The model normalises more often on noisy rows than on clean ones; expected as often.")
+        self._place += 1
+        return self._statistics[self._place - 1]
+
+    # --- randomness -------------------------------------------------------------------------------------------------
+
+    def _dropout(
+        self, func: Callable[..., torch.Tensor], input: torch.Tensor, p: float = 0.5, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        if not self.stacked or drops_nothing(p, args, kwargs) or of_parameter(input):
+            return func(input, p, *args, **kwargs)
+        if len(input) % self.rows:
+            raise UnstackableError(f"dropout is applied to {len(input)} rows where the batch has {self.rows}")
+        sizes = [len(input) * size // self.rows for size in self.sizes]
+        if kwargs.get("inplace"):  # autograd forbids it on the parts of a split
+            kwargs = {**kwargs, "inplace": False}
+        outputs = []
+        generator = torch_generator(input.device)
+        if self.random_state is None:
+            self.random_state = generator.get_state()
+        with same_draws([generator]) as rewind:
+            parts = torch.split(input, sizes)
+            for part in parts:
+                filled = part
+                if len(part) < sizes[0]:
+                    # Equal draws need equal shapes and layouts: a shorter branch is filled up, and cut again.
+                    filled = torch.zeros_like(parts[0])
+                    filled[: len(part)] = part
+                outputs.append(func(filled, p, *args, **kwargs)[: len(part)])
+                rewind()
+        return torch.cat(outputs)
+
+    def _draw(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if self.stacked and DRAWS[func](args, kwargs):
+            raise UnstackableError(f"it draws random numbers ({getattr(func, '__name__', func)})")
+        return func(*args, **kwargs)
+
+
+_RULES: dict[Callable[..., Any], Callable[..., Any]] = {
+    **dict.fromkeys(DRAWS, CleanBranchRules._draw),
+    **dict.fromkeys(DROPOUTS, CleanBranchRules._dropout),
+    F.batch_norm: CleanBranchRules._batch_norm,
+    torch.batch_norm: CleanBranchRules._native_batch_norm,
+    torch.native_batch_norm: CleanBranchRules._native_batch_norm,
+}

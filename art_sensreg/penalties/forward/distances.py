@@ -1,0 +1,84 @@
+"""
+The distance between stacked activations, with a gradient that is written once.
+
+Written in plain torch, the gradient of `mean((b - a)**2)` for two halves `a`, `b` of one tensor costs a temporary for
+each half, a tensor of zeros for each slice and their sum. Here it is one pass over one tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+
+def paired_distance(
+    whole: torch.Tensor, rows: int, starts: Sequence[int], absolute: bool = False, detach_clean: bool = False
+) -> torch.Tensor:
+    """
+    Mean squared (or absolute) difference between noisy rows and their clean ones, which stand in one tensor.
+
+    :param whole: `(n, ...)`; its first rows are clean.
+    :param rows: Rows of each noisy block, `m`; row `start + i` belongs to the clean row `i`.
+    :param starts: First row of each noisy block.
+    :param absolute: Whether the mean of `|b - a|` is taken and not of its square.
+    :param detach_clean: Whether the gradient flows to the noisy rows only.
+    :return: 0-d tensor, float32 at least. It can be differentiated twice.
+
+    Example:
+    >>> from art_sensreg.penalties.forward.distances import paired_distance
+    >>> paired_distance(torch.tensor([[1.0], [2.0], [4.0], [2.0]]), rows=2, starts=[2]).item()
+    4.5
+    """
+    value: torch.Tensor = _PairedDistance.apply(whole, rows, tuple(starts), absolute, detach_clean)
+    return value
+
+
+def _plain_distance(
+    whole: torch.Tensor, rows: int, starts: tuple[int, ...], absolute: bool, detach_clean: bool
+) -> torch.Tensor:
+    """The same by torch's own operations: for double backward."""
+    wide = whole.float() if whole.itemsize < 4 else whole
+    clean = wide[:rows].detach() if detach_clean else wide[:rows]
+    differences = torch.stack([wide[start : start + rows] - clean for start in starts])
+    return differences.abs().mean() if absolute else differences.pow(2).mean()
+
+
+class _PairedDistance(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, whole: torch.Tensor, rows: int, starts: tuple[int, ...], absolute: bool, detach_clean: bool
+    ) -> torch.Tensor:
+        # Sums in float32: differences of half precision have lost enough bits already.
+        wide = whole.float() if whole.itemsize < 4 else whole
+        differences = [wide[start : start + rows] - wide[:rows] for start in starts]
+        ctx.save_for_backward(whole, *differences)
+        ctx.arguments = (rows, starts, absolute, detach_clean)
+        sums = [d.abs().sum() if absolute else torch.dot(d.reshape(-1), d.reshape(-1)) for d in differences]
+        total = sums[0] if len(sums) == 1 else torch.stack(sums).sum()
+        return total / (len(starts) * differences[0].numel())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        whole, *differences = ctx.saved_tensors
+        rows, starts, absolute, detach_clean = ctx.arguments
+        (gradient,) = gradients
+        if torch.is_grad_enabled():
+            value = _plain_distance(whole, *ctx.arguments)
+            (by_whole,) = torch.autograd.grad(value, whole, gradient, create_graph=True)
+            return by_whole, None, None, None, None
+        factor = gradient * ((1 if absolute else 2) / (len(starts) * differences[0].numel()))
+        filled = not detach_clean and rows * (1 + len(starts)) == len(whole)
+        by_whole = torch.empty_like(whole) if filled else torch.zeros_like(whole)
+        for index, (start, difference) in enumerate(zip(starts, differences, strict=True)):
+            noisy = by_whole[start : start + rows]
+            direction = torch.sign(difference) if absolute else difference
+            if noisy.dtype == direction.dtype:
+                torch.mul(direction, factor, out=noisy)
+            else:
+                noisy.copy_(direction * factor)
+            if not detach_clean:
+                clean = by_whole[:rows]
+                torch.neg(noisy, out=clean) if index == 0 else clean.sub_(noisy)
+        return by_whole, None, None, None, None

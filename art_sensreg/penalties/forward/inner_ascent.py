@@ -1,0 +1,132 @@
+"""The inner maximisation of training: a few projected gradient steps on some loss, in evaluation mode, in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+
+from art_sensreg.penalties.forward.recomputation import with_graph
+from art_sensreg.utils import outside_inference_mode
+from art_sensreg.utils.modes import eval_mode
+from art_sensreg.utils.norms import norm_name
+
+ClipValues = tuple[torch.Tensor, torch.Tensor]
+NORMS = ("linf", "l2")
+
+
+def inside_ball(
+    x: torch.Tensor, perturbed: torch.Tensor, eps: float, norm: str = "linf", clip_values: ClipValues | None = None
+) -> torch.Tensor:
+    """
+    Bring perturbed inputs back into the ball around the clean ones, and into the range of inputs.
+
+    :param x: Clean inputs, `(n, ...)`.
+    :param perturbed: Perturbed ones, same shape.
+    :param eps: Radius, in input units.
+    :param norm: `linf` or `l2`.
+    :param clip_values: Input range as two broadcastable tensors, or None.
+    :return: New tensor.
+
+    Example:
+    >>> from art_sensreg.penalties.forward.inner_ascent import inside_ball
+    >>> inside_ball(torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]), eps=1.0, norm="l2")
+    tensor([[0.6000, 0.8000]])
+    """
+    delta = perturbed - x
+    if norm_name(norm, NORMS) == "linf":
+        delta = delta.clamp(-eps, eps)
+    else:
+        size = delta.flatten(1).norm(dim=1).clamp_min(eps)
+        delta = delta * (eps / size).view(-1, *[1] * (delta.ndim - 1))
+    return x + delta if clip_values is None else (x + delta).clamp(*clip_values)
+
+
+@outside_inference_mode
+def inner_ascent(
+    model: nn.Module,
+    loss_fn: Callable[[torch.Tensor], torch.Tensor],
+    x: torch.Tensor,
+    start: torch.Tensor,
+    eps: float,
+    eps_step: float,
+    max_iter: int,
+    norm: str = "linf",
+    clip_values: ClipValues | None = None,
+    averaged: bool = False,
+) -> torch.Tensor:
+    """
+    Maximise a loss of logits over the ball around each input.
+
+    The model is in evaluation mode, so that BatchNorm's statistics neither move nor couple the rows; no derivative by a
+    weight is taken; autocast is off, because the first steps differ by less than half precision can tell.
+
+    | Paper link: https://arxiv.org/abs/1706.06083 (Madry et al. 2018, equation 2 and section 3.1)
+
+    :param model: Module from `(n, ...)` inputs to `(n, C)` logits; it keeps its mode.
+    :param loss_fn: Function of the logits, to a 0-d tensor in which the rows do not mix.
+    :param x: Clean inputs, `(n, ...)`.
+    :param start: Where to start, same shape; brought into the ball first.
+    :param eps: Radius, in input units.
+    :param eps_step: Size of a step.
+    :param max_iter: Number of steps.
+    :param norm: `linf` (steps along the sign of the gradient) or `l2`.
+    :param clip_values: Input range as two broadcastable tensors, or None.
+    :param averaged: Whether a model that averages draws of its own (it has a `single_draws`) does so here; training
+        takes a single draw for each step.
+    :return: Perturbed inputs, `(n, ...)`, without a graph.
+
+    Example:
+    >>> from art_sensreg.penalties.forward.inner_ascent import inner_ascent
+    >>> x = torch.zeros(1, 2)
+    >>> inner_ascent(nn.Identity(), lambda z: (z[:, 0] - z[:, 1]).sum(), x, x, eps=0.5, eps_step=0.25, max_iter=4)
+    tensor([[ 0.5000, -0.5000]])
+    """
+    x, norm = x.detach(), norm_name(norm, NORMS)
+    perturbed = inside_ball(x, start.detach(), eps, norm, clip_values)
+    draws = nullcontext() if averaged else _single_draws(model)
+    with eval_mode(model), draws, torch.autocast(x.device.type, enabled=False), with_graph():
+        for _ in range(max_iter):
+            gradient = _gradient(model, loss_fn, perturbed)
+            if norm == "linf":
+                direction = gradient.sign()
+            else:
+                flat = gradient.flatten(1)
+                # Of a confident row, in a mean over the batch, even the length of the gradient may count as zero.
+                flat = flat / flat.abs().amax(1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
+                direction = nn.functional.normalize(flat, dim=1).view_as(gradient)
+            perturbed = inside_ball(x, perturbed + eps_step * direction, eps, norm, clip_values)
+    return perturbed
+
+
+def evaluated(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """
+    Logits in evaluation mode, in float32, without a graph.
+
+    :param model: Module from `(n, ...)` inputs to `(n, C)` logits; it keeps its mode.
+    :param x: Inputs, `(n, ...)`.
+    :return: `(n, C)`.
+    """
+    with eval_mode(model), _single_draws(model), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        logits: torch.Tensor = model(x.clone())
+    return logits
+
+
+def _single_draws(model: nn.Module) -> AbstractContextManager[None]:
+    context: AbstractContextManager[None] = getattr(model, "single_draws", nullcontext)()
+    return context
+
+
+def _gradient(model: nn.Module, loss_fn: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    leaf = x.detach().requires_grad_(True)
+    with torch.enable_grad():
+        loss = loss_fn(model(leaf.clone()))  # a copy: the model may work in place
+    found = torch.autograd.grad(loss, leaf, allow_unused=True)[0] if loss.requires_grad else None
+    if found is None:
+        raise ValueError(
+            "`model` cuts the gradient: autograd sees no way from the images to the loss, which the perturbation is to "
+            "raise; expected operations of torch without `detach`, `numpy` or `no_grad`."
+        )
+    return found

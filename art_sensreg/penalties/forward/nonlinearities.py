@@ -1,0 +1,78 @@
+"""The functions that the taps know: non-linearities, by every name that torch has for them, and gates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+_NONLINEARITIES = """
+relu relu_ relu6 gelu silu mish elu elu_ selu selu_ celu celu_ leaky_relu leaky_relu_ prelu rrelu rrelu_ hardtanh
+hardtanh_ hardswish hardsigmoid softplus softsign softshrink hardshrink tanhshrink threshold threshold_ logsigmoid
+tanh tanh_ sigmoid sigmoid_ glu
+"""
+
+
+def _nonlinear_functions() -> dict[Callable[..., Any], str]:
+    """The callables that the taps watch, each with its plain name (`torch.relu`, `F.relu`, `Tensor.relu_`, ...)."""
+    found: dict[Callable[..., Any], str] = {}
+    for name in _NONLINEARITIES.split():
+        for owner in (torch, F, torch.Tensor):
+            function = getattr(owner, name, None)
+            if function is not None:
+                found[function] = name.rstrip("_")
+    found[torch.special.expit] = "sigmoid"
+    return found
+
+
+_WATCHED = _nonlinear_functions()
+_CLAMPS = {
+    getattr(owner, name)
+    for owner in (torch, torch.Tensor)
+    for name in ("clamp", "clamp_", "clamp_min", "clamp_min_", "clip", "clip_")
+}
+_ERFS = {torch.erf, torch.erf_, torch.Tensor.erf, torch.Tensor.erf_, torch.special.erf}
+
+
+def watched_name(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> str | None:
+    """
+    The name of the non-linearity that a call is. `x.clamp(min=0)` is a ReLU in disguise.
+
+    :param func: The function that is called.
+    :param args: Its arguments.
+    :param kwargs: Its keyword arguments.
+    :return: Its plain name, or None.
+
+    Example:
+    >>> from art_sensreg.penalties.forward.nonlinearities import watched_name
+    >>> watched_name(F.relu, (), {}), watched_name(torch.clamp, (torch.ones(1), 0), {}), watched_name(torch.add, (), {})
+    ('relu', 'relu', None)
+    """
+    if func in _CLAMPS:
+        low = args[1] if len(args) > 1 else kwargs.get("min")
+        high = args[2] if len(args) > 2 else kwargs.get("max")
+        return "relu" if isinstance(low, (int, float)) and low == 0 and high is None else None
+    return _WATCHED.get(func)
+
+
+def gate_name(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> str | None:
+    """
+    The name of a function that is no activation by itself, but the gate of one: of a GELU or hard-swish by hand.
+
+    :param func: The function that is called.
+    :param args: Its arguments.
+    :param kwargs: Its keyword arguments.
+    :return: Its plain name, or None.
+
+    Example:
+    >>> from art_sensreg.penalties.forward.nonlinearities import gate_name
+    >>> gate_name(torch.erf, (), {}), gate_name(torch.clamp, (torch.ones(1), 0, 6), {}), gate_name(torch.relu, (), {})
+    ('erf', 'clamp', None)
+    """
+    if func in _CLAMPS:
+        low = args[1] if len(args) > 1 else kwargs.get("min")
+        high = args[2] if len(args) > 2 else kwargs.get("max")
+        return "clamp" if isinstance(low, (int, float)) and low == 0 and isinstance(high, (int, float)) else None
+    return "erf" if func in _ERFS else None

@@ -1,0 +1,170 @@
+"""
+Activation checkpointing (`torch.utils.checkpoint`): the recomputation sees what the forward pass saw.
+
+A checkpointed part of a model runs a second time in the backward pass, when the contexts of the forward pass are gone:
+the rules of a stacked pass, the random states other than torch's, the choice of attention kernels. And its running
+statistics would move twice. Inside of :func:`recomputed_alike` each checkpointed part gets a context for its
+recomputation; re-entrant checkpoints, whose forward pass has no graph and which know no `torch.autograd.grad`, become
+non-reentrant ones, with the same values and gradients.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch.utils.checkpoint as torchs
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from art_sensreg.penalties.forward.batch_norm import batch_norms
+from art_sensreg.penalties.forward.clean_branch import CleanBranchRules as Rules
+from art_sensreg.utils.model_rng import Replay
+from art_sensreg.utils.model_state import MovedState
+
+Again = Callable[[], AbstractContextManager[Any]]
+_NAMES = ("_checkpoint_without_reentrant_generator", "CheckpointFunction")
+
+_current = threading.local()
+_lock = threading.Lock()
+_originals: dict[str, Any] = {}
+_users = 0
+
+
+class _Recomputation:
+    """A context that may be entered several times: each derivative recomputes once more."""
+
+    def __init__(self, given: AbstractContextManager[Any], again: Again) -> None:
+        self._given, self._again = given, again
+        self._stack = ExitStack()
+
+    def __enter__(self) -> None:
+        self._stack = ExitStack()
+        self._stack.enter_context(self._given)
+        self._stack.enter_context(self._again())
+
+    def __exit__(self, *exc: Any) -> None:
+        self._stack.__exit__(*exc)
+
+
+def _without_reentrant(
+    fn: Callable[..., Any], preserve: bool = True, context_fn: Any = torchs.noop_context_fn, *rest: Any, **kwargs: Any
+) -> Any:
+    original = _originals[_NAMES[0]]
+    begin: Callable[[], Again] | None = getattr(_current, "begin", None)
+    if begin is None:
+        return original(fn, preserve, context_fn, *rest, **kwargs)
+    again = begin()
+
+    def contexts() -> tuple[Any, Any]:
+        forward, recomputation = context_fn()
+        return forward, _Recomputation(recomputation, again)
+
+    return original(fn, True, contexts, *rest, **kwargs)
+
+
+class _Reentrant:
+    @staticmethod
+    def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+        if getattr(_current, "begin", None) is None:
+            return _originals[_NAMES[1]].apply(function, preserve, *args)
+        return torchs.checkpoint(function, *args, use_reentrant=False)
+
+
+@contextmanager
+def recomputed_alike(begin: Callable[[], Again]) -> Iterator[None]:
+    """
+    Forward passes inside may be checkpointed; what they recompute later runs in contexts of the caller's.
+
+    :param begin: Called where a checkpointed part begins; returns a function that makes the context in which this part
+        is recomputed.
+
+    Example:
+    >>> from contextlib import nullcontext
+    >>> import torch
+    >>> from torch.utils.checkpoint import checkpoint
+    >>> from art_sensreg.penalties.forward.recomputation import recomputed_alike
+    >>> x = torch.ones(2, requires_grad=True)
+    >>> with recomputed_alike(lambda: nullcontext):
+    ...     y = checkpoint(torch.exp, x, use_reentrant=True).sum()
+    >>> torch.autograd.grad(y, x)[0]  # which torch's re-entrant kind refuses
+    tensor([2.7183, 2.7183])
+    """
+    _install()
+    former = getattr(_current, "begin", None)
+    _current.begin = begin
+    try:
+        yield
+    finally:
+        _current.begin = former
+        _uninstall()
+
+
+def with_graph() -> AbstractContextManager[None]:
+    """Inside, a model in evaluation mode, or tried out, is as without activation checkpointing to autograd."""
+    return recomputed_alike(lambda: nullcontext)
+
+
+def recomputed_by(
+    model: nn.Module,
+    rules: Rules | None,
+    sources: Sequence[Any] = (),
+    moved: Sequence[tuple[nn.Module, str]] = (),
+    twice: bool = False,
+) -> Callable[[], Again]:
+    """
+    What :func:`recomputed_alike` takes for a pass of a model under rules.
+
+    :param model: The model, whose BatchNorm statistics do not move once more.
+    :param rules: The rules, or None.
+    :param sources: Generators beside torch's own that the model draws from.
+    :param moved: Other state of the model that a pass changes: modules, and names of their buffers or attributes.
+    :param twice: Whether attention runs in the form that can be differentiated twice.
+    :return: Function to be called where a checkpointed part begins.
+    """
+    names = ("running_mean", "running_var", "num_batches_tracked")
+    norms = [(norm, name) for norm in batch_norms(model) for name in names if getattr(norm, name) is not None]
+    state = MovedState([*norms, *(entry for entry in moved if entry not in norms)])
+
+    def begin(rules: Rules | None = rules) -> Again:
+        frozen = None if rules is None else rules.replica()
+        replay = Replay(sources) if sources else nullcontext()
+
+        @contextmanager
+        def again() -> Iterator[None]:
+            own = None if frozen is None else frozen.replica()
+            with ExitStack() as stack:
+                stack.enter_context(state.kept())
+                stack.enter_context(replay)
+                if own is not None:
+                    stack.enter_context(own)
+                if twice:
+                    stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+                stack.enter_context(recomputed_alike(lambda: begin(own)))
+                yield
+
+        return again
+
+    return begin
+
+
+def _install() -> None:
+    """Other threads that are inside at the same time share the replacement, and those outside do not notice it."""
+    global _users
+    with _lock:
+        _users += 1
+        if _users == 1:
+            for name, replacement in zip(_NAMES, (_without_reentrant, _Reentrant), strict=True):
+                _originals[name] = getattr(torchs, name)
+                setattr(torchs, name, replacement)
+
+
+def _uninstall() -> None:
+    global _users
+    with _lock:
+        _users -= 1
+        if _users == 0:
+            for name in _NAMES:
+                setattr(torchs, name, _originals[name])

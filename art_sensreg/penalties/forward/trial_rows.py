@@ -1,0 +1,58 @@
+"""How many rows a model is tried on before training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+_SEED = 0
+# Some models take a batch only if they can divide it: the ghost batches of a BatchNorm, say.
+_MORE = (32, 128)
+T = TypeVar("T")
+
+
+def trial_rows(x: torch.Tensor, count: int = 8) -> torch.Tensor:
+    """
+    The first rows, and noisy copies of them until there are enough.
+
+    :param x: Inputs, `(n, ...)`.
+    :param count: How many rows. BatchNorm turns two into +1 and -1, whatever the weights are.
+    :return: So many rows.
+
+    Example:
+    >>> from art_sensreg.penalties.forward.trial_rows import trial_rows
+    >>> trial_rows(torch.rand(3, 2)).shape
+    torch.Size([8, 2])
+    """
+    rows = x[:count].detach()
+    generator = torch.Generator().manual_seed(_SEED)
+    while len(rows) < count:
+        noise = torch.randn(rows.shape, generator=generator).to(rows)
+        rows = torch.cat([rows, rows + 0.1 * noise])
+    return rows[:count]
+
+
+def with_enough_rows(look: Callable[[int], T], count: int) -> T:
+    """
+    Look at a model with a few rows; with more, if it does not take so few.
+
+    :param look: Is given the number of rows.
+    :param count: The number to begin with.
+    :return: What it returned.
+    :raises Exception: What it raised at first, if it does so with any number.
+
+    Example:
+    >>> from art_sensreg.penalties.forward.trial_rows import with_enough_rows
+    >>> with_enough_rows(lambda count: torch.zeros(count).view(16, -1).shape, 2)
+    torch.Size([16, 2])
+    """
+    first: Exception | None = None
+    for number in (count, *_MORE):
+        try:
+            return look(number)
+        except Exception as error:  # noqa: BLE001 - of any kind, and the first is raised
+            first = first or error
+    assert first is not None
+    raise first

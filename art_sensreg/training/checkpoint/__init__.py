@@ -1,0 +1,1 @@
+"""Checkpoints: what a run is made of, its files, and which run they belong to."""

@@ -1,0 +1,225 @@
+"""
+Trees of tensors and plain values in sealed files: every byte is covered by a checksum, and reading one runs no code.
+
+The files are ordinary safetensors. Their metadata hold the tree without its tensors, a checksum of each tensor, and a
+checksum of the metadata themselves.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from art_sensreg.training.checkpoint.codec import pack, unpack
+from art_sensreg.utils.files import available_memory
+
+# What `safetensors` takes for a header at most.
+_LONGEST_HEADER = 100_000_000
+
+# What `load` raises for a damaged file differs from version to version.
+DAMAGE = (SafetensorError, ValueError, TypeError, LookupError, RuntimeError, AssertionError, OverflowError)
+
+
+def to_bytes(tree: Any, kind: str, version: int, **extra: str) -> bytes:
+    """
+    The content of a sealed file.
+
+    :param tree: See :func:`~art_sensreg.training.checkpoint.codec.pack`.
+    :param kind: Name of the format, `package-noun`.
+    :param version: Its version.
+    :param extra: Further entries of the metadata.
+    :return: The bytes.
+    :raises TypeError: If the tree holds what cannot be stored.
+
+    Example:
+    >>> from art_sensreg.training.checkpoint.files import from_bytes, to_bytes
+    >>> from_bytes(to_bytes({"weight": torch.ones(2)}, "my-file", 1), "my-file", 1)
+    ({'weight': tensor([1., 1.])}, {})
+    """
+    tensors, text = pack(tree)
+    sums = json.dumps({name: _checksum_of(tensor) for name, tensor in tensors.items()})
+    metadata = {"format": kind, "version": str(version), **extra, "tree": text, "tensors": sums}
+    return _in_order(save(tensors, {**metadata, "checksum": _seal(metadata, tuple(extra))}))
+
+
+def from_bytes(data: bytes, kind: str, version: int, extra: tuple[str, ...] = ()) -> tuple[Any, dict[str, str]]:
+    """
+    Take a sealed file apart; every byte of it is checked.
+
+    :param data: The content of the file.
+    :param kind: Name of the format that is expected.
+    :param version: The version that is expected.
+    :param extra: Names of further entries of the metadata.
+    :return: The tree, its tensors on the CPU, and the further entries.
+    :raises ValueError: If it is truncated, damaged, of another format or version; or others of `DAMAGE`, from `load`.
+    """
+    metadata = _checked(header_of(data), kind, version, extra)
+    tensors = load(data)
+    if {name: _checksum_of(tensor) for name, tensor in tensors.items()} != json.loads(metadata["tensors"]):
+        raise ValueError("the checksums of its tensors are others, so it is damaged")
+    return unpack(tensors, metadata["tree"]), {name: metadata[name] for name in extra}
+
+
+def header_of(data: bytes) -> dict[str, Any]:
+    """
+    The header of a file of safetensors.
+
+    :param data: The content of the file, from its beginning to the end of the header at least.
+    :return: Entries by name; the metadata under `__metadata__`.
+    :raises ValueError: If there is none.
+
+    Example:
+    >>> from art_sensreg.training.checkpoint.files import header_of
+    >>> header_of(save({"a": torch.ones(2)}))
+    {'a': {'dtype': 'F32', 'shape': [2], 'data_offsets': [0, 8]}}
+    """
+    end = 8 + int.from_bytes(data[:8], "little")
+    if len(data) < max(9, end):
+        raise ValueError("it is truncated, or no file of safetensors")
+    try:
+        header = json.loads(data[8:end].decode())
+    except (ValueError, RecursionError) as error:
+        raise ValueError("it is damaged, or no file of safetensors") from error
+    if not isinstance(header, dict):
+        raise ValueError("it is damaged, or no file of safetensors")
+    return header
+
+
+def read_bytes(path: Path) -> bytes:
+    """
+    Read a whole file of safetensors, if it is one: a pipe would never end, a sparse file need not fit into memory.
+
+    :param path: The file, or a symbolic link to it.
+    :return: Its content.
+    :raises OSError: If there is no such file, it is no regular file, or it cannot be opened.
+    :raises ValueError: If its size is not what its header tells.
+
+    Example:
+    >>> import tempfile
+    >>> from art_sensreg.training.checkpoint.files import read_bytes
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "notes").write_text("no header")
+    ...     read_bytes(Path(folder, "notes"))
+    Traceback (most recent call last):
+    ...
+    ValueError: it is truncated, or no file of safetensors
+    """
+    check_regular(path)
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or length > min(size - 8, _LONGEST_HEADER):
+            raise ValueError("it is truncated, or no file of safetensors")
+        start += file.read(length)
+        try:
+            ends = [entry["data_offsets"][1] for name, entry in header_of(start).items() if name != "__metadata__"]
+            told = 8 + length + max(ends, default=0)
+        except DAMAGE as error:
+            raise ValueError("it is damaged, or no file of safetensors") from error
+        if told != size:
+            raise ValueError(f"it has {size} bytes, and its header tells of {told}")
+        if size > available_memory():
+            raise ValueError(f"its {size} bytes are more than this machine's memory")
+        file.seek(0)
+        return file.read()
+
+
+def check_regular(path: Path) -> None:
+    """
+    Refuse what is no regular file before it is opened; symbolic links are followed.
+
+    :param path: A path.
+    :raises OSError: If there is nothing of that name (`FileNotFoundError`), or something else.
+
+    Example:
+    >>> from art_sensreg.training.checkpoint.files import check_regular
+    >>> check_regular(Path("no such file"))
+    Traceback (most recent call last):
+    ...
+    FileNotFoundError: [Errno 2] No such file or directory: 'no such file'
+    """
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, f"{str(path)!r} is a folder; expected a file.")
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, f"{str(path)!r} is a pipe, socket or device; expected a regular file.")
+
+
+def write_aside(target: Path, data: bytes) -> None:
+    """
+    Write a file under another name, bring it to the disk and rename it: an interruption leaves the former file.
+
+    :param target: The file. What lies there must be a regular file or nothing: neither is a link followed, nor is
+        anything else put aside.
+    :param data: Its content.
+    :raises OSError: If it cannot be written.
+    """
+    if target.is_symlink() or (target.exists() and not target.is_file()):
+        raise FileExistsError(errno.EEXIST, f"{str(target)!r} is no regular file; expected one, or nothing there")
+    part = target.with_name(f"{target.name}.part")
+    try:
+        part.unlink(missing_ok=True)  # left by a process that was killed; or a link, which must not be followed
+        with open(part, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, target)
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+    with suppress(OSError):  # not every system can open folders, and the file itself is on the disk
+        descriptor = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _in_order(data: bytes) -> bytes:
+    """The same file with its metadata in order: `save` shuffles them, and equal content is to be equal bytes."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = header_of(data)
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, memoryview(data)[end:]])
+
+
+def _checksum_of(tensor: torch.Tensor) -> str:
+    checksum = hashlib.blake2b(f"{tensor.dtype} {tuple(tensor.shape)} ".encode(), digest_size=16)
+    checksum.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return checksum.hexdigest()
+
+
+def _seal(metadata: dict[str, str], extra: tuple[str, ...]) -> str:
+    text = "\n".join(metadata[name] for name in (*extra, "tensors", "tree"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _checked(header: dict[str, Any], kind: str, version: int, extra: tuple[str, ...]) -> dict[str, str]:
+    """The metadata, checked before any tensor is read: a newer version may hold tensors unknown to this one."""
+    try:
+        metadata = header["__metadata__"]
+        origin, came = metadata["format"], metadata["version"]
+    except (LookupError, TypeError) as error:
+        package, noun = kind.split("-")
+        raise ValueError(f"it is damaged, or no {noun} of {package}") from error
+    if origin != kind:
+        raise ValueError(f"its format is {origin!r}; expected {kind!r}")
+    if came != str(version):
+        raise ValueError(f"its version is {came!r}, of a newer art_sensreg or damaged; expected {str(version)!r}")
+    names = {"format", "version", "tree", "tensors", "checksum", *extra}
+    if set(metadata) != names or metadata["checksum"] != _seal(metadata, extra):
+        raise ValueError("the checksum of its metadata is another, so it is damaged")
+    return dict(metadata)

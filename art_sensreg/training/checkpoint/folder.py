@@ -1,0 +1,191 @@
+"""Checkpoints in files: any tree of tensors and plain values under a number of steps. Reading one runs no code."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import stat
+from collections.abc import Iterable
+from contextlib import suppress
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from art_sensreg.training.checkpoint.files import DAMAGE, from_bytes, read_bytes, to_bytes, write_aside
+from art_sensreg.utils import check_count
+
+logger = logging.getLogger(__name__)
+
+FORMAT, VERSION = "art_sensreg-checkpoint", 1
+_NAME = re.compile(r"checkpoint-([0-9]{9}|[1-9][0-9]{9,})\.safetensors")
+_PARTS = "checkpoint-*.safetensors.part"
+
+
+def write_checkpoint(folder: Path, step: int, tree: Any, keep: int) -> Path:
+    """
+    Write one checkpoint: aside first, then renamed. Then remove all but the newest `keep` up to this step; those of
+    later steps (of a run that went on from an earlier one) stay, so that the new one is never the one removed.
+
+    :param folder: An existing folder.
+    :param step: Number of steps, at least 0.
+    :param tree: See :func:`~art_sensreg.training.checkpoint.codec.pack`.
+    :param keep: How many checkpoints to keep, at least 1.
+    :return: The file.
+    :raises TypeError: If the tree holds what cannot be stored.
+    :raises OSError: If it cannot be written; of the class and number of the cause. Older checkpoints stay.
+
+    Example:
+    >>> import tempfile, torch
+    >>> from art_sensreg.training.checkpoint.folder import write_checkpoint
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_checkpoint(Path(folder), 500, {"weight": torch.ones(2)}, keep=2).name
+    'checkpoint-000000500.safetensors'
+    """
+    check_count("step", step, minimum=0)
+    check_count("keep", keep)
+    data = to_bytes(tree, FORMAT, VERSION, step=str(step))
+    target = folder / f"checkpoint-{step:09d}.safetensors"
+    try:
+        _remove(folder.glob(_PARTS))  # first, as they may be what fills the disk
+        write_aside(target, data)
+    except OSError as error:
+        raise _not_written(error, folder, step) from error
+    _remove(_up_to(folder, step)[keep:])
+    return target
+
+
+def check_folder(folder: str | Path) -> Path:
+    """
+    Make a folder for checkpoints, with its parents, and prove that files can be written into it.
+
+    :param folder: The folder.
+    :return: The folder as a path.
+    :raises NotADirectoryError: If it, or a parent of it, is a file.
+    :raises OSError: If it cannot be made or written into; of the class and number of the cause. If a link, a pipe or a
+        folder has the name of a checkpoint.
+
+    Example:
+    >>> import tempfile
+    >>> from art_sensreg.training.checkpoint.folder import check_folder
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     check_folder(f"{folder}/runs/first").name
+    'first'
+    """
+    folder = Path(folder)
+    probe = folder / "checkpoint-probe.safetensors.part"  # a name that write_checkpoint would clear away
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            probe.unlink()  # a link would be followed, a pipe waited for
+        probe.write_bytes(b"probe")
+        probe.unlink()
+    except (FileExistsError, NotADirectoryError) as error:
+        message = f"`checkpoint_dir` is {str(folder)!r}, which is a file or lies below one; expected a folder."
+        raise NotADirectoryError(errno.ENOTDIR, message) from error
+    except OSError as error:
+        with suppress(OSError):
+            probe.unlink()
+        message = f"`checkpoint_dir` is {str(folder)!r}, where no file can be written ({error.strerror or error})."
+        raise type(error)(error.errno, message) from error
+    for path in list_checkpoints(folder):
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            message = f"`checkpoint_dir` holds {path.name}, which is no regular file but a link, say: remove it."
+            raise FileExistsError(errno.EEXIST, message)
+    return folder
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """
+    List the checkpoints in a folder; other files in it are ignored.
+
+    :param folder: The folder; it may be missing.
+    :return: The files, newest (most steps) first.
+
+    Example:
+    >>> from art_sensreg.training.checkpoint.folder import list_checkpoints
+    >>> list_checkpoints(Path("no such folder"))
+    []
+    """
+    if not folder.exists():
+        return []
+    return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=_step_of, reverse=True)
+
+
+def read_checkpoint(path: Path) -> tuple[int, Any]:
+    """
+    Read one checkpoint; every byte of it is checked.
+
+    :param path: The file.
+    :return: The number of steps and the tree, its tensors on the CPU.
+    :raises OSError: If there is no such file, it is no regular file, or it cannot be opened.
+    :raises ValueError: If the file is truncated, damaged, of another format or of a newer version.
+
+    Example:
+    >>> import tempfile, torch
+    >>> from art_sensreg.training.checkpoint.folder import read_checkpoint, write_checkpoint
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     read_checkpoint(write_checkpoint(Path(folder), 500, {"weight": torch.ones(2)}, keep=2))
+    (500, {'weight': tensor([1., 1.])})
+    """
+    try:
+        tree, metadata = from_bytes(read_bytes(path), FORMAT, VERSION, ("step",))
+        return int(metadata["step"]), tree
+    except DAMAGE as error:
+        raise ValueError(f"{str(path)!r} cannot be read as a checkpoint: {error or type(error).__name__}") from error
+
+
+def read_newest(folder: Path) -> tuple[Path, Any] | None:
+    """
+    Read the newest checkpoint that can be read; a warning is logged for each newer one that cannot.
+
+    :param folder: The folder; it may be missing.
+    :return: The file and its tree, or None if there is no checkpoint.
+    :raises ValueError: If there are checkpoints, and none of them can be read.
+
+    Example:
+    >>> import tempfile
+    >>> from art_sensreg.training.checkpoint.folder import read_newest, write_checkpoint
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     files = [write_checkpoint(Path(folder), step, {"loss": 1 / step}, keep=2) for step in (1, 2)]
+    ...     read_newest(Path(folder))[1]
+    {'loss': 0.5}
+    """
+    reasons = []
+    paths = list_checkpoints(folder)
+    for path, before in zip_longest(paths, paths[1:]):
+        try:
+            return path, read_checkpoint(path)[1]
+        except (OSError, ValueError) as error:
+            reasons.append(str(error))
+            then = f"the one before it, {before.name}, is used" if before else "there is none before it"
+            logger.warning("%s; %s.", error, then)
+    if reasons:
+        raise ValueError(f"No checkpoint in {str(folder)!r} can be read: {'; '.join(reasons)}.")
+    return None
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:  # no reason to end a training run
+            logger.warning("%r could not be removed: %s.", str(path), error.strerror or error)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("checkpoint-").removesuffix(".safetensors"))
+
+
+def _up_to(folder: Path, step: int) -> list[Path]:
+    return [path for path in list_checkpoints(folder) if _step_of(path) <= step]
+
+
+def _not_written(error: OSError, folder: Path, step: int) -> OSError:
+    earlier = []
+    with suppress(OSError):
+        earlier = _up_to(folder, step)
+    last = f"the last good one is {earlier[0].name}" if earlier else "there is none"
+    failed = f"The checkpoint of step {step} could not be written into {str(folder)!r} ({error.strerror or error})"
+    return type(error)(error.errno, f"{failed}; {last}.")

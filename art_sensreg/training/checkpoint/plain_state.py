@@ -1,0 +1,74 @@
+"""What a model, loss or penalty keeps as plain attributes: a counter, a rate that rises, a flag, a running mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from art_sensreg.training.checkpoint.codec import DTYPES
+
+Values = dict[str, dict[str, Any]]
+
+_PLAIN = (bool, int, float, str)
+_OWN_OF_TORCH = frozenset(nn.Module().__dict__)
+# Larger tensors that are neither weights nor buffers are taken for activations that were kept to be looked at.
+_LARGEST = 2**16
+
+
+def values_of(holders: Iterable[tuple[str, Mapping[str, Any]]]) -> Values:
+    """
+    Collect plain values, and small tensors without a gradient, among attributes.
+
+    :param holders: Attributes (what `vars` returns) by the name of the object.
+    :return: Values by name of the object and of the attribute.
+
+    Example:
+    >>> from art_sensreg.training.checkpoint.plain_state import values_of
+    >>> layer = nn.Dropout(0.1)
+    >>> layer.calls = 3
+    >>> values_of([("drop", vars(layer))])
+    {'drop': {'p': 0.1, 'inplace': False, 'calls': 3}}
+    """
+    found = {
+        name: {key: item for key, item in held.items() if key not in _OWN_OF_TORCH and _counts(item)}
+        for name, held in holders
+    }
+    return {name: values for name, values in found.items() if values}
+
+
+@torch.no_grad()
+def load_values(holders: Iterable[tuple[str, dict[str, Any]]], stored: Values) -> None:
+    """
+    Take back what :func:`values_of` returned. Attributes that are missing, or something else by now, stay.
+
+    :param holders: As there.
+    :param stored: The same.
+
+    Example:
+    >>> from art_sensreg.training.checkpoint.plain_state import load_values
+    >>> layer = nn.Dropout(0.1)
+    >>> load_values([("drop", vars(layer))], {"drop": {"p": 0.5}})
+    >>> layer.p
+    0.5
+    """
+    for name, held in holders:
+        for key, value in stored.get(name, {}).items():
+            own = held.get(key)
+            if not _counts(own) or isinstance(own, torch.Tensor) is not isinstance(value, torch.Tensor):
+                continue
+            if not isinstance(own, torch.Tensor):
+                held[key] = value
+            elif own.shape == value.shape and own.is_contiguous():
+                own.copy_(value)
+            else:
+                held[key] = value.to(own.device, copy=True)
+
+
+def _counts(value: Any) -> bool:
+    if isinstance(value, torch.Tensor):
+        dense = value.layout is torch.strided and value.dtype in DTYPES and not (value.is_meta or value.is_inference())
+        return dense and not value.requires_grad and value.numel() <= _LARGEST
+    return type(value) in _PLAIN

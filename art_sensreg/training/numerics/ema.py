@@ -1,0 +1,55 @@
+"""The exponential moving average of the weights."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+
+class WeightAverage(AveragedModel):
+    """
+    An exponential moving average of a model's weights and buffers, which begins with their first values.
+
+    Torch's own copies its counter of the steps to the device in each of them, for which the host waits.
+
+    :param model: The model.
+    :param decay: Of the average, above 0 and below 1.
+
+    Example:
+    >>> from art_sensreg.training.numerics.ema import WeightAverage
+    >>> model = nn.Linear(1, 1, bias=False)
+    >>> average = WeightAverage(model, decay=0.75)
+    >>> for value in (0.0, 4.0):
+    ...     _ = nn.init.constant_(model.weight, value)
+    ...     average.update_parameters(model)
+    >>> average.module.weight.item()
+    1.0
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model, use_buffers=True)
+        self._move = get_ema_multi_avg_fn(decay)
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """
+        Take the present weights into the average.
+
+        :param model: The model.
+        """
+        own = chain(self.module.parameters(), self.module.buffers())
+        groups: dict[tuple[torch.device, torch.dtype], tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
+        for average, value in zip(own, chain(model.parameters(), model.buffers()), strict=True):
+            averages, values = groups.setdefault((average.device, average.dtype), ([], []))
+            averages.append(average.detach())
+            values.append(value.detach())
+        begun = bool(self.n_averaged)  # on the CPU, wherever the model is
+        for averages, values in groups.values():
+            if begun:
+                self._move(averages, values, self.n_averaged)
+            else:
+                torch._foreach_copy_(averages, values)
+        self.n_averaged += 1

@@ -1,0 +1,1 @@
+"""When the learning rate changes."""

@@ -1,0 +1,84 @@
+"""Archives of numpy arrays from strangers: no pickle, and no more memory than the file is checked to need."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import IO, Any
+from zipfile import BadZipFile, ZipFile, ZipInfo
+
+import numpy as np
+
+from art_sensreg.utils.files import available_memory, check_regular
+
+# What expands by more than this, and to more than that many bytes, is made to fill the memory.
+_EXPANSION, _LARGE = 100, 2**30
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+def read_npz(source: Path | IO[bytes], name: str, keys: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
+    """
+    Read the arrays of an `.npz` file.
+
+    :param source: Path, of which a symbolic link is followed, or an open file.
+    :param name: Name of the file, for errors.
+    :param keys: Names of the arrays; the four of a data set if None.
+    :return: The arrays.
+    :raises ValueError: If it is no such file, is damaged, lacks one of them, holds Python objects, or needs more memory
+        than there is; one line.
+
+    Example:
+    >>> import io
+    >>> from art_sensreg.utils.npz import read_npz
+    >>> file = io.BytesIO()
+    >>> np.savez(file, a=np.arange(3))
+    >>> read_npz(file, "own.npz", keys=("a",))
+    {'a': array([0, 1, 2])}
+    """
+    wanted = ("x_train", "y_train", "x_test", "y_test") if keys is None else keys
+    what = f"`dataset`: {name}" if keys is None else name
+    try:
+        if isinstance(source, Path):
+            check_regular(source, links=True)
+        with ZipFile(source) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            missing = [key for key in wanted if key not in members]
+            if missing:
+                found = ", ".join(members) or "nothing"
+                raise ValueError(f"it has no {', '.join(missing)} (it has {found}); expected {', '.join(wanted)}")
+            _check_memory([members[key] for key in wanted])
+            for key in wanted:
+                _check_header(archive, members[key], key)
+            arrays = {}
+            for key in wanted:
+                with archive.open(members[key]) as file:
+                    arrays[key] = np.lib.format.read_array(file, allow_pickle=False)
+            return arrays
+    except BadZipFile as error:
+        raise ValueError(f"{what} cannot be used: it is no archive, or damaged ({error}).") from error
+    except Exception as error:  # a file may be damaged in any way
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{what} cannot be used: {reason[:500]}.") from error
+
+
+def _check_memory(members: list[ZipInfo]) -> None:
+    total, packed = (sum(getattr(info, size) for info in members) for size in ("file_size", "compress_size"))
+    # Images of one byte become float32, beside the bytes.
+    if 5 * total > available_memory():
+        raise ValueError(f"its arrays have {total} bytes, for which this machine's memory is too small")
+    if total > _LARGE and total > _EXPANSION * packed:
+        raise ValueError(f"its {packed} bytes expand to {total}, more than {_EXPANSION} times as many")
+
+
+def _check_header(archive: ZipFile, info: ZipInfo, key: str) -> None:
+    """Compare what an array says of itself with what there is, before any memory is taken for it."""
+    with archive.open(info) as file:
+        version: Any = np.lib.format.read_magic(file)
+        if version not in _HEADERS:
+            raise ValueError(f"`{key}` has the unknown format version {version}")
+        shape, _, dtype = _HEADERS[version](file)
+        if dtype.hasobject:
+            raise ValueError(f"`{key}` holds Python objects; expected an array of numbers")
+        told, there = math.prod(shape) * dtype.itemsize, info.file_size - file.tell()
+        if min(shape, default=0) < 0 or told != there:
+            raise ValueError(f"`{key}` is damaged: its header tells of {told} bytes, and it has {there}")

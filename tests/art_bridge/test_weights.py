@@ -1,0 +1,321 @@
+"""Weights in files: one sealed file, every tensor compared before it is used, nothing changed by what is refused."""
+
+import copy
+import os
+import re
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file, save_model
+from torch import nn
+
+from art_sensreg import SensRegClassifier, TrainingConfig
+from art_sensreg.art_bridge.weights import load_weights, save_weights, weights_file
+from art_sensreg.benchmark.engine.train import _stored
+from art_sensreg.training.checkpoint.folder import list_checkpoints, read_checkpoint, write_checkpoint
+from art_sensreg.training.checkpoint.loading import check_live_state, check_optimizer_state
+
+X = np.linspace(0, 1, 24, dtype=np.float32).reshape(8, 3)
+Y = np.arange(8) % 2
+
+
+def make(width=4, optimizer=torch.optim.Adam, **kwargs):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, 2))
+    made = None if optimizer is None else optimizer(model.parameters(), lr=0.01)
+    return SensRegClassifier(model, nn.CrossEntropyLoss(), (3,), 2, optimizer=made, device_type="cpu", **kwargs)
+
+
+def trained(*args, **kwargs):
+    classifier = make(*args, **kwargs)
+    classifier.fit(X, Y, batch_size=4, nb_epochs=1, seed=0)
+    return classifier
+
+
+def snapshot(classifier):
+    return copy.deepcopy((classifier.model.state_dict(), classifier.optimizer and classifier.optimizer.state_dict()))
+
+
+def same(a, b):
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[name], b[name]) for name in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def refused(classifier, folder, message, kind=ValueError):
+    before = snapshot(classifier)
+    with pytest.raises(kind, match=message) as caught:
+        classifier.load_weights("net", str(folder))
+    assert "\n" not in str(caught.value)
+    assert same(snapshot(classifier), before)
+
+
+def test_weights_and_optimizer_are_one_file(tmp_path):
+    classifier = trained()
+    classifier.save("net", str(tmp_path))
+    assert os.listdir(tmp_path) == ["net.safetensors"]
+    other = make()
+    other.load_weights("net", str(tmp_path))
+    assert same(snapshot(other), snapshot(classifier))
+    names = load_file(tmp_path / "net.safetensors")
+    assert torch.equal(names["0.weight"], classifier.model[0].weight)
+
+
+def test_equal_weights_are_equal_files(tmp_path):
+    contents = set()
+    for number in range(8):
+        trained().save(f"net{number}", str(tmp_path))
+        contents.add((tmp_path / f"net{number}.safetensors").read_bytes())
+    assert len(contents) == 1
+
+
+def test_any_flipped_bit_and_any_truncation_is_refused(tmp_path):
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    file = tmp_path / "net.safetensors"
+    save_weights(file, model, optimizer)
+    data = file.read_bytes()
+    other = nn.Linear(2, 1)
+    before = copy.deepcopy(other.state_dict())
+    damaged = [data[:end] for end in range(0, len(data), 7)] + [data + b"\0"]
+    for place in range(len(data)):
+        changed = bytearray(data)
+        changed[place] ^= 1 << (place * 5 + 3) % 8
+        damaged.append(bytes(changed))
+    for content in damaged:
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"net.safetensors' cannot be read as weights"):
+            load_weights(file, other)
+    assert same(other.state_dict(), before)
+
+
+def test_a_flipped_bit_in_a_checkpoint_of_the_suite_is_seen(tmp_path, caplog):
+    file = tmp_path / "none-seed0.safetensors"
+    save_weights(file, model := nn.Linear(2, 1))
+    assert same(_stored(file, nn.Linear(2, 1)), model.state_dict())
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1  # the last byte of a weight
+    file.write_bytes(data)
+    other = nn.Linear(2, 1)
+    before = copy.deepcopy(other.state_dict())
+    assert _stored(file, other) is None
+    assert "the checksums of its tensors are others, so it is damaged): this defence is trained again" in caplog.text
+    assert same(other.state_dict(), before)
+
+
+def test_the_next_net_of_that_name_does_not_get_the_former_ones_optimizer(tmp_path):
+    trained(4).save("net", str(tmp_path))
+    make(64, optimizer=None).save("net", str(tmp_path))  # wider, and without an optimizer
+    classifier = make(64)
+    classifier.load_weights("net", str(tmp_path))
+    assert classifier.optimizer.state_dict()["state"] == {}
+    classifier.fit(X, Y, nb_epochs=1, seed=0)  # fused Adam wrote past the end of the former averages
+    assert np.isfinite(classifier.predict(X)).all()
+
+
+def state_of(classifier):
+    return classifier.optimizer.state_dict()
+
+
+def altered(change, optimizer=torch.optim.Adam):
+    """What is refused of a state, given the change to it."""
+    classifier = trained(optimizer=optimizer)
+    state = copy.deepcopy(state_of(classifier))
+    change(state)
+    with pytest.raises(ValueError, match=r"^The file holds|^The file has") as caught:
+        check_optimizer_state(classifier.optimizer, state, "The file")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda s: s["state"][0].update(exp_avg=torch.zeros(2, 3)),
+            r"'exp_avg' of parameter 0 .*\(2, 3\); expected \(4",
+        ),
+        (lambda s: s["state"][0].update(exp_avg=torch.tensor(0.0)), r"shape \(\); expected \(4, 3\)"),
+        (lambda s: s["state"][0].update(exp_avg_sq=torch.zeros(4, 3, dtype=torch.int8)), "of torch.int8; expected"),
+        (lambda s: s["state"][0].update(exp_avg_sq=torch.zeros(4, 3).half()), "of torch.float16; expected"),
+        (lambda s: s["state"][0].update(exp_avg=torch.full((4, 3), torch.nan)), "with NaN values"),
+        (lambda s: s["state"][0].update(exp_avg=[1.0]), r"'exp_avg/?0?' .* as float; expected a tensor"),
+        (lambda s: s["state"][0].update(step=torch.tensor(torch.nan)), "'step' of parameter 0"),
+        (lambda s: s["state"][0].pop("exp_avg"), "The file has no 'exp_avg' of parameter 0"),
+        (lambda s: s["state"].update({99: {}}), "a state of parameter 99 of 6"),
+        (lambda s: s["state"].update({0: 3}), "'state' of parameter 0 of the optimizer as int"),
+        (lambda s: s["param_groups"][0]["params"].reverse(), "group 0 of its parameters is another"),
+        (lambda s: s["param_groups"].append({}), "with 1 groups of parameters"),
+        (lambda s: s["param_groups"][0].update(lr=float("nan")), "'lr' of group 0 of the optimizer as nan"),
+        (lambda s: s["param_groups"][0].update(betas=(0.9,)), "'betas' of group 0"),
+        (lambda s: s["param_groups"][0].update(betas=(0.9, "x")), "'betas' of group 0"),
+        (lambda s: s["param_groups"][0].pop("eps"), "its group 0 has no 'eps'"),
+        (lambda s: s.clear(), "another optimizer"),
+    ],
+)
+def test_a_state_of_another_optimizer_is_refused(change, message):
+    assert re.search(message, altered(change))
+
+
+def test_averages_of_other_shapes_than_the_weights_are_known(tmp_path):
+    for name in ("Adafactor", "ASGD", "NAdam", "Rprop", "Adadelta", "SGD"):
+        classifier = trained(optimizer=getattr(torch.optim, name))
+        check_optimizer_state(classifier.optimizer, state_of(classifier), "The file")
+        check_live_state(classifier.optimizer)
+        classifier.save("net", str(tmp_path))
+        other = make(optimizer=getattr(torch.optim, name))
+        other.load_weights("net", str(tmp_path))
+        assert same(snapshot(other), snapshot(classifier))
+    assert "row_var" in altered(lambda s: s["state"][0].update(row_var=torch.zeros(4, 2)), torch.optim.Adafactor)
+
+
+def test_a_weight_replaced_after_the_optimizer_was_made(tmp_path):
+    classifier = trained()
+    wider = make(64)
+    for name, weight in classifier.model.named_parameters():  # the same parameters with other content
+        weight.data = wider.model.get_parameter(name).data
+    for name in [name for name, _ in classifier.model.named_buffers()]:
+        classifier.model.get_submodule(name.rpartition(".")[0]).register_buffer(
+            name.rpartition(".")[2], wider.model.get_buffer(name)
+        )
+    before = copy.deepcopy(classifier.model.state_dict())
+    message = r"`optimizer` holds 'exp_avg' of parameter 0 .* of shape \(4, 3\); expected \(64, 3\)"
+    with pytest.raises(ValueError, match=message):
+        classifier.fit(X, Y, nb_epochs=1, seed=0)
+    assert same(classifier.model.state_dict(), before)
+
+
+def test_a_checkpoint_with_a_state_of_another_shape_is_not_resumed(tmp_path):
+    config = TrainingConfig(seed=0, nb_epochs=1, ema=0.9)
+    make().fit(X, Y, config=config, checkpoint_dir=str(tmp_path))
+    path = list_checkpoints(tmp_path)[0]
+    step, stored = read_checkpoint(path)
+    changes = {
+        "'exp_avg' of parameter 0": lambda tree: tree["optimizer"]["state"][0].update(exp_avg=torch.zeros(2, 2)),
+        "average in the checkpoint": lambda tree: tree["stepper"]["average"].update(
+            {"module.0.weight": torch.zeros(4, 3).half()}
+        ),
+        "holds '0.bias' with 1 NaN": lambda tree: tree["model"].update({"0.bias": torch.tensor([torch.nan, 0, 0, 0])}),
+    }
+    for message, change in changes.items():
+        tree = copy.deepcopy(stored)
+        change(tree)
+        write_checkpoint(tmp_path, step, tree, keep=1)
+        classifier = make()
+        before = snapshot(classifier)
+        with pytest.raises(ValueError, match=message):
+            classifier.fit(X, Y, nb_epochs=2, config=config, checkpoint_dir=str(tmp_path), resume=True)
+        assert same(snapshot(classifier), before)
+    write_checkpoint(tmp_path, step, stored, keep=1)
+    make().fit(X, Y, nb_epochs=2, config=config, checkpoint_dir=str(tmp_path), resume=True)
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["sealed", "plain"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda w: w.update({"0.weight": w["0.weight"].half()}),
+            r"'0.weight' of torch.float16; expected torch.float32",
+        ),
+        (lambda w: w.update({"0.weight": w["0.weight"].to(torch.int8)}), r"'0.weight' of torch.int8"),
+        (lambda w: w["0.weight"].view(-1)[0].fill_(torch.nan), r"'0.weight' with 1 NaN or infinite values"),
+        (lambda w: w["1.running_var"].fill_(torch.inf), r"'1.running_var' with 4 NaN or infinite"),
+        (lambda w: w.update({"0.weight": torch.zeros(3, 4)}), r"'0.weight' of shape \(3, 4\); expected \(4, 3\)"),
+        (lambda w: w.pop("0.bias"), r"has no '0.bias'"),
+        (lambda w: w.update(more=torch.zeros(1)), r"holds 'more'; expected weights of this architecture"),
+    ],
+)
+def test_other_weights_are_refused(tmp_path, change, message, plain):
+    weights = copy.deepcopy(make().model.state_dict())
+    change(weights)
+    if plain:
+        save_file(weights, tmp_path / "net.safetensors")
+    else:
+        module = nn.Module()
+        module.state_dict = lambda: weights
+        save_weights(tmp_path / "net.safetensors", module)
+    refused(trained(), tmp_path, message)
+
+
+def test_an_infinite_mask_of_the_models_own_is_none_of_the_damage(tmp_path):
+    class Masked(nn.Linear):
+        def __init__(self):
+            super().__init__(2, 2)
+            self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+
+    save_weights(tmp_path / "net.safetensors", model := Masked())
+    load_weights(tmp_path / "net.safetensors", other := Masked())
+    assert same(other.state_dict(), model.state_dict())
+
+
+def test_plain_files_are_read_with_a_warning(tmp_path, caplog):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(2, 2), nn.Linear(2, 2)
+            self.second.weight = self.first.weight
+
+    save_model(model := Tied(), tmp_path / "net.safetensors")
+    load_weights(tmp_path / "net.safetensors", other := Tied())
+    assert same(other.state_dict(), model.state_dict())
+    assert "is a plain file of safetensors, with no checksum" in caplog.text
+    caplog.clear()
+    save_weights(tmp_path / "net.safetensors", model)
+    load_weights(tmp_path / "net.safetensors", again := Tied())
+    assert same(again.state_dict(), model.state_dict())
+    assert caplog.text == ""
+
+
+def test_another_kind_of_optimizer_is_refused(tmp_path):
+    trained().save("net", str(tmp_path))
+    refused(make(optimizer=torch.optim.AdamW), tmp_path, "state of another optimizer; expected one of AdamW")
+
+
+@pytest.mark.parametrize(
+    ("put", "kind"),
+    [
+        (lambda file: None, FileNotFoundError),
+        (lambda file: file.mkdir(), IsADirectoryError),
+        (lambda file: os.mkfifo(file), OSError),
+        (lambda file: file.symlink_to("/dev/zero"), OSError),
+        (lambda file: file.symlink_to(file), OSError),
+        (lambda file: file.symlink_to("nowhere"), FileNotFoundError),
+        (lambda file: os.truncate(os.open(file, os.O_CREAT | os.O_RDWR), 2**42), ValueError),
+        (lambda file: file.write_bytes(b""), ValueError),
+        (lambda file: file.write_bytes(b"[" * 200_000), ValueError),
+        (lambda file: file.write_bytes((200_000).to_bytes(8, "little") + b"[" * 200_000), ValueError),
+        (lambda file: file.write_bytes((2).to_bytes(8, "little") + b"[]"), ValueError),
+        (lambda file: file.write_bytes((11).to_bytes(8, "little") + b'{"a":[1,2]}'), ValueError),
+        (lambda file: torch.save({}, file), ValueError),
+    ],
+)
+def test_what_is_no_file_of_weights(tmp_path, put, kind):
+    put(tmp_path / "net.safetensors")
+    refused(trained(), tmp_path, "net.safetensors", kind)
+
+
+def test_nothing_but_a_file_is_overwritten(tmp_path):
+    other = tmp_path / "other"
+    other.write_text("mine")
+    for name in ("net.safetensors", "pipe.safetensors.part"):
+        (tmp_path / name).symlink_to(other)
+    with pytest.raises(FileExistsError, match=r"net.safetensors' is no regular file"):
+        make().save("net", str(tmp_path))
+    make().save("pipe", str(tmp_path))
+    assert other.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../net", "a/../../net", "/tmp/net", "folder/", "a\nb", "a\0b", 3, None]
+)
+def test_a_name_does_not_leave_the_folder(tmp_path, name):
+    for action in (make().save, make().load_weights):
+        with pytest.raises(TypeError if not isinstance(name, str) else ValueError, match="`filename` is"):
+            action(name, str(tmp_path / "folder"))
+    assert list(tmp_path.iterdir()) == []
+    assert weights_file("below/net", tmp_path) == tmp_path / "below" / "net.safetensors"

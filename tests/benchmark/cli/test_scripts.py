@@ -1,0 +1,118 @@
+"""The smaller programs of benchmarks/, on the output of a tiny run of the suite."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from art_sensreg.benchmark.cli.suite import main
+from tests.paths import ROOT
+
+SCRIPTS = ROOT / "benchmarks"
+SMALL = ["--train-size", "300", "--test-size", "30", "--epochs", "2", "--model", "mlp"]
+
+
+def script(name):
+    return runpy.run_path(str(SCRIPTS / f"{name}.py"), run_name="script")
+
+
+def call(monkeypatch, name, *words):
+    monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
+    return script(name)["main"]()
+
+
+def wrong(monkeypatch, capsys, name, *words):
+    with pytest.raises(SystemExit) as stopped:
+        call(monkeypatch, name, *words)
+    assert stopped.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("scripts") / "run"
+    words = ["--defences", "none,sr", "--attacks", "fgm,pgd", "--seeds", "2", "--quiet", "--out", str(out)]
+    assert main([*SMALL, *words]) == 0
+    return out
+
+
+def test_two_defences_are_compared_image_by_image(finished, monkeypatch, capsys):
+    assert call(monkeypatch, "compare_defences", finished, "none", "sr") == 0
+    page = (finished / "comparison.md").read_text()
+    runs = json.loads((finished / "results.json").read_text())["runs"]
+    for row, eps in enumerate((0.1, 0.2)):
+        shares = [
+            100 * np.mean([case["robust_accuracy"] for run in runs if run["defence"] == name
+                           for case in run["worst_case"] if case["eps"] == eps])
+            for name in ("none", "sr")
+        ]  # fmt: skip
+        line = next(line for line in page.splitlines() if line.startswith(f"| {eps:g} "))
+        assert line.split("|")[2:4] == [f" {share:.2f} " for share in shares], row
+        assert line.split("|")[4].startswith(f" {shares[1] - shares[0]:+.2f} [")
+    assert "no seed has both" in wrong(monkeypatch, capsys, "compare_defences", finished, "none", "magic")
+    assert "no `results.json`" in wrong(monkeypatch, capsys, "compare_defences", finished / "x", "none", "sr")
+
+
+def test_settings_are_chosen_on_held_out_training_images(tmp_path, monkeypatch, capsys):
+    words = ["--dataset", "digits", "--of", "jr", "--attacks", "fgm", *SMALL, "--epochs", "1", "--out", tmp_path]
+    call(monkeypatch, "choose_settings", *words)
+    page = (tmp_path / "validation.md").read_text()
+    grid = script("choose_settings")["JR_GRID"]
+    for number, options in enumerate(grid):
+        config = json.loads((tmp_path / f"jr-{number}" / "results.json").read_text())["config"]
+        assert config["validation"]
+        assert config["options"]["jr"] == options
+        assert f"\n| {options['jr_weight']} |" in page
+    assert "Chosen: `jr_weight` " in page
+    assert "magic" in wrong(monkeypatch, capsys, "choose_settings", "--dataset", "digits", "--of", "magic")
+
+
+def candidate(weight, clean, *worst, half=0.05):
+    cases = [{"robust_accuracy": a, "ci_low": a - half, "ci_high": a + half} for a in worst]
+    return {"weight": weight}, {"clean_accuracy": clean, "worst_case": cases}
+
+
+@pytest.mark.parametrize(
+    ("candidates", "weight"),
+    [
+        ([candidate(1.0, 0.99, 0.8, 0.3), candidate(2.0, 0.99, 0.95, 0.6)], 2.0),  # the best
+        ([candidate(1.0, 0.99, 0.9, 0.55), candidate(2.0, 0.99, 0.95, 0.6)], 1.0),  # as good, and lighter
+        ([candidate(1.0, 0.99, 0.9, 0.3), candidate(2.0, 0.99, 0.95, 0.6)], 2.0),  # as good at one eps only
+        ([candidate(1.0, 0.99, 0.8, 0.3), candidate(2.0, 0.97, 0.95, 0.6)], 1.0),  # at the cost of clean accuracy
+        ([candidate(1.0, 0.98, 0.8, 0.3), candidate(2.0, 0.99, 0.81, 0.31)], 1.0),  # one point is still allowed
+    ],
+)
+def test_the_rule(candidates, weight):
+    assert script("choose_settings")["chosen"](candidates) == {"weight": weight}
+
+
+def test_the_weight_of_graddiv():
+    def row(cosine, clean):
+        return {"cosine": cosine, "clean": clean}
+
+    chosen = script("graddiv")["chosen_weight"]
+    rows = {0.0: row(0.9, 0.98), 0.02: row(0.7, 0.98), 0.05: row(0.5, 0.98), 0.1: row(0.1, 0.98)}
+    assert chosen(rows) == 0.05
+    assert chosen({**rows, 0.05: row(0.5, 0.9)}) == 0.1
+    with pytest.raises(SystemExit, match="no weight lowers the cosine"):
+        chosen({0.0: row(0.9, 0.98), 0.1: row(0.8, 0.98)})
+
+
+def test_what_has_no_run_or_no_weights_is_one_line(finished, monkeypatch, capsys):
+    assert "no `results.json`" in wrong(monkeypatch, capsys, "adaptive", finished / "x", "sr")
+    assert "does not hold the weights" in wrong(monkeypatch, capsys, "adaptive", finished, "jr")
+
+
+@pytest.mark.slow
+def test_one_model_is_attacked_by_all(finished, monkeypatch):
+    call(monkeypatch, "adaptive", finished, "sr", "--eps", "0.1", "--audit-eps", "0.1", "--test-size", "10")
+    page = (finished / "adaptive.md").read_text()
+    stored = json.loads((finished / "adaptive-0.1.json").read_text())
+    assert len(stored) == 9
+    for name, found in stored.items():
+        assert len(found["robust"]) == 10
+        assert f"| {name}" in page
+    assert "## Audit at 0.1" in page

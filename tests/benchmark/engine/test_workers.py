@@ -1,0 +1,74 @@
+"""Cells attacked side by side give what one process gives."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.paths import ROOT
+
+SCRIPT = ROOT / "benchmarks" / "run_art_suite.py"
+SMALL = ["--train-size", "300", "--test-size", "40", "--epochs", "2", "--model", "mlp", "--quiet", "--seeds", "2"]
+DEFENCES = "none,sr,jr,art-rounded,art-gaussian-augmentation"
+
+
+def run(out, *arguments, plugin=None):
+    """The suite in a process of its own: what is forked from one with threads may hang."""
+    command = [sys.executable, str(SCRIPT), "--out", str(out), "--defences", DEFENCES, "--attacks", "fgm,pgd", *SMALL]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=200)
+    return done.returncode, json.loads((out / "results.json").read_text())["runs"], done.stdout
+
+
+def without_times(value):
+    if isinstance(value, dict):
+        return {k: without_times(v) for k, v in value.items() if k not in ("seconds", "train_seconds", "step_cost")}
+    return [without_times(v) for v in value] if isinstance(value, list) else value
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("workers")
+    return {jobs: (folder / jobs, *run(folder / jobs, "--jobs", jobs)) for jobs in ("1", "3")}
+
+
+def test_the_outcome_does_not_depend_on_the_number_of_processes(finished):
+    one, three = finished["1"], finished["3"]
+    assert one[1] == three[1] == 0
+    assert without_times(one[2]) == without_times(three[2])
+    assert sorted(path.name for path in (one[0] / "masks").iterdir()) == sorted(
+        path.name for path in (three[0] / "masks").iterdir()
+    )
+
+
+def test_a_finished_run_is_resumed_by_several(finished):
+    out, _, before, _ = finished["1"]
+    code, after, _ = run(out, "--jobs", "2", "--resume")
+    assert code == 0
+    assert after == before
+
+
+def test_a_worker_that_dies_is_an_error_and_the_rest_is_kept(tmp_path):
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(
+        "import os\nfrom art_sensreg.benchmark.engine import attack as attacking\noriginal = attacking.attack_cell\n"
+        "from art_sensreg.benchmark.engine import suite as run\n"
+        "def attack_cell(job, progress):\n"
+        "    if job.run['defence'] == 'jr':\n        os._exit(1)\n"
+        "    original(job, progress)\n"
+        "run.attack_cell = attack_cell\n"
+    )
+    code, runs, shown = run(tmp_path / "run", "--jobs", "1", "--plugin", str(plugin), "--seeds", "1")
+    assert code == 1  # with one process it is the suite itself that dies
+    code, runs, shown = run(tmp_path / "run", "--jobs", "3", "--plugin", str(plugin), "--seeds", "1", "--resume")
+    assert code == 1
+    status = {entry["defence"]: entry["status"] for entry in runs}
+    assert status["jr"] == "error"
+    assert {status[name] for name in ("none", "sr")} == {"ok"}
+    assert "the process that attacked it died" in shown
+    code, runs, _ = run(tmp_path / "run", "--jobs", "2", "--seeds", "1", "--resume")
+    assert code == 0
+    assert {entry["status"] for entry in runs} == {"ok"}

@@ -1,0 +1,128 @@
+"""BatchNorm with statistics of the clean rows, against torch's own operations in double precision."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from art_sensreg import JacobianPenalty, SensitivityPenalty
+from art_sensreg.objectives import Objective
+from art_sensreg.penalties.forward.batch_norm import fixed_statistics, normalise, statistics
+
+
+def plain(x, weight, bias, rows, eps=1e-3):
+    variance, mean = torch.var_mean(x[:rows], dim=[0, *range(2, x.ndim)], correction=0)
+    shape = [1, -1] + [1] * (x.ndim - 2)
+    scaled = (x - mean.view(shape)) / (variance.view(shape) + eps).sqrt()
+    return scaled * weight.view(shape) + bias.view(shape)
+
+
+@pytest.fixture(params=[(6, 3), (6, 3, 4), (6, 3, 4, 5)], ids=str)
+def inputs(request):
+    shape = request.param
+    tensors = torch.randn(shape).double() * 2 + 1, torch.rand(3).double() + 0.5, torch.randn(3).double()
+    return [tensor.requires_grad_() for tensor in tensors]
+
+
+@pytest.mark.parametrize("rows", [4, 6])
+def test_outputs_and_gradients(inputs, rows):
+    output, mean, variance = normalise(*inputs, clean_rows=rows, eps=1e-3)
+    assert torch.allclose(output, plain(*inputs, rows), atol=1e-12)
+    expected = torch.var_mean(inputs[0][:rows], dim=[0, *range(2, inputs[0].ndim)], correction=0)
+    assert torch.allclose(variance, expected[0])
+    assert torch.allclose(mean, expected[1])
+    seed = torch.randn_like(output)
+    for a, b in zip(
+        torch.autograd.grad(output, inputs, seed), torch.autograd.grad(plain(*inputs, rows), inputs, seed), strict=True
+    ):
+        assert torch.allclose(a, b, atol=1e-10)
+
+
+def test_it_is_torchs_batch_norm_when_all_rows_are_clean(inputs):
+    output, _, _ = normalise(*inputs, clean_rows=6, eps=1e-5)
+    own = F.batch_norm(inputs[0], None, None, inputs[1], inputs[2], True, 0.1, 1e-5)
+    assert torch.allclose(output, own, atol=1e-12)
+
+
+def test_second_derivatives(inputs):
+    assert torch.autograd.gradgradcheck(lambda x, w, b: normalise(x, w, b, 4, 1e-3)[0], inputs, atol=1e-4)
+
+
+def test_at_fixed_statistics_rows_do_not_see_each_other(inputs):
+    x, weight, bias = inputs
+    output, _, variance = normalise(x, weight, bias, clean_rows=6, eps=1e-3)
+    with fixed_statistics():
+        (gradient,) = torch.autograd.grad(output[2].sum(), x, create_graph=True)
+    assert not gradient[[0, 1, 3, 4, 5]].any()
+    shape = [-1] + [1] * (x.ndim - 2)
+    assert torch.allclose(gradient[2], (weight / (variance + 1e-3).sqrt()).view(shape).expand_as(x[2]))
+    # The weights still learn through the statistics, on which the slope depends.
+    expected = (weight / (torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)[0] + 1e-3).sqrt()).view(shape)
+    (second,) = torch.autograd.grad(gradient.pow(2).sum(), x)
+    (wanted,) = torch.autograd.grad(expected.expand_as(x[2]).pow(2).sum(), x)
+    assert torch.allclose(second, wanted, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_inputs_keep_their_type(dtype):
+    x = (torch.randn(8, 3, 4, 4) * 3 + 5).to(dtype).requires_grad_()
+    weight, bias = torch.ones(3, requires_grad=True), torch.zeros(3, requires_grad=True)
+    output, mean, _ = normalise(x, weight, bias, 4, 1e-5)
+    assert output.dtype == dtype
+    assert mean.dtype == torch.float32
+    exact = plain(x.double(), weight.double(), bias.double(), 4, 1e-5)
+    assert torch.allclose(output.double(), exact, atol=0.05)
+    output.float().pow(2).sum().backward()
+    assert x.grad.dtype == dtype
+    assert weight.grad.dtype == torch.float32
+
+
+def test_statistics_of_numbers_far_from_zero():
+    x = torch.randn(64, 2, 10, 10) + 1000
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            mean, variance = statistics(x)
+        wide = torch.var_mean(x.double(), dim=[0, 2, 3], correction=0)
+        assert torch.allclose(variance.double(), wide[0], rtol=1e-3)
+        assert torch.allclose(mean.double(), wide[1], rtol=1e-6)
+
+
+class Kernels(TorchDispatchMode):
+    """Counts the operations that would launch a kernel on an accelerator: all but views and allocations."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        views = any(output.alias_info and not output.alias_info.is_write for output in func._schema.returns)
+        self.count += not views and "empty" not in func._schema.name
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_a_layer_needs_few_kernels_under_the_penalties(dims):
+    layers = 3
+    counts = []
+    for norm in (nn.Identity, {1: nn.BatchNorm1d, 2: nn.BatchNorm2d}[dims]):
+        parts = [(nn.Linear(4, 4) if dims == 1 else nn.Conv2d(4, 4, 1), norm(4), nn.ReLU()) for _ in range(layers)]
+        net = nn.Sequential(*(layer for part in parts for layer in part), nn.Flatten(), nn.Linear(4, 3)).train()
+        x = torch.rand(6, 4) if dims == 1 else torch.rand(6, 4, 1, 1)
+        objective = Objective([SensitivityPenalty(), JacobianPenalty()])
+        objective.prepare(net, x)
+        with Kernels() as kernels:
+            terms, _ = objective(net, x, torch.zeros(6, dtype=torch.long))
+            terms["loss"].backward()
+        counts.append(kernels.count)
+    assert (counts[1] - counts[0]) / layers <= 10  # the optimizer has two more, one for each parameter
+
+
+def test_running_statistics_move_as_torchs_do():
+    ours, torchs = ([torch.zeros(3), torch.ones(3)] for _ in range(2))
+    x = torch.randn(6, 3, 4)
+    normalise(x, None, None, 4, 1e-5, tuple(ours), momentum=0.3)
+    F.batch_norm(x[:4], *torchs, training=True, momentum=0.3)
+    for one, other in zip(ours, torchs, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+    half = [torch.zeros(3, dtype=torch.bfloat16), torch.ones(3, dtype=torch.bfloat16)]
+    normalise(x, None, None, 4, 1e-5, tuple(half), momentum=0.3)
+    assert torch.allclose(half[1].float(), ours[1], atol=0.02)

@@ -1,0 +1,371 @@
+"""Models that draw random numbers, couple the rows of a batch, or keep state: each branch is what it is alone."""
+
+import copy
+import random
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegClassifier, SensRegTrainer, TrainingConfig
+from art_sensreg.objectives import Objective
+from art_sensreg.penalties.forward.branches import forward_branches
+from art_sensreg.penalties.forward.row_coupling import survey
+from art_sensreg.utils.model_rng import Replay, random_sources, same_states
+from art_sensreg.utils.model_state import Snapshot
+from tests.penalties.forward.branch_models import (
+    ALONE,
+    COUPLED,
+    DRAWING,
+    KNOWN,
+    Block,
+    Body,
+    DropPath,
+    GhostBatchNorm,
+    HandwrittenBatchNorm,
+    ViT,
+)
+from tests.penalties.helpers import generator
+
+X, Y = np.random.default_rng(0).random((48, 8), dtype=np.float32), np.arange(48) % 3
+quiet = pytest.mark.filterwarnings("ignore:Clean and perturbed images")
+
+
+def built(make, seed=0):
+    torch.manual_seed(seed)
+    return make().train()
+
+
+def batch(rows=16):
+    return torch.from_numpy(X[:rows]), torch.from_numpy(Y[:rows])
+
+
+def by_hand(net, x, sigma):
+    """JR of a model alone: two passes with the same draws, from the same state."""
+    noisy = x + sigma * torch.randn(x.shape, generator=generator())
+    replay = Replay(random_sources(net, x.device))
+    logits = []
+    for inputs in (x, noisy):
+        with replay:
+            logits.append(copy.deepcopy(net)(inputs))
+    return (logits[1] - logits[0]).pow(2).sum(1).mean() / sigma**2 / 2
+
+
+# --- randomness ------------------------------------------------------------------------------------------------------
+
+
+@quiet
+@pytest.mark.parametrize("sigma", [0.3, 0.03])
+@pytest.mark.parametrize("name", [name for name in DRAWING if name != "numpy-variable" and name != "own-generator"])
+def test_clean_and_noisy_rows_get_the_same_draws(name, sigma):
+    net, (x, y) = built(DRAWING[name]), batch()
+    objective = Objective([JacobianPenalty(sigma=sigma)])
+    objective.prepare(net, x)
+    wanted = by_hand(net, x, sigma)
+    terms, _ = objective(net, x, y, generator())
+    assert torch.isclose(terms["jacobian"], wanted, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["layer-scale", "zero-gamma"])
+def test_branches_that_the_initial_weights_hide(name):
+    """They count as soon as the scale has grown; nothing is looked at again then."""
+    net, (x, y) = built(DRAWING[name]), batch()
+    objective = Objective([JacobianPenalty(sigma=0.03)])
+    objective.prepare(net, x)
+    with torch.no_grad():
+        for key, parameter in net.named_parameters():
+            if key.endswith(("scale", "gamma")):
+                parameter.fill_(1.0)
+    wanted = by_hand(net, x, 0.03)
+    terms, _ = objective(net, x, y, generator())
+    assert torch.isclose(terms["jacobian"], wanted, rtol=1e-3)
+
+
+def test_the_same_for_any_initial_state():
+    """Where a look at two rows saw no difference in some, the penalty was several times as large as it is."""
+    for seed in range(12):
+        net, (x, y) = built(lambda: ViT(0.1), seed), batch()
+        torch.manual_seed(seed)
+        objective = Objective([JacobianPenalty(sigma=0.03)])
+        objective.prepare(net, x)
+        wanted = by_hand(net, x, 0.03)
+        terms, _ = objective(net, x, y, generator())
+        assert torch.isclose(terms["jacobian"], wanted, rtol=1e-3)
+
+
+@quiet
+@pytest.mark.parametrize("name", DRAWING)
+def test_whether_they_do_is_no_matter_of_chance(name):
+    net, (x, _) = built(DRAWING[name]), batch()
+    for seed in range(5):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        before = Replay(random_sources(net, x.device))
+        objective = Objective([JacobianPenalty(sigma=0.1)])
+        objective.prepare(net, x)
+        assert not objective.traits.stacked
+        assert same_states(before)
+
+
+@quiet
+@pytest.mark.parametrize("name", DRAWING)
+def test_same_seed_same_bits_whatever_the_global_generators(name):
+    weights = []
+    for seed in (1, 2):
+        net = built(DRAWING[name])
+        trainer = SensRegTrainer(classifier(net), [SensitivityPenalty()], TrainingConfig(seed=0))
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        trainer.fit(X, Y, batch_size=16, nb_epochs=1, verbose=False)
+        weights.append([parameter.detach().clone() for parameter in net.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*weights, strict=True))
+
+
+def classifier(net):
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    return SensRegClassifier(net, nn.CrossEntropyLoss(), (8,), 3, optimizer=optimizer, device_type="cpu")
+
+
+def test_a_source_that_cannot_be_found_is_an_error():
+    class Hidden(Body):
+        def inner(self, x):
+            return x + torch.from_numpy(np.random.default_rng().random(x.shape, dtype=np.float32))
+
+    net, (x, _) = built(Hidden), batch()
+    with pytest.raises(ValueError, match="`model` returns other outputs for the same inputs and random states"):
+        Objective([SensitivityPenalty()]).prepare(net, x)
+
+
+@pytest.mark.parametrize("rows", [16, 40])
+def test_randomness_that_begins_later(rows):
+    """As where the rate of stochastic depth rises over the epochs, behind layers that have state."""
+    net, (x, y) = nn.Sequential(nn.BatchNorm1d(8), nn.Dropout(0.2), built(lambda: ViT(0.0))).train(), batch(rows)
+    objective = Objective([JacobianPenalty(sigma=0.1)])
+    objective.prepare(net, x)
+    assert objective.traits.stacked
+    for block in net[2].blocks:
+        block.path.p = 0.3
+    plain = copy.deepcopy(net)
+    torch.manual_seed(7)
+    plain(x)
+    after = torch.rand(1)
+    fixed = copy.deepcopy(net)
+    fixed[0] = nn.BatchNorm1d(8, momentum=1.0)
+    fixed[0](x)
+    fixed[0].running_var.mul_((rows - 1) / rows)
+    fixed[0].eval()
+    torch.manual_seed(7)
+    wanted = by_hand(fixed, x, 0.1)
+    torch.manual_seed(7)
+    with pytest.warns(UserWarning, match="because it draws random numbers"):
+        terms, _ = objective(net, x, y, generator())
+    assert torch.isclose(terms["jacobian"], wanted, rtol=1e-3)
+    assert torch.equal(torch.rand(1), after)
+    assert all(torch.allclose(a, b) for a, b in zip(net.buffers(), plain.buffers(), strict=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        objective(net, x, y, generator())
+
+
+@pytest.mark.parametrize("rows", [16, 10])
+def test_a_shared_mask_is_that_of_the_clean_rows_alone_in_any_layout(rows):
+    """Masks are drawn in the order in which a tensor lies in memory."""
+    net = built(lambda: Body(Transposed()))
+    assert survey(net, batch()[0]).stacked
+    x, _ = batch()
+    torch.manual_seed(3)
+    wanted = copy.deepcopy(net)(x)
+    torch.manual_seed(3)
+    clean, noisy = forward_branches(net, [x, x[:rows]]).logits
+    assert torch.allclose(clean, wanted, atol=1e-6)
+    assert torch.allclose(noisy, wanted[:rows], atol=1e-6)
+
+
+class Transposed(nn.Module):
+    def forward(self, x):
+        steps_first = x.view(len(x), 2, 3).transpose(0, 1).contiguous()
+        return nn.functional.dropout(steps_first.transpose(0, 1), 0.5, self.training).reshape(len(x), 6)
+
+
+def test_noise_on_weights_is_shared_by_stacked_rows():
+    class Noisy(nn.Linear):
+        def forward(self, x):
+            return nn.functional.linear(x, self.weight + 0.1 * torch.randn_like(self.weight), self.bias)
+
+    assert survey(built(lambda: Body(Noisy(6, 6))), batch()[0]).stacked
+
+
+# --- rows that influence each other, and state -----------------------------------------------------------------------
+
+
+def trained(net, penalties, steps=4, rows=16):
+    x, y = batch(rows)
+    objective = Objective(penalties)
+    objective.prepare(net, x)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for step in range(steps):
+        optimizer.zero_grad()
+        terms, logits = objective(net, x.roll(step, 0), y, generator(step))
+        terms["loss"].backward()
+        optimizer.step()
+    return logits, net
+
+
+PENALTIES = {
+    "both": [SensitivityPenalty(weight=1e-9), JacobianPenalty(weight=1e-9)],
+    "projection": [JacobianPenalty(weight=1e-9, estimator="projection")],
+}
+
+
+@quiet
+@pytest.mark.parametrize("penalties", PENALTIES)
+@pytest.mark.parametrize("name", [*COUPLED, *KNOWN, *ALONE])
+def test_a_penalty_of_no_weight_leaves_training_as_it_is(name, penalties):
+    make = {**COUPLED, **KNOWN, **ALONE}[name]
+    (logits, plain), (others, net) = trained(built(make), []), trained(built(make), PENALTIES[penalties])
+    assert torch.allclose(logits, others, atol=1e-4)
+    for (key, one), two in zip(plain.state_dict().items(), net.state_dict().values(), strict=True):
+        assert torch.allclose(one.double(), two.double(), atol=1e-4), key
+    counts = [[getattr(module, "calls", None) for module in model.modules()] for model in (plain, net)]
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("name", COUPLED)
+def test_it_is_said_once(name):
+    net, (x, y) = built(COUPLED[name]), batch()
+    objective = Objective([SensitivityPenalty()])
+    with pytest.warns(UserWarning, match="cannot share a forward pass of this model, because"):
+        objective.prepare(net, x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        objective(net, x, y)
+
+
+@quiet
+def test_ghost_batches_larger_than_the_trial():
+    """Each of the batch's parts has statistics of its own, by which the noisy rows of that part are normalised."""
+    net, (x, y) = built(lambda: Body(GhostBatchNorm(6, size=16))), batch(32)
+    objective = Objective([JacobianPenalty(sigma=0.1)])
+    objective.prepare(net, x[:14])
+    plain = copy.deepcopy(net)
+    terms, logits = objective(net, x, y, generator())
+    assert torch.allclose(logits, plain(x), atol=1e-5)
+    assert all(torch.allclose(a, b) for a, b in zip(net.buffers(), plain.buffers(), strict=True))
+    noisy = x + 0.1 * torch.randn(x.shape, generator=generator())
+    squares = []
+    for part in (slice(0, 16), slice(16, 32)):
+        norm = nn.BatchNorm1d(6, momentum=1.0)
+        norm(net.first(x[part]))
+        norm.running_var.mul_(15 / 16)
+        fixed = Body(norm.eval())
+        fixed.load_state_dict(net.state_dict(), strict=False)
+        squares.append((fixed(noisy[part]) - fixed(x[part])).pow(2).sum(1) / 0.01)
+    assert torch.isclose(terms["jacobian"], torch.cat(squares).mean() / 2, rtol=1e-3)
+
+
+@quiet
+def test_the_exact_jacobian_of_coupled_rows_is_refused():
+    net, (x, _) = built(COUPLED["handwritten"]), batch()
+    with pytest.raises(ValueError, match=r"depend on other rows .* expected another `estimator`"):
+        Objective([JacobianPenalty(estimator="exact")]).prepare(net, x)
+    with pytest.raises(ValueError, match="depend on other rows"):
+        JacobianPenalty(estimator="exact")(net, x)
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_standardised_weights_and_instances(name):
+    """Measured in one stacked pass as in two of the model alone."""
+    net, (x, y) = built(ALONE[name]), batch(14)
+    objective = Objective([JacobianPenalty(sigma=0.1)])
+    objective.prepare(net, x)
+    assert objective.traits.stacked
+    for stacked in (True, False):
+        objective.traits.stacked = stacked
+        terms, _ = objective(net, x, y, generator())
+        assert torch.isclose(terms["jacobian"], by_hand(net, x, 0.1), rtol=1e-3)
+    exact = JacobianPenalty(estimator="exact")(net, x)
+    rows = [torch.autograd.functional.jacobian(lambda row: net(row[None])[0], row) for row in x]
+    assert torch.isclose(exact, sum(row.pow(2).sum() for row in rows) / len(x) / 2, rtol=1e-4)
+
+
+class Stateful(Body):
+    """Counts, remembers, and limits its weights."""
+
+    def __init__(self):
+        super().__init__(HandwrittenBatchNorm(6))
+        self.count, self.log, self.centre = 0, [], torch.zeros(6)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+
+    def inner(self, x):
+        self.count += 1
+        self.calls += 1
+        self.log.append(len(x))
+        self.centre = 0.9 * self.centre + 0.1 * x.detach().mean(0)
+        self.last_seen = x
+        self.last.weight.data = self.last.weight.data.clamp(-0.01, 0.01)
+        return super().inner(x)
+
+
+@quiet
+@pytest.mark.parametrize("training", [True, False])
+def test_trial_passes_leave_no_trace(training):
+    net, (x, y) = built(Stateful).train(training), batch()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    graph = net.first.weight.pow(2).sum() * net.middle.running_var.clone().sum()
+    penalties = [SensitivityPenalty(), JacobianPenalty(estimator="projection")]
+    objective = Objective(penalties)
+    objective.prepare(net, x)
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert (net.count, net.log, net.middle.calls, hasattr(net, "last_seen")) == (0, [], 0, False)
+    for penalty in penalties:
+        penalty(net, x)
+    assert all(torch.equal(value, before[name]) for name, value in net.named_buffers())
+    assert (net.count, net.middle.calls) == (0, 0)
+    assert torch.equal(net.centre, torch.zeros(6))
+    graph.backward()  # nothing that a graph holds was written to
+    objective(net, x, y)
+    assert (net.count, int(net.calls)) == (1, 1)
+
+
+def test_a_scripted_layer_cannot_be_named():
+    net, (x, _) = built(COUPLED["scripted"]), batch()
+    with pytest.raises(ValueError, match="`layers` selects 'middle', a TorchScript module"):
+        Objective([SensitivityPenalty(layers=["middle"])]).prepare(net, x)
+
+
+def test_modules_that_fold_their_weights_in_evaluation_mode():
+    class Adapter(nn.Linear):
+        folded = False
+
+        def train(self, mode=True):
+            if mode == self.folded:
+                self.weight.data += -1.0 if mode else 1.0
+                self.folded = not mode
+            return super().train(mode)
+
+    net, (x, _) = built(lambda: Body(Adapter(6, 6))), batch()
+    before = net.middle.weight.detach().clone()
+    Objective([SensitivityPenalty()]).prepare(net, x)
+    assert not net.middle.folded
+    assert torch.equal(net.middle.weight, before)
+
+
+def test_what_a_snapshot_puts_back():
+    net = built(Stateful)
+    snapshot = Snapshot(net)
+    net(batch()[0])
+    assert {"count", "calls", "centre", "running_mean", "running_var"} <= {name for _, name in snapshot.changed()}
+    snapshot.restore()
+    assert (net.count, net.log) == (0, [])
+
+
+def test_ordinary_models_are_stacked():
+    for make in (lambda: Body(nn.BatchNorm1d(6)), lambda: ViT(0.0), lambda: Body(nn.Dropout()), lambda: Block(8, 0.0)):
+        net = built(make)
+        x = torch.rand(14, 3, 8) if isinstance(net, Block) else batch(14)[0]
+        assert survey(net, x).stacked
+    assert not survey(Body(DropPath(0.0)).train(), batch()[0]).random

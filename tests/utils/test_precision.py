@@ -1,0 +1,70 @@
+"""TF32 is off where finite differences are small, and on again afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from art_sensreg.utils.precision import full_float32
+
+GPU, MATMUL, CUDNN = torch.device("cuda"), torch.backends.cuda.matmul, torch.backends.cudnn
+
+
+def state() -> tuple[Any, ...]:
+    return MATMUL.fp32_precision, CUDNN.conv.fp32_precision, CUDNN.rnn.fp32_precision
+
+
+def allowed() -> tuple[Any, ...]:
+    return torch.get_float32_matmul_precision(), CUDNN.allow_tf32
+
+
+@pytest.fixture(autouse=True)
+def _kept() -> Iterator[None]:
+    yield
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.mkldnn.matmul.fp32_precision = "none"
+    CUDNN.allow_tf32 = True
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+@pytest.mark.parametrize("convolutions", [True, False])
+def test_it_is_off_inside_and_as_before_afterwards(precision, convolutions):
+    torch.set_float32_matmul_precision(precision)
+    CUDNN.allow_tf32 = convolutions
+    on_cpu = torch.backends.mkldnn.matmul.fp32_precision
+
+    def broken_off() -> None:
+        with full_float32(GPU):
+            assert allowed() == ("highest", False)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        broken_off()
+    assert allowed() == (precision, convolutions)
+    assert torch.backends.mkldnn.matmul.fp32_precision == on_cpu
+
+
+def test_allowed_for_cuda_alone():
+    MATMUL.allow_tf32 = True
+    on_cpu = torch.backends.mkldnn.matmul.fp32_precision
+    with full_float32(GPU):
+        assert not MATMUL.allow_tf32
+    assert MATMUL.allow_tf32
+    assert torch.backends.mkldnn.matmul.fp32_precision == on_cpu
+
+
+def test_the_new_interface_of_torch():
+    MATMUL.fp32_precision, CUDNN.conv.fp32_precision = "tf32", "ieee"  # the old one refuses to look at these
+    before = state()
+    with full_float32(GPU):
+        assert state() == ("ieee", "ieee", "ieee")
+    assert state() == before
+
+
+def test_nothing_happens_on_the_cpu():
+    torch.set_float32_matmul_precision("high")
+    with full_float32(torch.device("cpu")):
+        assert allowed() == ("high", True)
