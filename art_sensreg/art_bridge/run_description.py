@@ -1,4 +1,4 @@
-"""What the training run of an ART classifier is, for its checkpoints: see `training.fingerprint`."""
+"""What the training run of an ART classifier is, for its checkpoints: see `training.checkpoint.fingerprint`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules by which layers treat the clean branch of a stacked batch as if it were alone; see `passes`."""
+"""The rules by which layers treat the clean branch of a stacked batch as if it were alone; see `branches`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class UnstackableError(Exception):
 
 class CleanBranchRules(TorchFunctionMode):
     """
-    BatchNorm and dropout as the docstring of `passes` says, by intercepting their functional forms.
+    BatchNorm and dropout as the docstring of `branches` says, by intercepting their functional forms.
 
     :param sizes: Rows of each branch of a stacked batch; or of the one branch that runs alone.
     :param update_statistics: Whether BatchNorm's running statistics move.

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from art_sensreg.benchmark.gpu import run as gpu_run
 from art_sensreg.benchmark.gpu.report import page, write_gpu
 from art_sensreg.benchmark.gpu.run import MARK, run_all
 from art_sensreg.benchmark.gpu.stages import STAGES
+from tests.paths import ROOT
 
 PROGRAM = f"""
 import json, sys, time
