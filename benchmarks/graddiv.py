@@ -26,7 +26,7 @@ from art_sensreg.benchmark.cli.console import run_program, say
 from art_sensreg.benchmark.config.settings import RECIPES
 from art_sensreg.benchmark.config.threat_models import allowed
 from art_sensreg.benchmark.defences.registry import DEFENCES
-from art_sensreg.benchmark.defences.train_spec import TrainingTask
+from art_sensreg.benchmark.defences.train_spec import TrainingSpec
 from art_sensreg.benchmark.engine.train import quiet, seed_everything
 from art_sensreg.benchmark.results.tables import Table
 from art_sensreg.benchmark.results.writing import write_text
@@ -41,9 +41,9 @@ DRAWS = (1, 16)
 Figures = dict[str, float]
 
 
-def task_of(dataset: Dataset, seed: int, epochs: int) -> TrainingTask:
+def task_of(dataset: Dataset, seed: int, epochs: int) -> TrainingSpec:
     recipe = RECIPES["digits"]
-    return TrainingTask(
+    return TrainingSpec(
         dataset=dataset, model=recipe.model, activation="relu", norm_layer="none", seed=seed, epochs=epochs,
         batch_size=recipe.batch_size, learning_rate=recipe.learning_rate, norm="linf", eps=0.2, device="cpu",
     )  # fmt: skip

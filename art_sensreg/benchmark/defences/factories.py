@@ -14,14 +14,14 @@ from art_sensreg.adversaries import Adversary
 from art_sensreg.benchmark.config.threat_models import NORMS
 from art_sensreg.benchmark.defences.claims import Claim, robust_accuracy
 from art_sensreg.benchmark.defences.spec import Defence, Options
-from art_sensreg.benchmark.defences.train_spec import TrainingTask
+from art_sensreg.benchmark.defences.train_spec import TrainingSpec
 from art_sensreg.penalty_lists import Penalty
 from art_sensreg.trainers import SensRegTrainer
 from art_sensreg.training.config import TrainingConfig
 
 MakePenalties = Callable[[Options], list[Penalty]]
 MakeAdversary = Callable[[Options], Adversary]
-MakeTrainer = Callable[[PyTorchClassifier, TrainingTask, Options], Trainer]
+MakeTrainer = Callable[[PyTorchClassifier, TrainingSpec, Options], Trainer]
 
 WHITE_BOX = robust_accuracy()
 
@@ -68,10 +68,10 @@ def from_penalties(
             adversary(chosen)
         return penalties(chosen)
 
-    def make(classifier: PyTorchClassifier, task: TrainingTask, chosen: Options) -> Trainer:
-        task.require_norm(norms, f"{name} trains on perturbations in {' or '.join(norms)} only")
+    def make(classifier: PyTorchClassifier, spec: TrainingSpec, chosen: Options) -> Trainer:
+        spec.require_norm(norms, f"{name} trains on perturbations in {' or '.join(norms)} only")
         opponent = None if adversary is None else adversary(chosen)
-        config = config_of(task, **_of_config(chosen))
+        config = config_of(spec, **_of_config(chosen))
         return SensRegTrainer(classifier, penalties(chosen), config, adversary=opponent)
 
     return from_trainer(name, summary, paper, make, options, claim, penalties=checked, **more)
@@ -84,7 +84,7 @@ def from_trainer(
     trainer: MakeTrainer,
     options: Options | None = None,
     claim: Claim = WHITE_BOX,
-    architecture: Callable[[TrainingTask, Options], nn.Module] | None = None,
+    architecture: Callable[[TrainingSpec, Options], nn.Module] | None = None,
     **more: Any,
 ) -> Defence:
     """
@@ -93,7 +93,7 @@ def from_trainer(
     :param name: Name on the command line.
     :param summary: One line.
     :param paper: Where it comes from.
-    :param trainer: Function of a new classifier, the task and the options that makes the trainer.
+    :param trainer: Function of a new classifier, the spec and the options that makes the trainer.
     :param options: Its options and their defaults.
     :param claim: What it claims to stop.
     :param architecture: As for `Defence`.
@@ -103,29 +103,29 @@ def from_trainer(
     Example:
     >>> from art.defences.trainer import AdversarialTrainerFBFPyTorch
     >>> from art_sensreg.benchmark.defences.factories import from_trainer
-    >>> make = lambda model, task, options: AdversarialTrainerFBFPyTorch(model, task.eps)
+    >>> make = lambda model, spec, options: AdversarialTrainerFBFPyTorch(model, spec.eps)
     >>> row = from_trainer("fbf", "FBF", "-", make)
     >>> row.name, row.claim.metric
     ('fbf', 'robust_accuracy')
     """
 
-    def train(task: TrainingTask, chosen: Options) -> PyTorchClassifier:
-        model = None if architecture is None else architecture(task, chosen)
-        classifier = task.classifier(model)
-        made = trainer(classifier, task, chosen)
-        x, y = task.dataset.x_train, task.dataset.y_train
+    def train(spec: TrainingSpec, chosen: Options) -> PyTorchClassifier:
+        model = None if architecture is None else architecture(spec, chosen)
+        classifier = spec.classifier(model)
+        made = trainer(classifier, spec, chosen)
+        x, y = spec.dataset.x_train, spec.dataset.y_train
         if isinstance(made, SensRegTrainer):
             made.fit(
                 x,
                 y,
-                scheduler=task.one_cycle(classifier),
-                checkpoint_dir=task.checkpoint_dir,
-                resume=task.checkpoint_dir is not None,
+                scheduler=spec.one_cycle(classifier),
+                checkpoint_dir=spec.checkpoint_dir,
+                resume=spec.checkpoint_dir is not None,
                 verbose=False,
             )
         else:
-            labels = to_categorical(y, task.dataset.nb_classes)  # some of ART's trainers take no indices
-            made.fit(x, labels, batch_size=task.batch_size, nb_epochs=task.epochs)
+            labels = to_categorical(y, spec.dataset.nb_classes)  # some of ART's trainers take no indices
+            made.fit(x, labels, batch_size=spec.batch_size, nb_epochs=spec.epochs)
         return made.get_classifier()
 
     return Defence(name, summary, paper, train, options or {}, claim, architecture=architecture, **more)
@@ -135,5 +135,5 @@ def _of_config(options: Options) -> Options:
     return {name: options[name] for name in ("penalty_fraction", "penalty_warmup") if name in options}
 
 
-def config_of(task: TrainingTask, **settings: Any) -> TrainingConfig:
-    return TrainingConfig(batch_size=task.batch_size, nb_epochs=task.epochs, seed=task.seed, **settings)
+def config_of(spec: TrainingSpec, **settings: Any) -> TrainingConfig:
+    return TrainingConfig(batch_size=spec.batch_size, nb_epochs=spec.epochs, seed=spec.seed, **settings)

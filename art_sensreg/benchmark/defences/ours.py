@@ -13,7 +13,7 @@ from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES, Adversary
 from art_sensreg.benchmark.defences.claims import Claim, robust_accuracy
 from art_sensreg.benchmark.defences.factories import config_of, from_penalties, from_trainer
 from art_sensreg.benchmark.defences.spec import Options, RandomRow
-from art_sensreg.benchmark.defences.train_spec import TrainingTask
+from art_sensreg.benchmark.defences.train_spec import TrainingSpec
 from art_sensreg.penalties import FisherRaoPenalty, GradientDiversityPenalty, JacobianPenalty, SensitivityPenalty
 from art_sensreg.penalty_lists import Penalty
 from art_sensreg.randomization import BayesianKL, randomize
@@ -87,20 +87,20 @@ _SMALLEST = nn.Linear(1, 1)
 _AVERAGED = robust_accuracy("white-box evasion within eps, by attackers who average the model's noise")
 
 
-def _rse_model(task: TrainingTask, options: Options) -> nn.Module:
-    return randomize(task.new_model(), kind="rse", first_std=options["first_std"], std=options["std"])
+def _rse_model(spec: TrainingSpec, options: Options) -> nn.Module:
+    return randomize(spec.new_model(), kind="rse", first_std=options["first_std"], std=options["std"])
 
 
 def _check_rse(options: Options) -> None:
     randomize(_SMALLEST, kind="rse", first_std=options["first_std"], std=options["std"])
 
 
-def _bayesian_model(task: TrainingTask, options: Options) -> nn.Module:
-    return randomize(task.new_model(), kind="bayesian", prior_std=options["prior_std"])
+def _bayesian_model(spec: TrainingSpec, options: Options) -> nn.Module:
+    return randomize(spec.new_model(), kind="bayesian", prior_std=options["prior_std"])
 
 
-def _pni_model(task: TrainingTask, options: Options) -> nn.Module:
-    return randomize(task.new_model(), kind="pni", initial_alpha=options["initial_alpha"])
+def _pni_model(spec: TrainingSpec, options: Options) -> nn.Module:
+    return randomize(spec.new_model(), kind="pni", initial_alpha=options["initial_alpha"])
 
 
 def _diversity(options: Options) -> list[Penalty]:
@@ -111,11 +111,11 @@ def _injected(options: Options) -> Adversary:
     return PGD(**{name: options[name] for name in ("eps", "norm", "max_iter", "clean_fraction")})
 
 
-def _adv_bnn(classifier: PyTorchClassifier, task: TrainingTask, options: Options) -> Trainer:
-    task.require_norm(_STEEPEST, "Adv-BNN trains on perturbations in linf or l2 only")
-    penalties = [BayesianKL(weight=options["kl_weight"] / len(task.dataset.x_train))]
+def _adv_bnn(classifier: PyTorchClassifier, spec: TrainingSpec, options: Options) -> Trainer:
+    spec.require_norm(_STEEPEST, "Adv-BNN trains on perturbations in linf or l2 only")
+    penalties = [BayesianKL(weight=options["kl_weight"] / len(spec.dataset.x_train))]
     adversary = PGD(eps=options["eps"], max_iter=options["max_iter"], norm=options["norm"])
-    return SensRegTrainer(classifier, penalties, config_of(task), adversary=adversary)
+    return SensRegTrainer(classifier, penalties, config_of(spec), adversary=adversary)
 
 
 _PAPER = "Fidel et al. 2020, arXiv 2009.11349"

@@ -13,7 +13,7 @@ from torch import nn
 
 from art_sensreg.benchmark.defences.claims import Claim
 from art_sensreg.benchmark.defences.from_art.preprocessing import PreprocessingRow
-from art_sensreg.benchmark.defences.train_spec import TrainingTask
+from art_sensreg.benchmark.defences.train_spec import TrainingSpec
 from art_sensreg.penalty_lists import Penalty
 
 Options = dict[str, Any]
@@ -40,7 +40,7 @@ class Certificate:
     How a defence certifies.
 
     :param norm: Norm in which it does.
-    :param certify: Function of the task, the trained model, images, class indices, eps and the options that tells which
+    :param certify: Function of the spec, the trained model, images, class indices, eps and the options that tells which
         images are provably right at every perturbation within eps, `(n,)`.
     :param sizes: Function of the options that gives the sizes of which it can say something; they are taken where the
         run has none in this norm. None: the data set's own.
@@ -48,7 +48,7 @@ class Certificate:
     """
 
     norm: str
-    certify: Callable[[TrainingTask, nn.Module, np.ndarray, np.ndarray, float, Options], np.ndarray]
+    certify: Callable[[TrainingSpec, nn.Module, np.ndarray, np.ndarray, float, Options], np.ndarray]
     sizes: Callable[[Options], tuple[float, ...]] | None = None
     points: dict[str, int] = field(default_factory=lambda: {"smoke": 50, "quick": 100, "full": 1000})
 
@@ -61,7 +61,7 @@ class Defence:
     :param name: Name on the command line.
     :param summary: One line.
     :param paper: Where it comes from.
-    :param train: Function of a task and the options, returning the trained classifier.
+    :param train: Function of a spec and the options, returning the trained classifier.
     :param options: Its options and their defaults, for `--set NAME.OPTION=VALUE`. None: the data set's recipe; an `eps`
         of None is the size that adversarial training trains at.
     :param claim: What it claims to stop, and the metric for it.
@@ -71,7 +71,7 @@ class Defence:
     :param preprocessing: What stands before the model at prediction time; the model itself is that of `none`.
     :param postprocessing: Function of the options that makes what changes the predictions of the model of `none`.
     :param answers: Answers whose mean is scored: more than one where postprocessing makes them random.
-    :param architecture: Function of a task and the options that makes the untrained model; None: the task's own.
+    :param architecture: Function of a spec and the options that makes the untrained model; None: the spec's own.
     :param random: How the model is random at prediction time, or None.
     :param certificate: How it certifies, or None.
     :param check: Function of the options that raises where one of them is not usable, or None.
@@ -80,7 +80,7 @@ class Defence:
     name: str
     summary: str
     paper: str
-    train: Callable[[TrainingTask, Options], PyTorchClassifier]
+    train: Callable[[TrainingSpec, Options], PyTorchClassifier]
     options: Options = field(default_factory=dict)
     claim: Claim = Claim(metric="robust_accuracy", threat="white-box evasion within eps")  # noqa: RUF009 - frozen
     ours: bool = True
@@ -89,7 +89,7 @@ class Defence:
     preprocessing: PreprocessingRow | None = None
     postprocessing: Callable[[Options], Postprocessor] | None = None
     answers: int = 1
-    architecture: Callable[[TrainingTask, Options], nn.Module] | None = None
+    architecture: Callable[[TrainingSpec, Options], nn.Module] | None = None
     random: RandomRow | None = None
     certificate: Certificate | None = None
     check: Callable[[Options], Any] | None = None
@@ -104,12 +104,12 @@ class Defence:
         """Whether a crash is an error: of what is our own, or repaired by us. What ART ships may be not applicable."""
         return self.ours or bool(self.repaired)
 
-    def new_model(self, task: TrainingTask, options: Options) -> nn.Module:
+    def new_model(self, spec: TrainingSpec, options: Options) -> nn.Module:
         """
         The untrained model, whose weights are what training changes.
 
-        :param task: The training task.
+        :param spec: The training spec.
         :param options: The defence's options.
         :return: The model.
         """
-        return task.new_model() if self.architecture is None else self.architecture(task, options)
+        return spec.new_model() if self.architecture is None else self.architecture(spec, options)

@@ -1,4 +1,4 @@
-"""One training task of the suite: what every defence gets, so that the rows of the table can be compared."""
+"""One training spec of the suite: what every defence gets, so that the rows of the table can be compared."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class NotApplicable(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingTask:
+class TrainingSpec:
     """
     Data, architecture and training settings of one cell.
 
@@ -95,7 +95,7 @@ class TrainingTask:
         """
         A plain ART classifier with a new model, as ART's trainers take it.
 
-        :param learning_rate: Learning rate of Adam; the task's if None.
+        :param learning_rate: Learning rate of Adam; the spec's if None.
         :param sgd: Learning rate of SGD, to use that instead.
         :return: The classifier.
         """

@@ -12,7 +12,7 @@ from art_sensreg.attacks.eot import EOT
 from art_sensreg.benchmark.defences.from_art.postprocessing import postprocessed_classifier
 from art_sensreg.benchmark.defences.from_art.preprocessing import PreprocessingRow
 from art_sensreg.benchmark.defences.spec import Defence, RandomRow
-from art_sensreg.benchmark.defences.train_spec import TrainingTask
+from art_sensreg.benchmark.defences.train_spec import TrainingSpec
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.outputs import predicted_classes
 from art_sensreg.randomized import RandomizedClassifier
@@ -119,7 +119,7 @@ class Cell:
 
 
 def cell_classifier(
-    task: TrainingTask,
+    task: TrainingSpec,
     model: SensRegClassifier,
     defence: Defence | None = None,
     options: dict[str, Any] | None = None,
@@ -140,7 +140,7 @@ def cell_classifier(
     >>> from art_sensreg.benchmark.defences.registry import DEFENCES
     >>> from art_sensreg.benchmark.engine.target import cell_classifier
     >>> from art_sensreg.datasets import load_dataset
-    >>> task = TrainingTask(
+    >>> task = TrainingSpec(
     ...     dataset=load_dataset("digits"), model="mlp", activation="relu", norm_layer="none", seed=0, epochs=1,
     ...     batch_size=64, learning_rate=0.001, norm="linf", eps=0.1, device="cpu",
     ... )
@@ -164,7 +164,7 @@ def cell_classifier(
 
 
 def _random_cell(
-    task: TrainingTask, model: SensRegClassifier, row: RandomRow, options: dict[str, Any], budget: str
+    task: TrainingSpec, model: SensRegClassifier, row: RandomRow, options: dict[str, Any], budget: str
 ) -> Cell:
     """A model that is random at prediction: there is one way to attack it, by expectation over its draws."""
     module = model.model if row.module is None else row.module(model.model, options)
@@ -175,7 +175,7 @@ def _random_cell(
 
 
 def _preprocessed_cell(
-    task: TrainingTask, model: SensRegClassifier, row: PreprocessingRow, options: dict[str, Any], budget: str
+    task: TrainingSpec, model: SensRegClassifier, row: PreprocessingRow, options: dict[str, Any], budget: str
 ) -> Cell:
     default = task.classifier(model.model, preprocessing_defences=[row.make(task, options)])
     surrogate = None if row.surrogate is None else row.surrogate(options)

@@ -21,7 +21,7 @@ from torch import nn
 from art_sensreg.art_bridge.weights import load_weights, save_weights
 from art_sensreg.benchmark.config.settings import SuiteSettings
 from art_sensreg.benchmark.defences.registry import DEFENCES, Defence, options_of
-from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingTask
+from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingSpec
 from art_sensreg.benchmark.engine.target import Cell, cell_classifier
 from art_sensreg.benchmark.results.store import Records
 from art_sensreg.datasets import Dataset
@@ -37,7 +37,7 @@ STOPS = (KeyboardInterrupt, ProcessLostError)
 _LONG_SECONDS = 30.0
 
 
-def task_of(settings: SuiteSettings, dataset: Dataset, seed: int) -> TrainingTask:
+def task_of(settings: SuiteSettings, dataset: Dataset, seed: int) -> TrainingSpec:
     """
     The training task of a seed, the same for every defence.
 
@@ -46,7 +46,7 @@ def task_of(settings: SuiteSettings, dataset: Dataset, seed: int) -> TrainingTas
     :param seed: The seed.
     :return: The task.
     """
-    return TrainingTask(
+    return TrainingSpec(
         dataset=dataset,
         model=settings.model,
         activation=settings.activation,
@@ -129,7 +129,7 @@ def trained_cell(
     return run, cell
 
 
-def clean_outcome(cell: Cell, task: TrainingTask) -> np.ndarray:
+def clean_outcome(cell: Cell, task: TrainingSpec) -> np.ndarray:
     """
     Which test images are rightly classified unattacked.
 
@@ -146,7 +146,7 @@ def clean_outcome(cell: Cell, task: TrainingTask) -> np.ndarray:
     return cell.judge(x, y, seed=task.seed).correct
 
 
-def _cell(settings: SuiteSettings, task: TrainingTask, name: str, model: nn.Module) -> Cell:
+def _cell(settings: SuiteSettings, task: TrainingSpec, name: str, model: nn.Module) -> Cell:
     # All models are attacked through the same class: some of ART's attacks crash on its own under numpy 2.
     return cell_classifier(task, task.classifier(model), DEFENCES[name], options_of(settings, name), settings.budget)
 
@@ -156,7 +156,7 @@ def _checkpoint(records: Records, name: str, seed: int) -> Path:
 
 
 def _trained_before(
-    settings: SuiteSettings, records: Records, name: str, task: TrainingTask, processes: Processes
+    settings: SuiteSettings, records: Records, name: str, task: TrainingSpec, processes: Processes
 ) -> nn.Module | None:
     """The model of a defence from its checkpoint, on every process, if it can be read."""
     checkpoint = _checkpoint(records, name, task.seed)
@@ -170,7 +170,7 @@ def _trained_before(
 
 def _model_of(
     settings: SuiteSettings,
-    task: TrainingTask,
+    task: TrainingSpec,
     run: dict[str, Any],
     records: Records,
     unfinished: Path,
@@ -199,7 +199,7 @@ def _stored(checkpoint: Path, model: nn.Module) -> dict[str, torch.Tensor] | Non
 
 
 def _train(
-    settings: SuiteSettings, task: TrainingTask, run: dict[str, Any], unfinished: Path, processes: Processes
+    settings: SuiteSettings, task: TrainingSpec, run: dict[str, Any], unfinished: Path, processes: Processes
 ) -> nn.Module:
     # The same seed gives what trains nothing of its own the weights of `none`.
     defence = DEFENCES[run["defence"] if DEFENCES[run["defence"]].trained else "none"]
@@ -219,7 +219,7 @@ def _train(
     return model
 
 
-def _on_the_first(defence: Defence, task: TrainingTask, options: dict[str, Any], processes: Processes) -> nn.Module:
+def _on_the_first(defence: Defence, task: TrainingSpec, options: dict[str, Any], processes: Processes) -> nn.Module:
     """Train one of ART's, which know of one process only, on the first; the others take over weights or error."""
     outcome: Any = None
     model = defence.new_model(task, options)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingTask
+from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingSpec
 from art_sensreg.datasets import Dataset
 from art_sensreg.training.config import TrainingConfig
 
@@ -65,7 +65,7 @@ class Bench:
     :param precision: Name of the number format that the steps are computed in.
     """
 
-    task: TrainingTask
+    task: TrainingSpec
     device: torch.device
     precision: str
 
@@ -135,7 +135,7 @@ def make_bench(model: TimedModel, batch_size: int, steps: int, device: str, prec
         for n in (steps * batch_size, PREDICT_ROWS)
     ]
     dataset = Dataset(name="random", x_train=parts[0][0], y_train=parts[0][1], x_test=parts[1][0], y_test=parts[1][1])
-    task = TrainingTask(
+    task = TrainingSpec(
         dataset=dataset,
         model=model.architecture,
         activation=model.activation,

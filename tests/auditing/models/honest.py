@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegClassifier, SensRegTrainer, TrainingConfig
 from art_sensreg.benchmark.defences.registry import DEFENCES
-from art_sensreg.benchmark.defences.train_spec import TrainingTask
+from art_sensreg.benchmark.defences.train_spec import TrainingSpec
 from art_sensreg.datasets import Dataset
 from art_sensreg.models import build_model
 from tests.auditing.models.honest_modules import Mean, Recurrent, Scale, Tokens
@@ -30,10 +30,10 @@ def honest(build: Build) -> Build:
     return build
 
 
-def task(digits: Dataset, eps: float = 0.1, epochs: int = 12, **kwargs: Any) -> TrainingTask:
+def task(digits: Dataset, eps: float = 0.1, epochs: int = 12, **kwargs: Any) -> TrainingSpec:
     settings = {"model": "cnn-small", "activation": "relu", "norm_layer": "none", "seed": 0, **kwargs}
     rates: dict[str, Any] = {"batch_size": 64, "learning_rate": 3e-3, "norm": "linf", "device": "cpu"}
-    return TrainingTask(dataset=digits, eps=eps, epochs=epochs, **settings, **rates)
+    return TrainingSpec(dataset=digits, eps=eps, epochs=epochs, **settings, **rates)
 
 
 def defended(digits: Dataset, defence: str, **kwargs: Any) -> PyTorchClassifier:

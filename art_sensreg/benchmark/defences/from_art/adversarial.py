@@ -19,7 +19,7 @@ from art.estimators.classification import PyTorchClassifier
 from art.utils import random_sphere, to_categorical
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, _LRScheduler
 
-from art_sensreg.benchmark.defences.train_spec import TrainingTask
+from art_sensreg.benchmark.defences.train_spec import TrainingSpec
 
 Options = dict[str, Any]
 
@@ -92,95 +92,95 @@ class RepairedFBF(AdversarialTrainerFBFPyTorch):
         return loss.item() * n, float((logits.argmax(1) == targets).sum()), n
 
 
-def _attack(classifier: PyTorchClassifier, task: TrainingTask, options: Options, kind: Any = None) -> Any:
+def _attack(classifier: PyTorchClassifier, spec: TrainingSpec, options: Options, kind: Any = None) -> Any:
     return (kind or ProjectedGradientDescent)(
         classifier,
-        norm=task.art_norm,
-        eps=task.eps,
-        eps_step=2.5 * task.eps / options["max_iter"],
+        norm=spec.art_norm,
+        eps=spec.eps,
+        eps_step=2.5 * spec.eps / options["max_iter"],
         max_iter=options["max_iter"],
         num_random_init=1,
-        batch_size=task.batch_size,
+        batch_size=spec.batch_size,
         verbose=False,
     )
 
 
-def _fit(trainer: Any, task: TrainingTask, **kwargs: Any) -> None:
-    x, y = task.dataset.x_train, to_categorical(task.dataset.y_train, task.dataset.nb_classes)
-    trainer.fit(x, y, batch_size=task.batch_size, nb_epochs=task.epochs, **kwargs)
+def _fit(trainer: Any, spec: TrainingSpec, **kwargs: Any) -> None:
+    x, y = spec.dataset.x_train, to_categorical(spec.dataset.y_train, spec.dataset.nb_classes)
+    trainer.fit(x, y, batch_size=spec.batch_size, nb_epochs=spec.epochs, **kwargs)
 
 
-def train_adversarial(task: TrainingTask, options: Options) -> PyTorchClassifier:
+def train_adversarial(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """`AdversarialTrainer` with FGM on half of each batch. It steps the scheduler once a batch."""
-    classifier = task.art_classifier()
-    attack = FastGradientMethod(classifier, norm=task.art_norm, eps=task.eps, batch_size=task.batch_size)
-    _fit(AdversarialTrainer(classifier, attack, ratio=options["ratio"]), task, scheduler=task.one_cycle(classifier))
+    classifier = spec.art_classifier()
+    attack = FastGradientMethod(classifier, norm=spec.art_norm, eps=spec.eps, batch_size=spec.batch_size)
+    _fit(AdversarialTrainer(classifier, attack, ratio=options["ratio"]), spec, scheduler=spec.one_cycle(classifier))
     return classifier
 
 
-def train_madry(task: TrainingTask, options: Options) -> PyTorchClassifier:
+def train_madry(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """`AdversarialTrainerMadryPGD`, L-inf only as ART builds its attack. It steps the scheduler once a batch."""
-    task.require_linf("ART's MadryPGD builds an L-inf attack only")
-    classifier = task.art_classifier()
+    spec.require_linf("ART's MadryPGD builds an L-inf attack only")
+    classifier = spec.art_classifier()
     steps = options["max_iter"]
-    trainer = AdversarialTrainerMadryPGD(classifier, eps=task.eps, eps_step=2.5 * task.eps / steps, max_iter=steps)
+    trainer = AdversarialTrainerMadryPGD(classifier, eps=spec.eps, eps_step=2.5 * spec.eps / steps, max_iter=steps)
     trainer.attack.set_params(verbose=False)
-    _fit(trainer, task, scheduler=task.one_cycle(classifier))
+    _fit(trainer, spec, scheduler=spec.one_cycle(classifier))
     return classifier
 
 
-def train_trades(task: TrainingTask, options: Options) -> PyTorchClassifier:
+def train_trades(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """`AdversarialTrainerTRADESPyTorch` as shipped: PGD on the true labels, constant learning rate."""
-    classifier = task.art_classifier(learning_rate=options["learning_rate"])
-    _fit(AdversarialTrainerTRADESPyTorch(classifier, _attack(classifier, task, options), options["beta"]), task)
+    classifier = spec.art_classifier(learning_rate=options["learning_rate"])
+    _fit(AdversarialTrainerTRADESPyTorch(classifier, _attack(classifier, spec, options), options["beta"]), spec)
     return classifier
 
 
-def train_trades_fixed(task: TrainingTask, options: Options) -> PyTorchClassifier:
+def train_trades_fixed(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """TRADES with the KL attack of its paper and a one-cycle schedule."""
-    classifier = task.art_classifier()
-    attack = _attack(classifier, task, options, KLProjectedGradientDescent)
-    schedule = ArtOneCycle(classifier.optimizer, task.learning_rate, task.epochs)
-    _fit(AdversarialTrainerTRADESPyTorch(classifier, attack, options["beta"]), task, scheduler=schedule)
+    classifier = spec.art_classifier()
+    attack = _attack(classifier, spec, options, KLProjectedGradientDescent)
+    schedule = ArtOneCycle(classifier.optimizer, spec.learning_rate, spec.epochs)
+    _fit(AdversarialTrainerTRADESPyTorch(classifier, attack, options["beta"]), spec, scheduler=schedule)
     return classifier
 
 
-def train_fbf(task: TrainingTask, options: Options) -> PyTorchClassifier:
+def train_fbf(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """`AdversarialTrainerFBFPyTorch` as shipped, with SGD: its own schedule up to 0.21 is one for SGD."""
-    task.require_linf("ART's FBF perturbs in L-inf only")
-    classifier = task.art_classifier()
+    spec.require_linf("ART's FBF perturbs in L-inf only")
+    classifier = spec.art_classifier()
     parameters = classifier.model.parameters()
     classifier._optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=0.9, weight_decay=5e-4)
-    _fit(AdversarialTrainerFBFPyTorch(classifier, eps=task.eps), task)
+    _fit(AdversarialTrainerFBFPyTorch(classifier, eps=spec.eps), spec)
     return classifier
 
 
-def train_fbf_fixed(task: TrainingTask, options: Options) -> PyTorchClassifier:
+def train_fbf_fixed(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """FBF in training mode, with the suite's optimizer and one-cycle schedule."""
-    task.require_linf("ART's FBF perturbs in L-inf only")
-    classifier = task.art_classifier()
-    _fit(RepairedFBF(classifier, task.eps, task.one_cycle(classifier)), task)
+    spec.require_linf("ART's FBF perturbs in L-inf only")
+    classifier = spec.art_classifier()
+    _fit(RepairedFBF(classifier, spec.eps, spec.one_cycle(classifier)), spec)
     return classifier
 
 
-def _awp(task: TrainingTask, options: Options, classifier: PyTorchClassifier) -> AdversarialTrainerAWPPyTorch:
-    proxy = task.art_classifier(sgd=options["proxy_learning_rate"])
-    attack = _attack(classifier, task, options)
+def _awp(spec: TrainingSpec, options: Options, classifier: PyTorchClassifier) -> AdversarialTrainerAWPPyTorch:
+    proxy = spec.art_classifier(sgd=options["proxy_learning_rate"])
+    attack = _attack(classifier, spec, options)
     return AdversarialTrainerAWPPyTorch(
         classifier, proxy, attack, mode="PGD", gamma=options["gamma"], beta=6.0, warmup=0
     )
 
 
-def train_awp(task: TrainingTask, options: Options) -> PyTorchClassifier:
+def train_awp(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """`AdversarialTrainerAWPPyTorch` as shipped, in PGD mode, constant learning rate."""
-    classifier = task.art_classifier(learning_rate=options["learning_rate"])
-    _fit(_awp(task, options, classifier), task)
+    classifier = spec.art_classifier(learning_rate=options["learning_rate"])
+    _fit(_awp(spec, options, classifier), spec)
     return classifier
 
 
-def train_awp_fixed(task: TrainingTask, options: Options) -> PyTorchClassifier:
+def train_awp_fixed(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """AWP with a one-cycle schedule."""
-    classifier = task.art_classifier()
-    schedule = ArtOneCycle(classifier.optimizer, task.learning_rate, task.epochs)
-    _fit(_awp(task, options, classifier), task, scheduler=schedule)
+    classifier = spec.art_classifier()
+    schedule = ArtOneCycle(classifier.optimizer, spec.learning_rate, spec.epochs)
+    _fit(_awp(spec, options, classifier), spec, scheduler=schedule)
     return classifier

@@ -37,7 +37,7 @@ from art_sensreg.benchmark.defences.from_art.smoothing import (
     train_smoothmix_fixed,
 )
 from art_sensreg.benchmark.defences.spec import Certificate, Defence, Options, RandomRow
-from art_sensreg.benchmark.defences.train_spec import TrainingTask
+from art_sensreg.benchmark.defences.train_spec import TrainingSpec
 
 _CERTIFIED = Claim(metric="certified_accuracy", threat="any evasion within eps in L-inf, provably")
 
@@ -94,7 +94,7 @@ def _smoothed(
     name: str,
     summary: str,
     paper: str,
-    train: Callable[[TrainingTask, Options], PyTorchClassifier],
+    train: Callable[[TrainingSpec, Options], PyTorchClassifier],
     options: Options,
     repaired: str = "",
 ) -> Defence:

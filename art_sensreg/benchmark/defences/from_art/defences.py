@@ -23,7 +23,7 @@ from art_sensreg.benchmark.defences.from_art.soft_labels import (
 )
 from art_sensreg.benchmark.defences.ours import OURS
 from art_sensreg.benchmark.defences.spec import Defence, Options
-from art_sensreg.benchmark.defences.train_spec import TrainingTask
+from art_sensreg.benchmark.defences.train_spec import TrainingSpec
 from art_sensreg.utils import check_number
 
 _LINF = robust_accuracy("white-box evasion within eps in L-inf")
@@ -37,9 +37,9 @@ _OAAT_PAPER = "Addepalli et al. 2022, arXiv 2210.09852"
 _DISTILLATION_PAPER = "Papernot et al. 2016, arXiv 1511.04508"
 
 
-def _twin(task: TrainingTask, options: Options) -> PyTorchClassifier:
+def _twin(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """The model of `none`, for what trains nothing."""
-    return OURS[0].train(task, {})
+    return OURS[0].train(spec, {})
 
 
 def _preprocessed(named: NamedRow) -> Defence:

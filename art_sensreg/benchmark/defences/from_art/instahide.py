@@ -19,7 +19,7 @@ from art.defences.trainer import DPInstaHideTrainer
 from art.estimators.classification import PyTorchClassifier
 from art.utils import to_categorical
 
-from art_sensreg.benchmark.defences.train_spec import TrainingTask
+from art_sensreg.benchmark.defences.train_spec import TrainingSpec
 
 Options = dict[str, Any]
 
@@ -27,17 +27,17 @@ Options = dict[str, Any]
 INSTAHIDE_OPTIONS: Options = {"num_mix": 2, "alpha": 1.0, "cutout_fraction": 0.25, "scale": 0.03}
 
 
-def train_dp_instahide(task: TrainingTask, options: Options) -> PyTorchClassifier:
+def train_dp_instahide(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """
     `DPInstaHideTrainer` with `MixupPyTorch`, `CutoutPyTorch` and Laplace noise, on a one-cycle schedule.
 
-    :param task: The training task.
+    :param spec: The training spec.
     :param options: As `INSTAHIDE_OPTIONS`.
     :return: The trained classifier.
     """
-    dataset = task.dataset
-    classifier = task.art_classifier()
-    device = {"device_type": "gpu" if task.device == "cuda" else "cpu"}
+    dataset = spec.dataset
+    classifier = spec.art_classifier()
+    device = {"device_type": "gpu" if spec.device == "cuda" else "cpu"}
     length = max(2, 2 * round(options["cutout_fraction"] * min(dataset.input_shape[1:]) / 2))
     augmentations = [
         MixupPyTorch(dataset.nb_classes, alpha=options["alpha"], num_mix=options["num_mix"], **device),
@@ -46,6 +46,6 @@ def train_dp_instahide(task: TrainingTask, options: Options) -> PyTorchClassifie
     trainer = DPInstaHideTrainer(classifier, augmentations, noise="laplacian", scale=options["scale"])
     y = to_categorical(dataset.y_train, dataset.nb_classes)
     trainer.fit(
-        dataset.x_train, y, batch_size=task.batch_size, nb_epochs=task.epochs, scheduler=task.one_cycle(classifier)
+        dataset.x_train, y, batch_size=spec.batch_size, nb_epochs=spec.epochs, scheduler=spec.one_cycle(classifier)
     )
     return classifier

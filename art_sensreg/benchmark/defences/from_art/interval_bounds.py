@@ -46,12 +46,12 @@ from torch import nn
 
 from art_sensreg.benchmark.defences.from_art.adversarial import ArtOneCycle
 from art_sensreg.benchmark.defences.from_art.interval_convolution import ConvolvedIntervals
-from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingTask
+from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingSpec
 from art_sensreg.models import FeatureClassifier
 
 Options = dict[str, Any]
 
-# Eps and the weight of the certified loss rise to task.eps and `final_weight` over `ramp` of the epochs, after `warmup`
+# Eps and the weight of the certified loss rise to spec.eps and `final_weight` over `ramp` of the epochs, after `warmup`
 # of them; ART's rise from the start over 0.3. `least_steps`: batches are made smaller until there are so many steps.
 # With ART's values a run of 12 epochs on the digits ends in a constant prediction.
 IBP_OPTIONS: Options = {"final_weight": 0.5, "warmup": 0.0, "ramp": 0.3, "least_steps": 1}
@@ -84,9 +84,9 @@ def _layers(model: nn.Module) -> list[nn.Module]:
     return layers
 
 
-def _sizes(task: TrainingTask, layers: list[nn.Module]) -> list[int]:
+def _sizes(spec: TrainingSpec, layers: list[nn.Module]) -> list[int]:
     """Numbers of inputs of a row of layers, and of outputs of each layer."""
-    x = torch.zeros(1, *task.dataset.input_shape)
+    x = torch.zeros(1, *spec.dataset.input_shape)
     sizes = [x.numel()]
     with torch.no_grad():
         for layer in layers:
@@ -118,18 +118,18 @@ def _convolving(convolved: bool) -> Iterator[None]:
         interval_module.PyTorchIntervalConv2D = PyTorchIntervalConv2D
 
 
-def _convert(task: TrainingTask, kind: Any, model: nn.Module, convolved: bool = True, **kwargs: Any) -> Any:
+def _convert(spec: TrainingSpec, kind: Any, model: nn.Module, convolved: bool = True, **kwargs: Any) -> Any:
     """One of ART's certifiers of a copy of the model, on the device that ART picks by itself."""
     layers = _layers(model)
     row = copy.deepcopy(_Row(*layers)).to("cuda:0" if torch.cuda.is_available() else "cpu")
-    shape = task.dataset.input_shape
+    shape = spec.dataset.input_shape
     with _contained(), _convolving(convolved):
         return kind(
             model=row,
             loss=nn.CrossEntropyLoss(),
             input_shape=(math.prod(shape),) if isinstance(layers[0], nn.Linear) else shape,
-            nb_classes=task.dataset.nb_classes,
-            optimizer=torch.optim.Adam(row.parameters(), lr=task.learning_rate),
+            nb_classes=spec.dataset.nb_classes,
+            optimizer=torch.optim.Adam(row.parameters(), lr=spec.learning_rate),
             clip_values=(0.0, 1.0),
             device_type="gpu",
             **kwargs,
@@ -152,31 +152,31 @@ def _copy_back(certifier: Any, model: nn.Module) -> None:
             layer.bias.copy_(bias)
 
 
-def _rising(task: TrainingTask, options: Options, final: float) -> DefaultLinearScheduler:
+def _rising(spec: TrainingSpec, options: Options, final: float) -> DefaultLinearScheduler:
     """A schedule that ART's trainer steps before each epoch."""
-    ramp = max(1, int(options["ramp"] * task.epochs))
-    return DefaultLinearScheduler(final / ramp, final_val=final, warmup=int(options["warmup"] * task.epochs))
+    ramp = max(1, int(options["ramp"] * spec.epochs))
+    return DefaultLinearScheduler(final / ramp, final_val=final, warmup=int(options["warmup"] * spec.epochs))
 
 
-def _train_ibp(task: TrainingTask, options: Options, convolved: bool) -> PyTorchClassifier:
-    task.require_linf("interval bounds are of boxes")
-    classifier = task.art_classifier()
-    certifier = _convert(task, PyTorchIBPClassifier, classifier.model, convolved)
+def _train_ibp(spec: TrainingSpec, options: Options, convolved: bool) -> PyTorchClassifier:
+    spec.require_linf("interval bounds are of boxes")
+    classifier = spec.art_classifier()
+    certifier = _convert(spec, PyTorchIBPClassifier, classifier.model, convolved)
     trainer = AdversarialTrainerCertifiedIBPPyTorch(
         certifier,
-        bound=task.eps,
-        certification_schedule=_rising(task, options, task.eps),
-        loss_weighting_schedule=_rising(task, options, options["final_weight"]),
+        bound=spec.eps,
+        certification_schedule=_rising(spec, options, spec.eps),
+        loss_weighting_schedule=_rising(spec, options, options["final_weight"]),
     )
-    x = _images(certifier, task.dataset.x_train)
-    schedule = ArtOneCycle(certifier.optimizer, task.learning_rate, task.epochs)
+    x = _images(certifier, spec.dataset.x_train)
+    schedule = ArtOneCycle(certifier.optimizer, spec.learning_rate, spec.epochs)
     with _contained():
         trainer.fit(
             x,
-            task.dataset.y_train,
+            spec.dataset.y_train,
             limits=[0.0, 1.0],
-            batch_size=min(task.batch_size, max(8, len(x) * task.epochs // options["least_steps"])),
-            nb_epochs=task.epochs,
+            batch_size=min(spec.batch_size, max(8, len(x) * spec.epochs // options["least_steps"])),
+            nb_epochs=spec.epochs,
             scheduler=schedule,
             verbose=False,
         )
@@ -184,27 +184,27 @@ def _train_ibp(task: TrainingTask, options: Options, convolved: bool) -> PyTorch
     return classifier
 
 
-def train_ibp(task: TrainingTask, options: Options) -> PyTorchClassifier:
+def train_ibp(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """`AdversarialTrainerCertifiedIBPPyTorch` as shipped, with convolutions unrolled into dense matrices."""
-    layers = _layers(task.new_model())
-    sizes = _sizes(task, layers)
+    layers = _layers(spec.new_model())
+    sizes = _sizes(spec, layers)
     unrolled = sum(a * b for a, b, layer in zip(sizes, sizes[1:], layers, strict=False) if isinstance(layer, nn.Conv2d))
     if unrolled > _LARGEST_UNROLLED:
         raise NotApplicable(
             f"ART's interval convolutions would be unrolled after each step into matrices of {unrolled / 1e6:.0f} "
             f"million entries (at most {_LARGEST_UNROLLED / 1e6:.0f} million)"
         )
-    return _train_ibp(task, options, convolved=False)
+    return _train_ibp(spec, options, convolved=False)
 
 
-def train_ibp_fixed(task: TrainingTask, options: Options) -> PyTorchClassifier:
+def train_ibp_fixed(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """The same with `ConvolvedIntervals`, at any size of image, and options under which short runs do not collapse."""
-    return _train_ibp(task, options, convolved=True)
+    return _train_ibp(spec, options, convolved=True)
 
 
-def _require_small_zonotopes(task: TrainingTask, model: nn.Module) -> None:
+def _require_small_zonotopes(spec: TrainingSpec, model: nn.Module) -> None:
     layers = _layers(model)
-    sizes = _sizes(task, layers)
+    sizes = _sizes(spec, layers)
     terms = sizes[0] + sum(size for size, layer in zip(sizes[1:], layers, strict=True) if isinstance(layer, nn.ReLU))
     if terms * max(sizes) > _LARGEST_ZONOTOPE:
         raise NotApplicable(
@@ -231,31 +231,31 @@ def box_zonotope(image: np.ndarray, eps: float) -> tuple[np.ndarray, np.ndarray]
     return (low + high)[None] / 2, terms
 
 
-def _train_deepz(task: TrainingTask, options: Options, **kwargs: Any) -> PyTorchClassifier:
-    task.require_linf("ART's zonotopes start from boxes")
-    classifier = task.art_classifier()
-    _require_small_zonotopes(task, classifier.model)
-    certifier = _convert(task, PytorchDeepZ, classifier.model, **kwargs)
-    attack = {"eps": task.eps, "eps_step": 2.5 * task.eps / options["max_iter"], "max_iter": options["max_iter"]}
+def _train_deepz(spec: TrainingSpec, options: Options, **kwargs: Any) -> PyTorchClassifier:
+    spec.require_linf("ART's zonotopes start from boxes")
+    classifier = spec.art_classifier()
+    _require_small_zonotopes(spec, classifier.model)
+    certifier = _convert(spec, PytorchDeepZ, classifier.model, **kwargs)
+    attack = {"eps": spec.eps, "eps_step": 2.5 * spec.eps / options["max_iter"], "max_iter": options["max_iter"]}
     trainer = AdversarialTrainerCertifiedPytorch(
         certifier,
-        bound=task.eps,
+        bound=spec.eps,
         loss_weighting=options["loss_weighting"],
         batch_size=options["certified_per_batch"],
-        pgd_params={**attack, "batch_size": task.batch_size, "num_random_init": 1},
+        pgd_params={**attack, "batch_size": spec.batch_size, "num_random_init": 1},
     )
-    schedule = ArtOneCycle(certifier.optimizer, task.learning_rate, task.epochs)
-    x = _images(certifier, task.dataset.x_train)
+    schedule = ArtOneCycle(certifier.optimizer, spec.learning_rate, spec.epochs)
+    x = _images(certifier, spec.dataset.x_train)
     with _contained():
-        trainer.fit(x, task.dataset.y_train, nb_epochs=task.epochs, scheduler=schedule, verbose=False)
+        trainer.fit(x, spec.dataset.y_train, nb_epochs=spec.epochs, scheduler=schedule, verbose=False)
     _copy_back(certifier, classifier.model)
     return classifier
 
 
-def train_deepz(task: TrainingTask, options: Options) -> PyTorchClassifier:
+def train_deepz(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """`AdversarialTrainerCertifiedPytorch` as shipped: zonotope loss of a few images a batch, beside PGD training."""
     try:
-        return _train_deepz(task, options)
+        return _train_deepz(spec, options)
     except (TypeError, ValueError) as error:
         if "sequence" not in str(error):
             raise
@@ -264,18 +264,18 @@ def train_deepz(task: TrainingTask, options: Options) -> PyTorchClassifier:
         ) from error
 
 
-def train_deepz_fixed(task: TrainingTask, options: Options) -> PyTorchClassifier:
+def train_deepz_fixed(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """The same training with `box_zonotope`, which does not crash under numpy 2.4."""
-    return _train_deepz(task, options, concrete_to_zonotope=box_zonotope)
+    return _train_deepz(spec, options, concrete_to_zonotope=box_zonotope)
 
 
 def certify_ibp(
-    task: TrainingTask, model: nn.Module, x: np.ndarray, y: np.ndarray, eps: float, options: Options
+    spec: TrainingSpec, model: nn.Module, x: np.ndarray, y: np.ndarray, eps: float, options: Options
 ) -> np.ndarray:
     """
     Which images are provably rightly classified under every perturbation, by interval bounds.
 
-    :param task: The training task.
+    :param spec: The training spec.
     :param model: A trained model of its architecture.
     :param x: Images.
     :param y: Class indices `(n,)`.
@@ -284,7 +284,7 @@ def certify_ibp(
     :return: Boolean array `(n,)`.
     :raises NotApplicable: If ART cannot convert the model.
     """
-    certifier = _convert(task, PyTorchIBPClassifier, model)
+    certifier = _convert(spec, PyTorchIBPClassifier, model)
     certifier.model.set_forward_mode("abstract")
     with torch.no_grad():
         bounds = certifier.predict_intervals(_images(certifier, x), bounds=float(eps), limits=[0.0, 1.0])
@@ -293,12 +293,12 @@ def certify_ibp(
 
 
 def certify_deepz(
-    task: TrainingTask, model: nn.Module, x: np.ndarray, y: np.ndarray, eps: float, options: Options
+    spec: TrainingSpec, model: nn.Module, x: np.ndarray, y: np.ndarray, eps: float, options: Options
 ) -> np.ndarray:
     """
     The same by zonotopes, mostly tighter than intervals and one by one.
 
-    :param task: The training task.
+    :param spec: The training spec.
     :param model: A trained model of its architecture.
     :param x: Images.
     :param y: Class indices `(n,)`.
@@ -307,8 +307,8 @@ def certify_deepz(
     :return: Boolean array `(min(n, points),)`.
     :raises NotApplicable: If ART cannot convert the model, or the zonotopes would be too large.
     """
-    _require_small_zonotopes(task, model)
-    certifier = _convert(task, PytorchDeepZ, model)
+    _require_small_zonotopes(spec, model)
+    certifier = _convert(spec, PytorchDeepZ, model)
     certifier.model.set_forward_mode("abstract")
     certified = []
     with torch.no_grad():

@@ -29,7 +29,7 @@ from art.estimators.classification import PyTorchClassifier
 from art.utils import to_categorical
 from torch import nn
 
-from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingTask
+from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingSpec
 from art_sensreg.models import FeatureClassifier
 
 Options = dict[str, Any]
@@ -120,18 +120,18 @@ def _perceptual_layers(model: nn.Sequential, input_shape: tuple[int, int, int]) 
     return names
 
 
-def _parameters(task: TrainingTask, options: Options, layers: list[str], folder: str, eps: float) -> Options:
+def _parameters(spec: TrainingSpec, options: Options, layers: list[str], folder: str, eps: float) -> Options:
     return {
         "lr": options["learning_rate"],
         "momentum": 0.9,
         "weight_decay": 5e-4,
         "lr_schedule": "cosine",
         "oaat_warmup": 0,
-        "norm": task.art_norm,
+        "norm": spec.art_norm,
         "epsilon": eps,
         "i_epsilon": eps / 4,
-        "alternate_iter_eps": options["alternate_factor"] * task.eps,
-        "mixup_epsilon": options["mixup_factor"] * task.eps,
+        "alternate_iter_eps": options["alternate_factor"] * spec.eps,
+        "mixup_epsilon": options["mixup_factor"] * spec.eps,
         "mixup_alpha": options["mixup_alpha"],
         "alpha": 1.0,
         "max_iter": options["max_iter"],
@@ -141,7 +141,7 @@ def _parameters(task: TrainingTask, options: Options, layers: list[str], folder:
         "i_lpips_weight": options["lpips_weight"],
         "awp_gamma": options["awp_gamma"],
         # As the authors, in the first tenth of the epochs not.
-        "awp_warmup": task.epochs // 10,
+        "awp_warmup": spec.epochs // 10,
         "swa_save_epoch": 0,
         "list_swa_tau": [options["tau"]],
         "list_swa_epoch": [0],
@@ -151,39 +151,39 @@ def _parameters(task: TrainingTask, options: Options, layers: list[str], folder:
     }
 
 
-def _train(task: TrainingTask, options: Options, kind: type[AdversarialTrainerOAATPyTorch]) -> PyTorchClassifier:
-    task.require_linf("ART's OAAT clips each pixel to eps in its mixed batches, whatever the norm")
-    classifier = task.art_classifier()
-    models = (classifier.model, task.new_model(), task.new_model(), task.new_model())
-    trained, proxy, perceptual, averaged = (_sgd_classifier(task, _in_a_row(model), options) for model in models)
-    layers = _perceptual_layers(_in_a_row(task.new_model()), task.dataset.input_shape)
+def _train(spec: TrainingSpec, options: Options, kind: type[AdversarialTrainerOAATPyTorch]) -> PyTorchClassifier:
+    spec.require_linf("ART's OAAT clips each pixel to eps in its mixed batches, whatever the norm")
+    classifier = spec.art_classifier()
+    models = (classifier.model, spec.new_model(), spec.new_model(), spec.new_model())
+    trained, proxy, perceptual, averaged = (_sgd_classifier(spec, _in_a_row(model), options) for model in models)
+    layers = _perceptual_layers(_in_a_row(spec.new_model()), spec.dataset.input_shape)
     # Its sizes and steps are set anew for every batch.
     attack = ProjectedGradientDescent(
-        trained, eps=task.eps, eps_step=task.eps / 4, num_random_init=1, batch_size=task.batch_size, verbose=False
+        trained, eps=spec.eps, eps_step=spec.eps / 4, num_random_init=1, batch_size=spec.batch_size, verbose=False
     )
     repaired = issubclass(kind, RepairedOAAT)
     # ART's last epoch trains at (epochs - 1) / epochs of what it is given.
-    eps = task.eps * task.epochs / (task.epochs - 1) if repaired and task.epochs > 1 else task.eps
-    x, y = task.dataset.x_train, to_categorical(task.dataset.y_train, task.dataset.nb_classes)
+    eps = spec.eps * spec.epochs / (spec.epochs - 1) if repaired and spec.epochs > 1 else spec.eps
+    x, y = spec.dataset.x_train, to_categorical(spec.dataset.y_train, spec.dataset.nb_classes)
     with TemporaryDirectory() as folder:
-        settings = _parameters(task, options, layers, folder, eps)
+        settings = _parameters(spec, options, layers, folder, eps)
         trainer = kind(trained, proxy, perceptual, [averaged], attack, settings)
-        trainer.fit(x, y, batch_size=task.batch_size, nb_epochs=task.epochs)
+        trainer.fit(x, y, batch_size=spec.batch_size, nb_epochs=spec.epochs)
     if repaired:
         _average(trained.model, averaged.model, 0.0)
     return classifier
 
 
-def _sgd_classifier(task: TrainingTask, model: nn.Sequential, options: Options) -> PyTorchClassifier:
+def _sgd_classifier(spec: TrainingSpec, model: nn.Sequential, options: Options) -> PyTorchClassifier:
     optimizer = torch.optim.SGD(model.parameters(), lr=options["learning_rate"], momentum=0.9, weight_decay=5e-4)
-    return task._wrap(PyTorchClassifier, model, optimizer)
+    return spec._wrap(PyTorchClassifier, model, optimizer)
 
 
-def train_oaat(task: TrainingTask, options: Options) -> PyTorchClassifier:
+def train_oaat(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """`AdversarialTrainerOAATPyTorch` as shipped: no weight average, no perceptual term."""
-    return _train(task, options, AdversarialTrainerOAATPyTorch)
+    return _train(spec, options, AdversarialTrainerOAATPyTorch)
 
 
-def train_oaat_fixed(task: TrainingTask, options: Options) -> PyTorchClassifier:
+def train_oaat_fixed(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """OAAT whose weight average and perceptual distance take effect, whose eps is reached; the average is returned."""
-    return _train(task, options, RepairedOAAT)
+    return _train(spec, options, RepairedOAAT)

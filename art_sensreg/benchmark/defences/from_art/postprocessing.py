@@ -30,7 +30,7 @@ from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 from art_sensreg.benchmark.defences.claims import Claim
-from art_sensreg.benchmark.defences.train_spec import TrainingTask
+from art_sensreg.benchmark.defences.train_spec import TrainingSpec
 from art_sensreg.classifiers import SensRegClassifier
 
 Options = dict[str, Any]
@@ -104,11 +104,11 @@ class ClassLabelsByRow(ClassLabels):
         return labels
 
 
-def postprocessed_classifier(task: TrainingTask, model: nn.Module, postprocessor: Postprocessor) -> SensRegClassifier:
+def postprocessed_classifier(spec: TrainingSpec, model: nn.Module, postprocessor: Postprocessor) -> SensRegClassifier:
     """
     What attacks ask of a postprocessed model: its scores. Gradients are those of the model without it.
 
-    :param task: The training task.
+    :param spec: The training spec.
     :param model: The trained model.
     :param postprocessor: What changes its probabilities.
     :return: Classifier whose `predict` returns changed probabilities, and whose loss is that of probabilities.
@@ -116,15 +116,15 @@ def postprocessed_classifier(task: TrainingTask, model: nn.Module, postprocessor
     Example:
     >>> from art_sensreg.benchmark.defences.from_art.postprocessing import ClassLabelsByRow, postprocessed_classifier
     >>> from art_sensreg.datasets import load_dataset
-    >>> task = TrainingTask(
+    >>> spec = TrainingSpec(
     ...     dataset=load_dataset("digits"), model="mlp", activation="relu", norm_layer="none", seed=0, epochs=1,
     ...     batch_size=64, learning_rate=0.001, norm="linf", eps=0.1, device="cpu",
     ... )
-    >>> classifier = postprocessed_classifier(task, task.new_model(), ClassLabelsByRow())
-    >>> classifier.predict(task.dataset.x_test[:3]).sum(axis=1).tolist()
+    >>> classifier = postprocessed_classifier(spec, spec.new_model(), ClassLabelsByRow())
+    >>> classifier.predict(spec.dataset.x_test[:3]).sum(axis=1).tolist()
     [1.0, 1.0, 1.0]
     """
-    classifier = task.classifier(Probabilities(model), postprocessing_defences=[postprocessor])
+    classifier = spec.classifier(Probabilities(model), postprocessing_defences=[postprocessor])
     classifier.set_params(loss=LogLoss())
     return classifier
 

@@ -20,7 +20,7 @@ from art.defences.preprocessor.preprocessor import Preprocessor, PreprocessorPyT
 from torch.nn import functional
 
 from art_sensreg.benchmark.defences.claims import Claim, robust_accuracy
-from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingTask
+from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingSpec
 
 Options = dict[str, Any]
 Tensors = Callable[[torch.Tensor], torch.Tensor]
@@ -33,13 +33,13 @@ class PreprocessingRow:
     """
     What a row of the suite needs to know of a preprocessor.
 
-    :param make: Function of a task and the options that makes it.
+    :param make: Function of a spec and the options that makes it.
     :param surrogate: Function of the options that makes the differentiable stand-in for BPDA; None: the identity.
     :param samples: Draws that EOT averages, by budget; None: the preprocessor is not random.
     :param points: Most images that are attacked, by budget, of a slow preprocessor; None: all.
     """
 
-    make: Callable[[TrainingTask, Options], Preprocessor]
+    make: Callable[[TrainingSpec, Options], Preprocessor]
     surrogate: Callable[[Options], Tensors] | None = None
     samples: dict[str, int] | None = None
     points: dict[str, int] | None = None
@@ -150,26 +150,26 @@ class ClippingJpeg(JpegCompression):
         return images, labels
 
 
-def _jpeg(task: TrainingTask, options: Options) -> Preprocessor:
+def _jpeg(spec: TrainingSpec, options: Options) -> Preprocessor:
     if find_spec("PIL") is None:
         raise NotApplicable("ART's JpegCompression needs Pillow: install art_sensreg[bench]")
     return ClippingJpeg(_BOX, quality=options["quality"], channels_first=True, **_AT_PREDICTION)
 
 
-def _smoothing(task: TrainingTask, options: Options) -> Preprocessor:
+def _smoothing(spec: TrainingSpec, options: Options) -> Preprocessor:
     return SpatialSmoothing(options["window_size"], channels_first=True, clip_values=_BOX, **_AT_PREDICTION)
 
 
-def _squeezing(task: TrainingTask, options: Options) -> Preprocessor:
+def _squeezing(spec: TrainingSpec, options: Options) -> Preprocessor:
     return FeatureSqueezingFloat32(_BOX, bit_depth=options["bit_depth"], **_AT_PREDICTION)
 
 
-def _gaussian(task: TrainingTask, options: Options) -> Preprocessor:
+def _gaussian(spec: TrainingSpec, options: Options) -> Preprocessor:
     return GaussianAugmentation(options["sigma"], augmentation=False, clip_values=_BOX, **_AT_PREDICTION)
 
 
-def _variation(task: TrainingTask, options: Options) -> Preprocessor:
-    side = min(task.dataset.input_shape[1:])
+def _variation(spec: TrainingSpec, options: Options) -> Preprocessor:
+    side = min(spec.dataset.input_shape[1:])
     if side > _LARGEST_SIDE:
         raise NotApplicable(
             f"ART's TotalVarMin solves one problem for each channel of each image in every call: images of side {side} "
@@ -185,10 +185,10 @@ def _variation(task: TrainingTask, options: Options) -> Preprocessor:
     )
 
 
-def _quantise(task: TrainingTask, options: Options) -> Preprocessor:
+def _quantise(spec: TrainingSpec, options: Options) -> Preprocessor:
     if options["levels"] < 2:
         raise NotApplicable(f"`levels` is {options['levels']}: one level leaves nothing of an image")
-    return Quantise(options["levels"], device_type="gpu" if task.device == "cuda" else "cpu")
+    return Quantise(options["levels"], device_type="gpu" if spec.device == "cuda" else "cpu")
 
 
 _LARGEST_SIDE = 64

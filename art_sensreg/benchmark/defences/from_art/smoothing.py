@@ -40,7 +40,7 @@ from torch import nn
 from torch.nn import functional
 
 from art_sensreg.benchmark.defences.from_art.adversarial import ArtOneCycle
-from art_sensreg.benchmark.defences.train_spec import TrainingTask
+from art_sensreg.benchmark.defences.train_spec import TrainingSpec
 
 Options = dict[str, Any]
 
@@ -184,33 +184,33 @@ def smoothed_module(model: nn.Module, sigma: float) -> nn.Module:
     return SmoothedModule(model, sigma)
 
 
-def _fit(task: TrainingTask, options: Options, kind: type[PyTorchRandomizedSmoothing], **kwargs: Any) -> Any:
-    classifier = task.art_classifier()
-    smoothing = task._wrap(kind, classifier.model, classifier.optimizer, scale=options["sigma"], **kwargs)
+def _fit(spec: TrainingSpec, options: Options, kind: type[PyTorchRandomizedSmoothing], **kwargs: Any) -> Any:
+    classifier = spec.art_classifier()
+    smoothing = spec._wrap(kind, classifier.model, classifier.optimizer, scale=options["sigma"], **kwargs)
     if "step_size" in options:
         smoothing.step_size = options["step_size"]
-    n, parts = len(task.dataset.x_train), options.get("noise_vectors", 1)
+    n, parts = len(spec.dataset.x_train), options.get("noise_vectors", 1)
     smoothing.fit(
-        task.dataset.x_train,
-        to_categorical(task.dataset.y_train, task.dataset.nb_classes),
-        batch_size=task.batch_size,
-        nb_epochs=task.epochs,
+        spec.dataset.x_train,
+        to_categorical(spec.dataset.y_train, spec.dataset.nb_classes),
+        batch_size=spec.batch_size,
+        nb_epochs=spec.epochs,
         # ART fails on a last batch of one image, or of fewer than it cuts it into.
-        drop_last=n > task.batch_size and n % task.batch_size <= parts,
-        scheduler=ArtOneCycle(classifier.optimizer, task.learning_rate, task.epochs),
+        drop_last=n > spec.batch_size and n % spec.batch_size <= parts,
+        scheduler=ArtOneCycle(classifier.optimizer, spec.learning_rate, spec.epochs),
     )
     return classifier
 
 
-def train_smoothing(task: TrainingTask, options: Options) -> PyTorchClassifier:
+def train_smoothing(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """`PyTorchRandomizedSmoothing.fit`: cross-entropy on Gaussian copies."""
-    return _fit(task, options, PyTorchRandomizedSmoothing)
+    return _fit(spec, options, PyTorchRandomizedSmoothing)
 
 
-def train_macer(task: TrainingTask, options: Options) -> PyTorchClassifier:
+def train_macer(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """`PyTorchMACER.fit`: cross-entropy of the smoothed classifier, and a hinge on its certified radius."""
     names = {name: options[name] for name in ("beta", "gamma", "lmbda")}
-    return _fit(task, options, PyTorchMACER, gaussian_samples=options["samples"], **names)
+    return _fit(spec, options, PyTorchMACER, gaussian_samples=options["samples"], **names)
 
 
 def _adversarial(options: Options) -> Options:
@@ -218,39 +218,39 @@ def _adversarial(options: Options) -> Options:
     return {name: options[option] for option, name in names.items()}
 
 
-def train_smoothadv(task: TrainingTask, options: Options) -> PyTorchClassifier:
+def train_smoothadv(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """`PyTorchSmoothAdv.fit` as shipped: L-inf steps of 0.1, of which the last one is kept."""
-    return _fit(task, options, PyTorchSmoothAdv, epsilon=options["eps"], **_adversarial(options))
+    return _fit(spec, options, PyTorchSmoothAdv, epsilon=options["eps"], **_adversarial(options))
 
 
-def train_smoothadv_fixed(task: TrainingTask, options: Options) -> PyTorchClassifier:
+def train_smoothadv_fixed(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """SmoothAdv with the attack of its paper, on several noise vectors."""
-    return _fit(task, options, RepairedSmoothAdv, epsilon=options["eps"], **_adversarial(options))
+    return _fit(spec, options, RepairedSmoothAdv, epsilon=options["eps"], **_adversarial(options))
 
 
-def train_smoothmix(task: TrainingTask, options: Options) -> PyTorchClassifier:
+def train_smoothmix(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """`PyTorchSmoothMix.fit` as shipped: its attack moves by a thousandth a step."""
-    return _fit(task, options, PyTorchSmoothMix, eta=options["eta"], **_adversarial(options))
+    return _fit(spec, options, PyTorchSmoothMix, eta=options["eta"], **_adversarial(options))
 
 
-def train_smoothmix_fixed(task: TrainingTask, options: Options) -> PyTorchClassifier:
+def train_smoothmix_fixed(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """SmoothMix whose attack moves."""
-    return _fit(task, options, RepairedSmoothMix, eta=options["eta"], **_adversarial(options))
+    return _fit(spec, options, RepairedSmoothMix, eta=options["eta"], **_adversarial(options))
 
 
 def certified_radii(
-    task: TrainingTask, model: nn.Module, x: np.ndarray, options: Options
+    spec: TrainingSpec, model: nn.Module, x: np.ndarray, options: Options
 ) -> tuple[np.ndarray, np.ndarray]:
     """
     The smoothed classifier's classes, and the L2 radii within which they are certain not to change.
 
-    :param task: The training task.
+    :param spec: The training spec.
     :param model: The base model.
     :param x: Images.
     :param options: As `CERTIFICATE_OPTIONS`.
     :return: Class indices `(n,)`, -1 for an abstention, and radii `(n,)`.
     """
-    smoothing = task._wrap(
+    smoothing = spec._wrap(
         RepairedSmoothing,
         model,
         torch.optim.SGD(model.parameters(), lr=0.0),
@@ -263,12 +263,12 @@ def certified_radii(
 
 
 def certify_smoothing(
-    task: TrainingTask, model: nn.Module, x: np.ndarray, y: np.ndarray, eps: float, options: Options
+    spec: TrainingSpec, model: nn.Module, x: np.ndarray, y: np.ndarray, eps: float, options: Options
 ) -> np.ndarray:
     """
     Which images the smoothed classifier provably gets right under every perturbation.
 
-    :param task: The training task.
+    :param spec: The training spec.
     :param model: The base model.
     :param x: Images.
     :param y: Class indices `(n,)`.
@@ -276,7 +276,7 @@ def certify_smoothing(
     :param options: As `CERTIFICATE_OPTIONS`.
     :return: Boolean array `(n,)`; each entry is wrong with probability `alpha` at most.
     """
-    predictions, radii = certified_radii(task, model, x, options)
+    predictions, radii = certified_radii(spec, model, x, options)
     # Cohen's theorem is of perturbations smaller than the radius.
     certified: np.ndarray = (predictions == y) & (radii > eps)
     return certified

@@ -25,7 +25,7 @@ from art.utils import to_categorical
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
-from art_sensreg.benchmark.defences.train_spec import TrainingTask
+from art_sensreg.benchmark.defences.train_spec import TrainingSpec
 
 Options = dict[str, Any]
 
@@ -60,64 +60,64 @@ class SoftCrossEntropy(nn.Module):
         return -(labels * logarithms).sum(dim=1).mean()
 
 
-def _labels(task: TrainingTask) -> np.ndarray:
-    labels: np.ndarray = to_categorical(task.dataset.y_train, task.dataset.nb_classes)
+def _labels(spec: TrainingSpec) -> np.ndarray:
+    labels: np.ndarray = to_categorical(spec.dataset.y_train, spec.dataset.nb_classes)
     return labels
 
 
-def train_label_smoothing(task: TrainingTask, options: Options) -> PyTorchClassifier:
+def train_label_smoothing(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """
     ART's `fit` on labels from `LabelSmoothing`, on a one-cycle schedule, which ART steps once an epoch.
 
-    :param task: The training task.
+    :param spec: The training spec.
     :param options: As `LABEL_SMOOTHING_OPTIONS`.
     :return: The trained classifier.
     """
-    classifier = task.art_classifier()
+    classifier = spec.art_classifier()
     # One step more than epochs: the last epoch would otherwise train at a rate of nearly 0.
-    schedule = OneCycleLR(classifier.optimizer, task.learning_rate, total_steps=max(task.epochs + 1, 3))
-    x, y = LabelSmoothing(max_value=options["max_value"])(task.dataset.x_train, _labels(task))
-    classifier.fit(x, y, batch_size=task.batch_size, nb_epochs=task.epochs, scheduler=schedule)
+    schedule = OneCycleLR(classifier.optimizer, spec.learning_rate, total_steps=max(spec.epochs + 1, 3))
+    x, y = LabelSmoothing(max_value=options["max_value"])(spec.dataset.x_train, _labels(spec))
+    classifier.fit(x, y, batch_size=spec.batch_size, nb_epochs=spec.epochs, scheduler=schedule)
     return classifier
 
 
-def train_distillation(task: TrainingTask, options: Options) -> PyTorchClassifier:
+def train_distillation(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """
     `DefensiveDistillation` as shipped: at temperature 1.
 
-    :param task: The training task.
+    :param spec: The training spec.
     :param options: As `DISTILLATION_OPTIONS`.
     :return: The trained classifier, which returns logits.
     """
-    return _distil(task, 1.0, options["learning_rate"])
+    return _distil(spec, 1.0, options["learning_rate"])
 
 
-def train_distillation_fixed(task: TrainingTask, options: Options) -> PyTorchClassifier:
+def train_distillation_fixed(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """
     `DefensiveDistillation` of networks that are trained at the paper's temperature and predict at 1.
 
-    :param task: The training task.
+    :param spec: The training spec.
     :param options: As `DISTILLATION_FIXED_OPTIONS`.
     :return: The trained classifier, which returns logits.
     """
-    return _distil(task, options["temperature"], options["learning_rate"])
+    return _distil(spec, options["temperature"], options["learning_rate"])
 
 
-def _distil(task: TrainingTask, temperature: float, learning_rate: float) -> PyTorchClassifier:
-    first, second = (_at_temperature(task, temperature, learning_rate) for _ in range(2))
-    first.fit(task.dataset.x_train, _labels(task), batch_size=task.batch_size, nb_epochs=task.epochs)
-    DefensiveDistillation(first, batch_size=task.batch_size, nb_epochs=task.epochs)(task.dataset.x_train, second)
-    return task.classifier(second.model.network)
+def _distil(spec: TrainingSpec, temperature: float, learning_rate: float) -> PyTorchClassifier:
+    first, second = (_at_temperature(spec, temperature, learning_rate) for _ in range(2))
+    first.fit(spec.dataset.x_train, _labels(spec), batch_size=spec.batch_size, nb_epochs=spec.epochs)
+    DefensiveDistillation(first, batch_size=spec.batch_size, nb_epochs=spec.epochs)(spec.dataset.x_train, second)
+    return spec.classifier(second.model.network)
 
 
-def _at_temperature(task: TrainingTask, temperature: float, learning_rate: float) -> PyTorchClassifier:
-    model = AtTemperature(task.new_model(), temperature)
+def _at_temperature(spec: TrainingSpec, temperature: float, learning_rate: float) -> PyTorchClassifier:
+    model = AtTemperature(spec.new_model(), temperature)
     return PyTorchClassifier(
         model,
         SoftCrossEntropy(),
-        task.dataset.input_shape,
-        task.dataset.nb_classes,
+        spec.dataset.input_shape,
+        spec.dataset.nb_classes,
         optimizer=torch.optim.Adam(model.parameters(), lr=learning_rate),
         clip_values=(0.0, 1.0),
-        device_type="gpu" if task.device == "cuda" else "cpu",
+        device_type="gpu" if spec.device == "cuda" else "cpu",
     )

@@ -7,19 +7,19 @@ import numpy as np
 import torch
 
 from art_sensreg.benchmark.defences.from_art.instahide import INSTAHIDE_OPTIONS, train_dp_instahide
-from art_sensreg.benchmark.defences.train_spec import TrainingTask
+from art_sensreg.benchmark.defences.train_spec import TrainingSpec
 from art_sensreg.datasets import Dataset
 from tests.conftest import same_weights, weights_of
 
 
-def small_task(digits: Dataset, n: int = 300, **kwargs: Any) -> TrainingTask:
+def small_task(digits: Dataset, n: int = 300, **kwargs: Any) -> TrainingSpec:
     settings = {"model": "mlp", "epochs": 3, "learning_rate": 0.01, "norm": "linf", "eps": 0.1, "batch_size": 32}
     dataset = replace(digits, x_train=digits.x_train[:n], y_train=digits.y_train[:n])
     fixed = {"dataset": dataset, "activation": "relu", "norm_layer": "none", "seed": 0, "device": "cpu"}
-    return TrainingTask(**{**fixed, **settings, **kwargs})
+    return TrainingSpec(**{**fixed, **settings, **kwargs})
 
 
-def accuracy(task: TrainingTask, model: torch.nn.Module) -> float:
+def accuracy(task: TrainingSpec, model: torch.nn.Module) -> float:
     """Of a new model of the task with these weights: they must fit it."""
     fresh = task.new_model()
     fresh.load_state_dict(model.state_dict())
@@ -27,7 +27,7 @@ def accuracy(task: TrainingTask, model: torch.nn.Module) -> float:
     return float((predicted == task.dataset.y_test).mean())
 
 
-def trained(train: Any, task: TrainingTask, options: dict[str, Any], seed: int = 0) -> Any:
+def trained(train: Any, task: TrainingSpec, options: dict[str, Any], seed: int = 0) -> Any:
     torch.manual_seed(seed)
     np.random.seed(seed)
     return train(task, options)

@@ -24,7 +24,7 @@ from art_sensreg.benchmark.defences.from_art.interval_bounds import (
     train_ibp,
     train_ibp_fixed,
 )
-from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingTask
+from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingSpec
 from art_sensreg.datasets import Dataset
 from tests.benchmark.defences.from_art.test_instahide import accuracy, small_task, trained
 from tests.conftest import same_weights, weights_of
@@ -33,7 +33,7 @@ IBP = {**IBP_FIXED_OPTIONS, "least_steps": 300, "final_weight": 0.2}
 ROWS = [(train_ibp_fixed, IBP), (train_deepz_fixed, {**DEEPZ_OPTIONS, "max_iter": 2})]
 
 
-def broken(task: TrainingTask, model: torch.nn.Module, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def broken(task: TrainingSpec, model: torch.nn.Module, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     classifier = task.classifier(model)
     attack = ProjectedGradientDescent(
         classifier, eps=task.eps, eps_step=task.eps / 4, max_iter=40, num_random_init=2, batch_size=500, verbose=False

@@ -14,7 +14,7 @@ from art_sensreg.benchmark.defences.from_art.postprocessing import (
     postprocessed_classifier,
 )
 from art_sensreg.benchmark.defences.registry import DEFENCES
-from art_sensreg.benchmark.defences.train_spec import TrainingTask
+from art_sensreg.benchmark.defences.train_spec import TrainingSpec
 from art_sensreg.benchmark.engine.target import cell_classifier
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.datasets import Dataset
@@ -25,14 +25,14 @@ KEEP_THE_DECISION = ("art-reverse-sigmoid", "art-high-confidence", "art-rounded"
 
 
 @pytest.fixture
-def undefended(digits: Dataset) -> tuple[TrainingTask, SensRegClassifier]:
+def undefended(digits: Dataset) -> tuple[TrainingSpec, SensRegClassifier]:
     task = small_task(digits, epochs=10)
     classifier = task.classifier()
     classifier.fit(task.dataset.x_train, task.dataset.y_train, nb_epochs=10, batch_size=32, seed=0)
     return task, classifier
 
 
-def scores(name: str, undefended: tuple[TrainingTask, SensRegClassifier], x: np.ndarray) -> np.ndarray:
+def scores(name: str, undefended: tuple[TrainingSpec, SensRegClassifier], x: np.ndarray) -> np.ndarray:
     task, classifier = undefended
     row = ROWS[name]
     return postprocessed_classifier(task, classifier.model, row.make(row.options)).predict(x)
@@ -40,7 +40,7 @@ def scores(name: str, undefended: tuple[TrainingTask, SensRegClassifier], x: np.
 
 @pytest.mark.parametrize("name", ROWS)
 def test_scores_change_and_gradients_do_not(
-    digits: Dataset, undefended: tuple[TrainingTask, SensRegClassifier], name: str
+    digits: Dataset, undefended: tuple[TrainingSpec, SensRegClassifier], name: str
 ) -> None:
     task, classifier = undefended
     row, x = ROWS[name], digits.x_test[:40]
@@ -58,7 +58,7 @@ def test_scores_change_and_gradients_do_not(
 
 
 @pytest.mark.parametrize("name", KEEP_THE_DECISION)
-def test_the_decision_stays(digits: Dataset, undefended: tuple[TrainingTask, SensRegClassifier], name: str) -> None:
+def test_the_decision_stays(digits: Dataset, undefended: tuple[TrainingSpec, SensRegClassifier], name: str) -> None:
     x = digits.x_test[:200]
     decided = undefended[1].predict(x)
     plain = torch.softmax(torch.from_numpy(decided), dim=1).numpy()
@@ -69,7 +69,7 @@ def test_the_decision_stays(digits: Dataset, undefended: tuple[TrainingTask, Sen
     assert (answered.argmax(axis=1) == decided.argmax(axis=1))[clear].all()
 
 
-def test_what_they_do_to_logits(digits: Dataset, undefended: tuple[TrainingTask, SensRegClassifier]) -> None:
+def test_what_they_do_to_logits(digits: Dataset, undefended: tuple[TrainingSpec, SensRegClassifier]) -> None:
     """Why probabilities stand before them."""
     logits = undefended[1].predict(digits.x_test)
     on_logits = ReverseSigmoid()(logits)
@@ -79,7 +79,7 @@ def test_what_they_do_to_logits(digits: Dataset, undefended: tuple[TrainingTask,
 
 
 def test_class_labels_as_shipped_answer_for_the_whole_batch(
-    digits: Dataset, undefended: tuple[TrainingTask, SensRegClassifier]
+    digits: Dataset, undefended: tuple[TrainingSpec, SensRegClassifier]
 ) -> None:
     x = digits.x_test[:100]
     decided = undefended[1].predict(x).argmax(axis=1)
@@ -89,12 +89,12 @@ def test_class_labels_as_shipped_answer_for_the_whole_batch(
     np.testing.assert_array_equal(fixed, np.eye(10, dtype=np.float32)[decided])
 
 
-def test_probabilities_keep_the_weights(undefended: tuple[TrainingTask, SensRegClassifier]) -> None:
+def test_probabilities_keep_the_weights(undefended: tuple[TrainingSpec, SensRegClassifier]) -> None:
     model = undefended[1].model
     assert Probabilities(model).model is model
 
 
-def test_queries_are_counted(digits: Dataset, undefended: tuple[TrainingTask, SensRegClassifier]) -> None:
+def test_queries_are_counted(digits: Dataset, undefended: tuple[TrainingSpec, SensRegClassifier]) -> None:
     classifier = undefended[1]
     x, y = digits.x_test[:20], np.eye(10, dtype=np.float32)[digits.y_test[:20]]
     attack = SquareAttack(classifier, eps=0.1, max_iter=5, nb_restarts=1, verbose=False)
@@ -108,7 +108,7 @@ def test_queries_are_counted(digits: Dataset, undefended: tuple[TrainingTask, Se
     assert "predict" not in vars(classifier)
 
 
-def test_counts_nest_and_survive_errors(undefended: tuple[TrainingTask, SensRegClassifier]) -> None:
+def test_counts_nest_and_survive_errors(undefended: tuple[TrainingSpec, SensRegClassifier]) -> None:
     _, classifier = undefended
     x = np.zeros((4, 1, 8, 8), dtype=np.float32)
     with CountedQueries(classifier) as outer:
@@ -121,7 +121,7 @@ def test_counts_nest_and_survive_errors(undefended: tuple[TrainingTask, SensRegC
 
 
 def test_random_answers_are_scored_by_their_mean(
-    digits: Dataset, undefended: tuple[TrainingTask, SensRegClassifier]
+    digits: Dataset, undefended: tuple[TrainingSpec, SensRegClassifier]
 ) -> None:
     task, classifier = undefended
     defence = DEFENCES["art-output-noise"]

@@ -14,7 +14,7 @@ from art_sensreg.benchmark.cli.suite import main
 from art_sensreg.benchmark.defences.from_art import preprocessing as preprocessing_rows
 from art_sensreg.benchmark.defences.from_art.preprocessing import PREPROCESSING_ROWS, NotApplicable, median_filter
 from art_sensreg.benchmark.defences.registry import DEFENCES
-from art_sensreg.benchmark.defences.train_spec import TrainingTask
+from art_sensreg.benchmark.defences.train_spec import TrainingSpec
 from art_sensreg.benchmark.engine.target import cell_classifier
 
 SMALL = ["--train-size", "300", "--test-size", "30", "--epochs", "4", "--model", "mlp", "--quiet"]
@@ -36,7 +36,7 @@ def results(out):
 
 @pytest.fixture(scope="module")
 def task(digits):
-    return TrainingTask(
+    return TrainingSpec(
         dataset=digits, model="mlp", activation="relu", norm_layer="none", seed=0, epochs=1, batch_size=64,
         learning_rate=3e-3, norm="linf", eps=0.1, device="cpu",
     )  # fmt: skip

@@ -19,7 +19,7 @@ from art_sensreg.benchmark.defences.from_art.smoothing import (
     certify_smoothing,
     smoothed_module,
 )
-from art_sensreg.benchmark.defences.train_spec import TrainingTask
+from art_sensreg.benchmark.defences.train_spec import TrainingSpec
 from art_sensreg.datasets import Dataset
 from tests.benchmark.defences.from_art.test_instahide import accuracy, small_task, trained
 from tests.conftest import same_weights, weights_of
@@ -47,7 +47,7 @@ def test_learns_and_is_the_same_for_the_same_seed(
 
 
 @pytest.fixture
-def linear() -> tuple[TrainingTask, nn.Module, np.ndarray]:
+def linear() -> tuple[TrainingSpec, nn.Module, np.ndarray]:
     """A linear classifier of two classes, and the signed distance of each image to its hyperplane."""
     x = np.random.default_rng(0).uniform(0, 1, (60, 1, 2, 2)).astype(np.float32)
     weight = np.array([1.0, -2.0, 0.5, 1.0], dtype=np.float32)
@@ -59,7 +59,7 @@ def linear() -> tuple[TrainingTask, nn.Module, np.ndarray]:
     return task, model, distance
 
 
-def test_radii_of_a_linear_classifier_are_its_distances(linear: tuple[TrainingTask, nn.Module, np.ndarray]) -> None:
+def test_radii_of_a_linear_classifier_are_its_distances(linear: tuple[TrainingSpec, nn.Module, np.ndarray]) -> None:
     task, model, distance = linear
     x, y = task.dataset.x_test, task.dataset.y_test
     options = {"sigma": 0.25, "n0": 100, "n": 10_000, "alpha": 0.001}
@@ -77,7 +77,7 @@ def test_radii_of_a_linear_classifier_are_its_distances(linear: tuple[TrainingTa
         assert not certify_smoothing(task, model, x, 1 - y, eps, options).any()
 
 
-def test_the_bound_is_clopper_pearsons(linear: tuple[TrainingTask, nn.Module, np.ndarray]) -> None:
+def test_the_bound_is_clopper_pearsons(linear: tuple[TrainingSpec, nn.Module, np.ndarray]) -> None:
     task, model, _ = linear
     smoothing = task._wrap(RepairedSmoothing, model, torch.optim.SGD(model.parameters(), lr=0.1), alpha=0.05)
     assert smoothing._lower_confidence_bound(0, 10) == 0
@@ -90,14 +90,14 @@ def test_the_bound_is_clopper_pearsons(linear: tuple[TrainingTask, nn.Module, np
 
 
 @pytest.mark.skipif(find_spec("statsmodels") is not None, reason="what ART does not declare is there")
-def test_certify_as_shipped_lacks_a_package(linear: tuple[TrainingTask, nn.Module, np.ndarray]) -> None:
+def test_certify_as_shipped_lacks_a_package(linear: tuple[TrainingSpec, nn.Module, np.ndarray]) -> None:
     task, model, _ = linear
     smoothing = task._wrap(PyTorchRandomizedSmoothing, model, torch.optim.SGD(model.parameters(), lr=0.1))
     with pytest.raises(ModuleNotFoundError, match="statsmodels"):
         smoothing.certify(task.dataset.x_test[:1], n=10)
 
 
-def test_macers_parameters_cannot_be_read_as_shipped(linear: tuple[TrainingTask, nn.Module, np.ndarray]) -> None:
+def test_macers_parameters_cannot_be_read_as_shipped(linear: tuple[TrainingSpec, nn.Module, np.ndarray]) -> None:
     task, model, _ = linear
     macer = task._wrap(PyTorchMACER, model, torch.optim.SGD(model.parameters(), lr=0.1))
     with pytest.raises(AttributeError, match="gauss_num"):
