@@ -4,7 +4,7 @@ BIN := .venv/bin
 TESTS := $(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
 DATA ?= $(ART_SENSREG_DATA)
 
-.PHONY: bench test test-all test-machines test-device gpu lint results-mnist clean
+.PHONY: bench test test-all test-machines test-device test-versions coverage gpu lint results-mnist clean
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -37,6 +37,17 @@ test-device: .venv/installed
 # docs/results/gpu.json and gpu.md, on a machine with a GPU: at most nine minutes. GPU="--emulated" does without one.
 gpu: .venv/installed
 	$(BIN)/python benchmarks/gpu.py $(GPU)
+
+# The tests in another environment, with another Python or torch: ENVIRONMENT=/path/to/venv. The line goes into
+# docs/results/versions.md with `make test-versions ENVIRONMENT=... RECORD=1`.
+test-versions:
+	OMP_NUM_THREADS=1 $(ENVIRONMENT)/bin/python benchmarks/tested_versions.py $(if $(RECORD),--record)
+
+# The share of lines that the tests run, file by file, into docs/results/coverage.md; the lines themselves into build/coverage.
+coverage: .venv/installed
+	OMP_NUM_THREADS=1 $(TESTS) --cov --cov-report=html:build/coverage
+	(printf '# What the tests run\n\nBy `make coverage`: the tests that end in minutes, on a machine without a GPU.\n\n'; \
+	 $(BIN)/coverage report --format=markdown) > docs/results/coverage.md
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -109,7 +109,7 @@ class SensitivityPenalty(PassPenalty):
     Stochastic regularisation of neural activation sensitivity (SR).
 
     `L_SR = sum_l w_l (1/N_l) E || a_l(x + s*xi) - a_l(x) ||^2 / s^2`, which for small `s` is
-    `sum_l w_l ||da_l/dx||_F^2 / N_l`. A reconstruction from the abstract of the paper: see the README.
+    `sum_l w_l ||da_l/dx||_F^2 / N_l`. A reconstruction from the abstract of the paper: see docs/method.md.
 
     | Paper link: https://arxiv.org/abs/2009.11349
 
