@@ -30,8 +30,8 @@ from art_sensreg.attacks import (
     TransferAttack,
 )
 from art_sensreg.attacks.autoattack.attack import OfficialAutoAttack
-from art_sensreg.attacks.sizes import check_size
-from art_sensreg.attacks.torch_model import predicted_labels
+from art_sensreg.attacks.base.predictions import predicted_labels
+from art_sensreg.attacks.base.sizes import check_size
 from art_sensreg.benchmark.cli.arguments import OneLineParser, sizes, whole_number
 from art_sensreg.benchmark.cli.audit import loaded_cell, settings_of_run
 from art_sensreg.benchmark.cli.console import run_program, say

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegClassifier, SensRegTrainer
-from art_sensreg.attacks.eot import EOT
+from art_sensreg.attacks.wrappers.eot import EOT
 from art_sensreg.models import build_model
 from art_sensreg.randomized import RandomizedClassifier
 from tests.attacks.random_models import Noisy, noisy_classifier

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from art.estimators.classification import PyTorchClassifier
 
-from art_sensreg.attacks.aimed import start_at, unit_scale_cross_entropy
-from art_sensreg.attacks.ascent import Ascent, LossFunction, ascend, loss_on_logits
-from art_sensreg.attacks.hidden import TappedModel, hidden_loss
-from art_sensreg.attacks.losses import LOSSES, targeted_margin
-from art_sensreg.attacks.other_classes import check_donors, likely_classes
-from art_sensreg.attacks.projected import ProjectedAscent, Victim
-from art_sensreg.attacks.torch_model import labels_of, predicted_labels
+from art_sensreg.attacks.base.ascent import Ascent, LossFunction, ascend, loss_on_logits
+from art_sensreg.attacks.base.losses import LOSSES, targeted_margin, unit_scale_cross_entropy
+from art_sensreg.attacks.base.other_classes import check_donors, likely_classes
+from art_sensreg.attacks.base.predictions import labels_of, predicted_labels
+from art_sensreg.attacks.far_starts import start_at
+from art_sensreg.attacks.hidden_distance import TappedModel, hidden_loss
+from art_sensreg.attacks.projected_ascent import ProjectedAscent, Victim
 from art_sensreg.penalties.forward.taps import ActivationTaps, Layers, check_layers
 from art_sensreg.utils import check_count
 

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from art_sensreg.attacks.ascent import LossFunction
-from art_sensreg.attacks.losses import LOSSES
-from art_sensreg.attacks.projected import ProjectedAscent, Victim
-from art_sensreg.attacks.torch_model import check_classifier, differentiable_model
+from art_sensreg.attacks.base.ascent import LossFunction
+from art_sensreg.attacks.base.losses import LOSSES
+from art_sensreg.attacks.projected_ascent import ProjectedAscent, Victim
+from art_sensreg.attacks.wrappers.torch_model import check_classifier, differentiable_model
 from art_sensreg.utils import check_differentiable
 from art_sensreg.utils.modes import eval_mode
 

@@ -17,10 +17,11 @@ from art.utils import to_categorical
 from torch import nn
 
 from art_sensreg.art_bridge.preprocessing import model_dtype
-from art_sensreg.attacks.ascent import Ascent, ascend, loss_on_logits
-from art_sensreg.attacks.losses import LOSSES
-from art_sensreg.attacks.norms import Ball, norm_name
-from art_sensreg.attacks.torch_model import differentiable_model, predicted_scores
+from art_sensreg.attacks.base.ascent import Ascent, ascend, loss_on_logits
+from art_sensreg.attacks.base.losses import LOSSES
+from art_sensreg.attacks.base.norms import Ball, norm_name
+from art_sensreg.attacks.base.predictions import predicted_scores
+from art_sensreg.attacks.wrappers.torch_model import differentiable_model
 from art_sensreg.outputs import SingleOutput
 from art_sensreg.penalties.forward.noise import derive_seed
 from art_sensreg.randomized import RandomizedClassifier

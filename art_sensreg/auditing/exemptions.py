@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from art.estimators.classification import PyTorchClassifier
 
-from art_sensreg.attacks.ascent import loss_on_logits, value_and_grad
-from art_sensreg.attacks.losses import LOSSES
+from art_sensreg.attacks.base.ascent import loss_on_logits, value_and_grad
+from art_sensreg.attacks.base.losses import LOSSES
 from art_sensreg.auditing.context import Evidence
 
 # Images on which two models are compared.

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from art_sensreg.attacks.norms import norm_name
+from art_sensreg.attacks.base.norms import norm_name
 from art_sensreg.utils import check_number
 
 

@@ -11,9 +11,10 @@ import numpy as np
 from art.estimators.classification import PyTorchClassifier
 from tqdm.auto import tqdm
 
-from art_sensreg.attacks.norms import norm_name
-from art_sensreg.attacks.sizes import check_size, parse_size
-from art_sensreg.attacks.torch_model import check_classifier, labels_of
+from art_sensreg.attacks.base.norms import norm_name
+from art_sensreg.attacks.base.predictions import labels_of
+from art_sensreg.attacks.base.sizes import check_size, parse_size
+from art_sensreg.attacks.wrappers.torch_model import check_classifier
 from art_sensreg.auditing.context import FULL, QUICK, Evidence
 from art_sensreg.auditing.isolation import preserve_all
 from art_sensreg.auditing.registry import CHECKS, CheckSpec

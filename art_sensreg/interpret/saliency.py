@@ -13,7 +13,7 @@ import torch
 from art.estimators.classification import PyTorchClassifier
 
 from art_sensreg.art_bridge.checks import check_images, check_labels, class_indices
-from art_sensreg.attacks.torch_model import check_classifier, differentiable_model
+from art_sensreg.attacks.wrappers.torch_model import check_classifier, differentiable_model
 from art_sensreg.utils import check_count, check_differentiable, check_flag
 from art_sensreg.utils.model_rng import preserve_model
 

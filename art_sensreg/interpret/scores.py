@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from art.estimators.classification import PyTorchClassifier
 
-from art_sensreg.attacks.torch_model import check_classifier
+from art_sensreg.attacks.wrappers.torch_model import check_classifier
 from art_sensreg.interpret.areas import deletion_area, insertion_area
 from art_sensreg.interpret.metrics import alignment, gini_sparsity, infidelity, max_sensitivity
 from art_sensreg.interpret.saliency import Saliency, checked, input_gradient, integrated_gradients

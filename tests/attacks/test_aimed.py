@@ -15,8 +15,8 @@ from art_sensreg.attacks import (
     TargetedMarginAttack,
     TransferAttack,
 )
-from art_sensreg.attacks.norms import NORMS, Ball, perturbation_norm
-from art_sensreg.attacks.other_classes import likely_classes
+from art_sensreg.attacks.base.norms import NORMS, Ball, perturbation_norm
+from art_sensreg.attacks.base.other_classes import likely_classes
 from tests.attacks.trained import (
     LINF,
     Detached,

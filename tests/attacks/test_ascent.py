@@ -5,9 +5,9 @@ from art.attacks.evasion import ProjectedGradientDescentPyTorch
 from torch import nn
 
 from art_sensreg.attacks import ProjectedAscent
-from art_sensreg.attacks.ascent import ascend, margin_of, value_and_grad
-from art_sensreg.attacks.losses import LOSSES, cross_entropy, logits_ratio, margin
-from art_sensreg.attacks.norms import NORMS, Ball, perturbation_norm
+from art_sensreg.attacks.base.ascent import ascend, margin_of, value_and_grad
+from art_sensreg.attacks.base.losses import LOSSES, cross_entropy, logits_ratio, margin
+from art_sensreg.attacks.base.norms import NORMS, Ball, perturbation_norm
 from art_sensreg.benchmark.attacks.registry import perturbation_size
 from tests.attacks.trained import Noisy, accuracy, points, trained, wrap
 

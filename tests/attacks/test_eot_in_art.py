@@ -7,7 +7,7 @@ from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 from art_sensreg import SensRegClassifier
-from art_sensreg.attacks.eot import EOT
+from art_sensreg.attacks.wrappers.eot import EOT
 from art_sensreg.models import build_model
 from art_sensreg.randomized import RandomizedClassifier
 from tests.attacks.random_models import Random

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from art_sensreg.attacks import HiddenDistanceAttack
-from art_sensreg.attacks.hidden import TappedModel, relative_distance
-from art_sensreg.attacks.norms import Ball
-from art_sensreg.attacks.other_classes import choose_donors, random_donors
-from art_sensreg.attacks.projected import Victim
+from art_sensreg.attacks.base.norms import Ball
+from art_sensreg.attacks.base.other_classes import choose_donors, random_donors
+from art_sensreg.attacks.hidden_distance import TappedModel, relative_distance
+from art_sensreg.attacks.projected_ascent import Victim
 from art_sensreg.models import build_model
 from tests.attacks.trained import LINF, RoundedLogits, accuracy, points, trained, victim_of, wrap
 

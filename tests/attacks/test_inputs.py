@@ -21,7 +21,7 @@ from art_sensreg.attacks import (
     TransferAttack,
     differentiable_model,
 )
-from art_sensreg.attacks.torch_model import predicted_labels
+from art_sensreg.attacks.base.predictions import predicted_labels
 from art_sensreg.auditing.linear_truth import linear_margins
 
 SHAPE, EPS = (3, 2, 2), 0.1

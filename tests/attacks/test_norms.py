@@ -3,8 +3,8 @@ import pytest
 import torch
 from scipy import optimize, stats
 
-from art_sensreg.attacks.norms import NORMS, Ball, norm_name, perturbation_norm
-from art_sensreg.attacks.sizes import diameter
+from art_sensreg.attacks.base.norms import NORMS, Ball, norm_name, perturbation_norm
+from art_sensreg.attacks.base.sizes import diameter
 from art_sensreg.benchmark.config.threat_models import random_noise
 
 BOX = {"low": 0.0, "high": 1.0}

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from art_sensreg.attacks.eot import EOT
+from art_sensreg.attacks.wrappers.eot import EOT
 from tests.attacks.random_models import Function, Random
 
 

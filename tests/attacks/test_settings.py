@@ -20,9 +20,9 @@ from art_sensreg.attacks import (
     TargetedMarginAttack,
     TransferAttack,
 )
-from art_sensreg.attacks.ascent import ascend
 from art_sensreg.attacks.autoattack.rescale import within_budget
-from art_sensreg.attacks.norms import Ball, perturbation_norm
+from art_sensreg.attacks.base.ascent import ascend
+from art_sensreg.attacks.base.norms import Ball, perturbation_norm
 from art_sensreg.auditing.linear_truth import linear_margins
 from art_sensreg.benchmark.config.threat_models import Threat, perturbation_size
 from art_sensreg.penalties.forward.inner_ascent import inner_ascent, inside_ball

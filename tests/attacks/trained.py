@@ -10,9 +10,9 @@ import torch
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from art_sensreg.attacks.norms import Ball
-from art_sensreg.attacks.projected import Victim
-from art_sensreg.attacks.torch_model import differentiable_model
+from art_sensreg.attacks.base.norms import Ball
+from art_sensreg.attacks.projected_ascent import Victim
+from art_sensreg.attacks.wrappers.torch_model import differentiable_model
 from art_sensreg.datasets import Dataset, load_dataset
 from tests.fixed_weights import fixed
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from art_sensreg import SensRegClassifier
 from art_sensreg import attacks as ours
-from art_sensreg.attacks.norms import Ball
+from art_sensreg.attacks.base.norms import Ball
 from art_sensreg.objectives import Objective
 from art_sensreg.penalties.forward.inner_ascent import inner_ascent
 from art_sensreg.training import ValidationAttack

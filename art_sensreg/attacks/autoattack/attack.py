@@ -23,10 +23,10 @@ from art_sensreg.attacks.autoattack.backend import (
     generators_kept,
 )
 from art_sensreg.attacks.autoattack.rescale import UnitBox, picture_shape
-from art_sensreg.attacks.inputs import attack_number, attack_range
-from art_sensreg.attacks.norms import norm_name
-from art_sensreg.attacks.settings import CheckedAttack
-from art_sensreg.attacks.torch_model import check_classifier, labels_of, predicted_labels
+from art_sensreg.attacks.base.inputs import CheckedAttack, attack_number, attack_range
+from art_sensreg.attacks.base.norms import norm_name
+from art_sensreg.attacks.base.predictions import labels_of, predicted_labels
+from art_sensreg.attacks.wrappers.torch_model import check_classifier
 from art_sensreg.utils import (
     as_numbers,
     check_choice,

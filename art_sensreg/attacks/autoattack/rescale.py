@@ -10,7 +10,7 @@ from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 from art_sensreg.attacks.autoattack.backend import default_dtype
-from art_sensreg.attacks.torch_model import unit_box_model
+from art_sensreg.attacks.wrappers.torch_model import unit_box_model
 from art_sensreg.utils.norms import norm_name
 
 

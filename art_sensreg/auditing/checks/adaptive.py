@@ -11,8 +11,8 @@ from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 from art_sensreg.attacks import FarStartsAttack, HiddenDistanceAttack, ScaledLogitsAttack, TransferAttack
-from art_sensreg.attacks.eot import EOT
-from art_sensreg.attacks.hidden import TappedModel
+from art_sensreg.attacks.hidden_distance import TappedModel
+from art_sensreg.attacks.wrappers.eot import EOT
 from art_sensreg.auditing.context import Evidence
 from art_sensreg.auditing.exemptions import deterministic_model, nothing_right, same_model, twin_is_the_model
 from art_sensreg.auditing.registry import Finding, check, not_applicable, skip

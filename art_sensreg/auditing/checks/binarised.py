@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from art_sensreg.attacks.norms import Ball
+from art_sensreg.attacks.base.norms import Ball
 from art_sensreg.penalties.forward.taps import ActivationTaps
 
 

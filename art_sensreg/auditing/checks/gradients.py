@@ -9,9 +9,9 @@ import torch
 from art.utils import to_categorical
 from torch import nn
 
-from art_sensreg.attacks.ascent import loss_on_logits, value_and_grad
-from art_sensreg.attacks.losses import LOSSES, margin
-from art_sensreg.attacks.norms import perturbation_norm
+from art_sensreg.attacks.base.ascent import loss_on_logits, value_and_grad
+from art_sensreg.attacks.base.losses import LOSSES, margin
+from art_sensreg.attacks.base.norms import perturbation_norm
 from art_sensreg.auditing.context import Evidence
 from art_sensreg.auditing.exemptions import declared_random, nothing_right, one_output
 from art_sensreg.auditing.registry import Finding, check, not_applicable

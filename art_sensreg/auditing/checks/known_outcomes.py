@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from art_sensreg.attacks.ascent import ascend, loss_on_logits
-from art_sensreg.attacks.losses import LOSSES
+from art_sensreg.attacks.base.ascent import ascend, loss_on_logits
+from art_sensreg.attacks.base.losses import LOSSES
 from art_sensreg.auditing.checks.binarised import BinarisedCopies
 from art_sensreg.auditing.context import Evidence
 from art_sensreg.auditing.exemptions import beside, nothing_right, one_class, twin_is_the_model

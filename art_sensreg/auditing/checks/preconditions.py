@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from art_sensreg.attacks.norms import perturbation_norm
+from art_sensreg.attacks.base.norms import perturbation_norm
 from art_sensreg.auditing.context import SAME, Evidence, output_scale
 from art_sensreg.auditing.exemptions import declared_random, nothing_right
 from art_sensreg.auditing.registry import Finding, check, not_applicable

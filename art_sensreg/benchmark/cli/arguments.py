@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any, NoReturn
 
-from art_sensreg.attacks.sizes import parse_size
+from art_sensreg.attacks.base.sizes import parse_size
 from art_sensreg.benchmark.attacks.registry import ATTACKS, NORMS
 from art_sensreg.benchmark.config.settings import BUDGETS
 from art_sensreg.benchmark.defences.registry import DEFENCES

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from art_sensreg.art_bridge.weights import load_weights
-from art_sensreg.attacks.sizes import check_size
+from art_sensreg.attacks.base.sizes import check_size
 from art_sensreg.auditing import CHECKS, AuditReport
 from art_sensreg.benchmark.cli.arguments import (
     OneLineParser,

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from art_sensreg.attacks.sizes import check_size
+from art_sensreg.attacks.base.sizes import check_size
 from art_sensreg.benchmark.attacks.registry import ATTACKS, DEFAULT_ATTACKS, NORMS, ordered
 from art_sensreg.benchmark.cli.arguments import OneLineParser, make_parser, size_groups
 from art_sensreg.benchmark.cli.console import say

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from art_sensreg.attacks.norms import Ball, norm_name
+from art_sensreg.attacks.base.norms import Ball, norm_name
 
 # Our names, and the norms as ART takes them.
 NORMS: dict[str, float] = {"linf": np.inf, "l2": 2, "l1": 1}

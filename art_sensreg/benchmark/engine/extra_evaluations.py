@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from art.utils import to_categorical
 
-from art_sensreg.attacks.eot import EOT
-from art_sensreg.attacks.torch_model import predicted_labels
+from art_sensreg.attacks.base.predictions import predicted_labels
+from art_sensreg.attacks.wrappers.eot import EOT
 from art_sensreg.benchmark.attacks.builders import pgd, square
 from art_sensreg.benchmark.attacks.registry import ATTACKS
 from art_sensreg.benchmark.config.settings import FILE_RECIPE, RECIPES

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from art_sensreg.attacks import BPDA
-from art_sensreg.attacks.eot import EOT
+from art_sensreg.attacks.wrappers.eot import EOT
 from art_sensreg.benchmark.defences.from_art.postprocessing import postprocessed_classifier
 from art_sensreg.benchmark.defences.from_art.preprocessing import PreprocessingRow
 from art_sensreg.benchmark.defences.spec import Defence, RandomRow

@@ -15,7 +15,7 @@ from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 from art_sensreg.attacks import ProjectedAscent, differentiable_model
-from art_sensreg.attacks.norms import Ball
+from art_sensreg.attacks.base.norms import Ball
 from art_sensreg.auditing.checks.binarised import BinarisedCopies
 from art_sensreg.datasets import Dataset
 from tests.auditing.models.honest import honest_model

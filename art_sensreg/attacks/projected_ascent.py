@@ -13,7 +13,7 @@ from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 from art_sensreg.art_bridge.checks import check_known
-from art_sensreg.attacks.ascent import (
+from art_sensreg.attacks.base.ascent import (
     SCHEDULES,
     Ascent,
     LossFunction,
@@ -21,15 +21,16 @@ from art_sensreg.attacks.ascent import (
     loss_on_logits,
     margin_of,
 )
-from art_sensreg.attacks.inputs import (
+from art_sensreg.attacks.base.inputs import (
+    CheckedAttack,
     attack_images,
     attack_number,
     attack_range,
 )
-from art_sensreg.attacks.losses import LOSSES
-from art_sensreg.attacks.norms import Ball, norm_name
-from art_sensreg.attacks.settings import CheckedAttack
-from art_sensreg.attacks.torch_model import check_classifier, differentiable_model, labels_of, predicted_labels
+from art_sensreg.attacks.base.losses import LOSSES
+from art_sensreg.attacks.base.norms import Ball, norm_name
+from art_sensreg.attacks.base.predictions import labels_of, predicted_labels
+from art_sensreg.attacks.wrappers.torch_model import check_classifier, differentiable_model
 from art_sensreg.penalties.forward.noise import derive_seed
 from art_sensreg.utils import check_choice, check_count, check_differentiable, check_seed, gradients_on
 from art_sensreg.utils.model_rng import preserve_rng_state

@@ -13,13 +13,12 @@ from art.preprocessing.standardisation_mean_std.pytorch import StandardisationMe
 from art.preprocessing.standardisation_mean_std.utils import broadcastable_mean_std
 from torch import nn
 
-from art_sensreg.art_bridge.preprocessing import mean_of_rows, model_dtype, numpy_dtype, rows_an_image
+from art_sensreg.art_bridge.preprocessing import model_dtype, rows_an_image
 from art_sensreg.art_bridge.whole_model import predicting_model
-from art_sensreg.attacks.bpda import BPDA
-from art_sensreg.attacks.eot import EOT
-from art_sensreg.classifiers import SensRegClassifier
-from art_sensreg.outputs import SingleOutput, class_logits, class_scores
-from art_sensreg.utils import as_array, shown
+from art_sensreg.attacks.wrappers.bpda import BPDA
+from art_sensreg.attacks.wrappers.eot import EOT
+from art_sensreg.outputs import SingleOutput, class_logits
+from art_sensreg.utils import shown
 
 
 def check_classifier(classifier: Any) -> PyTorchClassifier:
@@ -31,7 +30,7 @@ def check_classifier(classifier: Any) -> PyTorchClassifier:
     :raises TypeError: If it is not one of ART's PyTorch classifiers.
 
     Example:
-    >>> from art_sensreg.attacks.torch_model import check_classifier
+    >>> from art_sensreg.attacks.wrappers.torch_model import check_classifier
     >>> check_classifier(nn.Identity())
     Traceback (most recent call last):
     ...
@@ -43,114 +42,6 @@ def check_classifier(classifier: Any) -> PyTorchClassifier:
             "SensRegClassifier."
         )
     return classifier
-
-
-def labels_of(classifier: PyTorchClassifier, y: Any, n: int) -> np.ndarray:
-    """
-    Labels as class indices.
-
-    :param classifier: The classifier.
-    :param y: Class indices `(n,)` or `(n, 1)`, or rows `(n, nb_classes)`; of a model with one output, indices 0
-        and 1, or rows `(n, 2)`.
-    :param n: Number of images.
-    :return: int64 array `(n,)`.
-    :raises ValueError: If their number, shape or range is wrong.
-
-    Example:
-    >>> from art_sensreg.attacks.torch_model import labels_of
-    >>> classifier = PyTorchClassifier(nn.Flatten(), nn.CrossEntropyLoss(), (3,), 3)
-    >>> labels_of(classifier, np.eye(3), 3).tolist()
-    [0, 1, 2]
-    """
-    array, classes = as_array(y, "y"), classifier.nb_classes
-    expected = f"{n} class indices from 0 to {classes - 1}, or rows ({n}, {classes})"
-    if array.ndim == 2 and array.shape[1] == classes:
-        rows = array.astype(np.float64)
-        if not np.allclose(rows.sum(axis=1), 1.0, atol=1e-4):
-            raise ValueError(f"`y` has rows of shape {array.shape} that do not sum to 1; expected {expected}.")
-        array = rows.argmax(axis=1)
-    elif array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1 or len(array) != n or array.dtype.kind not in "iuf":
-        raise ValueError(f"`y` has shape {np.shape(y)} and dtype {array.dtype}; expected {expected}.")
-    if n and (not np.all(np.mod(array, 1) == 0) or array.min() < 0 or array.max() >= classes):
-        raise ValueError(f"`y` has values from {array.min()} to {array.max()}; expected {expected}.")
-    return array.astype(np.int64)
-
-
-def predicted_labels(classifier: PyTorchClassifier, x: np.ndarray, batch_size: int = 128) -> np.ndarray:
-    """
-    The classes that a classifier's own `predict` takes images for.
-
-    :param classifier: ART classifier.
-    :param x: Images `(n, *input_shape)`, floating point.
-    :param batch_size: Rows of a forward pass.
-    :return: int64 array `(n,)`.
-    :raises ValueError: If the loss does not tell what a single output is, or there is not one output an image.
-
-    Example:
-    >>> from art_sensreg.attacks.torch_model import predicted_labels
-    >>> classifier = PyTorchClassifier(nn.Identity(), nn.BCEWithLogitsLoss(), (1,), 2)
-    >>> predicted_labels(classifier, np.array([[-1.0], [1.0]], dtype=np.float32))
-    array([0, 1])
-    """
-    if not len(x):
-        return np.zeros(0, dtype=np.int64)
-    classes: np.ndarray = predicted_scores(classifier, x, batch_size).argmax(axis=1)
-    return classes
-
-
-def predicted_scores(classifier: PyTorchClassifier, x: np.ndarray, batch_size: int = 128) -> np.ndarray:
-    """
-    What a classifier's own `predict` answers, one row an image and one column a class; see `outputs.class_scores`.
-
-    :param classifier: ART classifier; rows that ART's EoT preprocessors make of an image are averaged.
-    :param x: Images `(n, *input_shape)`, floating point, at least one.
-    :param batch_size: Rows of a forward pass.
-    :return: `(n, C)`.
-    :raises ValueError: If the loss does not tell what a single output is, or there is not one output an image.
-
-    Example:
-    >>> from art_sensreg.attacks.torch_model import predicted_scores
-    >>> classifier = PyTorchClassifier(nn.Identity(), nn.BCELoss(), (1,), 2)
-    >>> predicted_scores(classifier, np.array([[0.25]], dtype=np.float32))
-    array([[0.75, 0.25]], dtype=float32)
-    """
-    images = as_model_takes(classifier, x)
-    try:
-        outputs = np.asarray(classifier.predict(images, batch_size=batch_size))
-    except (AttributeError, TypeError):
-        with torch.no_grad():  # a model that returns no tensor has a clearer error
-            differentiable_model(classifier)(torch.from_numpy(images[:1]).to(classifier.device))
-        raise
-    if len(outputs) != len(x):
-        outputs = mean_of_rows(outputs, len(x), rows_an_image(classifier))
-    return class_scores(outputs, classifier)
-
-
-def as_model_takes(classifier: PyTorchClassifier, x: np.ndarray) -> np.ndarray:
-    """
-    Images in the type that a classifier's `predict` takes: ART's own does not convert to that of the model.
-
-    :param classifier: ART classifier.
-    :param x: Images, floating point.
-    :return: The images, converted where they have to be.
-    :raises TypeError: If the model computes in a type that numpy has not, and the classifier does not convert.
-
-    Example:
-    >>> from art_sensreg.attacks.torch_model import as_model_takes
-    >>> classifier = PyTorchClassifier(nn.Linear(1, 2).double(), nn.CrossEntropyLoss(), (1,), 2)
-    >>> as_model_takes(classifier, np.zeros((1, 1), dtype=np.float32)).dtype
-    dtype('float64')
-    """
-    if isinstance(classifier, SensRegClassifier):
-        return x
-    if model_dtype(classifier.model) == torch.bfloat16:
-        raise TypeError(
-            "`classifier` computes in bfloat16, which numpy has not, so that ART's own `predict` takes no images; "
-            "expected a SensRegClassifier around the model, which converts them."
-        )
-    return x.astype(numpy_dtype(classifier.model), copy=False)
 
 
 class ClassifierView(nn.Module):
@@ -217,7 +108,7 @@ def unit_box_model(classifier: PyTorchClassifier, surrogates: bool = True) -> tu
     :raises ValueError: If `clip_values` is missing, or is not the same for all channels.
 
     Example:
-    >>> from art_sensreg.attacks.torch_model import unit_box_model
+    >>> from art_sensreg.attacks.wrappers.torch_model import unit_box_model
     >>> classifier = PyTorchClassifier(nn.Identity(), nn.CrossEntropyLoss(), (2,), 2, clip_values=(0, 255))
     >>> model, low, width = unit_box_model(classifier)
     >>> model(torch.tensor([[0.0, 1.0]])), low, width

@@ -25,7 +25,7 @@ def parse_size(name: str, value: Any) -> float:
     :raises ValueError: If it is not finite, or not above 0.
 
     Example:
-    >>> from art_sensreg.attacks.sizes import parse_size
+    >>> from art_sensreg.attacks.base.sizes import parse_size
     >>> round(parse_size("eps", "8/255"), 4), parse_size("eps", 0.1)
     (0.0314, 0.1)
     """
@@ -55,7 +55,7 @@ def diameter(norm: str, shape: tuple[int, ...], low: Any, high: Any) -> float:
     :raises ValueError: If the norm is none of them.
 
     Example:
-    >>> from art_sensreg.attacks.sizes import diameter
+    >>> from art_sensreg.attacks.base.sizes import diameter
     >>> [diameter(norm, (1, 2, 2), 0.0, 1.0) for norm in ("linf", "l2", "l1")]
     [1.0, 2.0, 4.0]
     """
@@ -79,7 +79,7 @@ def check_size(name: str, eps: float, norm: str, shape: tuple[int, ...], low: An
     :raises ValueError: If it is above the largest distance of two images.
 
     Example:
-    >>> from art_sensreg.attacks.sizes import check_size
+    >>> from art_sensreg.attacks.base.sizes import check_size
     >>> check_size("eps", 8, "linf", (3, 32, 32))
     Traceback (most recent call last):
     ValueError: `eps` is 8; expected at most 1, the largest linf distance of images in [0, 1]: 8/255?

@@ -19,7 +19,7 @@ def cross_entropy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     :return: `(n,)`.
 
     Example:
-    >>> from art_sensreg.attacks.losses import cross_entropy
+    >>> from art_sensreg.attacks.base.losses import cross_entropy
     >>> cross_entropy(torch.zeros(1, 4), torch.tensor([0])).exp()
     tensor([4.])
     """
@@ -37,7 +37,7 @@ def margin(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     :return: `(n,)`.
 
     Example:
-    >>> from art_sensreg.attacks.losses import margin
+    >>> from art_sensreg.attacks.base.losses import margin
     >>> margin(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([0]))
     tensor([-1.])
     """
@@ -56,7 +56,7 @@ def logits_ratio(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     :return: `(n,)`.
 
     Example:
-    >>> from art_sensreg.attacks.losses import logits_ratio
+    >>> from art_sensreg.attacks.base.losses import logits_ratio
     >>> logits_ratio(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([0]))
     tensor([-0.5000])
     """
@@ -73,7 +73,7 @@ def targeted_margin(target: torch.Tensor) -> LogitsLoss:
     :return: Loss of logits and labels.
 
     Example:
-    >>> from art_sensreg.attacks.losses import targeted_margin
+    >>> from art_sensreg.attacks.base.losses import targeted_margin
     >>> targeted_margin(torch.tensor([1]))(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([0]))
     tensor([-2.])
     """
@@ -82,6 +82,27 @@ def targeted_margin(target: torch.Tensor) -> LogitsLoss:
         return logits.gather(1, target[:, None])[:, 0] - logits.gather(1, y[:, None])[:, 0]
 
     return loss
+
+
+def unit_scale_cross_entropy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """
+    Cross-entropy of logits that are divided by the size of their own margin, wherever the ascent stands.
+
+    The probabilities of logits times 1000 are 0 and 1 in floating point, with a gradient of exactly zero; those of
+    logits with a margin of 1 never are.
+
+    :param logits: `(n, C)`.
+    :param y: Class indices `(n,)`.
+    :return: `(n,)`.
+
+    Example:
+    >>> from art_sensreg.attacks.base.losses import unit_scale_cross_entropy
+    >>> unit_scale_cross_entropy(torch.tensor([[3000.0, 0.0], [3e-6, 0.0]]), torch.tensor([0, 0]))
+    tensor([0.3133, 0.3133])
+    """
+    fixed = logits.detach()
+    least = 1e-6 * fixed.abs().amax(1) + torch.finfo(logits.dtype).tiny
+    return cross_entropy(logits / torch.maximum(margin(fixed, y).abs(), least)[:, None], y)
 
 
 LOSSES: dict[str, LogitsLoss] = {"cross_entropy": cross_entropy, "margin": margin, "logits_ratio": logits_ratio}

@@ -27,7 +27,7 @@ def perturbation_norm(difference: torch.Tensor, norm: str) -> torch.Tensor:
     :raises ValueError: If the norm is none of them.
 
     Example:
-    >>> from art_sensreg.attacks.norms import perturbation_norm
+    >>> from art_sensreg.attacks.base.norms import perturbation_norm
     >>> [perturbation_norm(torch.tensor([[3.0, -4.0]]), norm).item() for norm in ("linf", "l2", "l1")]
     [4.0, 5.0, 7.0]
     """
@@ -49,7 +49,7 @@ class Ball:
     :raises ValueError: If the norm is none of them.
 
     Example:
-    >>> from art_sensreg.attacks.norms import Ball
+    >>> from art_sensreg.attacks.base.norms import Ball
     >>> Ball("linf", 0.25, 0.0, 1.0).project(torch.tensor([[0.5, 0.1]]), torch.tensor([[1.0, -1.0]]))
     tensor([[0.7500, 0.0000]])
     """

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from art_sensreg.attacks.losses import LogitsLoss, margin
-from art_sensreg.attacks.norms import Ball
+from art_sensreg.attacks.base.losses import LogitsLoss, margin
+from art_sensreg.attacks.base.norms import Ball
 from art_sensreg.utils import check_choice
 
 # Of a batch of perturbed images: the loss of each, and the logits that tell whether it is misclassified.
@@ -50,7 +50,7 @@ def loss_on_logits(model: nn.Module, y: torch.Tensor, loss: LogitsLoss) -> LossF
     :return: Function of perturbed images, to the loss of each and the logits.
 
     Example:
-    >>> from art_sensreg.attacks.ascent import loss_on_logits
+    >>> from art_sensreg.attacks.base.ascent import loss_on_logits
     >>> loss_on_logits(nn.Identity(), torch.tensor([0]), margin)(torch.tensor([[3.0, 1.0]]))[0]
     tensor([-2.])
     """
@@ -88,7 +88,7 @@ def ascend(
     :return: What was found.
 
     Example:
-    >>> from art_sensreg.attacks.ascent import ascend
+    >>> from art_sensreg.attacks.base.ascent import ascend
     >>> x, y = torch.tensor([[0.6, 0.5]]), torch.tensor([0])
     >>> found = ascend(lambda u: (margin(u, y), u), x, y, Ball("linf", 0.1, 0.0, 1.0), x, eps_step=0.05, max_iter=3)
     >>> found.perturbed, found.margin > 0
@@ -129,7 +129,7 @@ def value_and_grad(
     :return: Gradient (zeros where autograd sees no way, or where it is not finite), loss `(n,)`, and logits.
 
     Example:
-    >>> from art_sensreg.attacks.ascent import value_and_grad
+    >>> from art_sensreg.attacks.base.ascent import value_and_grad
     >>> value_and_grad(lambda x: (x.pow(2).sum(1), x), torch.tensor([[3.0]]))[0]
     tensor([[6.]])
     """
@@ -161,7 +161,7 @@ def margin_of(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tenso
     :return: Above 0 where misclassified, minus infinity where it is NaN; `(n,)`, in the type of the images.
 
     Example:
-    >>> from art_sensreg.attacks.ascent import margin_of
+    >>> from art_sensreg.attacks.base.ascent import margin_of
     >>> margin_of(nn.Identity(), torch.tensor([[3.0, 1.0]]), torch.tensor([0]))
     tensor([-2.])
     """

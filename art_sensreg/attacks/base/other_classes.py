@@ -9,7 +9,7 @@ import torch
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from art_sensreg.attacks.torch_model import labels_of
+from art_sensreg.attacks.base.predictions import labels_of
 
 
 def likely_classes(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -22,7 +22,7 @@ def likely_classes(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.
     :return: Class indices, `(n, C - 1)`.
 
     Example:
-    >>> from art_sensreg.attacks.other_classes import likely_classes
+    >>> from art_sensreg.attacks.base.other_classes import likely_classes
     >>> likely_classes(nn.Identity(), torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([0]))
     tensor([[2, 1]])
     """
@@ -41,7 +41,7 @@ def choose_donors(cost: torch.Tensor, allowed: torch.Tensor) -> tuple[torch.Tens
     :return: Numbers of the donors `(n,)`, and whether there is one, `(n,)`.
 
     Example:
-    >>> from art_sensreg.attacks.other_classes import choose_donors
+    >>> from art_sensreg.attacks.base.other_classes import choose_donors
     >>> choose_donors(torch.tensor([[1.0, 2.0]]), torch.tensor([[False, True]]))
     (tensor([1]), tensor([True]))
     """
@@ -61,7 +61,7 @@ def random_donors(
     :return: Donors `(n, ...)`, the image itself where there is none; and whether there is one, `(n,)`.
 
     Example:
-    >>> from art_sensreg.attacks.other_classes import random_donors
+    >>> from art_sensreg.attacks.base.other_classes import random_donors
     >>> x, y = torch.tensor([[1.0], [2.0]]), torch.tensor([0, 1])
     >>> random_donors(x, y, (x, y), torch.Generator().manual_seed(0))[0]
     tensor([[2.],
@@ -83,7 +83,7 @@ def check_donors(classifier: PyTorchClassifier, donors: Any) -> tuple[torch.Tens
     :raises ValueError: If shapes or labels do not fit.
 
     Example:
-    >>> from art_sensreg.attacks.other_classes import check_donors
+    >>> from art_sensreg.attacks.base.other_classes import check_donors
     >>> classifier = PyTorchClassifier(nn.Identity(), nn.CrossEntropyLoss(), (2,), 2)
     >>> check_donors(classifier, (np.zeros((1, 2)), [1]))
     (tensor([[0., 0.]]), tensor([1]))

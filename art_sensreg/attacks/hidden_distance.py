@@ -10,10 +10,10 @@ import torch
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from art_sensreg.attacks.ascent import LossFunction
-from art_sensreg.attacks.losses import LOSSES
-from art_sensreg.attacks.other_classes import check_donors, choose_donors, likely_classes
-from art_sensreg.attacks.projected import ProjectedAscent, Victim
+from art_sensreg.attacks.base.ascent import LossFunction
+from art_sensreg.attacks.base.losses import LOSSES
+from art_sensreg.attacks.base.other_classes import check_donors, choose_donors, likely_classes
+from art_sensreg.attacks.projected_ascent import ProjectedAscent, Victim
 from art_sensreg.penalties.forward.taps import ActivationTaps, Layers, check_layers
 from art_sensreg.utils import check_choice, check_number
 
@@ -34,7 +34,7 @@ class TappedModel:
     :param kept: Numbers of the activations that have one row for each image; None: the logits instead.
 
     Example:
-    >>> from art_sensreg.attacks.hidden import TappedModel
+    >>> from art_sensreg.attacks.hidden_distance import TappedModel
     >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> logits, hidden = TappedModel.plan(model, model, "hidden", torch.zeros(5, 4))(torch.zeros(5, 4))
     >>> logits.shape, [layer.shape for layer in hidden]
@@ -98,7 +98,7 @@ def relative_distance(hidden: list[torch.Tensor], reference: list[torch.Tensor])
     :return: `(n,)`.
 
     Example:
-    >>> from art_sensreg.attacks.hidden import relative_distance
+    >>> from art_sensreg.attacks.hidden_distance import relative_distance
     >>> relative_distance([torch.tensor([[1.0, 4.0]])], [torch.tensor([[1.0, 2.0]])])
     tensor([0.8000])
     """

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from art.attacks.attack import EvasionAttack
 
-from art_sensreg.art_bridge.checks import clip_bounds
+from art_sensreg.art_bridge.checks import check_known, clip_bounds
 from art_sensreg.utils import as_numbers, check_number
 
 # What float32 may round of images that were scaled in float64, in shares of the range.
@@ -27,7 +28,7 @@ def attack_images(x: Any, classifier: Any) -> np.ndarray:
 
     Example:
     >>> from art.estimators.classification import PyTorchClassifier
-    >>> from art_sensreg.attacks.inputs import attack_images
+    >>> from art_sensreg.attacks.base.inputs import attack_images
     >>> classifier = PyTorchClassifier(torch.nn.Identity(), torch.nn.CrossEntropyLoss(), (2,), 2, clip_values=(0, 255))
     >>> attack_images(np.array([[0, 255]], dtype=np.uint8), classifier)
     array([[  0., 255.]], dtype=float32)
@@ -62,7 +63,7 @@ def attack_range(classifier: Any) -> tuple[np.ndarray, np.ndarray]:
 
     Example:
     >>> from art.estimators.classification import PyTorchClassifier
-    >>> from art_sensreg.attacks.inputs import attack_range
+    >>> from art_sensreg.attacks.base.inputs import attack_range
     >>> model, clip_values = torch.nn.Identity(), (np.zeros(2), np.array([1.0, 255.0]))
     >>> classifier = PyTorchClassifier(model, torch.nn.CrossEntropyLoss(), (1, 1, 2), 2, clip_values=clip_values)
     >>> attack_range(classifier)[1]
@@ -95,7 +96,7 @@ def attack_number(name: str, value: Any, exclusive: bool = True) -> float:
     :raises ValueError: If it is out of range.
 
     Example:
-    >>> from art_sensreg.attacks.inputs import attack_number
+    >>> from art_sensreg.attacks.base.inputs import attack_number
     >>> attack_number("eps", np.float64(0.25))
     0.25
     """
@@ -106,3 +107,51 @@ def attack_number(name: str, value: Any, exclusive: bool = True) -> float:
         )
     check_number(name, value, minimum=0.0, exclusive=exclusive)
     return float(value)
+
+
+class CheckedAttack(EvasionAttack):
+    """
+    An ART attack that checks and normalises a setting whenever it changes; a refused change leaves it as it was.
+
+    Subclasses name their settings in `attack_params`, check and normalise them in `_check_params`, and end their
+    constructor with `_settle`.
+    """
+
+    _settled = False
+
+    def set_params(self, **kwargs: Any) -> None:
+        """
+        Set several settings together.
+
+        :param kwargs: Settings by name.
+        :raises ValueError: If there is no such setting, or one is out of range; nothing has been changed then.
+        :raises TypeError: If one is of a wrong type.
+        """
+        unknown = [name for name in kwargs if name not in self.attack_params]
+        if unknown:
+            check_known("set_params", {unknown[0]: kwargs[unknown[0]]}, ", ".join(self.attack_params), ValueError)
+        self._change(kwargs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self._settled and name in self.attack_params:
+            self._change({name: value})
+        else:
+            super().__setattr__(name, value)
+
+    def _settle(self) -> None:
+        """Check all settings; from now on every change is checked."""
+        self._check_params()
+        super().__setattr__("_settled", True)
+
+    def _change(self, values: dict[str, Any]) -> None:
+        before = dict(self.__dict__)
+        self.__dict__["_settled"] = False
+        try:
+            for name, value in values.items():
+                super().__setattr__(name, value)
+            self._check_params()
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+        self.__dict__["_settled"] = before.get("_settled", False)

@@ -40,7 +40,7 @@ def rows_share_noise(draw: Draw, module: nn.Module, x: torch.Tensor, most: int |
     :return: Whether rows share randomness, or may do.
 
     Example:
-    >>> from art_sensreg.attacks.randomness import rows_share_noise
+    >>> from art_sensreg.attacks.wrappers.randomness import rows_share_noise
     >>> dropout = nn.Dropout()
     >>> rows_share_noise(dropout, dropout, torch.rand(2, 8))
     False
@@ -114,7 +114,7 @@ def graph_bytes(draw: Draw, module: nn.Module, x: torch.Tensor) -> tuple[int, in
     :return: Bytes of a pass whatever its rows (noisy weights; not the model's own), and bytes of each row.
 
     Example:
-    >>> from art_sensreg.attacks.randomness import graph_bytes
+    >>> from art_sensreg.attacks.wrappers.randomness import graph_bytes
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.Tanh())
     >>> graph_bytes(model, model, torch.rand(1, 4))  # its input and the output of tanh
     (0, 48)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
-from art_sensreg.attacks.randomness import Draw, graph_bytes, rows_share_noise
+from art_sensreg.attacks.wrappers.randomness import Draw, graph_bytes, rows_share_noise
 from art_sensreg.penalties.forward.taps import ActivationTaps
 from art_sensreg.utils import check_choice, check_count
 from art_sensreg.utils.model_rng import Replay, random_sources
@@ -69,7 +69,7 @@ class EOT(nn.Module):
     :raises ValueError: If an argument is out of range.
 
     Example:
-    >>> from art_sensreg.attacks.eot import EOT
+    >>> from art_sensreg.attacks.wrappers.eot import EOT
     >>> class Noisy(nn.Module):
     ...     def forward(self, x):
     ...         return x + torch.randn_like(x)

@@ -1,0 +1,1 @@
+"""What attacks are built from: projected ascent as a function, losses, balls of perturbations, checked inputs."""
