@@ -1,5 +1,6 @@
 """Stochastic sensitivity and Jacobian regularisation for IBM's Adversarial Robustness Toolbox (ART)."""
 
+from art_sensreg import presets
 from art_sensreg.auditing import audit
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.penalties import (
@@ -27,6 +28,7 @@ __all__ = [
     "TrainingConfig",
     "audit",
     "describe",
+    "presets",
     "randomize",
 ]
 __version__ = "0.1.0"

@@ -19,12 +19,12 @@ from art_sensreg.art_bridge.fit import FitOptions, _prepare, _trained, in_input_
 from art_sensreg.art_bridge.preprocessing import model_dtype
 from art_sensreg.objectives import Objective
 from art_sensreg.outputs import predicted_classes
-from art_sensreg.penalties import JacobianPenalty, SensitivityPenalty
 from art_sensreg.penalties.effect import TappedLayer, penalty_effect
 from art_sensreg.penalties.forward.main_output import main_logits, with_main_output
 from art_sensreg.penalties.forward.row_coupling import LOOK
 from art_sensreg.penalties.forward.taps import trial
 from art_sensreg.penalty_lists import Penalty, active_penalties, check_penalties
+from art_sensreg.presets import default_penalties, sr_jr
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.utils import check_count, gradients_on, shown
 from art_sensreg.utils.model_rng import preserve_model, preserve_rng_state
@@ -115,8 +115,7 @@ def describe(
     :param model: A classifier; or a module from `(n, ...)` inputs to `(n, C)` logits, with cross-entropy as loss.
     :param x: Inputs `(n, ...)`, an array (of a module also a tensor), in the user's input units.
     :param y: Labels, as for `fit`; None: what the model predicts, with which the base loss is as small as it can be.
-    :param penalties: The penalties; None: the classifier's own, or `SensitivityPenalty` and `JacobianPenalty` with
-        their defaults. Those of weight 0 are left out.
+    :param penalties: The penalties; None: those that `SensRegTrainer` would take. Those of weight 0 are left out.
     :param rows: How many of the first rows are looked at, at most.
     :return: The description; print it.
     :raises TypeError: If an argument is of a wrong type.
@@ -135,7 +134,7 @@ def describe(
     if not isinstance(model, (nn.Module, PyTorchClassifier)):
         raise TypeError(f"`model` is {type(model).__name__}; expected a torch module or an ART PyTorchClassifier.")
     if penalties is None:
-        penalties = tuple(getattr(model, "penalties", ())) or (SensitivityPenalty(), JacobianPenalty())
+        penalties = default_penalties(model) if isinstance(model, PyTorchClassifier) else sr_jr()
     penalties = check_penalties(penalties)
     own = model.model if isinstance(model, PyTorchClassifier) else model
     device = next((parameter.device for parameter in own.parameters()), torch.device("cpu"))

@@ -21,9 +21,10 @@ from art_sensreg.art_bridge.fit import FitOptions, fit_arrays, fit_batches, with
 from art_sensreg.art_bridge.loaders import BatchAdapter
 from art_sensreg.art_bridge.preprocessing import model_dtype
 from art_sensreg.art_bridge.whole_model import keep_whole
-from art_sensreg.penalties import FisherRaoPenalty, GradientDiversityPenalty, JacobianPenalty, SensitivityPenalty
+from art_sensreg.penalties import FisherRaoPenalty, GradientDiversityPenalty
 from art_sensreg.penalties.fisher_rao import FIRE_PRESETS
 from art_sensreg.penalty_lists import Penalty, check_penalties
+from art_sensreg.presets import default_penalties
 from art_sensreg.randomization import BayesianKL, draws_differ
 from art_sensreg.randomization.layers import GaussianWeights
 from art_sensreg.training.callbacks import History
@@ -38,8 +39,9 @@ class SensRegTrainer(Trainer):
     | Paper link: https://arxiv.org/abs/2009.11349
 
     :param classifier: ART `PyTorchClassifier` (or subclass) with an optimizer.
-    :param penalties: The penalties. None takes the classifier's own, or SR + JR with their defaults if it has none;
-        when both are given, these win, with a warning. `[]` trains without any.
+    :param penalties: The penalties. None takes the classifier's own, or if it has none SR and JR with their defaults,
+        scaled to its `clip_values` (`presets.sr_jr`); when both are given, these win, with a warning. `[]` trains
+        without any.
     :param config: Settings of the run.
     :param adversary: Adversarial training to combine with the penalties, one of `art_sensreg.adversaries`: `FGSMRS`,
         `NFGSM`, `PGD`, `TRADES`; or None.
@@ -77,7 +79,7 @@ class SensRegTrainer(Trainer):
         super().__init__(classifier)
         own = tuple(getattr(classifier, "penalties", ()))
         if penalties is None:
-            penalties = own or (SensitivityPenalty(), JacobianPenalty())
+            penalties = default_penalties(classifier)
         self.adversary = check_adversary(adversary)
         penalties = check_penalties(penalties, self.adversary)
         if own and penalties != own:

@@ -76,7 +76,7 @@ def check_arguments(given: Mapping[str, Any], input_shape: Any = None) -> None:
     if "device_type" in given:
         check_choice("device_type", given["device_type"], ("cpu", "gpu"))
     if given.get("clip_values") is not None:
-        _check_clip_values(given["clip_values"], input_shape)
+        check_clip_values(given["clip_values"], input_shape)
     if given.get("preprocessing") is not None:
         _check_preprocessing(given["preprocessing"])
     _check_defences("preprocessing_defences", given.get("preprocessing_defences"), Preprocessor)
@@ -139,7 +139,8 @@ def _check_shape(shape: Any) -> None:
         check_count("input_shape", size)
 
 
-def _check_clip_values(clip_values: Any, input_shape: Any) -> None:
+def check_clip_values(clip_values: Any, input_shape: Any = None) -> None:
+    """A range of inputs: a pair of numbers or arrays, finite, with min below max."""
     message = f"`clip_values` is {shown(clip_values)}; expected a pair (min, max) of finite numbers or arrays with min "
     message += "below max."
     if not isinstance(clip_values, (tuple, list, np.ndarray)) or len(clip_values) != 2:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -106,6 +107,21 @@ class TrainingConfig:
     restore_best: bool = False
     on_catastrophic_overfitting: str = "report"
     callbacks: Sequence[Callback] = ()
+
+    @classmethod
+    def cheap(cls, **settings: Any) -> TrainingConfig:
+        """
+        The cheap mode: noisy copies of a part of each batch, :data:`CHEAP_FRACTION`.
+
+        :param settings: Further settings; a `penalty_fraction` among them wins.
+        :return: The config.
+
+        Example:
+        >>> from art_sensreg import TrainingConfig
+        >>> TrainingConfig.cheap(seed=0) == TrainingConfig(penalty_fraction=1 / 3, seed=0)
+        True
+        """
+        return cls(**{"penalty_fraction": CHEAP_FRACTION, **settings})
 
     def __post_init__(self) -> None:
         python_numbers(self)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from art_sensreg.benchmark.config.threat_models import Threats, threats_as_json
+from art_sensreg.presets import PRESETS, PenaltySettings
 
 BUDGETS = ("smoke", "quick", "full")
 SALIENCY = "saliency.png"
@@ -15,9 +16,7 @@ SALIENCY = "saliency.png"
 @dataclass(frozen=True)
 class Recipe:
     """
-    Defaults of a data set. The penalties of `mnist` (SR and JR) and `digits` (all) were chosen on held-out training
-    images (`benchmarks/choose_settings.py`, `benchmarks/graddiv.py`, docs/results/); the others are carried over from
-    papers and from the digits, not measured.
+    Defaults of a data set; the settings of its penalties are those of `art_sensreg.presets`.
 
     :param model: Name of the model.
     :param eps: Attack sizes of each norm; the largest is also what adversarial training trains at.
@@ -43,28 +42,20 @@ class Recipe:
 _HYBRIDS = ("fgsm-rs+sr+jr", "n-fgsm+sr+jr", "at+sr+jr", "trades+sr+jr")
 
 
-def _penalties(
-    sigma: float,
-    sr_weight: float,
-    jr_weight: float,
-    jr_alone: float,
-    hybrid_sr: float = 0.1,
-    hybrid_jr: float = 0.01,
-    fire: float = 5.0,
-    graddiv: float = 0.07,
-) -> dict[str, dict[str, float]]:
-    sensitivity = {"sigma": sigma, "sr_weight": sr_weight}
-    both = {**sensitivity, "jr_weight": jr_weight}
+def _penalties(preset: PenaltySettings) -> dict[str, dict[str, float]]:
+    """Options of the defences, by their names."""
+    sensitivity = {"sigma": preset.sigma, "sr_weight": preset.sr_weight}
+    both = {**sensitivity, "jr_weight": preset.jr_weight}
+    hybrid = {"sr_weight": preset.adversarial_sr, "jr_weight": preset.adversarial_jr}
     return {
         "sr": sensitivity,
-        "jr": {"jr_weight": jr_alone},
+        "jr": {"jr_weight": preset.jr_alone},
         "sr+jr": both,
         "sr+jr-cheap": both,
-        **{name: {"sr_weight": hybrid_sr, "jr_weight": hybrid_jr} for name in _HYBRIDS},
-        "fire": {"weight": fire},
-        "graddiv": {"weight": graddiv},
-        # Of the evidence bound's 1: with as many weights and as few images the prior would be all that is learned.
-        "adv-bnn": {"kl_weight": 0.004},
+        **dict.fromkeys(_HYBRIDS, hybrid),
+        "fire": {"weight": preset.fire},
+        "graddiv": {"weight": preset.graddiv},
+        "adv-bnn": {"kl_weight": preset.kl},
     }
 
 
@@ -76,9 +67,7 @@ RECIPES = {
         batch_size=64,
         learning_rate=3e-3,
         test_size={"smoke": 200, "quick": 150, "full": 450},
-        penalties=_penalties(
-            sigma=0.3, sr_weight=0.3, jr_weight=0.1, jr_alone=0.1, hybrid_sr=0.03, hybrid_jr=0.003, fire=1.0
-        ),
+        penalties=_penalties(PRESETS["digits"]),
         threads=1,
     ),
     "mnist": Recipe(
@@ -88,7 +77,7 @@ RECIPES = {
         batch_size=128,
         learning_rate=3e-3,
         test_size={"smoke": 200, "quick": 1000, "full": 10000},
-        penalties=_penalties(sigma=0.3, sr_weight=1.0, jr_weight=0.1, jr_alone=0.01),
+        penalties=_penalties(PRESETS["mnist"]),
     ),
     "cifar10": Recipe(
         model="resnet-small",
@@ -97,7 +86,7 @@ RECIPES = {
         batch_size=128,
         learning_rate=3e-3,
         test_size={"smoke": 100, "quick": 1000, "full": 10000},
-        penalties=_penalties(sigma=0.1, sr_weight=1.0, jr_weight=0.1, jr_alone=0.01),
+        penalties=_penalties(PRESETS["cifar10"]),
     ),
 }
 # A file of one's own: nothing is known of it, so moderate values.
@@ -108,7 +97,7 @@ FILE_RECIPE = Recipe(
     batch_size=128,
     learning_rate=3e-3,
     test_size={"smoke": 200, "quick": 1000, "full": 10000},
-    penalties=_penalties(sigma=0.1, sr_weight=1.0, jr_weight=0.1, jr_alone=0.01),
+    penalties=_penalties(PRESETS["cifar10"]),
 )
 
 
