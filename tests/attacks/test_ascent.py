@@ -8,7 +8,7 @@ from art_sensreg.attacks import ProjectedAscent
 from art_sensreg.attacks.base.ascent import ascend, margin_of, value_and_grad
 from art_sensreg.attacks.base.losses import LOSSES, cross_entropy, logits_ratio, margin
 from art_sensreg.attacks.base.norms import NORMS, Ball, perturbation_norm
-from art_sensreg.benchmark.attacks.registry import perturbation_size
+from art_sensreg.benchmark.config.threat_models import perturbation_size
 from tests.attacks.trained import Noisy, accuracy, points, trained, wrap
 
 EPS = {"linf": 0.1, "l2": 0.6, "l1": 2.5}

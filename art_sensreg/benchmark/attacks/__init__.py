@@ -1,5 +1,6 @@
-"""The attacks of the suite by name, and how each is made."""
+"""The attacks of the suite: what each is, how strong at each budget, and how to add one."""
 
-from art_sensreg.benchmark.attacks.registry import ATTACKS, Attack
+from art_sensreg.benchmark.attacks.registry import ATTACKS, default_attacks, ordered, register_attack
+from art_sensreg.benchmark.attacks.spec import AttackSpec
 
-__all__ = ["ATTACKS", "Attack"]
+__all__ = ["ATTACKS", "AttackSpec", "default_attacks", "ordered", "register_attack"]

@@ -17,8 +17,8 @@ from art.attacks.evasion import (
 )
 from art.estimators.classification import PyTorchClassifier
 
-Settings = dict[str, Any]
-Builder = Callable[[PyTorchClassifier, float, float, Settings], Any]
+from art_sensreg.attacks import OfficialAutoAttack
+from art_sensreg.benchmark.attacks.spec import Builder, Settings
 
 _BATCH = 128
 
@@ -45,12 +45,7 @@ def pgd(classifier: PyTorchClassifier, norm: float, eps: float, settings: Settin
 
 
 def apgd(loss_type: str) -> Builder:
-    """
-    ART's AutoProjectedGradientDescent.
-
-    :param loss_type: `cross_entropy` or `difference_logits_ratio`.
-    :return: The builder.
-    """
+    """ART's AutoProjectedGradientDescent on `cross_entropy` or `difference_logits_ratio`."""
 
     def build(classifier: PyTorchClassifier, norm: float, eps: float, settings: Settings) -> Any:
         return AutoProjectedGradientDescent(
@@ -101,7 +96,7 @@ def hop_skip_jump(classifier: PyTorchClassifier, norm: float, eps: float, settin
 
 
 def art_auto_attack(classifier: PyTorchClassifier, norm: float, eps: float, settings: Settings) -> Any:
-    """ART's AutoAttack; of two classes without the logits ratio, in L1 without Square, neither of which is defined."""
+    """ART's AutoAttack, without the logits ratio for two classes and without Square in L1, where they are undefined."""
     losses = ["cross_entropy", *(["difference_logits_ratio"] if classifier.nb_classes > 2 else [])]
     parts = [
         *(apgd(loss)(classifier, norm, eps, settings) for loss in losses),
@@ -112,39 +107,24 @@ def art_auto_attack(classifier: PyTorchClassifier, norm: float, eps: float, sett
 
 
 def official(version: str = "standard", attacks: tuple[str, ...] | None = None) -> Builder:
-    """
-    The authors' AutoAttack, or single stages of it.
-
-    :param version: `standard`, `plus` or `rand`.
-    :param attacks: Single stages instead.
-    :return: The builder; of the settings it takes `nb_iter`, `nb_queries`, `nb_restarts`, `eot_iter` and `seed`.
-    """
+    """The authors' AutoAttack in its version `standard`, `plus` or `rand`, or single stages of it."""
 
     def build(classifier: PyTorchClassifier, norm: float, eps: float, settings: Settings) -> Any:
-        from art_sensreg.attacks.autoattack.attack import OfficialAutoAttack
-
-        names = ("nb_iter", "nb_queries", "nb_restarts", "eot_iter", "seed")
-        chosen = {name: settings[name] for name in names if name in settings}
+        chosen = _taken(settings, "nb_iter", "nb_queries", "nb_restarts", "eot_iter", "seed")
         return OfficialAutoAttack(classifier, norm=norm, eps=eps, version=version, attacks=attacks, **chosen)
 
     return build
 
 
-def aimed(name: str, *uses: str, **fixed: Any) -> Builder:
-    """
-    One of the attacks aimed at the usual reasons why others fail.
-
-    :param name: Name of its class in `art_sensreg.attacks`.
-    :param uses: What else of the settings it takes: `donors`, `surrogates`.
-    :param fixed: Arguments that are always the same.
-    :return: The builder; of the settings it takes `max_iter`, `nb_restarts` and `seed` too.
-    """
+def ours(kind: Callable[..., Any], *uses: str, **fixed: Any) -> Builder:
+    """One of `art_sensreg.attacks` with fixed arguments; `uses` names the data it takes: `donors`, `surrogates`."""
 
     def build(classifier: PyTorchClassifier, norm: float, eps: float, settings: Settings) -> Any:
-        import art_sensreg.attacks
-
-        kind = getattr(art_sensreg.attacks, name)
-        taken = [key for key in ("max_iter", "nb_restarts", "seed", *uses) if key in settings]
-        return kind(classifier, norm=norm, eps=eps, **fixed, **{key: settings[key] for key in taken})
+        chosen = _taken(settings, "max_iter", "nb_restarts", "seed", *uses)
+        return kind(classifier, norm=norm, eps=eps, **fixed, **chosen)
 
     return build
+
+
+def _taken(settings: Settings, *names: str) -> Settings:
+    return {name: settings[name] for name in names if name in settings}

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from art_sensreg.attacks.base.sizes import parse_size
-from art_sensreg.benchmark.attacks.registry import ATTACKS, NORMS
+from art_sensreg.benchmark.attacks import ATTACKS
 from art_sensreg.benchmark.config.settings import BUDGETS
+from art_sensreg.benchmark.config.threat_models import NORMS
 from art_sensreg.benchmark.defences.registry import DEFENCES
 from art_sensreg.models import ACTIVATIONS, MODELS, NORM_LAYERS
 from art_sensreg.utils.suggestions import did_you_mean

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 
 from art_sensreg.attacks.base.sizes import check_size
-from art_sensreg.benchmark.attacks.registry import ATTACKS, DEFAULT_ATTACKS, NORMS, ordered
+from art_sensreg.benchmark.attacks import ATTACKS, default_attacks, ordered
 from art_sensreg.benchmark.cli.arguments import OneLineParser, make_parser, size_groups
 from art_sensreg.benchmark.cli.console import say
 from art_sensreg.benchmark.config.settings import FILE_RECIPE, RECIPES, SuiteSettings
-from art_sensreg.benchmark.config.threat_models import pair_threats
+from art_sensreg.benchmark.config.threat_models import NORMS, pair_threats
 from art_sensreg.benchmark.defences.from_art.defences import NO_ROWS
 from art_sensreg.benchmark.defences.registry import DEFENCES, SMOKE_DEFENCES, resolve_options
 from art_sensreg.benchmark.engine.suite import load_previous, run_suite
@@ -218,12 +218,12 @@ def _attacks(given: tuple[str, ...] | None, budget: str, classes: int, norms: tu
         for name in given:
             if name in unfit:
                 raise ValueError(f"`--attacks` names {name}, which {unfit[name]}")
-    return tuple(ordered(name for name in given or DEFAULT_ATTACKS[budget] if name not in unfit))
+    return tuple(ordered(name for name in given or default_attacks(budget) if name not in unfit))
 
 
 def _left_out(given: argparse.Namespace, settings: SuiteSettings, dataset: Dataset) -> list[str]:
     """A line for each attack that would run by default, and is not defined for these classes."""
-    wanted = given.attacks or DEFAULT_ATTACKS[settings.budget]
+    wanted = given.attacks or default_attacks(settings.budget)
     few = [name for name in wanted if ATTACKS[name].min_classes > dataset.nb_classes]
     return [f"{name}: needs {ATTACKS[name].min_classes} classes, left out" for name in few]
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from art.utils import to_categorical
 
-from art_sensreg.benchmark.attacks.registry import ATTACKS, NORMS, Attack
-from art_sensreg.benchmark.config.threat_models import Threat, allowed
+from art_sensreg.benchmark.attacks import ATTACKS, AttackSpec
+from art_sensreg.benchmark.config.threat_models import NORMS, Threat, allowed
 from art_sensreg.benchmark.defences.registry import DEFENCES
 from art_sensreg.benchmark.engine.attack_job import Job, Row, key, measure_noise, survivors
 from art_sensreg.benchmark.engine.target import Cell, Judgement, View
@@ -52,7 +52,7 @@ def attack_cell(job: Job, progress: Callable[[str], None]) -> None:
         measure_noise(job)
 
 
-def _attack_views(job: Job, attack: Attack) -> None:
+def _attack_views(job: Job, attack: AttackSpec) -> None:
     for view in job.cell.views:
         if len(job.cell.views) > 1 and view.name == "default" and not attack.art:
             continue  # others than ART's see through preprocessing by themselves: there is no default to show
@@ -61,7 +61,7 @@ def _attack_views(job: Job, attack: Attack) -> None:
                 _attack_threat(job, view, attack, threat)
 
 
-def _attack_threat(job: Job, view: View, attack: Attack, threat: Threat) -> None:
+def _attack_threat(job: Job, view: View, attack: AttackSpec, threat: Threat) -> None:
     """Attack at each size of a norm; finished attacks are left alone."""
     missing = [eps for eps in threat.eps if job.find(attack.name, threat.norm, eps, view.name) is None]
     missing = job.processes.agree(missing)
@@ -77,7 +77,7 @@ def _attack_threat(job: Job, view: View, attack: Attack, threat: Threat) -> None
         job.records.put(job.run)
 
 
-def _rows_of(job: Job, view: View, attack: Attack, norm: str, group: list[float]) -> list[Row]:
+def _rows_of(job: Job, view: View, attack: AttackSpec, norm: str, group: list[float]) -> list[Row]:
     if attack.needs_surrogates and not job.surrogates:
         reason = "no other model of this seed was trained that could stand in"
         return [_empty(attack, norm, eps, view, "not_applicable", reason) for eps in group]
@@ -98,7 +98,7 @@ def _rows_of(job: Job, view: View, attack: Attack, norm: str, group: list[float]
         return [_empty(attack, norm, eps, view, "error", reason) for eps in group]
 
 
-def _attack_once(job: Job, view: View, attack: Attack, norm: str, group: list[float]) -> list[Row]:
+def _attack_once(job: Job, view: View, attack: AttackSpec, norm: str, group: list[float]) -> list[Row]:
     n = len(job.dataset.x_test)
     strength = attack.settings[job.settings.budget]
     limit = min(job.cell.attackable(n), strength.get("points", n))
@@ -157,7 +157,7 @@ def _spread(judged: Judgement, void: np.ndarray, left: np.ndarray, wanted: np.nd
 
 
 def _outcomes(
-    job: Job, view: View, attack: Attack, norm: str, group: list[float], wanted: np.ndarray
+    job: Job, view: View, attack: AttackSpec, norm: str, group: list[float], wanted: np.ndarray
 ) -> tuple[np.ndarray, Judgement]:
     """Attack images block by block: whether each keeps within each size, `(sizes, n)`, and how it is classified."""
     found: list[tuple[int, np.ndarray, Judgement]] = []
@@ -184,7 +184,7 @@ def _outcomes(
 
 
 def _attack_block(
-    job: Job, view: View, attack: Attack, norm: str, group: list[float], rows: np.ndarray, parts: tuple[Any, ...]
+    job: Job, view: View, attack: AttackSpec, norm: str, group: list[float], rows: np.ndarray, parts: tuple[Any, ...]
 ) -> tuple[np.ndarray, Judgement]:
     data, seed = job.dataset, zlib.crc32(repr(parts).encode()) & 0x7FFFFFFF
     x, y = data.x_test[rows], data.y_test[rows]
@@ -226,7 +226,7 @@ def _nothing(cell: Cell) -> Judgement:
     return Judgement(none, rows, rows)
 
 
-def _empty(attack: Attack, norm: str, eps: float, view: View, status: str, reason: str) -> Row:
+def _empty(attack: AttackSpec, norm: str, eps: float, view: View, status: str, reason: str) -> Row:
     return {
         "attack": attack.name,
         "norm": norm,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from art_sensreg.attacks.base.predictions import predicted_labels
-from art_sensreg.benchmark.attacks.registry import ordered
+from art_sensreg.benchmark.attacks import ordered
 from art_sensreg.benchmark.config.settings import SuiteSettings
 from art_sensreg.benchmark.config.threat_models import NOISE_DRAWS, random_noise
 from art_sensreg.benchmark.engine.target import Cell

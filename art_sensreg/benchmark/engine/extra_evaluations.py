@@ -12,8 +12,8 @@ from art.utils import to_categorical
 
 from art_sensreg.attacks.base.predictions import predicted_labels
 from art_sensreg.attacks.wrappers.eot import EOT
+from art_sensreg.benchmark.attacks import ATTACKS
 from art_sensreg.benchmark.attacks.builders import pgd, square
-from art_sensreg.benchmark.attacks.registry import ATTACKS
 from art_sensreg.benchmark.config.settings import FILE_RECIPE, RECIPES
 from art_sensreg.benchmark.config.threat_models import NORMS, allowed
 from art_sensreg.benchmark.defences.claims import Claim, judged

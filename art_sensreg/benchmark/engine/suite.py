@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from art_sensreg.benchmark.attacks.registry import ATTACKS
+from art_sensreg.benchmark.attacks import ATTACKS
 from art_sensreg.benchmark.config.settings import SALIENCY, SuiteSettings
 from art_sensreg.benchmark.defences.registry import DEFENCES
 from art_sensreg.benchmark.engine.attack import attack_cell

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from art_sensreg.auditing.report import STATUSES
-from art_sensreg.benchmark.attacks.registry import ATTACKS
+from art_sensreg.benchmark.attacks import ATTACKS
 from art_sensreg.benchmark.config.settings import BUDGETS
 from art_sensreg.benchmark.config.threat_models import NORMS
 from art_sensreg.utils.files import read_regular

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from art_sensreg.auditing.report import report_from_json
-from art_sensreg.benchmark.attacks.registry import ATTACKS
+from art_sensreg.benchmark.attacks import ATTACKS
 from art_sensreg.benchmark.config.threat_models import threats_of
 from art_sensreg.benchmark.results.store import wilson_interval
 from art_sensreg.utils.text import escape_markdown, one_line

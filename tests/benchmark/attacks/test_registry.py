@@ -1,12 +1,15 @@
 """All attacks run on the trained classifier unchanged, and break an undefended one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from torch import nn
 
 from art_sensreg import SensRegClassifier
-from art_sensreg.benchmark.attacks.registry import ATTACKS, DEFAULT_ATTACKS, NORMS, ordered, perturbation_size
+from art_sensreg.benchmark.attacks import ATTACKS, default_attacks, ordered, register_attack, registry
 from art_sensreg.benchmark.config.settings import BUDGETS
+from art_sensreg.benchmark.config.threat_models import NORMS, perturbation_size
 from art_sensreg.models import build_model
 from tests.fixed_weights import fixed
 
@@ -85,26 +88,41 @@ def test_each_attack_breaks_an_undefended_model(digits, attack, norm, eps, most)
     assert robust.mean() <= most
 
 
-def test_every_attack_has_a_rank_of_its_own_and_a_strength_at_each_budget():
-    assert len({attack.cost for attack in ATTACKS.values()}) == len(ATTACKS)
-    for attack in ATTACKS.values():
+def test_every_attack_has_a_strength_at_each_budget():
+    for name, attack in ATTACKS.items():
+        assert attack.name == name
+        assert attack.default_from in BUDGETS
         assert set(attack.settings) == set(BUDGETS)
         assert attack.norms
         assert attack.summary
         assert attack.paper
-    for names in DEFAULT_ATTACKS.values():
-        assert set(names) <= set(ATTACKS)
-        assert "autoattack" in names
 
 
-def test_of_two_views_arts_gradient_attacks_go_first():
+def test_larger_budgets_run_more_attacks_by_default():
+    smoke, quick, full = map(default_attacks, BUDGETS)
+    assert set(smoke) < set(quick) < set(full)
+    assert full == tuple(ATTACKS)
+    assert "autoattack" in smoke
+
+
+def test_a_registered_attack_runs_last_or_where_it_is_put(monkeypatch):
+    before = list(ATTACKS)
+    for place, expected in ((None, [*before, "mine"]), ("fgm", ["mine", *before])):
+        with monkeypatch.context() as patch:
+            patch.setattr(registry, "ATTACKS", dict(ATTACKS))
+            register_attack(replace(ATTACKS["pgd"], name="mine"), before=place)
+            assert list(registry.ATTACKS) == expected
+    with pytest.raises(ValueError, match="`before` is 'fgn'"):
+        register_attack(replace(ATTACKS["pgd"], name="mine"), before="fgn")
+    assert list(ATTACKS) == before
+
+
+def test_with_two_views_arts_gradient_attacks_come_first():
     names = ordered(["square", "apgd-t", "autoattack", "deepfool", "fgm"], both_views=True)
     assert names == ["fgm", "deepfool", "square", "apgd-t", "autoattack"]
 
 
-def test_attacks_are_given_models_whose_weights_ask_for_no_gradient(tmp_path, monkeypatch):
-    from dataclasses import replace
-
+def test_weights_do_not_require_grad_while_a_model_is_attacked(tmp_path, monkeypatch):
     from art_sensreg.benchmark.cli.suite import main
 
     seen = []

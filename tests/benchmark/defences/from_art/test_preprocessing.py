@@ -9,8 +9,9 @@ import pytest
 import torch
 from art.defences.preprocessor import SpatialSmoothing
 
-from art_sensreg.benchmark.attacks.registry import ATTACKS, DEFAULT_ATTACKS, NORMS
+from art_sensreg.benchmark.attacks import ATTACKS, default_attacks
 from art_sensreg.benchmark.cli.suite import main
+from art_sensreg.benchmark.config.threat_models import NORMS
 from art_sensreg.benchmark.defences.from_art import preprocessing as preprocessing_rows
 from art_sensreg.benchmark.defences.from_art.preprocessing import PREPROCESSING_ROWS, NotApplicable, median_filter
 from art_sensreg.benchmark.defences.registry import DEFENCES
@@ -123,7 +124,7 @@ def test_a_preprocessing_run_can_be_resumed(finished):
     assert results(finished)["runs"] == before["runs"]
 
 
-@pytest.mark.parametrize("attack", sorted({*DEFAULT_ATTACKS["smoke"], *DEFAULT_ATTACKS["quick"]}))
+@pytest.mark.parametrize("attack", default_attacks("quick"))
 @pytest.mark.parametrize("name", ROWS)
 def test_every_default_attack_runs_through_every_preprocessor(task, model, cells, name, attack):
     preprocessed = cells[name]

@@ -1,0 +1,27 @@
+"""Names of defences and attacks: parts of files' names, of lists on the command line and of tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container
+from typing import Any
+
+from art_sensreg.utils import shown
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+_-]{0,63}")
+# What the command line takes for several names at once.
+_GROUPS = ("all", "trainers")
+
+
+def check_new_name(name: Any, taken: Container[str]) -> None:
+    """
+    Check the name of a new defence or attack.
+
+    :param name: The name.
+    :param taken: Names that there are already.
+    :raises ValueError: If it is one of them, or cannot be part of a list or a file's name.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _GROUPS:
+        raise ValueError(f"`name` is {shown(name)}; expected a word of at most 64 letters, digits, `+`, `-` and `_`.")
+    if name in taken:
+        raise ValueError(f"`name` is {name!r}, which is taken; expected a new one.")
