@@ -10,14 +10,14 @@ the candidate that the rule chooses. The values in `art_sensreg/benchmark/config
 import argparse
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from art_sensreg.benchmark.cli.arguments import OneLineParser
+from art_sensreg.benchmark import run_suite
+from art_sensreg.benchmark.cli.arguments import OneLineParser, make_parser, request_of
 from art_sensreg.benchmark.cli.console import run_program, say
-from art_sensreg.benchmark.cli.suite import main as run_suite
-from art_sensreg.benchmark.results.reading import read_results
 from art_sensreg.benchmark.results.tables import Table, summary_table
 from art_sensreg.benchmark.results.writing import write_text
 from art_sensreg.utils.files import usable_folder
@@ -99,6 +99,10 @@ def main() -> None:
         parser.error(
             f"`--of` names {', '.join(unknown)}; expected some of {', '.join(GRIDS)}{did_you_mean(unknown[0], GRIDS)}"
         )
+    try:
+        asked = request_of(make_parser().parse_args(["--dataset", given.dataset, "--quiet", *rest]))
+    except argparse.ArgumentTypeError as error:
+        parser.error(str(error))
     out = given.out or Path("results") / f"{Path(given.dataset).stem}-validation"
     try:
         usable_folder("--out", out)
@@ -110,20 +114,12 @@ def main() -> None:
         rows, candidates = [], []
         for number, options in enumerate(grid):
             folder = out / f"{defence}-{number}"
-            sets = [f"--set={defence}.{name}={value}" for name, value in options.items()]
-            fixed = [
-                "--dataset",
-                given.dataset,
-                "--validation",
-                "--defences",
-                defence,
-                "--out",
-                str(folder),
-                "--resume",
-            ]
-            if run_suite([*fixed, "--quiet", *sets, *rest]):
+            request = replace(
+                asked, validation=True, defences=(defence,), options={defence: options}, out=folder, resume=True
+            )
+            data = run_suite(request)
+            if data["runs"][0]["status"] == "error":
                 sys.exit(f"candidate {options} failed: see {folder}")
-            data = read_results(folder / "results.json")
             table = summary_table(data)
             sizes = sum("worst case" in column or column == "clean %" for column in table.header)
             rows.append([*(f"{value}" for value in options.values()), *table.rows[0][1 : 1 + sizes]])

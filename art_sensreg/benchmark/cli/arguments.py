@@ -6,11 +6,13 @@ import argparse
 import ast
 import itertools
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 from art_sensreg.attacks.base.sizes import parse_size
 from art_sensreg.benchmark.attacks import ATTACKS
+from art_sensreg.benchmark.config.request import SuiteRequest
 from art_sensreg.benchmark.config.settings import BUDGETS
 from art_sensreg.benchmark.config.threat_models import NORMS
 from art_sensreg.benchmark.defences.registry import DEFENCES
@@ -79,7 +81,14 @@ def make_parser() -> argparse.ArgumentParser:
         help="Python file that registers your own defences: docs/extending.md",
     )
     add("--attacks", type=known_names(ATTACKS), metavar="NAME,NAME...", help="default: by budget; see --list")
-    add("--norm", type=_norms, default=("linf",), metavar="NORM,NORM...", help="linf (default), l2, l1, or several")
+    add(
+        "--norm",
+        type=known_names(NORMS),
+        default=("linf",),
+        dest="norms",
+        metavar="NORM,NORM...",
+        help="linf (default), l2, l1, or several",
+    )
     add(
         "--eps",
         type=_eps,
@@ -122,8 +131,24 @@ def make_parser() -> argparse.ArgumentParser:
         help="processes that attack models side by side, on the CPU; default: all cores on digits (unless "
         "OMP_NUM_THREADS is set), else 1",
     )
-    add("--quiet", action="store_true", help="no progress bar")
+    add("--quiet", action="store_false", dest="verbose", help="no progress bar")
     return parser
+
+
+def request_of(given: argparse.Namespace) -> SuiteRequest:
+    """
+    What parsed arguments ask for.
+
+    :param given: Arguments that :func:`make_parser` has parsed.
+    :return: The request.
+    :raises argparse.ArgumentTypeError: If the sizes do not fit the norms.
+    """
+    values = {entry.name: getattr(given, entry.name) for entry in fields(SuiteRequest)}
+    options: dict[str, dict[str, Any]] = {}
+    for defence, option, value in given.options:
+        options.setdefault(defence, {})[option] = value
+    eps = None if given.eps is None else tuple(size_groups(given.eps, len(given.norms)))
+    return SuiteRequest(**{**values, "options": options, "eps": eps})
 
 
 def known_names(known: dict[str, Any], groups: dict[str, list[str]] | None = None) -> Any:
@@ -164,11 +189,6 @@ def positive_number(text: str) -> float:
         return parse_size("size", text)
     except (TypeError, ValueError):
         raise argparse.ArgumentTypeError(f"{text!r} is no number above 0") from None
-
-
-def _norms(text: str) -> tuple[str, ...]:
-    norms: tuple[str, ...] = known_names(NORMS)(text)
-    return norms
 
 
 def size_groups(text: str, count: int) -> list[tuple[float, ...]]:

@@ -10,27 +10,22 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from art_sensreg.art_bridge.weights import load_weights
 from art_sensreg.attacks.base.sizes import check_size
 from art_sensreg.auditing import CHECKS, AuditReport
-from art_sensreg.benchmark.cli.arguments import (
-    OneLineParser,
-    known_names,
-    make_parser,
-    positive_number,
-    whole_number,
-)
+from art_sensreg.benchmark.cli.arguments import OneLineParser, known_names, positive_number, whole_number
 from art_sensreg.benchmark.cli.console import say
-from art_sensreg.benchmark.cli.suite import prepare
-from art_sensreg.benchmark.config.settings import FILE_RECIPE, RECIPES, SuiteSettings
+from art_sensreg.benchmark.config.request import SuiteRequest
+from art_sensreg.benchmark.config.settings import SuiteSettings
 from art_sensreg.benchmark.config.threat_models import NORMS
 from art_sensreg.benchmark.defences.registry import DEFENCES, options_of
 from art_sensreg.benchmark.engine.audit import ADVERSARIAL, audit_cell, audited_threat
+from art_sensreg.benchmark.engine.plan import plan_training
+from art_sensreg.benchmark.engine.suite import resumed_results, use_threads_of
 from art_sensreg.benchmark.engine.target import Cell, cell_classifier
 from art_sensreg.benchmark.engine.train import task_of, trained_cell
 from art_sensreg.benchmark.results.reading import read_results
@@ -120,7 +115,7 @@ def _audited_defence(given: argparse.Namespace) -> tuple[AuditReport, str, Path]
     names = list(dict.fromkeys([*_BESIDE, given.defence]))
     out = given.out or Path("results") / f"audit-{given.defence}"
     try:
-        settings, dataset, previous = _settings(given, _suite_words(given, names, out))
+        settings, dataset, previous = _settings(given, _request(given, names, out))
     except ValueError as error:
         if "--resume" in str(error):
             raise ValueError(f"`--out` {out} holds models of other settings; choose another folder") from None
@@ -144,7 +139,7 @@ def _audited_file(given: argparse.Namespace) -> tuple[AuditReport, str, Path]:
     seed = int(match.group(2)) if match else given.seed
     stored = _stored_settings(given.checkpoint)
     out = usable_folder("--out", given.out or Path("results") / f"audit-{given.checkpoint.stem}")
-    settings, dataset, _ = _settings(given, _suite_words(given, [name], _NO_RUN, stored), stored)
+    settings, dataset, _ = _settings(given, _request(given, [name], _NO_RUN, stored))
     files = {other: given.checkpoint.with_name(f"{other}-seed{seed}.safetensors") for other in ("none", *ADVERSARIAL)}
     beside = {other: file for other, file in files.items() if stored and file.is_file() and other != name}
     cells: dict[str, Cell | None] = {
@@ -188,33 +183,37 @@ def _audit(
     return audit_cell(settings, dataset, name, cells, quick=given.quick, **arguments)
 
 
-def _suite_words(
+def _request(
     given: argparse.Namespace, names: list[str], out: Path, stored: dict[str, Any] | None = None
-) -> list[str]:
-    """The suite's own arguments, so that both take the same defaults; those of a stored run where none is given."""
+) -> SuiteRequest:
+    """What the suite is asked for, so that both take the same defaults; those of a stored run where none is given."""
     stored = stored or {}
-    words = ["--defences", ",".join(names), "--out", str(out), "--device", given.device]
-    for option in ("dataset", "model", "activation", "norm_layer", "epochs", "train_size"):
-        value = getattr(given, option) or stored.get(option)
-        words += [f"--{option.replace('_', '-')}", str(value)] if value else []
-    return words + (["--data-dir", given.data_dir] if given.data_dir else [])
+    norms, eps = ("linf",), None
+    if isinstance(stored.get("norm"), str):
+        norms, eps = (stored["norm"],), (tuple(stored["eps"]),)
+    if given.norm and (given.norm,) != norms:
+        norms, eps = (given.norm,), None
+    taken = ("dataset", "model", "activation", "norm_layer", "epochs", "train_size")
+    values = {name: getattr(given, name) or stored.get(name) for name in taken}
+    return SuiteRequest(
+        **{name: value for name, value in values.items() if value},
+        defences=tuple(names),
+        norms=norms,
+        eps=eps,
+        out=out,
+        device=given.device,
+        data_dir=given.data_dir,
+        resume=True,  # the folder may hold an earlier audit
+    )
 
 
-def _settings(
-    given: argparse.Namespace, words: list[str], stored: dict[str, Any] | None = None
-) -> tuple[SuiteSettings, Dataset, dict[str, Any] | None]:
-    suite = make_parser().parse_args(words)
-    if stored and isinstance(stored.get("norm"), str):
-        suite.norm, suite.eps = (stored["norm"],), [tuple(stored["eps"])]
-    if given.norm and (given.norm,) != suite.norm:
-        suite.norm, suite.eps = (given.norm,), None
-    suite.resume = True  # the folder may hold an earlier audit
-    settings, dataset, _, previous = prepare(suite)
+def _settings(given: argparse.Namespace, request: SuiteRequest) -> tuple[SuiteSettings, Dataset, dict[str, Any] | None]:
+    plan = plan_training(request)
+    previous = resumed_results(plan)
+    settings, dataset = plan.settings, plan.dataset
     if given.eps:  # before anything is trained
         check_size("--eps", given.eps, given.norm or settings.threats[0].norm, dataset.input_shape)
-    threads = RECIPES.get(settings.dataset, FILE_RECIPE).threads
-    if threads and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(threads)
+    use_threads_of(plan)
     return settings, dataset, previous
 
 
@@ -243,8 +242,8 @@ def settings_of_run(folder: Path, name: str, data_dir: str | None = None) -> tup
         raise ValueError(f"{folder} holds no `results.json` of a run of the suite")
     given = make_audit_parser().parse_args(["--checkpoint", str(checkpoint)])
     given.data_dir = data_dir
-    words = _suite_words(given, [name], _NO_RUN, stored)
-    return _settings(given, [*words, "--test-size", str(10**9)], stored)[:2]
+    request = _request(given, [name], _NO_RUN, stored)
+    return _settings(given, replace(request, test_size=10**9))[:2]
 
 
 def loaded_cell(settings: SuiteSettings, dataset: Dataset, seed: int, file: Path, name: str) -> Cell:

@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 
 from art_sensreg.benchmark.attacks import ATTACKS
+from art_sensreg.benchmark.config.request import SuiteRequest
 from art_sensreg.benchmark.config.settings import SALIENCY, SuiteSettings
 from art_sensreg.benchmark.defences.registry import DEFENCES
 from art_sensreg.benchmark.engine.attack import attack_cell
 from art_sensreg.benchmark.engine.attack_job import Job
 from art_sensreg.benchmark.engine.audit import audit_cell
 from art_sensreg.benchmark.engine.extra_evaluations import draw_saliency, judge_claims, measure_beside
+from art_sensreg.benchmark.engine.plan import SuitePlan, plan_suite
 from art_sensreg.benchmark.engine.target import Cell
 from art_sensreg.benchmark.engine.train import STOPS, clean_outcome, quiet, task_of, trained_cell
 from art_sensreg.benchmark.engine.workers import attack_side_by_side
 from art_sensreg.benchmark.results.reading import check_run_folder, read_results
+from art_sensreg.benchmark.results.report import write_report
 from art_sensreg.benchmark.results.store import Records
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.datasets import Dataset
-from art_sensreg.training.distributed import Processes
+from art_sensreg.training.checkpoint.lock import FolderLock
+from art_sensreg.training.distributed import Processes, join_processes, leave_processes, local_device
 from art_sensreg.utils.text import describe
 
 logger = logging.getLogger(__name__)
@@ -40,66 +48,150 @@ _DRAWN = 6
 _AUDITABLE = 50
 
 
-def run_suite(
-    settings: SuiteSettings,
-    dataset: Dataset,
-    records: Records,
-    verbose: bool = True,
-    processes: Processes = Processes(),  # noqa: B008 - frozen
-    resume: bool = False,
-    audits: bool = False,
-    interpret: bool = False,
-    workers: int = 1,
-) -> bool:
+@dataclass(frozen=True)
+class Suite:
     """
-    Run all cells that are not yet in the records: of each seed all training first, so that every attack that needs
-    other models finds them, whatever the order of the defences is.
+    A run that is ready: planned, its folder locked, its processes joined. Made by :func:`open_suite`.
 
-    :param settings: The settings.
-    :param dataset: The data, already limited to its sizes.
+    :param plan: What it does.
     :param records: Where results go; those of an earlier run are kept.
-    :param verbose: Whether a progress bar is shown.
     :param processes: Those that share the work: ours train on all of them, ART's on the first, all attack their part.
-    :param resume: Whether to continue training runs that were broken off.
-    :param audits: Whether every trained model is audited.
-    :param interpret: Whether the explanations of every trained model are scored, and those of three drawn.
-    :param workers: Processes that attack cells side by side, on the CPU. Training is never side by side: it is timed.
-    :return: Whether every cell of ours is filled.
     """
-    if processes.rank == 0 and not resume:
-        shutil.rmtree(records.out / "checkpoints" / "training", ignore_errors=True)
-    silent = not verbose or processes.rank > 0
-    steps = settings.seeds * len(settings.defences) * (1 + len(settings.attacks))
-    with tqdm(total=steps, disable=silent, unit="cell") as bar:
-        for seed in range(settings.seeds):
-            trained = {}
-            for name in settings.defences:
-                bar.set_description(f"{name} seed {seed}: training")
-                trained[name] = trained_cell(settings, dataset, records, name, seed, processes)
-                bar.update()
-            jobs = []
-            for run, cell in trained.values():
-                if cell is None:
-                    records.put(run)
-                    bar.update(len(settings.attacks))
-                    continue
-                try:
-                    jobs.append(_job(settings, dataset, records, run, cell, processes, trained))
-                except STOPS:
-                    raise
-                except BaseException as error:  # noqa: BLE001 - one failing cell must not take the others with it
-                    _fail(run, "clean images", error)
-                    records.put(run)
-            attack = partial(_attacked, cells=trained, audits=audits, interpret=interpret)
-            _attack_all(jobs, attack, workers, records, bar)
-            if processes.rank == 0:
-                judge_claims(records, dataset)
-                records.save()
-                if interpret and seed == 0:
-                    _draw(records, dataset, {name: found[1] for name, found in trained.items()})
-    wanted = [(name, seed) for seed in range(settings.seeds) for name in settings.defences]
-    asked = [run for run in records.runs if (run["defence"], run["seed"]) in wanted]
-    return not any(run["status"] == "error" for run in asked)
+
+    plan: SuitePlan
+    records: Records
+    processes: Processes
+
+    def run(self, command: str = "") -> list[Path]:
+        """
+        Run what is not stored yet, and write the report.
+
+        Of each seed all defences are trained before any is attacked, so that every attack that needs other models
+        finds them, whatever the order of the defences is.
+
+        :param command: The command that is shown in the report.
+        :return: The files of the report; none on processes other than the first.
+        """
+        settings, records = self.plan.settings, self.records
+        records.data["left_out"] = list(self.plan.left_out)
+        # ART warns of what the suite does on purpose (Carlini's clipped images, and the like).
+        logging.getLogger("art").setLevel(logging.ERROR)
+        if self.processes.rank == 0 and not self.plan.resume:
+            shutil.rmtree(records.out / "checkpoints" / "training", ignore_errors=True)
+        silent = not self.plan.verbose or self.processes.rank > 0
+        steps = settings.seeds * len(settings.defences) * (1 + len(settings.attacks))
+        with tqdm(total=steps, disable=silent, unit="step") as bar:
+            for seed in range(settings.seeds):
+                self._run_seed(seed, bar)
+        if self.processes.rank > 0:
+            return []
+        records.save()
+        return write_report(records.data, records.out, command)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every run of ours that was asked for has succeeded."""
+        settings = self.plan.settings
+        wanted = {(name, seed) for seed in range(settings.seeds) for name in settings.defences}
+        asked = [run for run in self.records.runs if (run["defence"], run["seed"]) in wanted]
+        return not any(run["status"] == "error" for run in asked)
+
+    def _run_seed(self, seed: int, bar: Any) -> None:
+        settings, dataset, records, processes = self.plan.settings, self.plan.dataset, self.records, self.processes
+        trained = {}
+        for name in settings.defences:
+            bar.set_description(f"{name} seed {seed}: training")
+            trained[name] = trained_cell(settings, dataset, records, name, seed, processes)
+            bar.update()
+        jobs = []
+        for run, cell in trained.values():
+            if cell is None:
+                records.put(run)
+                bar.update(len(settings.attacks))
+                continue
+            try:
+                jobs.append(_job(settings, dataset, records, run, cell, processes, trained))
+            except STOPS:
+                raise
+            except BaseException as error:  # noqa: BLE001 - one failing cell must not take the others with it
+                _fail(run, "clean images", error)
+                records.put(run)
+        attack = partial(_attacked, cells=trained, audits=self.plan.audit, interpret=self.plan.interpret)
+        _attack_all(jobs, attack, 1 if processes.count > 1 else self.plan.workers, records, bar)
+        if processes.rank == 0:
+            judge_claims(records, dataset)
+            records.save()
+            if self.plan.interpret and seed == 0:
+                _draw(records, dataset, {name: found[1] for name, found in trained.items()})
+
+
+def run_suite(request: SuiteRequest, command: str = "") -> dict[str, Any]:
+    """
+    Train defences, attack the trained models, write results and report.
+
+    :param request: What is asked for.
+    :param command: The command that is shown in the report.
+    :return: Content of `results.json`.
+    :raises ValueError: If something of the request does not fit, or the output folder cannot be used.
+    :raises OSError: If nothing can be written into the folder.
+    """
+    with open_suite(request) as suite:
+        suite.run(command)
+    return suite.records.data
+
+
+@contextmanager
+def open_suite(request: SuiteRequest) -> Iterator[Suite]:
+    """
+    Get a run ready: plan it, join the processes of this job, lock the output folder until it is left.
+
+    :param request: What is asked for.
+    :return: The run.
+    :raises ValueError: If something of the request does not fit, or the output folder cannot be used.
+    :raises OSError: If nothing can be written into the folder.
+    """
+    plan = plan_suite(request)
+    previous = resumed_results(plan)
+    settings = plan.settings
+    use_threads_of(plan)
+    device = local_device(torch.device(settings.device))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # ART takes the current one
+    processes = join_processes(device)
+    out, previous = processes.agree((plan.out, previous))
+    records = Records(out, settings.as_json(), settings.device, previous, writes=processes.rank == 0)
+    lock = _lock(out, previous) if processes.rank == 0 else None
+    try:
+        yield Suite(plan, records, processes)
+    finally:
+        if lock is not None:
+            lock.release()
+    if processes.count > 1:
+        processes.gather(None)  # the first process has written its report: all leave together
+        leave_processes()
+
+
+def _lock(out: Path, previous: dict[str, Any] | None) -> FolderLock:
+    """Keep other runs out of the folder of this one."""
+    lock = FolderLock(out)
+    if not lock.acquire():
+        raise ValueError(
+            f"`--out` {out} is in use by another run{lock.holder()}; choose another folder, or wait for it"
+        )
+    if load_previous(out) != previous:
+        lock.release()
+        raise ValueError(f"`--out` {out} was written to by another run just now; start again")
+    return lock
+
+
+def use_threads_of(plan: SuitePlan) -> None:
+    """
+    Set the threads of torch that the data set calls for, unless `OMP_NUM_THREADS` is set.
+
+    :param plan: The plan of a run.
+    """
+    if plan.recipe.threads and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(plan.recipe.threads)
 
 
 def _draw(records: Records, dataset: Dataset, cells: dict[str, Cell | None]) -> None:
@@ -229,3 +321,24 @@ def load_previous(out: Path) -> dict[str, Any] | None:
         return read_results(path)
     except ValueError as error:
         raise ValueError(f"`--out`: {error}; choose another folder") from error
+
+
+def resumed_results(plan: SuitePlan) -> dict[str, Any] | None:
+    """
+    Read what the output folder of a run has of it.
+
+    :param plan: The plan.
+    :return: `results.json`, or None if there is none.
+    :raises ValueError: If it is there and not to be resumed, has other settings, or cannot be read.
+    """
+    previous = load_previous(plan.out)
+    if previous is None:
+        return None
+    if not plan.resume:
+        raise ValueError(
+            f"`--out` {plan.out} holds the results of an earlier run; add --resume, or choose another folder"
+        )
+    difference = plan.settings.first_difference(previous["config"])
+    if difference:
+        raise ValueError(f"`--resume`: the run in {plan.out} had other settings: {difference}")
+    return previous

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from art_sensreg.benchmark.cli import suite as cli
+from art_sensreg.benchmark.engine import suite
 from art_sensreg.training.checkpoint.lock import FolderLock
 
 ARGUMENTS = [
@@ -36,14 +37,15 @@ def test_a_folder_in_use_is_refused(tmp_path, capsys):
 
 def test_results_written_in_the_meantime_are_not_overwritten(tmp_path, capsys, monkeypatch):
     """Another run ended between the first look at the folder and the lock."""
-    prepare = cli.prepare
+    plan = suite.plan_suite
 
-    def late(given):
-        found = prepare(given)
-        monkeypatch.setattr(cli, "load_previous", lambda out: {"runs": []})
+    def late(request):
+        found = plan(request)
+        seen = iter([None, {"runs": []}])
+        monkeypatch.setattr(suite, "load_previous", lambda out: next(seen))
         return found
 
-    monkeypatch.setattr(cli, "prepare", late)
+    monkeypatch.setattr(suite, "plan_suite", late)
     with pytest.raises(SystemExit) as stopped:
         cli.main([*ARGUMENTS, "--out", str(tmp_path)])
     assert stopped.value.code == 2
@@ -52,7 +54,7 @@ def test_results_written_in_the_meantime_are_not_overwritten(tmp_path, capsys, m
 
 
 def test_the_folder_is_free_afterwards(tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "run_suite", lambda *args, **options: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(suite, "trained_cell", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         cli.main([*ARGUMENTS, "--out", str(tmp_path)])
     monkeypatch.undo()

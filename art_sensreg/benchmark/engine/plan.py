@@ -1,0 +1,198 @@
+"""What a run will do, decided once before anything is trained: from a request to a frozen plan."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from art_sensreg.attacks.base.sizes import check_size
+from art_sensreg.benchmark.attacks import ATTACKS, default_attacks, ordered
+from art_sensreg.benchmark.config.request import SuiteRequest
+from art_sensreg.benchmark.config.settings import BUDGETS, FILE_RECIPE, RECIPES, Recipe, SuiteSettings
+from art_sensreg.benchmark.config.threat_models import NORMS, Threats, pair_threats
+from art_sensreg.benchmark.defences.registry import DEFENCES, SMOKE_DEFENCES, resolve_options
+from art_sensreg.datasets import Dataset, load_dataset
+from art_sensreg.models import build_model
+from art_sensreg.utils import check_choice, check_count
+from art_sensreg.utils.text import describe
+
+_CLASSES = "needs {} classes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuitePlan:
+    """
+    A run whose every choice is made.
+
+    :param settings: The settings, as they are stored.
+    :param dataset: The data, limited to its sizes.
+    :param out: Output folder.
+    :param resume: Whether to keep what the folder has of this run.
+    :param audit: Whether to audit every trained model.
+    :param interpret: Whether to score the explanations of every trained model.
+    :param workers: Processes that attack models side by side.
+    :param verbose: Whether to show a progress bar.
+    :param left_out: A line for each attack that was wanted and is not defined for these classes.
+    """
+
+    settings: SuiteSettings
+    dataset: Dataset
+    out: Path
+    resume: bool = False
+    audit: bool = False
+    interpret: bool = False
+    workers: int = 1
+    verbose: bool = True
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def recipe(self) -> Recipe:
+        """The defaults of the data set."""
+        return RECIPES.get(self.settings.dataset, FILE_RECIPE)
+
+
+def plan_suite(request: SuiteRequest) -> SuitePlan:
+    """
+    Decide what a run does, and check what was asked for. Nothing is written.
+
+    :param request: What is asked for.
+    :return: The plan.
+    :raises ValueError: If something does not fit.
+    :raises FileNotFoundError: If a data file is missing.
+    """
+    needed = ("jinja2", "matplotlib", "pyautoattack", *(["captum"] if request.interpret else []))
+    missing = [name for name in needed if find_spec(name) is None]
+    if missing:
+        raise ValueError(f"the suite needs {', '.join(missing)}: install art_sensreg[bench]")
+    return plan_training(request)
+
+
+def plan_training(request: SuiteRequest) -> SuitePlan:
+    """
+    As :func:`plan_suite`, but without the packages that only attacks and the report need.
+
+    :param request: What is asked for.
+    :return: The plan.
+    :raises ValueError: If something does not fit.
+    :raises FileNotFoundError: If a data file is missing.
+    """
+    _check_names(request)
+    device = _device(request.device)
+    recipe = RECIPES.get(request.dataset, FILE_RECIPE)
+    budget = request.budget or ("smoke" if request.dataset == "digits" else "quick")
+    for defence, chosen in request.options.items():
+        sizes = {"eps": recipe.eps[request.norms[0]][-1], "norm": request.norms[0]}
+        _check_options(defence, chosen, {**sizes, **recipe.penalties.get(defence, {})})
+    dataset = load_dataset(request.dataset, request.data_dir or os.environ.get("ART_SENSREG_DATA"))
+    if request.validation:
+        dataset = dataset.with_validation_as_test()
+    dataset = dataset.limited(request.train_size, request.test_size or recipe.test_size[budget])
+    threats = pair_threats(request.norms, request.eps, recipe.eps)
+    _check_sizes(request, threats, dataset)
+    settings = SuiteSettings(
+        dataset=request.dataset,
+        defences=request.defences or (SMOKE_DEFENCES if budget == "smoke" else tuple(DEFENCES)),
+        attacks=_attacks(request, budget, dataset.nb_classes),
+        threats=threats,
+        model=request.model or recipe.model,
+        activation=request.activation,
+        norm_layer=request.norm_layer,
+        budget=budget,
+        seeds=request.seeds,
+        epochs=request.epochs or recipe.epochs,
+        batch_size=request.batch_size or recipe.batch_size,
+        learning_rate=request.learning_rate or recipe.learning_rate,
+        train_size=request.train_size,
+        test_size=len(dataset.x_test),
+        validation=request.validation,
+        data_crc32=dataset.crc32,
+        device=device,
+        all_points=request.all_points,
+        options={defence: dict(chosen) for defence, chosen in request.options.items()},
+    )
+    build_model(settings.model, dataset.input_shape, dataset.nb_classes, settings.activation, settings.norm_layer)
+    return SuitePlan(
+        settings=settings,
+        dataset=dataset,
+        out=request.out or Path("results") / f"{dataset.name}-{time.strftime('%Y%m%d-%H%M%S')}",
+        resume=request.resume,
+        audit=request.audit,
+        interpret=request.interpret,
+        workers=_workers(request.jobs, device, recipe),
+        verbose=request.verbose,
+        left_out=_left_out(request, budget, dataset.nb_classes),
+    )
+
+
+def _check_names(request: SuiteRequest) -> None:
+    """What the parser of a command line has checked already, and a caller in Python may have misspelt."""
+    for entry, known in (("defences", DEFENCES), ("attacks", ATTACKS), ("norms", NORMS), ("options", DEFENCES)):
+        for name in getattr(request, entry) or ():
+            check_choice(entry, name, tuple(known))
+    check_choice("budget", request.budget or "smoke", BUDGETS)
+    check_choice("device", request.device, ("auto", "cpu", "cuda"))
+    for entry in ("seeds", "epochs", "batch_size", "train_size", "test_size", "jobs"):
+        if getattr(request, entry) is not None:
+            check_count(entry, getattr(request, entry))
+
+
+def _device(asked: str) -> str:
+    device = asked if asked != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("`--device` is 'cuda', and torch sees no GPU here; expected auto or cpu")
+    return device
+
+
+def _check_options(defence: str, chosen: Mapping[str, Any], recipe: dict[str, Any]) -> None:
+    try:
+        resolve_options(defence, dict(chosen), recipe)
+    except (ValueError, TypeError):
+        raise
+    except Exception as error:  # a defence of a plugin may check its options in any way
+        raise ValueError(f"`--set` {defence}: {describe(error)}") from error
+
+
+def _check_sizes(request: SuiteRequest, threats: Threats, dataset: Dataset) -> None:
+    for threat in threats:
+        for eps in threat.eps:
+            check_size("--eps", eps, threat.norm, dataset.input_shape)
+    for defence, chosen in request.options.items():
+        if isinstance(chosen.get("eps"), (int, float)):
+            check_size(f"--set {defence}.eps", chosen["eps"], threats[0].norm, dataset.input_shape)
+
+
+def _attacks(request: SuiteRequest, budget: str, classes: int) -> tuple[str, ...]:
+    """The attacks in the order in which they run; undefined ones are left out, and refused when asked for by name."""
+    unfit = {}
+    for name, attack in ATTACKS.items():
+        if attack.min_classes > classes:
+            unfit[name] = f"{_CLASSES.format(attack.min_classes)}; the data set has {classes}"
+        elif not set(request.norms) & set(attack.norms):
+            unfit[name] = f"is not defined in {', '.join(request.norms)}; only in {', '.join(attack.norms)}"
+    given = request.attacks
+    if given is not None and given != tuple(ATTACKS):
+        for name in given:
+            if name in unfit:
+                raise ValueError(f"`--attacks` names {name}, which {unfit[name]}")
+    return tuple(ordered(name for name in given or default_attacks(budget) if name not in unfit))
+
+
+def _left_out(request: SuiteRequest, budget: str, classes: int) -> tuple[str, ...]:
+    wanted = [ATTACKS[name] for name in request.attacks or default_attacks(budget)]
+    few = [attack for attack in wanted if attack.min_classes > classes]
+    return tuple(f"{attack.name}: {_CLASSES.format(attack.min_classes)}, left out" for attack in few)
+
+
+def _workers(jobs: int | None, device: str, recipe: Recipe) -> int:
+    """How many processes attack side by side: by default several where each is to have one thread."""
+    if device != "cpu":
+        return 1
+    small = recipe.threads == 1 and "OMP_NUM_THREADS" not in os.environ
+    return jobs or (len(os.sched_getaffinity(0)) if small and hasattr(os, "sched_getaffinity") else 1)
