@@ -14,10 +14,11 @@ from art_sensreg.benchmark.cli.arguments import OneLineParser
 from art_sensreg.benchmark.cli.console import run_program, say
 from art_sensreg.benchmark.config.threat_models import threats_of
 from art_sensreg.benchmark.results.reading import read_results
-from art_sensreg.benchmark.results.store import Z95, read_mask
+from art_sensreg.benchmark.results.store import read_mask
 from art_sensreg.benchmark.results.tables import Table
 from art_sensreg.benchmark.results.writing import write_text
 from art_sensreg.utils.files import usable_folder
+from art_sensreg.utils.stats import mean_half_width
 from art_sensreg.utils.suggestions import did_you_mean
 from art_sensreg.utils.text import escape_markdown, fenced
 
@@ -61,7 +62,7 @@ def main() -> int:
         shares = 100 * np.array([[mask.mean() for mask in pair] for pair in pairs])
         # The images are drawn, the seeds are these: each image counts with its mean over them.
         difference = 100 * np.mean([pair[1].astype(float) - pair[0] for pair in pairs], axis=0)
-        half = Z95 * difference.std(ddof=1) / np.sqrt(len(difference))
+        half = mean_half_width(difference)
         rows.append(
             [
                 f"{eps:g}",

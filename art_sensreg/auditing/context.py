@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -25,8 +24,8 @@ from art_sensreg.attacks.wrappers.torch_model import differentiable_model
 from art_sensreg.outputs import SingleOutput
 from art_sensreg.penalties.forward.noise import derive_seed
 from art_sensreg.randomized import RandomizedClassifier
+from art_sensreg.utils.stats import share_half_width
 
-_Z95 = NormalDist().inv_cdf(0.975)  # two-sided 95 % quantile
 _BATCH = 512
 # Losses and starts of the restarts that follow PGD on cross-entropy, each on what is left.
 _RESTARTS = (
@@ -311,7 +310,7 @@ class Evidence:
         """
         share = self.robust_accuracy if share is None else share
         points = self.n if points is None else points
-        return max(nominal, _Z95 * math.sqrt(share * (1 - share) / points), 1 / points)
+        return max(nominal, share_half_width((share, points)), 1 / points)
 
 
 def output_scale(outputs: np.ndarray) -> float:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -16,8 +14,7 @@ from art_sensreg.attacks.wrappers.torch_model import check_classifier
 from art_sensreg.interpret.areas import deletion_area, insertion_area
 from art_sensreg.interpret.metrics import alignment, gini_sparsity, infidelity, max_sensitivity
 from art_sensreg.interpret.saliency import Saliency, checked, input_gradient, integrated_gradients
-
-Z95 = NormalDist().inv_cdf(0.975)  # two-sided 95 % quantile
+from art_sensreg.utils.stats import mean_half_width
 
 # Which direction is better, in the order of the rows.
 METRICS = {
@@ -154,7 +151,7 @@ def _score(metric: str, saliency: str, values: np.ndarray) -> ExplanationScore:
     mean, n = float(values.mean()), len(values)
     low = high = None
     if n > 1:
-        half = Z95 * float(values.std(ddof=1)) / math.sqrt(n)
+        half = mean_half_width(values)
         low, high = mean - half, mean + half
     return ExplanationScore(
         metric=metric, saliency=saliency, value=mean, ci_low=low, ci_high=high, n=n, better=METRICS[metric]

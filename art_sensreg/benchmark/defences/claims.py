@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
-from art_sensreg.benchmark.results.store import Z95
+from art_sensreg.utils.stats import share_half_width
 
 METRICS = ("robust_accuracy", "certified_accuracy", "attack_queries", "none")
 # Fewest queries for each of the undefended model's that count as more: Square's own spread between runs is far smaller.
@@ -110,9 +109,9 @@ def _key(case: dict[str, Any]) -> tuple[str, float]:
 def _clearly_above(case: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether one share is above another by more than the sampling error of both (95 %)."""
     first, second = case["robust_accuracy"], other["robust_accuracy"]
-    variance = first * (1 - first) / case["n"] + second * (1 - second) / other["n"]
+    error = share_half_width((first, case["n"]), (second, other["n"]))
     # Of a share of 0 or 1 the estimate of the variance is 0; one image more or less is the least that counts.
-    return bool(first - second > Z95 * math.sqrt(variance) + 1 / case["n"])
+    return bool(first - second > error + 1 / case["n"])
 
 
 def _judge_certified(run: dict[str, Any], twin: dict[str, Any] | None, chance: float) -> tuple[str, str]:

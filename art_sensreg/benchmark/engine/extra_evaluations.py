@@ -24,9 +24,10 @@ from art_sensreg.benchmark.defences.train_spec import NotApplicable
 from art_sensreg.benchmark.engine.attack_job import Job
 from art_sensreg.benchmark.engine.target import Cell
 from art_sensreg.benchmark.engine.train import STOPS, quiet, seed_everything, task_of
-from art_sensreg.benchmark.results.store import Records, wilson_interval
+from art_sensreg.benchmark.results.store import Records
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.datasets import Dataset
+from art_sensreg.utils.stats import wilson_interval
 from art_sensreg.utils.text import describe
 
 # Draws that the attacker averages, in the curve of a random model.

@@ -5,14 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import os
 import platform
 import re
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -23,34 +21,11 @@ from art_sensreg.benchmark.results.reading import MASK, SCHEMA, check_run_folder
 from art_sensreg.benchmark.results.writing import plain, write_text
 from art_sensreg.utils.files import read_regular, usable_folder, write_aside
 from art_sensreg.utils.npz import read_npz
+from art_sensreg.utils.stats import wilson_interval
 from art_sensreg.utils.text import escape_csv, one_line
 
 # Of a mask of a million images.
 _MASK_LIMIT = 2**24
-Z95 = NormalDist().inv_cdf(0.975)  # two-sided 95 % quantile
-
-
-def wilson_interval(successes: int, n: int) -> tuple[float, float]:
-    """
-    Wilson's 95 % interval of a share.
-
-    | Paper link: https://doi.org/10.1080/01621459.1927.10502953 (Wilson 1927)
-
-    :param successes: Number of successes.
-    :param n: Number of trials, at least 1.
-    :return: Lower and upper end.
-
-    Example:
-    >>> from art_sensreg.benchmark.results.store import wilson_interval
-    >>> [round(end, 4) for end in wilson_interval(8, 10)]
-    [0.4902, 0.9433]
-    """
-    share = successes / n
-    scale = 1 + Z95**2 / n
-    centre = (share + Z95**2 / (2 * n)) / scale
-    half = Z95 / scale * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
-    # At the ends the formula is exact, but for rounding.
-    return (centre - half if successes else 0.0), (centre + half if successes < n else 1.0)
 
 
 def environment(device: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from art_sensreg.auditing.report import report_from_json
 from art_sensreg.benchmark.attacks import ATTACKS
 from art_sensreg.benchmark.config.threat_models import threats_of
-from art_sensreg.benchmark.results.store import wilson_interval
+from art_sensreg.utils.stats import wilson_interval
 from art_sensreg.utils.text import escape_markdown, one_line
 
 # Columns of words, beside the first one.

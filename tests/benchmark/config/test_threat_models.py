@@ -13,7 +13,7 @@ import pytest
 
 from art_sensreg.benchmark.cli.suite import main
 from art_sensreg.benchmark.config.threat_models import allowed, perturbation_size, random_noise
-from art_sensreg.benchmark.results.store import wilson_interval
+from art_sensreg.utils.stats import wilson_interval
 from tests.paths import ROOT
 
 SCRIPT = ROOT / "benchmarks" / "run_art_suite.py"

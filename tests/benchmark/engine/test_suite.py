@@ -16,7 +16,8 @@ import pytest
 from art_sensreg.benchmark.cli.suite import main
 from art_sensreg.benchmark.defences import factories as rows
 from art_sensreg.benchmark.defences.registry import DEFENCES
-from art_sensreg.benchmark.results.store import Records, wilson_interval
+from art_sensreg.benchmark.results.store import Records
+from art_sensreg.utils.stats import wilson_interval
 from tests.paths import ROOT
 
 SCRIPT = ROOT / "benchmarks" / "run_art_suite.py"

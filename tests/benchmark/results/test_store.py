@@ -1,26 +1,14 @@
 import json
-import math
 
 import numpy as np
-import pytest
 
 from art_sensreg.benchmark.config.threat_models import Threat, perturbation_size
-from art_sensreg.benchmark.results.store import Records, wilson_interval
+from art_sensreg.benchmark.results.store import Records
+from art_sensreg.utils.stats import wilson_interval
 
 RUN = {
     "defence": "x", "dataset": "d", "seed": 0, "status": "ok", "clean_accuracy": 1.0, "step_cost": 1.0, "attacks": []
 }  # fmt: skip
-
-
-@pytest.mark.parametrize(("successes", "n"), [(0, 10), (3, 10), (10, 10), (830, 1000)])
-def test_wilson_ends_solve_the_score_equation(successes, n):
-    """The ends are the shares p at which the observed share lies 1.96 standard errors of p away."""
-    share = successes / n
-    for end in wilson_interval(successes, n):
-        if 0 < end < 1:
-            assert abs(share - end) / math.sqrt(end * (1 - end) / n) == pytest.approx(1.959964, rel=1e-5)
-        else:
-            assert share == end
 
 
 def test_worst_case_is_the_mean_of_minima_and_not_the_minimum_of_means(tmp_path):
