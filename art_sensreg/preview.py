@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import indent
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from art_sensreg.training.config import TrainingConfig
 from art_sensreg.utils import check_count, gradients_on, shown
 from art_sensreg.utils.model_rng import preserve_model, preserve_rng_state
 from art_sensreg.utils.modes import eval_mode, set_mode
+from art_sensreg.utils.tables import Table
 
 
 @dataclass(frozen=True)
@@ -86,14 +88,8 @@ class Description:
             effect = f"gradient {penalty.gradient:.3g}" if penalty.has_effect else "NO EFFECT on any trained weight"
             size = f"value {penalty.value:.4g}, weight {penalty.weight:g}, weighted {penalty.weighted:.4g}"
             lines.append(f"{penalty.name}: {size} ({100 * penalty.share:.3g} % of the base loss), {effect}")
-            table = (
-                [("layer", "tapped", "module", "shape", "neurons", "moves a trained weight")] if penalty.layers else []
-            )
-            for number, layer in enumerate(penalty.layers, 1):
-                answer = "yes" if layer.trains else "NO"
-                table.append((str(number), layer.name, layer.module, str(layer.shape), str(layer.neurons), answer))
-            widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-            lines += ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
+            if penalty.layers:
+                lines.append(indent(_table_of(penalty.layers).as_text(), "  "))
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -238,3 +234,12 @@ def _rows_of(y: Any, classes: int, x: Any) -> np.ndarray:
     labels = check_labels(y.detach().cpu().numpy() if isinstance(y, torch.Tensor) else y, classes, len(x))
     hard: np.ndarray = labels.argmax(1) if labels.ndim == 2 and (labels.max(1) == 1).all() else labels
     return hard
+
+
+def _table_of(layers: Sequence[TappedLayer]) -> Table:
+    rows = [
+        [str(number), layer.name, layer.module, str(layer.shape), str(layer.neurons), "yes" if layer.trains else "NO"]
+        for number, layer in enumerate(layers, 1)
+    ]
+    words = ["tapped", "module", "shape", "moves a trained weight"]
+    return Table(["layer", *words[:3], "neurons", words[3]], rows, words)

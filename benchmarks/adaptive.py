@@ -37,10 +37,10 @@ from art_sensreg.benchmark.cli.audit import loaded_cell, settings_of_run
 from art_sensreg.benchmark.cli.console import run_program, say
 from art_sensreg.benchmark.defences.registry import DEFENCES
 from art_sensreg.benchmark.engine.audit import penalties_of
-from art_sensreg.benchmark.results.tables import Table
 from art_sensreg.benchmark.results.writing import write_text
 from art_sensreg.utils.files import read_regular, usable_folder
 from art_sensreg.utils.stats import wilson_interval
+from art_sensreg.utils.tables import Table
 from art_sensreg.utils.text import describe
 
 STANDARD, SINK = (

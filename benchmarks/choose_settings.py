@@ -18,10 +18,11 @@ from typing import Any
 from art_sensreg.benchmark import run_suite
 from art_sensreg.benchmark.cli.arguments import OneLineParser, make_parser, request_of
 from art_sensreg.benchmark.cli.console import run_program, say
-from art_sensreg.benchmark.results.tables import Table, summary_table
+from art_sensreg.benchmark.results.tables import summary_table
 from art_sensreg.benchmark.results.writing import write_text
 from art_sensreg.utils.files import usable_folder
 from art_sensreg.utils.suggestions import did_you_mean
+from art_sensreg.utils.tables import Table
 from art_sensreg.utils.text import fenced
 
 SR_JR_GRID = [

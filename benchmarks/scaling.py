@@ -22,11 +22,11 @@ import torch
 from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegClassifier, SensRegTrainer, TrainingConfig
 from art_sensreg.benchmark.cli.arguments import OneLineParser, whole_number
 from art_sensreg.benchmark.cli.console import run_program, say
-from art_sensreg.benchmark.results.tables import Table
 from art_sensreg.benchmark.results.writing import write_text
 from art_sensreg.models import build_model
 from art_sensreg.training import Callback
 from art_sensreg.utils.files import usable_folder
+from art_sensreg.utils.tables import Table
 from art_sensreg.utils.text import fenced
 
 

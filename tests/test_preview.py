@@ -38,7 +38,7 @@ def test_a_model_alone():
     text = str(describe(model, X))
     assert text.splitlines()[0].startswith("base loss ")
     assert "20 rows, labels: the model's own predictions" in text
-    assert [line.split()[:3] for line in text.splitlines()[3:5]] == [["1", "tanh", "1"], ["2", "relu", "3"]]
+    assert [line.split()[:3] for line in text.splitlines()[4:6]] == [["1", "tanh", "1"], ["2", "relu", "3"]]
     described = describe(model, torch.from_numpy(X), torch.from_numpy(Y))
     assert repr(described) == str(described)
     assert [penalty.name for penalty in described.penalties] == ["sensitivity", "jacobian"]
@@ -78,8 +78,8 @@ def test_what_has_no_effect_is_said():
     assert [layer.trains for layer in described.layers] == [False, False]
     lines = str(described).splitlines()
     assert lines[1].endswith("NO EFFECT on any trained weight")
-    assert [line.split()[-1] for line in lines[3:5]] == ["NO", "NO"]
-    assert "gradient" in lines[5]
+    assert [line.split()[-1] for line in lines[4:6]] == ["NO", "NO"]
+    assert "gradient" in lines[6]
 
 
 def test_penalties_of_ones_own_and_those_of_a_classifier():

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from art_sensreg.utils.tables import Table
 from art_sensreg.utils.text import escape_markdown, one_line
 
 STATUSES = ("PASS", "FAIL", "SKIP", "N/A", "ERROR")
@@ -95,21 +96,15 @@ class AuditReport:
         }
 
     def __str__(self) -> str:
-        return "\n".join([_table(self.rows()), "", *self.advice(), f"Verdict: {self.verdict}"])
+        return "\n".join([self.table().as_text(), "", *self.advice(), f"Verdict: {self.verdict}"])
 
-    def rows(self) -> list[list[str]]:
-        """Header and one row a check, as text."""
-        header = ["check", "status", "value", "threshold", "s", "source"]
-        return [header] + [
-            [
-                check.name,
-                check.status,
-                *map(_text, (check.value, check.threshold)),
-                f"{check.seconds:.1f}",
-                check.source,
-            ]
+    def table(self) -> Table:
+        """One row for each check."""
+        rows = [
+            [check.name, check.status, _text(check.value), _text(check.threshold), f"{check.seconds:.1f}", check.source]
             for check in self.checks
         ]
+        return Table(["check", "status", "value", "threshold", "s", "source"], rows, words=("status", "source"))
 
     def advice(self) -> list[str]:
         """One line for each check that did not pass."""
@@ -123,10 +118,7 @@ class AuditReport:
 
     def as_markdown(self) -> str:
         """The report in Markdown: verdict, table, and what to do about each check that did not pass."""
-        header, *rows = self.rows()
-        table = [header, ["---", "---", "---:", "---:", "---:", "---"], *rows]
-        lines = ["\n".join(f"| {' | '.join(map(escape_markdown, row))} |" for row in table)]
-        lines += [f"**Verdict: {escape_markdown(self.verdict)}**"]
+        lines = [self.table().as_markdown(), f"**Verdict: {escape_markdown(self.verdict)}**"]
         lines += [f"- {escape_markdown(line)}" for line in self.advice()]
         settings = ", ".join(f"{name} {_text(value)}" for name, value in self.settings.items())
         return "\n\n".join([f"Audited: {escape_markdown(settings)}.", *lines]) + "\n"
@@ -158,11 +150,3 @@ def _text(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _table(rows: list[list[str]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    rows = [rows[0], ["-" * width for width in widths], *rows[1:]]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )

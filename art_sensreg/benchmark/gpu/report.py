@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from art_sensreg.benchmark.results.tables import Table
+from art_sensreg.utils.tables import Table
 
 Record = dict[str, Any]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from art_sensreg.benchmark.results.tables import (
-    Table,
     audit_table,
     claim_mark,
     gap_table,
@@ -14,6 +13,7 @@ from art_sensreg.benchmark.results.tables import (
     union_table,
     with_interval,
 )
+from art_sensreg.utils.tables import Table
 
 
 def extra_tables(data: dict[str, Any], wide: bool = True) -> list[tuple[str, Table]]:
@@ -61,7 +61,8 @@ def claim_table(data: dict[str, Any]) -> Table:
         for run in data["runs"]
         if "claim" in run
     ]
-    return Table(["defence", "claims to stop", "metric", "measured", "claim"], rows)
+    header = ["defence", "claims to stop", "metric", "measured", "claim"]
+    return Table(header, rows, words=header)
 
 
 def certified_table(data: dict[str, Any]) -> Table:

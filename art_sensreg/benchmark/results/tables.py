@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -10,38 +9,8 @@ from art_sensreg.auditing.report import report_from_json
 from art_sensreg.benchmark.attacks import ATTACKS
 from art_sensreg.benchmark.config.threat_models import threats_of
 from art_sensreg.utils.stats import wilson_interval
-from art_sensreg.utils.text import escape_markdown, one_line
-
-# Columns of words, beside the first one.
-_WORDS = ("claim", "claims to stop", "metric", "measured", "verdict")
-
-
-@dataclass(frozen=True)
-class Table:
-    """A header and rows of text."""
-
-    header: list[str]
-    rows: list[list[str]]
-
-    def as_text(self) -> str:
-        """The table in aligned columns: words to the left, numbers to the right."""
-        header, *rows = [[one_line(cell) for cell in line] for line in [self.header, *self.rows]]
-        widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
-        lines = []
-        for line in [header, ["-" * width for width in widths], *rows]:
-            cells = [
-                cell.ljust(width) if number == 0 or self.header[number] in _WORDS else cell.rjust(width)
-                for number, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ]
-            lines.append("  ".join(cells).rstrip())
-        return "\n".join(lines)
-
-    def as_markdown(self) -> str:
-        """The table in Markdown, in which no cell can be taken for markup."""
-        rule = ["---" if number == 0 or name in _WORDS else "---:" for number, name in enumerate(self.header)]
-        header, *rows = [[escape_markdown(cell) for cell in line] for line in [self.header, *self.rows]]
-        lines = [header, rule, *rows]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+from art_sensreg.utils.tables import Table
+from art_sensreg.utils.text import one_line
 
 
 def group_runs(data: dict[str, Any], status: str = "ok") -> dict[str, list[dict[str, Any]]]:
@@ -91,7 +60,7 @@ def summary_table(data: dict[str, Any]) -> Table:
         for name, runs in group_runs(data, status).items():
             if name not in filled:
                 rows.append([name, *["-"] * (len(header) - 2), f"{words}: {runs[0]['reason']}"])
-    return Table(header, rows)
+    return Table(header, rows, words=("claim",))
 
 
 def claim_mark(runs: list[dict[str, Any]]) -> str:
@@ -226,7 +195,7 @@ def audit_table(data: dict[str, Any]) -> Table:
         return verdict if len(parts) < 4 else f"{', '.join(parts[:2])} and {len(parts) - 2} more"
 
     rows = [[run_name(run, data), short(run["audit"]["verdict"])] for run in data["runs"] if run.get("audit")]
-    return Table(["defence", "verdict"], rows)
+    return Table(["defence", "verdict"], rows, words=("verdict",))
 
 
 def audit_details(data: dict[str, Any]) -> list[tuple[str, Table, list[str]]]:
@@ -240,8 +209,7 @@ def audit_details(data: dict[str, Any]) -> list[tuple[str, Table, list[str]]]:
     for run in data["runs"]:
         if run.get("audit") and run["audit"]["checks"]:
             report = report_from_json(run["audit"])
-            header, *rows = report.rows()
-            details.append((f"Audit of {run_name(run, data)}: {report.verdict}", Table(header, rows), report.advice()))
+            details.append((f"Audit of {run_name(run, data)}: {report.verdict}", report.table(), report.advice()))
     return details
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from art_sensreg.benchmark.results.tables import Table
 from art_sensreg.benchmark.results.writing import save_picture, write_text
 from art_sensreg.benchmark.step_cost.variants import VARIANTS
+from art_sensreg.utils.tables import Table
 
 UNITS = {"epoch": "lean epoch", "predict": "lean predict", "gradient": "lean gradient"}
 NOTES = """*time / unit* is the median over paired repeats: each time of a variant is divided by the mean of its unit's

@@ -17,7 +17,6 @@ from art_sensreg.benchmark.defences.registry import DEFENCES, register
 from art_sensreg.benchmark.engine import suite
 from art_sensreg.benchmark.results.reading import read_results
 from art_sensreg.benchmark.results.store import Records
-from art_sensreg.benchmark.results.tables import Table
 
 WORDS = ["--model", "mlp", "--train-size", "60", "--test-size", "12", "--epochs", "1", "--eps", "0.1", "--quiet"]
 HOSTILE = "=1+1 | <script>alert(1)</script>\n# title [x](http://y) `code` ``` \x1b[31m"
@@ -159,12 +158,6 @@ def test_no_cell_of_the_csv_is_a_formula(tmp_path):
     for cell in [*header, *cells]:
         assert "\n" not in cell
         assert cell == "-0.1" or not cell.startswith(("=", "+", "-", "@"))
-
-
-def test_a_table_in_a_terminal_has_one_line_a_row():
-    text = Table(["defence", "claim"], [["a\nb", "\x1b[2Jgone"]]).as_text()
-    assert len(text.splitlines()) == 3
-    assert "\x1b" not in text
 
 
 @pytest.mark.parametrize(
