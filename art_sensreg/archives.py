@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from art_sensreg.utils.files import read_regular, write_aside
+from art_sensreg.utils.files import atomic_write, read_regular
 
 Arrays = dict[str, np.ndarray]
 
@@ -214,5 +214,5 @@ def _downloaded(archive: Archive, folder: Path, instead: str) -> bytes:
         raise OSError(error.errno, f"{archive.url} cannot be downloaded ({reason}): try again, {instead}") from error
     if _as_published(data, archive.digests):
         folder.mkdir(parents=True, exist_ok=True)
-        write_aside(folder / archive.names[0], data)
+        atomic_write(folder / archive.names[0], data)
     return data

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from art_sensreg.benchmark.cli.arguments import OneLineParser
 from art_sensreg.benchmark.cli.console import run_program, say
-from art_sensreg.utils.files import write_aside
+from art_sensreg.utils.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -59,7 +59,7 @@ def main() -> None:
     )
     target = ROOT / "docs" / "results" / "installed-size.md"
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_aside(target, text.encode())
+    atomic_write(target, text.encode())
     say(text)
 
 

@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load
 from torch import nn
 
-from art_sensreg.training.checkpoint.files import DAMAGE, from_bytes, header_of, read_bytes, to_bytes, write_aside
+from art_sensreg.training.checkpoint.files import DAMAGE, from_bytes, header_of, read_bytes, to_bytes
 from art_sensreg.training.checkpoint.loading import check_model_state, check_optimizer_state
 from art_sensreg.utils import shown
+from art_sensreg.utils.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ def save_weights(file: Path, model: nn.Module, optimizer: torch.optim.Optimizer 
         tree[_OPTIMIZER] = {"class": type(optimizer).__qualname__, **optimizer.state_dict()}
     data = to_bytes(tree, FORMAT, VERSION)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_aside(file, data)
+    atomic_write(file, data)
 
 
 def load_weights(file: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:

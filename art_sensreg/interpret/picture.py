@@ -14,7 +14,7 @@ from art.estimators.classification import PyTorchClassifier
 
 from art_sensreg.interpret.saliency import SALIENCIES, batches, checked, evaluated, optional_module
 from art_sensreg.utils import check_choice, shown
-from art_sensreg.utils.files import write_aside
+from art_sensreg.utils.files import atomic_write
 
 _INCHES = 1.5  # of an image
 
@@ -138,5 +138,5 @@ def _show_map(axis: Any, values: np.ndarray) -> None:
 def _write(figure: Any, path: Path) -> Path:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=150)
-    write_aside(path, file.getvalue())
+    atomic_write(path, file.getvalue())
     return path

@@ -46,47 +46,54 @@ def read_regular(path: Path, limit: int, links: bool = False) -> bytes:
 
 def check_regular(path: Path, links: bool = False) -> None:
     """
-    Refuse what is no regular file, before something else opens it.
+    Refuse what is not a regular file, before something else opens it.
 
     :param path: The file.
     :param links: Whether a symbolic link is followed.
-    :raises OSError: If there is none, or it is a pipe, device, folder or (without `links`) a link.
+    :raises OSError: If nothing is there (`FileNotFoundError`), a folder (`IsADirectoryError`), a pipe, a device or,
+        without `links`, a symbolic link.
     """
     mode = os.stat(path, follow_symlinks=links).st_mode
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, f"{path.name} is a {_kind(mode)}; expected a regular file")
+        number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        raise OSError(number, f"{path.name} is a {_kind(mode)}; expected a regular file")
 
 
-def write_aside(path: Path, data: bytes) -> None:
+def atomic_write(path: Path, data: bytes) -> None:
     """
-    Write a file under another name and rename it: a kill leaves the former file, and no link is followed.
+    Write a file under another name, bring it to the disk and rename it: an interruption leaves the former file.
 
-    :param path: Where to. What lies there is replaced if it is a regular file.
-    :param data: What.
-    :raises OSError: If it cannot be written, or a folder, link or pipe lies there.
+    :param path: The file. Only a regular one is replaced; no link is followed.
+    :param data: Its content.
+    :raises OSError: If it cannot be written, or something else lies there (`FileExistsError`).
 
     Example:
     >>> import tempfile
-    >>> from art_sensreg.utils.files import write_aside
+    >>> from art_sensreg.utils.files import atomic_write
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_aside(Path(folder, "table.csv"), b"a,b")
+    ...     atomic_write(Path(folder, "table.csv"), b"a,b")
     ...     Path(folder, "table.csv").read_bytes()
     b'a,b'
     """
-    with suppress(FileNotFoundError):
-        check_regular(path)
-    aside = path.with_name(f"{path.name}.part")
-    with suppress(FileNotFoundError):
-        aside.unlink()  # what a killed run has left; of a link only the link
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise FileExistsError(errno.EEXIST, f"{str(path)!r} is no regular file; expected one, or nothing there")
+    part = path.with_name(f"{path.name}.part")
     try:
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFELY | _NO_LINK, 0o666)
-        with open(descriptor, "wb") as file:
+        part.unlink(missing_ok=True)  # left by a process that was killed; or a link, which must not be followed
+        with open(part, "xb") as file:
             file.write(data)
-        os.replace(aside, path)
-    except BaseException:
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
         with suppress(OSError):
-            aside.unlink()
-        raise
+            part.unlink(missing_ok=True)
+    with suppress(OSError):  # not every system can open folders, and the file itself is on the disk
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def usable_folder(name: str, folder: Path) -> Path:
@@ -107,7 +114,7 @@ def usable_folder(name: str, folder: Path) -> Path:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_aside(folder / ".probe", b"probe")
+        atomic_write(folder / ".probe", b"probe")
         (folder / ".probe").unlink()
     except OSError as error:
         below = isinstance(error, (FileExistsError, NotADirectoryError))

@@ -19,7 +19,7 @@ import torch
 from art_sensreg.benchmark.config.threat_models import Threats
 from art_sensreg.benchmark.results.reading import MASK, SCHEMA, check_run_folder
 from art_sensreg.benchmark.results.writing import plain, write_text
-from art_sensreg.utils.files import read_regular, usable_folder, write_aside
+from art_sensreg.utils.files import atomic_write, read_regular, usable_folder
 from art_sensreg.utils.npz import read_npz
 from art_sensreg.utils.stats import wilson_interval
 from art_sensreg.utils.text import escape_csv, one_line
@@ -162,7 +162,7 @@ class Records:
         if self.writes:
             file = io.BytesIO()
             np.savez_compressed(file, robust=robust, attacked=attacked, seen=attacked if seen is None else seen)
-            write_aside(path, file.getvalue())
+            atomic_write(path, file.getvalue())
         return f"masks/{path.name}"
 
     def read_mask(self, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from art_sensreg.utils.files import write_aside
+from art_sensreg.utils.files import atomic_write
 from art_sensreg.utils.text import one_line
 
 
@@ -22,7 +22,7 @@ def write_text(path: Path, text: str) -> None:
     :param text: What.
     :raises OSError: If it cannot be written.
     """
-    write_aside(path, text.encode("utf-8", errors="backslashreplace"))
+    atomic_write(path, text.encode("utf-8", errors="backslashreplace"))
 
 
 def save_picture(figure: Any, path: Path) -> None:
@@ -35,7 +35,7 @@ def save_picture(figure: Any, path: Path) -> None:
     """
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=120)
-    write_aside(path, file.getvalue())
+    atomic_write(path, file.getvalue())
 
 
 def plain(value: Any) -> Any:

@@ -7,12 +7,9 @@ checksum of the metadata themselves.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import stat
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from art_sensreg.training.checkpoint.codec import pack, unpack
-from art_sensreg.utils.files import available_memory
+from art_sensreg.utils.files import available_memory, check_regular
 
 # What `safetensors` takes for a header at most.
 _LONGEST_HEADER = 100_000_000
@@ -114,7 +111,7 @@ def read_bytes(path: Path) -> bytes:
     ...
     ValueError: it is truncated, or no file of safetensors
     """
-    check_regular(path)
+    check_regular(path, links=True)
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         start = file.read(8)
@@ -133,57 +130,6 @@ def read_bytes(path: Path) -> bytes:
             raise ValueError(f"its {size} bytes are more than this machine's memory")
         file.seek(0)
         return file.read()
-
-
-def check_regular(path: Path) -> None:
-    """
-    Refuse what is no regular file before it is opened; symbolic links are followed.
-
-    :param path: A path.
-    :raises OSError: If there is nothing of that name (`FileNotFoundError`), or something else.
-
-    Example:
-    >>> from art_sensreg.training.checkpoint.files import check_regular
-    >>> check_regular(Path("no such file"))
-    Traceback (most recent call last):
-    ...
-    FileNotFoundError: [Errno 2] No such file or directory: 'no such file'
-    """
-    mode = os.stat(path).st_mode
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, f"{str(path)!r} is a folder; expected a file.")
-    if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, f"{str(path)!r} is a pipe, socket or device; expected a regular file.")
-
-
-def write_aside(target: Path, data: bytes) -> None:
-    """
-    Write a file under another name, bring it to the disk and rename it: an interruption leaves the former file.
-
-    :param target: The file. What lies there must be a regular file or nothing: neither is a link followed, nor is
-        anything else put aside.
-    :param data: Its content.
-    :raises OSError: If it cannot be written.
-    """
-    if target.is_symlink() or (target.exists() and not target.is_file()):
-        raise FileExistsError(errno.EEXIST, f"{str(target)!r} is no regular file; expected one, or nothing there")
-    part = target.with_name(f"{target.name}.part")
-    try:
-        part.unlink(missing_ok=True)  # left by a process that was killed; or a link, which must not be followed
-        with open(part, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, target)
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-    with suppress(OSError):  # not every system can open folders, and the file itself is on the disk
-        descriptor = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _in_order(data: bytes) -> bytes:

@@ -13,8 +13,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from art_sensreg.training.checkpoint.files import DAMAGE, from_bytes, read_bytes, to_bytes, write_aside
+from art_sensreg.training.checkpoint.files import DAMAGE, from_bytes, read_bytes, to_bytes
 from art_sensreg.utils import check_count
+from art_sensreg.utils.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def write_checkpoint(folder: Path, step: int, tree: Any, keep: int) -> Path:
     target = folder / f"checkpoint-{step:09d}.safetensors"
     try:
         _remove(folder.glob(_PARTS))  # first, as they may be what fills the disk
-        write_aside(target, data)
+        atomic_write(target, data)
     except OSError as error:
         raise _not_written(error, folder, step) from error
     _remove(_up_to(folder, step)[keep:])
