@@ -27,12 +27,13 @@ from art_sensreg.benchmark.config.settings import RECIPES
 from art_sensreg.benchmark.config.threat_models import allowed
 from art_sensreg.benchmark.defences.registry import DEFENCES
 from art_sensreg.benchmark.defences.train_spec import TrainingSpec
-from art_sensreg.benchmark.engine.train import quiet, seed_everything
+from art_sensreg.benchmark.engine.train import quiet
 from art_sensreg.benchmark.results.writing import write_text
 from art_sensreg.datasets import Dataset, load_dataset
 from art_sensreg.penalties.gradient_diversity import gradient_cosine
 from art_sensreg.randomized import RandomizedClassifier
 from art_sensreg.utils.files import usable_folder
+from art_sensreg.utils.rng import seed_everything
 from art_sensreg.utils.tables import Table
 from art_sensreg.utils.text import fenced
 

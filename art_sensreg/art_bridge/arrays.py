@@ -11,16 +11,11 @@ from torch import nn
 
 from art_sensreg.art_bridge.checks import check_labels
 from art_sensreg.art_bridge.classifier_arguments import check_inputs
-from art_sensreg.art_bridge.inference import (
-    Hooks,
-    input_gradient,
-    plain_function,
-    predict_logits,
-    preserve_grad,
-)
+from art_sensreg.art_bridge.inference import Hooks, input_gradient, plain_function, predict_logits
 from art_sensreg.art_bridge.preprocessing import mean_of_rows, model_dtype, rows_an_image
 from art_sensreg.art_bridge.whole_model import ArtModelWrapper, WholeModel, whole
 from art_sensreg.utils import as_numbers, check_count, check_differentiable, gradients_on, shown
+from art_sensreg.utils.autograd import preserve_grad
 
 # ART's metaclass would wrap `predict` once more, to convert arrays that are converted here.
 if TYPE_CHECKING:

@@ -17,11 +17,11 @@ from art_sensreg.art_bridge.checks import check_images, check_labels, clip_bound
 from art_sensreg.art_bridge.labels import Targets
 from art_sensreg.art_bridge.loaders import LoaderSource, is_loader, loader_source
 from art_sensreg.art_bridge.preprocessing import Preprocessing, model_dtype, numpy_dtype
-from art_sensreg.penalties.forward.noise import derive_seed
 from art_sensreg.training.batches import LoaderBatches, TensorBatches
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.held_out import Batch, HeldOut, HeldOutLoader, HeldOutTensors
-from art_sensreg.utils.rng import preserve_global_rng_state
+from art_sensreg.utils.model_rng import preserve_rng_state
+from art_sensreg.utils.rng import derive_seed
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ class Reader:
         """Data as a whole: what preprocessors draw for them depends on the seed alone, so that a run can resume."""
         if self.config.seed is None:
             return self._applied(x, y, fit)
-        with preserve_global_rng_state(derive_seed(self.config.seed, "preprocessing") % 2**32):
+        with preserve_rng_state(seed=derive_seed(self.config.seed, "preprocessing") % 2**32):
             return self._applied(x, y, fit)
 
     def _applied(self, x: np.ndarray, y: np.ndarray, fit: bool) -> tuple[np.ndarray, np.ndarray]:

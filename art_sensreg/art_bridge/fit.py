@@ -45,7 +45,7 @@ from art_sensreg.training.optimizers import needs_closure
 from art_sensreg.training.overfitting import POINTS, OverfittingGuard, Watched, watched_attacks
 from art_sensreg.training.schedules.stepping import check_scheduler
 from art_sensreg.utils import check_differentiable, check_flag, gradients_on
-from art_sensreg.utils.modes import set_mode
+from art_sensreg.utils.modes import preserve_mode, set_mode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,15 +282,11 @@ def _prepare(
     model = with_main_output(model, x, _columns(classifier), options.training_mode)
     objective = Objective(penalties, classifier.loss, bounds, options.adversary)
     # In the mode of training: a model's own randomness shows in no other.
-    modes = [(module, module.training) for module in model.modules()]
-    try:
+    with preserve_mode(model.modules()):
         set_mode(model, options.training_mode)
         objective.prepare(model, x)
         check_loss_alone(objective, model, x[:2])
         warn_without_effect(model, x, penalties, _trained(classifier), bounds, objective.traits)
-    finally:
-        for module, training in modes:
-            module.training = training
     return model, objective
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
@@ -149,32 +148,6 @@ def input_gradient(classifier: PyTorchClassifier, x: Any, y: Any, training_mode:
         gradient = gradient.detach().clone()
     gradient = gradient.contiguous()
     return gradient if isinstance(x, torch.Tensor) else gradient.to("cpu", torch.float32).numpy()
-
-
-@contextmanager
-def preserve_grad(model: nn.Module) -> Iterator[None]:
-    """
-    Put the `.grad` of every weight back, which ART's own gradients replace.
-
-    :param model: The model.
-
-    Example:
-    >>> from art_sensreg.art_bridge.inference import preserve_grad
-    >>> model = nn.Linear(1, 1)
-    >>> with preserve_grad(model):
-    ...     model(torch.ones(1, 1)).sum().backward()
-    >>> model.weight.grad is None
-    True
-    """
-    kept = [(parameter, parameter.grad) for parameter in model.parameters()]
-    # Into a gradient that is left in place, `backward` would add.
-    for parameter, _ in kept:
-        parameter.grad = None
-    try:
-        yield
-    finally:
-        for parameter, gradient in kept:
-            parameter.grad = gradient
 
 
 def _modules(model: nn.Module) -> list[nn.Module]:

@@ -14,6 +14,7 @@ from torch import nn
 
 from art_sensreg.art_bridge.preprocessing import model_dtype
 from art_sensreg.penalties.forward.taps import trial
+from art_sensreg.utils.model_rng import preserve_rng_state
 
 logger = logging.getLogger(__name__)
 
@@ -178,10 +179,8 @@ def _value(loss: Any, logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """The loss of some rows; neither it nor the global generators are left in another state."""
     if isinstance(loss, nn.Module):
         loss = _copied(loss)  # it may count, or learn
-    cuda = [logits.device] if logits.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), torch.enable_grad(), warnings.catch_warnings():
+    with preserve_rng_state(logits.device, seed=0), torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of labels that are broadcast
-        torch.manual_seed(0)
         return torch.as_tensor(loss(logits.requires_grad_(True), y)).detach().double()
 
 

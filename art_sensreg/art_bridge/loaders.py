@@ -15,7 +15,7 @@ from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Itera
 
 from art_sensreg.training.checkpoint.bytecode import globals_used, members
 from art_sensreg.training.checkpoint.describe import Describer
-from art_sensreg.utils.rng import preserve_global_rng_state
+from art_sensreg.utils.model_rng import preserve_rng_state
 
 logger = logging.getLogger(__name__)
 
@@ -187,7 +187,7 @@ def _length(loader: DataLoader[Any], argument: str) -> int:
         length = 0
     if stream and (length == 0 or loader.num_workers > 1):
         logger.warning("`%s` does not know the number of its batches: they are counted before training.", argument)
-        with preserve_global_rng_state(seed=0):
+        with preserve_rng_state(seed=0):
             length = 0
             for length, _ in enumerate(loader, start=1):
                 if length % 1000 == 0:
@@ -201,7 +201,7 @@ def _check_workers(loader: DataLoader[Any], argument: str) -> None:
         "expected num_workers of at most 1, or a data set that gives each worker a part of its own "
         "(torch.utils.data.get_worker_info)"
     )
-    with preserve_global_rng_state(seed=0):
+    with preserve_rng_state(seed=0):
         first, second, *_ = [*islice(iter(loader), 2), None, None]
     if first is not None and second is not None and _equal(first, second):
         raise ValueError(

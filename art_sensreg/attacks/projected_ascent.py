@@ -31,10 +31,10 @@ from art_sensreg.attacks.base.losses import LOSSES
 from art_sensreg.attacks.base.norms import Ball, norm_name
 from art_sensreg.attacks.base.predictions import labels_of, predicted_labels
 from art_sensreg.attacks.wrappers.torch_model import check_classifier, differentiable_model
-from art_sensreg.penalties.forward.noise import derive_seed
 from art_sensreg.utils import check_choice, check_count, check_differentiable, check_seed, gradients_on
 from art_sensreg.utils.model_rng import preserve_rng_state
 from art_sensreg.utils.modes import eval_mode
+from art_sensreg.utils.rng import derive_seed
 
 logger = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from art_sensreg.attacks.base.norms import Ball, norm_name
 from art_sensreg.attacks.base.predictions import predicted_scores
 from art_sensreg.attacks.wrappers.torch_model import differentiable_model
 from art_sensreg.outputs import SingleOutput
-from art_sensreg.penalties.forward.noise import derive_seed
 from art_sensreg.randomized import RandomizedClassifier
+from art_sensreg.utils.rng import derive_seed
 from art_sensreg.utils.stats import share_half_width
 
 _BATCH = 512

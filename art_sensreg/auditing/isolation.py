@@ -1,45 +1,29 @@
-"""What is looked at is left as it was: random state, modes, weight gradients."""
+"""What is looked at is left as it was: random states, modes, weight gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
-import numpy as np
-import torch
 from art.estimators.classification import PyTorchClassifier
+
+from art_sensreg.utils.autograd import preserve_grad
+from art_sensreg.utils.model_rng import preserve_rng_state
+from art_sensreg.utils.modes import preserve_mode
 
 
 @contextmanager
 def preserve_all(classifiers: Sequence[PyTorchClassifier], seed: int) -> Iterator[None]:
     """
-    Global random state seeded inside, and put back after; modes and weight gradients too.
+    Inside, the global random states begin with a seed; they, modes and weight gradients are put back afterwards.
 
     :param classifiers: Those that are looked at.
     :param seed: Seed inside.
-
-    Example:
-    >>> from art_sensreg.auditing.isolation import preserve_all
-    >>> before = torch.get_rng_state()
-    >>> with preserve_all([], seed=0):
-    ...     noise = torch.rand(3)
-    >>> torch.equal(before, torch.get_rng_state())
-    True
     """
-    modules = [module for classifier in classifiers for module in classifier.model.modules()]
-    modes = [(module, module.training) for module in modules]
-    parameters = [parameter for classifier in classifiers for parameter in classifier.model.parameters()]
-    gradients = [parameter.grad for parameter in parameters]
-    numpy_state = np.random.get_state()
-    devices = sorted({classifier.device.index or 0 for classifier in classifiers if classifier.device.type == "cuda"})
-    try:
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
-            np.random.seed(seed % 2**32)
-            yield
-    finally:
-        np.random.set_state(numpy_state)
-        for module, training in modes:
-            module.training = training
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
+    with ExitStack() as stack:
+        stack.enter_context(preserve_rng_state(seed=seed))
+        for classifier in classifiers:
+            stack.enter_context(preserve_mode(classifier.model.modules()))
+            stack.enter_context(preserve_grad(classifier.model))
+            stack.enter_context(preserve_rng_state(classifier.device, seed))
+        yield

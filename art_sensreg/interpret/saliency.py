@@ -16,6 +16,7 @@ from art_sensreg.art_bridge.checks import check_images, check_labels, class_indi
 from art_sensreg.attacks.wrappers.torch_model import check_classifier, differentiable_model
 from art_sensreg.utils import check_count, check_differentiable, check_flag
 from art_sensreg.utils.model_rng import preserve_model
+from art_sensreg.utils.modes import eval_mode
 
 logger = logging.getLogger(__name__)
 
@@ -160,28 +161,21 @@ def evaluated(classifier: PyTorchClassifier, seed: int = 0) -> Iterator[Logits]:
     check_count("seed", seed, minimum=0)
     model = check_classifier(classifier).model
     check_differentiable(model, "classifier")
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with torch.inference_mode(False), preserve_model(model, classifier.device, int(seed)):
-            view, looked = differentiable_model(classifier), False
+    with torch.inference_mode(False), eval_mode(model), preserve_model(model, classifier.device, int(seed)):
+        view, looked = differentiable_model(classifier), False
 
-            def logits(x: torch.Tensor) -> torch.Tensor:
-                nonlocal looked
-                # A copy: the first layer may work in place.
-                output: torch.Tensor = view(x.clone())
-                if not torch.is_grad_enabled():
-                    return output
-                if x.requires_grad and not looked:
-                    looked = True
-                    _say_if_cut(output, x)
-                return output + (0.0 * x).flatten(1).sum(1, keepdim=True)
+        def logits(x: torch.Tensor) -> torch.Tensor:
+            nonlocal looked
+            # A copy: the first layer may work in place.
+            output: torch.Tensor = view(x.clone())
+            if not torch.is_grad_enabled():
+                return output
+            if x.requires_grad and not looked:
+                looked = True
+                _say_if_cut(output, x)
+            return output + (0.0 * x).flatten(1).sum(1, keepdim=True)
 
-            yield logits
-    finally:
-        if model.training is not modes[0][1]:
-            model.train(modes[0][1])  # which may do more than to set the marks below
-        for module, mode in modes:
-            module.training = mode
+        yield logits
 
 
 def _say_if_cut(output: torch.Tensor, x: torch.Tensor) -> None:

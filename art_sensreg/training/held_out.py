@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from art_sensreg.training.batches import clipped
-from art_sensreg.utils.rng import preserve_global_rng_state
+from art_sensreg.utils.model_rng import preserve_rng_state
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -92,7 +92,7 @@ class HeldOutLoader:
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """See :class:`HeldOut`."""
-        with preserve_global_rng_state(seed=0):
+        with preserve_rng_state(seed=0):
             for x, y in self._start():
                 yield from zip(x.split(batch_size), y.split(batch_size), strict=True)
 
@@ -109,7 +109,7 @@ class HeldOutLoader:
         """See :class:`HeldOut`: some of every batch, as they may be sorted by class."""
         each = max(1, -(-rows // self._length))
         found = []
-        with preserve_global_rng_state(seed=0):
+        with preserve_rng_state(seed=0):
             for x, y in self._start():
                 chosen = evenly(len(x), each)
                 found.append((x[chosen], y[chosen]))

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from art_sensreg.objectives import Objective
 from art_sensreg.penalties.forward.batch_norm import batch_norms
-from art_sensreg.penalties.forward.noise import Probes, derive_seed
+from art_sensreg.penalties.forward.noise import Probes
 from art_sensreg.penalties.forward.row_coupling import LOOK
 from art_sensreg.training.batches import Batches
 from art_sensreg.training.callbacks import History, TrainingState, call
@@ -38,9 +38,9 @@ from art_sensreg.training.step_parts import unused_parameters
 from art_sensreg.training.steps import Stepper
 from art_sensreg.training.stopping import best_weights, entries_of, judge
 from art_sensreg.training.validation import threshold
-from art_sensreg.utils.model_rng import Replay, seed_sources, torch_generator
+from art_sensreg.utils.model_rng import Replay, preserve_rng_state, seed_sources, torch_generator
 from art_sensreg.utils.modes import set_mode
-from art_sensreg.utils.rng import preserve_global_rng_state, restore_random_state
+from art_sensreg.utils.rng import derive_seed, restore_random_state
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ class Training:
             stack.enter_context(preserve_other_grad(every, self.optimizer))
             stack.enter_context(torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []))
             if not self.batches.rewindable:  # a loader's epochs seed Python's and numpy's generators too
-                stack.enter_context(preserve_global_rng_state())
+                stack.enter_context(preserve_rng_state())
             stack.enter_context(buffers_kept(self.device))
             stack.enter_context(fused(self.optimizer))
             stored = None if self.checkpoints is None else self.checkpoints.newest()

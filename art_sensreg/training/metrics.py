@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from art_sensreg.objectives import Objective
-from art_sensreg.penalties.forward.noise import derive_seed
 from art_sensreg.training.batches import to_device
 from art_sensreg.training.checkpoint.objective_state import Trained
 from art_sensreg.training.config import TrainingConfig
@@ -18,6 +17,7 @@ from art_sensreg.training.distributed import Processes
 from art_sensreg.training.held_out import HeldOut
 from art_sensreg.training.numerics.loss_means import adds_up, divisor
 from art_sensreg.training.validation import ValidationAttack, correct, threshold
+from art_sensreg.utils.rng import derive_seed
 
 
 def read(values: Sequence[torch.Tensor | float]) -> list[float]:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from art_sensreg.penalties.forward.noise import derive_seed
 from art_sensreg.training.checkpoint.objective_state import Trained
 from art_sensreg.training.metrics import validate
 from art_sensreg.utils.model_rng import seeded
+from art_sensreg.utils.rng import derive_seed
 
 if TYPE_CHECKING:
     from art_sensreg.training.loop import Training

@@ -28,6 +28,32 @@ def gradients_on() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def preserve_grad(model: nn.Module) -> Iterator[None]:
+    """
+    Put the `.grad` of every weight back, which ART's own gradients replace.
+
+    :param model: The model.
+
+    Example:
+    >>> from art_sensreg.utils.autograd import preserve_grad
+    >>> model = nn.Linear(1, 1)
+    >>> with preserve_grad(model):
+    ...     model(torch.ones(1, 1)).sum().backward()
+    >>> model.weight.grad is None
+    True
+    """
+    kept = [(parameter, parameter.grad) for parameter in model.parameters()]
+    # Into a gradient that is left in place, `backward` would add.
+    for parameter, _ in kept:
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for parameter, gradient in kept:
+            parameter.grad = gradient
+
+
 def outside_inference_mode(function: _Function) -> _Function:
     """
     Make a function that needs gradients on its way do the same inside of `torch.inference_mode()` as in `no_grad()`.

@@ -174,24 +174,24 @@ def same_draws(sources: Sequence[Any]) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def preserve_rng_state(
-    device: torch.device, seed: int | None = None, module: nn.Module | None = None
+    device: torch.device | None = None, seed: int | None = None, module: nn.Module | None = None
 ) -> Iterator[None]:
     """
     Put the random states back afterwards: torch's, numpy's (ART's preprocessors draw from it) and Python's.
 
-    :param device: Device whose generator counts too.
+    :param device: Device whose generator counts too, beside the CPU's.
     :param seed: Seed inside; None: go on from the present states.
     :param module: A model whose own generators count too.
 
     Example:
     >>> from art_sensreg.utils.model_rng import preserve_rng_state
-    >>> with preserve_rng_state(torch.device("cpu"), seed=0):
+    >>> with preserve_rng_state(seed=0):
     ...     first = np.random.rand()
-    >>> with preserve_rng_state(torch.device("cpu"), seed=0):
+    >>> with preserve_rng_state(seed=0):
     ...     first == np.random.rand()
     True
     """
-    sources = random_sources(module, device)
+    sources = random_sources(module, device or torch.device("cpu"))
     with Replay(sources) if seed is None else seeded(sources, seed):
         yield
 

@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@contextmanager
+def preserve_mode(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """
+    Afterwards every module has its former mode.
+
+    :param modules: The modules, as `model.modules()` lists them.
+
+    Example:
+    >>> from art_sensreg.utils.modes import preserve_mode
+    >>> model = nn.Dropout()
+    >>> with preserve_mode(model.modules()):
+    ...     _ = model.eval()
+    >>> model.training
+    True
+    """
+    modes = [(module, module.training) for module in modules]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 @contextmanager

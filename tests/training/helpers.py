@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from art_sensreg import SensRegClassifier
-from art_sensreg.penalties.forward.noise import derive_seed
+from art_sensreg.utils.rng import derive_seed
 
 X = np.random.default_rng(0).random((24, 4)).astype("float32")
 Y = np.arange(24) % 3

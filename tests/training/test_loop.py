@@ -6,9 +6,9 @@ from torch.optim import lr_scheduler as schedulers
 from torch.utils.data import DataLoader, TensorDataset
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegTrainer, TrainingConfig
-from art_sensreg.penalties.forward.noise import derive_seed
 from art_sensreg.training.batches import TensorBatches
 from art_sensreg.training.distributed import Processes
+from art_sensreg.utils.rng import derive_seed
 from tests.conftest import same_weights, weights_of
 
 PENALTIES = [SensitivityPenalty(), JacobianPenalty()]

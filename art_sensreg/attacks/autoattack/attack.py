@@ -13,14 +13,12 @@ from art.estimators.classification import PyTorchClassifier
 from tqdm.auto import tqdm
 
 from art_sensreg.art_bridge.checks import check_images, check_known
-from art_sensreg.art_bridge.inference import preserve_grad
 from art_sensreg.attacks.autoattack.backend import (
     MIN_CLASSES,
     VERSIONS,
     AuthorsAttacks,
     Strength,
     auto_attack_class,
-    generators_kept,
 )
 from art_sensreg.attacks.autoattack.rescale import UnitBox, picture_shape
 from art_sensreg.attacks.base.inputs import CheckedAttack, attack_number, attack_range
@@ -36,6 +34,7 @@ from art_sensreg.utils import (
     check_seed,
     gradients_on,
 )
+from art_sensreg.utils.autograd import preserve_grad
 from art_sensreg.utils.model_rng import preserve_rng_state
 from art_sensreg.utils.modes import eval_mode, frozen
 
@@ -158,7 +157,9 @@ class OfficialAutoAttack(CheckedAttack):
             box = UnitBox(classifier, self._picture_shape())
             stack.enter_context(preserve_grad(box))
             stack.enter_context(frozen(box))
-            stack.enter_context(generators_kept(self.seed))
+            # The authors seed every device.
+            stack.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
+            stack.enter_context(preserve_rng_state(self.estimator.device, self.seed))
             return self._run(box, images, self._predicted(images) if labels is None else labels)
 
     _generate = generate

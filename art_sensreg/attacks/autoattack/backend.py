@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -211,32 +210,6 @@ def _collecting_logger(texts: list[str]) -> logging.Logger:
     collecting = logging.Logger("auto-attack")
     collecting.addHandler(_Collector(texts))
     return collecting
-
-
-@contextmanager
-def generators_kept(seed: int) -> Iterator[None]:
-    """
-    The generators of torch and numpy seeded inside, for models and preprocessors that draw; as before afterwards.
-
-    :param seed: The seed.
-
-    Example:
-    >>> from art_sensreg.attacks.autoattack.backend import generators_kept
-    >>> with generators_kept(0):
-    ...     first = torch.rand(1), np.random.rand()
-    >>> with generators_kept(0):
-    ...     first == (torch.rand(1), np.random.rand())
-    True
-    """
-    state = np.random.get_state()
-    # `torch.manual_seed`, which they call, reaches all devices.
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        try:
-            torch.manual_seed(seed)
-            np.random.seed(seed % 2**32)
-            yield
-        finally:
-            np.random.set_state(state)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from art_sensreg.attacks.wrappers.bpda import BPDA
 from art_sensreg.attacks.wrappers.eot import EOT
 from art_sensreg.outputs import SingleOutput, class_logits
 from art_sensreg.utils import shown
+from art_sensreg.utils.model_rng import preserve_rng_state
 
 
 def check_classifier(classifier: Any) -> PyTorchClassifier:
@@ -203,7 +204,7 @@ def _flat(operation: PreprocessorPyTorch, classifier: PyTorchClassifier) -> bool
     generator = np.random.default_rng(0)
     images = low + (high - low) * generator.random((4, *classifier.input_shape), dtype=np.float32)
     x = torch.as_tensor(images.astype(np.float32), device=classifier.device).requires_grad_(True)
-    with torch.enable_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+    with torch.enable_grad(), preserve_rng_state(x.device):
         output = operation.forward(x)[0]
         if not output.requires_grad:
             return True

@@ -18,8 +18,9 @@ from art_sensreg.benchmark.config.threat_models import NORMS, Threat, allowed
 from art_sensreg.benchmark.defences.registry import DEFENCES
 from art_sensreg.benchmark.engine.attack_job import Job, Row, key, measure_noise, survivors
 from art_sensreg.benchmark.engine.target import Cell, Judgement, View
-from art_sensreg.benchmark.engine.train import STOPS, quiet, seed_everything
+from art_sensreg.benchmark.engine.train import STOPS, quiet
 from art_sensreg.utils.modes import frozen
+from art_sensreg.utils.rng import seed_everything
 from art_sensreg.utils.text import describe
 
 logger = logging.getLogger(__name__)

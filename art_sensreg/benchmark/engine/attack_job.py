@@ -12,11 +12,11 @@ from art_sensreg.benchmark.attacks import ordered
 from art_sensreg.benchmark.config.settings import SuiteSettings
 from art_sensreg.benchmark.config.threat_models import NOISE_DRAWS, random_noise
 from art_sensreg.benchmark.engine.target import Cell
-from art_sensreg.benchmark.engine.train import seed_everything
 from art_sensreg.benchmark.results.store import Records
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.datasets import Dataset
 from art_sensreg.training.distributed import Processes
+from art_sensreg.utils.rng import seed_everything
 
 Row = dict[str, Any]
 

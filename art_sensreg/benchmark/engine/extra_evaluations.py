@@ -23,10 +23,11 @@ from art_sensreg.benchmark.defences.spec import Certificate
 from art_sensreg.benchmark.defences.train_spec import NotApplicable
 from art_sensreg.benchmark.engine.attack_job import Job
 from art_sensreg.benchmark.engine.target import Cell
-from art_sensreg.benchmark.engine.train import STOPS, quiet, seed_everything, task_of
+from art_sensreg.benchmark.engine.train import STOPS, quiet, task_of
 from art_sensreg.benchmark.results.store import Records
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.datasets import Dataset
+from art_sensreg.utils.rng import seed_everything
 from art_sensreg.utils.stats import wilson_interval
 from art_sensreg.utils.text import describe
 

@@ -8,7 +8,6 @@ import logging
 import shutil
 import time
 import traceback
-import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from art_sensreg.benchmark.results.store import Records
 from art_sensreg.datasets import Dataset
 from art_sensreg.training.distributed import Processes, ProcessLostError
 from art_sensreg.utils.files import check_regular
+from art_sensreg.utils.rng import seed_everything
 from art_sensreg.utils.text import describe, one_line
 
 logger = logging.getLogger(__name__)
@@ -236,17 +236,6 @@ def _on_the_first(defence: Defence, task: TrainingSpec, options: dict[str, Any],
         raise outcome
     model.load_state_dict(outcome)
     return model
-
-
-def seed_everything(*parts: Any) -> None:
-    """
-    Seed the global generators that ART draws from, so that a resumed run gives the same numbers.
-
-    :param parts: What the numbers are drawn for.
-    """
-    seed = zlib.crc32(repr(parts).encode())
-    np.random.seed(seed)
-    torch.manual_seed(seed)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from art_sensreg.penalties.forward.trial_rows import trial_rows, with_enough_row
 from art_sensreg.utils import warn_caller
 from art_sensreg.utils.graphs import leaves
 from art_sensreg.utils.model_rng import preserve_model
-from art_sensreg.utils.modes import set_mode
+from art_sensreg.utils.modes import preserve_mode, set_mode
 
 
 class ModelWrapper(nn.Module):
@@ -103,8 +103,7 @@ def with_main_output(model: nn.Module, x: torch.Tensor, columns: tuple[int, ...]
     >>> with_main_output(model, torch.zeros(1, 3), (2,), training_mode=True) is model
     True
     """
-    modes = [(module, module.training) for module in model.modules()]
-    try:
+    with preserve_mode(model.modules()):
         set_mode(model, training_mode)
         with torch.no_grad():  # BatchNorm needs two
             rows, output = with_enough_rows(lambda count: _tried(model, trial_rows(x, count)), 2)
@@ -122,9 +121,6 @@ def with_main_output(model: nn.Module, x: torch.Tensor, columns: tuple[int, ...]
             logits = main_logits(output)
             model.eval()
             predicted = main_logits(_outputs(model, rows))
-    finally:
-        for module, training in modes:
-            module.training = training
     others = [value for value in _tensors(output) if value is not logits]
     _check_other_heads(model, logits, others, predicted)
     warn_caller(

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 
 import torch
+
+from art_sensreg.utils.rng import derive_seed
 
 # On a GPU the first of many numbers depend on how many are drawn at once: so it is always as many.
 _DRAWN_TOGETHER = 1024
 
 NOISES = ("gaussian", "uniform", "rademacher", "sphere")
-
-
-def derive_seed(*parts: int | str) -> int:
-    """
-    A seed for one purpose, from the run's seed and what it is for: `derive_seed(seed, "order", epoch)`.
-
-    :param parts: Whole numbers and words.
-    :return: A number of 63 bits; other parts give an unrelated one.
-
-    Example:
-    >>> from art_sensreg.penalties.forward.noise import derive_seed
-    >>> derive_seed(0, "noise", 1) == derive_seed(0, "noise", 1)
-    True
-    >>> derive_seed(0, "noise", 1) == derive_seed(0, "noise", 2)
-    False
-    """
-    text = "/".join(map(str, parts)).encode()
-    # The low 32 bits are all that torch's generator on the CPU takes of a seed.
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
 class Probes:

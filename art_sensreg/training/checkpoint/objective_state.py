@@ -18,6 +18,7 @@ from art_sensreg.training.checkpoint.bytecode import is_installed
 from art_sensreg.training.checkpoint.plain_state import load_values, values_of
 from art_sensreg.training.numerics.loss_means import adds_up, divisor
 from art_sensreg.training.numerics.rollback import BuffersBefore
+from art_sensreg.utils.modes import preserve_mode
 
 _LONG = 1000
 
@@ -112,17 +113,16 @@ class ObjectiveState:
     @contextmanager
     def looked_at(self) -> Iterator[None]:
         """Inside, modules are in evaluation mode; afterwards modes and buffers are what they were."""
-        modes = [(module, module.training) for module in self.modules()]
+        modules = self.modules()
         before = BuffersBefore(self.stores())
         before.take()
-        try:
-            for module, _ in modes:
-                module.training = False
-            yield
-        finally:
-            before.restore()
-            for module, training in modes:
-                module.training = training
+        with preserve_mode(modules):
+            try:
+                for module in modules:
+                    module.training = False
+                yield
+            finally:
+                before.restore()
 
     def stores(self) -> list[Store]:
         """Where buffers are, by name: of the modules, and what objects that are no modules hold."""

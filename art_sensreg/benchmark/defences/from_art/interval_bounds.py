@@ -48,6 +48,7 @@ from art_sensreg.benchmark.defences.from_art.adversarial import ArtOneCycle
 from art_sensreg.benchmark.defences.from_art.interval_convolution import ConvolvedIntervals
 from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingSpec
 from art_sensreg.models import FeatureClassifier
+from art_sensreg.utils.model_rng import seeded
 
 Options = dict[str, Any]
 
@@ -98,14 +99,10 @@ def _sizes(spec: TrainingSpec, layers: list[nn.Module]) -> list[int]:
 @contextlib.contextmanager
 def _contained() -> Iterator[None]:
     """Silence what ART prints and warns of, and seed Python's generator, which its trainers shuffle with."""
-    state = random.getstate()
-    random.seed(int(np.random.randint(2**31)))
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        random.setstate(state)
+    state = seeded([random], int(np.random.randint(2**31)))
+    with state, contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextlib.contextmanager
