@@ -14,7 +14,6 @@ from art import config as art_config
 from art.estimators.classification import PyTorchClassifier
 
 from art_sensreg.art_bridge.arrays import ArrayInterface
-from art_sensreg.art_bridge.checks import check_known
 from art_sensreg.art_bridge.classifier_arguments import check_arguments, named_arguments
 from art_sensreg.art_bridge.fit import FitOptions, fit_arrays, fit_batches, with_given
 from art_sensreg.art_bridge.inference import hooks_of
@@ -26,6 +25,7 @@ from art_sensreg.training.callbacks import History
 from art_sensreg.training.checkpoint.loading import check_live_state
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.utils import gradients_on
+from art_sensreg.utils.checks import check_known
 
 logger = logging.getLogger(__name__)
 
@@ -159,9 +159,7 @@ class SensRegClassifier(ArrayInterface, PyTorchClassifier):
         :raises TypeError: If an argument is unknown or of a wrong type.
         :raises ValueError: If an argument is out of range, or the first batch is unusable.
         """
-        known = "generator, nb_epochs, verbose, validation_data, scheduler, seed, config, checkpoint_dir, resume"
-        known += ", batch_adapter"
-        check_known("fit_generator", kwargs, known)
+        check_known("fit_generator()", kwargs, SensRegClassifier.fit_generator)
         settings = with_given(TrainingConfig() if config is None else config, nb_epochs=nb_epochs, seed=seed)
         options = FitOptions(
             validation_data=validation_data,
@@ -291,8 +289,7 @@ def _fit(
     :raises TypeError: If an argument is unknown or of a wrong type.
     :raises ValueError: If an argument is out of range, before any weight has moved.
     """
-    known = "x, y, batch_size, nb_epochs, training_mode, drop_last, scheduler, verbose, validation_data, seed, config, "
-    check_known("fit", kwargs, known + "checkpoint_dir, resume")
+    check_known("fit()", kwargs, _fit)
     settings = with_given(
         TrainingConfig(nb_epochs=10) if config is None else config,
         batch_size=batch_size,

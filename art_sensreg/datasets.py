@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from art_sensreg.archives import load_archive
+from art_sensreg.utils.checks import did_you_mean
 from art_sensreg.utils.npz import read_npz
-from art_sensreg.utils.suggestions import did_you_mean
 
 DATASETS = ("digits", "mnist", "cifar10")
 KEYS = ("x_train", "y_train", "x_test", "y_test")

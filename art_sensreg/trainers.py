@@ -16,7 +16,6 @@ from art.estimators.classification import PyTorchClassifier
 
 from art_sensreg.adversaries import Adversary
 from art_sensreg.adversaries.base import check_adversary
-from art_sensreg.art_bridge.checks import check_known
 from art_sensreg.art_bridge.fit import FitOptions, fit_arrays, fit_batches, with_given
 from art_sensreg.art_bridge.loaders import BatchAdapter
 from art_sensreg.art_bridge.preprocessing import model_dtype
@@ -30,6 +29,7 @@ from art_sensreg.randomization.layers import GaussianWeights
 from art_sensreg.training.callbacks import History
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.utils import check_choice
+from art_sensreg.utils.checks import check_known
 
 
 class SensRegTrainer(Trainer):
@@ -126,8 +126,7 @@ class SensRegTrainer(Trainer):
         :raises FloatingPointError: If the loss turns NaN or infinite.
         :raises OSError: If a checkpoint cannot be written.
         """
-        known = "x, y, validation_data, batch_size, nb_epochs, scheduler, checkpoint_dir, resume, verbose"
-        check_known("fit", kwargs, known)
+        check_known("fit()", kwargs, self.fit)
         config = with_given(self.config, batch_size=batch_size, nb_epochs=nb_epochs)
         options = FitOptions(
             validation_data=validation_data,
@@ -169,8 +168,7 @@ class SensRegTrainer(Trainer):
         :raises TypeError: If an argument is unknown or of a wrong type.
         :raises ValueError: If an argument is out of range, or the first batch is unusable.
         """
-        known = "generator, nb_epochs, validation_data, scheduler, checkpoint_dir, resume, verbose, batch_adapter"
-        check_known("fit_generator", kwargs, known)
+        check_known("fit_generator()", kwargs, self.fit_generator)
         options = FitOptions(
             validation_data=validation_data,
             scheduler=scheduler,

@@ -20,8 +20,8 @@ from art_sensreg.benchmark.cli.arguments import OneLineParser, make_parser, requ
 from art_sensreg.benchmark.cli.console import run_program, say
 from art_sensreg.benchmark.results.tables import summary_table
 from art_sensreg.benchmark.results.writing import write_text
+from art_sensreg.utils.checks import did_you_mean
 from art_sensreg.utils.files import usable_folder
-from art_sensreg.utils.suggestions import did_you_mean
 from art_sensreg.utils.tables import Table
 from art_sensreg.utils.text import fenced
 

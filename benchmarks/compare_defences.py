@@ -16,9 +16,9 @@ from art_sensreg.benchmark.config.threat_models import threats_of
 from art_sensreg.benchmark.results.reading import read_results
 from art_sensreg.benchmark.results.store import read_mask
 from art_sensreg.benchmark.results.writing import write_text
+from art_sensreg.utils.checks import did_you_mean
 from art_sensreg.utils.files import usable_folder
 from art_sensreg.utils.stats import mean_half_width
-from art_sensreg.utils.suggestions import did_you_mean
 from art_sensreg.utils.tables import Table
 from art_sensreg.utils.text import escape_markdown, fenced
 

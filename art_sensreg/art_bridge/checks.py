@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -159,23 +158,6 @@ def class_indices(labels: np.ndarray) -> np.ndarray:
     """
     indices: np.ndarray = labels if labels.ndim == 1 else labels.argmax(axis=1)
     return indices
-
-
-def check_known(function: str, unknown: dict[str, Any], known: str, error: type[Exception] = TypeError) -> None:
-    """
-    Refuse keyword arguments that a function does not know (ART's own `fit` ignores them).
-
-    :param function: Name of the function, for the message.
-    :param unknown: The keyword arguments that were left over.
-    :param known: Names that the function knows, as the message shows them.
-    :param error: What is raised.
-    :raises TypeError: If any is left.
-    """
-    if unknown:
-        name, value = next(iter(unknown.items()))
-        near = get_close_matches(name.lower(), known.split(", "), n=1)
-        hint = f" Did you mean `{near[0]}`?" if near else ""
-        raise error(f"{function}() got an unknown keyword argument `{name}`={shown(value)}; expected {known}.{hint}")
 
 
 def _check_rows(labels: np.ndarray, nb_classes: int, name: str) -> np.ndarray:

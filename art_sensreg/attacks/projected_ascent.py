@@ -12,7 +12,6 @@ import torch
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from art_sensreg.art_bridge.checks import check_known
 from art_sensreg.attacks.base.ascent import (
     SCHEDULES,
     Ascent,
@@ -32,6 +31,7 @@ from art_sensreg.attacks.base.norms import Ball, norm_name
 from art_sensreg.attacks.base.predictions import labels_of, predicted_labels
 from art_sensreg.attacks.wrappers.torch_model import check_classifier, differentiable_model
 from art_sensreg.utils import check_choice, check_count, check_differentiable, check_seed, gradients_on
+from art_sensreg.utils.checks import check_known
 from art_sensreg.utils.model_rng import preserve_rng_state
 from art_sensreg.utils.modes import eval_mode
 from art_sensreg.utils.rng import derive_seed
@@ -257,7 +257,7 @@ class ProjectedAscent(CheckedAttack):
     def _checked_images(self, x: Any, unknown: dict[str, Any]) -> np.ndarray:
         if unknown.pop("mask", None) is not None:
             raise ValueError("`mask` is given; expected None: this attack changes all pixels.")
-        check_known("generate", unknown, "x, y")
+        check_known("generate()", unknown, ("x", "y"))
         self._warned = False
         check_differentiable(self.estimator.model, "estimator")
         return attack_images(x, self.estimator)

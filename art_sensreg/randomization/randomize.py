@@ -12,6 +12,7 @@ from torch import nn
 
 from art_sensreg.randomization.layers import LAYERS, RandomLayer
 from art_sensreg.utils import check_choice, check_number, gradients_on
+from art_sensreg.utils.checks import check_known
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -105,10 +106,9 @@ _MAKERS: dict[str, Callable[..., Any]] = {"rse": _rse, "bayesian": _bayesian, "p
 def _settings(kind: str, options: dict[str, Any]) -> Any:
     """Function of the layer's number, to its settings."""
     make = _MAKERS[kind]
-    known = list(inspect.signature(make).parameters)
-    for name, value in options.items():
-        if name not in known:
-            raise TypeError(f"`{name}`={value!r} is no option of kind={kind!r}; expected one of {', '.join(known)}.")
+    known = inspect.signature(make).parameters
+    unknown = {name: value for name, value in options.items() if name not in known}
+    check_known(f"randomize(kind={kind!r})", unknown, known)
     return make(**options)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 import operator
 import re
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -184,13 +185,61 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     ...
     ValueError: `noise` is 'gausian'; expected one of gaussian, uniform. Did you mean 'gaussian'?
     """
-    if isinstance(value, str):
-        if value in choices:
-            return
-        near = difflib.get_close_matches(value, choices, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"`{name}` is {shown(value)}; expected one of {', '.join(choices)}.{hint}")
-    raise ValueError(f"`{name}` is {shown(value)}; expected one of {', '.join(choices)}.")
+    if not isinstance(value, str) or value not in choices:
+        hint = did_you_mean(value, choices, count=1) if isinstance(value, str) else "."
+        raise ValueError(f"`{name}` is {shown(value)}; expected one of {', '.join(choices)}{hint}")
+
+
+def check_known(
+    call: str,
+    unknown: Mapping[str, Any],
+    known: Callable[..., Any] | Iterable[str],
+    error: type[Exception] = TypeError,
+) -> None:
+    """
+    Refuse keyword arguments that a function does not know (ART's own `fit` ignores them).
+
+    :param call: The call, for the message.
+    :param unknown: The keyword arguments that were left over.
+    :param known: The function, whose signature is read; or the names that it knows.
+    :param error: What is raised.
+    :raises TypeError: If any is left.
+
+    Example:
+    >>> from art_sensreg.utils.checks import check_known
+    >>> def fit(x, nb_epochs=10, **kwargs):
+    ...     check_known("fit()", kwargs, fit)
+    >>> fit([], nb_epoch=3)
+    Traceback (most recent call last):
+    ...
+    TypeError: fit() got an unknown keyword argument `nb_epoch`=3; expected x, nb_epochs. Did you mean `nb_epochs`?
+    """
+    if unknown:
+        name, value = next(iter(unknown.items()))
+        names = _keywords(known) if callable(known) else list(known)
+        near = [f"`{other}`" for other in _nearest(name, names, count=1)]
+        raise error(
+            f"{call} got an unknown keyword argument `{name}`={shown(value)}; expected {', '.join(names)}."
+            + (f" Did you mean {near[0]}?" if near else "")
+        )
+
+
+def did_you_mean(name: Any, known: Iterable[str], count: int = 3) -> str:
+    """
+    The known names nearest to a wrong one, as the end of an error message.
+
+    :param name: What came.
+    :param known: The names allowed.
+    :param count: Most names that are suggested.
+    :return: `. Did you mean ...?`, or a full stop if none is near.
+
+    Example:
+    >>> from art_sensreg.utils.checks import did_you_mean
+    >>> did_you_mean("art-mardy", ["none", "art-madry"]), did_you_mean("magic", ["none"])
+    (". Did you mean 'art-madry'?", '.')
+    """
+    near = " or ".join(map(repr, _nearest(name, known, count)))
+    return f". Did you mean {near}?" if near else "."
 
 
 def check_flag(name: str, value: Any) -> None:
@@ -210,6 +259,20 @@ def check_flag(name: str, value: Any) -> None:
     """
     if not isinstance(value, bool):
         raise TypeError(f"`{name}` is {shown(value)}; expected True or False.")
+
+
+def _keywords(function: Callable[..., Any]) -> list[str]:
+    """The parameters that a function takes by name."""
+    parameters = inspect.signature(function).parameters.values()
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [parameter.name for parameter in parameters if parameter.kind in named and parameter.name != "self"]
+
+
+def _nearest(name: Any, known: Iterable[str], count: int) -> list[str]:
+    """The names nearest to a wrong one, whatever its case; "_" and "-" are the same."""
+    by_key = {other.lower().replace("_", "-"): other for other in known}
+    wanted = str(name)[:100].lower().replace("_", "-")
+    return [by_key[key] for key in difflib.get_close_matches(wanted, by_key, n=count)]
 
 
 def _is_scalar(value: Any, converts: str) -> bool:

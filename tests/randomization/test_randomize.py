@@ -219,7 +219,12 @@ class Own(nn.Linear):
     ("model", "arguments", "error", "message"),
     [
         (nn.Linear(2, 2), {"kind": "dropout"}, ValueError, "`kind` is 'dropout'"),
-        (nn.Linear(2, 2), {"kind": "rse", "alpha": 1}, TypeError, "`alpha`=1 is no option of kind='rse'"),
+        (
+            nn.Linear(2, 2),
+            {"kind": "rse", "alpha": 1},
+            TypeError,
+            r"randomize\(kind='rse'\) got an unknown keyword argument `alpha`=1; expected first_std, std\.",
+        ),
         (nn.Linear(2, 2), {"kind": "rse", "std": -1}, ValueError, "`std` is -1"),
         (nn.Linear(2, 2), {"kind": "bayesian", "prior_std": 0}, ValueError, "`prior_std` is 0"),
         (nn.ReLU(), {}, ValueError, "`model` .ReLU. has no Conv1d"),

@@ -121,5 +121,5 @@ def test_a_link_that_the_user_names_is_followed(tmp_path):
 
 
 def test_a_misspelt_name_finds_the_nearest():
-    with pytest.raises(ValueError, match=r"did you mean mnist\?"):
+    with pytest.raises(ValueError, match=r"Did you mean 'mnist'\?"):
         load_dataset("mnsit")

@@ -12,7 +12,7 @@ import torch
 from art.estimators.classification import PyTorchClassifier
 from tqdm.auto import tqdm
 
-from art_sensreg.art_bridge.checks import check_images, check_known
+from art_sensreg.art_bridge.checks import check_images
 from art_sensreg.attacks.autoattack.backend import (
     MIN_CLASSES,
     VERSIONS,
@@ -35,6 +35,7 @@ from art_sensreg.utils import (
     gradients_on,
 )
 from art_sensreg.utils.autograd import preserve_grad
+from art_sensreg.utils.checks import check_known
 from art_sensreg.utils.model_rng import preserve_rng_state
 from art_sensreg.utils.modes import eval_mode, frozen
 
@@ -139,7 +140,7 @@ class OfficialAutoAttack(CheckedAttack):
         :raises ValueError: If images or labels do not fit, the classifier has no usable `clip_values`, or `mask` is
             given.
         """
-        check_known("generate", kwargs, "x, y")
+        check_known("generate()", kwargs, ("x", "y"))
         if mask is not None:
             raise ValueError("`mask` is given; expected None: this attack changes all pixels.")
         classifier = self.estimator

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from art.attacks.attack import EvasionAttack
 
-from art_sensreg.art_bridge.checks import check_known, clip_bounds
+from art_sensreg.art_bridge.checks import clip_bounds
 from art_sensreg.utils import as_numbers, check_number
+from art_sensreg.utils.checks import check_known
 
 # What float32 may round of images that were scaled in float64, in shares of the range.
 TOLERANCE = 1e-6
@@ -129,7 +130,7 @@ class CheckedAttack(EvasionAttack):
         """
         unknown = [name for name in kwargs if name not in self.attack_params]
         if unknown:
-            check_known("set_params", {unknown[0]: kwargs[unknown[0]]}, ", ".join(self.attack_params), ValueError)
+            check_known("set_params()", {unknown[0]: kwargs[unknown[0]]}, self.attack_params, ValueError)
         self._change(kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:

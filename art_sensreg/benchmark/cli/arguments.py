@@ -17,7 +17,7 @@ from art_sensreg.benchmark.config.settings import BUDGETS
 from art_sensreg.benchmark.config.threat_models import NORMS
 from art_sensreg.benchmark.defences.registry import DEFENCES
 from art_sensreg.models import ACTIVATIONS, MODELS, NORM_LAYERS
-from art_sensreg.utils.suggestions import did_you_mean
+from art_sensreg.utils.checks import did_you_mean
 from art_sensreg.utils.text import one_line
 
 # A number, or a fraction of whole numbers: what may stand between two commas.

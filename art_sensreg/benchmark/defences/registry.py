@@ -9,7 +9,7 @@ from art_sensreg.benchmark.defences.from_art.defences import ARTS
 from art_sensreg.benchmark.defences.ours import OURS
 from art_sensreg.benchmark.defences.spec import Defence, Options
 from art_sensreg.utils import check_count, check_number, shown
-from art_sensreg.utils.suggestions import did_you_mean
+from art_sensreg.utils.checks import did_you_mean
 
 __all__ = ["DEFENCES", "SMOKE_DEFENCES", "Defence", "Options", "options_of", "register", "resolve_options"]
 
@@ -87,7 +87,7 @@ def resolve_options(name: str, given: Options, recipe: Options) -> Options:
         if option not in defaults:
             known = ", ".join(defaults) or "none"
             hint = did_you_mean(option, defaults)
-            raise ValueError(f"`--set` names the option {option!r} of {name}; expected one of: {known}{hint or '.'}")
+            raise ValueError(f"`--set` names the option {option!r} of {name}; expected one of: {known}{hint}")
     filled = {option: recipe.get(option) if value is None else value for option, value in defaults.items()}
     options = {**filled, **given}
     penalties, check = DEFENCES[name].penalties, DEFENCES[name].check
