@@ -24,7 +24,7 @@ from art_sensreg.penalty_lists import Penalty, check_penalties
 from art_sensreg.training.callbacks import History
 from art_sensreg.training.checkpoint.loading import check_live_state
 from art_sensreg.training.config import TrainingConfig
-from art_sensreg.utils import gradients_on
+from art_sensreg.utils import enable_grad
 from art_sensreg.utils.checks import check_known
 
 logger = logging.getLogger(__name__)
@@ -173,7 +173,7 @@ class SensRegClassifier(ArrayInterface, PyTorchClassifier):
 
     # --- copies and files -------------------------------------------------------------------------------------------
 
-    @gradients_on()  # copies made inside of inference mode could not be trained
+    @enable_grad()  # copies made inside of inference mode could not be trained
     def clone_for_refitting(self) -> SensRegClassifier:
         """
         Make an untrained classifier with the same architecture, optimizer settings, device and arguments.

@@ -27,7 +27,7 @@ from art_sensreg.penalties.forward.taps import trial
 from art_sensreg.penalty_lists import Penalty, active_penalties, check_penalties
 from art_sensreg.presets import default_penalties, sr_jr
 from art_sensreg.training.config import TrainingConfig
-from art_sensreg.utils import check_count, gradients_on, shown
+from art_sensreg.utils import check_count, enable_grad, shown
 from art_sensreg.utils.model_rng import preserve_model, preserve_rng_state
 from art_sensreg.utils.modes import eval_mode, set_mode
 from art_sensreg.utils.tables import Table
@@ -95,7 +95,7 @@ class Description:
     __repr__ = __str__
 
 
-@gradients_on()
+@enable_grad()
 def describe(
     model: nn.Module | PyTorchClassifier,
     x: Any,

@@ -14,7 +14,7 @@ from art_sensreg.art_bridge.classifier_arguments import check_inputs
 from art_sensreg.art_bridge.inference import Hooks, input_gradient, plain_function, predict_logits
 from art_sensreg.art_bridge.preprocessing import mean_of_rows, model_dtype, rows_an_image
 from art_sensreg.art_bridge.whole_model import ArtModelWrapper, WholeModel, whole
-from art_sensreg.utils import as_numbers, check_count, check_differentiable, gradients_on, shown
+from art_sensreg.utils import as_numbers, check_count, check_differentiable, enable_grad, shown
 from art_sensreg.utils.autograd import preserve_grad
 
 # ART's metaclass would wrap `predict` once more, to convert arrays that are converted here.
@@ -122,7 +122,7 @@ class ArrayInterface(_Base):
         """
         if not torch.is_grad_enabled():
             check_differentiable(self.model, "model")
-            with gradients_on():
+            with enable_grad():
                 x = x.clone() if isinstance(x, torch.Tensor) else x
                 return self.loss_gradient(x, y, training_mode, **kwargs)
         x = self._images(x)
@@ -155,7 +155,7 @@ class ArrayInterface(_Base):
         x = self._images(x)
         label = self._checked_classes(label, len(x))
         x = self._cast(x.detach().cpu().float().numpy() if isinstance(x, torch.Tensor) else x)
-        with gradients_on(), preserve_grad(self.model):
+        with enable_grad(), preserve_grad(self.model):
             gradients = self._float32(super().class_gradient(x, label, training_mode=training_mode, **kwargs))
         # ART adds the rows of an image up.
         mean: np.ndarray = gradients / np.float32(rows_an_image(self))
@@ -164,7 +164,7 @@ class ArrayInterface(_Base):
     def custom_loss_gradient(self, *args: Any, **kwargs: Any) -> Any:
         """See ART's; the `.grad` of the weights stays as it is."""
         check_differentiable(self.model, "model")
-        with gradients_on(), preserve_grad(self.model):
+        with enable_grad(), preserve_grad(self.model):
             return super().custom_loss_gradient(*args, **kwargs)
 
     def _images(self, x: Any) -> Any:

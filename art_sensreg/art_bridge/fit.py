@@ -44,7 +44,7 @@ from art_sensreg.training.one_run import one_run_at_a_time
 from art_sensreg.training.optimizers import needs_closure
 from art_sensreg.training.overfitting import POINTS, OverfittingGuard, Watched, watched_attacks
 from art_sensreg.training.schedules.stepping import check_scheduler
-from art_sensreg.utils import check_differentiable, check_flag, gradients_on
+from art_sensreg.utils import check_differentiable, check_flag, enable_grad
 from art_sensreg.utils.modes import preserve_mode, set_mode
 
 
@@ -103,7 +103,7 @@ def with_given(config: TrainingConfig, **given: Any) -> TrainingConfig:
 
 
 @one_run_at_a_time()
-@gradients_on()
+@enable_grad()
 def fit_arrays(
     classifier: PyTorchClassifier,
     penalties: Sequence[Penalty],
@@ -141,7 +141,7 @@ def fit_arrays(
 
 
 @one_run_at_a_time()
-@gradients_on()
+@enable_grad()
 def fit_batches(
     classifier: PyTorchClassifier,
     penalties: Sequence[Penalty],

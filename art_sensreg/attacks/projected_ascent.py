@@ -30,7 +30,7 @@ from art_sensreg.attacks.base.losses import LOSSES
 from art_sensreg.attacks.base.norms import Ball, norm_name
 from art_sensreg.attacks.base.predictions import labels_of, predicted_labels
 from art_sensreg.attacks.wrappers.torch_model import check_classifier, differentiable_model
-from art_sensreg.utils import check_choice, check_count, check_differentiable, check_seed, gradients_on
+from art_sensreg.utils import check_choice, check_count, check_differentiable, check_seed, enable_grad
 from art_sensreg.utils.checks import check_known
 from art_sensreg.utils.model_rng import preserve_rng_state
 from art_sensreg.utils.modes import eval_mode
@@ -164,7 +164,7 @@ class ProjectedAscent(CheckedAttack):
             as before.
         """
         with ExitStack() as stack:
-            stack.enter_context(gradients_on())
+            stack.enter_context(enable_grad())
             stack.enter_context(eval_mode(self.estimator.model))
             stack.enter_context(preserve_rng_state(self.estimator.device, derive_seed(self.seed, "model")))
             return stack.pop_all()  # unless something raised, which undoes what was done so far

@@ -19,13 +19,13 @@ from art_sensreg.auditing.context import FULL, QUICK, Evidence
 from art_sensreg.auditing.isolation import preserve_all
 from art_sensreg.auditing.registry import CHECKS, CheckSpec
 from art_sensreg.auditing.report import AuditReport, Check
-from art_sensreg.utils import as_array, check_count, check_differentiable, check_flag, gradients_on, shown
+from art_sensreg.utils import as_array, check_count, check_differentiable, check_flag, enable_grad, shown
 from art_sensreg.utils.checks import did_you_mean
 
 logger = logging.getLogger(__name__)
 
 
-@gradients_on()
+@enable_grad()
 def audit(
     classifier: PyTorchClassifier,
     x: np.ndarray,

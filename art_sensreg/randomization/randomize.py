@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from art_sensreg.randomization.layers import LAYERS, RandomLayer
-from art_sensreg.utils import check_choice, check_number, gradients_on
+from art_sensreg.utils import check_choice, check_number, enable_grad
 from art_sensreg.utils.checks import check_known
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-@gradients_on()
+@enable_grad()
 def randomize(model: nn.Module, kind: str = "rse", **options: Any) -> nn.Module:
     """
     Make a randomised copy of a network: its weights, its mode and the names of its weights stay.

@@ -1,7 +1,7 @@
 """What knows nothing of this project: checks of arguments, files, autograd, warnings, misspelt names."""
 
 from art_sensreg.utils.arrays import as_array, as_numbers
-from art_sensreg.utils.autograd import check_differentiable, gradients_on, outside_inference_mode
+from art_sensreg.utils.autograd import check_differentiable, enable_grad, outside_inference_mode
 from art_sensreg.utils.checks import (
     check_choice,
     check_count,
@@ -23,7 +23,7 @@ __all__ = [
     "check_flag",
     "check_number",
     "check_seed",
-    "gradients_on",
+    "enable_grad",
     "outside_inference_mode",
     "python_number",
     "python_numbers",

@@ -14,13 +14,13 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 @contextmanager
-def gradients_on() -> Iterator[None]:
+def enable_grad() -> Iterator[None]:
     """
-    Autograd as usual, also inside `torch.no_grad()` and `torch.inference_mode()`, which leave no gradient to follow.
+    `torch.enable_grad()` that works inside `torch.inference_mode()` too.
 
     Example:
-    >>> from art_sensreg.utils import gradients_on
-    >>> with torch.inference_mode(), gradients_on():
+    >>> from art_sensreg.utils import enable_grad
+    >>> with torch.inference_mode(), enable_grad():
     ...     torch.ones(1, requires_grad=True).sum().requires_grad
     True
     """

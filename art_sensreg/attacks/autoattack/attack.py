@@ -32,7 +32,7 @@ from art_sensreg.utils import (
     check_differentiable,
     check_flag,
     check_seed,
-    gradients_on,
+    enable_grad,
 )
 from art_sensreg.utils.autograd import preserve_grad
 from art_sensreg.utils.checks import check_known
@@ -153,7 +153,7 @@ class OfficialAutoAttack(CheckedAttack):
         images = np.ascontiguousarray(images)
         labels = None if y is None else labels_of(classifier, y, len(images))
         with ExitStack() as stack:
-            stack.enter_context(gradients_on())
+            stack.enter_context(enable_grad())
             stack.enter_context(eval_mode(classifier._model))
             box = UnitBox(classifier, self._picture_shape())
             stack.enter_context(preserve_grad(box))
