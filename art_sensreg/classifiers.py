@@ -16,7 +16,6 @@ from art.estimators.classification import PyTorchClassifier
 from art_sensreg.art_bridge.arrays import ArrayInterface
 from art_sensreg.art_bridge.classifier_arguments import check_arguments, named_arguments
 from art_sensreg.art_bridge.fit import FitOptions, fit_arrays, fit_batches, with_given
-from art_sensreg.art_bridge.inference import hooks_of
 from art_sensreg.art_bridge.loaders import BatchAdapter
 from art_sensreg.art_bridge.placement import place
 from art_sensreg.art_bridge.weights import clone_optimizer, load_weights, save_weights, weights_file
@@ -314,9 +313,6 @@ _fit.__qualname__ = "SensRegClassifier.fit"
 # ART's metaclass wraps `fit` and `predict` to convert lists to arrays, and fails on ragged ones or a missing `y` with
 # numpy's own errors before ours can name the argument. Put back without the wrapper; the checks convert lists too.
 SensRegClassifier.fit = _fit
-
-_HOOKS = hooks_of(SensRegClassifier)
-SensRegClassifier._hooks = _HOOKS
 
 
 def _file(filename: str, path: str | None) -> Path:

@@ -15,9 +15,9 @@ from torch import nn
 
 from art_sensreg.art_bridge.checks import check_labels
 from art_sensreg.art_bridge.data import Reader
+from art_sensreg.art_bridge.dtypes import model_dtype
 from art_sensreg.art_bridge.effect_warning import is_own, layers_of
 from art_sensreg.art_bridge.fit import FitOptions, _prepare, _trained, in_input_units
-from art_sensreg.art_bridge.preprocessing import model_dtype
 from art_sensreg.objectives import Objective
 from art_sensreg.outputs import predicted_classes
 from art_sensreg.penalties.effect import TappedLayer, penalty_effect

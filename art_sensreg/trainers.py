@@ -16,9 +16,9 @@ from art.estimators.classification import PyTorchClassifier
 
 from art_sensreg.adversaries import Adversary
 from art_sensreg.adversaries.base import check_adversary
+from art_sensreg.art_bridge.dtypes import model_dtype
 from art_sensreg.art_bridge.fit import FitOptions, fit_arrays, fit_batches, with_given
 from art_sensreg.art_bridge.loaders import BatchAdapter
-from art_sensreg.art_bridge.preprocessing import model_dtype
 from art_sensreg.art_bridge.whole_model import keep_whole
 from art_sensreg.penalties import FisherRaoPenalty, GradientDiversityPenalty
 from art_sensreg.penalties.fisher_rao import FIRE_PRESETS

@@ -14,9 +14,10 @@ from art.estimators.classification import PyTorchClassifier
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from art_sensreg.art_bridge.checks import check_images, check_labels, clip_bounds, is_mapped
+from art_sensreg.art_bridge.dtypes import model_dtype, numpy_dtype
 from art_sensreg.art_bridge.labels import Targets
 from art_sensreg.art_bridge.loaders import LoaderSource, is_loader, loader_source
-from art_sensreg.art_bridge.preprocessing import Preprocessing, model_dtype, numpy_dtype
+from art_sensreg.art_bridge.preprocessing import Preprocessing
 from art_sensreg.training.batches import LoaderBatches, TensorBatches
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.held_out import Batch, HeldOut, HeldOutLoader, HeldOutTensors

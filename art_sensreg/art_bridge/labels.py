@@ -12,7 +12,7 @@ import torch
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from art_sensreg.art_bridge.preprocessing import model_dtype
+from art_sensreg.art_bridge.dtypes import model_dtype
 from art_sensreg.penalties.forward.taps import trial
 from art_sensreg.utils.model_rng import preserve_rng_state
 

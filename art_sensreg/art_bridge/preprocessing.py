@@ -26,6 +26,7 @@ from torch import nn
 
 from art_sensreg.art_bridge.checks import clip_bounds
 from art_sensreg.art_bridge.differentiable import differentiable
+from art_sensreg.art_bridge.dtypes import model_dtype
 from art_sensreg.penalties.forward.main_output import ModelWrapper
 from art_sensreg.utils.rng import random_state, restore_random_state
 
@@ -91,40 +92,6 @@ class PreprocessedModel(ModelWrapper):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.model(self.operation.forward(x)[0].to(x.dtype))
         return logits
-
-
-def model_dtype(model: nn.Module) -> torch.dtype:
-    """
-    The floating point type that a model computes in.
-
-    :param model: Any module.
-    :return: That of its first floating point parameter; float32 if it has none.
-
-    Example:
-    >>> from art_sensreg.art_bridge.preprocessing import model_dtype
-    >>> model_dtype(nn.Linear(2, 2).double())
-    torch.float64
-    """
-    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-
-
-def numpy_dtype(model: nn.Module) -> np.dtype:
-    """
-    The numpy type of a model's inputs.
-
-    :param model: Any module.
-    :return: float16, float32 or float64.
-    :raises TypeError: If the model computes in a type that numpy has not.
-
-    Example:
-    >>> from art_sensreg.art_bridge.preprocessing import numpy_dtype
-    >>> numpy_dtype(nn.Linear(2, 2))
-    dtype('float32')
-    """
-    dtype = model_dtype(model)
-    if dtype not in (torch.float16, torch.float32, torch.float64):
-        raise TypeError(f"`model` computes in {dtype}; expected parameters in float16, float32 or float64.")
-    return torch.empty((), dtype=dtype).numpy().dtype
 
 
 def trained_model(classifier: PyTorchClassifier) -> nn.Module:

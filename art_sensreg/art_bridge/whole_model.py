@@ -14,7 +14,7 @@ import torch
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from art_sensreg.art_bridge.preprocessing import model_dtype
+from art_sensreg.art_bridge.dtypes import model_dtype
 
 logger = logging.getLogger(__name__)
 
@@ -155,24 +155,31 @@ class ArtModelWrapper(nn.Module):
         Outputs of the layers as ART has them.
 
         :param x: Inputs, `(n, ...)`.
-        :return: The output of each child of an `nn.Sequential`, and of other models the logits alone.
+        :return: The output of each child of an `nn.Sequential`; of other models, and where no gradient is recorded, the
+            logits alone: to keep what each child returned costs a convolutional network twice its time.
         """
-        half = model_dtype(self._model) is torch.bfloat16
+        model = self._model
+        half = model_dtype(model) is torch.bfloat16
         if half and x.is_floating_point():  # what comes from numpy, which has no such type, and goes back there
             x = x.to(torch.bfloat16)
-        outputs: list[Any] = []
-        for child in self._model._modules.values() if is_its_children(self._model) else (self._model,):
-            assert child is not None
-            x = child(x)
-            outputs.append(x)
-        if half and isinstance(x, torch.Tensor):
-            outputs[-1] = x.float()
+        outputs = _outputs(model, x) if is_its_children(model) else [model(x)]
+        if half and isinstance(outputs[-1], torch.Tensor):
+            outputs[-1] = outputs[-1].float()
         return outputs
 
     @property
     def get_layers(self) -> list[str]:
         """Names of the outermost layers."""
         return [name for name, _ in self._model._modules.items()]  # TorchScript's is no mapping
+
+
+def _outputs(model: nn.Module, x: Any) -> list[Any]:
+    outputs: list[Any] = []
+    for child in model._modules.values():
+        assert child is not None
+        x = child(x)
+        outputs = [*outputs, x] if torch.is_grad_enabled() else [x]
+    return outputs
 
 
 def keep_whole(classifier: PyTorchClassifier) -> None:

@@ -15,7 +15,7 @@ from art.estimators.classification import PyTorchClassifier
 from art.utils import to_categorical
 from torch import nn
 
-from art_sensreg.art_bridge.preprocessing import model_dtype
+from art_sensreg.art_bridge.dtypes import model_dtype
 from art_sensreg.attacks.base.ascent import Ascent, ascend, loss_on_logits
 from art_sensreg.attacks.base.losses import LOSSES
 from art_sensreg.attacks.base.norms import Ball, norm_name

@@ -310,9 +310,9 @@ def test_batch_sizes(batch_size, x, y):
     same_numbers(*classifiers(mlp()), x, y, batch_size=batch_size)
 
 
-@pytest.mark.parametrize("batch_size", [0, -1, 2.5])
-def test_batch_sizes_that_art_refuses(batch_size, x):
-    with pytest.raises(ValueError, match="batch_size should be a positive integer"):
+@pytest.mark.parametrize(("batch_size", "error"), [(0, ValueError), (-1, ValueError), (2.5, TypeError)])
+def test_batch_sizes_that_are_refused(batch_size, error, x):
+    with pytest.raises(error, match=f"`batch_size` is {batch_size}; expected a whole number of at least 1"):
         SensRegClassifier(mlp(), nn.CrossEntropyLoss(), SHAPE, 3, device_type="cpu").predict(x, batch_size=batch_size)
 
 

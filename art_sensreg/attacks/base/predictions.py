@@ -9,7 +9,8 @@ import torch
 from art.estimators.classification import PyTorchClassifier
 
 from art_sensreg.art_bridge.checks import check_labels, class_indices
-from art_sensreg.art_bridge.preprocessing import mean_of_rows, model_dtype, numpy_dtype, rows_an_image
+from art_sensreg.art_bridge.dtypes import model_dtype, numpy_dtype
+from art_sensreg.art_bridge.preprocessing import mean_of_rows, rows_an_image
 from art_sensreg.attacks.wrappers.torch_model import differentiable_model
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.outputs import class_scores

@@ -13,7 +13,8 @@ from art.preprocessing.standardisation_mean_std.pytorch import StandardisationMe
 from art.preprocessing.standardisation_mean_std.utils import broadcastable_mean_std
 from torch import nn
 
-from art_sensreg.art_bridge.preprocessing import model_dtype, rows_an_image
+from art_sensreg.art_bridge.dtypes import model_dtype
+from art_sensreg.art_bridge.preprocessing import rows_an_image
 from art_sensreg.art_bridge.whole_model import predicting_model
 from art_sensreg.attacks.wrappers.bpda import BPDA
 from art_sensreg.attacks.wrappers.eot import EOT
