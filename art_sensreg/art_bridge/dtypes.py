@@ -53,7 +53,8 @@ def numpy_dtype(model: nn.Module) -> np.dtype:
     dtype = model_dtype(model)
     if dtype is torch.bfloat16 or dtype not in _NUMPY:
         raise TypeError(f"`model` computes in {dtype}; expected parameters in float16, float32 or float64.")
-    return np.dtype(_NUMPY[dtype])
+    kind: np.dtype = np.dtype(_NUMPY[dtype])
+    return kind
 
 
 def cast(x: Any, model: nn.Module) -> Any:
