@@ -49,14 +49,14 @@ STANDARD, SINK = (
 )
 
 
-def aimed_attacks(classifier, eps, surrogates, donors):
+def aimed_attacks(classifier, eps, surrogates, guides):
     """The aimed attacks by name; 100 steps each."""
     common = {"eps": eps, "max_iter": 100, "seed": 0}
     return {
         "PGD-100 on cross-entropy, 5 restarts": ProjectedAscent(classifier, nb_restarts=5, **common),
         "hidden distances, away": HiddenDistanceAttack(classifier, direction="away", nb_restarts=4, **common),
         "hidden distances, towards another class": HiddenDistanceAttack(
-            classifier, direction="towards", donors=donors, nb_restarts=4, **common
+            classifier, direction="towards", guides=guides, nb_restarts=4, **common
         ),
         "20 far starts, 40 steps each": FarStartsAttack(classifier, nb_restarts=20, **{**common, "max_iter": 40}),
         "logits times 1, 10, 100, of unit scale, in float64": ScaledLogitsAttack(classifier, **common),
@@ -95,15 +95,15 @@ def run(classifier, surrogates, dataset, sizes, folder):
     """Run what is not stored yet; outcomes by size and attack, as lists of 0 and 1 a point."""
     x, y, stored = dataset.x_test, dataset.y_test, {}
     right = predicted_labels(classifier, x) == y
-    donors = dataset.x_train[:1000], dataset.y_train[:1000]
+    guides = dataset.x_train[:1000], dataset.y_train[:1000]
     for eps in sizes:
         path = folder / f"adaptive-{eps:g}.json"
         found = stored[f"{eps:g}"] = read_outcomes(path, len(x))
         attacks = {
             STANDARD: OfficialAutoAttack(classifier, eps=eps),
-            **aimed_attacks(classifier, eps, surrogates, donors),
+            **aimed_attacks(classifier, eps, surrogates, guides),
         }
-        attacks[SINK] = KitchenSinkAttack(classifier, eps=eps, donors=donors, seed=0)
+        attacks[SINK] = KitchenSinkAttack(classifier, eps=eps, guides=guides, seed=0)
         for name, attack in attacks.items():
             if name in found:
                 continue

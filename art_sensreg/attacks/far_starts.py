@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from art.estimators.classification import PyTorchClassifier
 
-from art_sensreg.attacks.base.other_classes import random_donors
+from art_sensreg.attacks.base.norms import per_example
+from art_sensreg.attacks.base.other_classes import random_guides
 from art_sensreg.attacks.projected_ascent import ProjectedAscent, Victim
 from art_sensreg.utils import check_choice
 
@@ -16,7 +17,7 @@ STARTS = ("border", "others", "inside")
 
 def start_at(kind: str, victim: Victim) -> torch.Tensor:
     """
-    A start of a kind: on the `border` of the ball (a corner in L-inf), somewhere `inside`, or towards `others`.
+    Starts on the `border` of the ball (corners in L-inf), `inside` of it, or towards `others`.
 
     The last is a step towards a random image of another class, projected onto the ball; from the border where there is
     none.
@@ -28,16 +29,16 @@ def start_at(kind: str, victim: Victim) -> torch.Tensor:
     border = ball.border(x, victim.generator)
     if kind == "border":
         return border
-    donors, found = random_donors(x, victim.y, victim.pool, victim.generator)
-    return torch.where(found.view(-1, *[1] * (x.ndim - 1)), ball.project(x, donors), border)
+    guides, found = random_guides(x, victim.y, victim.pool, victim.generator)
+    return torch.where(per_example(found, x), ball.project(x, guides), border)
 
 
 class FarStartsAttack(ProjectedAscent):
     """
     Projected ascent from many far starts, for models that are flat around the images.
 
-    By turns: the border of the ball (a corner in L-inf), a step towards an image of another class of the same batch cut
-    to the ball, and somewhere inside.
+    By turns: on the border of the ball (a corner in L-inf), a step towards an image of another class of the same batch,
+    projected onto the ball, and somewhere inside.
 
     | Paper link: https://arxiv.org/abs/1705.07204 (Tramer et al. 2018: flat around the images, not beyond)
 
@@ -60,10 +61,5 @@ class FarStartsAttack(ProjectedAscent):
         super().__init__(estimator, nb_restarts=nb_restarts, **settings)
 
     def get_start(self, victim: Victim) -> torch.Tensor:
-        """
-        Where a restart begins.
-
-        :param victim: What is attacked.
-        :return: Perturbed images.
-        """
+        """Each kind of start in turn."""
         return start_at(STARTS[victim.restart % len(STARTS)], victim)

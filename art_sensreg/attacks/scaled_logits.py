@@ -15,7 +15,7 @@ from art_sensreg.attacks.base.ascent import Ascent, LossFunction, ascend, loss_o
 from art_sensreg.attacks.base.losses import cross_entropy, unit_scale_cross_entropy
 from art_sensreg.attacks.base.norms import Ball
 from art_sensreg.attacks.projected_ascent import ProjectedAscent, Victim
-from art_sensreg.utils import check_number
+from art_sensreg.utils import check_flag, check_number
 
 logger = logging.getLogger(__name__)
 
@@ -24,9 +24,9 @@ class ScaledLogitsAttack(ProjectedAscent):
     """
     Projected ascent on the cross-entropy of scaled logits, and of a float64 copy of the model.
 
-    Large logits hide the gradient behind a softmax that is 0 or 1 in float32; small ones behind rounding. For each
-    scale one ascent on logits times that, one on logits brought to unit scale wherever the ascent stands, and one on
-    those of the copy, whose inner functions saturate later.
+    Large logits hide the gradient behind a softmax that is 0 or 1 in float32; small ones behind rounding. There is one
+    ascent for each scale, on the logits times that; one on the logits brought to unit scale wherever the ascent stands;
+    and one on those of the float64 copy, whose inner functions saturate later.
 
     | Paper link: https://arxiv.org/abs/1608.04644 (Carlini and Wagner 2017, section IV: defensive distillation)
 
@@ -69,24 +69,13 @@ class ScaledLogitsAttack(ProjectedAscent):
         return self.nb_restarts * (len(self.scales) + 1 + self.double)
 
     def attempt(self, victim: Victim) -> Ascent:
-        """
-        One restart.
-
-        :param victim: What is attacked.
-        :return: What was found; its margins are those of the attacked model.
-        """
-        kind = victim.restart // self.nb_restarts
-        if kind == len(self.scales) + 1:
+        """One restart; the last ones attack the float64 copy."""
+        if victim.restart // self.nb_restarts == len(self.scales) + 1:
             return self._in_double(victim)
         return super().attempt(victim)
 
     def get_loss_fn(self, victim: Victim) -> LossFunction:
-        """
-        The loss that a restart maximises.
-
-        :param victim: What is attacked.
-        :return: Function of perturbed images, to the loss of each and the logits.
-        """
+        """Cross-entropy of the logits times the scale of the restart; after all scales, at unit scale."""
         kind = victim.restart // self.nb_restarts
         if kind >= len(self.scales):
             return loss_on_logits(victim.model, victim.y, unit_scale_cross_entropy)
@@ -104,7 +93,7 @@ class ScaledLogitsAttack(ProjectedAscent):
         ball, x = victim.ball, victim.x.double()
         precise = Ball(ball.norm, ball.eps, *(torch.as_tensor(end).to(x) for end in (ball.low, ball.high)))
         loss_fn = loss_on_logits(model, victim.y, unit_scale_cross_entropy)
-        found = ascend(loss_fn, x, victim.y, precise, start, self.get_step(victim), self.max_iter, self.schedule)
+        found = ascend(loss_fn, x, victim.y, precise, start, self.get_steps(victim))
         perturbed = ball.project(victim.x, found.perturbed.to(victim.x))
         return replace(found, perturbed=perturbed, margin=margin_of(victim.model, perturbed, victim.y))
 
@@ -114,7 +103,6 @@ class ScaledLogitsAttack(ProjectedAscent):
             raise TypeError(f"`scales` is {self.scales!r}; expected a list of numbers above 0.")
         for scale in self.scales:
             check_number("scales", scale, minimum=0.0, exclusive=True)
-        if not isinstance(self.double, bool):
-            raise TypeError(f"`double` is {self.double!r}; expected True or False.")
+        check_flag("double", self.double)
         if not self.scales and not self.double:
             raise ValueError("`scales` is empty and `double` False; expected one of them to attack.")

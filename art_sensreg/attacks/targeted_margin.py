@@ -50,12 +50,7 @@ class TargetedMarginAttack(ProjectedAscent):
         return self.nb_restarts * targets
 
     def get_loss_fn(self, victim: Victim) -> LossFunction:
-        """
-        The loss that a restart maximises.
-
-        :param victim: What is attacked.
-        :return: Function of perturbed images, to the loss of each and the logits.
-        """
+        """The margin of the restart's target class."""
         target = likely_classes(victim.model, victim.x, victim.y)[:, victim.restart // self.nb_restarts]
         return loss_on_logits(victim.model, victim.y, targeted_margin(target))
 

@@ -1,9 +1,9 @@
-"""Adversarial examples of other models, tried on the attacked one: what they break, its own gradients should have."""
+"""Adversarial examples of other models, tried on the attacked one: its own gradients should find what they do."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +16,7 @@ from art_sensreg.attacks.base.ascent import LossFunction
 from art_sensreg.attacks.base.losses import LOSSES
 from art_sensreg.attacks.projected_ascent import ProjectedAscent, Victim
 from art_sensreg.attacks.wrappers.torch_model import check_classifier, differentiable_model
-from art_sensreg.utils import check_differentiable
+from art_sensreg.utils import check_differentiable, check_flag
 from art_sensreg.utils.modes import eval_mode
 
 
@@ -24,7 +24,7 @@ class TransferAttack(ProjectedAscent):
     """
     Projected ascent on surrogates of the attacked model, one after the other and then on all together.
 
-    Every iterate is tried on the attacked model, of which nothing but logits is used.
+    Every iterate is tried on the attacked model, of which nothing but the logits is used.
 
     | Paper link: https://arxiv.org/abs/1611.02770 (Liu et al. 2017: ensembles of surrogates)
 
@@ -64,37 +64,29 @@ class TransferAttack(ProjectedAscent):
         together = self.ensemble and len(self.surrogates) > 1
         return self.nb_restarts * (len(self.surrogates) + together)
 
-    def undisturbed(self) -> AbstractContextManager[Any]:
-        """
-        What surrounds an attack.
-
-        :return: As for other attacks; the surrogates are in evaluation mode too.
-        """
+    @contextmanager
+    def isolated(self) -> Iterator[None]:
+        """As for other attacks; the surrogates are in evaluation mode too."""
         with ExitStack() as stack:
-            stack.enter_context(super().undisturbed())
+            stack.enter_context(super().isolated())
             for number, surrogate in enumerate(self.surrogates):
                 check_differentiable(surrogate.model, f"surrogates[{number}]")
                 stack.enter_context(eval_mode(surrogate.model))
-            return stack.pop_all()
+            yield
 
     def get_loss_fn(self, victim: Victim) -> LossFunction:
-        """
-        The loss of the surrogates, and the logits of the attacked model.
-
-        :param victim: What is attacked.
-        :return: Function of perturbed images, to the loss of each and the logits.
-        """
+        """The loss of the surrogates, and the logits of the attacked model."""
         number = victim.restart // self.nb_restarts
         chosen = self.surrogates if number == len(self.surrogates) else [self.surrogates[number]]
-        views: list[tuple[nn.Module, torch.device]] = [(differentiable_model(one), one.device) for one in chosen]
+        models: list[tuple[nn.Module, torch.device]] = [(differentiable_model(one), one.device) for one in chosen]
         loss = LOSSES[self.loss]
 
         def loss_fn(perturbed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            all_logits = [view(perturbed.to(device)).to(perturbed.device) for view, device in views]
+            all_logits = [model(perturbed.to(device)).to(perturbed.device) for model, device in models]
             together = torch.stack([F.log_softmax(logits, dim=1) for logits in all_logits]).mean(0)
             with torch.no_grad():
                 logits = victim.model(perturbed)
-            return loss(all_logits[0] if len(views) == 1 else together, victim.y), logits
+            return loss(all_logits[0] if len(models) == 1 else together, victim.y), logits
 
         return loss_fn
 
@@ -104,8 +96,7 @@ class TransferAttack(ProjectedAscent):
             raise TypeError(f"`surrogates` is {type(self.surrogates).__name__}; expected a list of classifiers.")
         if not self.surrogates:
             raise ValueError("`surrogates` is empty; expected at least one classifier.")
-        if not isinstance(self.ensemble, bool):
-            raise TypeError(f"`ensemble` is {self.ensemble!r}; expected True or False.")
+        check_flag("ensemble", self.ensemble)
         for number, surrogate in enumerate(self.surrogates):
             try:
                 check_classifier(surrogate)
@@ -117,5 +108,5 @@ class TransferAttack(ProjectedAscent):
                     continue
                 if not np.array_equal(np.asarray(theirs), np.asarray(ours)):
                     raise ValueError(
-                        f"`surrogates[{number}]` has `{name}` {theirs}; expected {ours}, as the attacked one."
+                        f"`surrogates[{number}]` has `{name}` {theirs}; expected {ours}, as for the classifier."
                     )

@@ -16,7 +16,7 @@ from art.utils import to_categorical
 from torch import nn
 
 from art_sensreg.art_bridge.dtypes import model_dtype
-from art_sensreg.attacks.base.ascent import Ascent, ascend, loss_on_logits
+from art_sensreg.attacks.base.ascent import Ascent, Steps, ascend, loss_on_logits
 from art_sensreg.attacks.base.losses import LOSSES
 from art_sensreg.attacks.base.norms import Ball, norm_name
 from art_sensreg.attacks.base.predictions import predicted_scores
@@ -238,11 +238,12 @@ class Evidence:
         """
         ball, steps, parts = self.ball(eps), self.effort.steps if max_iter is None else max_iter, []
         step = 2.5 * ball.eps / max(steps, 1) if eps_step is None else eps_step
+        moves = Steps(eps_step=step, max_iter=steps)
         generator, target, value = self.generator("ascent", *purpose), model or self.model, LOSSES[loss]
         for batch in np.array_split(rows, max(1, -(-len(rows) // _BATCH))):
             x, y = self.tensors(batch)
             begin = x if start == "none" else getattr(ball, start)(x, generator)
-            parts.append(ascend(loss_on_logits(target, y, value), x, y, ball, begin, step, steps))
+            parts.append(ascend(loss_on_logits(target, y, value), x, y, ball, begin, moves))
         if len(parts) == 1:
             return parts[0]
         sizes = torch.tensor([len(part.margin) for part in parts], dtype=torch.float32, device=self.device)

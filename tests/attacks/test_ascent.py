@@ -5,7 +5,7 @@ from art.attacks.evasion import ProjectedGradientDescentPyTorch
 from torch import nn
 
 from art_sensreg.attacks import ProjectedAscent
-from art_sensreg.attacks.base.ascent import ascend, margin_of, value_and_grad
+from art_sensreg.attacks.base.ascent import Steps, ascend, margin_of, value_and_grad
 from art_sensreg.attacks.base.losses import LOSSES, cross_entropy, logits_ratio, margin
 from art_sensreg.attacks.base.norms import NORMS, Ball, perturbation_norm
 from art_sensreg.benchmark.config.threat_models import perturbation_size
@@ -38,7 +38,7 @@ def two_class(loss_of, logit_of=None):
 def test_linear_loss_by_hand(norm, expected):
     weight = torch.tensor([3.0, -4.0])
     x, y = torch.full((1, 2), 0.5), torch.tensor([0])
-    found = ascend(two_class(lambda u: u @ weight), x, y, Ball(norm, 0.1), x, eps_step=0.04, max_iter=5)
+    found = ascend(two_class(lambda u: u @ weight), x, y, Ball(norm, 0.1), x, Steps(eps_step=0.04, max_iter=5))
     assert torch.allclose(found.perturbed, torch.tensor(expected))
     steps = torch.tensor([0.0, 0.04, 0.08, 0.1, 0.1, 0.1])
     dual = {"linf": 7.0, "l2": 5.0, "l1": 4.0}[norm]
@@ -50,7 +50,7 @@ def test_linear_loss_by_hand(norm, expected):
 def test_cosine_steps_by_hand():
     x, y = torch.zeros(1, 1), torch.tensor([0])
     loss_fn = two_class(lambda u: u[:, 0])
-    found = ascend(loss_fn, x, y, Ball("linf", 10.0), x, eps_step=1.0, max_iter=2, schedule="cosine")
+    found = ascend(loss_fn, x, y, Ball("linf", 10.0), x, Steps(eps_step=1.0, max_iter=2, schedule="cosine"))
     assert torch.allclose(found.losses, torch.tensor([0.0, 1.0, 1.505]))
 
 
@@ -59,7 +59,7 @@ def test_the_best_iterate_is_kept_and_not_the_last():
         return 0.1 - (u[:, 0] - 0.3).abs()
 
     x, y = torch.zeros(1, 1), torch.tensor([0])
-    found = ascend(two_class(lambda u: u[:, 0], tent), x, y, Ball("linf", 1.0), x, eps_step=0.1, max_iter=10)
+    found = ascend(two_class(lambda u: u[:, 0], tent), x, y, Ball("linf", 1.0), x, Steps(eps_step=0.1, max_iter=10))
     assert found.perturbed.item() == pytest.approx(0.3)
     assert found.margin.item() == pytest.approx(0.1)
     assert found.last_margin.item() == pytest.approx(-0.6)
@@ -68,7 +68,7 @@ def test_the_best_iterate_is_kept_and_not_the_last():
 
 def test_start_outside_of_the_ball_is_brought_in():
     x, y = torch.zeros(1, 1), torch.tensor([0])
-    found = ascend(two_class(lambda u: 0 * u[:, 0]), x, y, Ball("linf", 0.2), x + 5, eps_step=0.1, max_iter=1)
+    found = ascend(two_class(lambda u: 0 * u[:, 0]), x, y, Ball("linf", 0.2), x + 5, Steps(eps_step=0.1, max_iter=1))
     assert found.perturbed.item() == pytest.approx(0.2)
 
 
@@ -89,7 +89,9 @@ def test_no_gradient_reaches_the_parameters():
 def test_logits_that_are_nan_are_no_success():
     x, y = torch.zeros(2, 1), torch.tensor([0, 0])
     nan = torch.full((2,), float("nan"))
-    found = ascend(two_class(lambda u: u[:, 0], lambda u: nan), x, y, Ball("linf", 1.0), x, eps_step=0.1, max_iter=3)
+    found = ascend(
+        two_class(lambda u: u[:, 0], lambda u: nan), x, y, Ball("linf", 1.0), x, Steps(eps_step=0.1, max_iter=3)
+    )
     assert not (found.margin > 0).any()
     assert torch.equal(found.perturbed, x)
     assert margin_of(nn.Identity(), torch.full((1, 2), float("nan")), y[:1]).item() == -float("inf")

@@ -158,9 +158,9 @@ def test_half_precision_is_shown_to_numpy_as_float32():
 @pytest.mark.parametrize("cut", [lambda x: x.detach() * 2, lambda x: torch.as_tensor(x.detach().numpy() * 2)])
 def test_a_surrogate_or_transform_that_cuts_the_gradient_is_refused(cut):
     x = torch.from_numpy(X).requires_grad_(True)
-    with pytest.raises(ValueError, match="`surrogate` returns a tensor that autograd sees no way to"):
+    with pytest.raises(ValueError, match="`surrogate` returns a tensor to which autograd finds no path"):
         BPDA(nn.Identity(), np.sqrt, surrogate=cut)(x)
-    with pytest.raises(ValueError, match="`transform` returns a tensor that autograd sees no way to"):
+    with pytest.raises(ValueError, match="`transform` returns a tensor to which autograd finds no path"):
         EOT(nn.Identity(), samples=2, transform=cut, noise="rows").eval()(x)
     with pytest.raises(TypeError, match="`transform` returns ndarray; expected a tensor"):
         EOT(nn.Identity(), samples=2, transform=lambda x: x.detach().numpy(), noise="rows").eval()(x)

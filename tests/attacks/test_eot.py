@@ -114,10 +114,10 @@ def test_chunks_give_the_gradient_of_the_whole(source, noise):
         return eot.plan(x), [logits, *found]
 
     plan, whole = gradients()
-    assert plan.again is False
+    assert plan.recompute is False
     for settings in ({"max_rows": 3}, {"max_rows": 12}, {"max_rows": 1}, {"max_rows": 29}, {"memory": 400}):
         plan, parts = gradients(**settings)
-        assert plan.again is True
+        assert plan.recompute is True
         assert plan.samples * plan.rows <= settings.get("max_rows", 30)
         assert all(torch.allclose(a, b, rtol=0, atol=1e-12) for a, b in zip(whole, parts, strict=True))
 
@@ -278,7 +278,7 @@ def test_on_a_gpu():
     gradients = []
     for max_rows in (None, 5):
         eot = EOT(model, 6, noise="shared", max_rows=max_rows).eval()
-        assert eot.plan(x).again is (max_rows is not None)
+        assert eot.plan(x).recompute is (max_rows is not None)
         torch.manual_seed(0)
         gradients.append(torch.autograd.grad(eot(x).square().sum(), x)[0])
     assert torch.allclose(*gradients)

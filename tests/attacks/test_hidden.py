@@ -7,7 +7,7 @@ from torch import nn
 
 from art_sensreg.attacks import HiddenDistanceAttack
 from art_sensreg.attacks.base.norms import Ball
-from art_sensreg.attacks.base.other_classes import choose_donors, random_donors
+from art_sensreg.attacks.base.other_classes import cheapest, random_guides
 from art_sensreg.attacks.hidden_distance import TappedModel, relative_distance
 from art_sensreg.attacks.projected_ascent import Victim
 from art_sensreg.models import build_model
@@ -108,7 +108,7 @@ def test_nothing_to_tap_falls_back_to_the_logits(caplog):
     y = classifier.predict(x).argmax(axis=1)
     with caplog.at_level(logging.INFO, logger="art_sensreg"):
         made = HiddenDistanceAttack(classifier, **LINF).generate(x, y)
-    assert "has nothing to tap: the distance of the logits is attacked" in caplog.text
+    assert "has no hidden activations: the distance of the logits is used" in caplog.text
     assert accuracy(classifier, made, y) < 0.5
 
 
@@ -135,24 +135,24 @@ def test_models_that_average_copies_of_the_batch(vmapped):
         assert accuracy(classifier, made, y) < 0.3
 
 
-def test_donors_given_or_taken_from_the_batch():
+def test_guides_given_or_taken_from_the_batch():
     classifier, (x, y) = wrap(RoundedLogits(trained())), points(60)
-    alone = HiddenDistanceAttack(classifier, direction="towards", donors=(x[10:], y[10:]), nb_restarts=8, **LINF)
+    alone = HiddenDistanceAttack(classifier, direction="towards", guides=(x[10:], y[10:]), nb_restarts=8, **LINF)
     made = alone.generate(x[:10], y[:10])
     assert accuracy(classifier, made, y[:10]) < 0.8
     assert np.array_equal(alone.generate(x[:10], y[:10]), made)
 
 
-def test_choice_of_donors():
+def test_choice_of_guides():
     cost = torch.tensor([[3.0, 1.0, 2.0], [1.0, 1.0, 1.0]])
     allowed = torch.tensor([[True, False, True], [False, False, False]])
-    donors, found = choose_donors(cost, allowed)
-    assert (donors[0].item(), found.tolist()) == (2, [True, False])
+    guides, found = cheapest(cost, allowed)
+    assert (guides[0].item(), found.tolist()) == (2, [True, False])
     x, y = torch.arange(4.0)[:, None], torch.tensor([0, 0, 1, 2])
     for seed in range(10):
-        chosen, found = random_donors(x, y, (x, y), torch.Generator().manual_seed(seed))
+        chosen, found = random_guides(x, y, (x, y), torch.Generator().manual_seed(seed))
         assert found.all()
         assert (y[chosen[:, 0].long()] != y).all()
-    chosen, found = random_donors(x[:2], y[:2], (x[:2], y[:2]), torch.Generator())
+    chosen, found = random_guides(x[:2], y[:2], (x[:2], y[:2]), torch.Generator())
     assert torch.equal(chosen, x[:2])
     assert not found.any()

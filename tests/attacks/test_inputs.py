@@ -233,7 +233,7 @@ class Twice(PreprocessorPyTorch):
 
 def test_several_rows_of_an_image_are_averaged_or_refused():
     classifier = classifier_of(preprocessing_defences=[Twice()])
-    with pytest.raises(ValueError, match="returns 4 rows for 2 images; expected one row an image"):
+    with pytest.raises(ValueError, match="returns 4 rows for 2 images; expected one row for each image"):
         differentiable_model(classifier)(torch.from_numpy(X[:2]))
     for attack in ("ascent", "sink", "official"):
         with pytest.raises(ValueError, match=r"24 rows (for|of) 12 images"):

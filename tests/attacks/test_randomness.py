@@ -123,7 +123,7 @@ def test_what_a_row_keeps_is_measured():
     assert (eot.plan(torch.rand(10, 10)).samples, eot.plan(torch.rand(200, 10)).rows) == (8, 100)
     assert eot.plan(torch.rand(40, 10)).samples == 2
     weights = EOT(Random(weights=0.1, features=1000, classes=100), 8, memory=10**6).eval()
-    assert weights.plan(torch.rand(2, 1000)).again  # 8 times the noisy weights are more than that
+    assert weights.plan(torch.rand(2, 1000)).recompute  # 8 times the noisy weights are more than that
 
 
 def test_measuring_frees_the_graphs():

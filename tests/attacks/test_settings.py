@@ -21,7 +21,7 @@ from art_sensreg.attacks import (
     TransferAttack,
 )
 from art_sensreg.attacks.autoattack.rescale import within_budget
-from art_sensreg.attacks.base.ascent import ascend
+from art_sensreg.attacks.base.ascent import Steps
 from art_sensreg.attacks.base.norms import Ball, perturbation_norm
 from art_sensreg.auditing.linear_truth import linear_margins
 from art_sensreg.benchmark.config.threat_models import Threat, perturbation_size
@@ -211,7 +211,7 @@ def test_eot_can_be_changed():
 def test_functions_refuse_kinds_that_they_do_not_know():
     x = torch.zeros(1, 2)
     with pytest.raises(ValueError, match="`schedule` is 'linear'; expected one of constant, cosine"):
-        ascend(lambda u: (u.sum(1), u), x, torch.tensor([0]), Ball("linf", 0.1), x, 0.1, 1, "linear")
+        Steps(eps_step=0.1, max_iter=1, schedule="linear")
     for name, value in (("distance", "euclidean"), ("scale", "whole")):
         with pytest.raises(ValueError, match=f"`{name}` is '{value}'"):
             layer_sensitivity(x, x, 0.1, **{name: value})

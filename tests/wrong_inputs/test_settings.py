@@ -172,7 +172,7 @@ SETTINGS = {
         "layers": LAYERS,
         "direction": CHOICE,
         "weight": NOT_NEGATIVE,
-        "donors": [3, "x", (1,), (1, 2, 3), {}, object()],
+        "guides": [3, "x", (1,), (1, 2, 3), {}, object()],
         "nb_restarts": COUNT,
         "eps": NOT_NEGATIVE,
         "norm": NORM,

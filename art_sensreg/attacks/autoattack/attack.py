@@ -1,10 +1,9 @@
-"""The authors' own AutoAttack, from the package pyautoattack, as an attack of ART."""
+"""The official AutoAttack, from the package pyautoattack, as an attack of ART."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,40 +15,32 @@ from art_sensreg.art_bridge.checks import check_images
 from art_sensreg.attacks.autoattack.backend import (
     MIN_CLASSES,
     VERSIONS,
-    AuthorsAttacks,
-    Strength,
+    AutoAttackBackend,
+    BackendSettings,
     auto_attack_class,
 )
-from art_sensreg.attacks.autoattack.rescale import UnitBox, picture_shape
+from art_sensreg.attacks.autoattack.rescale import RescaledModel, attackable_shape
 from art_sensreg.attacks.base.inputs import CheckedAttack, attack_number, attack_range
-from art_sensreg.attacks.base.norms import norm_name
 from art_sensreg.attacks.base.predictions import labels_of, predicted_labels
 from art_sensreg.attacks.wrappers.torch_model import check_classifier
-from art_sensreg.utils import (
-    as_numbers,
-    check_choice,
-    check_count,
-    check_differentiable,
-    check_flag,
-    check_seed,
-    enable_grad,
-)
+from art_sensreg.utils import as_numbers, check_choice, check_count, check_flag, check_seed, enable_grad
 from art_sensreg.utils.autograd import preserve_grad
-from art_sensreg.utils.checks import check_known
 from art_sensreg.utils.model_rng import preserve_rng_state
 from art_sensreg.utils.modes import eval_mode, frozen
+from art_sensreg.utils.norms import norm_name
 
 _STRENGTH = ("nb_iter", "nb_queries", "nb_restarts", "eot_iter")
 
 
 class OfficialAutoAttack(CheckedAttack):
     """
-    AutoAttack as its authors wrote it: what published robust accuracies are measured with.
+    AutoAttack as its authors wrote it: the attack behind published robust accuracies.
 
-    ART's attack of that name is another one. Stages run one after the other, each on what the former ones left; images
-    that none of them breaks are returned as they came. It sees all of ART's preprocessing (torch preprocessors without
-    a gradient are passed straight through), and its budget holds in the user's units. An image counts as broken if the
-    classifier mistakes the very image that is returned, so that of a random model a second draw has to agree.
+    ART's attack of that name is a different one. Stages run one after the other, each on the images that earlier ones
+    did not break; images that none of them breaks are returned unchanged. Images are floating point, and keep their
+    type. It sees all of ART's preprocessing (torch preprocessors without a gradient are differentiated straight
+    through), and its budget holds in the user's units. An image counts as broken if the classifier misclassifies the
+    very image that is returned, so that for a random model a second draw has to agree.
 
     | Paper link: https://arxiv.org/abs/2003.01690 (Croce and Hein 2020), https://arxiv.org/abs/2103.01208 (L1)
 
@@ -59,19 +50,19 @@ class OfficialAutoAttack(CheckedAttack):
     :param version: `standard`, `plus`, or `rand` for random models.
     :param attacks: Single stages instead of a version: `apgd-ce`, `apgd-dlr`, `apgd-t`, `fab`, `fab-t`, `square`.
     :param seed: Seed of every stage and batch; the global generators are left as they were.
-    :param batch_size: Images attacked together.
+    :param batch_size: Number of images attacked together.
     :param verbose: Whether a progress bar over the stages is shown.
-    :param nb_iter: Steps of APGD and FAB; None: the authors' 100.
-    :param nb_queries: Queries of Square; None: the authors' 5000.
-    :param nb_restarts: Restarts of each stage; None: the authors' 1 or 5.
-    :param eot_iter: Gradients that APGD averages; None: the authors' 20 in `rand`, else 1.
+    :param nb_iter: Steps of APGD and FAB; None: 100, as in the paper.
+    :param nb_queries: Queries of Square; None: 5000, as in the paper.
+    :param nb_restarts: Restarts of each stage; None: 1 or 5, as in the paper.
+    :param eot_iter: Gradients that APGD averages; None: 20 in `rand`, else 1, as in the paper.
     :raises ImportError: If pyautoattack is missing.
     :raises TypeError: If the classifier is not a PyTorch one, or a setting is of a wrong type.
     :raises ValueError: If a setting is out of range, or a stage needs more classes or pixels than there are.
 
     Example:
     >>> from torch import nn
-    >>> from art_sensreg.attacks.autoattack.attack import OfficialAutoAttack
+    >>> from art_sensreg.attacks import OfficialAutoAttack
     >>> classifier = PyTorchClassifier(nn.Flatten(), nn.CrossEntropyLoss(), (1, 1, 4), 4, clip_values=(0.0, 1.0))
     >>> x = np.array([[0.6, 0.5, 0.0, 0.0], [0.9, 0.0, 0.0, 0.0]], dtype=np.float32).reshape(2, 1, 1, 4)
     >>> attack = OfficialAutoAttack(classifier, eps=0.1, nb_iter=10, nb_queries=10)
@@ -111,13 +102,13 @@ class OfficialAutoAttack(CheckedAttack):
         self.attacks = attacks
         self.nb_iter, self.nb_queries, self.nb_restarts, self.eot_iter = nb_iter, nb_queries, nb_restarts, eot_iter
         self.masks: dict[str, np.ndarray] = {}
-        """For `clean` and each stage: which images are rightly classified after it, `(n,)`."""
+        """For `clean` and each stage: which images are still classified correctly after it, `(n,)`."""
         self.seconds: dict[str, float] = {}
-        """For each stage: its seconds."""
+        """Duration of each stage."""
         self.warnings: list[str] = []
         """What pyautoattack warned of (a random defence, zero gradients, ...), each text once."""
         self.robust = np.zeros(0, dtype=bool)
-        """Which images are rightly classified after all stages, `(n,)`."""
+        """Which images are still classified correctly after all stages, `(n,)`."""
         self._settle()
 
     @property
@@ -125,104 +116,79 @@ class OfficialAutoAttack(CheckedAttack):
         """The stages, in their order."""
         return VERSIONS[self.version] if self.attacks is None else tuple(self.attacks)
 
-    def generate(
-        self, x: np.ndarray, y: np.ndarray | None = None, mask: np.ndarray | None = None, **kwargs: Any
-    ) -> np.ndarray:
-        """
-        Perturb images; `masks`, `robust`, `seconds` and `warnings` tell what happened.
-
-        :param x: Images `(n, *input_shape)`, floating point, within `clip_values`.
-        :param y: True labels, as indices or rows; None: those that are predicted.
-        :param mask: Not supported.
-        :param kwargs: Nothing: an unknown argument is an error.
-        :return: Images of the same shape and type: misclassified where the attack succeeded, else unchanged.
-        :raises TypeError: If an argument is unknown or of a wrong type.
-        :raises ValueError: If images or labels do not fit, the classifier has no usable `clip_values`, or `mask` is
-            given.
-        """
-        check_known("generate()", kwargs, ("x", "y"))
-        if mask is not None:
-            raise ValueError("`mask` is given; expected None: this attack changes all pixels.")
-        classifier = self.estimator
-        check_differentiable(classifier.model, "estimator")
-        images = as_numbers(x, "x")
-        attack_range(classifier)  # refuses what does not fit the images
+    def _generate(self, x: Any, y: Any) -> np.ndarray:
+        classifier, images = self.estimator, as_numbers(x, "x")
+        attack_range(classifier)  # refuses a range that does not fit the images
         # In the machine's byte order, and of a precision that torch has.
         dtype = np.dtype(np.float64) if images.dtype.itemsize > 8 else images.dtype.newbyteorder("=")
         images = check_images(images, classifier.input_shape, classifier.clip_values, dtype=dtype)
         images = np.ascontiguousarray(images)
         labels = None if y is None else labels_of(classifier, y, len(images))
-        with ExitStack() as stack:
-            stack.enter_context(enable_grad())
-            stack.enter_context(eval_mode(classifier._model))
-            box = UnitBox(classifier, self._picture_shape())
-            stack.enter_context(preserve_grad(box))
-            stack.enter_context(frozen(box))
-            # The authors seed every device.
-            stack.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
-            stack.enter_context(preserve_rng_state(self.estimator.device, self.seed))
-            return self._run(box, images, self._predicted(images) if labels is None else labels)
+        with enable_grad(), eval_mode(classifier._model):
+            model = RescaledModel(classifier, self._shape())
+            # The package seeds every device.
+            devices = torch.random.fork_rng(devices=range(torch.cuda.device_count()))
+            with preserve_grad(model), frozen(model), devices, preserve_rng_state(classifier.device, self.seed):
+                return self._run(model, images, self._predicted(images) if labels is None else labels)
 
-    _generate = generate
-
-    def _run(self, box: UnitBox, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        theirs, units, found = self._authors_attacks(box), box.to_units(x), x.copy()
-        self.warnings, self.seconds = theirs.warnings, {}
+    def _run(self, model: RescaledModel, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        backend, scaled, found = self._backend(model), model.rescale(x), x.copy()
+        self.warnings, self.seconds = backend.warnings, {}
         robust = self._predicted(x) == y
         self.masks = {"clean": robust.copy()}
-        self._check_gradient(box, units[:1])
-        theirs.check_defence(*self._tensors(units[: self.batch_size], y[: self.batch_size]))
+        self._check_gradient(model, scaled[:1])
+        backend.check_defence(*self._tensors(scaled[: self.batch_size], y[: self.batch_size]))
         for stage in tqdm(self.stages, desc="AutoAttack", disable=not self.verbose):
             begin, left = time.perf_counter(), np.flatnonzero(robust)
             for first in range(0, len(left), self.batch_size):
-                rows = left[first : first + self.batch_size]
-                perturbed, broken = theirs.perturb(stage, *self._tensors(units[rows], y[rows]))
-                rows = rows[broken.cpu().numpy()]
-                images = box.from_units(x[rows], perturbed[broken].cpu().numpy(), self.eps, self.norm)
-                # Counted is what the user's classifier says of the image that the user gets.
-                wrong = self._predicted(images) != y[rows]
-                found[rows[wrong]], robust[rows[wrong]] = images[wrong], False
+                chosen = left[first : first + self.batch_size]
+                perturbed, broken = backend.perturb(stage, *self._tensors(scaled[chosen], y[chosen]))
+                chosen = chosen[broken.cpu().numpy()]
+                images = model.restore(x[chosen], perturbed[broken].cpu().numpy(), self.eps, self.norm)
+                # What counts is how the user's classifier takes the image that the user gets.
+                wrong = self._predicted(images) != y[chosen]
+                found[chosen[wrong]], robust[chosen[wrong]] = images[wrong], False
             self.seconds[stage], self.masks[stage] = time.perf_counter() - begin, robust.copy()
         self.robust = robust
-        theirs.check_square({stage: float(mask.mean()) for stage, mask in self.masks.items()})
+        backend.check_square({stage: float(mask.mean()) for stage, mask in self.masks.items()})
         return found
 
-    def _check_gradient(self, box: UnitBox, units: np.ndarray) -> None:
+    def _check_gradient(self, model: RescaledModel, scaled: np.ndarray) -> None:
         if set(self.stages) == {"square"}:
             return
-        leaf = torch.from_numpy(units).to(self.estimator.device).requires_grad_(True)
+        leaf = torch.from_numpy(scaled).to(self.estimator.device).requires_grad_(True)
         with preserve_rng_state(self.estimator.device):
-            total = box(leaf).sum()
+            total = model(leaf).sum()
             found = torch.autograd.grad(total, leaf, allow_unused=True)[0] if total.requires_grad else None
         if found is None:
             raise ValueError(
-                "`estimator` cuts the gradient: autograd sees no way from the images to the logits. Wrap the part that "
-                "detaches or leaves torch into art_sensreg.attacks.BPDA, or ask for attacks=('square',)."
+                "`estimator` cuts the gradient: autograd finds no path from the images to the logits. Wrap the part "
+                "that detaches or leaves torch in art_sensreg.attacks.BPDA, or ask for attacks=('square',)."
             )
 
-    def _tensors(self, units: np.ndarray, y: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    def _tensors(self, scaled: np.ndarray, y: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         device = self.estimator.device
-        return torch.from_numpy(units).to(device), torch.from_numpy(y).to(device)
+        return torch.from_numpy(scaled).to(device), torch.from_numpy(y).to(device)
 
     def _predicted(self, x: np.ndarray) -> np.ndarray:
         return predicted_labels(self.estimator, x, self.batch_size)
 
-    def _authors_attacks(self, box: UnitBox) -> AuthorsAttacks:
-        return AuthorsAttacks(
-            box,
+    def _backend(self, model: RescaledModel) -> AutoAttackBackend:
+        settings = BackendSettings(
             nb_classes=self.estimator.nb_classes,
             norm=self.norm,
-            eps=self.eps / box.width,
+            eps=self.eps / model.width,
             version=self.version,
-            attacks=self.attacks,
+            attacks=None if self.attacks is None else tuple(self.attacks),
             seed=self.seed,
             device=self.estimator.device,
-            strength=Strength(**{name: getattr(self, name) for name in _STRENGTH}),
+            **{name: getattr(self, name) for name in _STRENGTH},
         )
+        return AutoAttackBackend(model, settings)
 
-    def _picture_shape(self) -> tuple[int, ...]:
+    def _shape(self) -> tuple[int, ...]:
         windows = "square" in self.stages and self.norm != "linf"
-        shape = picture_shape(tuple(self.estimator.input_shape), windows)
+        shape = attackable_shape(tuple(self.estimator.input_shape), windows)
         if shape is None:
             others = tuple(stage for stage in self.stages if stage != "square")
             raise ValueError(
@@ -240,7 +206,7 @@ class OfficialAutoAttack(CheckedAttack):
                 check_count(name, getattr(self, name), minimum=0 if name == "seed" else 1)
                 setattr(self, name, int(getattr(self, name)))
         self._check_stages()
-        self._picture_shape()
+        self._shape()
 
     def _check_stages(self) -> None:
         if self.attacks is None:
@@ -260,6 +226,3 @@ class OfficialAutoAttack(CheckedAttack):
             )
         if self.norm == "l1" and self.version == "standard" and self.nb_iter is not None and self.nb_iter < 3:
             raise ValueError(f"`nb_iter` is {self.nb_iter}; expected at least 3: APGD has three phases in L1.")
-
-
-OfficialAutoAttack.generate = OfficialAutoAttack._generate  # type: ignore[method-assign] # as in ProjectedAscent

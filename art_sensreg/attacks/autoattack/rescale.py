@@ -1,4 +1,4 @@
-"""A classifier as attacks of other libraries want it: pictures in [0, 1]; and the way back to the user's units."""
+"""A classifier as attacks of other libraries want it: of images in [0, 1]; and the way back to the user's units."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 from art_sensreg.attacks.autoattack.backend import default_dtype
-from art_sensreg.attacks.wrappers.torch_model import unit_box_model
+from art_sensreg.attacks.wrappers.torch_model import differentiable_model
+from art_sensreg.utils import shown
 from art_sensreg.utils.norms import norm_name
 
 
-class UnitBox(nn.Module):
+class RescaledModel(nn.Module):
     """
-    A classifier of pictures `(n, channels, height, width)` in [0, 1], in evaluation mode, and the change of units.
+    A classifier of images `(n, channels, height, width)` in [0, 1], in evaluation mode, and the change of units.
 
     :param classifier: ART classifier with `clip_values`.
     :param shape: Shape in which an image is shown to the attack, of as many values as the classifier's own.
@@ -24,51 +25,48 @@ class UnitBox(nn.Module):
     :raises ValueError: If `clip_values` is missing, or is not the same for all channels.
 
     Example:
-    >>> from art_sensreg.attacks.autoattack.rescale import UnitBox
+    >>> from art_sensreg.attacks.autoattack.rescale import RescaledModel
     >>> classifier = PyTorchClassifier(nn.Identity(), nn.CrossEntropyLoss(), (2,), 2, clip_values=(0.0, 255.0))
-    >>> box, x = UnitBox(classifier, (1, 1, 2)), np.array([[0.0, 51.0]], dtype=np.float32)
-    >>> units = box.to_units(x)
-    >>> units.round(3), box(torch.from_numpy(units))
+    >>> model, x = RescaledModel(classifier, (1, 1, 2)), np.array([[0.0, 51.0]], dtype=np.float32)
+    >>> scaled = model.rescale(x)
+    >>> scaled.round(3), model(torch.from_numpy(scaled))
     (array([[[[0. , 0.2]]]], dtype=float32), tensor([[ 0., 51.]]))
-    >>> box.from_units(x, np.full((1, 1, 1, 2), 0.1), eps=30.0, norm="linf").round(3).tolist()
+    >>> model.restore(x, np.full((1, 1, 1, 2), 0.1), eps=30.0, norm="linf").round(3).tolist()
     [[25.5, 25.5]]
     """
 
     def __init__(self, classifier: PyTorchClassifier, shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.model, self.low, self.width = unit_box_model(classifier)
+        self.model = differentiable_model(classifier)
+        self.low, self.width = _range(classifier)
         self.user_shape, self.shape = tuple(classifier.input_shape), tuple(shape)
         self.default_dtype = torch.get_default_dtype()
         self.eval()
 
-    def forward(self, units: torch.Tensor) -> torch.Tensor:
+    def forward(self, scaled: torch.Tensor) -> torch.Tensor:
         if self.shape != self.user_shape:
-            units = units.reshape(len(units), *self.user_shape)
+            scaled = scaled.reshape(len(scaled), *self.user_shape)
         with default_dtype(self.default_dtype):
-            # A copy: Square writes into the logits, which are the images themselves if the model is a view of them.
-            logits: torch.Tensor = self.model(units).clone()
+            x = scaled if self._same_units else self.low + self.width * scaled
+            # A copy: Square writes into the logits, which are the images themselves if the model returns a view.
+            logits: torch.Tensor = self.model(x).clone()
         return logits
 
-    def to_units(self, x: np.ndarray) -> np.ndarray:
-        """
-        Images as the attack sees them.
+    def rescale(self, x: np.ndarray) -> np.ndarray:
+        """Images `(n, *input_shape)` in the user's units as float32 images in [0, 1]."""
+        scaled = x if self._same_units else (x.astype(np.float64) - self.low) / self.width
+        return scaled.clip(0.0, 1.0).astype(np.float32).reshape(len(x), *self.shape)
 
-        :param x: Images in the user's units, `(n, *input_shape)`.
-        :return: float32 pictures in [0, 1].
-        """
-        units = x if self._same_units else (x.astype(np.float64) - self.low) / self.width
-        return units.clip(0.0, 1.0).astype(np.float32).reshape(len(x), *self.shape)
-
-    def from_units(self, x: np.ndarray, perturbed: np.ndarray, eps: float, norm: str) -> np.ndarray:
+    def restore(self, x: np.ndarray, perturbed: np.ndarray, eps: float, norm: str) -> np.ndarray:
         """
         Perturbed images as the user gets them.
 
         :param x: Images in the user's units, `(n, *input_shape)`.
-        :param perturbed: Perturbed pictures in [0, 1].
+        :param perturbed: Perturbed images in [0, 1].
         :param eps: Size of the perturbation, in the user's units.
         :param norm: `linf`, `l2` or `l1`.
-        :return: Images of the shape and type of `x`, within eps of it; float32 images of a user who has the attack's
-            own units are those of the attack, bit for bit.
+        :return: Images of the shape and type of `x`, within eps of it; for float32 images already in [0, 1], those of
+            the attack, bit for bit.
         """
         images = perturbed.reshape(len(x), *self.user_shape)
         if self._same_units and x.dtype == perturbed.dtype:
@@ -81,33 +79,32 @@ class UnitBox(nn.Module):
         return self.low == 0.0 and self.width == 1.0
 
 
+def _range(classifier: PyTorchClassifier) -> tuple[float, float]:
+    """Smallest value and width of the one range that all channels share."""
+    clip = classifier.clip_values
+    if clip is None:
+        raise ValueError("`classifier` has no `clip_values`; expected the range of the images, for example (0.0, 1.0).")
+    low, high = (np.unique(np.asarray(value, dtype=np.float64)) for value in clip)
+    if len(low) > 1 or len(high) > 1:
+        raise ValueError(f"`classifier` has `clip_values` {shown(clip)}; expected one range for all channels.")
+    return float(low[0]), float(high[0] - low[0])
+
+
 def within_budget(x: np.ndarray, perturbed: np.ndarray, eps: float, norm: str, low: float, high: float) -> np.ndarray:
     """
     Perturbed images whose difference from `x`, as it is stored, is at most eps: rounding goes towards `x`.
 
-    :param x: Images `(n, ...)` within the box, of any float type.
+    :param x: Images `(n, ...)` from `low` to `high`, of any float type, which is that of the result.
     :param perturbed: Perturbed ones, float64.
-    :param eps: Size of the perturbation.
-    :param norm: `linf`, `l2` or `l1`.
-    :param low: Smallest value of an image.
-    :param high: Largest value.
-    :return: Images of the type of `x`.
-
-    Example:
-    >>> from art_sensreg.attacks.autoattack.rescale import within_budget
-    >>> x = np.array([[0.7]], dtype=np.float32)
-    >>> stored = within_budget(x, np.array([[1.0]]), 0.1, "linf", 0.0, 1.0)
-    >>> float(stored[0, 0]) - float(x[0, 0]) <= 0.1 < float(np.float32(0.8)) - float(x[0, 0])
-    True
     """
     norm, start = norm_name(norm), x.astype(np.float64)
     delta = np.clip(perturbed, low, high) - start
     if norm == "linf":
         delta = np.clip(delta, -eps, eps)
     else:
-        rows = delta.reshape(len(x), math.prod(x.shape[1:]))
-        size = np.linalg.norm(rows, ord=2 if norm == "l2" else 1, axis=1)
-        # A hair inside, for whoever adds up the sizes in another order.
+        flat = delta.reshape(len(x), math.prod(x.shape[1:]))
+        size = np.linalg.norm(flat, ord=2 if norm == "l2" else 1, axis=1)
+        # Slightly inside, for whoever adds up the sizes in another order.
         shrink = np.where(size > eps * (1 - 1e-12), eps * (1 - 1e-12) / np.maximum(size, 1e-300), 1.0)
         delta = delta * shrink.reshape(-1, *[1] * (x.ndim - 1))
     stored = (start + delta).astype(x.dtype)
@@ -116,18 +113,18 @@ def within_budget(x: np.ndarray, perturbed: np.ndarray, eps: float, norm: str, l
     return nearest
 
 
-def picture_shape(input_shape: tuple[int, ...], windows: bool) -> tuple[int, ...] | None:
+def attackable_shape(input_shape: tuple[int, ...], windows: bool) -> tuple[int, ...] | None:
     """
     The shape in which pyautoattack can attack images: a set of values is as robust in one layout as in another.
 
     :param input_shape: Shape of one image; channels, height and width, or any other.
-    :param windows: Whether Square runs in L2 or L1: it tiles the picture, and fails where its tiles do not fit (heights
+    :param windows: Whether Square runs in L2 or L1: it tiles the image, and fails where its tiles do not fit (heights
         below 5; 12, 14, 18, 19, 24).
-    :return: The shape itself if it will do, else that of the most square picture that does; None if there is none.
+    :return: The shape itself if it will do, else that of the most square image that does; None if there is none.
 
     Example:
-    >>> from art_sensreg.attacks.autoattack.rescale import picture_shape
-    >>> picture_shape((3, 32, 32), True), picture_shape((3, 24, 24), True), picture_shape((20,), True)
+    >>> from art_sensreg.attacks.autoattack.rescale import attackable_shape
+    >>> attackable_shape((3, 32, 32), True), attackable_shape((3, 24, 24), True), attackable_shape((20,), True)
     ((3, 32, 32), (3, 16, 36), (1, 5, 4))
     """
     usable = _tiles_fit if windows else lambda height, width: True

@@ -1,4 +1,4 @@
-"""Projected gradient ascent as a function, and the surroundings that it runs in."""
+"""Projected gradient ascent as a function."""
 
 from __future__ import annotations
 
@@ -10,13 +10,38 @@ import torch
 from torch import nn
 
 from art_sensreg.attacks.base.losses import LogitsLoss, margin
-from art_sensreg.attacks.base.norms import Ball
+from art_sensreg.attacks.base.norms import Ball, per_example
 from art_sensreg.utils import check_choice
 
-# Of a batch of perturbed images: the loss of each, and the logits that tell whether it is misclassified.
+# From a batch of perturbed images to the loss of each, and the logits that tell whether it is misclassified.
 LossFunction = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 SCHEDULES = ("constant", "cosine")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """
+    The steps of an ascent.
+
+    :param eps_step: Size of the first step, in the units of the images.
+    :param max_iter: Number of steps.
+    :param schedule: `constant`, or `cosine`: steps shrink to a hundredth of the first.
+    :raises ValueError: If the schedule is neither.
+    """
+
+    eps_step: float
+    max_iter: int
+    schedule: str = "constant"
+
+    def __post_init__(self) -> None:
+        check_choice("schedule", self.schedule, SCHEDULES)
+
+    def size(self, step: int) -> float:
+        """Size of a step, counted from 0."""
+        if self.schedule == "constant":
+            return self.eps_step
+        return float(self.eps_step * (0.01 + 0.495 * (1 + np.cos(np.pi * step / self.max_iter))))
 
 
 @dataclass(frozen=True)
@@ -24,12 +49,12 @@ class Ascent:
     """
     What :func:`ascend` found.
 
-    :param perturbed: For each image the most misclassified one that was met, `(n, ...)`.
+    :param perturbed: For each image the most misclassified iterate, `(n, ...)`.
     :param margin: Its margin: above 0 where misclassified, `(n,)`.
     :param last_margin: The margin of the last iterate, `(n,)`.
     :param losses: Mean loss at the start and after each step, `(steps + 1,)`.
     :param margins: Largest margin so far of each image, at the start and after each step, `(steps + 1, n)`.
-    :param detached: Whether autograd saw no way from the images to the loss, so that no step was made.
+    :param detached: Whether autograd found no path from the images to the loss, so that no step was made.
     """
 
     perturbed: torch.Tensor
@@ -41,19 +66,7 @@ class Ascent:
 
 
 def loss_on_logits(model: nn.Module, y: torch.Tensor, loss: LogitsLoss) -> LossFunction:
-    """
-    A loss of logits as a loss of images.
-
-    :param model: Module from images to logits.
-    :param y: Class indices, `(n,)`.
-    :param loss: Loss of logits and labels.
-    :return: Function of perturbed images, to the loss of each and the logits.
-
-    Example:
-    >>> from art_sensreg.attacks.base.ascent import loss_on_logits
-    >>> loss_on_logits(nn.Identity(), torch.tensor([0]), margin)(torch.tensor([[3.0, 1.0]]))[0]
-    tensor([-2.])
-    """
+    """A loss of logits and labels as a loss of images."""
 
     def loss_fn(perturbed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = model(perturbed)
@@ -63,84 +76,59 @@ def loss_on_logits(model: nn.Module, y: torch.Tensor, loss: LogitsLoss) -> LossF
 
 
 def ascend(
-    loss_fn: LossFunction,
-    x: torch.Tensor,
-    y: torch.Tensor,
-    ball: Ball,
-    start: torch.Tensor,
-    eps_step: float,
-    max_iter: int,
-    schedule: str = "constant",
+    loss_fn: LossFunction, x: torch.Tensor, y: torch.Tensor, ball: Ball, start: torch.Tensor, steps: Steps
 ) -> Ascent:
     """
-    Maximise a loss inside a ball by steps of steepest ascent; every iterate is looked at, not only the last.
+    Maximise a loss inside a ball by steps of steepest ascent; every iterate is tried, not only the last.
 
     | Paper link: https://arxiv.org/abs/1706.06083 (Madry et al. 2018)
 
-    :param loss_fn: Loss and logits of a batch of perturbed images; rows must not see each other.
+    :param loss_fn: Loss and logits of a batch of perturbed images; the examples of a batch must not affect each other.
     :param x: Images, `(n, ...)`.
     :param y: Class indices, `(n,)`.
-    :param ball: What is allowed.
+    :param ball: The perturbations allowed.
     :param start: First iterate.
-    :param eps_step: Size of a step, in the units of the images.
-    :param max_iter: Number of steps.
-    :param schedule: `constant`, or `cosine`: steps shrink to a hundredth of the first.
+    :param steps: Number and sizes of the steps.
     :return: What was found.
 
     Example:
-    >>> from art_sensreg.attacks.base.ascent import ascend
+    >>> from art_sensreg.attacks.base.ascent import Steps, ascend
     >>> x, y = torch.tensor([[0.6, 0.5]]), torch.tensor([0])
-    >>> found = ascend(lambda u: (margin(u, y), u), x, y, Ball("linf", 0.1, 0.0, 1.0), x, eps_step=0.05, max_iter=3)
+    >>> ball, steps = Ball("linf", 0.1, 0.0, 1.0), Steps(eps_step=0.05, max_iter=3)
+    >>> found = ascend(lambda u: (margin(u, y), u), x, y, ball, x, steps)
     >>> found.perturbed, found.margin > 0
     (tensor([[0.5000, 0.6000]]), tensor([True]))
     """
-    check_choice("schedule", schedule, SCHEDULES)
     current, best = ball.project(x, start), x
     best_margin = torch.full((len(x),), -float("inf"), device=x.device, dtype=x.dtype)
     last = best_margin
     detached = False
     losses: list[torch.Tensor] = []
     margins: list[torch.Tensor] = []
-    for step in range(max_iter + 1):
-        gradient, loss, logits = _value_and_grad(loss_fn, current, gradient=step < max_iter)
-        detached = detached or (gradient is None and step < max_iter)
+    for step in range(steps.max_iter + 1):
+        gradient, loss, logits = _value_and_grad(loss_fn, current, gradient=step < steps.max_iter)
+        detached = detached or (gradient is None and step < steps.max_iter)
         last = _finite_margin(logits, y, x.dtype)
-        better = last > best_margin
-        # And not by `best[better]`, for which the host would wait.
-        best = torch.where(better.view(-1, *[1] * (x.ndim - 1)), current, best)
+        # Not by `best[better]`, which would make the host wait for the device.
+        best = torch.where(per_example(last > best_margin, x), current, best)
         best_margin = torch.maximum(last, best_margin)
         losses.append(loss.nan_to_num().mean())
         margins.append(best_margin)
         if gradient is not None:
-            shrink = 1.0 if schedule == "constant" else 0.01 + 0.495 * (1 + np.cos(np.pi * step / max_iter))
-            current = ball.project(x, current + shrink * eps_step * ball.steepest(ball.inward(current, gradient)))
+            current = ball.project(x, current + steps.size(step) * ball.steepest(ball.inward(current, gradient)))
     return Ascent(best, best_margin, last, torch.stack(losses), torch.stack(margins), detached)
 
 
-def value_and_grad(
-    loss_fn: LossFunction, x: torch.Tensor, gradient: bool = True
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """
-    Gradient of the loss by each image.
-
-    :param loss_fn: Loss and logits of a batch.
-    :param x: Batch, `(n, ...)`.
-    :param gradient: Whether the gradient is asked for; zeros if not.
-    :return: Gradient (zeros where autograd sees no way, or where it is not finite), loss `(n,)`, and logits.
-
-    Example:
-    >>> from art_sensreg.attacks.base.ascent import value_and_grad
-    >>> value_and_grad(lambda x: (x.pow(2).sum(1), x), torch.tensor([[3.0]]))[0]
-    tensor([[6.]])
-    """
-    found, loss, logits = _value_and_grad(loss_fn, x, gradient)
+def value_and_grad(loss_fn: LossFunction, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Input gradient `(n, ...)` of a batch (zeros where the loss does not depend on it), loss `(n,)` and logits."""
+    found, loss, logits = _value_and_grad(loss_fn, x, gradient=True)
     return torch.zeros_like(x) if found is None else found, loss, logits
 
 
 def _value_and_grad(
     loss_fn: LossFunction, x: torch.Tensor, gradient: bool
 ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
-    """The same with None for a gradient that autograd sees no way to, or that was not asked for."""
+    """The same, with None for a gradient that does not exist or is not wanted; entries that are not finite are 0."""
     leaf = x.detach().clone().requires_grad_(gradient)
     with torch.set_grad_enabled(gradient):
         loss, logits = loss_fn(leaf)
@@ -152,19 +140,7 @@ def _value_and_grad(
 
 
 def margin_of(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """
-    Margin of each image.
-
-    :param model: Module from images to logits.
-    :param x: Images, `(n, ...)`.
-    :param y: Class indices, `(n,)`.
-    :return: Above 0 where misclassified, minus infinity where it is NaN; `(n,)`, in the type of the images.
-
-    Example:
-    >>> from art_sensreg.attacks.base.ascent import margin_of
-    >>> margin_of(nn.Identity(), torch.tensor([[3.0, 1.0]]), torch.tensor([0]))
-    tensor([-2.])
-    """
+    """Margin of each image `(n,)`: above 0 where misclassified, minus infinity where it is NaN."""
     with torch.no_grad():
         return _finite_margin(model(x), y, x.dtype)
 

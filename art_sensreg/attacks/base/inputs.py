@@ -1,4 +1,4 @@
-"""What attacks are given: images and sizes, read and checked."""
+"""What attacks are given, checked: images, the range of images, sizes, and settings whenever they change."""
 
 from __future__ import annotations
 
@@ -10,29 +10,18 @@ import torch
 from art.attacks.attack import EvasionAttack
 
 from art_sensreg.art_bridge.checks import clip_bounds
-from art_sensreg.utils import as_numbers, check_number
+from art_sensreg.utils import as_numbers, check_differentiable, check_number
 from art_sensreg.utils.checks import check_known
 
-# What float32 may round of images that were scaled in float64, in shares of the range.
+# Rounding error of float32 images that were scaled in float64, as a share of the range.
 TOLERANCE = 1e-6
 
 
 def attack_images(x: Any, classifier: Any) -> np.ndarray:
     """
-    Images to attack, in float32.
+    Images to attack as a new float32 array, checked for shape, finite values and range.
 
-    :param x: Images `(n, *input_shape)` of any real type, in the user's units.
-    :param classifier: ART classifier.
-    :return: New float32 array; values that rounding has put a hair outside of `clip_values` are set to its end.
-    :raises TypeError: If it is no array of real numbers.
-    :raises ValueError: If the shape is wrong, a value is not finite, or one is outside of `clip_values`.
-
-    Example:
-    >>> from art.estimators.classification import PyTorchClassifier
-    >>> from art_sensreg.attacks.base.inputs import attack_images
-    >>> classifier = PyTorchClassifier(torch.nn.Identity(), torch.nn.CrossEntropyLoss(), (2,), 2, clip_values=(0, 255))
-    >>> attack_images(np.array([[0, 255]], dtype=np.uint8), classifier)
-    array([[  0., 255.]], dtype=float32)
+    Values that rounding has put just outside of `clip_values` are clipped; what is further outside is refused.
     """
     images, shape = as_numbers(x, "x"), tuple(classifier.input_shape)
     if images.ndim != len(shape) + 1 or images.shape[1:] != shape:
@@ -55,64 +44,68 @@ def attack_images(x: Any, classifier: Any) -> np.ndarray:
 
 
 def attack_range(classifier: Any) -> tuple[np.ndarray, np.ndarray]:
-    """
-    The range of images, as float32 arrays that broadcast against a batch.
-
-    :param classifier: ART classifier, with `clip_values` (numbers, or arrays of one value a feature) or without.
-    :return: Smallest and largest values; infinite without `clip_values`.
-    :raises ValueError: If `clip_values` do not fit the images.
-
-    Example:
-    >>> from art.estimators.classification import PyTorchClassifier
-    >>> from art_sensreg.attacks.base.inputs import attack_range
-    >>> model, clip_values = torch.nn.Identity(), (np.zeros(2), np.array([1.0, 255.0]))
-    >>> classifier = PyTorchClassifier(model, torch.nn.CrossEntropyLoss(), (1, 1, 2), 2, clip_values=clip_values)
-    >>> attack_range(classifier)[1]
-    array([[[  1., 255.]]], dtype=float32)
-    """
+    """Smallest and largest values of images, as float32 arrays that broadcast; infinite without `clip_values`."""
     shape, clip = tuple(classifier.input_shape), classifier.clip_values
     if clip is None:
         return np.array(-np.inf, dtype=np.float32), np.array(np.inf, dtype=np.float32)
-    bounds = [np.asarray(bound, dtype=np.float32) for bound in clip_bounds(clip, shape)]
-    for bound in bounds:
-        if bound.ndim > len(shape) or any(
-            b not in (1, s) for b, s in zip(bound.shape[::-1], shape[::-1], strict=False)
-        ):
+    low, high = (np.asarray(bound, dtype=np.float32) for bound in clip_bounds(clip, shape))
+    for bound in (low, high):
+        sizes = zip(bound.shape[::-1], shape[::-1], strict=False)
+        if bound.ndim > len(shape) or any(size not in (1, wanted) for size, wanted in sizes):
             raise ValueError(
                 f"`clip_values` has an array of shape {bound.shape}; expected numbers, or arrays of {math.prod(shape)} "
                 f"values or of a shape that broadcasts against an image, {shape}."
             )
-    return bounds[0], bounds[1]
+    return low, high
 
 
-def attack_number(name: str, value: Any, exclusive: bool = True) -> float:
-    """
-    A positive setting of an attack as a number.
-
-    :param name: Name of the setting, for the messages.
-    :param value: What came.
-    :param exclusive: Whether 0 is refused.
-    :return: The number.
-    :raises TypeError: If it is no number: an array of one value a feature or an image, which ART's own PGD takes.
-    :raises ValueError: If it is out of range.
-
-    Example:
-    >>> from art_sensreg.attacks.base.inputs import attack_number
-    >>> attack_number("eps", np.float64(0.25))
-    0.25
-    """
+def attack_number(name: str, value: Any) -> float:
+    """A setting that is one number above 0. ART's own PGD also takes arrays: one value for each feature or image."""
     if isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim:
         raise TypeError(
             f"`{name}` is an array of shape {tuple(value.shape)}; expected one number for all: ART's "
-            "ProjectedGradientDescent takes one a feature or an image."
+            "ProjectedGradientDescent takes one for each feature or image."
         )
-    check_number(name, value, minimum=0.0, exclusive=exclusive)
+    check_number(name, value, minimum=0.0, exclusive=True)
     return float(value)
 
 
-class CheckedAttack(EvasionAttack):
+class _Generate:
     """
-    An ART attack that checks and normalises a setting whenever it changes; a refused change leaves it as it was.
+    `generate`, outside of ART's class hierarchy.
+
+    ART's metaclass would wrap it to convert what is no array by `np.array`, which fails with numpy's own errors on
+    tensors that require grad, are on a GPU or are of type bfloat16.
+    """
+
+    estimator: Any
+
+    def generate(self, x: Any, y: Any = None, mask: Any = None, **kwargs: Any) -> np.ndarray:
+        """
+        Perturb images.
+
+        :param x: Images `(n, *input_shape)` in the user's units, within `clip_values`.
+        :param y: True labels, as indices or one-hot; None: those that the classifier predicts.
+        :param mask: Not supported.
+        :param kwargs: Nothing: an unknown argument is an error.
+        :return: Images of the same shape: misclassified where the attack succeeded.
+        :raises TypeError: If an argument is unknown, or `x` or `y` holds no numbers.
+        :raises ValueError: If images or labels do not fit, images are outside of `clip_values`, or `mask` is given.
+        """
+        check_known("generate()", kwargs, ("x", "y"))
+        if mask is not None:
+            raise ValueError("`mask` is given; expected None: this attack changes all pixels.")
+        check_differentiable(self.estimator.model, "estimator")
+        return self._generate(x, y)
+
+    def _generate(self, x: Any, y: Any) -> np.ndarray:
+        """The attack itself."""
+        raise NotImplementedError
+
+
+class CheckedAttack(_Generate, EvasionAttack):
+    """
+    An ART attack that checks and normalises its settings whenever they change; a refused change has no effect.
 
     Subclasses name their settings in `attack_params`, check and normalise them in `_check_params`, and end their
     constructor with `_settle`.
@@ -128,9 +121,8 @@ class CheckedAttack(EvasionAttack):
         :raises ValueError: If there is no such setting, or one is out of range; nothing has been changed then.
         :raises TypeError: If one is of a wrong type.
         """
-        unknown = [name for name in kwargs if name not in self.attack_params]
-        if unknown:
-            check_known("set_params()", {unknown[0]: kwargs[unknown[0]]}, self.attack_params, ValueError)
+        unknown = {name: value for name, value in kwargs.items() if name not in self.attack_params}
+        check_known("set_params()", unknown, self.attack_params, ValueError)
         self._change(kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -142,17 +134,17 @@ class CheckedAttack(EvasionAttack):
     def _settle(self) -> None:
         """Check all settings; from now on every change is checked."""
         self._check_params()
-        super().__setattr__("_settled", True)
+        self._settled = True
 
     def _change(self, values: dict[str, Any]) -> None:
-        before = dict(self.__dict__)
-        self.__dict__["_settled"] = False
+        before = dict(vars(self))
+        self._settled = False
         try:
             for name, value in values.items():
-                super().__setattr__(name, value)
+                setattr(self, name, value)
             self._check_params()
         except BaseException:
             self.__dict__.clear()
             self.__dict__.update(before)
             raise
-        self.__dict__["_settled"] = before.get("_settled", False)
+        self._settled = True

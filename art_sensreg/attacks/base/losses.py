@@ -1,4 +1,4 @@
-"""Losses that attacks maximise, one value for each image."""
+"""Losses that attacks maximise: from logits `(n, C)` and class indices `(n,)` to one value for each image, `(n,)`."""
 
 from __future__ import annotations
 
@@ -11,18 +11,7 @@ LogitsLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def cross_entropy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """
-    Cross-entropy.
-
-    :param logits: `(n, C)`.
-    :param y: Class indices `(n,)`.
-    :return: `(n,)`.
-
-    Example:
-    >>> from art_sensreg.attacks.base.losses import cross_entropy
-    >>> cross_entropy(torch.zeros(1, 4), torch.tensor([0])).exp()
-    tensor([4.])
-    """
+    """Cross-entropy."""
     return F.cross_entropy(logits, y, reduction="none")
 
 
@@ -31,15 +20,6 @@ def margin(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     Largest other logit minus that of the label: above 0 where the prediction is wrong.
 
     | Paper link: https://arxiv.org/abs/1608.04644 (Carlini and Wagner 2017, the loss f6 without its floor)
-
-    :param logits: `(n, C)`.
-    :param y: Class indices `(n,)`.
-    :return: `(n,)`.
-
-    Example:
-    >>> from art_sensreg.attacks.base.losses import margin
-    >>> margin(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([0]))
-    tensor([-1.])
     """
     label = logits.gather(1, y[:, None])[:, 0]
     return logits.scatter(1, y[:, None], -float("inf")).amax(1) - label
@@ -47,18 +27,12 @@ def margin(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 def logits_ratio(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """
-    Difference of logits ratio: the margin over the distance of the first and the third logit, whatever their scale.
+    Difference of logits ratio: the margin divided by the gap between the largest and the third largest logit.
+
+    It does not change when all logits are multiplied by a number. With two classes the divisor is the sum of their
+    absolute values.
 
     | Paper link: https://arxiv.org/abs/2003.01690 (Croce and Hein 2020, equation 6)
-
-    :param logits: `(n, C)`; with two classes, over the sum of their sizes.
-    :param y: Class indices `(n,)`.
-    :return: `(n,)`.
-
-    Example:
-    >>> from art_sensreg.attacks.base.losses import logits_ratio
-    >>> logits_ratio(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([0]))
-    tensor([-0.5000])
     """
     ordered = logits.sort(dim=1, descending=True).values
     spread = ordered[:, 0] - ordered[:, 2] if logits.shape[1] > 2 else logits.abs().sum(1)
@@ -66,17 +40,7 @@ def logits_ratio(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def targeted_margin(target: torch.Tensor) -> LogitsLoss:
-    """
-    The logit of a target class minus that of the label.
-
-    :param target: Class that each image shall be taken for, `(n,)`.
-    :return: Loss of logits and labels.
-
-    Example:
-    >>> from art_sensreg.attacks.base.losses import targeted_margin
-    >>> targeted_margin(torch.tensor([1]))(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([0]))
-    tensor([-2.])
-    """
+    """The logit of each image's target class, `(n,)`, minus that of the label."""
 
     def loss(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return logits.gather(1, target[:, None])[:, 0] - logits.gather(1, y[:, None])[:, 0]
@@ -86,19 +50,10 @@ def targeted_margin(target: torch.Tensor) -> LogitsLoss:
 
 def unit_scale_cross_entropy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """
-    Cross-entropy of logits that are divided by the size of their own margin, wherever the ascent stands.
+    Cross-entropy of logits divided by the absolute value of their own margin, wherever the ascent stands.
 
     The probabilities of logits times 1000 are 0 and 1 in floating point, with a gradient of exactly zero; those of
     logits with a margin of 1 never are.
-
-    :param logits: `(n, C)`.
-    :param y: Class indices `(n,)`.
-    :return: `(n,)`.
-
-    Example:
-    >>> from art_sensreg.attacks.base.losses import unit_scale_cross_entropy
-    >>> unit_scale_cross_entropy(torch.tensor([[3000.0, 0.0], [3e-6, 0.0]]), torch.tensor([0, 0]))
-    tensor([0.3133, 0.3133])
     """
     fixed = logits.detach()
     least = 1e-6 * fixed.abs().amax(1) + torch.finfo(logits.dtype).tiny

@@ -1,4 +1,4 @@
-"""Balls of perturbations: projections, steepest steps and random starts in L-inf, L2 and L1, inside the image box."""
+"""Balls of perturbations in L-inf, L2 and L1: projections, steepest directions and random starts."""
 
 from __future__ import annotations
 
@@ -18,35 +18,28 @@ _BISECTIONS = 30
 
 
 def perturbation_norm(difference: torch.Tensor, norm: str) -> torch.Tensor:
-    """
-    Size of each row's perturbation.
-
-    :param difference: `(n, ...)`.
-    :param norm: `linf`, `l2` or `l1`.
-    :return: `(n,)`.
-    :raises ValueError: If the norm is none of them.
-
-    Example:
-    >>> from art_sensreg.attacks.base.norms import perturbation_norm
-    >>> [perturbation_norm(torch.tensor([[3.0, -4.0]]), norm).item() for norm in ("linf", "l2", "l1")]
-    [4.0, 5.0, 7.0]
-    """
-    rows, norm = difference.flatten(1), norm_name(norm)
+    """Norm of each example's perturbation: from `(n, ...)` to `(n,)`."""
+    flat, norm = difference.flatten(1), norm_name(norm)
     if norm == "linf":
-        return rows.abs().amax(1)
-    return rows.pow(2).sum(1).sqrt() if norm == "l2" else rows.abs().sum(1)
+        return flat.abs().amax(1)
+    return flat.pow(2).sum(1).sqrt() if norm == "l2" else flat.abs().sum(1)
+
+
+def per_example(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """One value for each example, `(n,)`, shaped so that it broadcasts against a batch."""
+    return values.view(-1, *[1] * (like.ndim - 1))
 
 
 @dataclass(frozen=True)
 class Ball:
     """
-    The perturbations that an attack may make: a ball around each image, cut with the range of images.
+    The perturbations that an attack may make: a ball around each image, intersected with the box of valid images.
 
     :param norm: `linf`, `l2` or `l1`, or another way to write one of them.
     :param eps: Radius, in the units of the images.
     :param low: Smallest value of an image; a number, or a tensor that broadcasts.
     :param high: Largest value.
-    :raises ValueError: If the norm is none of them.
+    :raises ValueError: If there is no such norm.
 
     Example:
     >>> from art_sensreg.attacks.base.norms import Ball
@@ -64,18 +57,17 @@ class Ball:
 
     def project(self, x: torch.Tensor, perturbed: torch.Tensor) -> torch.Tensor:
         """
-        Bring perturbed images back into the ball and the box; cutting with the box only makes a perturbation smaller.
+        Project perturbed images onto the ball and the box.
 
-        :param x: Images, `(n, ...)`.
-        :param perturbed: Perturbed ones.
-        :return: The nearest allowed ones; in L2 near ones, where the box cuts.
+        Clipping to the box only makes a perturbation smaller; in L2, where it applies, the result is near, but not
+        exactly, the nearest point.
         """
         delta = perturbed - x
         if self.norm == "linf":
             delta = delta.clamp(-self.eps, self.eps)
         elif self.norm == "l2":
             shrink = self.eps / perturbation_norm(delta, "l2").clamp_min(1e-30)
-            delta = delta * _columns(shrink.clamp_max(1.0), delta)
+            delta = delta * per_example(shrink.clamp_max(1.0), delta)
         else:
             room = torch.where(delta > 0, self.high - x, x - self.low).clamp_min(0)
             delta = _onto_l1(delta, room, self.eps)
@@ -83,80 +75,58 @@ class Ball:
 
     def steepest(self, gradient: torch.Tensor) -> torch.Tensor:
         """
-        The direction of unit size that a linear loss grows fastest in; in L1 spread over the largest fiftieth.
+        The direction of unit norm along which a linear loss grows fastest, zero where the gradient is.
 
-        :param gradient: `(n, ...)`.
-        :return: The same shape; zero where the gradient is.
+        In L1 it is spread over the fiftieth of the coordinates with the largest gradient.
         """
         if self.norm == "linf":
             return gradient.sign()
         if self.norm == "l2":
             # Squares of the tiny gradients of a saturated loss would be zero.
             largest = perturbation_norm(gradient, "linf")
-            gradient = gradient / _columns(torch.where(largest > 0, largest, torch.ones_like(largest)), gradient)
-            return gradient / _columns(perturbation_norm(gradient, "l2").clamp_min(1.0), gradient)
-        rows = gradient.flatten(1)
-        count = max(1, round(_L1_SHARE * rows.shape[1]))
-        least = rows.abs().topk(count, dim=1).values[:, -1:]
-        signs = torch.where(rows.abs() >= least, rows.sign(), torch.zeros_like(rows))
+            gradient = gradient / per_example(torch.where(largest > 0, largest, torch.ones_like(largest)), gradient)
+            return gradient / per_example(perturbation_norm(gradient, "l2").clamp_min(1.0), gradient)
+        flat = gradient.flatten(1)
+        count = max(1, round(_L1_SHARE * flat.shape[1]))
+        least = flat.abs().topk(count, dim=1).values[:, -1:]
+        signs = torch.where(flat.abs() >= least, flat.sign(), torch.zeros_like(flat))
         return (signs / signs.abs().sum(1, keepdim=True).clamp_min(1.0)).view_as(gradient)
 
     def inward(self, perturbed: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         """
-        The gradient without the coordinates in which the box stops it, on which L2 and L1 would waste their steps.
+        The gradient without the coordinates that would leave the box, on which L2 and L1 would waste their steps.
 
         | Paper link: https://arxiv.org/abs/2103.01208 (Croce and Hein 2021, section 3: the box in L1)
-
-        :param perturbed: Perturbed images inside the box, `(n, ...)`.
-        :param gradient: Gradient there, same shape.
-        :return: The same shape.
         """
         stopped = ((perturbed <= self.low) & (gradient < 0)) | ((perturbed >= self.high) & (gradient > 0))
         return gradient.masked_fill(stopped, 0.0)
 
     def inside(self, x: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """
-        A random start inside the ball: uniform in L-inf; of uniform radius in L2 and L1.
-
-        :param x: Images.
-        :param generator: Source of randomness, on the CPU.
-        :return: Perturbed images.
-        """
+        """Random starts inside the ball: uniform in L-inf, of uniform radius in L2 and L1."""
         if self.norm == "linf":
             noise = torch.rand(x.shape, generator=generator, dtype=torch.float32).to(x).mul_(2).sub_(1)
             return self.project(x, x + self.eps * noise)
         radius = torch.rand(len(x), generator=generator, dtype=torch.float32).to(x)
         border = self.border(x, generator)
-        return x + _columns(radius, x) * (border - x)
+        return x + per_example(radius, x) * (border - x)
 
     def border(self, x: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """
-        A random start on the border of the ball: a corner in L-inf, uniform on the sphere in L2 and L1.
-
-        :param x: Images.
-        :param generator: Source of randomness, on the CPU.
-        :return: Perturbed images.
-        """
+        """Random starts on the border of the ball: corners in L-inf, uniform on the sphere in L2 and L1."""
         noise = torch.randn(x.shape, generator=generator, dtype=torch.float32).to(x)
         if self.norm == "linf":
             noise = noise.sign()
         elif self.norm == "l1":  # exponential sizes with random signs are uniform on the sphere of L1
             sizes = torch.rand(x.shape, generator=generator, dtype=torch.float32).to(x).clamp_min(1e-12).log().neg()
             noise = noise.sign() * sizes
-        unit = noise / _columns(perturbation_norm(noise, self.norm).clamp_min(1e-30), noise)
+        unit = noise / per_example(perturbation_norm(noise, self.norm).clamp_min(1e-30), noise)
         return self.project(x, x + self.eps * unit)
-
-
-def _columns(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """One value a row, broadcast against `like`."""
-    return values.view(-1, *[1] * (like.ndim - 1))
 
 
 def _onto_l1(delta: torch.Tensor, room: torch.Tensor, eps: float) -> torch.Tensor:
     """
-    Euclidean projection onto the L1 ball cut with the box, by bisection on the amount that all sizes are reduced by.
+    Euclidean projection onto the L1 ball intersected with the box, by bisection on the amount of soft thresholding.
 
-    Projecting onto the ball first and cutting with the box after would waste what the cut takes of eps.
+    Projecting onto the ball first and clipping to the box afterwards would waste the part of eps that is clipped away.
 
     | Paper link: https://arxiv.org/abs/2103.01208 (Croce and Hein 2021, proposition 2.1)
     """

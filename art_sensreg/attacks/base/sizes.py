@@ -1,4 +1,4 @@
-"""Sizes of perturbations: numbers or fractions such as `8/255`, and the largest one that means anything."""
+"""Perturbation sizes: numbers or fractions such as `8/255`, and the largest one that makes sense."""
 
 from __future__ import annotations
 
@@ -16,13 +16,7 @@ _FRACTION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*", re.ASCII)
 
 def parse_size(name: str, value: Any) -> float:
     """
-    A size as a number.
-
-    :param name: Name of the argument, for the error.
-    :param value: A number, or text: `"0.1"`, `"8/255"`.
-    :return: A finite number above 0.
-    :raises TypeError: If it is no number.
-    :raises ValueError: If it is not finite, or not above 0.
+    A size, given as a number or as text, as a finite number above 0.
 
     Example:
     >>> from art_sensreg.attacks.base.sizes import parse_size
@@ -45,14 +39,7 @@ def parse_size(name: str, value: Any) -> float:
 
 def diameter(norm: str, shape: tuple[int, ...], low: Any, high: Any) -> float:
     """
-    The largest distance of two images.
-
-    :param norm: `linf`, `l2` or `l1`.
-    :param shape: Shape of an image.
-    :param low: Smallest value of a pixel; a number, or an array that broadcasts to the shape.
-    :param high: Largest value.
-    :return: The distance; infinite if the range is.
-    :raises ValueError: If the norm is none of them.
+    The largest distance between two images of a shape with values from `low` to `high`, each broadcastable to it.
 
     Example:
     >>> from art_sensreg.attacks.base.sizes import diameter
@@ -68,15 +55,7 @@ def diameter(norm: str, shape: tuple[int, ...], low: Any, high: Any) -> float:
 
 def check_size(name: str, eps: float, norm: str, shape: tuple[int, ...], low: Any = 0.0, high: Any = 1.0) -> None:
     """
-    Refuse a size whose ball holds more than every image there is: it is in other units than the images.
-
-    :param name: Name of the argument, for the error.
-    :param eps: The size.
-    :param norm: `linf`, `l2` or `l1`.
-    :param shape: Shape of an image.
-    :param low: Smallest value of a pixel.
-    :param high: Largest value.
-    :raises ValueError: If it is above the largest distance of two images.
+    Refuse a size above the largest distance between two images: it must be in other units than they are.
 
     Example:
     >>> from art_sensreg.attacks.base.sizes import check_size

@@ -23,24 +23,24 @@ Tensors = Callable[[torch.Tensor], torch.Tensor]
 
 class BPDA(nn.Module):
     """
-    A model behind any preprocessing, whose gradient is that of a differentiable surrogate of the preprocessing.
+    A model behind any preprocessing, with the gradient of a differentiable surrogate of the preprocessing.
 
-    ART's own default for numpy preprocessors is the identity; its torch preprocessors, and preprocessing inside of a
+    ART's own default for numpy preprocessors is the identity; its torch preprocessors, and preprocessing inside a
     model, are differentiated as they are, which gives zero for anything that rounds. And attacks that rebuild a plain
-    `PyTorchClassifier` from `estimator.model` (APGD, and so AutoAttack) ignore what ART declares of a preprocessor. A
-    module around the model cannot be ignored.
+    `PyTorchClassifier` from `estimator.model` (APGD, and so AutoAttack) ignore the gradient that a preprocessor
+    declares. They cannot ignore a module around the model.
 
     | Paper link: https://arxiv.org/abs/1802.00420 (Athalye, Carlini and Wagner 2018, section 4.1)
 
     :param model: Module from preprocessed images to logits.
     :param preprocessing: An ART preprocessor (numpy or torch), a module, or a function of a batch: of tensors, or of
-        numpy arrays. A random one draws anew in every forward pass.
-    :param surrogate: Differentiable function of a batch of tensors that stands in for the preprocessing in the backward
+        numpy arrays. A random one is sampled again in every forward pass.
+    :param surrogate: Differentiable function of a batch of tensors that replaces the preprocessing in the backward
         pass. None: what an ART preprocessor declares itself (`estimate_forward`, `estimate_gradient`), else the
         identity.
-    :param numpy: Whether a plain function takes numpy arrays. None: tried out. One that takes both is given arrays
-        unless it makes the very same of tensors, because many methods mean something else there: numpy's `std` and
-        `var` divide by n, torch's by n - 1.
+    :param numpy: Whether a plain function takes numpy arrays. None: found out by trying. One that takes both is given
+        arrays unless its results for tensors are identical, because many methods differ: numpy's `std` and `var` divide
+        by n, torch's by n - 1.
     :raises TypeError: If an argument is of a wrong type.
 
     Example:
@@ -79,8 +79,8 @@ class BPDA(nn.Module):
 
         :param x: Images, `(n, ...)`.
         :return: Logits `(n, C)`.
-        :raises ValueError: If the surrogate's output is of another shape than the preprocessing's, or autograd sees no
-            way through it.
+        :raises ValueError: If the surrogate's output has another shape than the preprocessing's, or autograd finds no
+            path through it.
         """
         with torch.no_grad():
             exact = self._exact(x.detach())
@@ -99,7 +99,7 @@ class BPDA(nn.Module):
             raise TypeError(f"`surrogate` returns {type(approximate).__name__}; expected a tensor.")
         if x.requires_grad and torch.is_grad_enabled() and not approximate.requires_grad:
             raise ValueError(
-                "`surrogate` returns a tensor that autograd sees no way to from the images; expected differentiable "
+                "`surrogate` returns a tensor to which autograd finds no path from the images; expected differentiable "
                 "operations of torch, without `detach`, `numpy` or `no_grad`."
             )
         if approximate.shape != exact.shape:
@@ -126,23 +126,23 @@ class BPDA(nn.Module):
     def _function(self, function: Callable[[Any], Any], x: torch.Tensor) -> Any:
         key = (tuple(x.shape), x.dtype, x.device)
         if self.numpy is None and key not in self._compared:
-            with temporarily_clear_interpreter_stack():  # outside of torch.func, inside of which no array can be made
+            with temporarily_clear_interpreter_stack():  # outside torch.func, inside which no array can be made
                 self._compare(function, x)
             self._compared.add(key)
         if self.numpy and _is_wrapped(x):
             raise ValueError(
-                "`preprocessing` takes numpy arrays, which cannot be made inside of torch.func (vmap, say); "
+                "`preprocessing` takes numpy arrays, which cannot be made inside torch.func (in vmap, for example); "
                 "expected a function of tensors there."
             )
         return function(_as_array(x) if self.numpy else x.clone())
 
     def _compare(self, function: Callable[[Any], Any], x: torch.Tensor) -> None:
-        """Find out whether a function takes tensors; at each new shape, on which the difference may depend."""
+        """Find out whether a function takes tensors; again for each new shape, on which a difference may depend."""
         wrapped, batches = _is_wrapped(x), []
-        if x.is_floating_point():  # these images may be flat, and hide a difference
+        if x.is_floating_point():  # the images themselves may be constant, and hide a difference
             low, high = (0.0, 1.0) if wrapped or not x.numel() else (float(end) for end in x.aminmax())
             noise = torch.from_numpy(np.random.default_rng(0).random(x.shape, dtype=np.float32))
-            for values in (noise, torch.round(4 * noise) / 4):  # the second has ties, which are sorted in any order
+            for values in (noise, torch.round(4 * noise) / 4):  # the second has ties, whose order is not defined
                 batches.append((low + (high - low or 1.0) * values).to(x.device, x.dtype))
         batches = batches if wrapped else [x, *batches]
         for batch in batches:
@@ -156,9 +156,9 @@ class BPDA(nn.Module):
                 self.numpy = False
             elif not _same(tensors, arrays, batch):
                 logger.warning(
-                    "BPDA: `preprocessing` makes other values of numpy arrays than of torch tensors: it means other "
-                    "things there, or draws from a generator of its own. It is given arrays; `numpy=False` gives it "
-                    "tensors."
+                    "BPDA: `preprocessing` returns other values for numpy arrays than for torch tensors: its methods "
+                    "differ between the two, or it draws from a generator of its own. It is given arrays; "
+                    "`numpy=False` gives it tensors."
                 )
                 self.numpy = True
             if self.numpy is not None:
@@ -179,12 +179,12 @@ def _declares(operation: Any, kind: type, method: str) -> bool:
 
 
 def _tried(function: Callable[[Any], Any], batch: Any) -> torch.Tensor | np.ndarray | None:
-    """What a function makes of a batch; None if it does not take such a batch, or returns something else."""
+    """What a function returns for a batch; None if it does not take such a batch, or does not return numbers."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             output = function(batch)
-    except Exception:  # noqa: BLE001 - it may raise anything when it sees what it was not written for
+    except Exception:  # noqa: BLE001 - it may raise anything when it is given what it was not written for
         return None
     numbers = (isinstance(output, torch.Tensor) and not output.is_complex()) or (
         isinstance(output, np.ndarray) and output.dtype.kind in "biuf"
@@ -193,18 +193,18 @@ def _tried(function: Callable[[Any], Any], batch: Any) -> torch.Tensor | np.ndar
 
 
 def _same(tensors: torch.Tensor, arrays: torch.Tensor | np.ndarray, like: torch.Tensor) -> bool:
-    """Whether both are the same numbers, bit for bit once they are of the type that the model is given."""
+    """Whether both are the same numbers, bit for bit, in the type that the model is given."""
     one, other = tensors.to(like), _as_tensor(arrays).to(like)
     return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def _is_wrapped(x: torch.Tensor) -> bool:
-    """Whether it belongs to a transform of torch.func, and no array can be made of it."""
+    """Whether a tensor belongs to a transform of torch.func, so that it cannot be converted to an array."""
     return bool(torch._C._functorch.is_functorch_wrapped_tensor(x))
 
 
 def _as_tensor(output: Any) -> torch.Tensor:
-    """What a preprocessing returned, of any strides and byte order."""
+    """What a preprocessing returned, with any strides and byte order."""
     if isinstance(output, torch.Tensor) and not output.is_complex():
         return output
     array = as_numbers(output, "preprocessing")
@@ -214,13 +214,13 @@ def _as_tensor(output: Any) -> torch.Tensor:
 
 def _as_array(x: torch.Tensor) -> np.ndarray:
     x = x.detach().cpu()
-    x = x.float() if x.dtype == torch.bfloat16 else x  # which numpy has not
+    x = x.float() if x.dtype == torch.bfloat16 else x  # which numpy does not have
     array: np.ndarray = x.numpy().copy()  # the preprocessing may work in place
     return array
 
 
 class _StraightThrough(torch.autograd.Function):
-    """The second argument, with the gradient of the first: exact where adding and subtracting would round."""
+    """The second argument, with the gradient of the first; adding their detached difference would round."""
 
     generate_vmap_rule = True
 
@@ -238,7 +238,7 @@ class _StraightThrough(torch.autograd.Function):
 
 
 class _EstimatedGradient(torch.autograd.Function):
-    """Preprocessed images with the gradient that an ART preprocessor estimates itself, in numpy."""
+    """Preprocessed images, with the gradient that an ART preprocessor estimates itself, in numpy."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, exact: torch.Tensor, operation: Preprocessor) -> torch.Tensor:

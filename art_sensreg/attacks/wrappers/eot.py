@@ -27,44 +27,44 @@ class Plan:
     """
     How the samples of a batch are divided among forward passes.
 
-    :param samples: Samples of a pass.
-    :param rows: Rows of the batch in a pass, each `samples` times.
-    :param again: Whether a pass is computed again for its gradient, so that its graph need not be kept.
+    :param samples: Samples in a pass.
+    :param rows: Images in a pass, each `samples` times.
+    :param recompute: Whether a pass is recomputed for its gradient, so that its graph need not be kept.
     """
 
     samples: int
     rows: int
-    again: bool
+    recompute: bool
 
 
 class EOT(nn.Module):
     """
-    A random model averaged over samples; one row of logits an image, as attacks expect.
+    A random model averaged over samples, with one row of logits for each image, as attacks expect.
 
-    ART's own EoT preprocessors cover transforms of the input only and return n rows an image. And attacks that rebuild
-    a plain `PyTorchClassifier` from `estimator.model` (APGD, and so AutoAttack) see neither them nor an overridden
-    `loss_gradient`. A module around the model is seen by all of them.
+    ART's own EoT preprocessors cover transforms of the input only and return n rows for each image. And attacks that
+    rebuild a plain `PyTorchClassifier` from `estimator.model` (APGD, and so AutoAttack) see neither them nor an
+    overridden `loss_gradient`. They all see a module around the model.
 
-    In training mode it is one draw, so that training a random model is unchanged; and so it is while activations are
-    read (`ActivationTaps`), which belong to one pass.
+    In training mode, and while activations are read (`ActivationTaps`), a forward pass is a single draw, so that
+    training a random model is unchanged.
 
-    A pass that is computed again for its gradient draws again what it drew: from the global generators of torch, numpy
-    and Python, and from generators that modules keep as attributes. Where a model draws from elsewhere, give a
-    `memory` that holds all passes.
+    A pass that is recomputed for its gradient repeats its random draws: from the global generators of torch, numpy and
+    Python, and from generators that modules keep as attributes. Where a model draws from elsewhere, give a `memory`
+    that holds all passes.
 
     | Paper link: https://arxiv.org/abs/1707.07397 (Athalye et al. 2018), https://arxiv.org/abs/1802.00420 (section 4.2)
 
     :param model: Module from images `(n, ...)` to logits `(n, C)`, random in evaluation mode.
     :param samples: Number of draws that are averaged, at least 1.
-    :param transform: Random differentiable function of a batch of tensors that comes before the model, or None. Its
-        methods mean what they mean in torch: `std` divides by n - 1. Numpy functions go into `BPDA`.
+    :param transform: Random differentiable function of a batch of tensors that comes before the model, or None. It is
+        given tensors, whose `std` divides by n - 1; numpy functions go into `BPDA`.
     :param average: `logits`, or `probabilities`: the logarithm of the mean softmax.
-    :param noise: `rows`: every row of a forward pass draws its own noise, so that many samples share a pass; `shared`:
-        rows of a pass share a draw (noise on weights, one size of a random resize), so that every sample has a pass of
-        its own; `auto`: measured at first use (`randomness.rows_share_noise`), and again after training or loading.
-    :param max_rows: Rows of a forward pass at most; None: as many as `memory` holds.
+    :param noise: `rows`: every example (row) of a batch has its own noise, so that many samples share a pass; `shared`:
+        the examples of a batch share a draw (noise on weights, one size of a random resize), so that every sample has
+        a pass of its own; `auto`: measured at first use, and again after training or loading.
+    :param max_rows: Most examples in a forward pass; None: as many as `memory` holds.
     :param memory: Bytes that the graphs of all passes may take together. Beyond it, or where `max_rows` divides the
-        samples, each pass is computed again for its gradient, and only one graph is alive at a time.
+        samples, each pass is recomputed for its gradient, and only one graph is alive at a time.
     :raises TypeError: If an argument is of a wrong type.
     :raises ValueError: If an argument is out of range.
 
@@ -114,21 +114,21 @@ class EOT(nn.Module):
 
         :param x: Images, `(n, ...)`.
         :return: Logits `(n, C)`.
-        :raises ValueError: If the model's output has another number of rows, or too few columns for `probabilities`.
+        :raises ValueError: If the model does not return one row for each image, or too few columns for `probabilities`.
         """
         if self.training or not self._averaging or len(x) == 0 or _activations_are_read():
             return self.draw(x)
         plan = self.plan(x)
-        sources = random_sources(self, x.device) if plan.again and torch.is_grad_enabled() else None
+        sources = random_sources(self, x.device) if plan.recompute and torch.is_grad_enabled() else None
         outputs = []
         for done in range(0, self.samples, plan.samples):
             count = min(plan.samples, self.samples - done)
-            outputs.append(torch.cat([self._pass(rows, count, sources) for rows in x.split(plan.rows)], dim=1))
+            outputs.append(torch.cat([self._pass(part, count, sources) for part in x.split(plan.rows)], dim=1))
         return self._mean(torch.cat(outputs))
 
     def draw(self, x: torch.Tensor) -> torch.Tensor:
         """
-        One draw, as a user who asks once gets it.
+        A single draw.
 
         :param x: Images, `(n, ...)`.
         :return: Logits `(n, C)`.
@@ -143,14 +143,14 @@ class EOT(nn.Module):
             raise TypeError(f"`transform` returns {type(output).__name__}; expected a tensor: it is given tensors.")
         if x.requires_grad and torch.is_grad_enabled() and not output.requires_grad:
             raise ValueError(
-                "`transform` returns a tensor that autograd sees no way to from the images; expected differentiable "
-                "operations of torch, or a part that is not behind art_sensreg.attacks.BPDA."
+                "`transform` returns a tensor to which autograd finds no path from the images; expected differentiable "
+                "operations of torch, and what is not differentiable inside art_sensreg.attacks.BPDA."
             )
         return output
 
     @contextmanager
     def single_draws(self) -> Iterator[None]:
-        """Inside, a forward pass is one draw in evaluation mode too."""
+        """Inside, a forward pass is a single draw in evaluation mode too."""
         before, self._averaging = self._averaging, False
         try:
             yield
@@ -158,23 +158,18 @@ class EOT(nn.Module):
             self._averaging = before
 
     def plan(self, x: torch.Tensor) -> Plan:
-        """
-        How the samples of a batch are divided among forward passes; what that takes is measured if it is not yet known.
-
-        :param x: Images, `(n, ...)`, at least one.
-        :return: The plan.
-        """
+        """How the samples of a batch are divided among forward passes; the model is measured first if it has to be."""
         total = self.samples * len(x)
         fixed, each = (0, 0) if self.max_rows is not None or self.samples == 1 else self._footprint(x)
         most = self.max_rows or (max(1, (self.memory - fixed) // each) if each else total)
         rows = min(len(x), most)
         together = 1 if self.samples == 1 or self._shared(x) else min(self.samples, max(1, most // rows))
         passes = -(-self.samples // together) * -(-len(x) // rows)
-        again = passes > 1 and (total > self.max_rows if self.max_rows else passes * fixed + total * each > self.memory)
-        return Plan(together, rows, again)
+        too_many = total > self.max_rows if self.max_rows else passes * fixed + total * each > self.memory
+        return Plan(together, rows, recompute=passes > 1 and too_many)
 
     def forget(self) -> None:
-        """Measure the model again at its next use; training, and loading weights into this module, do it too."""
+        """Measure the model again at its next use, as after training and after loading weights into this module."""
         self._measured.clear()
 
     def train(self, mode: bool = True) -> EOT:
@@ -194,7 +189,7 @@ class EOT(nn.Module):
         return ", ".join(settings)
 
     def _pass(self, x: torch.Tensor, count: int, sources: list[Any] | None) -> torch.Tensor:
-        """Logits of `count` samples, `(count, n, C)`, from one forward pass; computed again if there are `sources`."""
+        """Logits of `count` samples, `(count, n, C)`, from one forward pass; recomputed if there are `sources`."""
         if sources is None:
             return self._samples_of(x, count)
         replay = Replay(sources)  # checkpoint itself repeats torch's draws only

@@ -1,4 +1,4 @@
-"""What is measured of a random model before samples are averaged."""
+"""Measurements of a random model before its samples are averaged: shared noise, and memory."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from art_sensreg.utils.model_rng import preserve_model
 
 Draw = Callable[[torch.Tensor], torch.Tensor]
 
-# Rows that are looked at in all, rows of one pass, and outputs of a row: the more, the less sharing goes unseen.
-_ROWS, _ROWS_OF_A_PASS, _OUTPUTS = 1024, 64, 64
+# Examples in all, in one pass, and outputs of each that are compared: the more, the less sharing goes unnoticed.
+_EXAMPLES, _EXAMPLES_PER_PASS, _OUTPUTS = 1024, 64, 64
 _IMAGES = 3
-# The rows are dealt out to passes anew so often: one in half as many models gives a false alarm.
+# Permutations: about one in 250 models gives a false alarm.
 _SHUFFLES = 499
-# Spread, by the size of the outputs, below which rows differ by rounding only.
+# Spread, relative to the outputs, below which examples differ by rounding only.
 _ROUNDING = 1e-5
 
 
@@ -25,37 +25,28 @@ _ROUNDING = 1e-5
 @torch.no_grad()
 def rows_share_noise(draw: Draw, module: nn.Module, x: torch.Tensor, most: int | None = None) -> bool:
     """
-    Tell whether the rows of one forward pass share randomness: noise on weights, one size of a random resize.
+    Whether the examples of one forward pass share randomness: noise on weights, one size of a random resize.
 
-    Copies of some images run through the model in many passes. If rows are drawn independently, it does not matter
-    which of them came in one pass: passes of rows that are dealt out anew look the same. Rows that share a draw make
-    the mean of a pass (or, where what is shared is the size of the noise, the mean of its magnitude) vary more from
-    pass to pass than in any such deal. One in 250 models of independent rows is taken for sharing, which is slower and
-    no less right; so is a model in which nothing random was seen.
+    A permutation test. Copies of some images run through the model in many passes. If their noise is independent, it
+    does not matter which of them came in one pass: passes of permuted examples look the same. Shared noise makes the
+    mean of a pass (or, where it is the size of the noise that is shared, the mean of its magnitude) vary more from pass
+    to pass than under any permutation. One in 250 models with independent noise is taken to share it, which is slower
+    but no less correct; so is a model in which nothing random was seen.
 
     :param draw: The function of a batch.
-    :param module: The model inside of it; neither its statistics nor any random state are moved.
+    :param module: The model inside it; its statistics and all random states are left as they were.
     :param x: Some inputs, `(n, ...)`, at least one.
-    :param most: Rows of a pass at most.
-    :return: Whether rows share randomness, or may do.
-
-    Example:
-    >>> from art_sensreg.attacks.wrappers.randomness import rows_share_noise
-    >>> dropout = nn.Dropout()
-    >>> rows_share_noise(dropout, dropout, torch.rand(2, 8))
-    False
-    >>> rows_share_noise(lambda x: x + torch.randn(8), dropout, torch.rand(2, 8))
-    True
+    :param most: Most examples in a pass.
     """
-    rows = _ROWS_OF_A_PASS if most is None else min(most, _ROWS_OF_A_PASS)
-    if rows < 2:
+    size = _EXAMPLES_PER_PASS if most is None else min(most, _EXAMPLES_PER_PASS)
+    if size < 2:
         return True
     with preserve_model(module, x.device, seed=0):
-        images = _probes(x, max(1, min(_IMAGES + 1, rows // 8)))
-        copies = rows // len(images)
+        images = _test_images(x, max(1, min(_IMAGES + 1, size // 8)))
+        copies = size // len(images)
         shape = (copies, len(images), -1)
         outputs = []
-        for _ in range(_ROWS // rows):
+        for _ in range(_EXAMPLES // size):
             values = draw(images.repeat(copies, *[1] * (x.ndim - 1))).reshape(shape)
             chosen = torch.linspace(0, values.shape[2] - 1, min(values.shape[2], _OUTPUTS)).long()
             outputs.append(values[:, :, chosen.to(values.device)].flatten(1).cpu().float())
@@ -70,34 +61,34 @@ def rows_share_noise(draw: Draw, module: nn.Module, x: torch.Tensor, most: int |
 
 
 def _passes_differ(features: torch.Tensor) -> bool:
-    """Whether the means of the passes, `(passes, rows, features)`, vary more than in any dealing out of the rows."""
-    rows = features.flatten(0, 1)
+    """Whether the means of the passes, `(passes, examples, features)`, vary more than under any permutation."""
+    examples = features.flatten(0, 1)
     generator = torch.Generator().manual_seed(0)
 
-    def variation(deal: torch.Tensor) -> torch.Tensor:
-        variances = rows[deal].view_as(features).mean(1).square().mean(0)
-        # Sharing may show in all outputs a little, or in one of them much.
+    def variation(order: torch.Tensor) -> torch.Tensor:
+        variances = examples[order].view_as(features).mean(1).square().mean(0)
+        # Sharing may show a little in all outputs, or strongly in one of them.
         return torch.stack([variances.mean(), variances.max()])
 
-    found = variation(torch.arange(len(rows)))
+    found = variation(torch.arange(len(examples)))
     unbeaten = torch.ones(2, dtype=torch.bool)
     for _ in range(_SHUFFLES):
-        unbeaten &= found > variation(torch.randperm(len(rows), generator=generator))
+        unbeaten &= found > variation(torch.randperm(len(examples), generator=generator))
         if not unbeaten.any():
             return False
     return True
 
 
-def _probes(x: torch.Tensor, count: int) -> torch.Tensor:
-    """Some of the images and a random one, in which no noise drowns: weights count for nothing in a black image."""
-    rows = torch.linspace(0, len(x) - 1, min(len(x), max(1, count - 1))).long()
-    images = x.detach()[rows.to(x.device)]
+def _test_images(x: torch.Tensor, count: int) -> torch.Tensor:
+    """Some of the images and a random one, because noise on weights has no effect on a black image."""
+    chosen = torch.linspace(0, len(x) - 1, min(len(x), max(1, count - 1))).long()
+    images = x.detach()[chosen.to(x.device)]
     if count == 1 or not x.is_floating_point():
         return images
     low, high = (float(value) for value in images.aminmax())
     if low == high:
         low, high = (0.0, 1.0) if low == 0 else (min(low, 0.0), max(low, 0.0))
-    # On the CPU, so that the same image is looked at on every device.
+    # Drawn on the CPU, so that it is the same image on every device.
     noise = torch.rand(images[:1].shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
     return torch.cat([images, low + (high - low) * noise.to(images)])
 
@@ -106,28 +97,19 @@ def _probes(x: torch.Tensor, count: int) -> torch.Tensor:
 @torch.enable_grad()
 def graph_bytes(draw: Draw, module: nn.Module, x: torch.Tensor) -> tuple[int, int]:
     """
-    Measure what a forward pass keeps for its gradient.
+    What a forward pass keeps for its gradient, apart from the model's own weights.
 
-    :param draw: The function of a batch.
-    :param module: The model inside of it; neither its statistics nor any random state are moved.
-    :param x: Some inputs, `(n, ...)`, at least one.
-    :return: Bytes of a pass whatever its rows (noisy weights; not the model's own), and bytes of each row.
-
-    Example:
-    >>> from art_sensreg.attacks.wrappers.randomness import graph_bytes
-    >>> model = nn.Sequential(nn.Linear(4, 8), nn.Tanh())
-    >>> graph_bytes(model, model, torch.rand(1, 4))  # its input and the output of tanh
-    (0, 48)
+    :return: Bytes of a pass regardless of its size (noisy weights), and bytes for each example.
     """
     own = {tensor.untyped_storage().data_ptr() for tensor in [*module.parameters(), *module.buffers()]}
     fixed, each = 0, x[:1].nbytes
-    # A random model may keep more of some draws than of others: a random resize does.
+    # A random model, such as a random resize, may keep more for some draws than for others.
     for seed in range(3):
         sizes = []
-        for rows in (4, 8):
-            batch = x[:1].detach().repeat(rows, *[1] * (x.ndim - 1)).requires_grad_(x.is_floating_point())
+        for n in (4, 8):
+            batch = x[:1].detach().repeat(n, *[1] * (x.ndim - 1)).requires_grad_(x.is_floating_point())
             with preserve_model(module, x.device, seed), _saved_sizes() as saved:
-                draw(batch.clone())  # which may work in place
+                draw(batch.clone())  # it may work in place
             sizes.append(sum(size for address, size in saved.items() if address not in own))
         each = max(each, (sizes[1] - sizes[0]) // 4)
         fixed = max(fixed, sizes[0] - 4 * each)
@@ -136,7 +118,7 @@ def graph_bytes(draw: Draw, module: nn.Module, x: torch.Tensor) -> tuple[int, in
 
 @contextmanager
 def _saved_sizes() -> Iterator[dict[int, int]]:
-    """Bytes of the memory that autograd keeps, by address; what several operations keep counts once."""
+    """Bytes that autograd keeps, by address; what several operations keep counts once."""
     sizes: dict[int, int] = {}
     alive: list[torch.Tensor] = []
 
@@ -145,7 +127,7 @@ def _saved_sizes() -> Iterator[dict[int, int]]:
         if kept.layout is torch.strided:
             storage = kept.untyped_storage()
             sizes[storage.data_ptr()] = storage.nbytes()
-            alive.append(kept)  # no later tensor gets its address
+            alive.append(kept)  # so that no later tensor gets its address
         return kept
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):

@@ -19,25 +19,11 @@ from art_sensreg.art_bridge.whole_model import predicting_model
 from art_sensreg.attacks.wrappers.bpda import BPDA
 from art_sensreg.attacks.wrappers.eot import EOT
 from art_sensreg.outputs import SingleOutput, class_logits
-from art_sensreg.utils import shown
 from art_sensreg.utils.model_rng import preserve_rng_state
 
 
 def check_classifier(classifier: Any) -> PyTorchClassifier:
-    """
-    Check that attacks can see a classifier's model.
-
-    :param classifier: What came.
-    :return: The same.
-    :raises TypeError: If it is not one of ART's PyTorch classifiers.
-
-    Example:
-    >>> from art_sensreg.attacks.wrappers.torch_model import check_classifier
-    >>> check_classifier(nn.Identity())
-    Traceback (most recent call last):
-    ...
-    TypeError: `classifier` is Identity; expected ART's PyTorchClassifier, or a subclass such as SensRegClassifier.
-    """
+    """Refuse what is not one of ART's PyTorch classifiers, whose model attacks can see."""
     if not isinstance(classifier, PyTorchClassifier):
         raise TypeError(
             f"`classifier` is {type(classifier).__name__}; expected ART's PyTorchClassifier, or a subclass such as "
@@ -46,47 +32,13 @@ def check_classifier(classifier: Any) -> PyTorchClassifier:
     return classifier
 
 
-class ClassifierView(nn.Module):
-    """
-    What a classifier computes before its postprocessing, as one module from images in the user's units to logits.
-
-    The classifier's own model is inside, not a copy: in evaluation mode only while `eval` was called on this module.
-
-    :param classifier: ART classifier.
-    :param surrogates: Whether torch preprocessors with a zero gradient are passed straight through (BPDA); False: the
-        gradient is the one that ART's attacks see.
-    """
-
-    def __init__(self, classifier: PyTorchClassifier, surrogates: bool = True) -> None:
-        super().__init__()
-        self.classifier_model = predicting_model(check_classifier(classifier))
-        self.single_output, self.rows = SingleOutput.of(classifier), rows_an_image(classifier)
-        if isinstance(self.classifier_model, EOT) and self.single_output.kind == "probability":
-            self.classifier_model = _in_log_odds(self.classifier_model, self.single_output)
-        self.layers = nn.ModuleList(_stages(classifier, surrogates))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        kind, rows = x.dtype, len(x)
-        x = x.to(model_dtype(self.classifier_model))
-        for layer in self.layers:
-            x = layer(x)
-        averaged = self.rows if len(x) == rows * self.rows else 1
-        logits = class_logits(self.classifier_model, x, self.single_output, averaged)
-        if len(logits) != rows:
-            raise ValueError(
-                f"`classifier` returns {len(logits)} rows for {rows} images; expected one row an image, or a "
-                "preprocessor of ART's EoTPyTorch, whose rows are averaged."
-            )
-        return logits.to(kind)
-
-
 def differentiable_model(classifier: PyTorchClassifier, surrogates: bool = True) -> nn.Module:
     """
     A classifier as one module, so that attacks outside of ART see its preprocessing too.
 
     :param classifier: ART classifier, with any preprocessing.
-    :param surrogates: Whether torch preprocessors with a zero gradient are passed straight through (BPDA); False: the
-        gradient is the one that ART's attacks see.
+    :param surrogates: Whether torch preprocessors with a zero gradient are differentiated straight through (BPDA);
+        False: the gradient is the one that ART's attacks see.
     :return: Module from images in the user's units to logits `(n, C)`, in evaluation mode. Postprocessing is left out.
     :raises TypeError: If it is not one of ART's PyTorch classifiers.
 
@@ -96,48 +48,42 @@ def differentiable_model(classifier: PyTorchClassifier, surrogates: bool = True)
     >>> differentiable_model(classifier)(torch.tensor([[0.5, 2.5]]))
     tensor([[0., 1.]])
     """
-    return ClassifierView(classifier, surrogates).eval()
+    return _DifferentiableModel(classifier, surrogates).eval()
 
 
-def unit_box_model(classifier: PyTorchClassifier, surrogates: bool = True) -> tuple[nn.Module, float, float]:
+class _DifferentiableModel(nn.Module):
     """
-    A classifier as a module of images in [0, 1], as attacks that know only that box take it.
+    What a classifier computes before its postprocessing.
 
-    :param classifier: ART classifier with `clip_values`.
-    :param surrogates: As for :func:`differentiable_model`.
-    :return: The module, and `low` and `width` of the user's range: an image is `low + width * unit image`, and `eps` is
-        `width * unit eps`.
-    :raises ValueError: If `clip_values` is missing, or is not the same for all channels.
-
-    Example:
-    >>> from art_sensreg.attacks.wrappers.torch_model import unit_box_model
-    >>> classifier = PyTorchClassifier(nn.Identity(), nn.CrossEntropyLoss(), (2,), 2, clip_values=(0, 255))
-    >>> model, low, width = unit_box_model(classifier)
-    >>> model(torch.tensor([[0.0, 1.0]])), low, width
-    (tensor([[  0., 255.]]), 0.0, 255.0)
+    The classifier's own model is inside, not a copy: in evaluation mode only while `eval` was called on this module.
     """
-    view = differentiable_model(classifier, surrogates)
-    clip = classifier.clip_values
-    if clip is None:
-        raise ValueError("`classifier` has no `clip_values`; expected the range of the images, for example (0.0, 1.0).")
-    low, high = (np.unique(np.asarray(value, dtype=np.float64)) for value in clip)
-    if len(low) > 1 or len(high) > 1:
-        raise ValueError(f"`classifier` has `clip_values` {shown(clip)}; expected one range for all channels.")
-    start, width = float(low[0]), float(high[0] - low[0])
-    return (view, 0.0, 1.0) if (start, width) == (0.0, 1.0) else (_Scaled(view, start, width).eval(), start, width)
 
-
-class _Scaled(nn.Module):
-    def __init__(self, model: nn.Module, low: float, width: float) -> None:
+    def __init__(self, classifier: PyTorchClassifier, surrogates: bool) -> None:
         super().__init__()
-        self.model, self.low, self.width = model, low, width
+        self.classifier_model = predicting_model(check_classifier(classifier))
+        self.single_output, self.copies = SingleOutput.of(classifier), rows_an_image(classifier)
+        if isinstance(self.classifier_model, EOT) and self.single_output.kind == "probability":
+            self.classifier_model = _in_log_odds(self.classifier_model, self.single_output)
+        self.layers = nn.ModuleList(_layers(classifier, surrogates))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.model(self.low + self.width * x)
-        return logits
+        dtype, n = x.dtype, len(x)
+        x = x.to(model_dtype(self.classifier_model))
+        for layer in self.layers:
+            x = layer(x)
+        averaged = self.copies if len(x) == n * self.copies else 1
+        logits = class_logits(self.classifier_model, x, self.single_output, averaged)
+        if len(logits) != n:
+            raise ValueError(
+                f"`classifier` returns {len(logits)} rows for {n} images; expected one row for each image, or a "
+                "preprocessor of ART's EoTPyTorch, whose copies are averaged."
+            )
+        return logits.to(dtype)
 
 
-class _Columns(nn.Module):
+class _TwoLogits(nn.Module):
+    """A model with a single output as one with two logits."""
+
     def __init__(self, model: nn.Module, single_output: SingleOutput) -> None:
         super().__init__()
         self.model, self.single_output = model, single_output
@@ -147,13 +93,12 @@ class _Columns(nn.Module):
 
 
 def _in_log_odds(model: EOT, single_output: SingleOutput) -> EOT:
-    """The same mean of probabilities by its logarithms, which have a gradient where each draw is rounded to 0 or 1."""
-    inner = _Columns(model.model, single_output)
+    """The same mean of probabilities by their logarithms, which have a gradient where each draw rounds to 0 or 1."""
     settings = {name: getattr(model, name) for name in ("samples", "transform", "noise", "max_rows", "memory")}
-    return EOT(inner, average="probabilities", **settings).train(model.training)
+    return EOT(_TwoLogits(model.model, single_output), average="probabilities", **settings).train(model.training)
 
 
-class _TorchStage(nn.Module):
+class _TorchPreprocessor(nn.Module):
     """A torch preprocessor of ART, differentiated as it is."""
 
     def __init__(self, operation: PreprocessorPyTorch) -> None:
@@ -180,24 +125,24 @@ class _Standardisation(nn.Module):
         return (x - self.mean.to(x)) / self.std.to(x)
 
 
-def _stages(classifier: PyTorchClassifier, surrogates: bool) -> list[nn.Module]:
+def _layers(classifier: PyTorchClassifier, surrogates: bool) -> list[nn.Module]:
     """The preprocessing at prediction time, in ART's order."""
-    stages: list[nn.Module] = []
+    layers: list[nn.Module] = []
     for operation in classifier.preprocessing_operations:
         if not operation.apply_predict:
             continue
         if isinstance(operation, (StandardisationMeanStd, StandardisationMeanStdPyTorch)):
             if np.any(np.asarray(operation.mean) != 0) or np.any(np.asarray(operation.std) != 1):
-                stages.append(_Standardisation(operation, classifier))
-        elif isinstance(operation, PreprocessorPyTorch) and not (surrogates and _flat(operation, classifier)):
-            stages.append(_TorchStage(operation))
+                layers.append(_Standardisation(operation, classifier))
+        elif isinstance(operation, PreprocessorPyTorch) and not (surrogates and _is_flat(operation, classifier)):
+            layers.append(_TorchPreprocessor(operation))
         else:
-            stages.append(BPDA(nn.Identity(), operation))
-    return stages
+            layers.append(BPDA(nn.Identity(), operation))
+    return layers
 
 
-def _flat(operation: PreprocessorPyTorch, classifier: PyTorchClassifier) -> bool:
-    """Whether autograd sees no way through a torch preprocessor."""
+def _is_flat(operation: PreprocessorPyTorch, classifier: PyTorchClassifier) -> bool:
+    """Whether the gradient through a torch preprocessor is zero, or does not exist."""
     if type(operation).estimate_forward is not PreprocessorPyTorch.estimate_forward:
         return True  # it declares a surrogate itself, which BPDA uses
     clip = (0.0, 1.0) if classifier.clip_values is None else classifier.clip_values

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from art_sensreg.attacks.base.ascent import ascend, loss_on_logits
+from art_sensreg.attacks.base.ascent import Steps, ascend, loss_on_logits
 from art_sensreg.attacks.base.losses import LOSSES
 from art_sensreg.auditing.checks.binarised import BinarisedCopies
 from art_sensreg.auditing.context import Evidence
@@ -77,7 +77,7 @@ def binarised_copies_fall(evidence: Evidence) -> Finding:
     steps, broken = 2 * evidence.effort.steps, torch.zeros(len(rows), dtype=torch.bool, device=x.device)
     for restart, start in enumerate((x, ball.inside(x, evidence.generator("copies")))):
         loss = loss_on_logits(copies, zeros, lambda logits, _: logits[:, 1])
-        found = ascend(loss, x, zeros, ball, start, 2.5 * ball.eps / steps, steps)
+        found = ascend(loss, x, zeros, ball, start, Steps(eps_step=2.5 * ball.eps / steps, max_iter=steps))
         broken |= found.margin > 0
         if restart == 0:
             reached = copies(copies.border).argmax(1) == 1
@@ -115,8 +115,9 @@ def _margins_reached(evidence: Evidence, weight: np.ndarray, bias: np.ndarray, e
     model, best = nn.Sequential(nn.Flatten(), linear), np.full(evidence.n, -np.inf)
     x, y = evidence.tensors(np.arange(evidence.n))
     x, ball, steps = x.double().clamp(*evidence.range), evidence.ball(eps), evidence.effort.steps
+    moves = Steps(eps_step=2.5 * eps / steps, max_iter=steps)
     for loss in ("cross_entropy", "logits_ratio"):
         start = ball.inside(x, evidence.generator("weak", loss))
-        found = ascend(loss_on_logits(model, y, LOSSES[loss]), x, y, ball, start, 2.5 * eps / steps, steps)
+        found = ascend(loss_on_logits(model, y, LOSSES[loss]), x, y, ball, start, moves)
         best = np.maximum(best, found.margin.cpu().numpy())
     return best

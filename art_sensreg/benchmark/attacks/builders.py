@@ -117,7 +117,7 @@ def official(version: str = "standard", attacks: tuple[str, ...] | None = None) 
 
 
 def ours(kind: Callable[..., Any], *uses: str, **fixed: Any) -> Builder:
-    """One of `art_sensreg.attacks` with fixed arguments; `uses` names the data it takes: `donors`, `surrogates`."""
+    """One of `art_sensreg.attacks` with fixed arguments; `uses` names the data it takes: `guides`, `surrogates`."""
 
     def build(classifier: PyTorchClassifier, norm: float, eps: float, settings: Settings) -> Any:
         chosen = _taken(settings, "max_iter", "nb_restarts", "seed", *uses)

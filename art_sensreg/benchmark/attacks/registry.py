@@ -81,7 +81,7 @@ _IN_ORDER = (
         "hidden-away",
         "Hidden activations moved away from the image's own, which sensitivity regularisation suppresses",
         "Fidel et al. 2020, arXiv 2009.11349 (the term attacked)",
-        build.ours(HiddenDistanceAttack, "donors", direction="away"),
+        build.ours(HiddenDistanceAttack, "guides", direction="away"),
         _ascent((20, 2), (40, 2), (100, 10)),
         default_from="quick",
         art=False,
@@ -90,7 +90,7 @@ _IN_ORDER = (
         "hidden-towards",
         "Hidden activations moved towards those of another class",
         "Sabour et al. 2016, arXiv 1511.05122",
-        build.ours(HiddenDistanceAttack, "donors", direction="towards"),
+        build.ours(HiddenDistanceAttack, "guides", direction="towards"),
         _ascent((20, 2), (40, 2), (100, 10)),
         default_from="quick",
         art=False,
@@ -231,7 +231,7 @@ _IN_ORDER = (
         "kitchen-sink",
         "Long ascent with every loss, start, schedule and step size in turn, on few images",
         "Tramer et al. 2020, arXiv 2002.08347",
-        build.ours(KitchenSinkAttack, "donors", max_points=10**9),  # the suite limits the images itself
+        build.ours(KitchenSinkAttack, "guides", max_points=10**9),  # the suite limits the images itself
         _by_budget(
             {"max_iter": 50, "nb_restarts": 10, "points": 20},
             {"max_iter": 200, "nb_restarts": 20, "points": 50},

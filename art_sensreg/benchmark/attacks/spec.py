@@ -24,7 +24,7 @@ class AttackSpec:
     :param summary: One line.
     :param paper: Where it comes from.
     :param build: Function of the classifier, the norm (`np.inf`, 2 or 1), eps and the settings that returns an ART
-        attack. Beside the strength the settings hold `seed`, `donors` (training images and labels) and `surrogates`.
+        attack. Beside the strength the settings hold `seed`, `guides` (training images and labels) and `surrogates`.
     :param settings: Its strength by budget; `points` limits the number of images of a slow attack.
     :param default_from: The smallest budget at which it runs unless other attacks are named: `smoke`, `quick`, `full`.
     :param norms: Norms in which it is defined.

@@ -32,7 +32,7 @@ _BLOCK = 128
 # theirs is many passes, and the border that they search for is not in one place.
 _MINIMAL_RANDOM = {"smoke": 10, "quick": 10, "full": 100}
 # Training images that attacks may take as examples of other classes.
-_DONORS = 500
+_GUIDES = 500
 
 
 def attack_cell(job: Job, progress: Callable[[str], None]) -> None:
@@ -192,7 +192,7 @@ def _attack_block(
     settings = {
         **attack.settings[job.settings.budget],
         "seed": seed,
-        "donors": (data.x_train[:_DONORS], data.y_train[:_DONORS]),
+        "guides": (data.x_train[:_GUIDES], data.y_train[:_GUIDES]),
         "surrogates": list(job.surrogates.values()),
     }
     seed_everything(*parts)

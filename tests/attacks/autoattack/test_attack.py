@@ -12,7 +12,7 @@ from torch import nn
 from art_sensreg import SensRegClassifier
 from art_sensreg.attacks.autoattack.attack import OfficialAutoAttack
 from art_sensreg.attacks.autoattack.backend import MIN_CLASSES, VERSIONS
-from art_sensreg.attacks.autoattack.rescale import UnitBox
+from art_sensreg.attacks.autoattack.rescale import RescaledModel
 from tests.attacks.autoattack.official_helpers import EPS, ORDER, THEIRS, WEAK, linear, smoothed
 
 package = pytest.importorskip("pyautoattack")
@@ -81,7 +81,7 @@ def test_a_single_attack_equals_the_package(victim, digits, stage, norm):
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_default_strength_is_the_authors(victim, digits, version, norm):
     attack = OfficialAutoAttack(victim, norm=norm, eps=EPS[norm], version=version)
-    ours = attack._authors_attacks(UnitBox(victim, digits.input_shape))._theirs
+    ours = attack._backend(RescaledModel(victim, digits.input_shape)).package
     theirs = package.AutoAttack(victim.model, norm=THEIRS[norm], eps=EPS[norm], seed=0, version=version)
     assert ours.attacks_to_run == theirs.attacks_to_run
     for kind in ("apgd", "apgd_targeted", "fab", "square"):
@@ -183,8 +183,8 @@ def test_the_users_units(victim, digits, clip, dtype, norm):
     assert x_adv.min() >= clip[0]
     assert x_adv.max() <= clip[1]
     assert np.array_equal(attack.robust, classifier.predict(x_adv).argmax(axis=1) == y)
-    box = UnitBox(classifier, shape)
-    theirs, robust = directly(box, box.to_units(x), y, norm, EPS[norm], **WEAK)
+    model = RescaledModel(classifier, shape)
+    theirs, robust = directly(model, model.rescale(x), y, norm, EPS[norm], **WEAK)
     assert np.array_equal(attack.robust, robust)
     np.testing.assert_allclose(x_adv, low + width * theirs, atol=1e-5 * width)
 

@@ -6,7 +6,7 @@ import torch
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from art_sensreg.attacks.autoattack.rescale import UnitBox, picture_shape, within_budget
+from art_sensreg.attacks.autoattack.rescale import RescaledModel, attackable_shape, within_budget
 
 ORDER = {"linf": np.inf, "l2": 2, "l1": 1}
 
@@ -45,14 +45,14 @@ def test_units_go_there_and_back(low, high):
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
     classifier = PyTorchClassifier(model, nn.CrossEntropyLoss(), (12,), 3, clip_values=(low, high), device_type="cpu")
     x = (low + (high - low) * np.random.default_rng(0).random((6, 12))).astype(np.float32)
-    box = UnitBox(classifier, (1, 3, 4))
-    units = box.to_units(x)
+    model = RescaledModel(classifier, (1, 3, 4))
+    units = model.rescale(x)
     assert units.shape == (6, 1, 3, 4)
     assert units.dtype == np.float32
     np.testing.assert_allclose(units.reshape(6, 12), (x - low) / (high - low), atol=1e-6)
-    np.testing.assert_allclose(box.from_units(x, units, 1e-3 * box.width, "linf"), x, atol=2e-7 * box.width)
-    logits = box(torch.from_numpy(units)).detach().numpy()
-    np.testing.assert_allclose(logits, classifier.predict(x), atol=2e-5 * box.width)
+    np.testing.assert_allclose(model.restore(x, units, 1e-3 * model.width, "linf"), x, atol=2e-7 * model.width)
+    logits = model(torch.from_numpy(units)).detach().numpy()
+    np.testing.assert_allclose(logits, classifier.predict(x), atol=2e-5 * model.width)
 
 
 def test_logits_can_be_written_to():
@@ -60,20 +60,20 @@ def test_logits_can_be_written_to():
         nn.Flatten(), nn.CrossEntropyLoss(), (1, 1, 4), 4, clip_values=(0.0, 1.0), device_type="cpu"
     )
     x = torch.full((1, 1, 1, 4), 0.5)
-    UnitBox(classifier, (1, 1, 4))(x)[:] = -torch.inf
+    RescaledModel(classifier, (1, 1, 4))(x)[:] = -torch.inf
     assert (x == 0.5).all()
 
 
 def test_pictures_that_will_do_stay_and_others_keep_their_values():
     for shape in [(1, 8, 8), (3, 32, 32), (1, 28, 28), (3, 224, 224), (2, 7, 3)]:
-        assert picture_shape(shape, windows=False) == shape
-        assert picture_shape(shape, windows=True) == shape
-    assert picture_shape((1, 12, 12), windows=False) == (1, 12, 12)
-    assert picture_shape((64,), windows=False) == (1, 8, 8)
-    assert picture_shape((28, 28), windows=True) == (1, 28, 28)
-    assert picture_shape((1, 2, 2), windows=True) is None
+        assert attackable_shape(shape, windows=False) == shape
+        assert attackable_shape(shape, windows=True) == shape
+    assert attackable_shape((1, 12, 12), windows=False) == (1, 12, 12)
+    assert attackable_shape((64,), windows=False) == (1, 8, 8)
+    assert attackable_shape((28, 28), windows=True) == (1, 28, 28)
+    assert attackable_shape((1, 2, 2), windows=True) is None
     for shape in [(3, 12, 12), (1, 24, 24), (2, 4, 9), (13,), (2, 3, 4, 5), (4, 6)]:
-        channels, height, width = picture_shape(shape, windows=True)
+        channels, height, width = attackable_shape(shape, windows=True)
         assert channels * height * width == np.prod(shape)
         assert channels == (shape[0] if len(shape) == 3 else 1)
 
@@ -82,7 +82,7 @@ def test_square_runs_on_every_picture_that_it_is_given():
     package = pytest.importorskip("pyautoattack")
     for norm in ("L2", "L1"):
         for shape in [(1, size, size) for size in range(3, 27)] + [(1, 4, 9), (1, 9, 4), (13,), (29,), (1, 6, 1)]:
-            channels, height, width = picture_shape(shape, windows=True)
+            channels, height, width = attackable_shape(shape, windows=True)
             model = nn.Sequential(nn.Flatten(), nn.Linear(channels * height * width, 3))
             x = torch.rand(2, channels, height, width)
             attack = package.AutoAttack(model, norm=norm, eps=0.01, version="custom", attacks=["square"], seed=0)

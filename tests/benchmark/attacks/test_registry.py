@@ -26,8 +26,8 @@ def classifier_of(model):
 
 
 def settings_of(digits, *surrogates):
-    donors = (digits.x_train[:50], digits.y_train[:50])
-    return {**STRENGTH, "donors": donors, "surrogates": list(surrogates)}
+    guides = (digits.x_train[:50], digits.y_train[:50])
+    return {**STRENGTH, "guides": guides, "surrogates": list(surrogates)}
 
 
 @pytest.mark.parametrize(("attack", "norm"), DEFINED)

@@ -129,11 +129,11 @@ def test_a_preprocessing_run_can_be_resumed(finished):
 def test_every_default_attack_runs_through_every_preprocessor(task, model, cells, name, attack):
     preprocessed = cells[name]
     x, y = task.dataset.x_test[:3], np.eye(10, dtype=np.float32)[task.dataset.y_test[:3]]
-    donors = (task.dataset.x_train[:20], task.dataset.y_train[:20])
+    guides = (task.dataset.x_train[:20], task.dataset.y_train[:20])
     views = preprocessed.views if ATTACKS[attack].art else preprocessed.views[1:]
     for norm in ("linf", "l2") if name not in RANDOM else ("linf",):
         for view in views:
-            settings = {**STRENGTH, "donors": donors, "surrogates": [model]}
+            settings = {**STRENGTH, "guides": guides, "surrogates": [model]}
             x_adv = ATTACKS[attack].build(view.classifier, NORMS[norm], 0.3, settings).generate(x, y=y)
             assert x_adv.shape == x.shape
             # ART's Square divides by zero on blank parts of images; the suite counts such images as not broken.
