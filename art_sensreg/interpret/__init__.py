@@ -1,16 +1,17 @@
 """How readable a model's explanations are: saliency maps, measures of them, and a picture of them side by side."""
 
 from art_sensreg.interpret.areas import blurred, deletion_area, insertion_area
+from art_sensreg.interpret.config import ExplanationConfig
 from art_sensreg.interpret.metrics import alignment, gini_sparsity, infidelity, max_sensitivity
 from art_sensreg.interpret.picture import saliency_picture
 from art_sensreg.interpret.saliency import SALIENCIES, input_gradient, integrated_gradients
-from art_sensreg.interpret.scores import ExplanationScore, as_json, explain
+from art_sensreg.interpret.scores import ExplanationScore, explain
 
 __all__ = [
     "SALIENCIES",
+    "ExplanationConfig",
     "ExplanationScore",
     "alignment",
-    "as_json",
     "blurred",
     "deletion_area",
     "explain",

@@ -8,27 +8,21 @@ import numpy as np
 import torch
 from art.estimators.classification import PyTorchClassifier
 
+from art_sensreg.interpret.config import DEFAULT, ExplanationConfig
 from art_sensreg.interpret.metrics import check_map
-from art_sensreg.interpret.saliency import batches, checked, evaluated, full_baseline
-from art_sensreg.utils import as_numbers, check_count, check_number
+from art_sensreg.interpret.saliency import Logits, batches, checked, eval_logits, full_baseline
+from art_sensreg.utils import as_numbers, check_number
 
 
 def insertion_area(
-    classifier: PyTorchClassifier,
-    x: np.ndarray,
-    y: Any,
-    saliency: np.ndarray,
-    baseline: float | np.ndarray = 0.0,
-    steps: int = 32,
-    batch_size: int = 128,
-    seed: int = 0,
+    classifier: PyTorchClassifier, x: np.ndarray, y: Any, saliency: np.ndarray, config: ExplanationConfig = DEFAULT
 ) -> np.ndarray:
     """
     Area under the probability of the class while pixels are put into the baseline, the most salient first.
 
     Where the area is large, a few of the pixels that the map names suffice. A pixel has all its channels, and its
-    saliency is the sum of their absolute values; of equal pixels the first comes first. The area also grows with how
-    sure the model is at all, so that between models it is to be read beside :func:`deletion_area`.
+    saliency is the sum of their absolute values; of equal pixels the first comes first. The area also grows with the
+    confidence of the model, so that between models it is to be read beside :func:`deletion_area`.
 
     | Paper link: https://arxiv.org/abs/1806.07421 (RISE: Petsiuk, Das, Saenko 2018)
 
@@ -36,14 +30,10 @@ def insertion_area(
     :param x: Images `(n, *input_shape)`, floating point, finite.
     :param y: Classes: indices `(n,)`, or rows `(n, nb_classes)`.
     :param saliency: Maps of the shape of `x`, finite.
-    :param baseline: What stands for a missing pixel, in input units: a number, or an array that broadcasts against `x`,
-        :func:`blurred` images say.
-    :param steps: Number of equal steps from no pixel to all of them; at most one for each pixel is taken.
-    :param batch_size: Rows of a pass.
-    :param seed: Seed of the draws of a random model.
+    :param config: Of it `baseline`, `steps`, `batch_size` and `seed`.
     :return: Areas by the trapezoid rule, both ends included, from 0 to 1: `(n,)`, float64. More is better.
     :raises TypeError: If an argument is of a wrong type.
-    :raises ValueError: If arrays do not fit the classifier, or an argument is out of range.
+    :raises ValueError: If arrays do not fit the classifier.
 
     Example:
     >>> from art_sensreg.interpret import insertion_area
@@ -54,35 +44,25 @@ def insertion_area(
     >>> insertion_area(classifier, np.ones((1, 4)), [0], np.ones((1, 4)))
     array([0.5])
     """
-    return _area(classifier, x, y, saliency, baseline, steps, batch_size, seed, insert=True)
+    images, labels = checked(classifier, x, y)
+    maps, missing = check_map(saliency, images), full_baseline(config.baseline, images)
+    return _area(classifier, missing, images, labels, maps, config)
 
 
 def deletion_area(
-    classifier: PyTorchClassifier,
-    x: np.ndarray,
-    y: Any,
-    saliency: np.ndarray,
-    baseline: float | np.ndarray = 0.0,
-    steps: int = 32,
-    batch_size: int = 128,
-    seed: int = 0,
+    classifier: PyTorchClassifier, x: np.ndarray, y: Any, saliency: np.ndarray, config: ExplanationConfig = DEFAULT
 ) -> np.ndarray:
     """
     Area under the probability of the class while pixels are replaced by the baseline, the most salient first.
 
-    | Paper link: https://arxiv.org/abs/1806.07421 (RISE: Petsiuk, Das, Saenko 2018)
+    Everything else is as for :func:`insertion_area`, but less is better.
 
     :param classifier: ART classifier.
-    :param x: Images `(n, *input_shape)`, floating point, finite.
-    :param y: Classes: indices `(n,)`, or rows `(n, nb_classes)`.
-    :param saliency: Maps of the shape of `x`, finite.
-    :param baseline: As for :func:`insertion_area`.
-    :param steps: As for :func:`insertion_area`.
-    :param batch_size: Rows of a pass.
-    :param seed: Seed of the draws of a random model.
-    :return: Areas by the trapezoid rule, both ends included, from 0 to 1: `(n,)`, float64. Less is better.
-    :raises TypeError: If an argument is of a wrong type.
-    :raises ValueError: If arrays do not fit the classifier, or an argument is out of range.
+    :param x: Images.
+    :param y: Classes.
+    :param saliency: Maps of the shape of `x`.
+    :param config: Of it `baseline`, `steps`, `batch_size` and `seed`.
+    :return: Areas `(n,)`, float64.
 
     Example:
     >>> from art_sensreg.interpret import deletion_area
@@ -91,12 +71,14 @@ def deletion_area(
     >>> bool(deletion_area(classifier, x, [0], x)[0] < deletion_area(classifier, x, [0], 4 - x)[0])
     True
     """
-    return _area(classifier, x, y, saliency, baseline, steps, batch_size, seed, insert=False)
+    images, labels = checked(classifier, x, y)
+    maps, missing = check_map(saliency, images), full_baseline(config.baseline, images)
+    return _area(classifier, images, missing, labels, maps, config)
 
 
 def blurred(x: np.ndarray, width: float) -> np.ndarray:
     """
-    Images under a Gaussian blur, whose weights add up to 1 at the borders too: a baseline of no sharp edge.
+    Images under a Gaussian blur, whose weights add up to 1 at the borders too: a baseline without sharp edges.
 
     :param x: Images `(n, ..., height, width)`.
     :param width: Standard deviation of the blur, in pixels, above 0.
@@ -121,31 +103,29 @@ def blurred(x: np.ndarray, width: float) -> np.ndarray:
 
 def _area(
     classifier: PyTorchClassifier,
-    x: np.ndarray,
-    y: Any,
-    saliency: np.ndarray,
-    baseline: float | np.ndarray,
-    steps: int,
-    batch_size: int,
-    seed: int,
-    insert: bool,
+    before: np.ndarray,
+    after: np.ndarray,
+    labels: np.ndarray,
+    maps: np.ndarray,
+    config: ExplanationConfig,
 ) -> np.ndarray:
-    check_count("steps", steps)
-    images, labels = checked(classifier, x, y)
-    ranks = _ranks(check_map(saliency, images))
+    """The area while the pixels of `before` become those of `after`, the most salient first."""
+    ranks = _ranks(maps)
     pixels = int(ranks[0].size)
-    counts = np.linspace(0, pixels, min(int(steps), pixels) + 1).round().astype(np.int64)
+    counts = np.linspace(0, pixels, min(config.steps, pixels) + 1).round().astype(np.int64)
     curves = []
-    with evaluated(classifier, seed) as logits, torch.no_grad():
-        arrays = (images, full_baseline(baseline, images), ranks, labels)
-        for rows, missing, order, targets in batches(classifier, batch_size, *arrays):
-            first, last = (missing, rows) if insert else (rows, missing)
+    with eval_logits(classifier, config.seed) as logits, torch.no_grad():
+        for first, last, order, targets in batches(classifier, config.batch_size, before, after, ranks, labels):
             mixed = (torch.where(order < count, last, first) for count in counts.tolist())
-            curve = [logits(batch).softmax(1).gather(1, targets[:, None])[:, 0] for batch in mixed]
+            curve = [_probability(logits, batch, targets) for batch in mixed]
             curves.append(torch.stack(curve, dim=1).double().cpu().numpy())
     heights = np.concatenate(curves)
     areas: np.ndarray = (heights[:, 1:] + heights[:, :-1]) / 2 @ (np.diff(counts) / pixels)
     return areas
+
+
+def _probability(logits: Logits, batch: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return logits(batch).softmax(1).gather(1, targets[:, None])[:, 0]
 
 
 def _ranks(maps: np.ndarray) -> np.ndarray:

@@ -8,15 +8,9 @@ import numpy as np
 import torch
 from art.estimators.classification import PyTorchClassifier
 
-from art_sensreg.interpret.saliency import (
-    Saliency,
-    batches,
-    checked,
-    evaluated,
-    input_gradient,
-    optional_module,
-)
-from art_sensreg.utils import as_numbers, check_count, check_flag, check_number
+from art_sensreg.interpret.config import DEFAULT, ExplanationConfig
+from art_sensreg.interpret.saliency import Saliency, batches, checked, eval_logits, input_gradient, optional_module
+from art_sensreg.utils import as_numbers, check_flag
 from art_sensreg.utils.model_rng import preserve_rng_state
 
 
@@ -25,18 +19,15 @@ def infidelity(
     x: np.ndarray,
     y: Any,
     saliency: np.ndarray,
-    sigma: float = 0.1,
-    samples: int = 10,
+    config: ExplanationConfig = DEFAULT,
     relative: bool = False,
-    batch_size: int = 128,
-    seed: int = 0,
 ) -> np.ndarray:
     """
     Mean squared error of a map as a linear model: `E (I . saliency - (z(x) - z(x - I)))^2`, `I` Gaussian noise.
 
     The map must be a slope, in logits per input unit: a gradient, or integrated gradients with
-    `multiply_by_inputs=False`. The value grows with the square of the logits, so that a model of small logits has
-    little; `relative` divides by `E (z(x) - z(x - I))^2` of the same noise, the infidelity of a map of zeros.
+    `multiply_by_inputs=False`. The value grows with the square of the logits, so that a model with small logits has a
+    small one; `relative` divides by `E (z(x) - z(x - I))^2` of the same noise, the infidelity of a map of zeros.
 
     | Paper link: https://arxiv.org/abs/1901.09392 (Yeh et al. 2019; Captum's `infidelity`)
 
@@ -44,16 +35,12 @@ def infidelity(
     :param x: Images `(n, *input_shape)`, floating point, finite.
     :param y: Classes: indices `(n,)`, or rows `(n, nb_classes)`.
     :param saliency: Maps of the shape of `x`, finite, in logits per input unit.
-    :param sigma: Standard deviation of the noise, in input units; noisy images are not clipped.
-    :param samples: Draws of the noise for each image.
+    :param config: Of it `sigma`, `samples`, `batch_size` and `seed`.
     :param relative: Whether it is divided by the infidelity of a map of zeros; 1 where that is 0 and this is not.
-    :param batch_size: Rows of a pass, but no fewer than `samples`. Results do not depend on it unless the model is
-        random.
-    :param seed: Seed of the noise, and of the draws of a random model.
     :return: `(n,)`, float64, in squared logits; or a share. Less is better.
     :raises ImportError: If Captum is missing.
     :raises TypeError: If an argument is of a wrong type.
-    :raises ValueError: If arrays do not fit the classifier, or an argument is out of range.
+    :raises ValueError: If arrays do not fit the classifier.
 
     Example:
     >>> from art_sensreg.interpret import infidelity
@@ -63,15 +50,13 @@ def infidelity(
     >>> infidelity(classifier, np.ones((1, 2)), [0], np.array([[0.0, 0.0]]), relative=True)
     array([1.])
     """
-    check_number("sigma", sigma, minimum=0.0, exclusive=True)
     check_flag("relative", relative)
     images, labels = checked(classifier, x, y)
     maps = check_map(saliency, images)
-    options = (float(sigma), samples, batch_size, seed)
-    errors = _squared_errors(classifier, images, labels, maps, *options)
+    errors = _squared_errors(classifier, images, labels, maps, config)
     if not relative:
         return errors
-    moved = _squared_errors(classifier, images, labels, np.zeros_like(maps), *options)
+    moved = _squared_errors(classifier, images, labels, np.zeros_like(maps), config)
     return np.where(moved > 0, errors / np.where(moved > 0, moved, 1.0), errors > 0)
 
 
@@ -80,32 +65,26 @@ def max_sensitivity(
     x: np.ndarray,
     y: Any,
     saliency: Saliency = input_gradient,
-    radius: float = 0.02,
-    samples: int = 10,
-    batch_size: int = 128,
-    seed: int = 0,
+    config: ExplanationConfig = DEFAULT,
 ) -> np.ndarray:
     """
     Largest change of a map near an image: `max ||map(x + r) - map(x)||_2 / ||map(x)||_2` over some `r` in a cube.
 
-    As Captum has it, the change is divided by the norm of the map (by 1 if that is 0), which the paper does not do:
-    else a model of small logits would win. The more samples, the larger it is; compare equal numbers.
+    As in Captum, the change is divided by the norm of the map (by 1 if that is 0), which the paper does not do:
+    otherwise a model with small logits would win. It grows with the number of samples; compare equal numbers.
 
     | Paper link: https://arxiv.org/abs/1901.09392 (Yeh et al. 2019; Captum's `sensitivity_max`)
 
     :param classifier: ART classifier.
     :param x: Images `(n, *input_shape)`, floating point, finite.
     :param y: Classes: indices `(n,)`, or rows `(n, nb_classes)`.
-    :param saliency: Function of the classifier, images and classes that gives the maps.
-    :param radius: Half the edge of the cube, in input units; `r` is uniform in it, and `x + r` is not clipped.
-    :param samples: Draws of `r` for each image.
-    :param batch_size: Rows that are given to `saliency` at once, but no fewer than `samples`. Results do not depend on
-        it unless the model is random.
-    :param seed: Seed of `r`; the draws of a random model have the seed of `saliency`.
+    :param saliency: Function of the classifier, images and classes that returns the maps.
+    :param config: Of it `radius`, `samples`, `batch_size`, and the `seed` of `r`, which is uniform in the cube;
+        `saliency` seeds the draws of a random model.
     :return: `(n,)`, float64. Less is better.
     :raises ImportError: If Captum is missing.
     :raises TypeError: If an argument is of a wrong type.
-    :raises ValueError: If arrays do not fit the classifier, or an argument is out of range.
+    :raises ValueError: If arrays do not fit the classifier.
 
     Example:
     >>> from art_sensreg.interpret import max_sensitivity
@@ -113,13 +92,9 @@ def max_sensitivity(
     >>> max_sensitivity(classifier, np.ones((1, 2)), [0])
     array([0.])
     """
-    check_number("radius", radius, minimum=0.0, exclusive=True)
-    check_count("samples", samples)
-    check_count("batch_size", batch_size)
-    check_count("seed", seed, minimum=0)
     images, labels = checked(classifier, x, y)
     sensitivity_max = optional_module("captum.metrics").sensitivity_max
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(config.seed)
 
     def maps(rows: Any, target: torch.Tensor) -> Any:
         # Captum gives the images themselves as a tuple, and wants their maps as one; and a label alone is not repeated.
@@ -129,13 +104,14 @@ def max_sensitivity(
         return (result,) if isinstance(rows, tuple) else result
 
     def perturbed(rows: torch.Tensor) -> torch.Tensor:
-        return rows + (float(radius) * (2 * _uniform(generator, rows) - 1))
+        uniform = torch.from_numpy(generator.random(tuple(rows.shape), dtype=np.float32))
+        return rows + (config.radius * (2 * uniform - 1))
 
     values = []
-    size = max(1, int(batch_size) // int(samples))
+    size = max(1, config.batch_size // config.samples)
     for start in range(0, len(images), size):
         rows, target = (torch.from_numpy(np.array(array[start : start + size])) for array in (images, labels))
-        values.append(sensitivity_max(maps, rows.float(), perturbed, n_perturb_samples=int(samples), target=target))
+        values.append(sensitivity_max(maps, rows.float(), perturbed, n_perturb_samples=config.samples, target=target))
     sensitivities: np.ndarray = torch.cat(values).double().numpy()
     return sensitivities
 
@@ -167,7 +143,7 @@ def gini_sparsity(saliency: np.ndarray) -> np.ndarray:
 
 def alignment(x: np.ndarray, gradient: np.ndarray, normalise: bool = True) -> np.ndarray:
     """
-    How far the gradient of the logit looks like the image: `|cos(x, gradient)|`.
+    How much the gradient of the logit resembles the image: `|cos(x, gradient)|`.
 
     The paper's `alpha(x)` is `|<x, gradient>| / ||gradient||`, in input units (`normalise=False`); the cosine, which is
     `alpha(x) / ||x||`, does not depend on the scale of the images. Either depends on where the images' zero is.
@@ -196,21 +172,7 @@ def alignment(x: np.ndarray, gradient: np.ndarray, normalise: bool = True) -> np
 
 
 def check_map(saliency: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """
-    Check a set of saliency maps.
-
-    :param saliency: Maps.
-    :param images: The images that they are of.
-    :return: The maps as float32.
-    :raises ValueError: If they are of another shape, or not finite.
-
-    Example:
-    >>> from art_sensreg.interpret.metrics import check_map
-    >>> check_map(np.ones((1, 2)), np.zeros((1, 3)))
-    Traceback (most recent call last):
-    ...
-    ValueError: `saliency` has shape (1, 2); expected (1, 3), the shape of `x`.
-    """
+    """Refuse maps that are of another shape than their images, or not finite; return them as float32."""
     maps = as_numbers(saliency, "saliency")
     if maps.shape != images.shape:
         raise ValueError(f"`saliency` has shape {maps.shape}; expected {images.shape}, the shape of `x`.")
@@ -222,42 +184,34 @@ def _squared_errors(
     images: np.ndarray,
     labels: np.ndarray,
     maps: np.ndarray,
-    sigma: float,
-    samples: int,
-    batch_size: int,
-    seed: int,
+    config: ExplanationConfig,
 ) -> np.ndarray:
-    check_count("samples", samples)
-    check_count("batch_size", batch_size)
     captum_infidelity = optional_module("captum.metrics").infidelity
-    with evaluated(classifier, seed) as drawn:
-        generator = np.random.default_rng(seed)
+    samples = config.samples
+    with eval_logits(classifier, config.seed) as drawn:
+        generator = np.random.default_rng(config.seed)
 
         def logits(rows: torch.Tensor) -> torch.Tensor:
-            # The same draws of a random model with and without noise: else their difference is what is measured. So
-            # the samples of the images, which come one after the other, go through it one for each image at a time.
+            # The same draws of a random model with and without noise: otherwise their difference is measured. The
+            # samples of each image follow one another: one sample of every image at a time goes through the model.
             outputs = []
             for number in range(len(rows) // count):
-                with preserve_rng_state(classifier.device, seed, classifier.model):
+                with preserve_rng_state(classifier.device, config.seed, classifier.model):
                     outputs.append(drawn(rows[number :: len(rows) // count]))
             return torch.stack(outputs, dim=1).flatten(0, 1)
 
         def perturbed(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             # Image by image, all samples of one after the other: the noise does not depend on the size of a batch.
             noise = torch.from_numpy(generator.standard_normal(tuple(rows.shape), dtype=np.float32))
-            noise = sigma * noise.to(rows)
+            noise = config.sigma * noise.to(rows)
             return noise, rows - noise
 
         errors = []
-        for rows, slopes, targets in batches(classifier, max(1, int(batch_size) // int(samples)), images, maps, labels):
+        for rows, slopes, targets in batches(classifier, max(1, config.batch_size // samples), images, maps, labels):
             count = len(rows)
-            values = captum_infidelity(logits, perturbed, rows, slopes, target=targets, n_perturb_samples=int(samples))
+            values = captum_infidelity(logits, perturbed, rows, slopes, target=targets, n_perturb_samples=samples)
             errors.append(values.double().cpu().numpy())
     return np.concatenate(errors)
-
-
-def _uniform(generator: np.random.Generator, rows: torch.Tensor) -> torch.Tensor:
-    return torch.from_numpy(generator.random(tuple(rows.shape), dtype=np.float32))
 
 
 def _flat(name: str, array: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from art.estimators.classification import PyTorchClassifier
 
-from art_sensreg.interpret.saliency import SALIENCIES, batches, checked, evaluated, optional_module
+from art_sensreg.interpret.saliency import SALIENCIES, batches, checked, eval_logits, optional_module
 from art_sensreg.utils import check_choice, shown
 from art_sensreg.utils.files import atomic_write
 
@@ -37,7 +37,7 @@ def saliency_picture(
     :param x: Images `(n, channels, height, width)` or `(n, height, width)`, floating point, within `clip_values`. Three
         channels are shown as colours; of another number the mean is shown.
     :param y: Labels: class indices `(n,)`, or rows `(n, nb_classes)`.
-    :param path: Where the PNG goes; it is written aside and renamed.
+    :param path: Where the PNG goes; it is replaced as a whole.
     :param saliencies: Names of maps, from `SALIENCIES`.
     :return: The path.
     :raises ImportError: If matplotlib, or Captum for integrated gradients, is missing.
@@ -106,7 +106,7 @@ def _check_arguments(
 
 
 def _predicted(classifier: PyTorchClassifier, images: np.ndarray) -> np.ndarray:
-    with evaluated(classifier) as logits, torch.no_grad():
+    with eval_logits(classifier) as logits, torch.no_grad():
         parts = [logits(rows).argmax(1).cpu().numpy() for (rows,) in batches(classifier, 128, images)]
     return np.concatenate(parts)
 

@@ -10,6 +10,7 @@ from torch import nn
 from art_sensreg import interpret
 from art_sensreg.art_bridge.preprocessing import StandardisedModel
 from art_sensreg.interpret import SALIENCIES, input_gradient, integrated_gradients
+from art_sensreg.interpret import ExplanationConfig as Config
 from art_sensreg.randomized import RandomizedClassifier
 from tests.attacks.random_models import Noisy, noisy_classifier
 from tests.interpret.models import SHAPE, images, linear_classifier, smooth_classifier
@@ -24,7 +25,7 @@ def test_the_gradient_of_a_linear_model_is_its_weights(batch_size):
     weights = np.random.default_rng(1).normal(size=(3, *SHAPE)).astype(np.float32)
     classifier, _ = linear_classifier(weights)
     labels = np.array([0, 1, 2, 1, 0])
-    gradients = input_gradient(classifier, images(), labels, batch_size=batch_size)
+    gradients = input_gradient(classifier, images(), labels, config=Config(batch_size=batch_size))
     assert gradients.dtype == np.float32
     np.testing.assert_array_equal(gradients, weights[labels])
     np.testing.assert_array_equal(gradients, input_gradient(classifier, images(), np.eye(3)[labels]))
@@ -35,9 +36,11 @@ def test_integrated_gradients_of_a_linear_model(baseline):
     weights = np.random.default_rng(1).normal(size=(3, *SHAPE)).astype(np.float32)
     classifier, _ = linear_classifier(weights)
     x, labels = images(), np.array([0, 1, 2, 1, 0])
-    found = integrated_gradients(classifier, x, labels, baseline=baseline, steps=3)
+    found = integrated_gradients(classifier, x, labels, config=Config(baseline=baseline, steps=3))
     np.testing.assert_allclose(found, (x - baseline) * weights[labels], atol=1e-5)
-    slopes = integrated_gradients(classifier, x, labels, baseline=baseline, steps=3, multiply_by_inputs=False)
+    slopes = integrated_gradients(
+        classifier, x, labels, multiply_by_inputs=False, config=Config(baseline=baseline, steps=3)
+    )
     np.testing.assert_allclose(slopes, weights[labels], atol=1e-5)
 
 
@@ -45,7 +48,7 @@ def test_integrated_gradients_of_a_linear_model(baseline):
 def test_integrated_gradients_are_complete(batch_size):
     classifier = smooth_classifier()
     x, labels = images(), np.array([0, 1, 2, 1, 0])
-    found = integrated_gradients(classifier, x, labels, baseline=0.5, batch_size=batch_size)
+    found = integrated_gradients(classifier, x, labels, config=Config(baseline=0.5, batch_size=batch_size))
     rows = np.arange(5)
     change = classifier.predict(x)[rows, labels] - classifier.predict(np.full_like(x, 0.5))[rows, labels]
     np.testing.assert_allclose(found.sum((1, 2, 3)), change, atol=1e-5)
@@ -58,7 +61,7 @@ def test_integrated_gradients_of_a_power():
 
     classifier = PyTorchClassifier(Power(), nn.CrossEntropyLoss(), (3,), 3, device_type="cpu")
     x = images(4, (3,))
-    found = integrated_gradients(classifier, x, [0, 1, 2, 0], steps=4)
+    found = integrated_gradients(classifier, x, [0, 1, 2, 0], config=Config(steps=4))
     expected = np.where(np.eye(3, dtype=bool)[[0, 1, 2, 0]], x**3, 0)
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
@@ -129,7 +132,7 @@ def test_nothing_of_the_classifier_moves(name):
     assert all(torch.equal(parameter.grad, torch.ones_like(parameter)) for parameter in model.parameters())
     torch.rand(3)
     np.testing.assert_array_equal(first, SALIENCIES[name](classifier, images(), [0] * 5))
-    assert np.any(first != SALIENCIES[name](classifier, images(), [0] * 5, seed=1))
+    assert np.any(first != SALIENCIES[name](classifier, images(), [0] * 5, config=Config(seed=1)))
 
 
 def test_the_mode_is_put_back_after_an_error():
@@ -158,7 +161,7 @@ def test_random_models_are_averaged(digits):
     x, y = digits.x_test[:4], digits.y_test[:4]
     many = input_gradient(classifier, x, y)
     classifier.samples = 1
-    one, other = (input_gradient(classifier, x, y, seed=seed) for seed in (1, 2))
+    one, other = (input_gradient(classifier, x, y, config=Config(seed=seed)) for seed in (1, 2))
     assert np.linalg.norm(one - many) < np.linalg.norm(one - other)
 
 
@@ -172,19 +175,16 @@ def test_random_models_are_averaged(digits):
         ({"y": [0, 1, 2, 3, 0]}, ValueError, "class indices from 0 to 3"),
         ({"y": [0, 1]}, ValueError, "`y` has 2 labels"),
         ({"classifier": nn.Identity()}, TypeError, "PyTorchClassifier"),
-        ({"batch_size": 0}, ValueError, "batch_size"),
-        ({"seed": -1}, ValueError, "seed"),
-        ({"steps": 0}, ValueError, "steps"),
-        ({"baseline": np.ones(7)}, ValueError, "`baseline` has shape"),
-        ({"baseline": np.nan}, ValueError, "`baseline` has NaN"),
-        ({"baseline": "black"}, TypeError, "`baseline` is 'black'"),
+        ({"config": Config(baseline=np.ones(7))}, ValueError, "`baseline` has shape"),
+        ({"config": Config(baseline=np.nan)}, ValueError, "`baseline` has NaN"),
+        ({"config": Config(baseline="black")}, TypeError, "`baseline` is 'black'"),
     ],
 )
 def test_wrong_arguments(arguments, error, message):
     given = {"classifier": linear_classifier()[0], "x": images(), "y": [0] * 5, **arguments}
     with pytest.raises(error, match=message):
         integrated_gradients(**given)
-    if not {"steps", "baseline"} & set(arguments):
+    if "config" not in arguments:
         with pytest.raises(error, match=message):
             input_gradient(**given)
 

@@ -176,13 +176,14 @@ def _add_attack(job: Job, name: str, norm: str, eps: float, robust: np.ndarray, 
 
 def _explanations(job: Job) -> list[dict[str, Any]]:
     """How readable the explanations of the first test images are."""
-    from art_sensreg.interpret import as_json, explain
+    from art_sensreg.interpret import ExplanationConfig, explain
 
     n = job.cell.attackable(_EXPLAINED[job.settings.budget])
     x, y = job.dataset.x_test[:n], job.dataset.y_test[:n]
     # Every draw of a random model is a pass of its own.
     effort = {} if job.cell.random is None else {"steps": 8, "samples": 4}
-    return as_json(explain(job.cell.adaptive, x, y, seed=job.run["seed"], **effort))
+    scores = explain(job.cell.adaptive, x, y, ExplanationConfig(seed=job.run["seed"], **effort))
+    return [score.to_dict() for score in scores]
 
 
 def draw_saliency(cells: dict[str, Cell | None], x: np.ndarray, y: np.ndarray, path: Path) -> bool:
