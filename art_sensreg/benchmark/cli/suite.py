@@ -14,7 +14,7 @@ from art_sensreg.benchmark.attacks import ATTACKS, ordered
 from art_sensreg.benchmark.cli.arguments import OneLineParser, make_parser, request_of
 from art_sensreg.benchmark.cli.console import say
 from art_sensreg.benchmark.config.threat_models import NORMS
-from art_sensreg.benchmark.defences.from_art.defences import NO_ROWS
+from art_sensreg.benchmark.defences.from_art import LEFT_OUT
 from art_sensreg.benchmark.defences.registry import DEFENCES
 from art_sensreg.benchmark.engine.suite import open_suite
 from art_sensreg.benchmark.results.extra_tables import extra_tables
@@ -93,5 +93,5 @@ def list_names() -> str:
         norms = "" if attack.norms == tuple(NORMS) else f"; {', '.join(attack.norms)} only"
         lines.append(f"  {name:26} {attack.summary} ({attack.paper}{norms})")
     lines.append("Of ART's defences for PyTorch no rows, and why:")
-    lines += [f"  {names}: {reason}" for names, reason in NO_ROWS.items()]
+    lines += [f"  {names}: {reason}" for names, reason in LEFT_OUT.items()]
     return "\n".join(lines)

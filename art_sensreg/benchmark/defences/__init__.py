@@ -1,7 +1,23 @@
 """The defences of the suite: the registry of them, and how to add one."""
 
+from art_sensreg.benchmark.defences.claims import Claim, robust_accuracy
 from art_sensreg.benchmark.defences.factories import from_penalties, from_trainer
 from art_sensreg.benchmark.defences.registry import DEFENCES, register
-from art_sensreg.benchmark.defences.spec import Defence
+from art_sensreg.benchmark.defences.spec import Certificate, Defence, Postprocessing, Preprocessing, Randomness
+from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingSpec
 
-__all__ = ["DEFENCES", "Defence", "from_penalties", "from_trainer", "register"]
+__all__ = [
+    "DEFENCES",
+    "Certificate",
+    "Claim",
+    "Defence",
+    "NotApplicable",
+    "Postprocessing",
+    "Preprocessing",
+    "Randomness",
+    "TrainingSpec",
+    "from_penalties",
+    "from_trainer",
+    "register",
+    "robust_accuracy",
+]

@@ -1,4 +1,4 @@
-"""The defences of this package as rows of the suite."""
+"""The defences of this package."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import nn
 
 from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES, Adversary
 from art_sensreg.benchmark.defences.claims import Claim, robust_accuracy
-from art_sensreg.benchmark.defences.factories import config_of, from_penalties, from_trainer
-from art_sensreg.benchmark.defences.spec import Options, RandomRow
+from art_sensreg.benchmark.defences.factories import from_penalties, from_trainer
+from art_sensreg.benchmark.defences.spec import Options, Randomness
 from art_sensreg.benchmark.defences.train_spec import TrainingSpec
 from art_sensreg.penalties import FisherRaoPenalty, GradientDiversityPenalty, JacobianPenalty, SensitivityPenalty
 from art_sensreg.penalty_lists import Penalty
@@ -20,18 +20,22 @@ from art_sensreg.randomization import BayesianKL, randomize
 from art_sensreg.trainers import SensRegTrainer
 from art_sensreg.training.config import CHEAP_FRACTION
 
+_PAPER = "Fidel et al. 2020, arXiv 2009.11349"
+
+
+def _no_penalties(options: Options) -> list[Penalty]:
+    return []
+
+
 # --- SR and JR --------------------------------------------------------------------------------------------------------
 
-
-def _sensitivity_options() -> Options:
-    """The options of `SensitivityPenalty`; its weight is called `sr_weight` because JR has one too."""
-    defaults = {f.name: f.default for f in fields(SensitivityPenalty)}
-    return {"sr_weight": None, **{name: value for name, value in defaults.items() if name != "weight"}, "sigma": None}
+# The options of `SensitivityPenalty`; its weight is called `sr_weight` because JR has one too.
+_SETTINGS = {f.name: f.default for f in fields(SensitivityPenalty) if f.name != "weight"}
+_SENSITIVITY: Options = {"sr_weight": None, **_SETTINGS, "sigma": None}
 
 
 def _sensitivity(options: Options) -> SensitivityPenalty:
-    names = {f.name for f in fields(SensitivityPenalty)} - {"weight"}
-    return SensitivityPenalty(weight=options["sr_weight"], **{k: v for k, v in options.items() if k in names})
+    return SensitivityPenalty(weight=options["sr_weight"], **{k: v for k, v in options.items() if k in _SETTINGS})
 
 
 def _jacobian_alone(options: Options) -> list[Penalty]:
@@ -42,7 +46,7 @@ def _both(options: Options) -> list[Penalty]:
     return [_sensitivity(options), JacobianPenalty(weight=options["jr_weight"])]
 
 
-# --- hybrids ----------------------------------------------------------------------------------------------------------
+# --- adversarial training ---------------------------------------------------------------------------------------------
 
 _LINF = ("linf",)
 _STEEPEST = ("linf", "l2")
@@ -50,28 +54,24 @@ _PAIR: Options = {"eps": None, "clean_fraction": 0.5, "pair": "adversarial"}
 _WEIGHTS: Options = {"sr_weight": None, "jr_weight": None, "sigma": 0.3}
 
 
-def _pair(options: Options) -> dict[str, Any]:
-    return {name: options[name] for name in _PAIR}
+def _some(options: Options, *names: str) -> dict[str, Any]:
+    return {name: options[name] for name in names}
 
 
 def _fgsm_rs(options: Options) -> Adversary:
-    return FGSMRS(**_pair(options))
+    return FGSMRS(**_some(options, *_PAIR))
 
 
 def _n_fgsm(options: Options) -> Adversary:
-    return NFGSM(**_pair(options), noise=options["start_noise"])
+    return NFGSM(**_some(options, *_PAIR), noise=options["start_noise"])
 
 
 def _pgd(options: Options) -> Adversary:
-    return PGD(**_pair(options), max_iter=options["max_iter"], norm=options["norm"])
+    return PGD(**_some(options, *_PAIR, "max_iter", "norm"))
 
 
 def _trades(options: Options) -> Adversary:
-    names = ("eps", "norm", "pair", "max_iter", "beta")
-    return TRADES(**{name: options[name] for name in names})
-
-
-# --- FIRE -------------------------------------------------------------------------------------------------------------
+    return TRADES(**_some(options, "eps", "norm", "pair", "max_iter", "beta"))
 
 
 def _fire(options: Options) -> list[Penalty]:
@@ -87,45 +87,47 @@ _SMALLEST = nn.Linear(1, 1)
 _AVERAGED = robust_accuracy("white-box evasion within eps, by attackers who average the model's noise")
 
 
-def _rse_model(spec: TrainingSpec, options: Options) -> nn.Module:
-    return randomize(spec.new_model(), kind="rse", first_std=options["first_std"], std=options["std"])
+def _rse(model: nn.Module, options: Options) -> nn.Module:
+    return randomize(model, kind="rse", first_std=options["first_std"], std=options["std"])
 
 
-def _check_rse(options: Options) -> None:
-    randomize(_SMALLEST, kind="rse", first_std=options["first_std"], std=options["std"])
+def _bayesian(model: nn.Module, options: Options) -> nn.Module:
+    return randomize(model, kind="bayesian", prior_std=options["prior_std"])
 
 
-def _bayesian_model(spec: TrainingSpec, options: Options) -> nn.Module:
-    return randomize(spec.new_model(), kind="bayesian", prior_std=options["prior_std"])
+def _pni(model: nn.Module, options: Options) -> nn.Module:
+    return randomize(model, kind="pni", initial_alpha=options["initial_alpha"])
 
 
-def _pni_model(spec: TrainingSpec, options: Options) -> nn.Module:
-    return randomize(spec.new_model(), kind="pni", initial_alpha=options["initial_alpha"])
+def _randomised(make: Any) -> dict[str, Any]:
+    """The fields of a defence whose network is made random by a function of the network and the options."""
+    return {
+        "architecture": lambda spec, options: make(spec.new_model(), options),
+        "check": lambda options: make(_SMALLEST, options),
+        "random": Randomness(),
+    }
 
 
 def _diversity(options: Options) -> list[Penalty]:
-    return [GradientDiversityPenalty(weight=options["weight"], kind=options["kind"], samples=options["samples"])]
+    return [GradientDiversityPenalty(**_some(options, "weight", "kind", "samples"))]
 
 
-def _injected(options: Options) -> Adversary:
-    return PGD(**{name: options[name] for name in ("eps", "norm", "max_iter", "clean_fraction")})
+def _pgd_on_noise(options: Options) -> Adversary:
+    return PGD(**_some(options, "eps", "norm", "max_iter", "clean_fraction"))
 
 
 def _adv_bnn(classifier: PyTorchClassifier, spec: TrainingSpec, options: Options) -> Trainer:
-    spec.require_norm(_STEEPEST, "Adv-BNN trains on perturbations in linf or l2 only")
     penalties = [BayesianKL(weight=options["kl_weight"] / len(spec.dataset.x_train))]
-    adversary = PGD(eps=options["eps"], max_iter=options["max_iter"], norm=options["norm"])
-    return SensRegTrainer(classifier, penalties, config_of(spec), adversary=adversary)
+    adversary = PGD(**_some(options, "eps", "max_iter", "norm"))
+    return SensRegTrainer(classifier, penalties, spec.config(), adversary=adversary)
 
-
-_PAPER = "Fidel et al. 2020, arXiv 2009.11349"
 
 OURS = (
     from_penalties(
         "none",
         "No defence: cross-entropy, the twin of all others",
         "-",
-        lambda options: [],
+        _no_penalties,
         claim=Claim(metric="none", threat="nobody"),
     ),
     from_penalties(
@@ -133,7 +135,7 @@ OURS = (
         "Stochastic sensitivity regularisation",
         _PAPER,
         lambda options: [_sensitivity(options)],
-        _sensitivity_options(),
+        _SENSITIVITY,
     ),
     from_penalties(
         "jr",
@@ -147,14 +149,14 @@ OURS = (
         "Sensitivity and Jacobian regularisation in one pass",
         _PAPER,
         _both,
-        {**_sensitivity_options(), "jr_weight": None},
+        {**_SENSITIVITY, "jr_weight": None},
     ),
     from_penalties(
         "sr+jr-cheap",
         "The same with noisy copies of a part of each batch",
         _PAPER,
         _both,
-        {**_sensitivity_options(), "jr_weight": None, "penalty_fraction": CHEAP_FRACTION},
+        {**_SENSITIVITY, "jr_weight": None, "penalty_fraction": CHEAP_FRACTION},
     ),
     from_penalties(
         "fgsm-rs+sr+jr",
@@ -169,7 +171,7 @@ OURS = (
         "n-fgsm",
         "N-FGSM on half of each batch's loss: noise, then one step",
         "de Jorge et al. 2022, arXiv 2202.01181",
-        lambda options: [],
+        _no_penalties,
         {**_PAIR, "start_noise": 2.0},
         adversary=_n_fgsm,
         norms=_LINF,
@@ -213,12 +215,10 @@ OURS = (
         "rse",
         "Random self-ensemble: noise before every convolution, at test time too",
         "Liu et al. 2018, arXiv 1712.00673",
-        lambda options: [],
+        _no_penalties,
         _RSE,
-        replace(_AVERAGED, unmet="what it gains over the undefended model is within the sampling error"),
-        architecture=_rse_model,
-        check=_check_rse,
-        random=RandomRow(),
+        claim=replace(_AVERAGED, unmet="what it gains over the undefended model is within the sampling error"),
+        **_randomised(_rse),
     ),
     from_penalties(
         "graddiv",
@@ -226,10 +226,8 @@ OURS = (
         "Lee et al. 2022, arXiv 2107.02425",
         _diversity,
         {**_RSE, "weight": None, "kind": "kappa", "samples": 4, "penalty_warmup": 0.5},
-        replace(_AVERAGED, over="rse", unmet="what it gains over rse is within the sampling error"),
-        architecture=_rse_model,
-        check=_check_rse,
-        random=RandomRow(),
+        claim=replace(_AVERAGED, over="rse", unmet="what it gains over rse is within the sampling error"),
+        **_randomised(_rse),
     ),
     from_trainer(
         "adv-bnn",
@@ -237,22 +235,20 @@ OURS = (
         "Liu et al. 2019, arXiv 1810.01279",
         _adv_bnn,
         {"eps": None, "max_iter": 7, "norm": None, "prior_std": 0.1, "kl_weight": None},
-        _AVERAGED,
-        architecture=_bayesian_model,
-        check=lambda options: randomize(_SMALLEST, kind="bayesian", prior_std=options["prior_std"]),
-        random=RandomRow(),
+        claim=_AVERAGED,
+        norms=_STEEPEST,
+        norms_reason="Adv-BNN trains on perturbations in linf or l2 only",
+        **_randomised(_bayesian),
     ),
     from_penalties(
         "pni",
         "Parametric noise injection: learned noise on the weights, trained on clean and PGD examples",
         "He et al. 2019, arXiv 1811.09310",
-        lambda options: [],
+        _no_penalties,
         {"eps": None, "max_iter": 7, "norm": None, "initial_alpha": 0.25, "clean_fraction": 0.5},
-        _AVERAGED,
-        adversary=_injected,
+        claim=_AVERAGED,
+        adversary=_pgd_on_noise,
         norms=_STEEPEST,
-        architecture=_pni_model,
-        check=lambda options: randomize(_SMALLEST, kind="pni", initial_alpha=options["initial_alpha"]),
-        random=RandomRow(),
+        **_randomised(_pni),
     ),
 )

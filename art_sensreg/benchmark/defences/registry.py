@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import re
-
+from art_sensreg.benchmark.config.names import check_new_name
 from art_sensreg.benchmark.config.settings import FILE_RECIPE, RECIPES, SuiteSettings
-from art_sensreg.benchmark.defences.from_art.defences import ARTS
+from art_sensreg.benchmark.defences.from_art import FROM_ART
 from art_sensreg.benchmark.defences.ours import OURS
 from art_sensreg.benchmark.defences.spec import Defence, Options
-from art_sensreg.utils import check_count, check_number, shown
 from art_sensreg.utils.checks import did_you_mean
 
-__all__ = ["DEFENCES", "SMOKE_DEFENCES", "Defence", "Options", "options_of", "register", "resolve_options"]
-
 DEFENCES: dict[str, Defence] = {}
-# A part of files' names, of lists on the command line and of tables.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+_-]{0,63}")
+UNDEFENDED = "none"
+"""The defence that is none: what the others are compared with, and whose model those have that train none."""
+
+SMOKE_DEFENCES = (
+    *("none", "sr", "jr", "sr+jr", "sr+jr-cheap", "n-fgsm+sr+jr", "at+sr+jr", "fire"),
+    *("art-adversarial", "art-madry", "art-trades-fixed", "art-fbf-fixed"),
+    *("art-spatial-smoothing", "art-gaussian-augmentation", "quantise"),
+)
+"""What runs by default in minutes; `--defences all` runs the others too."""
 
 
 def register(defence: Defence) -> Defence:
@@ -24,42 +27,25 @@ def register(defence: Defence) -> Defence:
 
     :param defence: The defence.
     :return: The same.
-    :raises ValueError: If the name is taken, or cannot stand in a list or a file's name.
+    :raises ValueError: If the name is taken, or cannot be part of a list or a file's name.
 
     Example:
-    >>> from art_sensreg.benchmark.defences.registry import DEFENCES, register
+    >>> from art_sensreg.benchmark.defences import DEFENCES, register
     >>> register(DEFENCES["none"])
     Traceback (most recent call last):
     ValueError: `name` is 'none', which is taken; expected a new one.
     """
-    name = defence.name
-    if name in DEFENCES:
-        raise ValueError(f"`name` is {name!r}, which is taken; expected a new one.")
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in ("all", "trainers"):
-        raise ValueError(f"`name` is {shown(name)}; expected a word of at most 64 letters, digits, `+`, `-` and `_`.")
-    DEFENCES[name] = defence
+    check_new_name(defence.name, DEFENCES)
+    DEFENCES[defence.name] = defence
     return defence
 
 
-for _defence in (*OURS, *ARTS):
+for _defence in (*OURS, *FROM_ART):
     register(_defence)
-
-# What runs by default in minutes; `--defences all` runs the others too.
-SMOKE_DEFENCES = (
-    *("none", "sr", "jr", "sr+jr", "sr+jr-cheap", "n-fgsm+sr+jr", "at+sr+jr", "fire"),
-    *("art-adversarial", "art-madry", "art-trades-fixed", "art-fbf-fixed"),
-    *("art-spatial-smoothing", "art-gaussian-augmentation", "quantise"),
-)
 
 
 def options_of(settings: SuiteSettings, name: str) -> Options:
-    """
-    All options of a defence in a run.
-
-    :param settings: Settings of the run.
-    :param name: Name of the defence.
-    :return: The options.
-    """
+    """All options of a defence in a run."""
     recipe = RECIPES.get(settings.dataset, FILE_RECIPE).penalties.get(name, {})
     threat = settings.threats[0]
     given = settings.options.get(name, {})
@@ -90,17 +76,5 @@ def resolve_options(name: str, given: Options, recipe: Options) -> Options:
             raise ValueError(f"`--set` names the option {option!r} of {name}; expected one of: {known}{hint}")
     filled = {option: recipe.get(option) if value is None else value for option, value in defaults.items()}
     options = {**filled, **given}
-    penalties, check = DEFENCES[name].penalties, DEFENCES[name].check
-    if check is not None:
-        check(options)
-    if penalties is not None:
-        penalties(options)  # the penalties check their own options
-        return options
-    for option, value in given.items():
-        if isinstance(defaults[option], int):
-            check_count(option, value)
-        elif not isinstance(value, str):
-            check_number(option, value, minimum=0.0)
-        elif option != "norm":
-            raise TypeError(f"`{option}` is {value!r}; expected a number.")
+    DEFENCES[name].check_options(options, given)
     return options

@@ -1,26 +1,36 @@
-"""What the suite knows of a defence."""
+"""What the suite knows of a defence: how it trains, what stands around the model, what it claims."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from art.defences.postprocessor.postprocessor import Postprocessor
+from art.defences.preprocessor.preprocessor import Preprocessor
+from art.defences.trainer import Trainer
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from art_sensreg.benchmark.defences.claims import Claim
-from art_sensreg.benchmark.defences.from_art.preprocessing import PreprocessingRow
-from art_sensreg.benchmark.defences.train_spec import TrainingSpec
+from art_sensreg.adversaries import Adversary
+from art_sensreg.benchmark.config.threat_models import NORMS
+from art_sensreg.benchmark.defences.claims import Claim, robust_accuracy
+from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingSpec
 from art_sensreg.penalty_lists import Penalty
+from art_sensreg.trainers import SensRegTrainer
+from art_sensreg.training.config import TrainingConfig
+from art_sensreg.utils import check_count, check_number
 
 Options = dict[str, Any]
+ALL_NORMS = tuple(NORMS)
+# Options that are settings of `TrainingConfig`, where a defence has them.
+_CONFIG_OPTIONS = ("penalty_fraction", "penalty_warmup")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomRow:
+class Randomness:
     """
     A model that is random at prediction time: attacked by expectation over its draws only, scored with fresh ones.
 
@@ -40,10 +50,10 @@ class Certificate:
     How a defence certifies.
 
     :param norm: Norm in which it does.
-    :param certify: Function of the spec, the trained model, images, class indices, eps and the options that tells which
-        images are provably right at every perturbation within eps, `(n,)`.
-    :param sizes: Function of the options that gives the sizes of which it can say something; they are taken where the
-        run has none in this norm. None: the data set's own.
+    :param certify: Function of the training specification, the trained model, images, class indices, eps and the
+        options that returns which images are provably classified correctly everywhere within eps, `(n,)`.
+    :param sizes: Function of the options that returns the sizes that can be certified, which are added to the run's;
+        None: the run's, or else the data set's.
     :param points: Most images that are certified, by budget.
     """
 
@@ -53,25 +63,60 @@ class Certificate:
     points: dict[str, int] = field(default_factory=lambda: {"smoke": 50, "quick": 100, "full": 1000})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """
+    What stands before the model at prediction time.
+
+    :param make: Function of the training specification and the options that makes ART's preprocessor.
+    :param surrogate: Function of the options that makes the differentiable substitute for BPDA; None: the identity.
+    :param samples: Draws that EOT averages, by budget; None: the preprocessor is not random.
+    :param points: Most images that are attacked, by budget, through a slow preprocessor; None: all.
+    """
+
+    make: Callable[[TrainingSpec, Options], Preprocessor]
+    surrogate: Callable[[Options], Callable[[torch.Tensor], torch.Tensor]] | None = None
+    samples: dict[str, int] | None = None
+    points: dict[str, int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Postprocessing:
+    """
+    What changes the probabilities of the model.
+
+    :param make: Function of the options that makes ART's postprocessor.
+    :param answers: Answers whose mean is scored: more than one where two equal queries are answered differently.
+    """
+
+    make: Callable[[Options], Postprocessor]
+    answers: int = 1
+
+
 @dataclass(frozen=True)
 class Defence:
     """
-    A defence of the suite.
+    A defence of the suite. It trains a model in one of three ways (`penalties`, `trainer`, `training`), or in none of
+    them: then it stands around the model of the defence `none`.
 
     :param name: Name on the command line.
     :param summary: One line.
     :param paper: Where it comes from.
-    :param train: Function of a spec and the options, returning the trained classifier.
-    :param options: Its options and their defaults, for `--set NAME.OPTION=VALUE`. None: the data set's recipe; an `eps`
-        of None is the size that adversarial training trains at.
-    :param claim: What it claims to stop, and the metric for it.
+    :param options: Its options and their defaults, for `--set NAME.OPTION=VALUE`. None: the value for the data set; an
+        `eps` of None is the size of the perturbations in adversarial training.
+    :param claim: What it claims to stop, and the metric for that.
+    :param penalties: Function of the options that makes the penalties that `SensRegTrainer` trains with.
+    :param adversary: Function of the options that makes the adversary of `SensRegTrainer`, or None.
+    :param trainer: Function of a new classifier, the training specification and the options that makes an ART trainer.
+    :param training: Function of the training specification and the options that returns the trained classifier.
+    :param architecture: Function of the training specification and the options that makes the untrained model; None:
+        that of the run.
+    :param norms: Norms in which it can train; in the others it is not applicable.
+    :param norms_reason: Why in these alone.
     :param ours: Whether it is this package's own.
-    :param repaired: What a `...-fixed` row repairs, and why.
-    :param penalties: Function of the options that makes the penalties, for defences that train with some.
-    :param preprocessing: What stands before the model at prediction time; the model itself is that of `none`.
-    :param postprocessing: Function of the options that makes what changes the predictions of the model of `none`.
-    :param answers: Answers whose mean is scored: more than one where postprocessing makes them random.
-    :param architecture: Function of a spec and the options that makes the untrained model; None: the spec's own.
+    :param repaired: What a `...-fixed` defence repairs, and why.
+    :param preprocessing: What stands before the model at prediction time, or None.
+    :param postprocessing: What changes the predictions, or None.
     :param random: How the model is random at prediction time, or None.
     :param certificate: How it certifies, or None.
     :param check: Function of the options that raises where one of them is not usable, or None.
@@ -80,24 +125,28 @@ class Defence:
     name: str
     summary: str
     paper: str
-    train: Callable[[TrainingSpec, Options], PyTorchClassifier]
     options: Options = field(default_factory=dict)
-    claim: Claim = Claim(metric="robust_accuracy", threat="white-box evasion within eps")  # noqa: RUF009 - frozen
+    claim: Claim = robust_accuracy()  # noqa: RUF009 - frozen
+    _: KW_ONLY
+    penalties: Callable[[Options], list[Penalty]] | None = None
+    adversary: Callable[[Options], Adversary] | None = None
+    trainer: Callable[[PyTorchClassifier, TrainingSpec, Options], Trainer] | None = None
+    training: Callable[[TrainingSpec, Options], PyTorchClassifier] | None = None
+    architecture: Callable[[TrainingSpec, Options], nn.Module] | None = None
+    norms: tuple[str, ...] = ALL_NORMS
+    norms_reason: str = ""
     ours: bool = True
     repaired: str = ""
-    penalties: Callable[[Options], list[Penalty]] | None = None
-    preprocessing: PreprocessingRow | None = None
-    postprocessing: Callable[[Options], Postprocessor] | None = None
-    answers: int = 1
-    architecture: Callable[[TrainingSpec, Options], nn.Module] | None = None
-    random: RandomRow | None = None
+    preprocessing: Preprocessing | None = None
+    postprocessing: Postprocessing | None = None
+    random: Randomness | None = None
     certificate: Certificate | None = None
     check: Callable[[Options], Any] | None = None
 
     @property
     def trained(self) -> bool:
         """Whether it trains a model of its own; else it takes that of `none`."""
-        return self.preprocessing is None and self.postprocessing is None
+        return any(way is not None for way in (self.penalties, self.trainer, self.training))
 
     @property
     def answered_for(self) -> bool:
@@ -105,11 +154,76 @@ class Defence:
         return self.ours or bool(self.repaired)
 
     def new_model(self, spec: TrainingSpec, options: Options) -> nn.Module:
-        """
-        The untrained model, whose weights are what training changes.
-
-        :param spec: The training spec.
-        :param options: The defence's options.
-        :return: The model.
-        """
+        """The untrained model, whose weights are what training changes."""
         return spec.new_model() if self.architecture is None else self.architecture(spec, options)
+
+    def train(self, spec: TrainingSpec, options: Options) -> PyTorchClassifier:
+        """
+        Train a model; without a training of its own, as the defence `none` does.
+
+        :param spec: What every defence of the run is trained with.
+        :param options: All options of the defence.
+        :return: The trained classifier.
+        :raises NotApplicable: If it cannot be trained here.
+        """
+        if spec.norm not in self.norms:
+            norms = " or ".join(self.norms)
+            reason = self.norms_reason or f"{self.name} trains on perturbations in {norms} only"
+            raise NotApplicable(f"{reason}; this run is in {spec.norm}")
+        if self.training is not None:
+            return self.training(spec, options)
+        classifier = spec.classifier(self.new_model(spec, options))
+        if self.trainer is not None:
+            return spec.fit(self.trainer(classifier, spec, options))
+        penalties = [] if self.penalties is None else self.penalties(options)
+        adversary = None if self.adversary is None else self.adversary(options)
+        config = spec.config(**_config_options(options))
+        return spec.fit(SensRegTrainer(classifier, penalties, config, adversary=adversary))
+
+    def check_options(self, options: Options, given: Options) -> None:
+        """
+        Check the options before anything is trained.
+
+        :param options: All options.
+        :param given: Those that a user chose.
+        :raises ValueError: If one is out of range.
+        :raises TypeError: If one is of a wrong type.
+        """
+        if self.check is not None:
+            self.check(options)
+        if self.penalties is None:
+            for name, value in given.items():
+                _check_like(name, value, self.options[name])
+            return
+        # Configuration, adversary and penalties check their own options.
+        TrainingConfig(**_config_options(options))
+        if self.adversary is not None and options.get("norm", "linf") in self.norms:
+            self.adversary(options)
+        self.penalties(options)
+
+
+def _config_options(options: Options) -> Options:
+    return {name: options[name] for name in _CONFIG_OPTIONS if name in options}
+
+
+def _check_like(name: str, value: Any, default: Any) -> None:
+    """Check an option by the type of its default."""
+    if isinstance(default, int):
+        check_count(name, value)
+    elif not isinstance(value, str):
+        check_number(name, value, minimum=0.0)
+    elif name != "norm":
+        raise TypeError(f"`{name}` is {value!r}; expected a number.")
+
+
+def within(above_zero: tuple[str, ...] = (), at_most_one: tuple[str, ...] = ()) -> Callable[[Options], None]:
+    """A check of options that ART looks at late, in the middle of a training, or never."""
+
+    def check(options: Options) -> None:
+        for name in (*above_zero, *at_most_one):
+            check_number(name, options[name], 0.0, exclusive=name in above_zero)
+        for name in at_most_one:
+            if options[name] > 1:
+                raise ValueError(f"`{name}` is {options[name]!r}; expected a number from 0 to 1.")
+
+    return check

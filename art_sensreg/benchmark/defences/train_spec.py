@@ -1,15 +1,17 @@
-"""One training spec of the suite: what every defence gets, so that the rows of the table can be compared."""
+"""What every defence of a run is trained with, so that their results can be compared."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from art.defences.trainer import Trainer
 from art.estimators.classification import PyTorchClassifier
+from art.utils import to_categorical
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
@@ -17,16 +19,18 @@ from art_sensreg.benchmark.config.threat_models import NORMS
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.datasets import Dataset
 from art_sensreg.models import build_model
+from art_sensreg.trainers import SensRegTrainer
+from art_sensreg.training.config import TrainingConfig
 
 
 class NotApplicable(Exception):
-    """A defence that cannot run here, with the reason: a row of the table and no failure."""
+    """A defence cannot run here, for the reason given: an entry of the table, and no failure."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSpec:
     """
-    Data, architecture and training settings of one cell.
+    Data, architecture and training settings, the same for every defence of a run.
 
     :param dataset: The data.
     :param model: Name of the model.
@@ -34,10 +38,10 @@ class TrainingSpec:
     :param norm_layer: `none` or `batch`.
     :param seed: Seed of the initial weights and of training.
     :param epochs: Passes over the training data.
-    :param batch_size: Rows of a step.
+    :param batch_size: Examples in a training step.
     :param learning_rate: Peak of the one-cycle schedule.
-    :param norm: `linf`, `l2` or `l1`: that of adversarial training.
-    :param eps: Size that adversarial training trains at.
+    :param norm: `linf`, `l2` or `l1`, for adversarial training.
+    :param eps: Size of the perturbations in adversarial training.
     :param device: `cpu` or `cuda`.
     :param checkpoint_dir: Where a training run may leave what it needs to be resumed, or None.
     """
@@ -61,29 +65,20 @@ class TrainingSpec:
         return NORMS[self.norm]
 
     @property
+    def art_device(self) -> str:
+        """The device as ART calls it: `cpu` or `gpu`."""
+        return "gpu" if self.device == "cuda" else "cpu"
+
+    @property
     def steps(self) -> int:
         """Number of training steps."""
         return self.epochs * -(-len(self.dataset.x_train) // self.batch_size)
 
-    def require_linf(self, reason: str) -> None:
-        """
-        Refuse the norms other than L-inf.
-
-        :param reason: Why.
-        :raises NotApplicable: If the norm is not `linf`.
-        """
-        self.require_norm(("linf",), reason)
-
-    def require_norm(self, norms: Sequence[str], reason: str) -> None:
-        """
-        Refuse other norms.
-
-        :param norms: Those that will do.
-        :param reason: Why.
-        :raises NotApplicable: If the norm is none of them.
-        """
-        if self.norm not in norms:
-            raise NotApplicable(f"{reason}; this run is in {self.norm}")
+    @property
+    def one_hot(self) -> np.ndarray:
+        """The training labels as ART's trainers take them, `(n, nb_classes)`."""
+        labels: np.ndarray = to_categorical(self.dataset.y_train, self.dataset.nb_classes)
+        return labels
 
     def new_model(self) -> nn.Module:
         """A model with the initial weights of this seed."""
@@ -91,28 +86,31 @@ class TrainingSpec:
         dataset = self.dataset
         return build_model(self.model, dataset.input_shape, dataset.nb_classes, self.activation, self.norm_layer)
 
+    def config(self, **settings: Any) -> TrainingConfig:
+        """The settings of `SensRegTrainer`, and further ones."""
+        return TrainingConfig(batch_size=self.batch_size, nb_epochs=self.epochs, seed=self.seed, **settings)
+
     def art_classifier(self, learning_rate: float | None = None, sgd: float | None = None) -> PyTorchClassifier:
         """
         A plain ART classifier with a new model, as ART's trainers take it.
 
-        :param learning_rate: Learning rate of Adam; the spec's if None.
-        :param sgd: Learning rate of SGD, to use that instead.
+        :param learning_rate: Learning rate of Adam; None: the peak of the schedule.
+        :param sgd: Learning rate of SGD, which then takes Adam's place.
         :return: The classifier.
         """
         model = self.new_model()
-        parameters = model.parameters()
         optimizer: torch.optim.Optimizer
         if sgd is not None:
-            optimizer = torch.optim.SGD(parameters, lr=sgd)
+            optimizer = torch.optim.SGD(model.parameters(), lr=sgd)
         else:
-            optimizer = torch.optim.Adam(parameters, lr=learning_rate or self.learning_rate)
-        return self._wrap(PyTorchClassifier, model, optimizer)
+            optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate or self.learning_rate)
+        return self.estimator(PyTorchClassifier, model, optimizer)
 
     def classifier(
         self, model: nn.Module | None = None, kind: type[SensRegClassifier] = SensRegClassifier, **kwargs: Any
     ) -> SensRegClassifier:
         """
-        The classifier that the suite trains ours on, and attacks everybody's models through.
+        The classifier that this package's defences are trained as, and through which every model is attacked.
 
         :param model: A trained model; a new one if None.
         :param kind: Its class.
@@ -120,40 +118,57 @@ class TrainingSpec:
         :return: The classifier.
         """
         model = model or self.new_model()
-        optimizer = torch.optim.Adam(model.parameters(), lr=self.learning_rate)
-        wrapped = self._wrap(kind, model, optimizer, **kwargs)
-        assert isinstance(wrapped, SensRegClassifier)
-        return wrapped
+        made = self.estimator(kind, model, torch.optim.Adam(model.parameters(), lr=self.learning_rate), **kwargs)
+        assert isinstance(made, SensRegClassifier)
+        return made
 
-    def _wrap(
+    def estimator(
         self, kind: type[PyTorchClassifier], model: nn.Module, optimizer: torch.optim.Optimizer, **kwargs: Any
     ) -> PyTorchClassifier:
-        return kind(
-            model=model,
-            loss=nn.CrossEntropyLoss(),
-            input_shape=self.dataset.input_shape,
-            nb_classes=self.dataset.nb_classes,
-            optimizer=optimizer,
-            clip_values=(0.0, 1.0),
-            device_type="gpu" if self.device == "cuda" else "cpu",
-            **kwargs,
-        )
+        """One of ART's PyTorch classifiers of images in [0, 1], with cross-entropy unless a loss is given."""
+        fixed = {
+            "loss": nn.CrossEntropyLoss(),
+            "input_shape": self.dataset.input_shape,
+            "nb_classes": self.dataset.nb_classes,
+            "clip_values": (0.0, 1.0),
+            "device_type": self.art_device,
+        }
+        return kind(model=model, optimizer=optimizer, **{**fixed, **kwargs})
+
+    def fit(self, trainer: Trainer, **kwargs: Any) -> PyTorchClassifier:
+        """
+        Train with any ART trainer: those of this package get a schedule and checkpoints, others data and epochs.
+
+        :param trainer: The trainer.
+        :param kwargs: Further arguments of `fit`.
+        :return: The trained classifier.
+        """
+        x, y, classifier = self.dataset.x_train, self.dataset.y_train, trainer.get_classifier()
+        if isinstance(trainer, SensRegTrainer):
+            folder = self.checkpoint_dir
+            trainer.fit(
+                x,
+                y,
+                scheduler=self.one_cycle(classifier),
+                checkpoint_dir=folder,
+                resume=folder is not None,
+                verbose=False,
+                **kwargs,
+            )
+        else:  # some of ART's trainers take no class indices
+            trainer.fit(x, self.one_hot, batch_size=self.batch_size, nb_epochs=self.epochs, **kwargs)
+        return trainer.get_classifier()
 
     def one_cycle(self, classifier: PyTorchClassifier) -> OneCycleLR:
-        """
-        One-cycle schedule that is stepped after every batch.
-
-        :param classifier: Classifier whose optimizer it drives.
-        :return: The schedule.
-        """
+        """A one-cycle schedule of the classifier's optimizer, which is stepped after every batch."""
         return OneCycleLR(classifier.optimizer, self.learning_rate, total_steps=self.steps + 1)
 
     def plain_step_seconds(self, steps: int = 30, patience: float = 3.0) -> float:
         """
-        Time a lean loop of plain cross-entropy steps, the unit of `step_cost`.
+        Time a plain PyTorch loop of cross-entropy steps, the unit of `step_cost`.
 
         :param steps: Number of steps.
-        :param patience: Seconds after which a large model's loop ends, with three steps at least.
+        :param patience: Seconds after which the loop of a large model ends, with three steps at least.
         :return: Median seconds of a step.
         """
         device = torch.device(self.device)
@@ -164,8 +179,8 @@ class TrainingSpec:
         seconds: list[float] = []
         while len(seconds) < 3 or (len(seconds) < steps and sum(seconds) < patience):
             start = time.perf_counter()
-            rows = torch.randint(len(x), (min(self.batch_size, len(x)),), device=device)
-            loss = nn.functional.cross_entropy(model(x[rows]), y[rows])
+            batch = torch.randint(len(x), (min(self.batch_size, len(x)),), device=device)
+            loss = nn.functional.cross_entropy(model(x[batch]), y[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -17,7 +17,7 @@ from art_sensreg.benchmark.attacks.builders import pgd, square
 from art_sensreg.benchmark.config.settings import FILE_RECIPE, RECIPES
 from art_sensreg.benchmark.config.threat_models import NORMS, allowed
 from art_sensreg.benchmark.defences.claims import Claim, judged
-from art_sensreg.benchmark.defences.from_art.postprocessing import CountedQueries
+from art_sensreg.benchmark.defences.from_art.postprocessing import counted_queries
 from art_sensreg.benchmark.defences.registry import DEFENCES, options_of
 from art_sensreg.benchmark.defences.spec import Certificate
 from art_sensreg.benchmark.defences.train_spec import NotApplicable
@@ -119,7 +119,7 @@ def _square(
     x, y = job.dataset.x_test[rows], job.dataset.y_test[rows]
     seed_everything("queries", job.run["seed"])
     attack = square(classifier, NORMS[norm], eps, {"max_iter": steps})
-    with quiet(), CountedQueries(classifier) as queries:
+    with quiet(), counted_queries(classifier) as queries:
         x_adv = attack.generate(x, y=to_categorical(y, job.dataset.nb_classes))
     cell = job.cell
     defended = classifier is cell.default

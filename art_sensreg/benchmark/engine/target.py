@@ -10,8 +10,7 @@ import numpy as np
 from art_sensreg.attacks import BPDA
 from art_sensreg.attacks.wrappers.eot import EOT
 from art_sensreg.benchmark.defences.from_art.postprocessing import postprocessed_classifier
-from art_sensreg.benchmark.defences.from_art.preprocessing import PreprocessingRow
-from art_sensreg.benchmark.defences.spec import Defence, RandomRow
+from art_sensreg.benchmark.defences.spec import Defence, Preprocessing, Randomness
 from art_sensreg.benchmark.defences.train_spec import TrainingSpec
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.outputs import predicted_classes
@@ -158,13 +157,13 @@ def cell_classifier(
     if defence.preprocessing is not None:
         return _preprocessed_cell(task, model, defence.preprocessing, options, budget)
     if defence.postprocessing is not None:
-        default = postprocessed_classifier(task, model.model, defence.postprocessing(options))
-        return Cell(model, (View("default", default), View("adaptive", model)), answers=defence.answers)
+        default = postprocessed_classifier(task, model.model, defence.postprocessing.make(options))
+        return Cell(model, (View("default", default), View("adaptive", model)), answers=defence.postprocessing.answers)
     return Cell(model, (View("default", model),))
 
 
 def _random_cell(
-    task: TrainingSpec, model: SensRegClassifier, row: RandomRow, options: dict[str, Any], budget: str
+    task: TrainingSpec, model: SensRegClassifier, row: Randomness, options: dict[str, Any], budget: str
 ) -> Cell:
     """A model that is random at prediction: there is one way to attack it, by expectation over its draws."""
     module = model.model if row.module is None else row.module(model.model, options)
@@ -175,7 +174,7 @@ def _random_cell(
 
 
 def _preprocessed_cell(
-    task: TrainingSpec, model: SensRegClassifier, row: PreprocessingRow, options: dict[str, Any], budget: str
+    task: TrainingSpec, model: SensRegClassifier, row: Preprocessing, options: dict[str, Any], budget: str
 ) -> Cell:
     default = task.classifier(model.model, preprocessing_defences=[row.make(task, options)])
     surrogate = None if row.surrogate is None else row.surrogate(options)

@@ -19,7 +19,8 @@ from torch import nn
 
 from art_sensreg.art_bridge.weights import load_weights, save_weights
 from art_sensreg.benchmark.config.settings import SuiteSettings
-from art_sensreg.benchmark.defences.registry import DEFENCES, Defence, options_of
+from art_sensreg.benchmark.defences.registry import DEFENCES, options_of
+from art_sensreg.benchmark.defences.spec import Defence
 from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingSpec
 from art_sensreg.benchmark.engine.target import Cell, cell_classifier
 from art_sensreg.benchmark.results.store import Records

@@ -9,7 +9,6 @@ import pytest
 from art.defences.trainer import AdversarialTrainerFBFPyTorch
 
 from art_sensreg.benchmark.cli.suite import main
-from art_sensreg.benchmark.defences.claims import robust_accuracy
 from art_sensreg.benchmark.defences.factories import from_trainer
 from art_sensreg.benchmark.defences.registry import DEFENCES, register
 from art_sensreg.benchmark.defences.spec import Defence
@@ -91,7 +90,7 @@ def test_a_plugin_that_does_not_work_is_one_line(tmp_path, text, message, capsys
 @pytest.mark.parametrize("name", ["", "a,b", "a b", "all", "a/b", "a.b", "a=b"])
 def test_names_that_cannot_stand_on_a_command_line(name, registry):
     with pytest.raises(ValueError, match="expected a word"):
-        register(Defence(name, "", "", lambda task, options: None, claim=robust_accuracy()))
+        register(Defence(name, "", ""))
 
 
 def test_trainers_of_art_that_take_no_indices_are_rows_too(tmp_path, registry):

@@ -50,7 +50,7 @@ def raising(error: BaseException):
 
 @pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
 def test_a_training_that_raises_anything(tmp_path, monkeypatch, error):
-    monkeypatch.setitem(DEFENCES, "sr", replace(DEFENCES["sr"], train=raising(error)))
+    monkeypatch.setitem(DEFENCES, "sr", replace(DEFENCES["sr"], training=raising(error)))
     code, (none, sr, jr) = run(tmp_path / "run")
     assert code == 1
     assert [entry["status"] for entry in (none, sr, jr)] == ["ok", "error", "ok"]
@@ -106,7 +106,7 @@ def test_a_stored_model_that_cannot_be_made_again_is_trained_again(tmp_path, mon
 
 
 def test_ctrl_c_ends_the_run(tmp_path, monkeypatch):
-    monkeypatch.setitem(DEFENCES, "sr", replace(DEFENCES["sr"], train=raising(KeyboardInterrupt())))
+    monkeypatch.setitem(DEFENCES, "sr", replace(DEFENCES["sr"], training=raising(KeyboardInterrupt())))
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run")
     assert [entry["defence"] for entry in read_results(tmp_path / "run" / "results.json")["runs"]] == ["none"]
@@ -126,7 +126,7 @@ def test_what_json_cannot_hold_does_not_end_the_run(tmp_path):
 
 def test_pages_quote_what_a_cell_says(tmp_path, monkeypatch):
     """As report.html does: no row, tag, title, link, formula or escape sequence comes of it."""
-    monkeypatch.setitem(DEFENCES, "sr", replace(DEFENCES["sr"], train=raising(RuntimeError(HOSTILE))))
+    monkeypatch.setitem(DEFENCES, "sr", replace(DEFENCES["sr"], training=raising(RuntimeError(HOSTILE))))
     monkeypatch.setattr(suite, "audit_cell", lambda *args, **kwargs: hostile_report())
     run(tmp_path / "run", "--audit")
     page = (tmp_path / "run" / "report.md").read_text()

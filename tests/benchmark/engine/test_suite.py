@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from art_sensreg.benchmark.cli.suite import main
-from art_sensreg.benchmark.defences import factories as rows
 from art_sensreg.benchmark.defences.registry import DEFENCES
 from art_sensreg.benchmark.results.store import Records
+from art_sensreg.trainers import SensRegTrainer
 from art_sensreg.utils.stats import wilson_interval
 from tests.paths import ROOT
 
@@ -104,8 +104,8 @@ def test_resume_keeps_what_is_done_and_adds_what_is_not(finished, tmp_path, monk
     finished = shutil.copytree(finished, tmp_path / "run")
     before = results(finished)
     trained = []
-    original = rows.SensRegTrainer.fit
-    monkeypatch.setattr(rows.SensRegTrainer, "fit", lambda self, *a, **k: (trained.append(1), original(self, *a, **k)))
+    original = SensRegTrainer.fit
+    monkeypatch.setattr(SensRegTrainer, "fit", lambda self, *a, **k: (trained.append(1), original(self, *a, **k)))
     common = ["--seeds", "2", "--resume"]
     assert run(finished, "--defences", "none,sr+jr", "--attacks", "fgm,pgd,deepfool,hopskipjump", *common) == 0
     assert trained == []
@@ -170,9 +170,9 @@ def failing(task, options):
 
 
 def test_a_failing_cell_is_reported_and_the_rest_goes_on(tmp_path, monkeypatch, capsys):
-    replaced(monkeypatch, "sr", train=failing)
-    replaced(monkeypatch, "art-trades", train=failing)
-    replaced(monkeypatch, "art-trades-fixed", train=failing)
+    replaced(monkeypatch, "sr", training=failing)
+    replaced(monkeypatch, "art-trades", training=failing)
+    replaced(monkeypatch, "art-trades-fixed", training=failing)
     out = tmp_path / "run"
     assert run(out, "--defences", "sr,art-trades,art-trades-fixed,none", "--attacks", "fgm") == 1
     status = {entry["defence"]: (entry["status"], entry["reason"]) for entry in results(out)["runs"]}
@@ -392,7 +392,7 @@ def test_a_cell_whose_worker_died_is_filled_in_later(tmp_path):
 
 
 def test_what_crashed_in_art_is_tried_again(tmp_path, monkeypatch):
-    replaced(monkeypatch, "art-fbf", train=failing)
+    replaced(monkeypatch, "art-fbf", training=failing)
     arguments = ["--defences", "none,art-fbf", "--attacks", "fgm"]
     assert run(tmp_path / "run", *arguments) == 0
     assert results(tmp_path / "run")["runs"][1]["status"] == "not_applicable"

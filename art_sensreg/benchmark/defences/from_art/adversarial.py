@@ -1,4 +1,4 @@
-"""ART's own trainers as baselines: as shipped, and repaired where a defect of ART 1.20.1 changes the result."""
+"""ART's adversarial trainers: as shipped, and repaired where a defect of ART 1.20.1 changes the result."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ from art.defences.trainer import (
     AdversarialTrainerTRADESPyTorch,
 )
 from art.estimators.classification import PyTorchClassifier
-from art.utils import random_sphere, to_categorical
+from art.utils import random_sphere
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, _LRScheduler
 
+from art_sensreg.benchmark.defences.claims import robust_accuracy
+from art_sensreg.benchmark.defences.spec import Defence, Options, within
 from art_sensreg.benchmark.defences.train_spec import TrainingSpec
 
-Options = dict[str, Any]
+LINF_CLAIM = robust_accuracy("white-box evasion within eps in L-inf")
+_ANY_NORM = robust_accuracy("white-box evasion within eps in the norm it trains in")
 
 
 class ArtOneCycle(_LRScheduler):
     """
-    A one-cycle schedule that TRADES and AWP accept: ART asks for torch's retired `_LRScheduler` class, of which no
-    scheduler of torch 2 is an instance, and steps it once an epoch.
+    A one-cycle schedule that is stepped once an epoch, and that TRADES and AWP accept: ART asks for torch's retired
+    `_LRScheduler` class, of which no scheduler of torch 2 is an instance.
 
     :param optimizer: Optimizer to drive.
     :param max_lr: Peak of the learning rate.
@@ -35,7 +38,7 @@ class ArtOneCycle(_LRScheduler):
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, max_lr: float, epochs: int) -> None:
-        # One step more than epochs: the last epoch would otherwise train at a rate of nearly 0.
+        # One step more than there are epochs: the last epoch would otherwise train at a rate of nearly 0.
         self._inner = OneCycleLR(optimizer, max_lr, total_steps=max(epochs + 1, 3))
 
     def step(self, epoch: int | None = None) -> None:
@@ -105,62 +108,53 @@ def _attack(classifier: PyTorchClassifier, spec: TrainingSpec, options: Options,
     )
 
 
-def _fit(trainer: Any, spec: TrainingSpec, **kwargs: Any) -> None:
-    x, y = spec.dataset.x_train, to_categorical(spec.dataset.y_train, spec.dataset.nb_classes)
-    trainer.fit(x, y, batch_size=spec.batch_size, nb_epochs=spec.epochs, **kwargs)
+def _epochs(spec: TrainingSpec, classifier: PyTorchClassifier) -> ArtOneCycle:
+    return ArtOneCycle(classifier.optimizer, spec.learning_rate, spec.epochs)
 
 
 def train_adversarial(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
-    """`AdversarialTrainer` with FGM on half of each batch. It steps the scheduler once a batch."""
+    """`AdversarialTrainer` with FGM on half of each batch. It steps the scheduler after every batch."""
     classifier = spec.art_classifier()
     attack = FastGradientMethod(classifier, norm=spec.art_norm, eps=spec.eps, batch_size=spec.batch_size)
-    _fit(AdversarialTrainer(classifier, attack, ratio=options["ratio"]), spec, scheduler=spec.one_cycle(classifier))
-    return classifier
+    trainer = AdversarialTrainer(classifier, attack, ratio=options["ratio"])
+    return spec.fit(trainer, scheduler=spec.one_cycle(classifier))
 
 
 def train_madry(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
-    """`AdversarialTrainerMadryPGD`, L-inf only as ART builds its attack. It steps the scheduler once a batch."""
-    spec.require_linf("ART's MadryPGD builds an L-inf attack only")
+    """`AdversarialTrainerMadryPGD`. It steps the scheduler after every batch."""
     classifier = spec.art_classifier()
     steps = options["max_iter"]
     trainer = AdversarialTrainerMadryPGD(classifier, eps=spec.eps, eps_step=2.5 * spec.eps / steps, max_iter=steps)
     trainer.attack.set_params(verbose=False)
-    _fit(trainer, spec, scheduler=spec.one_cycle(classifier))
-    return classifier
+    return spec.fit(trainer, scheduler=spec.one_cycle(classifier))
 
 
 def train_trades(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """`AdversarialTrainerTRADESPyTorch` as shipped: PGD on the true labels, constant learning rate."""
     classifier = spec.art_classifier(learning_rate=options["learning_rate"])
-    _fit(AdversarialTrainerTRADESPyTorch(classifier, _attack(classifier, spec, options), options["beta"]), spec)
-    return classifier
+    return spec.fit(AdversarialTrainerTRADESPyTorch(classifier, _attack(classifier, spec, options), options["beta"]))
 
 
 def train_trades_fixed(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """TRADES with the KL attack of its paper and a one-cycle schedule."""
     classifier = spec.art_classifier()
     attack = _attack(classifier, spec, options, KLProjectedGradientDescent)
-    schedule = ArtOneCycle(classifier.optimizer, spec.learning_rate, spec.epochs)
-    _fit(AdversarialTrainerTRADESPyTorch(classifier, attack, options["beta"]), spec, scheduler=schedule)
-    return classifier
+    trainer = AdversarialTrainerTRADESPyTorch(classifier, attack, options["beta"])
+    return spec.fit(trainer, scheduler=_epochs(spec, classifier))
 
 
 def train_fbf(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """`AdversarialTrainerFBFPyTorch` as shipped, with SGD: its own schedule up to 0.21 is one for SGD."""
-    spec.require_linf("ART's FBF perturbs in L-inf only")
     classifier = spec.art_classifier()
     parameters = classifier.model.parameters()
     classifier._optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=0.9, weight_decay=5e-4)
-    _fit(AdversarialTrainerFBFPyTorch(classifier, eps=spec.eps), spec)
-    return classifier
+    return spec.fit(AdversarialTrainerFBFPyTorch(classifier, eps=spec.eps))
 
 
 def train_fbf_fixed(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """FBF in training mode, with the suite's optimizer and one-cycle schedule."""
-    spec.require_linf("ART's FBF perturbs in L-inf only")
     classifier = spec.art_classifier()
-    _fit(RepairedFBF(classifier, spec.eps, spec.one_cycle(classifier)), spec)
-    return classifier
+    return spec.fit(RepairedFBF(classifier, spec.eps, spec.one_cycle(classifier)))
 
 
 def _awp(spec: TrainingSpec, options: Options, classifier: PyTorchClassifier) -> AdversarialTrainerAWPPyTorch:
@@ -173,14 +167,100 @@ def _awp(spec: TrainingSpec, options: Options, classifier: PyTorchClassifier) ->
 
 def train_awp(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """`AdversarialTrainerAWPPyTorch` as shipped, in PGD mode, constant learning rate."""
-    classifier = spec.art_classifier(learning_rate=options["learning_rate"])
-    _fit(_awp(spec, options, classifier), spec)
-    return classifier
+    return spec.fit(_awp(spec, options, spec.art_classifier(learning_rate=options["learning_rate"])))
 
 
 def train_awp_fixed(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """AWP with a one-cycle schedule."""
     classifier = spec.art_classifier()
-    schedule = ArtOneCycle(classifier.optimizer, spec.learning_rate, spec.epochs)
-    _fit(_awp(spec, options, classifier), spec, scheduler=schedule)
-    return classifier
+    return spec.fit(_awp(spec, options, classifier), scheduler=_epochs(spec, classifier))
+
+
+_PGD = {"max_iter": 7}
+_TRADES_PAPER = "Zhang et al. 2019, arXiv 1901.08573"
+_FBF_PAPER = "Wong et al. 2020, arXiv 2001.03994"
+_AWP_PAPER = "Wu et al. 2020, arXiv 2004.05884"
+_FBF_REASON = "ART's FBF perturbs in L-inf only"
+
+ADVERSARIAL = (
+    Defence(
+        "art-adversarial",
+        "ART AdversarialTrainer, FGM on half of each batch",
+        "Goodfellow et al. 2015, arXiv 1412.6572; Tramer et al. 2018, arXiv 1705.07204",
+        {"ratio": 0.5},
+        _ANY_NORM,
+        training=train_adversarial,
+        ours=False,
+        check=within(at_most_one=("ratio",)),
+    ),
+    Defence(
+        "art-madry",
+        "ART AdversarialTrainerMadryPGD",
+        "Madry et al. 2018, arXiv 1706.06083",
+        _PGD,
+        LINF_CLAIM,
+        training=train_madry,
+        norms=("linf",),
+        norms_reason="ART's MadryPGD builds an L-inf attack only",
+        ours=False,
+    ),
+    Defence(
+        "art-trades",
+        "ART AdversarialTrainerTRADES as shipped: cross-entropy attack, no schedule",
+        _TRADES_PAPER,
+        {**_PGD, "beta": 6.0, "learning_rate": 1e-3},
+        _ANY_NORM,
+        training=train_trades,
+        ours=False,
+        check=within(above_zero=("learning_rate",)),
+    ),
+    Defence(
+        "art-trades-fixed",
+        "ART AdversarialTrainerTRADES, repaired",
+        _TRADES_PAPER,
+        {**_PGD, "beta": 6.0},
+        _ANY_NORM,
+        training=train_trades_fixed,
+        repaired="the inner attack maximises KL as in the paper; a torch 2 scheduler is accepted",
+    ),
+    Defence(
+        "art-fbf",
+        "ART AdversarialTrainerFBF as shipped (SGD, its own schedule)",
+        _FBF_PAPER,
+        claim=LINF_CLAIM,
+        training=train_fbf,
+        norms=("linf",),
+        norms_reason=_FBF_REASON,
+        ours=False,
+    ),
+    Defence(
+        "art-fbf-fixed",
+        "ART AdversarialTrainerFBF, repaired",
+        _FBF_PAPER,
+        claim=LINF_CLAIM,
+        training=train_fbf_fixed,
+        norms=("linf",),
+        norms_reason=_FBF_REASON,
+        repaired="trains in training mode, and with the optimizer's own learning rate",
+    ),
+    Defence(
+        "art-awp",
+        "ART AdversarialTrainerAWP as shipped (PGD mode, no schedule)",
+        _AWP_PAPER,
+        {**_PGD, "gamma": 0.005, "proxy_learning_rate": 0.01, "learning_rate": 1e-3},
+        _ANY_NORM,
+        training=train_awp,
+        ours=False,
+        check=within(above_zero=("learning_rate", "proxy_learning_rate")),
+    ),
+    Defence(
+        "art-awp-fixed",
+        "ART AdversarialTrainerAWP, repaired",
+        _AWP_PAPER,
+        {**_PGD, "gamma": 0.005, "proxy_learning_rate": 0.01},
+        _ANY_NORM,
+        training=train_awp_fixed,
+        repaired="a torch 2 scheduler is accepted",
+        check=within(above_zero=("proxy_learning_rate",)),
+    ),
+)

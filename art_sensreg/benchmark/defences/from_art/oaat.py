@@ -1,5 +1,5 @@
 """
-ART's Oracle-Aligned Adversarial Training as a baseline: as shipped, and repaired.
+ART's Oracle-Aligned Adversarial Training: as shipped, and repaired.
 
 Claim: robust accuracy against L-inf perturbations, also larger than those that cannot be seen (Addepalli et al. 2022,
 arXiv 2210.09852). As `AdversarialTrainerOAATPyTorch` of ART 1.20.1 is shipped,
@@ -13,7 +13,7 @@ arXiv 2210.09852). As `AdversarialTrainerOAATPyTorch` of ART 1.20.1 is shipped,
 - the trained weights are returned where the authors evaluate the averaged ones;
 - the weight average goes through files, and the dictionary of parameters is changed in place.
 
-It has no place for a torch scheduler: SGD, with its own cosine schedule, is what it trains with here in both rows.
+It takes no torch scheduler: here it trains with SGD and its own cosine schedule, shipped and repaired.
 """
 
 from __future__ import annotations
@@ -26,13 +26,12 @@ import torch
 from art.attacks.evasion import ProjectedGradientDescent
 from art.defences.trainer import AdversarialTrainerOAATPyTorch
 from art.estimators.classification import PyTorchClassifier
-from art.utils import to_categorical
 from torch import nn
 
+from art_sensreg.benchmark.defences.from_art.adversarial import LINF_CLAIM
+from art_sensreg.benchmark.defences.spec import Defence, Options, within
 from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingSpec
 from art_sensreg.models import FeatureClassifier
-
-Options = dict[str, Any]
 
 # Values of the authors' CIFAR-10 run where they carry over: `beta` to `beta_final`, `mixup_alpha`, `lpips_weight`,
 # `awp_gamma`, and `mixup_factor` (24/255 beside 16/255) and `alternate_factor` (12/255). Its 0.995 averages over 200
@@ -140,7 +139,7 @@ def _parameters(spec: TrainingSpec, options: Options, layers: list[str], folder:
         "lpips_weight": options["lpips_weight"],
         "i_lpips_weight": options["lpips_weight"],
         "awp_gamma": options["awp_gamma"],
-        # As the authors, in the first tenth of the epochs not.
+        # As the authors have it: not in the first tenth of the epochs.
         "awp_warmup": spec.epochs // 10,
         "swa_save_epoch": 0,
         "list_swa_tau": [options["tau"]],
@@ -152,7 +151,6 @@ def _parameters(spec: TrainingSpec, options: Options, layers: list[str], folder:
 
 
 def _train(spec: TrainingSpec, options: Options, kind: type[AdversarialTrainerOAATPyTorch]) -> PyTorchClassifier:
-    spec.require_linf("ART's OAAT clips each pixel to eps in its mixed batches, whatever the norm")
     classifier = spec.art_classifier()
     models = (classifier.model, spec.new_model(), spec.new_model(), spec.new_model())
     trained, proxy, perceptual, averaged = (_sgd_classifier(spec, _in_a_row(model), options) for model in models)
@@ -164,11 +162,9 @@ def _train(spec: TrainingSpec, options: Options, kind: type[AdversarialTrainerOA
     repaired = issubclass(kind, RepairedOAAT)
     # ART's last epoch trains at (epochs - 1) / epochs of what it is given.
     eps = spec.eps * spec.epochs / (spec.epochs - 1) if repaired and spec.epochs > 1 else spec.eps
-    x, y = spec.dataset.x_train, to_categorical(spec.dataset.y_train, spec.dataset.nb_classes)
     with TemporaryDirectory() as folder:
         settings = _parameters(spec, options, layers, folder, eps)
-        trainer = kind(trained, proxy, perceptual, [averaged], attack, settings)
-        trainer.fit(x, y, batch_size=spec.batch_size, nb_epochs=spec.epochs)
+        spec.fit(kind(trained, proxy, perceptual, [averaged], attack, settings))
     if repaired:
         _average(trained.model, averaged.model, 0.0)
     return classifier
@@ -176,7 +172,7 @@ def _train(spec: TrainingSpec, options: Options, kind: type[AdversarialTrainerOA
 
 def _sgd_classifier(spec: TrainingSpec, model: nn.Sequential, options: Options) -> PyTorchClassifier:
     optimizer = torch.optim.SGD(model.parameters(), lr=options["learning_rate"], momentum=0.9, weight_decay=5e-4)
-    return spec._wrap(PyTorchClassifier, model, optimizer)
+    return spec.estimator(PyTorchClassifier, model, optimizer)
 
 
 def train_oaat(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
@@ -187,3 +183,34 @@ def train_oaat(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
 def train_oaat_fixed(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """OAAT whose weight average and perceptual distance take effect, whose eps is reached; the average is returned."""
     return _train(spec, options, RepairedOAAT)
+
+
+_PAPER = "Addepalli et al. 2022, arXiv 2210.09852"
+_COMMON: dict[str, Any] = {
+    "norms": ("linf",),
+    "norms_reason": "ART's OAAT clips each pixel to eps in its mixed batches, whatever the norm",
+    "check": within(above_zero=("learning_rate", "mixup_alpha"), at_most_one=("tau",)),
+}
+
+OAAT = (
+    Defence(
+        "art-oaat",
+        "ART AdversarialTrainerOAAT as shipped: no weight average, no perceptual term",
+        _PAPER,
+        OAAT_OPTIONS,
+        LINF_CLAIM,
+        training=train_oaat,
+        ours=False,
+        **_COMMON,
+    ),
+    Defence(
+        "art-oaat-fixed",
+        "ART AdversarialTrainerOAAT, repaired",
+        _PAPER,
+        OAAT_OPTIONS,
+        LINF_CLAIM,
+        training=train_oaat_fixed,
+        repaired="the weight average is kept and returned; the perceptual distance is of two images; eps is reached",
+        **_COMMON,
+    ),
+)

@@ -1,9 +1,8 @@
-"""Preprocessing defences as rows: the model of `none` behind one of ART's preprocessors at prediction time."""
+"""Preprocessing defences: one of ART's preprocessors before the undefended model at prediction time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
@@ -20,49 +19,18 @@ from art.defences.preprocessor.preprocessor import Preprocessor, PreprocessorPyT
 from torch.nn import functional
 
 from art_sensreg.benchmark.defences.claims import Claim, robust_accuracy
+from art_sensreg.benchmark.defences.spec import Defence, Options, Preprocessing, within
 from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingSpec
 
-Options = dict[str, Any]
-Tensors = Callable[[torch.Tensor], torch.Tensor]
 _BOX = (0.0, 1.0)
 _AT_PREDICTION = {"apply_fit": False, "apply_predict": True}
-
-
-@dataclass(frozen=True)
-class PreprocessingRow:
-    """
-    What a row of the suite needs to know of a preprocessor.
-
-    :param make: Function of a spec and the options that makes it.
-    :param surrogate: Function of the options that makes the differentiable stand-in for BPDA; None: the identity.
-    :param samples: Draws that EOT averages, by budget; None: the preprocessor is not random.
-    :param points: Most images that are attacked, by budget, of a slow preprocessor; None: all.
-    """
-
-    make: Callable[[TrainingSpec, Options], Preprocessor]
-    surrogate: Callable[[Options], Tensors] | None = None
-    samples: dict[str, int] | None = None
-    points: dict[str, int] | None = None
-
-
-_EVASION = robust_accuracy("evasion within eps", unmet="ART's gradient attacks break it, or those through a stand-in")
-
-
-@dataclass(frozen=True)
-class NamedRow:
-    """A row with the words that `--list` shows and the options of `--set`."""
-
-    name: str
-    summary: str
-    paper: str
-    row: PreprocessingRow
-    options: Options = field(default_factory=dict)
-    claim: Claim = _EVASION
+# Sides of images above which total variation minimisation takes too long.
+_LARGEST_SIDE = 64
 
 
 class FeatureSqueezingFloat32(FeatureSqueezing):
     """
-    ART's feature squeezing with images of the type that came: under numpy 2 its own returns float64, on which ART's
+    ART's feature squeezing, which keeps the type of the images: under numpy 2 its own returns float64, on which ART's
     AutoPGD crashes.
     """
 
@@ -72,16 +40,24 @@ class FeatureSqueezingFloat32(FeatureSqueezing):
 
 
 class TotalVarMinChannelsFirst(TotalVarMin):
-    """ART's total variation minimisation for images `(n, channels, height, width)`: its own takes channels last."""
+    """ART's total variation minimisation of images `(n, channels, height, width)`: its own takes channels last."""
 
     def __call__(self, x: np.ndarray, y: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
         smooth, labels = super().__call__(np.ascontiguousarray(x.transpose(0, 2, 3, 1)), y)
         return np.ascontiguousarray(smooth.transpose(0, 3, 1, 2)), labels
 
 
+class ClippingJpeg(JpegCompression):
+    """ART's JPEG compression of images that noise has taken out of range, on which ART's own fails."""
+
+    def __call__(self, x: np.ndarray, y: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+        images, labels = super().__call__(np.clip(x, *self.clip_values), y)
+        return images, labels
+
+
 class Quantise(PreprocessorPyTorch):
     """
-    Images rounded to a number of levels, in torch: its gradient is zero, and that is all there is to the defence.
+    Images rounded to a number of levels, in torch: the gradient is zero, and that is all there is to the defence.
 
     :param levels: Number of levels, at least 2.
     :param device_type: `cpu` or `gpu`.
@@ -97,22 +73,13 @@ class Quantise(PreprocessorPyTorch):
         self.levels = levels
 
     def forward(self, x: torch.Tensor, y: Any = None) -> tuple[torch.Tensor, Any]:
-        """
-        Round.
-
-        :param x: Images in [0, 1].
-        :param y: Labels, returned as they are.
-        :return: Rounded images, and the labels.
-        """
+        """Round images in [0, 1]; the labels stay as they are."""
         return torch.round(x * (self.levels - 1)) / (self.levels - 1), y
 
 
-def median_filter(window: int) -> Tensors:
+def median_filter(window: int) -> Callable[[torch.Tensor], torch.Tensor]:
     """
-    A median filter that autograd goes through: BPDA's stand-in for ART's spatial smoothing.
-
-    :param window: Side of the window.
-    :return: Function of images `(n, c, h, w)`.
+    A differentiable median filter of images `(n, c, h, w)`: BPDA's substitute for ART's spatial smoothing.
 
     Example:
     >>> from art_sensreg.benchmark.defences.from_art.preprocessing import median_filter
@@ -126,28 +93,6 @@ def median_filter(window: int) -> Tensors:
         return padded.unfold(2, window, 1).unfold(3, window, 1).flatten(4).median(dim=4).values
 
     return smooth
-
-
-class ClippingJpeg(JpegCompression):
-    """
-    ART's JPEG compression for images that noise has taken out of range, on which ART's own fails.
-
-    Example:
-    >>> x = np.full((1, 1, 8, 8), -0.5, dtype=np.float32)
-    >>> ClippingJpeg((0.0, 1.0), channels_first=True)(x)[0].min().item()
-    0.0
-    """
-
-    def __call__(self, x: np.ndarray, y: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
-        """
-        Compress images.
-
-        :param x: Images `(n, channels, height, width)`.
-        :param y: Labels, or None.
-        :return: The images, and the labels as they came.
-        """
-        images, labels = super().__call__(np.clip(x, *self.clip_values), y)
-        return images, labels
 
 
 def _jpeg(spec: TrainingSpec, options: Options) -> Preprocessor:
@@ -188,62 +133,74 @@ def _variation(spec: TrainingSpec, options: Options) -> Preprocessor:
 def _quantise(spec: TrainingSpec, options: Options) -> Preprocessor:
     if options["levels"] < 2:
         raise NotApplicable(f"`levels` is {options['levels']}: one level leaves nothing of an image")
-    return Quantise(options["levels"], device_type="gpu" if spec.device == "cuda" else "cpu")
+    return Quantise(options["levels"], device_type=spec.art_device)
 
 
-_LARGEST_SIDE = 64
+_EVASION = robust_accuracy("evasion within eps", unmet="ART's gradient attacks break it, or those through a substitute")
 
-PREPROCESSING_ROWS = (
-    NamedRow(
+PREPROCESSING = (
+    Defence(
         "art-jpeg",
         "ART JpegCompression at prediction",
         "Dziugaite et al. 2016, arXiv 1608.00853",
-        PreprocessingRow(_jpeg, points={"smoke": 50, "quick": 50, "full": 500}),
         {"quality": 50},
+        _EVASION,
+        ours=False,
+        preprocessing=Preprocessing(make=_jpeg, points={"smoke": 50, "quick": 50, "full": 500}),
     ),
-    NamedRow(
+    Defence(
         "art-spatial-smoothing",
         "ART SpatialSmoothing (median filter) at prediction",
         "Xu et al. 2018, arXiv 1704.01155",
-        PreprocessingRow(_smoothing, lambda options: median_filter(options["window_size"])),
         {"window_size": 3},
+        _EVASION,
+        ours=False,
+        preprocessing=Preprocessing(make=_smoothing, surrogate=lambda options: median_filter(options["window_size"])),
     ),
-    NamedRow(
+    Defence(
         "art-feature-squeezing",
         "ART FeatureSqueezing (bit depth) at prediction",
         "Xu et al. 2018, arXiv 1704.01155",
-        PreprocessingRow(_squeezing),
         {"bit_depth": 3},
+        _EVASION,
+        ours=False,
+        preprocessing=Preprocessing(make=_squeezing),
     ),
-    NamedRow(
+    Defence(
         "art-gaussian-augmentation",
         "ART GaussianAugmentation at prediction: random, so scored with fresh draws",
         "Zantedeschi et al. 2017, arXiv 1707.06728",
-        PreprocessingRow(
-            _gaussian,
+        {"sigma": 0.1},
+        _EVASION,
+        ours=False,
+        preprocessing=Preprocessing(
+            make=_gaussian,
             samples={"smoke": 4, "quick": 8, "full": 16},
             points={"smoke": 50, "quick": 200, "full": 1000},
         ),
-        {"sigma": 0.1},
+        check=within(above_zero=("sigma",)),
     ),
-    NamedRow(
+    Defence(
         "art-total-var-min",
         "ART TotalVarMin at prediction: random, slow, on few images",
         "Guo et al. 2018, arXiv 1711.00117",
-        PreprocessingRow(
-            _variation,
+        # ART's own 0.5 smooths the digits away: the undefended model then classifies a quarter of them correctly.
+        {"prob": 0.3, "lamb": 0.05, "max_iter": 10},
+        _EVASION,
+        ours=False,
+        preprocessing=Preprocessing(
+            make=_variation,
             samples={"smoke": 2, "quick": 2, "full": 8},
             points={"smoke": 4, "quick": 4, "full": 50},
         ),
-        # ART's own 0.5 smooths the digits away: the undefended model is then right on a quarter of them.
-        {"prob": 0.3, "lamb": 0.05, "max_iter": 10},
+        check=within(at_most_one=("prob",)),
     ),
-    NamedRow(
+    Defence(
         "quantise",
         "No defence: rounding in torch, whose gradient is zero; what BPDA is for",
         "Athalye et al. 2018, arXiv 1802.00420 (the attack)",
-        PreprocessingRow(_quantise),
         {"levels": 8},
         Claim(metric="none", threat="nobody"),
+        preprocessing=Preprocessing(make=_quantise),
     ),
 )

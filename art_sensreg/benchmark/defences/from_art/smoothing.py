@@ -1,23 +1,23 @@
 """
-ART's randomised smoothing as rows: four ways of training the base model, and the certificate.
+ART's randomised smoothing: four ways of training the base model, and the certificate.
 
 Claim of all: certified accuracy in L2 of the *smoothed* classifier, which answers with the class that the base model
-gives most Gaussian copies of an image; of the base model alone nothing is claimed. Gaussian training and certificate:
-Cohen et al. 2019, arXiv 1902.02918; MACER: Zhai et al. 2020, arXiv 2001.02378; SmoothAdv: Salman et al. 2019, arXiv
-1906.04584; SmoothMix: Jeong et al. 2021, arXiv 2111.09277.
+gives to most Gaussian copies of an image; about the base model alone nothing is claimed. Gaussian training and
+certificate: Cohen et al. 2019, arXiv 1902.02918; MACER: Zhai et al. 2020, arXiv 2001.02378; SmoothAdv: Salman et al.
+2019, arXiv 1906.04584; SmoothMix: Jeong et al. 2021, arXiv 2111.09277.
 
 As shipped in ART 1.20.1, Gaussian training and MACER's do what their papers say. Defects of the others:
 
 - `certify` needs statsmodels, which ART does not declare, and holds all noisy copies of an image at once;
   :class:`RepairedSmoothing` takes the Clopper-Pearson bound from scipy. The statistics are right: the class is selected
-  on draws of its own, `sample_size` of them (32 by default; Cohen: 100), and each image fails with probability `alpha`;
-- `predict` answers an abstention with a row of zeros, whose argmax is class 0;
+  on separate draws, `sample_size` of them (32 by default; Cohen: 100), and each image fails with probability `alpha`;
+- `predict` answers an abstention with zeros, whose argmax is class 0;
 - `PyTorchMACER.get_params` looks for an attribute `gauss_num` that does not exist;
 - `PyTorchSmoothAdv` writes the warmed-up size into `attack.norm`, where nothing reads it: the attack is L-inf, of steps
-  of 0.1, clips the noise away that reaches out of [0, 1], takes the predicted labels for the true ones, and keeps the
-  last of its steps only. More than one noise vector crashes. :class:`RepairedSmoothAdv` has the attack of the paper;
-- `PyTorchSmoothMix` takes `alpha`, the failure probability (0.001), for the step size of its attack, which so stays
-  where it is; :class:`RepairedSmoothMix` has a `step_size`;
+  of 0.1, clips away the noise outside of [0, 1], takes the predicted labels for the true ones, and keeps its last step
+  only. More than one noise vector crashes. :class:`RepairedSmoothAdv` has the attack of the paper;
+- `PyTorchSmoothMix` takes `alpha`, the failure probability (0.001), for the step size of its attack, which therefore
+  hardly moves; :class:`RepairedSmoothMix` has a `step_size`;
 - both cut a batch into `num_noise_vec` parts: a last batch of fewer images gives a loss of NaN, and weights of NaN.
 """
 
@@ -34,15 +34,14 @@ from art.estimators.certification.randomized_smoothing import (
     PyTorchSmoothMix,
 )
 from art.estimators.classification import PyTorchClassifier
-from art.utils import to_categorical
 from scipy import stats  # type: ignore[import-untyped]
 from torch import nn
 from torch.nn import functional
 
+from art_sensreg.benchmark.defences.claims import Claim
 from art_sensreg.benchmark.defences.from_art.adversarial import ArtOneCycle
+from art_sensreg.benchmark.defences.spec import Certificate, Defence, Options, Randomness, within
 from art_sensreg.benchmark.defences.train_spec import TrainingSpec
-
-Options = dict[str, Any]
 
 # Of the certificate: `n0` draws select the class, `n` bound its probability, each image fails with probability `alpha`.
 CERTIFICATE_OPTIONS: Options = {"sigma": 0.25, "n0": 100, "n": 1000, "alpha": 0.001}
@@ -89,15 +88,7 @@ class RepairedSmoothAdv(PyTorchSmoothAdv):
     def fit(
         self, x: np.ndarray, y: np.ndarray, batch_size: int = 128, nb_epochs: int = 10, scheduler: Any = None, **_: Any
     ) -> None:
-        """
-        Train on noisy copies of adversarial images.
-
-        :param x: Images `(n, *input_shape)`.
-        :param y: Rows `(n, nb_classes)`, one-hot.
-        :param batch_size: Rows of a step.
-        :param nb_epochs: Passes over the data.
-        :param scheduler: Scheduler that is stepped after every epoch.
-        """
+        """Train on noisy copies of adversarial images; labels are one-hot, a scheduler is stepped once an epoch."""
         images, labels = torch.from_numpy(x).to(self.device), torch.from_numpy(y.argmax(1)).to(self.device)
         for epoch in range(nb_epochs):
             eps = self.epsilon * min(1.0, (epoch + 1) / self.warmup)
@@ -150,10 +141,14 @@ class RepairedSmoothMix(PyTorchSmoothMix):
 
 class SmoothedModule(nn.Module):
     """
-    A model that looks at a noisy copy of its input, drawn anew by each call from torch's global generator.
+    One draw of the smoothed classifier: the logits of a noisy copy of its input, drawn anew by each call from torch's
+    global generator. EOT averages them in attacks, and fresh draws are scored.
 
-    :param model: Module from images to logits.
-    :param sigma: Standard deviation of the noise.
+    Example:
+    >>> from art_sensreg.benchmark.defences.from_art.smoothing import SmoothedModule
+    >>> _ = torch.manual_seed(0)
+    >>> round(SmoothedModule(nn.Identity(), sigma=0.5)(torch.zeros(10000)).std().item(), 1)
+    0.5
     """
 
     def __init__(self, model: nn.Module, sigma: float) -> None:
@@ -166,36 +161,18 @@ class SmoothedModule(nn.Module):
         return logits
 
 
-def smoothed_module(model: nn.Module, sigma: float) -> nn.Module:
-    """
-    One draw of the smoothed classifier: what EOT averages in attacks, and what is scored with fresh draws.
-
-    :param model: Module from images to logits.
-    :param sigma: Standard deviation of the noise.
-    :return: Random module.
-
-    Example:
-    >>> from art_sensreg.benchmark.defences.from_art.smoothing import smoothed_module
-    >>> _ = torch.manual_seed(0)
-    >>> noisy = smoothed_module(nn.Identity(), sigma=0.5)(torch.zeros(10000))
-    >>> round(noisy.std().item(), 1)
-    0.5
-    """
-    return SmoothedModule(model, sigma)
-
-
 def _fit(spec: TrainingSpec, options: Options, kind: type[PyTorchRandomizedSmoothing], **kwargs: Any) -> Any:
     classifier = spec.art_classifier()
-    smoothing = spec._wrap(kind, classifier.model, classifier.optimizer, scale=options["sigma"], **kwargs)
+    smoothing = spec.estimator(kind, classifier.model, classifier.optimizer, scale=options["sigma"], **kwargs)
     if "step_size" in options:
         smoothing.step_size = options["step_size"]
     n, parts = len(spec.dataset.x_train), options.get("noise_vectors", 1)
     smoothing.fit(
         spec.dataset.x_train,
-        to_categorical(spec.dataset.y_train, spec.dataset.nb_classes),
+        spec.one_hot,
         batch_size=spec.batch_size,
         nb_epochs=spec.epochs,
-        # ART fails on a last batch of one image, or of fewer than it cuts it into.
+        # ART fails on a last batch of one image, or of fewer than the parts that it is cut into.
         drop_last=n > spec.batch_size and n % spec.batch_size <= parts,
         scheduler=ArtOneCycle(classifier.optimizer, spec.learning_rate, spec.epochs),
     )
@@ -241,16 +218,8 @@ def train_smoothmix_fixed(spec: TrainingSpec, options: Options) -> PyTorchClassi
 def certified_radii(
     spec: TrainingSpec, model: nn.Module, x: np.ndarray, options: Options
 ) -> tuple[np.ndarray, np.ndarray]:
-    """
-    The smoothed classifier's classes, and the L2 radii within which they are certain not to change.
-
-    :param spec: The training spec.
-    :param model: The base model.
-    :param x: Images.
-    :param options: As `CERTIFICATE_OPTIONS`.
-    :return: Class indices `(n,)`, -1 for an abstention, and radii `(n,)`.
-    """
-    smoothing = spec._wrap(
+    """The smoothed classifier's classes, -1 for an abstention, and the L2 radii within which they cannot change."""
+    smoothing = spec.estimator(
         RepairedSmoothing,
         model,
         torch.optim.SGD(model.parameters(), lr=0.0),
@@ -266,17 +235,79 @@ def certify_smoothing(
     spec: TrainingSpec, model: nn.Module, x: np.ndarray, y: np.ndarray, eps: float, options: Options
 ) -> np.ndarray:
     """
-    Which images the smoothed classifier provably gets right under every perturbation.
-
-    :param spec: The training spec.
-    :param model: The base model.
-    :param x: Images.
-    :param y: Class indices `(n,)`.
-    :param eps: L2 size of the perturbations.
-    :param options: As `CERTIFICATE_OPTIONS`.
-    :return: Boolean array `(n,)`; each entry is wrong with probability `alpha` at most.
+    Which images the smoothed classifier provably classifies correctly everywhere within L2 eps: each entry is wrong
+    with probability `alpha` at most.
     """
     predictions, radii = certified_radii(spec, model, x, options)
-    # Cohen's theorem is of perturbations smaller than the radius.
+    # Cohen's theorem is about perturbations smaller than the radius.
     certified: np.ndarray = (predictions == y) & (radii > eps)
     return certified
+
+
+_FIELDS: dict[str, Any] = {
+    "claim": Claim(metric="certified_accuracy", threat="any evasion within eps in L2, with high probability"),
+    "ours": False,
+    "random": Randomness(module=lambda model, options: SmoothedModule(model, options["sigma"])),
+    "certificate": Certificate(
+        norm="l2",
+        certify=certify_smoothing,
+        # With a thousand samples no radius is above 2.5 sigma, whatever the model.
+        sizes=lambda options: (options["sigma"], 2 * options["sigma"]),
+    ),
+    "check": within(above_zero=("alpha", "sigma")),
+}
+_SMOOTHADV_PAPER = "Salman et al. 2019, arXiv 1906.04584"
+_SMOOTHMIX_PAPER = "Jeong et al. 2021, arXiv 2111.09277"
+
+SMOOTHING = (
+    Defence(
+        "art-smoothing",
+        "ART RandomizedSmoothing: trained on Gaussian noise, answers by the mean over noise",
+        "Cohen et al. 2019, arXiv 1902.02918",
+        {**CERTIFICATE_OPTIONS, **SMOOTHING_OPTIONS},
+        training=train_smoothing,
+        **_FIELDS,
+    ),
+    Defence(
+        "art-macer",
+        "ART MACER: smoothing trained for a large certified radius",
+        "Zhai et al. 2020, arXiv 2001.02378",
+        {**CERTIFICATE_OPTIONS, **MACER_OPTIONS},
+        training=train_macer,
+        **_FIELDS,
+    ),
+    Defence(
+        "art-smoothadv",
+        "ART SmoothAdv as shipped: an L-inf attack on predicted labels",
+        _SMOOTHADV_PAPER,
+        {**CERTIFICATE_OPTIONS, **SMOOTHADV_OPTIONS},
+        training=train_smoothadv,
+        **_FIELDS,
+    ),
+    Defence(
+        "art-smoothadv-fixed",
+        "ART SmoothAdv, repaired",
+        _SMOOTHADV_PAPER,
+        {**CERTIFICATE_OPTIONS, **SMOOTHADV_FIXED_OPTIONS},
+        training=train_smoothadv_fixed,
+        repaired="the L2 attack of the paper, on the true labels, over several noise vectors",
+        **_FIELDS,
+    ),
+    Defence(
+        "art-smoothmix",
+        "ART SmoothMix as shipped: an attack that does not move",
+        _SMOOTHMIX_PAPER,
+        {**CERTIFICATE_OPTIONS, **SMOOTHMIX_OPTIONS},
+        training=train_smoothmix,
+        **_FIELDS,
+    ),
+    Defence(
+        "art-smoothmix-fixed",
+        "ART SmoothMix, repaired",
+        _SMOOTHMIX_PAPER,
+        {**CERTIFICATE_OPTIONS, **SMOOTHMIX_FIXED_OPTIONS},
+        training=train_smoothmix_fixed,
+        repaired="the attack has a step size (ART passes it the failure probability)",
+        **_FIELDS,
+    ),
+)

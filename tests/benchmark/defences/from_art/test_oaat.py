@@ -8,11 +8,11 @@ from art.defences.trainer import AdversarialTrainerOAATPyTorch
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
+from art_sensreg.benchmark.defences import NotApplicable
 from art_sensreg.benchmark.defences.from_art import oaat as art_oaat
-from art_sensreg.benchmark.defences.from_art.oaat import OAAT_OPTIONS, RepairedOAAT, train_oaat, train_oaat_fixed
-from art_sensreg.benchmark.defences.train_spec import NotApplicable
+from art_sensreg.benchmark.defences.from_art.oaat import OAAT, OAAT_OPTIONS, RepairedOAAT, train_oaat, train_oaat_fixed
 from art_sensreg.datasets import Dataset
-from tests.benchmark.defences.from_art.test_instahide import accuracy, small_task, trained
+from tests.benchmark.defences.from_art.training import accuracy, small_spec, trained
 from tests.conftest import same_weights, weights_of
 
 OPTIONS = {**OAAT_OPTIONS, "max_iter": 3}
@@ -39,9 +39,9 @@ def averages(monkeypatch: pytest.MonkeyPatch) -> list[PyTorchClassifier]:
 @pytest.mark.parametrize("train", KINDS)
 def test_learns_in_every_phase(digits: Dataset, train: Any, capsys: Any) -> None:
     # Five epochs: the last one has the mixed batches and the perceptual attack.
-    task = small_task(digits, model="cnn-small", epochs=5, batch_size=8, eps=0.03)
-    classifier = trained(train, task, {**OPTIONS, "max_iter": 2, "learning_rate": 0.05})
-    assert accuracy(task, classifier.model) > 0.5
+    spec = small_spec(digits, model="cnn-small", epochs=5, batch_size=8, eps=0.03)
+    classifier = trained(train, spec, {**OPTIONS, "max_iter": 2, "learning_rate": 0.05})
+    assert accuracy(spec, classifier.model) > 0.5
     assert capsys.readouterr().out == ""
 
 
@@ -49,10 +49,10 @@ def test_learns_in_every_phase(digits: Dataset, train: Any, capsys: Any) -> None
 def test_the_weight_average_moves_only_if_repaired(
     digits: Dataset, train: Any, moves: bool, averages: list[PyTorchClassifier]
 ) -> None:
-    task = small_task(digits, n=100, model="cnn-small", epochs=2)
-    classifier = trained(train, task, OPTIONS)
+    spec = small_spec(digits, n=100, model="cnn-small", epochs=2)
+    classifier = trained(train, spec, OPTIONS)
     average = weights_of(averages[0])
-    start = list(task.new_model().parameters())
+    start = list(spec.new_model().parameters())
     assert same_weights(average, start) != moves
     assert same_weights(average, weights_of(classifier)) == moves
 
@@ -68,13 +68,13 @@ def test_the_perceptual_distance_is_zero_as_shipped(kind: Any, sees: bool) -> No
 
 
 def test_same_seed_same_weights(digits: Dataset) -> None:
-    task = small_task(digits, n=64, model="cnn-small", epochs=5)
-    first, second = (trained(train_oaat_fixed, task, OPTIONS) for _ in range(2))
+    spec = small_spec(digits, n=64, model="cnn-small", epochs=5)
+    first, second = (trained(train_oaat_fixed, spec, OPTIONS) for _ in range(2))
     assert same_weights(weights_of(first), weights_of(second))
 
 
 def test_reasons(digits: Dataset) -> None:
     with pytest.raises(NotApplicable, match="convolutional layers"):
-        train_oaat(small_task(digits), OPTIONS)
-    with pytest.raises(NotApplicable, match="l2"):
-        train_oaat(small_task(digits, model="cnn-small", norm="l2"), OPTIONS)
+        train_oaat(small_spec(digits), OPTIONS)
+    with pytest.raises(NotApplicable, match=r"clips each pixel to eps.*; this run is in l2"):
+        OAAT[0].train(small_spec(digits, model="cnn-small", norm="l2"), OPTIONS)

@@ -7,45 +7,45 @@ from art.attacks.evasion import SquareAttack
 from art.defences.postprocessor import HighConfidence, ReverseSigmoid
 from numpy.exceptions import AxisError
 
+from art_sensreg.benchmark.defences import TrainingSpec
 from art_sensreg.benchmark.defences.from_art.postprocessing import (
-    POSTPROCESSING_ROWS,
-    CountedQueries,
+    POSTPROCESSING,
     Probabilities,
+    counted_queries,
     postprocessed_classifier,
 )
 from art_sensreg.benchmark.defences.registry import DEFENCES
-from art_sensreg.benchmark.defences.train_spec import TrainingSpec
 from art_sensreg.benchmark.engine.target import cell_classifier
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.datasets import Dataset
-from tests.benchmark.defences.from_art.test_instahide import small_task
+from tests.benchmark.defences.from_art.training import small_spec
 
-ROWS = {row.name: row for row in POSTPROCESSING_ROWS}
+BY_NAME = {defence.name: defence for defence in POSTPROCESSING}
 KEEP_THE_DECISION = ("art-reverse-sigmoid", "art-high-confidence", "art-rounded", "art-class-labels-fixed")
 
 
 @pytest.fixture
 def undefended(digits: Dataset) -> tuple[TrainingSpec, SensRegClassifier]:
-    task = small_task(digits, epochs=10)
-    classifier = task.classifier()
-    classifier.fit(task.dataset.x_train, task.dataset.y_train, nb_epochs=10, batch_size=32, seed=0)
-    return task, classifier
+    spec = small_spec(digits, epochs=10)
+    classifier = spec.classifier()
+    classifier.fit(spec.dataset.x_train, spec.dataset.y_train, nb_epochs=10, batch_size=32, seed=0)
+    return spec, classifier
 
 
 def scores(name: str, undefended: tuple[TrainingSpec, SensRegClassifier], x: np.ndarray) -> np.ndarray:
-    task, classifier = undefended
-    row = ROWS[name]
-    return postprocessed_classifier(task, classifier.model, row.make(row.options)).predict(x)
+    spec, classifier = undefended
+    defence = BY_NAME[name]
+    return postprocessed_classifier(spec, classifier.model, defence.postprocessing.make(defence.options)).predict(x)
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", BY_NAME)
 def test_scores_change_and_gradients_do_not(
     digits: Dataset, undefended: tuple[TrainingSpec, SensRegClassifier], name: str
 ) -> None:
-    task, classifier = undefended
-    row, x = ROWS[name], digits.x_test[:40]
+    spec, classifier = undefended
+    defence, x = BY_NAME[name], digits.x_test[:40]
     y = np.eye(10, dtype=np.float32)[digits.y_test[:40]]
-    defended = postprocessed_classifier(task, classifier.model, row.make(row.options))
+    defended = postprocessed_classifier(spec, classifier.model, defence.postprocessing.make(defence.options))
     plain = torch.softmax(torch.from_numpy(classifier.predict(x)), dim=1).numpy()
     answered = defended.predict(x)
     assert answered.shape == plain.shape
@@ -54,7 +54,7 @@ def test_scores_change_and_gradients_do_not(
     assert np.abs(answered - plain).max() > 1e-4
     assert answered.min() >= 0
     np.testing.assert_allclose(defended.loss_gradient(x, y), classifier.loss_gradient(x, y), atol=1e-5)
-    assert (row.answers > 1) == (not np.array_equal(answered, defended.predict(x)))
+    assert (defence.postprocessing.answers > 1) == (not np.array_equal(answered, defended.predict(x)))
 
 
 @pytest.mark.parametrize("name", KEEP_THE_DECISION)
@@ -98,7 +98,7 @@ def test_queries_are_counted(digits: Dataset, undefended: tuple[TrainingSpec, Se
     classifier = undefended[1]
     x, y = digits.x_test[:20], np.eye(10, dtype=np.float32)[digits.y_test[:20]]
     attack = SquareAttack(classifier, eps=0.1, max_iter=5, nb_restarts=1, verbose=False)
-    with CountedQueries(classifier) as queries:
+    with counted_queries(classifier) as queries:
         attack.generate(x, y)
     # ART asks about three times an iteration: for the candidates, and twice to see which images are done.
     assert 20 * 2 <= queries.count <= 20 * 25
@@ -111,10 +111,10 @@ def test_queries_are_counted(digits: Dataset, undefended: tuple[TrainingSpec, Se
 def test_counts_nest_and_survive_errors(undefended: tuple[TrainingSpec, SensRegClassifier]) -> None:
     _, classifier = undefended
     x = np.zeros((4, 1, 8, 8), dtype=np.float32)
-    with CountedQueries(classifier) as outer:
-        with CountedQueries(classifier) as inner:
+    with counted_queries(classifier) as outer:
+        with counted_queries(classifier) as inner:
             classifier.predict(x, batch_size=2)
-        with pytest.raises(AxisError), CountedQueries(classifier):
+        with pytest.raises(AxisError), counted_queries(classifier):
             classifier.predict(x).argmax(axis=7)
     assert (outer.count, inner.count, outer.calls) == (8, 4, 2)
     assert "predict" not in vars(classifier)
@@ -123,9 +123,9 @@ def test_counts_nest_and_survive_errors(undefended: tuple[TrainingSpec, SensRegC
 def test_random_answers_are_scored_by_their_mean(
     digits: Dataset, undefended: tuple[TrainingSpec, SensRegClassifier]
 ) -> None:
-    task, classifier = undefended
+    spec, classifier = undefended
     defence = DEFENCES["art-output-noise"]
-    cell = cell_classifier(task, classifier, defence, defence.options)
+    cell = cell_classifier(spec, classifier, defence, defence.options)
     x, y = digits.x_test[:100], digits.y_test[:100]
     truth = classifier.predict(x).argmax(axis=1) == y
     several = np.stack([cell.judge(x, y, seed=0).correct for _ in range(8)])

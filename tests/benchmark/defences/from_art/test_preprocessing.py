@@ -13,14 +13,13 @@ from art_sensreg.benchmark.attacks import ATTACKS, default_attacks
 from art_sensreg.benchmark.cli.suite import main
 from art_sensreg.benchmark.config.threat_models import NORMS
 from art_sensreg.benchmark.defences.from_art import preprocessing as preprocessing_rows
-from art_sensreg.benchmark.defences.from_art.preprocessing import PREPROCESSING_ROWS, NotApplicable, median_filter
-from art_sensreg.benchmark.defences.registry import DEFENCES
+from art_sensreg.benchmark.defences.from_art.preprocessing import PREPROCESSING, NotApplicable, median_filter
 from art_sensreg.benchmark.defences.train_spec import TrainingSpec
 from art_sensreg.benchmark.engine.target import cell_classifier
 
 SMALL = ["--train-size", "300", "--test-size", "30", "--epochs", "4", "--model", "mlp", "--quiet"]
-ROWS = {named.name: named for named in PREPROCESSING_ROWS}
-RANDOM = [name for name, named in ROWS.items() if named.row.samples]
+BY_NAME = {defence.name: defence for defence in PREPROCESSING}
+RANDOM = [name for name, defence in BY_NAME.items() if defence.preprocessing.samples]
 STRENGTH = {
     "max_iter": 3, "restarts": 1, "binary_search_steps": 2, "max_eval": 20, "queries": 5,
     "nb_iter": 3, "nb_queries": 5, "nb_restarts": 1, "eot_iter": 1, "seed": 0,
@@ -36,7 +35,7 @@ def results(out):
 
 
 @pytest.fixture(scope="module")
-def task(digits):
+def spec(digits):
     return TrainingSpec(
         dataset=digits, model="mlp", activation="relu", norm_layer="none", seed=0, epochs=1, batch_size=64,
         learning_rate=3e-3, norm="linf", eps=0.1, device="cpu",
@@ -44,22 +43,22 @@ def task(digits):
 
 
 @pytest.fixture(scope="module")
-def model(task):
-    classifier = task.classifier()
-    classifier.fit(task.dataset.x_train, task.dataset.y_train, nb_epochs=5, batch_size=64, seed=0)
+def model(spec):
+    classifier = spec.classifier()
+    classifier.fit(spec.dataset.x_train, spec.dataset.y_train, nb_epochs=5, batch_size=64, seed=0)
     return classifier
 
 
-def cell(task, model, name, **changes):
-    named = ROWS[name]
-    defence = replace(DEFENCES[name], preprocessing=replace(named.row, **changes))
-    return cell_classifier(task, model, defence, named.options)
+def cell(spec, model, name, **changes):
+    defence = BY_NAME[name]
+    defence = replace(defence, preprocessing=replace(defence.preprocessing, **changes))
+    return cell_classifier(spec, model, defence, defence.options)
 
 
 @pytest.fixture(scope="module")
-def cells(task, model):
-    """A cell for each row: what EOT measures of a slow preprocessor, it measures once."""
-    return {name: cell(task, model, name, **({"samples": {"smoke": 2}} if name in RANDOM else {})) for name in ROWS}
+def cells(spec, model):
+    """Each is prepared once: what EOT measures of a slow preprocessor takes long."""
+    return {name: cell(spec, model, name, **({"samples": {"smoke": 2}} if name in RANDOM else {})) for name in BY_NAME}
 
 
 @pytest.fixture(scope="module")
@@ -125,11 +124,11 @@ def test_a_preprocessing_run_can_be_resumed(finished):
 
 
 @pytest.mark.parametrize("attack", default_attacks("quick"))
-@pytest.mark.parametrize("name", ROWS)
-def test_every_default_attack_runs_through_every_preprocessor(task, model, cells, name, attack):
+@pytest.mark.parametrize("name", BY_NAME)
+def test_every_default_attack_runs_through_every_preprocessor(spec, model, cells, name, attack):
     preprocessed = cells[name]
-    x, y = task.dataset.x_test[:3], np.eye(10, dtype=np.float32)[task.dataset.y_test[:3]]
-    guides = (task.dataset.x_train[:20], task.dataset.y_train[:20])
+    x, y = spec.dataset.x_test[:3], np.eye(10, dtype=np.float32)[spec.dataset.y_test[:3]]
+    guides = (spec.dataset.x_train[:20], spec.dataset.y_train[:20])
     views = preprocessed.views if ATTACKS[attack].art else preprocessed.views[1:]
     for norm in ("linf", "l2") if name not in RANDOM else ("linf",):
         for view in views:
@@ -142,10 +141,10 @@ def test_every_default_attack_runs_through_every_preprocessor(task, model, cells
             assert preprocessed.judge(x_adv.astype(np.float32), y.argmax(1), 0).correct.shape == (3,)
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_both_views_compute_the_same_function(task, model, name):
-    views = cell(task, model, name).views
-    x = task.dataset.x_test[:20]
+@pytest.mark.parametrize("name", BY_NAME)
+def test_both_views_compute_the_same_function(spec, model, name):
+    views = cell(spec, model, name).views
+    x = spec.dataset.x_test[:20]
     outputs = []
     for view in views:
         np.random.seed(0)
@@ -166,9 +165,9 @@ def test_the_median_surrogate_is_arts_median(digits):
         np.testing.assert_allclose(mine[inner], art[inner], atol=1e-6)
 
 
-def test_total_variation_smooths_images_and_not_channels(task):
-    named = ROWS["art-total-var-min"]
-    operation = named.row.make(task, {**named.options, "prob": 0.3, "lamb": 0.5})
+def test_total_variation_smooths_images_and_not_channels(spec):
+    defence = BY_NAME["art-total-var-min"]
+    operation = defence.preprocessing.make(spec, {**defence.options, "prob": 0.3, "lamb": 0.5})
     x = np.random.default_rng(0).random((2, 1, 8, 8)).astype(np.float32)
     smooth, _ = operation(x)
     assert smooth.shape == x.shape
@@ -176,10 +175,10 @@ def test_total_variation_smooths_images_and_not_channels(task):
         assert np.abs(np.diff(smooth, axis=axis)).mean() < 0.6 * np.abs(np.diff(x, axis=axis)).mean()
 
 
-def test_what_cannot_run_says_why(task, monkeypatch):
+def test_what_cannot_run_says_why(spec, monkeypatch):
     monkeypatch.setattr(preprocessing_rows, "find_spec", lambda name: None)
     with pytest.raises(NotApplicable, match="needs Pillow"):
-        cell(task, task.classifier(), "art-jpeg")
+        cell(spec, spec.classifier(), "art-jpeg")
 
 
 def test_options_of_a_preprocessor_are_set_and_checked(tmp_path, capsys):

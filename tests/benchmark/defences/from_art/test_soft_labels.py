@@ -19,7 +19,7 @@ from art_sensreg.benchmark.defences.from_art.soft_labels import (
     train_distillation_fixed,
     train_label_smoothing,
 )
-from tests.benchmark.defences.from_art.test_instahide import accuracy, small_task, trained
+from tests.benchmark.defences.from_art.training import accuracy, small_spec, trained
 from tests.conftest import same_weights, weights_of
 
 TRAINED = [
@@ -31,11 +31,11 @@ TRAINED = [
 
 @pytest.mark.parametrize(("train", "options"), TRAINED)
 def test_learns_and_is_the_same_for_the_same_seed(digits, train, options):
-    task = small_task(digits, n=600, model="cnn-small", epochs=8)
-    classifier = trained(train, task, options)
-    assert accuracy(task, classifier.model) > 0.6
-    assert same_weights(weights_of(classifier), weights_of(trained(train, task, options)))
-    assert not same_weights(weights_of(classifier), weights_of(trained(train, replace(task, seed=1), options)))
+    spec = small_spec(digits, n=600, model="cnn-small", epochs=8)
+    classifier = trained(train, spec, options)
+    assert accuracy(spec, classifier.model) > 0.6
+    assert same_weights(weights_of(classifier), weights_of(trained(train, spec, options)))
+    assert not same_weights(weights_of(classifier), weights_of(trained(train, replace(spec, seed=1), options)))
 
 
 def test_the_loss_is_cross_entropy_at_the_temperature():
@@ -48,18 +48,18 @@ def test_the_loss_is_cross_entropy_at_the_temperature():
 
 
 def test_smoothed_labels_keep_the_predictions_near_them(digits):
-    task = small_task(digits, n=600, model="cnn-small", epochs=12)
+    spec = small_spec(digits, n=600, model="cnn-small", epochs=12)
     x = digits.x_train[:600]
     for value in (0.9, 0.6):
-        classifier = trained(train_label_smoothing, task, {"max_value": value})
+        classifier = trained(train_label_smoothing, spec, {"max_value": value})
         highest = torch.softmax(torch.from_numpy(classifier.predict(x)), dim=1).amax(dim=1).mean()
         assert abs(float(highest) - value) < 0.12
 
 
 def test_distillation_hides_the_gradient_of_cross_entropy_alone(digits):
     """Carlini and Wagner 2017, arXiv 1608.04644: what stops PGD does not stop an attack on margins."""
-    task = small_task(digits, n=1000, model="cnn-small", epochs=24)
-    classifier = trained(train_distillation_fixed, task, {"temperature": 100.0, "learning_rate": 3e-3})
+    spec = small_spec(digits, n=1000, model="cnn-small", epochs=24)
+    classifier = trained(train_distillation_fixed, spec, {"temperature": 100.0, "learning_rate": 3e-3})
     x, y = digits.x_test[:60], digits.y_test[:60]
     pgd = ProjectedGradientDescent(classifier, eps=0.2, eps_step=0.02, max_iter=40, verbose=False)
     attacks = {"pgd": pgd, "margin": TargetedMarginAttack(classifier, eps=0.2, max_iter=40, seed=0)}
