@@ -1,6 +1,7 @@
-"""The official AutoAttack inside ART gives what it gives outside, in anyone's units."""
+"""The official AutoAttack as an attack of ART: records, units, shapes, and what it leaves as it was."""
 
 import itertools
+import sys
 
 import numpy as np
 import pytest
@@ -11,110 +12,16 @@ from torch import nn
 
 from art_sensreg import SensRegClassifier
 from art_sensreg.attacks.autoattack.attack import OfficialAutoAttack
-from art_sensreg.attacks.autoattack.backend import MIN_CLASSES, VERSIONS
+from art_sensreg.attacks.autoattack.backend import VERSIONS
 from art_sensreg.attacks.autoattack.rescale import RescaledModel
-from tests.attacks.autoattack.official_helpers import EPS, ORDER, THEIRS, WEAK, linear, smoothed
+from tests.attacks.autoattack.models import EPS, ORDER, THEIRS, WEAK, directly, linear, smoothed
 
-package = pytest.importorskip("pyautoattack")
+pytest.importorskip("pyautoattack")
 
 
 @pytest.fixture
 def victim():
     return smoothed()
-
-
-def directly(model, x, y, norm, eps, seed=0, batch_size=250, nb_iter=None, nb_queries=None, classes=10, **kwargs):
-    """What the package does when it is called as its readme says; strength is set as its users set it."""
-    theirs = package.AutoAttack(model, norm=THEIRS[norm], eps=eps, seed=seed, device="cpu", **kwargs)
-    if nb_iter is not None:
-        theirs.fab.n_iter = nb_iter
-        for attack in (theirs.apgd, theirs.apgd_targeted):
-            attack.n_iter = attack.n_iter_orig = nb_iter
-            attack.n_iter_2 = max(int(0.22 * nb_iter), 1)
-            attack.n_iter_min = max(int(0.06 * nb_iter), 1)
-            attack.size_decr = max(int(0.03 * nb_iter), 1)
-    theirs.square.n_queries = nb_queries or theirs.square.n_queries
-    for attack in (theirs.apgd_targeted, theirs.fab):
-        attack.n_target_classes = min(attack.n_target_classes, classes - 1)
-    perturbed, predicted = theirs.run_standard_evaluation(
-        torch.from_numpy(x), torch.from_numpy(y), batch_size=batch_size
-    )
-    return perturbed.numpy(), (predicted.numpy() == y)
-
-
-# --- the same as outside ------------------------------------------------------------------------------------------
-
-
-def test_versions_are_the_authors():
-    for version, stages in VERSIONS.items():
-        assert package.AutoAttack(nn.Flatten(), version=version).attacks_to_run == list(stages)
-
-
-@pytest.mark.parametrize("norm", THEIRS)
-@pytest.mark.parametrize("version", VERSIONS)
-def test_a_version_equals_the_package(victim, digits, version, norm):
-    # Batches of 16 of 40 images: survivors move up into the batches of the next stage, and the last one is short.
-    x, y = digits.x_test[:40], digits.y_test[:40]
-    attack = OfficialAutoAttack(victim, norm=norm, eps=EPS[norm], version=version, seed=3, batch_size=16, **WEAK)
-    ours = attack.generate(x, y)
-    theirs, robust = directly(victim.model, x, y, norm, EPS[norm], seed=3, batch_size=16, version=version, **WEAK)
-    assert np.array_equal(ours, theirs)
-    assert np.array_equal(attack.robust, robust)
-    assert 0 < robust.sum() < attack.masks["clean"].sum()
-
-
-@pytest.mark.parametrize("norm", THEIRS)
-@pytest.mark.parametrize("stage", MIN_CLASSES)
-def test_a_single_attack_equals_the_package(victim, digits, stage, norm):
-    x, y = digits.x_test[:30], digits.y_test[:30]
-    attack = OfficialAutoAttack(victim, norm=norm, eps=EPS[norm], attacks=(stage,), seed=1, batch_size=20, **WEAK)
-    ours = attack.generate(x, y)
-    theirs, robust = directly(
-        victim.model, x, y, norm, EPS[norm], seed=1, batch_size=20, version="custom", attacks=[stage], **WEAK
-    )
-    assert attack.version == "custom"
-    assert np.array_equal(ours, theirs)
-    assert np.array_equal(attack.robust, robust)
-
-
-@pytest.mark.parametrize("norm", THEIRS)
-@pytest.mark.parametrize("version", VERSIONS)
-def test_the_default_strength_is_the_authors(victim, digits, version, norm):
-    attack = OfficialAutoAttack(victim, norm=norm, eps=EPS[norm], version=version)
-    ours = attack._backend(RescaledModel(victim, digits.input_shape)).package
-    theirs = package.AutoAttack(victim.model, norm=THEIRS[norm], eps=EPS[norm], seed=0, version=version)
-    assert ours.attacks_to_run == theirs.attacks_to_run
-    for kind in ("apgd", "apgd_targeted", "fab", "square"):
-        settings = [
-            {name: value for name, value in vars(getattr(made, kind)).items() if not callable(value)}
-            for made in (ours, theirs)
-        ]
-        same = settings[0].keys() - {"logger", "device"}
-        assert {name: settings[0][name] for name in same} == {name: settings[1][name] for name in same}
-
-
-@pytest.mark.parametrize("classes", [4, 5])
-def test_fewer_than_ten_classes(classes):
-    classifier = linear((1, 8, 8), classes)
-    x = np.random.default_rng(0).random((20, 1, 8, 8), dtype=np.float32)
-    y = classifier.predict(x).argmax(axis=1)
-    attack = OfficialAutoAttack(classifier, eps=0.02, **WEAK)
-    ours = attack.generate(x, y)
-    theirs, robust = directly(classifier.model, x, y, "linf", 0.02, classes=classes, **WEAK)
-    assert np.array_equal(ours, theirs)
-    assert np.array_equal(attack.robust, robust)
-    assert 0 < robust.sum() < 20
-
-
-def test_two_classes_have_attacks_too():
-    classifier = linear((1, 8, 8), 2)
-    x = np.random.default_rng(0).random((20, 1, 8, 8), dtype=np.float32)
-    attack = OfficialAutoAttack(classifier, eps=0.02, attacks=("apgd-ce", "fab", "fab-t", "square"), **WEAK)
-    attack.generate(x)
-    assert 0 < attack.robust.sum() < 20
-
-
-# --- what is recorded, and what is returned -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("norm", THEIRS)
@@ -227,3 +134,120 @@ def test_pictures_that_square_cannot_tile(shape, norm):
     x_adv = attack.generate(x)
     assert x_adv.shape == x.shape
     assert not attack.robust.all()
+
+
+class Noisy(nn.Module):
+    def __init__(self, model, std):
+        super().__init__()
+        self.model, self.std = model, std
+
+    def forward(self, x):
+        return self.model(x + self.std * torch.randn_like(x))
+
+
+@pytest.mark.parametrize("norm", THEIRS)
+@pytest.mark.parametrize("version", ["standard", "plus"])
+def test_one_image_and_batches_of_one(victim, digits, norm, version):
+    for n, batch_size in ((1, 250), (3, 1)):
+        x, y = digits.x_test[:n], digits.y_test[:n]
+        settings = {"version": version, "batch_size": batch_size, "nb_iter": 3, "nb_queries": 3}
+        attack = OfficialAutoAttack(victim, norm=norm, eps=EPS[norm] / 3, **settings)
+        x_adv = attack.generate(x, y)
+        assert x_adv.shape == x.shape
+        assert attack.robust.shape == (n,)
+
+
+def test_nothing_is_rightly_classified(victim, digits):
+    x, y = digits.x_test[:6], (victim.predict(digits.x_test[:6]).argmax(axis=1) + 1) % 10
+    attack = OfficialAutoAttack(victim, eps=0.1)
+    assert np.array_equal(attack.generate(x, y), x)
+    assert not any(mask.any() for mask in attack.masks.values())
+
+
+def test_all_are_broken_early(victim, digits):
+    x, y = digits.x_test[:20], digits.y_test[:20]
+    attack = OfficialAutoAttack(victim, eps=0.6)
+    x_adv = attack.generate(x, y)
+    assert not attack.masks["apgd-ce"].any()
+    assert not (victim.predict(x_adv).argmax(axis=1) == y).any()
+    assert list(attack.masks) == ["clean", *VERSIONS["standard"]]
+
+
+def test_binary_classifiers_with_one_output():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+    classifier = PyTorchClassifier(
+        model, nn.BCEWithLogitsLoss(), (1, 8, 8), 2, clip_values=(0.0, 1.0), device_type="cpu"
+    )
+    x = np.random.default_rng(0).random((20, 1, 8, 8), dtype=np.float32)
+    y = (classifier.predict(x)[:, 0] > 0).astype(int)
+    attack = OfficialAutoAttack(classifier, eps=0.02, attacks=("apgd-ce", "square"), **WEAK)
+    x_adv = attack.generate(x, y)
+    assert np.array_equal(attack.robust, (classifier.predict(x_adv)[:, 0] > 0) == y)
+    assert 0 < attack.robust.sum() < 20
+
+
+def test_surroundings_are_as_before(victim, digits):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
+    classifier = PyTorchClassifier(
+        model, nn.CrossEntropyLoss(), (1, 8, 8), 10, clip_values=(0.0, 1.0), device_type="cpu"
+    )
+    model.train()
+    model[3].eval()
+    model[1].weight.requires_grad_(False)
+    model[4].weight.grad = torch.full_like(model[4].weight, 7.0)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def tracing(frame, event, arg):
+        return None
+
+    former, numbers = sys.gettrace(), (torch.get_rng_state(), np.random.get_state()[1].copy())
+    sys.settrace(tracing)
+    try:
+        OfficialAutoAttack(classifier, eps=0.05, version="plus", **WEAK).generate(
+            digits.x_test[:12], digits.y_test[:12]
+        )
+        after = sys.gettrace()
+    finally:
+        sys.settrace(former)
+    assert after is tracing
+    assert torch.equal(torch.get_rng_state(), numbers[0])
+    assert np.array_equal(np.random.get_state()[1], numbers[1])
+    assert [module.training for module in model.modules()] == [True, True, True, True, False, True]
+    assert [p.requires_grad for p in model.parameters()] == [False, True, True, True, True, True]
+    gradients = [p.grad for p in model.parameters()]
+    assert [g is None for g in gradients] == [True, True, True, True, False, True]
+    assert (gradients[4] == 7).all()
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+
+
+def test_same_seed_same_images(victim, digits):
+    x, y = digits.x_test[:10], digits.y_test[:10]
+
+    def made(seed):
+        torch.rand(1)
+        return OfficialAutoAttack(victim, eps=0.15, attacks=("apgd-ce",), nb_iter=5, seed=seed).generate(x, y)
+
+    assert np.array_equal(made(4), made(4))
+    assert not np.array_equal(made(4), made(5))
+
+
+def test_random_models_are_reproducible(victim, digits):
+    x, y = digits.x_test[:20], digits.y_test[:20]
+    noisy = PyTorchClassifier(
+        Noisy(victim.model, 0.1),
+        nn.CrossEntropyLoss(),
+        digits.input_shape,
+        10,
+        clip_values=(0.0, 1.0),
+        device_type="cpu",
+    )
+    made = []
+    for _ in range(2):
+        torch.rand(1)
+        attack = OfficialAutoAttack(noisy, eps=0.12, version="rand", nb_iter=5, eot_iter=2)
+        made.append((attack.generate(x, y), attack.robust))
+    assert np.array_equal(made[0][0], made[1][0])
+    assert np.array_equal(made[0][1], made[1][1])
+    assert not any("randomized" in text for text in attack.warnings)

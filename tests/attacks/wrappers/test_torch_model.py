@@ -8,7 +8,6 @@ from torch import nn
 
 from art_sensreg import SensRegClassifier
 from art_sensreg.attacks import ProjectedAscent, differentiable_model
-from art_sensreg.attacks.base.predictions import labels_of
 from art_sensreg.models import build_model
 from tests.attacks.trained import accuracy, points, quantise, trained, wrap
 
@@ -184,17 +183,3 @@ def test_the_view_is_no_copy_and_in_evaluation_mode():
         model[2].weight.mul_(2)
         model[2].bias.mul_(2)
     assert torch.allclose(view(torch.from_numpy(x)), 2 * before, rtol=1e-5)
-
-
-def test_labels_in_all_forms():
-    classifier = colour_classifier()
-    expected = [0, 3, 1]
-    for y in (expected, np.array(expected, dtype=np.float32), np.eye(4)[expected], np.array(expected)[:, None]):
-        labels = labels_of(classifier, y, 3)
-        assert labels.dtype == np.int64
-        assert labels.tolist() == expected
-    for y in ([0, 1], [0, 1, 4], [0, 1, -1], [0, 1, 1.7], np.eye(3), [["a", "b", "c"]], [[[0, 1, 2]]]):
-        with pytest.raises((ValueError, TypeError), match=r"`y` has .*; expected"):
-            labels_of(classifier, y, 3)
-    with pytest.raises(TypeError, match="`classifier` is CrossEntropyLoss"):
-        differentiable_model(nn.CrossEntropyLoss())

@@ -5,9 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from art.defences.preprocessor.preprocessor import PreprocessorPyTorch
 from art.estimators.classification import PyTorchClassifier
-from art.preprocessing.expectation_over_transformation import EoTGaussianNoisePyTorch
 from torch import nn
 
 from art_sensreg import SensRegClassifier
@@ -19,7 +17,6 @@ from art_sensreg.attacks import (
     ScaledLogitsAttack,
     TargetedMarginAttack,
     TransferAttack,
-    differentiable_model,
 )
 from art_sensreg.attacks.base.predictions import predicted_labels
 from art_sensreg.auditing.linear_truth import linear_margins
@@ -219,72 +216,3 @@ def test_a_model_sees_the_users_default_type_inside_of_autoattack():
     finally:
         torch.set_default_dtype(torch.float32)
     assert attack.robust.mean() < 1
-
-
-class Twice(PreprocessorPyTorch):
-    """As ART's EoT preprocessors do: two rows an image."""
-
-    def __init__(self):
-        super().__init__(device_type="cpu", is_fitted=True, apply_fit=False, apply_predict=True)
-
-    def forward(self, x, y=None):
-        return x.repeat_interleave(2, dim=0), y
-
-
-def test_several_rows_of_an_image_are_averaged_or_refused():
-    classifier = classifier_of(preprocessing_defences=[Twice()])
-    with pytest.raises(ValueError, match="returns 4 rows for 2 images; expected one row for each image"):
-        differentiable_model(classifier)(torch.from_numpy(X[:2]))
-    for attack in ("ascent", "sink", "official"):
-        with pytest.raises(ValueError, match=r"24 rows (for|of) 12 images"):
-            ATTACKS[attack](classifier, eps=EPS).generate(X)
-
-
-@pytest.mark.parametrize("kind", [SensRegClassifier, PyTorchClassifier])
-@pytest.mark.parametrize("ends", ["logits", "probability"])
-def test_rows_of_arts_eot_are_averaged(ends, kind):
-    """Noise without a spread: the mean over its rows is the model itself."""
-    noise = EoTGaussianNoisePyTorch(nb_samples=3, std=(0.0, 0.0), clip_values=(0.0, 1.0), apply_predict=True)
-    if ends == "logits":
-        usual, noisy = (classifier_of(kind, preprocessing_defences=parts) for parts in ([], [noise]))
-    else:
-        model = nn.Sequential(classifier_of().model, nn.Linear(4, 1), nn.Sigmoid())
-        settings = {"clip_values": (0.0, 1.0), "device_type": "cpu"}
-        usual, noisy = (
-            kind(model, nn.BCELoss(), SHAPE, 2, preprocessing_defences=parts, **settings) for parts in ([], [noise])
-        )
-    images = torch.from_numpy(X)
-    assert torch.allclose(differentiable_model(noisy)(images), differentiable_model(usual)(images), atol=1e-5)
-    assert np.array_equal(predicted_labels(noisy, X), predicted_labels(usual, X))
-    made, expected = (ProjectedAscent(one, eps=EPS, max_iter=10).generate(X) for one in (noisy, usual))
-    assert np.array_equal(predicted_labels(noisy, made), predicted_labels(usual, expected))
-
-
-class Returns(nn.Module):
-    def __init__(self, kind):
-        super().__init__()
-        self.kind, self.linear = kind, nn.Linear(12, 4)
-
-    def forward(self, x):
-        z = self.linear(x.flatten(1))
-        others = {"tuple": (z, z), "dict": {"logits": z}, "volume": z[:, :, None], "three": z[:, :3], "none": None}
-        return others[self.kind]
-
-
-@pytest.mark.parametrize("kind", [SensRegClassifier, PyTorchClassifier])
-@pytest.mark.parametrize(
-    ("returned", "message"),
-    [
-        ("tuple", r"`model` returns tuple; expected logits \(n, 4\)"),
-        ("dict", "`model` returns dict; expected logits"),
-        ("none", "`model` returns NoneType"),
-        ("volume", r"`model` returns shape \(12, 4, 1\)|`classifier` predicts shape \(12, 4, 1\)"),
-        ("three", r"`model` returns shape \(\d+, 3\); expected logits \(n, 4\)"),
-    ],
-)
-def test_models_that_return_no_logits_of_all_classes_are_refused(returned, message, kind):
-    classifier = kind(Returns(returned), nn.CrossEntropyLoss(), SHAPE, 4, clip_values=(0.0, 1.0), device_type="cpu")
-    for attack in ("ascent", "sink", "official"):
-        for y in (None, Y):
-            with pytest.raises((TypeError, ValueError), match=message):
-                ATTACKS[attack](classifier, eps=EPS).generate(X, y)

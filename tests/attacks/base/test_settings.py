@@ -10,7 +10,6 @@ from torch import nn
 from art_sensreg import SensRegClassifier
 from art_sensreg.adversaries import PGD, TRADES
 from art_sensreg.attacks import (
-    EOT,
     FarStartsAttack,
     HiddenDistanceAttack,
     KitchenSinkAttack,
@@ -179,33 +178,6 @@ def test_numbers_of_any_kind_are_sizes():
     usual = ProjectedAscent(classifier_of(), eps=0.25).generate(x, y)
     for eps in (np.float16(0.25), torch.tensor(0.25), np.array(0.25)):
         assert np.array_equal(ProjectedAscent(classifier_of(), eps=eps).generate(x, y), usual)
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("samples", 0, "`samples` is 0"),
-        ("samples", 1.5, "`samples` is 1.5"),
-        ("average", "median", "`average` is 'median'; expected one of logits, probabilities"),
-        ("noise", "row", "`noise` is 'row'; expected one of auto, rows, shared"),
-        ("max_rows", 0, "`max_rows` is 0"),
-        ("memory", -1, "`memory` is -1"),
-    ],
-)
-def test_eot_checks_what_is_set(name, value, message):
-    model = EOT(nn.Identity(), samples=4, max_rows=8)
-    before = getattr(model, name)
-    with pytest.raises((ValueError, TypeError), match=message):
-        setattr(model, name, value)
-    assert getattr(model, name) == before
-
-
-def test_eot_can_be_changed():
-    model = EOT(nn.Identity(), samples=4).eval()
-    model.samples, model.average, model.noise, model.max_rows, model.memory = 2, "probabilities", "rows", None, 2**20
-    x = torch.tensor([[1.0, 2.0]])
-    assert torch.allclose(model(x), x.log_softmax(1))
-    assert repr(model).startswith("EOT(\n  samples=2, average='probabilities', noise='rows', max_rows=None")
 
 
 def test_functions_refuse_kinds_that_they_do_not_know():

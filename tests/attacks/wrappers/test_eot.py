@@ -284,3 +284,30 @@ def test_on_a_gpu():
     assert torch.allclose(*gradients)
     assert EOT(Random(rows=0.3).cuda()).eval().plan(x).samples == 16
     assert EOT(Random(weights=0.3).cuda()).eval().plan(x).samples == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("samples", 0, "`samples` is 0"),
+        ("samples", 1.5, "`samples` is 1.5"),
+        ("average", "median", "`average` is 'median'; expected one of logits, probabilities"),
+        ("noise", "row", "`noise` is 'row'; expected one of auto, rows, shared"),
+        ("max_rows", 0, "`max_rows` is 0"),
+        ("memory", -1, "`memory` is -1"),
+    ],
+)
+def test_eot_checks_what_is_set(name, value, message):
+    model = EOT(nn.Identity(), samples=4, max_rows=8)
+    before = getattr(model, name)
+    with pytest.raises((ValueError, TypeError), match=message):
+        setattr(model, name, value)
+    assert getattr(model, name) == before
+
+
+def test_eot_can_be_changed():
+    model = EOT(nn.Identity(), samples=4).eval()
+    model.samples, model.average, model.noise, model.max_rows, model.memory = 2, "probabilities", "rows", None, 2**20
+    x = torch.tensor([[1.0, 2.0]])
+    assert torch.allclose(model(x), x.log_softmax(1))
+    assert repr(model).startswith("EOT(\n  samples=2, average='probabilities', noise='rows', max_rows=None")

@@ -7,7 +7,6 @@ from torch import nn
 
 from art_sensreg.attacks import HiddenDistanceAttack
 from art_sensreg.attacks.base.norms import Ball
-from art_sensreg.attacks.base.other_classes import cheapest, random_guides
 from art_sensreg.attacks.hidden_distance import TappedModel, relative_distance
 from art_sensreg.attacks.projected_ascent import Victim
 from art_sensreg.models import build_model
@@ -141,18 +140,3 @@ def test_guides_given_or_taken_from_the_batch():
     made = alone.generate(x[:10], y[:10])
     assert accuracy(classifier, made, y[:10]) < 0.8
     assert np.array_equal(alone.generate(x[:10], y[:10]), made)
-
-
-def test_choice_of_guides():
-    cost = torch.tensor([[3.0, 1.0, 2.0], [1.0, 1.0, 1.0]])
-    allowed = torch.tensor([[True, False, True], [False, False, False]])
-    guides, found = cheapest(cost, allowed)
-    assert (guides[0].item(), found.tolist()) == (2, [True, False])
-    x, y = torch.arange(4.0)[:, None], torch.tensor([0, 0, 1, 2])
-    for seed in range(10):
-        chosen, found = random_guides(x, y, (x, y), torch.Generator().manual_seed(seed))
-        assert found.all()
-        assert (y[chosen[:, 0].long()] != y).all()
-    chosen, found = random_guides(x[:2], y[:2], (x[:2], y[:2]), torch.Generator())
-    assert torch.equal(chosen, x[:2])
-    assert not found.any()

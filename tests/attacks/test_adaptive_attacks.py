@@ -1,4 +1,6 @@
-"""Each attack against a model that it must break and the plain one does not."""
+"""Each adaptive attack breaks a model that the plain one does not; and what they all have in common."""
+
+import inspect
 
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ import torch
 from torch import nn
 
 from art_sensreg import SensRegClassifier
+from art_sensreg import attacks as public
 from art_sensreg.attacks import (
     FarStartsAttack,
     HiddenDistanceAttack,
@@ -15,20 +18,17 @@ from art_sensreg.attacks import (
     TargetedMarginAttack,
     TransferAttack,
 )
-from art_sensreg.attacks.base.norms import NORMS, Ball, perturbation_norm
-from art_sensreg.attacks.base.other_classes import likely_classes
+from art_sensreg.attacks.base.norms import NORMS, perturbation_norm
 from tests.attacks.trained import (
     LINF,
     Detached,
     Noisy,
     Plateau,
     RoundedLogits,
-    Saturated,
     Scaled,
     accuracy,
     points,
     trained,
-    victim_of,
     wrap,
 )
 
@@ -59,9 +59,6 @@ def broken_model(name):
         "detached": lambda: Detached(trained()),
         "plateau": lambda: Plateau(trained(), x, 0.1),
     }[name]()
-
-
-# --- what each is for ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["scaled", "rounded", "detached", "plateau"])
@@ -176,103 +173,59 @@ def test_all_attacks_on_a_linear_model_of_two_classes_alone(name):
     assert classifier.predict(attack.generate(x, np.array([0]))).argmax() == 1
 
 
-# --- scales, targets, starts -----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
-    ("name", "kind"),
-    [("scaled", 1), ("tiny", 1), ("saturated", 2)],  # 0: cross-entropy, 1: unit scale, 2: float64
+    ("attack", "settings", "error", "message"),
+    [
+        (HiddenDistanceAttack, {"layers": "all"}, ValueError, "`layers` is 'all'"),
+        (HiddenDistanceAttack, {"layers": ["nowhere"]}, ValueError, "`layers` asks for 'nowhere'"),
+        (HiddenDistanceAttack, {"layers": 3}, TypeError, "`layers` is 3"),
+        (HiddenDistanceAttack, {"direction": "up"}, ValueError, "`direction` is 'up'; expected one of away, towards"),
+        (HiddenDistanceAttack, {"weight": -1.0}, ValueError, "`weight` is -1.0"),
+        (HiddenDistanceAttack, {"guides": np.zeros((2, 1, 8, 8))}, TypeError, "`guides` is ndarray; expected a pair"),
+        (HiddenDistanceAttack, {"guides": (np.zeros((2, 8, 8)), [0, 1])}, ValueError, "`guides` holds images of shape"),
+        (HiddenDistanceAttack, {"guides": (np.zeros((2, 1, 8, 8)), [0])}, ValueError, "`guides` holds labels"),
+        (HiddenDistanceAttack, {"guides": (np.zeros((0, 1, 8, 8)), [])}, ValueError, "with m at least 1"),
+        (FarStartsAttack, {"nb_restarts": 0}, ValueError, "`nb_restarts` is 0"),
+        (ScaledLogitsAttack, {"scales": 10}, TypeError, "`scales` is 10; expected a list"),
+        (ScaledLogitsAttack, {"scales": (1.0, 0.0)}, ValueError, "`scales` is 0.0"),
+        (ScaledLogitsAttack, {"double": 1}, TypeError, "`double` is 1"),
+        (TargetedMarginAttack, {"nb_targets": 10}, ValueError, "`nb_targets` is 10; expected at most 9"),
+        (TargetedMarginAttack, {"nb_targets": 0}, ValueError, "`nb_targets` is 0"),
+        (TargetedMarginAttack, {"nb_targets": 1.5}, TypeError, "`nb_targets` is 1.5"),
+        (TransferAttack, {"surrogates": []}, ValueError, "`surrogates` is empty"),
+        (TransferAttack, {"surrogates": None}, TypeError, "`surrogates` is NoneType"),
+        (TransferAttack, {"surrogates": [nn.Identity()]}, TypeError, r"`surrogates\[0\]`: .*Identity"),
+        (TransferAttack, {"surrogates": "other shape"}, ValueError, r"`surrogates\[0\]` has `input_shape` \(64,\)"),
+        (TransferAttack, {"surrogates": "other classes"}, ValueError, r"`surrogates\[0\]` has `nb_classes` 9"),
+        (TransferAttack, {"surrogates": "other range"}, ValueError, r"`surrogates\[0\]` has `clip_values`"),
+        (TransferAttack, {"surrogates": "same", "ensemble": None}, TypeError, "`ensemble` is None"),
+        (KitchenSinkAttack, {"max_points": 0}, ValueError, "`max_points` is 0"),
+        (KitchenSinkAttack, {"layers": []}, ValueError, "`layers` is empty"),
+        (KitchenSinkAttack, {"epsilon": 0.1}, TypeError, "epsilon"),
+    ],
 )
-def test_each_kind_of_scaling_does_its_part(name, kind):
-    model = {"scaled": Scaled(trained(), 1000.0), "tiny": Scaled(trained(), 1e-12), "saturated": Saturated(trained())}
-    classifier, (x, y) = wrap(model[name]), points()
-    right = classifier.predict(x).argmax(axis=1) == y
-    attack = ScaledLogitsAttack(classifier, scales=(1.0,), **LINF)
-    assert attack.attempts == 3
-    broken = [
-        (attack.attempt(victim_of(classifier, x[right], y[right], restart=number)).margin > 0).double().mean()
-        for number in range(kind + 1)
-    ]
-    assert broken[kind] > 0.7
-    assert all(former < broken[kind] - 0.1 for former in broken[:-1]), broken
+def test_wrong_arguments_are_refused(attack, settings, error, message):
+    classifier = wrap(trained())
+    named = {
+        "other shape": lambda: [
+            SensRegClassifier(nn.Linear(64, 10), nn.CrossEntropyLoss(), (64,), 10, device_type="cpu")
+        ],
+        "other classes": lambda: [
+            SensRegClassifier(nn.Linear(64, 9), nn.CrossEntropyLoss(), (1, 8, 8), 9, device_type="cpu")
+        ],
+        "other range": lambda: [wrap(trained(), clip_values=(0.0, 255.0))],
+        "same": lambda: [classifier],
+    }
+    if isinstance(settings.get("surrogates"), str):
+        settings = {**settings, "surrogates": named[settings["surrogates"]]()}
+    with pytest.raises(error, match=message):
+        attack(classifier, **settings)
 
 
-def test_scales_multiply_the_logits():
-    classifier, (x, y) = wrap(trained()), points(10)
-    attack = ScaledLogitsAttack(classifier, scales=(1, 10.0), double=False, nb_restarts=2)
-    assert attack.attempts == 6
-    logits = classifier.model(torch.from_numpy(x))
-    for restart, scale in enumerate((1, 1, 10, 10)):
-        loss = attack.get_loss_fn(victim_of(classifier, x, y, restart=restart))(torch.from_numpy(x))[0]
-        expected = nn.functional.cross_entropy(scale * logits, torch.from_numpy(y), reduction="none")
-        assert torch.allclose(loss, expected, atol=1e-5)
-
-
-class Single(nn.Module):
-    """Refuses to compute in float64."""
-
-    def __init__(self):
-        super().__init__()
-        self.model = trained()
-
-    def forward(self, x):
-        return self.model(x.float())
-
-
-def test_model_that_is_no_float64_is_attacked_as_it_is(caplog):
-    classifier, (x, y) = wrap(Single()), points(40)
-    made = ScaledLogitsAttack(classifier, scales=(), **LINF).generate(x, y)
-    assert "No float64 copy of the model" in caplog.text
-    assert accuracy(classifier, made, y) < 0.3
-
-
-def test_float64_copy_leaves_the_model_alone():
-    model, (x, y) = trained(), points(10)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    ScaledLogitsAttack(wrap(model), scales=(), **LINF).generate(x, y)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert next(model.parameters()).dtype == torch.float32
-
-
-def test_targets_are_the_most_likely_other_classes():
-    classifier, (x, y) = wrap(trained()), points(10)
-    attack = TargetedMarginAttack(classifier, nb_targets=3, nb_restarts=2)
-    assert attack.attempts == 6
-    logits = classifier.predict(x)
-    order = np.argsort(-np.where(np.eye(10, dtype=bool)[y], -np.inf, logits), axis=1)
-    assert np.array_equal(likely_classes(classifier.model, torch.from_numpy(x), torch.from_numpy(y)), order[:, :9])
-    for restart, number in enumerate((0, 0, 1, 1, 2, 2)):
-        loss = attack.get_loss_fn(victim_of(classifier, x, y, restart=restart))(torch.from_numpy(x))[0]
-        rows = np.arange(10)
-        assert np.allclose(loss.detach(), logits[rows, order[:, number]] - logits[rows, y], atol=1e-5)
-
-
-def test_number_of_targets():
-    def classifier(classes):
-        return SensRegClassifier(nn.Linear(3, classes), nn.CrossEntropyLoss(), (3,), classes, device_type="cpu")
-
-    assert TargetedMarginAttack(classifier(100)).attempts == 9
-    assert TargetedMarginAttack(classifier(4)).attempts == 3
-    assert TargetedMarginAttack(classifier(4), nb_targets=3).attempts == 3
-    with pytest.raises(ValueError, match="`nb_targets` is 4; expected at most 3, the number of other classes"):
-        TargetedMarginAttack(classifier(4), nb_targets=4)
-
-
-def test_far_starts_are_far():
-    classifier, (x, y) = wrap(trained()), points(40)
-    attack = FarStartsAttack(classifier, eps=0.1)
-    sizes, towards = [], None
-    for restart in range(3):
-        victim = victim_of(classifier, x, y, restart=restart, eps=0.1)
-        start = attack.get_start(victim)
-        sizes.append((start - victim.x).abs())
-        towards = start if restart == 1 else towards
-    # Pixels at 0 stay there in every second corner, and in a step towards an image that is 0 there too.
-    assert sizes[0][torch.from_numpy((x > 0.1) & (x < 0.9))].min() > 0.0999
-    assert sizes[1].amax((1, 2, 3)).min() > 0.0999
-    assert 0.03 < sizes[2].mean() < 0.07
-    # No coordinate went away from the donor: each start is the projection of some image of another class.
-    x, y = torch.from_numpy(x), torch.from_numpy(y)
-    for row in range(len(x)):
-        others = Ball("linf", 0.1, 0.0, 1.0).project(x[row].expand_as(x[y != y[row]]), x[y != y[row]])
-        assert (others - towards[row]).abs().amax((1, 2, 3)).min() < 1e-6
+def test_all_are_public_and_documented_alike():
+    for name in public.__all__:
+        documentation = inspect.getdoc(getattr(public, name))
+        assert "Example:\n>>> " in documentation
+        if name.endswith("Attack"):
+            assert name == "OfficialAutoAttack" or issubclass(getattr(public, name), ProjectedAscent)
+            assert "| Paper link: " in documentation

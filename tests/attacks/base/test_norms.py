@@ -5,7 +5,6 @@ from scipy import optimize, stats
 
 from art_sensreg.attacks.base.norms import NORMS, Ball, norm_name, perturbation_norm
 from art_sensreg.attacks.base.sizes import diameter
-from art_sensreg.benchmark.config.threat_models import random_noise
 
 BOX = {"low": 0.0, "high": 1.0}
 
@@ -165,13 +164,6 @@ def test_starts_come_from_the_given_generator_alone(norm, kind):
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(made[0], made[1])
     assert not torch.equal(made[0], made[2])
-
-
-@pytest.mark.parametrize(("norm", "largest"), [(np.inf, 1.0), ("L2", 2.0), (2.0, 2.0), (1, 4.0)])
-def test_sizes_know_a_norm_by_every_name(norm, largest):
-    assert diameter(norm, (4,), 0.0, 1.0) == largest
-    x = np.full((1, 4), 0.5, dtype=np.float32)
-    assert np.array_equal(random_noise(x, norm, 0.1, seed=0), random_noise(x, norm_name(norm), 0.1, seed=0))
 
 
 @pytest.mark.parametrize("norm", ["l3", 3, None, "-inf", "-2", 10**400, np.timedelta64(2, "s")])
