@@ -1,98 +1,78 @@
-"""The exact worst case of a linear classifier in the box of images: no attack may undercut it, good ones reach it."""
+"""The exact worst case of a linear classifier, which no attack may go below and good ones reach."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from art_sensreg.attacks.base.norms import norm_name
+from art_sensreg.attacks.base.norms import Ball
 from art_sensreg.utils import check_number
 
 
-def linear_margins(
-    weight: np.ndarray,
-    bias: np.ndarray,
-    x: np.ndarray,
-    y: np.ndarray,
-    eps: float,
-    norm: Any,
-    clip_values: tuple[Any, Any] | None = (0.0, 1.0),
-) -> np.ndarray:
+def linear_margins(weight: np.ndarray, bias: np.ndarray, x: np.ndarray, y: np.ndarray, ball: Ball) -> np.ndarray:
     """
-    The smallest margin `z_y - max_j z_j` of the logits `z = W u + b` over all images `u` within `eps` of `x`.
+    The smallest margin `z_y - max_j z_j` of the logits `z = W u + b` over all images `u` in the ball around `x`.
 
     Exact up to float64, in L-inf, L2 and L1: for each other class the margin is linear in the perturbation, so that
-    each coordinate moves against its sign, at most as far as the box allows; only how far depends on the norm.
+    each coordinate moves against the sign of its slope, as far as the range of the images allows; only how far depends
+    on the norm.
 
     :param weight: W, `(C, d)`.
     :param bias: b, `(C,)`.
-    :param x: Images, `(n, d)` or `(n, ...)` of d values each, within `clip_values`.
+    :param x: Images, `(n, d)` or `(n, ...)` with d values each, inside the range of the ball.
     :param y: Class indices, `(n,)`.
-    :param eps: Size of the perturbation, in the units of `x`.
-    :param norm: `np.inf`, 2 or 1; or `linf`, `l2`, `l1`.
-    :param clip_values: `(min, max)` of an image, numbers or arrays of d values; None: no box.
+    :param ball: The perturbations allowed; the ends of its range are numbers or have d values.
     :return: float64 array `(n,)`; above 0 where no allowed perturbation changes the prediction.
-    :raises TypeError: If `eps` is no number.
+    :raises TypeError: If the ball's eps is not a number.
     :raises ValueError: If shapes do not fit, or a value is out of range.
 
     Example:
     >>> from art_sensreg.auditing.linear_truth import linear_margins
-    >>> weight, bias, x = np.array([[1.0, 0.0], [0.0, 1.0]]), np.zeros(2), np.array([[0.9, 0.1]])
-    >>> [linear_margins(weight, bias, x, np.array([0]), 0.3, norm).round(3).item() for norm in ("linf", "l2", "l1")]
+    >>> weight, bias, x, y = np.array([[1.0, 0.0], [0.0, 1.0]]), np.zeros(2), np.array([[0.9, 0.1]]), np.array([0])
+    >>> balls = [Ball(norm, 0.3, 0.0, 1.0) for norm in ("linf", "l2", "l1")]
+    >>> [linear_margins(weight, bias, x, y, ball).round(3).item() for ball in balls]
     [0.2, 0.376, 0.5]
     """
     weight, bias = np.asarray(weight, dtype=np.float64), np.asarray(bias, dtype=np.float64)
-    name, labels = norm_name(norm), np.asarray(y)
-    check_number("eps", eps, minimum=0.0)
-    rows = _rows(weight, bias, x)
-    _check_labels(labels, len(rows), len(weight))
-    below, above = _capacities(rows, float(eps), clip_values)
-    margins = np.full(len(rows), np.inf)
+    labels = np.asarray(y)
+    check_number("eps", ball.eps, minimum=0.0)
+    images, eps = _flat_images(weight, bias, x), float(ball.eps)
+    _check_labels(labels, len(images), len(weight))
+    below, above = _room(images, ball)
+    margins = np.full(len(images), np.inf)
     for other in range(len(weight)):
         slope = weight[labels] - weight[other]
-        clean = (rows * slope).sum(axis=1) + bias[labels] - bias[other]
-        lost = _LOSSES[name](np.abs(slope), np.where(slope > 0, below, above), float(eps))
+        clean = (images * slope).sum(axis=1) + bias[labels] - bias[other]
+        lost = _LOSSES[ball.norm](np.abs(slope), np.where(slope > 0, below, above), eps)
         margins = np.where(labels == other, margins, np.minimum(margins, clean - lost))
     return margins
 
 
-def linear_robust_accuracy(
-    weight: np.ndarray,
-    bias: np.ndarray,
-    x: np.ndarray,
-    y: np.ndarray,
-    eps: float,
-    norm: Any,
-    clip_values: tuple[Any, Any] | None = (0.0, 1.0),
-) -> float:
+def linear_robust_accuracy(weight: np.ndarray, bias: np.ndarray, x: np.ndarray, y: np.ndarray, ball: Ball) -> float:
     """
-    Share of the images that no perturbation of size `eps` makes a linear classifier mistake.
+    Fraction of the images that a linear classifier assigns to their label whatever the perturbation.
 
     :param weight: W, `(C, d)`.
     :param bias: b, `(C,)`.
-    :param x: Images, `(n, d)` or `(n, ...)` of d values each, within `clip_values`.
+    :param x: Images, as for :func:`linear_margins`.
     :param y: Class indices, `(n,)`.
-    :param eps: Size of the perturbation, in the units of `x`.
-    :param norm: `np.inf`, 2 or 1; or `linf`, `l2`, `l1`.
-    :param clip_values: `(min, max)` of an image, numbers or arrays of d values; None: no box.
-    :return: Share of the images whose :func:`linear_margins` are above 0.
-    :raises TypeError: If `eps` is no number.
+    :param ball: The perturbations allowed.
+    :return: Fraction of the images whose :func:`linear_margins` are above 0.
+    :raises TypeError: If the ball's eps is not a number.
     :raises ValueError: If there are no images, shapes do not fit, or a value is out of range.
 
     Example:
     >>> from art_sensreg.auditing.linear_truth import linear_robust_accuracy
     >>> x, y = np.array([[0.9, 0.1], [0.6, 0.5]]), np.array([0, 0])
-    >>> linear_robust_accuracy(np.eye(2), np.zeros(2), x, y, eps=0.1, norm="linf")
+    >>> linear_robust_accuracy(np.eye(2), np.zeros(2), x, y, Ball("linf", 0.1, 0.0, 1.0))
     0.5
     """
-    margins = linear_margins(weight, bias, x, y, eps, norm, clip_values)
+    margins = linear_margins(weight, bias, x, y, ball)
     if not len(margins):
         raise ValueError("`x` is empty; expected at least one image.")
     return float((margins > 0).mean())
 
 
-def _rows(weight: np.ndarray, bias: np.ndarray, x: np.ndarray) -> np.ndarray:
+def _flat_images(weight: np.ndarray, bias: np.ndarray, x: np.ndarray) -> np.ndarray:
     if weight.ndim != 2 or len(weight) < 2 or bias.shape != weight.shape[:1]:
         raise ValueError(
             f"`weight` has shape {weight.shape} and `bias` {bias.shape}; expected (C, d) and (C,), two classes or more."
@@ -113,54 +93,53 @@ def _check_labels(labels: np.ndarray, n: int, classes: int) -> None:
         )
 
 
-def _capacities(rows: np.ndarray, eps: float, clip_values: Any) -> tuple[np.ndarray, np.ndarray]:
-    """How far each coordinate can fall and rise: to the border of the box, and in no norm further than eps."""
-    if clip_values is None:
-        return np.full_like(rows, eps), np.full_like(rows, eps)
-    low, high = (np.asarray(bound, dtype=np.float64).reshape(-1) for bound in clip_values)
-    if (rows < low).any() or (rows > high).any():
+def _room(images: np.ndarray, ball: Ball) -> tuple[np.ndarray, np.ndarray]:
+    """How far each coordinate can fall and rise: to the end of the range, and in no norm further than eps."""
+    low, high = (np.asarray(end, dtype=np.float64).reshape(-1) for end in (ball.low, ball.high))
+    if (images < low).any() or (images > high).any():
         raise ValueError(
-            f"`x` has values from {rows.min():g} to {rows.max():g}; expected them within `clip_values` {clip_values}."
+            f"`x` has values from {images.min():g} to {images.max():g}; expected them within the range of the ball, "
+            f"{ball.low} to {ball.high}."
         )
-    return np.minimum(rows - low, eps), np.minimum(high - rows, eps)
+    return np.minimum(images - low, ball.eps), np.minimum(high - images, ball.eps)
 
 
-def _linf_loss(slope: np.ndarray, capacity: np.ndarray, eps: float) -> np.ndarray:
-    lost: np.ndarray = (slope * capacity).sum(axis=1)
+def _linf_loss(slope: np.ndarray, room: np.ndarray, eps: float) -> np.ndarray:
+    lost: np.ndarray = (slope * room).sum(axis=1)
     return lost
 
 
-def _l2_loss(slope: np.ndarray, capacity: np.ndarray, eps: float) -> np.ndarray:
+def _l2_loss(slope: np.ndarray, room: np.ndarray, eps: float) -> np.ndarray:
     """
-    Largest `sum slope * move` with `0 <= move <= capacity` and `||move|| <= eps`.
+    Largest `sum slope * move` with `0 <= move <= room` and `||move|| <= eps`.
 
-    By the optimality conditions `move = min(t * slope, capacity)` for one t, with which the norm grows. Sorted by the t
-    at which each coordinate meets the border, the norm is known in closed form between two such t, so that no search
-    with a tolerance is needed.
+    By the optimality conditions `move = min(t * slope, room)` for one t, with which the norm grows. Sorted by the t
+    at which each coordinate meets its end of the range, the norm is known in closed form between two such t, so that
+    no search with a tolerance is needed.
     """
-    capacity = np.where(slope > 0, capacity, 0.0)
-    full_at = capacity / np.where(slope > 0, slope, 1.0)
+    room = np.where(slope > 0, room, 0.0)
+    full_at = room / np.where(slope > 0, slope, 1.0)
     order = np.argsort(full_at, axis=1)
     full_at = np.take_along_axis(full_at, order, axis=1)
     sorted_slope = np.take_along_axis(slope, order, axis=1)
-    full = np.cumsum(np.take_along_axis(capacity, order, axis=1) ** 2, axis=1)
+    full = np.cumsum(np.take_along_axis(room, order, axis=1) ** 2, axis=1)
     # Summed from the far end: a difference of two sums would lose the small slopes that come last.
     free = np.cumsum(sorted_slope[:, ::-1] ** 2, axis=1)[:, ::-1]
     free, full = np.pad(free, ((0, 0), (0, 1))), np.pad(full, ((0, 0), (1, 0)))
     count = (full[:, 1:] + full_at**2 * free[:, 1:] <= eps**2).sum(axis=1, keepdims=True)
     left, rest = (np.take_along_axis(part, count, axis=1) for part in (full, free))
     t = np.sqrt(np.maximum(eps**2 - left, 0.0) / np.where(rest > 0, rest, 1.0))
-    move = np.where(rest > 0, np.minimum(t * slope, capacity), capacity)
+    move = np.where(rest > 0, np.minimum(t * slope, room), room)
     lost: np.ndarray = (slope * move).sum(axis=1)
     return lost
 
 
-def _l1_loss(slope: np.ndarray, capacity: np.ndarray, eps: float) -> np.ndarray:
+def _l1_loss(slope: np.ndarray, room: np.ndarray, eps: float) -> np.ndarray:
     """The steepest coordinates first, each as far as it goes, until eps is spent."""
     order = np.argsort(-slope, axis=1)
-    capacity = np.take_along_axis(capacity, order, axis=1)
-    spent_before = np.cumsum(capacity, axis=1) - capacity
-    move = np.clip(eps - spent_before, 0.0, capacity)
+    room = np.take_along_axis(room, order, axis=1)
+    spent_before = np.cumsum(room, axis=1) - room
+    move = np.clip(eps - spent_before, 0.0, room)
     lost: np.ndarray = (np.take_along_axis(slope, order, axis=1) * move).sum(axis=1)
     return lost
 

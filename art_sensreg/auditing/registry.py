@@ -1,25 +1,23 @@
-"""The list of checks: each a function of the evidence, with its source and what a failure means."""
+"""The list of checks: one spec for each, with its source, what a failure means and when it does not apply."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from art_sensreg.auditing.context import Evidence
+from art_sensreg.auditing.context import AuditContext
 
 
 @dataclass(frozen=True)
 class Finding:
     """
-    What a check measured. It passes if the value is not above the threshold.
+    What a check measured. It passes if the value does not exceed the threshold.
 
     :param value: The measurement, None if there is none.
     :param threshold: Largest value that passes.
     :param note: Details, or why nothing was measured.
-    :param applies: False if the question has no meaning for this model and these points.
+    :param applies: False if the question has no meaning for this model and these images.
     """
 
     value: float | None
@@ -29,7 +27,7 @@ class Finding:
 
     @property
     def status(self) -> str:
-        """`PASS`, `FAIL`, `SKIP` or `N/A`; a value that is no number fails."""
+        """`PASS`, `FAIL`, `SKIP` or `N/A`; NaN fails."""
         if not self.applies:
             return "N/A"
         if self.value is None or self.threshold is None:
@@ -39,13 +37,13 @@ class Finding:
 
 def skip(reason: str) -> Finding:
     """
-    The finding of a check that something was not given for.
+    The finding of a check that needs something which was not given.
 
     :param reason: What was not given.
-    :return: The finding, whose status is `SKIP`.
+    :return: A finding whose status is `SKIP`.
 
     Example:
-    >>> from art_sensreg.auditing.registry import skip
+    >>> from art_sensreg.auditing import skip
     >>> skip("no twin was given.").status
     'SKIP'
     """
@@ -54,79 +52,112 @@ def skip(reason: str) -> Finding:
 
 def not_applicable(reason: str) -> Finding:
     """
-    The finding of a check whose question has no meaning for this model and these points.
+    The finding of a check whose question has no meaning for this model and these images.
 
     :param reason: Why it has none.
-    :return: The finding, whose status is `N/A`.
+    :return: A finding whose status is `N/A`.
 
     Example:
-    >>> from art_sensreg.auditing.registry import not_applicable
+    >>> from art_sensreg.auditing import not_applicable
     >>> not_applicable("the model is deterministic.").status
     'N/A'
     """
     return Finding(None, None, reason, applies=False)
 
 
-# A condition under which a check does not apply: a function of the evidence that returns the reason, or None.
-Exemption = Callable[["Evidence"], str | None]
-
-
 @dataclass(frozen=True)
+class Exemption:
+    """
+    A condition under which a check does not apply.
+
+    :param reason: What the report says then.
+    :param holds: Whether the condition holds in a context.
+    """
+
+    reason: str
+    holds: Callable[[AuditContext], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckSpec:
     """
-    A check of the list.
+    One check of the audit.
 
-    :param name: Its name, that of the function.
-    :param question: What it measures, in one line.
-    :param source: Paper and section.
+    :param name: Stable name, in snake_case.
+    :param measures: What it measures, in one line.
+    :param source: Paper and section that ask for it.
     :param meaning: What a failure means and what to try next.
-    :param function: Function of the evidence.
-    :param exempt: Conditions under which it does not apply, in the order in which they are asked.
+    :param function: Function of the context that returns a finding.
+    :param exemptions: When it does not apply; asked in this order.
     """
 
     name: str
-    question: str
+    measures: str
     source: str
     meaning: str
-    function: Callable[[Evidence], Finding]
-    exempt: tuple[Exemption, ...] = ()
+    function: Callable[[AuditContext], Finding]
+    exemptions: tuple[Exemption, ...] = ()
 
-    def made(self, evidence: Evidence) -> Finding:
+    def run(self, context: AuditContext) -> Finding:
         """
-        Make the check, if it applies.
+        Run the check, if it applies.
 
-        :param evidence: What is looked at.
+        :param context: What is audited.
         :return: What was found.
         """
-        reasons = (condition(evidence) for condition in self.exempt)
-        reason = next((reason for reason in reasons if reason is not None), None)
-        return self.function(evidence) if reason is None else not_applicable(reason)
+        exempt = next((exemption for exemption in self.exemptions if exemption.holds(context)), None)
+        return self.function(context) if exempt is None else not_applicable(exempt.reason)
 
 
 CHECKS: dict[str, CheckSpec] = {}
 
 
-def check(
-    source: str, meaning: str, exempt: Sequence[Exemption] = ()
-) -> Callable[[Callable[[Evidence], Finding]], Callable[[Evidence], Finding]]:
+def register_check(
+    *, source: str, meaning: str, exemptions: Sequence[Exemption] = ()
+) -> Callable[[Callable[[AuditContext], Finding]], Callable[[AuditContext], Finding]]:
     """
-    Put a function on the list of checks.
+    Decorate a function of an :class:`AuditContext` as a check, which every later audit runs.
+
+    The name of the function is the check's, and its docstring says in one line what the check measures.
 
     :param source: Paper and section that ask for it.
-    :param meaning: What a failure means and what to try next, one sentence.
-    :param exempt: Conditions under which the check does not apply.
-    :return: Decorator of a function of the evidence, whose name is the check's and whose docstring its question.
+    :param meaning: What a failure means and what to try next, in one sentence.
+    :param exemptions: Conditions under which the check does not apply.
+    :return: The decorator, which returns the function itself.
+    :raises ValueError: If there is a check of that name, or the function has no docstring.
 
     Example:
-    >>> from art_sensreg.auditing.registry import CHECKS
-    >>> CHECKS["deterministic"].question
-    'Largest difference of repeated outputs, over the scale of the outputs.'
+    >>> import numpy as np
+    >>> from torch import nn
+    >>> from art_sensreg import SensRegClassifier, audit
+    >>> from art_sensreg.auditing import CHECKS, AuditContext, Finding, register_check
+    >>> @register_check(source="-", meaning="The model hardly ever answers some class: look at its training data.")
+    ... def every_class_predicted(context: AuditContext) -> Finding:
+    ...     '''Fraction of the classes that no image is assigned to.'''
+    ...     outputs = context.model.outputs
+    ...     return Finding(1 - len(np.unique(outputs.argmax(axis=1))) / outputs.shape[1], threshold=0.5)
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    >>> classifier = SensRegClassifier(model, nn.CrossEntropyLoss(), (1, 2, 2), 2, clip_values=(0.0, 1.0))
+    >>> x, y = np.random.default_rng(0).random((20, 1, 2, 2), dtype=np.float32), np.arange(20) % 2
+    >>> audit(classifier, x, y, eps=0.1, checks=["every_class_predicted"]).verdict
+    'no failure detected'
+    >>> del CHECKS["every_class_predicted"]
     """
 
-    def register(function: Callable[[Evidence], Finding]) -> Callable[[Evidence], Finding]:
-        question = (function.__doc__ or "").strip()
-        name = function.__name__
-        CHECKS[name] = CheckSpec(name, question, source, meaning, function, tuple(exempt))
+    def register(function: Callable[[AuditContext], Finding]) -> Callable[[AuditContext], Finding]:
+        name, measures = function.__name__, " ".join((function.__doc__ or "").split())
+        if name in CHECKS:
+            raise ValueError(f"there is a check {name!r} already; expected a function of another name.")
+        if not measures:
+            raise ValueError(f"the check {name!r} has no docstring; expected one line that says what it measures.")
+        CHECKS[name] = CheckSpec(
+            name=name,
+            measures=measures,
+            source=source,
+            meaning=meaning,
+            function=function,
+            exemptions=tuple(exemptions),
+        )
         return function
 
     return register

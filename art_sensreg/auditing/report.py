@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import html
 import math
-from dataclasses import dataclass, field, fields
+import textwrap
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from art_sensreg.utils.tables import Table
 from art_sensreg.utils.text import escape_markdown, one_line
 
 STATUSES = ("PASS", "FAIL", "SKIP", "N/A", "ERROR")
+# Columns that a printed report takes at most.
+_WIDTH = 100
+_COLOURS = {"PASS": "#1a7f37", "FAIL": "#cf222e", "ERROR": "#cf222e"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +23,8 @@ class Check:
     The answer to one question of the audit.
 
     :param name: Stable name, in snake_case.
-    :param status: `PASS`, `FAIL`, `SKIP` (something was not given), `N/A` (it has no meaning for this model) or `ERROR`
-        (the check itself raised).
+    :param status: `PASS`, `FAIL`, `SKIP` (something was not given), `N/A` (the question has no meaning for this model)
+        or `ERROR` (the check itself raised).
     :param value: What was measured; None if nothing was.
     :param threshold: What the value was compared with.
     :param source: Paper and section that ask for it.
@@ -42,42 +47,46 @@ class Check:
     note: str = ""
     seconds: float = 0.0
 
-    def as_json(self) -> dict[str, Any]:
-        """The check as it stands in `results.json`; numbers that JSON has not become None."""
-        return {
-            "name": self.name,
-            "status": self.status,
-            "value": _number(self.value),
-            "threshold": _number(self.threshold),
-            "source": self.source,
-            "meaning": self.meaning,
-            "note": self.note,
-            "seconds": round(self.seconds, 3),
-        }
+    def to_dict(self) -> dict[str, Any]:
+        """The check as `results.json` stores it; numbers that JSON does not have become None."""
+        return {name: _number(value) for name, value in asdict(self).items()} | {"seconds": round(self.seconds, 3)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditReport:
     """
-    The result of an audit. Printed, it is a table.
+    The result of an audit. Printed, or shown by a notebook, it is a table.
 
-    :param checks: One entry for each check that was asked for.
+    :param checks: One entry for each check that was run.
     :param settings: What was audited: eps, norm, number of points, accuracies.
 
     Example:
     >>> from art_sensreg.auditing import AuditReport, Check
-    >>> failed = Check(name="deterministic", status="FAIL", value=0.3, threshold=1e-4)
-    >>> AuditReport(checks=(failed,)).verdict
-    'do not trust: deterministic'
+    >>> report = AuditReport(checks=(Check(name="deterministic", status="FAIL", value=0.3, threshold=1e-4),))
+    >>> report.verdict, report["deterministic"].value
+    ('do not trust: deterministic', 0.3)
     """
 
     checks: tuple[Check, ...]
     settings: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def failures(self) -> tuple[Check, ...]:
+        """
+        The checks that failed.
+
+        Example:
+        >>> from art_sensreg.auditing import AuditReport, Check
+        >>> report = AuditReport(checks=(Check(name="a", status="PASS"), Check(name="b", status="FAIL")))
+        >>> [check.name for check in report.failures]
+        ['b']
+        """
+        return tuple(check for check in self.checks if check.status == "FAIL")
+
+    @property
     def verdict(self) -> str:
         """`no failure detected`, or `do not trust: ` and the checks that failed or raised; never "robust"."""
-        failed = [check.name for check in self.checks if check.status == "FAIL"]
+        failed = [check.name for check in self.failures]
         errors = [f"{check.name} (error)" for check in self.checks if check.status == "ERROR"]
         return f"do not trust: {', '.join(failed + errors)}" if failed or errors else "no failure detected"
 
@@ -87,16 +96,33 @@ class AuditReport:
                 return check
         raise KeyError(f"no check {name!r}; expected one of {', '.join(check.name for check in self.checks)}")
 
-    def as_json(self) -> dict[str, Any]:
-        """The report as it stands in `results.json`."""
+    def to_dict(self) -> dict[str, Any]:
+        """
+        The report as `results.json` stores it.
+
+        Example:
+        >>> from art_sensreg.auditing import AuditReport, Check
+        >>> report = AuditReport(checks=(Check(name="deterministic", status="PASS"),), settings={"eps": 0.1})
+        >>> AuditReport.from_dict(report.to_dict()) == report
+        True
+        """
         return {
             "verdict": self.verdict,
             "settings": {name: _number(value) for name, value in self.settings.items()},
-            "checks": [check.as_json() for check in self.checks],
+            "checks": [check.to_dict() for check in self.checks],
         }
 
-    def __str__(self) -> str:
-        return "\n".join([self.table().as_text(), "", *self.advice(), f"Verdict: {self.verdict}"])
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> AuditReport:
+        """
+        Read a report back.
+
+        :param stored: What :meth:`to_dict` returned; further entries of a check are left out.
+        :return: The report.
+        """
+        known = [field.name for field in fields(Check)]
+        checks = [Check(**{name: check[name] for name in known if name in check}) for check in stored["checks"]]
+        return cls(checks=tuple(checks), settings=stored["settings"])
 
     def table(self) -> Table:
         """One row for each check."""
@@ -107,7 +133,7 @@ class AuditReport:
         return Table(["check", "status", "value", "threshold", "s", "source"], rows, words=("status", "source"))
 
     def advice(self) -> list[str]:
-        """One line for each check that did not pass."""
+        """One line for each check that did not pass: what was found, what it means and what to try next."""
         lines = []
         for check in self.checks:
             if check.status == "FAIL":
@@ -116,30 +142,37 @@ class AuditReport:
                 lines.append(f"{check.name}: {check.status}: {check.note}")
         return [one_line(line) for line in lines]
 
+    def __str__(self) -> str:
+        table = self.table()
+        # The authors alone, so that lines stay short: `table` and the other forms have the sources in full.
+        rows = [[*row[:-1], textwrap.shorten(row[-1].split(",")[0], 30, placeholder="...")] for row in table.rows]
+        texts = [*self.advice(), f"Verdict: {one_line(self.verdict)}"]
+        wrapped = [textwrap.fill(text, _WIDTH, subsequent_indent="  ", break_long_words=False) for text in texts]
+        return "\n".join([replace(table, rows=rows).as_text(), "", *wrapped])
+
     def as_markdown(self) -> str:
         """The report in Markdown: verdict, table, and what to do about each check that did not pass."""
         lines = [self.table().as_markdown(), f"**Verdict: {escape_markdown(self.verdict)}**"]
         lines += [f"- {escape_markdown(line)}" for line in self.advice()]
-        settings = ", ".join(f"{name} {_text(value)}" for name, value in self.settings.items())
-        return "\n\n".join([f"Audited: {escape_markdown(settings)}.", *lines]) + "\n"
+        return "\n\n".join([f"Audited: {escape_markdown(self._settings())}.", *lines]) + "\n"
 
+    def _repr_html_(self) -> str:
+        """The report as a table for notebooks."""
+        table = self.table()
+        header, *rows = ([html.escape(one_line(cell)) for cell in row] for row in (table.header, *table.rows))
+        body = [f"<tr>{''.join(f'<th>{cell}</th>' for cell in header)}</tr>"]
+        for name, status, *others in rows:
+            colour = _COLOURS.get(status, "inherit")
+            cells = [name, f'<b style="color: {colour}">{status}</b>', *others]
+            body.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+        advice = "".join(f"<li>{html.escape(line)}</li>" for line in self.advice())
+        return (
+            f"<div><p><b>{html.escape(one_line(self.verdict))}</b> ({html.escape(self._settings())})</p>"
+            f"<table>{''.join(body)}</table><ul>{advice}</ul></div>"
+        )
 
-def report_from_json(stored: dict[str, Any]) -> AuditReport:
-    """
-    Read a report back.
-
-    :param stored: What `AuditReport.as_json` returned.
-    :return: The report.
-
-    Example:
-    >>> from art_sensreg.auditing.report import Check, AuditReport, report_from_json
-    >>> report = AuditReport(checks=(Check(name="deterministic", status="PASS"),), settings={"eps": 0.1})
-    >>> report_from_json(report.as_json()) == report
-    True
-    """
-    known = [field.name for field in fields(Check)]
-    checks = [Check(**{name: check[name] for name in known if name in check}) for check in stored["checks"]]
-    return AuditReport(checks=tuple(checks), settings=stored["settings"])
+    def _settings(self) -> str:
+        return one_line(", ".join(f"{name} {_text(value)}" for name, value in self.settings.items()))
 
 
 def _number(value: Any) -> Any:

@@ -11,6 +11,7 @@ from torch import nn
 
 from art_sensreg.attacks import ProjectedAscent
 from art_sensreg.attacks.autoattack.attack import OfficialAutoAttack
+from art_sensreg.attacks.base.norms import Ball
 from art_sensreg.auditing.linear_truth import linear_margins
 from tests.fixed_weights import fixed
 
@@ -47,7 +48,7 @@ class Linear:
         return self.classifier.predict(x).argmax(axis=1)
 
     def truth(self, norm, eps):
-        return linear_margins(self.weight, self.bias, self.x, self.y, eps, norm, self.clip)
+        return linear_margins(self.weight, self.bias, self.x, self.y, Ball(norm, eps, *self.clip))
 
     def points_above_truth(self, attack, norm, eps):
         """Robust accuracy under an attack minus the true one, in points; no image may be broken that cannot be."""

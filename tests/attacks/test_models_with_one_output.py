@@ -21,6 +21,7 @@ from art_sensreg.attacks import (
     TransferAttack,
     differentiable_model,
 )
+from art_sensreg.attacks.base.norms import Ball
 from art_sensreg.attacks.base.predictions import labels_of, predicted_labels
 from art_sensreg.auditing.linear_truth import linear_margins
 from art_sensreg.interpret import input_gradient
@@ -66,7 +67,7 @@ def data(n=40):
 def truth(x, y, eps=EPS):
     """Which images no perturbation breaks, from the closed form."""
     weight = np.stack([-WEIGHT / 2, WEIGHT / 2])
-    return linear_margins(weight, -weight.sum(axis=1) / 2, x, y, eps, "linf") > 0
+    return linear_margins(weight, -weight.sum(axis=1) / 2, x, y, Ball("linf", eps, 0, 1)) > 0
 
 
 def official(classifier, **settings):

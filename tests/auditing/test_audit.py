@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,8 +14,6 @@ from torch import nn
 from art_sensreg import RandomizedClassifier, SensitivityPenalty, SensRegClassifier, audit
 from art_sensreg.attacks import BPDA
 from art_sensreg.auditing import CHECKS, AuditReport, Check
-from art_sensreg.auditing.registry import CheckSpec
-from art_sensreg.auditing.report import report_from_json
 from art_sensreg.datasets import Dataset
 from art_sensreg.models import build_model
 from tests.auditing.models.honest import honest_model
@@ -46,7 +45,7 @@ def test_the_report_has_what_the_contract_says(digits, plain):
     }
     assert report.verdict == "no failure detected"
     assert report.settings["points"] == 60
-    assert report_from_json(json.loads(json.dumps(report.as_json()))).verdict == report.verdict
+    assert AuditReport.from_dict(json.loads(json.dumps(report.to_dict()))).verdict == report.verdict
     assert all(name in str(report) and name in report.as_markdown() for name in CHECKS)
 
 
@@ -97,7 +96,7 @@ def test_a_check_that_raises_is_an_error_and_the_others_run(digits, plain, monke
         raise RuntimeError("no memory\nleft")
 
     spec = CHECKS["deterministic"]
-    monkeypatch.setitem(CHECKS, "deterministic", CheckSpec(spec.name, spec.question, spec.source, spec.meaning, broken))
+    monkeypatch.setitem(CHECKS, "deterministic", replace(spec, function=broken))
     report = audit(plain, *few(digits), eps=0.1, checks=["eval_mode", "deterministic", "budget_kept"])
     assert [check.status for check in report.checks] == ["PASS", "ERROR", "PASS"]
     assert report["deterministic"].note == "RuntimeError: no memory left"
@@ -128,10 +127,10 @@ def test_a_model_that_raises_gives_a_report_too(digits):
         ({"norm": 7}, ValueError, "`norm` is 7"),
         ({"checks": ["eval_mode", "magic"]}, ValueError, "`checks` is 'magic'; expected names of eval_mode"),
         ({"checks": []}, ValueError, "`checks` is empty"),
-        ({"y": np.arange(59) % 10}, ValueError, "`y` has shape"),
-        ({"y": np.full(60, 10)}, ValueError, "`y` has values from 10 to 10"),
-        ({"y": np.full((60, 7), 1 / 7)}, ValueError, "`y` has shape"),
-        ({"y": np.full(60, 0.5)}, ValueError, "`y` has values"),
+        ({"y": np.arange(59) % 10}, ValueError, "`y` has 59 labels; expected 60"),
+        ({"y": np.full(60, 10)}, ValueError, "`y` has class indices from 10 to 10"),
+        ({"y": np.full((60, 7), 1 / 7)}, ValueError, "`y` has rows of width 7"),
+        ({"y": np.full(60, 0.5)}, ValueError, "`y` has fractional class indices"),
         ({"x": np.zeros((60, 1, 9, 9))}, ValueError, "`x` has images of shape"),
         ({"x": np.zeros((0, 1, 8, 8)), "y": np.zeros(0)}, ValueError, "`x` has shape"),
         ({"seed": -1}, ValueError, "`seed` is -1"),

@@ -4,11 +4,20 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog, minimize
 
+from art_sensreg.attacks.base.norms import Ball
 from art_sensreg.auditing.linear_truth import linear_margins, linear_robust_accuracy
 
 NORMS = ("linf", "l2", "l1")
 DUAL = {"linf": 1, "l2": 2, "l1": np.inf}
 ORDER = {"linf": np.inf, "l2": 2, "l1": 1}
+
+
+def margins_of(weight, bias, x, y, eps, norm, clip=(0, 1)):
+    return linear_margins(weight, bias, x, y, Ball(norm, eps, *clip))
+
+
+def robust_accuracy_of(weight, bias, x, y, eps, norm):
+    return linear_robust_accuracy(weight, bias, x, y, Ball(norm, eps, 0, 1))
 
 
 @pytest.fixture
@@ -58,7 +67,7 @@ def test_equals_a_general_convex_solver(problem, norm, eps):
             margins.append(clean + solve(slope, image, eps))
         expected.append(min(margins))
     tolerance = 1e-6 if norm == "l2" else 1e-9  # the solvers' own
-    np.testing.assert_allclose(linear_margins(weight, bias, x, y, eps, norm), expected, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(margins_of(weight, bias, x, y, eps, norm), expected, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -69,7 +78,7 @@ def test_no_random_perturbation_undercuts_it_and_some_come_near(norm):
     delta = rng.uniform(-0.4, 0.4, size=(100_000, 2))
     size = np.linalg.norm(delta, ord=ORDER[norm], axis=1)
     delta = np.concatenate([delta[size <= 0.4], delta * (0.4 / size)[:, None]])
-    truth = linear_margins(weight, bias, x, y, 0.4, norm)
+    truth = margins_of(weight, bias, x, y, 0.4, norm)
     for image, label, smallest in zip(x, y, truth, strict=True):
         inside = image + delta
         logits = inside[((inside >= 0) & (inside <= 1)).all(axis=1)] @ weight.T + bias
@@ -86,8 +95,8 @@ def test_without_a_box_each_class_loses_eps_times_the_dual_norm(problem, norm):
     margins = logits[np.arange(12), y][:, None] - logits - lost
     margins[np.arange(12), y] = np.inf
     expected = margins.min(axis=1)
-    for clip in (None, (-np.inf, np.inf), (-10.0, 10.0)):
-        np.testing.assert_allclose(linear_margins(weight, bias, x, y, 0.7, norm, clip), expected, atol=1e-12)
+    for clip in ((), (-np.inf, np.inf), (-10.0, 10.0)):
+        np.testing.assert_allclose(margins_of(weight, bias, x, y, 0.7, norm, clip), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -96,20 +105,20 @@ def test_eps_zero_is_the_clean_margin_and_a_huge_one_any_image(problem, norm):
     logits = x @ weight.T + bias
     others = np.where(np.eye(4, dtype=bool)[y], -np.inf, logits).max(axis=1)
     clean = logits[np.arange(12), y] - others
-    np.testing.assert_allclose(linear_margins(weight, bias, x, y, 0.0, norm), clean, atol=1e-12)
+    np.testing.assert_allclose(margins_of(weight, bias, x, y, 0.0, norm), clean, atol=1e-12)
     slopes = weight[y][:, None] - weight[None]
     anywhere = np.minimum(slopes, 0).sum(axis=2) + bias[y][:, None] - bias
     anywhere[np.arange(12), y] = np.inf
     for eps in (6.0, 1e6, 1e150):
-        np.testing.assert_allclose(linear_margins(weight, bias, x, y, eps, norm), anywhere.min(axis=1), atol=1e-12)
+        np.testing.assert_allclose(margins_of(weight, bias, x, y, eps, norm), anywhere.min(axis=1), atol=1e-12)
 
 
 def test_larger_balls_hold_smaller_ones(problem):
     weight, bias, x, y = problem
     for norm in NORMS:
-        curve = np.array([linear_margins(weight, bias, x, y, eps, norm) for eps in np.linspace(0, 2, 21)])
+        curve = np.array([margins_of(weight, bias, x, y, eps, norm) for eps in np.linspace(0, 2, 21)])
         assert (np.diff(curve, axis=0) <= 1e-12).all()
-    margins = {norm: linear_margins(weight, bias, x, y, 0.3, norm) for norm in NORMS}
+    margins = {norm: margins_of(weight, bias, x, y, 0.3, norm) for norm in NORMS}
     assert (margins["linf"] <= margins["l2"]).all()
     assert (margins["l2"] <= margins["l1"]).all()
 
@@ -117,19 +126,17 @@ def test_larger_balls_hold_smaller_ones(problem):
 def test_units_scale(problem):
     weight, bias, x, y = problem
     for norm in NORMS:
-        unit = linear_margins(weight, bias, x, y, 0.3, norm)
-        bytes_ = linear_margins(weight / 255, bias, x * 255, y, 0.3 * 255, norm, (0, 255))
+        unit = margins_of(weight, bias, x, y, 0.3, norm)
+        bytes_ = margins_of(weight / 255, bias, x * 255, y, 0.3 * 255, norm, (0, 255))
         np.testing.assert_allclose(unit, bytes_, atol=1e-10)
-        images = linear_margins(weight, bias, x.reshape(12, 1, 2, 3), y, 0.3, norm, (np.zeros(6), np.ones(6)))
+        images = margins_of(weight, bias, x.reshape(12, 1, 2, 3), y, 0.3, norm, (np.zeros(6), np.ones(6)))
         np.testing.assert_array_equal(unit, images)
 
 
 def test_robust_accuracy_counts_margins_above_zero():
     x, y = np.array([[0.75, 0.25], [0.5, 0.25], [0.25, 0.5]]), np.array([0, 0, 0])
-    assert linear_robust_accuracy(np.eye(2), np.zeros(2), x, y, 0.125, "linf") == pytest.approx(
-        1 / 3
-    )  # the tie is lost
-    assert linear_robust_accuracy(np.eye(2), np.zeros(2), x, y, 0.0, np.inf) == pytest.approx(2 / 3)
+    assert robust_accuracy_of(np.eye(2), np.zeros(2), x, y, 0.125, "linf") == pytest.approx(1 / 3)  # the tie is lost
+    assert robust_accuracy_of(np.eye(2), np.zeros(2), x, y, 0.0, np.inf) == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +146,7 @@ def test_robust_accuracy_counts_margins_above_zero():
         ({"bias": np.ones(3)}, ValueError, "`bias`"),
         ({"x": np.ones((12, 5))}, ValueError, "`x`"),
         ({"x": np.full((12, 6), np.nan)}, ValueError, "`x`"),
-        ({"x": np.full((12, 6), 1.5)}, ValueError, "`clip_values`"),
+        ({"x": np.full((12, 6), 1.5)}, ValueError, "range of the ball"),
         ({"y": np.zeros(11, dtype=int)}, ValueError, "`y`"),
         ({"y": np.full(12, 4)}, ValueError, "`y`"),
         ({"y": np.zeros(12)}, ValueError, "`y`"),
@@ -152,10 +159,10 @@ def test_robust_accuracy_counts_margins_above_zero():
 def test_wrong_arguments(problem, changed, error, named):
     arguments = dict(zip(("weight", "bias", "x", "y"), problem, strict=True)) | {"eps": 0.1, "norm": "l2"}
     with pytest.raises(error, match=named):
-        linear_margins(**(arguments | changed))
+        margins_of(**(arguments | changed))
 
 
 def test_no_images():
-    assert linear_margins(np.eye(2), np.zeros(2), np.zeros((0, 2)), np.zeros(0, dtype=int), 0.1, 2).shape == (0,)
+    assert margins_of(np.eye(2), np.zeros(2), np.zeros((0, 2)), np.zeros(0, dtype=int), 0.1, 2).shape == (0,)
     with pytest.raises(ValueError, match="`x` is empty"):
-        linear_robust_accuracy(np.eye(2), np.zeros(2), np.zeros((0, 2)), np.zeros(0, dtype=int), 0.1, 2)
+        robust_accuracy_of(np.eye(2), np.zeros(2), np.zeros((0, 2)), np.zeros(0, dtype=int), 0.1, 2)

@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_audit_parser()
     given = parser.parse_args(arguments)
     if given.list:
-        say(*(f"{spec.name:30} {spec.question} ({spec.source})" for spec in CHECKS.values()))
+        say(*(f"{spec.name:30} {spec.measures} ({spec.source})" for spec in CHECKS.values()))
         return 0
     logging.getLogger("art").setLevel(logging.ERROR)
     words = sys.argv[1:] if arguments is None else arguments
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report, title, out = _audited_file(given) if given.checkpoint else _audited_defence(given)
     except (ValueError, TypeError, OSError, argparse.ArgumentTypeError) as error:
         parser.error(str(error))
-    write_text(out / "audit.json", json.dumps(report.as_json(), indent=1, allow_nan=False) + "\n")
+    write_text(out / "audit.json", json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n")
     write_text(out / "audit.md", f"# Audit: {escape_markdown(title)}\n\n{fenced(command)}\n\n{report.as_markdown()}")
     say(str(report), f"\nWrote:\n  {out / 'audit.json'}\n  {out / 'audit.md'}")
     return 1 if any(check.status == "ERROR" for check in report.checks) else 0

@@ -230,7 +230,7 @@ def _audit(job: Job, cells: dict[str, Cell | None]) -> None:
     try:
         with quiet():  # surrogates that it trains have progress bars
             report = audit_cell(settings, limited, run["defence"], cells, settings.budget == "smoke", seed=run["seed"])
-        run["audit"] = report.as_json()
+        run["audit"] = report.to_dict()
     except STOPS:
         raise
     except BaseException as error:  # noqa: BLE001 - one failing cell must not take the others with it

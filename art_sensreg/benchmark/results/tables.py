@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import fmean
 from typing import Any
 
-from art_sensreg.auditing.report import report_from_json
+from art_sensreg.auditing import AuditReport
 from art_sensreg.benchmark.attacks import ATTACKS
 from art_sensreg.benchmark.config.threat_models import threats_of
 from art_sensreg.utils.stats import wilson_interval
@@ -208,7 +208,7 @@ def audit_details(data: dict[str, Any]) -> list[tuple[str, Table, list[str]]]:
     details = []
     for run in data["runs"]:
         if run.get("audit") and run["audit"]["checks"]:
-            report = report_from_json(run["audit"])
+            report = AuditReport.from_dict(run["audit"])
             details.append((f"Audit of {run_name(run, data)}: {report.verdict}", report.table(), report.advice()))
     return details
 

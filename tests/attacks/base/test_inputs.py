@@ -18,6 +18,7 @@ from art_sensreg.attacks import (
     TargetedMarginAttack,
     TransferAttack,
 )
+from art_sensreg.attacks.base.norms import Ball
 from art_sensreg.attacks.base.predictions import predicted_labels
 from art_sensreg.auditing.linear_truth import linear_margins
 
@@ -161,7 +162,7 @@ def test_a_range_for_each_feature(attack):
         made = make().generate(x, y)
         assert (made >= low.reshape(SHAPE) - 1e-7).all()
         assert (made <= high.reshape(SHAPE) + 1e-7).all()
-        truth = linear_margins(WEIGHT, np.zeros(4), x, y, EPS, "linf", (low, high)) > 0
+        truth = linear_margins(WEIGHT, np.zeros(4), x, y, Ball("linf", EPS, low, high)) > 0
         assert np.array_equal(predicted_labels(classifier, made) == y, truth)
     unfit = classifier_of(PyTorchClassifier, clip_values=(np.zeros(3), np.ones(3)))
     made = ATTACKS["ascent" if attack == "transfer" else attack](unfit, eps=EPS)
@@ -180,7 +181,7 @@ def test_models_of_other_precisions(attack, dtype, kind):
             make().generate(X)
         return
     # Images whose margin is beyond the rounding of half precision, before and after.
-    margins = [linear_margins(WEIGHT, np.zeros(4), X, Y, eps, "linf") for eps in (0.0, EPS)]
+    margins = [linear_margins(WEIGHT, np.zeros(4), X, Y, Ball("linf", eps, 0, 1)) for eps in (0.0, EPS)]
     sure = (np.abs(np.array(margins)) > 0.05).all(axis=0)
     assert sure.sum() >= 8
     assert np.array_equal(predicted_labels(classifier, X)[sure], Y[sure])

@@ -89,7 +89,6 @@ def test_what_is_no_norm_is_refused_everywhere(norm):
         lambda: inner_ascent(nn.Identity(), torch.sum, x, x, 0.1, 0.1, 1, norm),
         lambda: perturbation_size(np.zeros((1, 2)), np.ones((1, 2)), norm),
         lambda: within_budget(np.zeros((1, 2)), np.ones((1, 2)), 0.1, norm, 0.0, 1.0),
-        lambda: linear_margins(np.eye(2), np.zeros(2), np.zeros((1, 2)), np.array([0]), 0.1, norm),
     ]
     for call in calls:
         with pytest.raises(ValueError, match=r"`norm` is .*; expected one of linf"):
@@ -109,7 +108,7 @@ def test_adversaries_of_two_norms_refuse_the_third():
 def test_an_attack_attacks_in_the_norm_that_was_set(attack, norm, eps):
     """The exact worst case of a linear model, whichever way the norm was set."""
     x, y = data()
-    classifier, truth = classifier_of(), linear_margins(WEIGHT, np.zeros(2), x, y, eps, norm) > 0
+    classifier, truth = classifier_of(), linear_margins(WEIGHT, np.zeros(2), x, y, Ball(norm, eps, 0, 1)) > 0
     assert 0.1 < truth.mean() < 0.95
     built, by_params, by_attribute = (ATTACKS[attack](classifier, eps=eps, norm=start) for start in (norm, 1, "l2"))
     by_params.set_params(norm=norm)

@@ -156,7 +156,7 @@ def test_an_audit_that_fails_is_reported_and_made_up_for(tmp_path, monkeypatch):
     assert (run["status"], run["reason"]) == ("error", "audit: RuntimeError: no audit")
     assert run["worst_case"]
     fine = {"verdict": "no failure detected", "checks": []}
-    monkeypatch.setattr(suite, "audit_cell", lambda *_, **__: SimpleNamespace(as_json=lambda: fine))
+    monkeypatch.setattr(suite, "audit_cell", lambda *_, **__: SimpleNamespace(to_dict=lambda: fine))
     assert cli.main([*arguments, "--audit", "--resume"]) == 0
     (run,) = json.loads((tmp_path / "run" / "results.json").read_text())["runs"]
     assert (run["status"], run["audit"]) == ("ok", fine)
