@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from art import config as art_config
+from art.defences.postprocessor.postprocessor import Postprocessor
+from art.defences.preprocessor.preprocessor import Preprocessor
 from art.estimators.classification import PyTorchClassifier
+from torch import nn
 
 from art_sensreg.art_bridge.arrays import ArrayInterface
-from art_sensreg.art_bridge.classifier_arguments import check_arguments, named_arguments
-from art_sensreg.art_bridge.fit import FitOptions, fit_arrays, fit_batches, with_given
-from art_sensreg.art_bridge.loaders import BatchAdapter
+from art_sensreg.art_bridge.classifier_arguments import check_arguments
 from art_sensreg.art_bridge.placement import place
+from art_sensreg.art_bridge.preprocessing import as_given, numbers_or_arrays
+from art_sensreg.art_bridge.train_interface import TrainInterface
 from art_sensreg.art_bridge.weights import clone_optimizer, load_weights, save_weights, weights_file
 from art_sensreg.penalty_lists import Penalty, check_penalties
-from art_sensreg.training.callbacks import History
 from art_sensreg.training.checkpoint.loading import check_live_state
-from art_sensreg.training.config import TrainingConfig
 from art_sensreg.utils import enable_grad
-from art_sensreg.utils.checks import check_known
 
 logger = logging.getLogger(__name__)
 
 
-class SensRegClassifier(ArrayInterface, PyTorchClassifier):
+class SensRegClassifier(TrainInterface, ArrayInterface, PyTorchClassifier):
     """
     ART's `PyTorchClassifier` whose `fit` trains with penalties.
 
@@ -39,15 +39,27 @@ class SensRegClassifier(ArrayInterface, PyTorchClassifier):
 
     | Paper link: https://arxiv.org/abs/2009.11349
 
-    :param args: As for ART's `PyTorchClassifier`: `model` (returns logits), `loss`, `input_shape`, `nb_classes`, ...
+    :param model: Module from images to logits.
+    :param loss: Function of logits and labels, such as `nn.CrossEntropyLoss()`; None: it only predicts.
+    :param input_shape: Shape of one image.
+    :param nb_classes: Number of classes.
+    :param optimizer: Optimizer of the model's parameters, to train with.
+    :param use_amp: As for ART's `PyTorchClassifier` (apex); `TrainingConfig.precision` is torch's mixed precision.
+    :param opt_level: As for ART's.
+    :param loss_scale: As for ART's.
+    :param channels_first: As for ART's.
+    :param clip_values: Range `(min, max)` of the images, numbers or arrays.
+    :param preprocessing_defences: ART preprocessors.
+    :param postprocessing_defences: ART postprocessors.
+    :param preprocessing: `(mean, std)` of a standardisation, an ART preprocessor, or None.
+    :param device_type: `gpu`, if there is one, or `cpu`.
     :param penalties: Penalties that `fit` trains with: the package's own, functions `penalty(model, x, y)`, or objects
-        with such a `__call__` and a `weight`.
-    :param kwargs: As for ART's `PyTorchClassifier`: `optimizer`, `clip_values`, `preprocessing`, `device_type`, ...
-    :raises TypeError: If an entry of `penalties` cannot be called.
-    :raises ValueError: If a penalty is not usable.
+        with such a `__call__` and a `weight`. `[]`: none. None: none either, but the first `fit` warns.
+    :raises TypeError: If an argument is of a wrong type, or an entry of `penalties` cannot be called.
+    :raises ValueError: If an argument is out of range, or a penalty is not usable.
 
     Example:
-    >>> from torch import nn
+    >>> import numpy as np
     >>> from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegClassifier
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> classifier = SensRegClassifier(
@@ -55,28 +67,62 @@ class SensRegClassifier(ArrayInterface, PyTorchClassifier):
     ...     clip_values=(0.0, 1.0), penalties=[SensitivityPenalty(), JacobianPenalty()],
     ... )
     >>> x = np.random.default_rng(0).random((20, 1, 2, 2))
-    >>> classifier.fit(x, np.arange(20) % 2, nb_epochs=2, seed=0)
+    >>> classifier.fit(x, np.arange(20) % 2, nb_epochs=2, seed=0, verbose=False)
     >>> classifier.predict(x).shape, sorted(classifier.history[-1])[:3]
     ((20, 2), ['accuracy', 'base', 'epoch'])
     """
 
     estimator_params: ClassVar[list[str]] = [*PyTorchClassifier.estimator_params, "penalties"]
 
-    def __init__(self, *args: Any, penalties: Sequence[Penalty] = (), **kwargs: Any) -> None:
-        check_arguments(named_arguments(args, kwargs))
-        self._penalties: tuple[Penalty, ...] = check_penalties(penalties)
-        self.history: History = []
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Any,
+        input_shape: tuple[int, ...],
+        nb_classes: int,
+        optimizer: torch.optim.Optimizer | None = None,
+        use_amp: bool = False,
+        opt_level: str = "O1",
+        loss_scale: float | str | None = "dynamic",
+        channels_first: bool = True,
+        clip_values: Any = None,
+        preprocessing_defences: Preprocessor | list[Preprocessor] | None = None,
+        postprocessing_defences: Postprocessor | list[Postprocessor] | None = None,
+        preprocessing: Any = (0.0, 1.0),
+        device_type: str = "gpu",
+        *,
+        penalties: Sequence[Penalty] | None = None,
+    ) -> None:
+        arguments = {
+            "model": model,
+            "loss": loss,
+            "input_shape": input_shape,
+            "nb_classes": nb_classes,
+            "optimizer": optimizer,
+            "use_amp": use_amp,
+            "opt_level": opt_level,
+            "loss_scale": loss_scale,
+            "channels_first": channels_first,
+            "clip_values": clip_values,
+            "preprocessing_defences": preprocessing_defences,
+            "postprocessing_defences": postprocessing_defences,
+            "preprocessing": preprocessing,
+            "device_type": device_type,
+        }
+        check_arguments(arguments)
+        super().__init__(**arguments, penalties=penalties)
         place(self, self._device)
 
-    @property
-    def penalties(self) -> tuple[Penalty, ...]:
-        """The penalties that `fit` trains with."""
-        return self._penalties
-
-    @penalties.setter
-    def penalties(self, penalties: Sequence[Penalty]) -> None:
-        self._penalties = check_penalties(penalties)
+    def __repr__(self) -> str:
+        """The call that makes it, with `model` and `optimizer` for those given and without what is left at default."""
+        defaults = {name: value.default for name, value in inspect.signature(SensRegClassifier).parameters.items()}
+        values: dict[str, Any] = {name: getattr(self, name) for name in (*defaults, *self.estimator_params)}
+        values["clip_values"] = numbers_or_arrays(self.clip_values)
+        values["preprocessing"] = as_given(self.preprocessing)
+        values["penalties"] = None if self._penalties is None else list(self._penalties)
+        given = {name: repr(value) for name, value in values.items() if repr(value) != repr(defaults.get(name))}
+        given |= {name: name for name in ("model", "optimizer") if name in given}
+        return f"{type(self).__name__}({', '.join(f'{name}={text}' for name, text in given.items())})"
 
     def set_params(self, **kwargs: Any) -> None:
         """
@@ -122,54 +168,6 @@ class SensRegClassifier(ArrayInterface, PyTorchClassifier):
             for flag in ("_reduce_labels", "_int_labels", "_probability_labels"):
                 setattr(self, flag, getattr(like, flag))
 
-    # --- training -------------------------------------------------------------------------------------------------
-
-    def fit_generator(
-        self,
-        generator: Any,
-        nb_epochs: int | None = None,
-        verbose: bool = False,
-        validation_data: Any = None,
-        scheduler: Any = None,
-        seed: int | None = None,
-        config: TrainingConfig | None = None,
-        checkpoint_dir: str | Path | None = None,
-        resume: bool = False,
-        batch_adapter: BatchAdapter | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """
-        Train on batches drawn from a loader; the record goes to `history`.
-
-        :param generator: One of ART's data generators with a known `size`, or a torch `DataLoader`. The batches of a
-            `DataLoader` over an `IterableDataset` without a length are counted first.
-        :param nb_epochs: Passes over the data; the config's, or 20.
-        :param verbose: Whether a progress bar is shown.
-        :param validation_data: Images and labels that are scored after every epoch: a pair, or a loader as for
-            `fit_generator`.
-        :param scheduler: As for `fit`.
-        :param seed: As for `fit`; the order of the batches is the loader's own.
-        :param config: As for `fit`.
-        :param checkpoint_dir: As for `fit`.
-        :param resume: As for `fit`, from the start of an epoch.
-        :param batch_adapter: Function that makes of each batch a pair of images and labels, where it is something
-            else: `lambda batch: (batch["image"], batch["label"])`. For a validation loader too.
-        :param kwargs: Nothing: an unknown argument is an error.
-        :raises TypeError: If an argument is unknown or of a wrong type.
-        :raises ValueError: If an argument is out of range, or the first batch is unusable.
-        """
-        check_known("fit_generator()", kwargs, SensRegClassifier.fit_generator)
-        settings = with_given(TrainingConfig() if config is None else config, nb_epochs=nb_epochs, seed=seed)
-        options = FitOptions(
-            validation_data=validation_data,
-            scheduler=scheduler,
-            checkpoint_dir=checkpoint_dir,
-            resume=resume,
-            verbose=verbose,
-            batch_adapter=batch_adapter,
-        )
-        self.history = fit_batches(self, self.penalties, settings, generator, options)
-
     # --- copies and files -------------------------------------------------------------------------------------------
 
     @enable_grad()  # copies made inside of inference mode could not be trained
@@ -189,6 +187,7 @@ class SensRegClassifier(ArrayInterface, PyTorchClassifier):
         )
         params = self.get_params()
         clone.set_params(**{name: value for name, value in params.items() if name not in ("model", "optimizer")})
+        clone._penalties = self._penalties
         clone._device = self._device
         clone.model.to(self._device)
         clone.reset()
@@ -247,72 +246,6 @@ class SensRegClassifier(ArrayInterface, PyTorchClassifier):
             then.
         """
         load_weights(_file(filename, path), self.model, self._optimizer)
-
-
-def _fit(
-    self: SensRegClassifier,
-    x: np.ndarray,
-    y: np.ndarray,
-    batch_size: int | None = None,
-    nb_epochs: int | None = None,
-    training_mode: bool = True,
-    drop_last: bool | None = None,
-    scheduler: Any = None,
-    verbose: bool = False,
-    validation_data: Any = None,
-    seed: int | None = None,
-    config: TrainingConfig | None = None,
-    checkpoint_dir: str | Path | None = None,
-    resume: bool = False,
-    **kwargs: Any,
-) -> None:
-    """
-    Train on `(x, y)` with this classifier's loss, optimizer and penalties; the record goes to `history`.
-
-    :param x: Images `(n, *input_shape)`, floating point, finite, within `clip_values`; an array mapped from a file is
-        read batch by batch.
-    :param y: Class indices `(n,)`, or rows `(n, nb_classes)` that sum to 1.
-    :param batch_size: Rows of a step; the config's, or 128.
-    :param nb_epochs: Passes over the data; the config's, or 10.
-    :param training_mode: Whether the model trains in training mode.
-    :param drop_last: Whether an incomplete last batch is left out; the config's, or no.
-    :param scheduler: Any torch learning rate scheduler; see `TrainingConfig.scheduler_interval`.
-    :param verbose: Whether a progress bar is shown.
-    :param validation_data: Images and labels that are scored after every epoch: a pair, or a loader as for
-            `fit_generator`.
-    :param seed: See `TrainingConfig.seed`.
-    :param config: All other settings; the arguments above win.
-    :param checkpoint_dir: Folder for checkpoints, or None.
-    :param resume: Whether to continue from the newest checkpoint in it, if there is one.
-    :param kwargs: Nothing: an unknown argument is an error.
-    :raises TypeError: If an argument is unknown or of a wrong type.
-    :raises ValueError: If an argument is out of range, before any weight has moved.
-    """
-    check_known("fit()", kwargs, _fit)
-    settings = with_given(
-        TrainingConfig(nb_epochs=10) if config is None else config,
-        batch_size=batch_size,
-        nb_epochs=nb_epochs,
-        drop_last=drop_last,
-        seed=seed,
-    )
-    options = FitOptions(
-        validation_data=validation_data,
-        scheduler=scheduler,
-        checkpoint_dir=checkpoint_dir,
-        resume=resume,
-        verbose=verbose,
-        training_mode=training_mode,
-    )
-    self.history = fit_arrays(self, self.penalties, settings, x, y, options)
-
-
-_fit.__name__ = "fit"
-_fit.__qualname__ = "SensRegClassifier.fit"
-
-# ART's metaclass wraps `fit` and `predict` to convert lists to arrays, and fails on ragged ones or a missing `y` with
-# numpy's own errors before ours can name the argument. Put back without the wrapper; the checks convert lists too.
-SensRegClassifier.fit = _fit
 
 
 def _file(filename: str, path: str | None) -> Path:

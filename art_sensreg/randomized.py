@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
+from art.defences.postprocessor.postprocessor import Postprocessor
+from art.defences.preprocessor.preprocessor import Preprocessor
 from torch import nn
 
 from art_sensreg.art_bridge.checks import check_images, check_labels, class_indices
@@ -15,6 +18,7 @@ from art_sensreg.art_bridge.dtypes import numpy_dtype
 from art_sensreg.attacks.wrappers.eot import AVERAGES, EOT
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.outputs import predicted_classes
+from art_sensreg.penalty_lists import Penalty
 from art_sensreg.utils import check_choice, check_count
 from art_sensreg.utils.model_rng import preserve_rng_state
 
@@ -62,10 +66,9 @@ class RandomizedClassifier(SensRegClassifier):
     | Paper link: https://arxiv.org/abs/1802.00420 (Athalye et al. 2018, section 4.2)
 
     :param model: Module from images to logits; or an `EOT` module around one, for its other settings.
-    :param args: As for `SensRegClassifier`.
+    :param loss: This and what follows: as for `SensRegClassifier`.
     :param samples: Draws that are averaged; None: 16, or those of the `EOT` given.
     :param average: `logits` or `probabilities`, as for `EOT`; None: `logits`, or that of the `EOT` given.
-    :param kwargs: As for `SensRegClassifier`.
     :raises TypeError: If an argument is of a wrong type.
     :raises ValueError: If an argument is out of range.
 
@@ -83,11 +86,45 @@ class RandomizedClassifier(SensRegClassifier):
     estimator_params: ClassVar[list[str]] = [*SensRegClassifier.estimator_params, "samples", "average"]
 
     def __init__(
-        self, model: nn.Module, *args: Any, samples: int | None = None, average: str | None = None, **kwargs: Any
+        self,
+        model: nn.Module,
+        loss: Any,
+        input_shape: tuple[int, ...],
+        nb_classes: int,
+        optimizer: torch.optim.Optimizer | None = None,
+        use_amp: bool = False,
+        opt_level: str = "O1",
+        loss_scale: float | str | None = "dynamic",
+        channels_first: bool = True,
+        clip_values: Any = None,
+        preprocessing_defences: Preprocessor | list[Preprocessor] | None = None,
+        postprocessing_defences: Postprocessor | list[Postprocessor] | None = None,
+        preprocessing: Any = (0.0, 1.0),
+        device_type: str = "gpu",
+        *,
+        penalties: Sequence[Penalty] | None = None,
+        samples: int | None = None,
+        average: str | None = None,
     ) -> None:
         if not isinstance(model, EOT):
             model = EOT(model, 16 if samples is None else samples, average="logits" if average is None else average)
-        super().__init__(model, *args, **kwargs)
+        super().__init__(
+            model,
+            loss,
+            input_shape,
+            nb_classes,
+            optimizer,
+            use_amp,
+            opt_level,
+            loss_scale,
+            channels_first,
+            clip_values,
+            preprocessing_defences,
+            postprocessing_defences,
+            preprocessing,
+            device_type,
+            penalties=penalties,
+        )
         self._layer_names = self._names_of_layers()
         if samples is not None:
             self.samples = samples

@@ -64,6 +64,8 @@ class SensRegTrainer(Trainer):
     True
     """
 
+    _default_config = TrainingConfig()
+
     def __init__(
         self,
         classifier: PyTorchClassifier,
@@ -88,7 +90,7 @@ class SensRegTrainer(Trainer):
                 stacklevel=2,
             )
         self.penalties = penalties
-        self.config = TrainingConfig() if config is None else config
+        self.config = self._default_config if config is None else config
         self.history: History = []
 
     def fit(
@@ -181,12 +183,33 @@ class SensRegTrainer(Trainer):
         config = with_given(self.config, nb_epochs=nb_epochs)
         self.history = fit_batches(self._classifier, self._penalties_for(generator), config, generator, options)
 
+    def __repr__(self) -> str:
+        """The call that makes it, with `classifier` for the one given and without what is left at its default."""
+        arguments = self._penalty_arguments()
+        if self.config != self._default_config:
+            arguments["config"] = self.config
+        if self.adversary is not None:
+            arguments["adversary"] = self.adversary
+        text = "".join(f", {name}={value!r}" for name, value in arguments.items())
+        return f"{type(self).__name__}(classifier{text})"
+
+    def _penalty_arguments(self) -> dict[str, Any]:
+        return {"penalties": list(self.penalties)}
+
     def _penalties_for(self, data: Any) -> Sequence[Penalty]:
         """The penalties of a run on some data, for trainers that have one whose weight depends on their number."""
         return self.penalties
 
 
-class FIRETrainer(SensRegTrainer):
+class _OnePenaltyTrainer(SensRegTrainer):
+    """A trainer whose first penalty is an argument of its own, or made of settings."""
+
+    def _penalty_arguments(self) -> dict[str, Any]:
+        first, *further = self.penalties
+        return {"penalty": first, "penalties": further} if further else {"penalty": first}
+
+
+class FIRETrainer(_OnePenaltyTrainer):
     """
     FIRE: cross-entropy plus the squared Fisher-Rao distance to the worst prediction nearby.
 
@@ -228,10 +251,7 @@ class FIRETrainer(SensRegTrainer):
         super().__init__(classifier, [chosen, *check_penalties(penalties)], config)
 
 
-GRADDIV_CONFIG = TrainingConfig(penalty_warmup=0.5)
-
-
-class GradDivTrainer(SensRegTrainer):
+class GradDivTrainer(_OnePenaltyTrainer):
     """
     GradDiv on a randomised network: its draws' gradients are pushed apart, so that averaging them wins less.
 
@@ -244,8 +264,8 @@ class GradDivTrainer(SensRegTrainer):
     :param classifier: ART `PyTorchClassifier` (or subclass, such as `RandomizedClassifier`) with an optimizer, whose
         model is random in evaluation mode: `randomize(model, kind=...)` makes one.
     :param penalty: The penalty; None: one made of `settings`.
-    :param config: Settings of the run; None: those of :data:`GRADDIV_CONFIG`, in which the weight rises over the first
-        half of the run. From the start, a weight that matters later keeps a network from learning at all.
+    :param config: Settings of the run; None: `TrainingConfig(penalty_warmup=0.5)`, with which the weight rises over
+        the first half of the run. From the start, a weight that matters later keeps a network from learning at all.
     :param penalties: Further penalties.
     :param adversary: As for :class:`SensRegTrainer`.
     :param settings: Arguments of `GradientDiversityPenalty` instead of a penalty: `weight`, `kind`, `samples`, `delta`.
@@ -266,6 +286,8 @@ class GradDivTrainer(SensRegTrainer):
     True
     """
 
+    _default_config = TrainingConfig(penalty_warmup=0.5)
+
     def __init__(
         self,
         classifier: PyTorchClassifier,
@@ -277,7 +299,7 @@ class GradDivTrainer(SensRegTrainer):
     ) -> None:
         chosen = _one_of(GradientDiversityPenalty, penalty, settings)
         further = check_penalties(penalties, check_adversary(adversary))
-        super().__init__(classifier, [chosen, *further], GRADDIV_CONFIG if config is None else config, adversary)
+        super().__init__(classifier, [chosen, *further], config, adversary)
         model = classifier.model
         example = torch.rand(2, *classifier.input_shape).to(classifier.device, model_dtype(model))
         if not draws_differ(model, example):

@@ -66,6 +66,8 @@ def make_classifier(digits: Dataset) -> MakeClassifier:
         )
         kwargs.setdefault("optimizer", torch.optim.Adam(model.parameters(), lr=lr))
         kwargs = {"clip_values": (0.0, 1.0), "device_type": "cpu", **kwargs}
+        if issubclass(kind, SensRegClassifier):
+            kwargs.setdefault("penalties", [])  # a missing list is warned of
         return kind(model, nn.CrossEntropyLoss(), digits.input_shape, 10, **kwargs)
 
     return make

@@ -1,4 +1,5 @@
 import copy
+import inspect
 import os
 import pickle
 
@@ -11,7 +12,7 @@ from art.defences.preprocessor import GaussianAugmentation, JpegCompression, Spa
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegClassifier
+from art_sensreg import JacobianPenalty, RandomizedClassifier, SensitivityPenalty, SensRegClassifier
 from tests.conftest import same_weights, weights_of
 
 PENALTIES = (SensitivityPenalty(), JacobianPenalty())
@@ -306,3 +307,45 @@ def test_own_penalties_see_the_users_model_behind_a_standardisation(digits):
     )
     classifier.fit(digits.x_train[:50], digits.y_train[:50], nb_epochs=1)
     assert classifier.history[-1]["<lambda>"] > 0
+
+
+@pytest.mark.parametrize("kind", [SensRegClassifier, RandomizedClassifier])
+def test_the_constructor_has_arts_arguments(kind):
+    """A new argument of ART's fails here: it has to be written out."""
+    arts = inspect.signature(PyTorchClassifier.__init__).parameters
+    ours = inspect.signature(kind.__init__).parameters
+    assert [*ours][: len(arts)] == [*arts]
+    assert all(ours[name].default == arts[name].default for name in arts)
+    further = {name for name in ours if name not in arts}
+    assert further == {"penalties"} | ({"samples", "average"} if kind is RandomizedClassifier else set())
+    assert all(ours[name].kind is inspect.Parameter.KEYWORD_ONLY for name in further)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({}, ""),
+        ({"penalties": []}, ", penalties=[]"),
+        ({"penalties": PENALTIES}, f", penalties={list(PENALTIES)!r}"),
+        ({"clip_values": (0, 255), "use_amp": False}, ", clip_values=(0.0, 255.0)"),
+        ({"preprocessing": (0.5, 0.25)}, ", preprocessing=(0.5, 0.25)"),
+        ({"preprocessing": None}, ", preprocessing=None"),
+    ],
+)
+def test_repr_is_the_call_that_makes_it(arguments, text):
+    model = nn.Sequential(nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    made = SensRegClassifier(model, nn.CrossEntropyLoss(), (4,), 2, optimizer=optimizer, device_type="cpu", **arguments)
+    begin = "SensRegClassifier(model=model, loss=CrossEntropyLoss(), input_shape=(4,), nb_classes=2, "
+    assert repr(made).replace(", device_type='cpu'", "") == f"{begin}optimizer=optimizer{text})"
+    names = {"model": model, "optimizer": optimizer, "CrossEntropyLoss": nn.CrossEntropyLoss}
+    assert repr(eval(repr(made), globals(), names)) == repr(made)
+
+
+def test_repr_of_arrays_random_models_and_no_optimizer():
+    made = RandomizedClassifier(
+        nn.Flatten(), None, (2, 3, 3), 18, preprocessing=(np.zeros((2, 1, 1)), np.ones((2, 1, 1))), samples=4
+    )
+    assert "optimizer" not in repr(made)
+    assert "preprocessing=(array([[[0.]],\n\n" in repr(made)
+    assert repr(made).endswith(", samples=4, average='logits')")

@@ -12,6 +12,7 @@ from art_sensreg import (
     FIRETrainer,
     FisherRaoPenalty,
     GradDivTrainer,
+    GradientDiversityPenalty,
     JacobianPenalty,
     RandomizedClassifier,
     SensitivityPenalty,
@@ -168,6 +169,27 @@ def test_wrong_arguments(make_classifier, arguments, error, message):
     arguments = (arguments[0] or make_classifier(), *arguments[1:])
     with pytest.raises(error, match=message):
         SensRegTrainer(*arguments)
+
+
+def test_repr_is_the_call_that_makes_it(make_classifier):
+    classifier = make_classifier()
+    random = make_classifier(kind=PyTorchClassifier)
+    random._model = random._make_model_wrapper(randomize(random.model, kind="rse"))
+    config, adversary, fire = TrainingConfig(seed=0), PGD(eps=0.1), FisherRaoPenalty()
+    graddiv = GradientDiversityPenalty(samples=3)
+    trainers = {
+        "SensRegTrainer(classifier, penalties=[])": SensRegTrainer(classifier, []),
+        f"SensRegTrainer(classifier, penalties={PENALTIES}, config={config}, adversary={adversary})": SensRegTrainer(
+            classifier, PENALTIES, config, adversary
+        ),
+        f"FIRETrainer(classifier, penalty={fire})": FIRETrainer(classifier),
+        f"FIRETrainer(classifier, penalty={fire}, penalties={PENALTIES})": FIRETrainer(classifier, penalties=PENALTIES),
+        f"GradDivTrainer(classifier, penalty={graddiv})": GradDivTrainer(random, samples=3),
+    }
+    for text, trainer in trainers.items():
+        assert repr(trainer) == text
+        again = eval(text, globals(), {"classifier": trainer.classifier})
+        assert repr(again) == text
 
 
 # --- FIRE and GradDiv -------------------------------------------------------------------------------------------------

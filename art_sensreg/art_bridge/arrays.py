@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from art.preprocessing.standardisation_mean_std.pytorch import StandardisationMeanStdPyTorch
 from art.utils import to_categorical
 from torch import nn
 
@@ -14,7 +13,7 @@ from art_sensreg.art_bridge.checks import check_labels
 from art_sensreg.art_bridge.classifier_arguments import check_inputs
 from art_sensreg.art_bridge.dtypes import cast, model_dtype
 from art_sensreg.art_bridge.inference import batched_logits, input_gradient, set_training
-from art_sensreg.art_bridge.preprocessing import mean_of_rows, rows_an_image
+from art_sensreg.art_bridge.preprocessing import is_identity, mean_of_rows, rows_an_image
 from art_sensreg.art_bridge.whole_model import ArtModelWrapper, WholeModel, whole
 from art_sensreg.utils import as_numbers, check_count, check_differentiable, enable_grad, shown
 from art_sensreg.utils.autograd import preserve_grad
@@ -53,7 +52,7 @@ class ArrayInterface(_Base):
     def _apply_preprocessing(self, x: Any, y: Any, fit: bool = False, no_grad: bool = True) -> tuple[Any, Any]:
         # Several attacks (HopSkipJump, Boundary, Carlini L0) query float64 images; numpy preprocessors return them.
         x = cast(x, self._model)
-        if all(map(_is_identity, self.preprocessing_operations)):
+        if all(map(is_identity, self.preprocessing_operations)):
             return x, y
         x, y = super()._apply_preprocessing(x, y, fit=fit, no_grad=no_grad)
         return cast(x, self._model), y
@@ -231,14 +230,6 @@ class ArrayInterface(_Base):
             for module, hooks in before:
                 for hook in set(module._forward_hooks) - hooks:
                     del module._forward_hooks[hook]
-
-
-def _is_identity(operation: Any) -> bool:
-    """ART puts `(x - 0) / 1` before every model, which would cost a small one a tenth of its time."""
-    if type(operation) is not StandardisationMeanStdPyTorch:
-        return False
-    mean, std = operation.mean, operation.std
-    return mean.ndim == std.ndim == 0 and bool(mean == 0 and std == 1)
 
 
 def _is_index(value: Any, count: int) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,32 +10,11 @@ import numpy as np
 import torch
 from art.defences.postprocessor.postprocessor import Postprocessor
 from art.defences.preprocessor.preprocessor import Preprocessor
-from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 from art_sensreg.utils import as_array, check_choice, check_count, check_flag, shown
 
 _PLAIN = {np.dtype(np.float32), np.dtype(np.float64)}
-_SIGNATURE = inspect.signature(PyTorchClassifier.__init__)
-
-
-def named_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """
-    The arguments of ART's `PyTorchClassifier` by name.
-
-    :param args: Positional ones.
-    :param kwargs: The others.
-    :return: Those that are given, by name.
-    :raises TypeError: If one is missing, unknown or given twice.
-
-    Example:
-    >>> from art_sensreg.art_bridge.classifier_arguments import named_arguments
-    >>> list(named_arguments([nn.Identity(), nn.CrossEntropyLoss(), (2,)], {"nb_classes": 2}))
-    ['model', 'loss', 'input_shape', 'nb_classes']
-    """
-    given = dict(_SIGNATURE.bind(None, *args, **kwargs).arguments)
-    given.pop("self")
-    return given
 
 
 def check_arguments(given: Mapping[str, Any], input_shape: Any = None) -> None:

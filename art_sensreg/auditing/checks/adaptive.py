@@ -163,6 +163,7 @@ def _trained_surrogate(context: AuditContext) -> list[PyTorchClassifier]:
         clip_values=inputs.classifier.clip_values,
         preprocessing=(context.threat.range[0], context.threat.width),
         device_type="gpu" if context.model.device.type == "cuda" else "cpu",
+        penalties=[],
     )
-    surrogate.fit(x.astype(np.float32), y, nb_epochs=10, batch_size=64, seed=inputs.seed % 2**31)
+    surrogate.fit(x.astype(np.float32), y, nb_epochs=10, batch_size=64, seed=inputs.seed % 2**31, verbose=False)
     return [surrogate]

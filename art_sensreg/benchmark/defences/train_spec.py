@@ -118,7 +118,8 @@ class TrainingSpec:
         :return: The classifier.
         """
         model = model or self.new_model()
-        made = self.estimator(kind, model, torch.optim.Adam(model.parameters(), lr=self.learning_rate), **kwargs)
+        optimizer = torch.optim.Adam(model.parameters(), lr=self.learning_rate)
+        made = self.estimator(kind, model, optimizer, **{"penalties": [], **kwargs})
         assert isinstance(made, SensRegClassifier)
         return made
 

@@ -88,7 +88,7 @@ def _trainer(
 def _classifier_fit(bench: Bench) -> Run:
     bench.require_float32()
     classifier = bench.task.classifier()
-    return lambda: classifier.fit(bench.x, bench.y, batch_size=bench.task.batch_size, nb_epochs=1)
+    return lambda: classifier.fit(bench.x, bench.y, batch_size=bench.task.batch_size, nb_epochs=1, verbose=False)
 
 
 def _art_fit(bench: Bench) -> Run:
