@@ -10,11 +10,14 @@ non-reentrant ones, with the same values and gradients.
 
 from __future__ import annotations
 
+import inspect
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
+import torch
 import torch.utils.checkpoint as torchs
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -25,7 +28,9 @@ from art_sensreg.utils.model_rng import Replay
 from art_sensreg.utils.model_state import MovedState
 
 Again = Callable[[], AbstractContextManager[Any]]
-_NAMES = ("_checkpoint_without_reentrant_generator", "CheckpointFunction")
+# What `checkpoint` of torch calls: the first is that of torch 2.14, the second that of versions before.
+_GENERATORS = ("_checkpoint_without_reentrant_generator_impl", "_checkpoint_without_reentrant_generator")
+_NAMES = (next((name for name in _GENERATORS if hasattr(torchs, name)), _GENERATORS[0]), "CheckpointFunction")
 
 _current = threading.local()
 _lock = threading.Lock()
@@ -49,20 +54,21 @@ class _Recomputation:
         self._stack.__exit__(*exc)
 
 
-def _without_reentrant(
-    fn: Callable[..., Any], preserve: bool = True, context_fn: Any = torchs.noop_context_fn, *rest: Any, **kwargs: Any
-) -> Any:
+def _without_reentrant(*args: Any, **kwargs: Any) -> Any:
     original = _originals[_NAMES[0]]
     begin: Callable[[], Again] | None = getattr(_current, "begin", None)
     if begin is None:
-        return original(fn, preserve, context_fn, *rest, **kwargs)
-    again = begin()
+        return original(*args, **kwargs)
+    call = inspect.signature(original).bind(*args, **kwargs)
+    call.apply_defaults()
+    context_fn, again = call.arguments["context_fn"], begin()
 
     def contexts() -> tuple[Any, Any]:
         forward, recomputation = context_fn()
         return forward, _Recomputation(recomputation, again)
 
-    return original(fn, True, contexts, *rest, **kwargs)
+    call.arguments.update(preserve_rng_state=True, context_fn=contexts)
+    return original(*call.args, **call.kwargs)
 
 
 class _Reentrant:
@@ -155,7 +161,13 @@ def _install() -> None:
     global _users
     with _lock:
         _users += 1
-        if _users == 1:
+        if not hasattr(torchs, _NAMES[0]):
+            warnings.warn(
+                f"Activation checkpointing of torch {torch.__version__} works in another way than that of the versions "
+                "that are supported: do not train models that use it.",
+                stacklevel=2,
+            )
+        elif _users == 1:
             for name, replacement in zip(_NAMES, (_without_reentrant, _Reentrant), strict=True):
                 _originals[name] = getattr(torchs, name)
                 setattr(torchs, name, replacement)
@@ -166,5 +178,5 @@ def _uninstall() -> None:
     with _lock:
         _users -= 1
         if _users == 0:
-            for name in _NAMES:
-                setattr(torchs, name, _originals[name])
+            for name, original in _originals.items():
+                setattr(torchs, name, original)
