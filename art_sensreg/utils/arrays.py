@@ -12,17 +12,9 @@ from art_sensreg.utils.checks import shown
 
 def as_array(values: Any, name: str) -> np.ndarray:
     """
-    Read an array.
+    An array on the CPU, of the same dtype, from an array, a tensor on any device, or nested lists.
 
-    :param values: An array, a torch tensor on any device, or nested lists.
-    :param name: Name of the argument, for the messages.
-    :return: Array on the CPU, of the same type; float32 of bfloat16, which numpy does not have.
-    :raises ValueError: If rows are of unequal length, or values are masked.
-
-    Example:
-    >>> from art_sensreg.utils import as_array
-    >>> as_array(torch.ones(2, dtype=torch.bfloat16, requires_grad=True), "x")
-    array([1., 1.], dtype=float32)
+    bfloat16, which numpy does not have, becomes float32. Rows of unequal length and masked values are a `ValueError`.
     """
     try:
         if isinstance(values, torch.Tensor):
@@ -39,20 +31,7 @@ def as_array(values: Any, name: str) -> np.ndarray:
 
 
 def as_numbers(values: Any, name: str) -> np.ndarray:
-    """
-    The same of real numbers only.
-
-    :param values: An array of any byte order and strides, a torch tensor on any device, or nested lists.
-    :param name: Name of the argument, for the messages.
-    :return: Array on the CPU.
-    :raises TypeError: If it is no array of real numbers.
-    :raises ValueError: If rows are of unequal length, or values are masked.
-
-    Example:
-    >>> from art_sensreg.utils import as_numbers
-    >>> as_numbers([[1, 2]], "x").shape
-    (1, 2)
-    """
+    """The same, of real numbers only: anything else is a `TypeError`."""
     array = as_array(values, name)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"`{name}` has dtype {array.dtype}; expected an array of real numbers.")

@@ -1,4 +1,4 @@
-"""Checks of arguments: one error that names the argument, what came and what was expected."""
+"""Checks of arguments: an error names the argument, what came and what was expected."""
 
 from __future__ import annotations
 
@@ -18,39 +18,16 @@ _SHORT.maxstring = _SHORT.maxother = 120
 
 
 def shown(value: Any) -> str:
-    """
-    A value as error messages show it: its `repr`, shortened, on one line.
-
-    :param value: Anything.
-    :return: At most some 200 characters.
-
-    Example:
-    >>> from art_sensreg.utils import shown
-    >>> shown(0.3), shown("x" * 200)[:4]
-    ('0.3', "'xxx")
-    """
+    """A value as error messages show it: its `repr` on one line, shortened to about 200 characters."""
     text = " ".join(_SHORT.repr(value).split())
     return text if len(text) <= 200 else f"{text[:120]}...{text[-40:]}"
 
 
 def check_number(name: str, value: Any, minimum: float = -math.inf, exclusive: bool = False) -> None:
     """
-    Check a real, finite number against a lower bound.
+    Check a real, finite number, of Python, numpy or torch, against a lower bound, itself refused if `exclusive`.
 
-    :param name: Name of the argument, for the message.
-    :param value: What came: a number of Python, numpy or torch.
-    :param minimum: Lower bound; none by default.
-    :param exclusive: Whether the bound itself is refused.
-    :raises TypeError: If it is not one real number.
-    :raises ValueError: If it is not finite, or too small.
-
-    Example:
-    >>> from art_sensreg.utils import check_number
-    >>> check_number("eps", 0.3, minimum=0.0)
-    >>> check_number("eps", "0.3", minimum=0.0)
-    Traceback (most recent call last):
-    ...
-    TypeError: `eps` is '0.3'; expected a finite number of at least 0.
+    `TypeError` if it is not one real number, `ValueError` if it is not finite, or too small.
     """
     expected = "a finite number"
     if minimum > -math.inf:
@@ -63,17 +40,7 @@ def check_number(name: str, value: Any, minimum: float = -math.inf, exclusive: b
 
 
 def number_of(value: Any) -> float | None:
-    """
-    A value as a float.
-
-    :param value: Anything.
-    :return: None if it is not one real number; infinite if it is a whole number beyond every float.
-
-    Example:
-    >>> from art_sensreg.utils.checks import number_of
-    >>> number_of(np.float32(0.5)), number_of("0.5"), number_of(np.complex64(1)), number_of(True)
-    (0.5, None, None, None)
-    """
+    """A value as a float: None if it is not one real number; infinite if it is beyond every float."""
     if not _is_scalar(value, "__float__"):
         return None
     try:
@@ -85,36 +52,13 @@ def number_of(value: Any) -> float | None:
 
 
 def python_numbers(settings: Any) -> None:
-    """
-    Make every number among the fields of a dataclass one of Python: a fraction cannot be multiplied by a tensor.
-
-    :param settings: The dataclass; may be frozen.
-
-    Example:
-    >>> from types import SimpleNamespace
-    >>> from fractions import Fraction
-    >>> from art_sensreg.utils.checks import python_numbers
-    >>> settings = SimpleNamespace(eps=Fraction(1, 4), steps=np.int64(3), norm="linf")
-    >>> python_numbers(settings)
-    >>> settings
-    namespace(eps=0.25, steps=3, norm='linf')
-    """
+    """Convert the numbers among the fields of a dataclass to Python's: a fraction cannot be multiplied by a tensor."""
     for name, value in list(vars(settings).items()):
         object.__setattr__(settings, name, python_number(value))
 
 
 def python_number(value: Any) -> Any:
-    """
-    A number as Python's own.
-
-    :param value: Anything.
-    :return: An `int` or `float` of a number of any other kind; else the same.
-
-    Example:
-    >>> from art_sensreg.utils.checks import python_number
-    >>> python_number(np.float64(0.5)), python_number(None)
-    (0.5, None)
-    """
+    """A number of any kind as an `int` or `float` of Python; anything else as it is."""
     if type(value) in (bool, int, float) or number_of(value) is None:
         return value
     try:
@@ -125,20 +69,9 @@ def python_number(value: Any) -> Any:
 
 def check_count(name: str, value: Any, minimum: int = 1) -> None:
     """
-    Check a whole number against a lower bound.
+    Check a whole number, of Python, numpy or torch, against a lower bound.
 
-    :param name: Name of the argument, for the message.
-    :param value: What came: a whole number of Python, numpy or torch.
-    :param minimum: Lower bound.
-    :raises TypeError: If it is not one whole number.
-    :raises ValueError: If it is too small.
-
-    Example:
-    >>> from art_sensreg.utils import check_count
-    >>> check_count("max_iter", 1.5)
-    Traceback (most recent call last):
-    ...
-    TypeError: `max_iter` is 1.5; expected a whole number of at least 1.
+    `TypeError` if it is not one whole number, `ValueError` if it is too small, or beyond what arrays count with.
     """
     expected = f"a whole number of at least {minimum}"
     if not _is_scalar(value, "__index__"):
@@ -154,37 +87,12 @@ def check_count(name: str, value: Any, minimum: int = 1) -> None:
 
 
 def check_seed(name: str, value: Any) -> None:
-    """
-    Check a seed: a whole number from 0 that fits into 63 bits.
-
-    :param name: Name of the argument, for the message.
-    :param value: What came.
-    :raises TypeError: If it is not one whole number.
-    :raises ValueError: If it is out of range.
-
-    Example:
-    >>> from art_sensreg.utils import check_seed
-    >>> check_seed("seed", 0)
-    """
+    """Check a seed: a whole number from 0 that fits into 63 bits."""
     check_count(name, value, minimum=0)
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """
-    Check an option against the list of its values.
-
-    :param name: Name of the argument, for the message.
-    :param value: What came.
-    :param choices: The values allowed.
-    :raises ValueError: If it is none of them; a misspelt one gets the nearest as a hint.
-
-    Example:
-    >>> from art_sensreg.utils import check_choice
-    >>> check_choice("noise", "gausian", ("gaussian", "uniform"))
-    Traceback (most recent call last):
-    ...
-    ValueError: `noise` is 'gausian'; expected one of gaussian, uniform. Did you mean 'gaussian'?
-    """
+    """Check an option against the list of its values; the `ValueError` names the nearest one."""
     if not isinstance(value, str) or value not in choices:
         hint = did_you_mean(value, choices, count=1) if isinstance(value, str) else "."
         raise ValueError(f"`{name}` is {shown(value)}; expected one of {', '.join(choices)}{hint}")
@@ -197,22 +105,9 @@ def check_known(
     error: type[Exception] = TypeError,
 ) -> None:
     """
-    Refuse keyword arguments that a function does not know (ART's own `fit` ignores them).
+    Refuse keyword arguments that were left over, as a function does not know them (ART's own `fit` ignores them).
 
-    :param call: The call, for the message.
-    :param unknown: The keyword arguments that were left over.
-    :param known: The function, whose signature is read; or the names that it knows.
-    :param error: What is raised.
-    :raises TypeError: If any is left.
-
-    Example:
-    >>> from art_sensreg.utils.checks import check_known
-    >>> def fit(x, nb_epochs=10, **kwargs):
-    ...     check_known("fit()", kwargs, fit)
-    >>> fit([], nb_epoch=3)
-    Traceback (most recent call last):
-    ...
-    TypeError: fit() got an unknown keyword argument `nb_epoch`=3; expected x, nb_epochs. Did you mean `nb_epochs`?
+    The error names the first of them, and those that are known: of a function its signature, or a list of names.
     """
     if unknown:
         name, value = next(iter(unknown.items()))
@@ -225,38 +120,13 @@ def check_known(
 
 
 def did_you_mean(name: Any, known: Iterable[str], count: int = 3) -> str:
-    """
-    The known names nearest to a wrong one, as the end of an error message.
-
-    :param name: What came.
-    :param known: The names allowed.
-    :param count: Most names that are suggested.
-    :return: `. Did you mean ...?`, or a full stop if none is near.
-
-    Example:
-    >>> from art_sensreg.utils.checks import did_you_mean
-    >>> did_you_mean("art-mardy", ["none", "art-madry"]), did_you_mean("magic", ["none"])
-    (". Did you mean 'art-madry'?", '.')
-    """
+    """The known names nearest to a wrong one, as the end of an error message: a full stop if there is none."""
     near = " or ".join(map(repr, _nearest(name, known, count)))
     return f". Did you mean {near}?" if near else "."
 
 
 def check_flag(name: str, value: Any) -> None:
-    """
-    Check a switch: True or False, and nothing that merely counts as one of them.
-
-    :param name: Name of the argument, for the message.
-    :param value: What came.
-    :raises TypeError: If it is something else.
-
-    Example:
-    >>> from art_sensreg.utils import check_flag
-    >>> check_flag("clip", "no")
-    Traceback (most recent call last):
-    ...
-    TypeError: `clip` is 'no'; expected True or False.
-    """
+    """Check a switch: True or False, and nothing that merely counts as one of them."""
     if not isinstance(value, bool):
         raise TypeError(f"`{name}` is {shown(value)}; expected True or False.")
 

@@ -1,4 +1,4 @@
-"""Files that others may have put there: only regular ones are opened, of a size that fits, and none is overwritten."""
+"""Files that others may have put there: only regular ones of a size that fits are opened, and none is lost."""
 
 from __future__ import annotations
 
@@ -15,23 +15,9 @@ _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 def read_regular(path: Path, limit: int, links: bool = False) -> bytes:
     """
-    Read a whole file, if it is one and not too large.
+    The content of a file, if it is a regular one (`OSError` otherwise) of at most `limit` bytes (`ValueError`).
 
-    :param path: The file.
-    :param limit: Most bytes that are read.
-    :param links: Whether a symbolic link is followed: for a path that the user has named, not for what lies around.
-    :return: Its content.
-    :raises OSError: If there is none, it cannot be read, or it is a pipe, device, folder or (without `links`) a link.
-    :raises ValueError: If it is larger.
-
-    Example:
-    >>> import tempfile
-    >>> from art_sensreg.utils.files import read_regular
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     os.mkfifo(f"{folder}/pipe")
-    ...     read_regular(Path(folder, "pipe"), limit=100)
-    Traceback (most recent call last):
-    OSError: [Errno 22] pipe is a pipe; expected a regular file
+    Symbolic links are followed if `links`: for a path that the user has named, not for what lies around.
     """
     check_regular(path, links)
     descriptor = os.open(path, os.O_RDONLY | _SAFELY | (0 if links else _NO_LINK))
@@ -48,10 +34,8 @@ def check_regular(path: Path, links: bool = False) -> None:
     """
     Refuse what is not a regular file, before something else opens it.
 
-    :param path: The file.
-    :param links: Whether a symbolic link is followed.
-    :raises OSError: If nothing is there (`FileNotFoundError`), a folder (`IsADirectoryError`), a pipe, a device or,
-        without `links`, a symbolic link.
+    An `OSError` of its kind: `FileNotFoundError`, `IsADirectoryError`, else for a pipe, a device or, without `links`, a
+    symbolic link.
     """
     mode = os.stat(path, follow_symlinks=links).st_mode
     if not stat.S_ISREG(mode):
@@ -61,19 +45,9 @@ def check_regular(path: Path, links: bool = False) -> None:
 
 def atomic_write(path: Path, data: bytes) -> None:
     """
-    Write a file under another name, bring it to the disk and rename it: an interruption leaves the former file.
+    Write a file under another name, flush it to the disk and rename it: an interruption leaves the former file.
 
-    :param path: The file. Only a regular one is replaced; no link is followed.
-    :param data: Its content.
-    :raises OSError: If it cannot be written, or something else lies there (`FileExistsError`).
-
-    Example:
-    >>> import tempfile
-    >>> from art_sensreg.utils.files import atomic_write
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     atomic_write(Path(folder, "table.csv"), b"a,b")
-    ...     Path(folder, "table.csv").read_bytes()
-    b'a,b'
+    Only a regular file is replaced, and no link is followed: `FileExistsError` otherwise.
     """
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise FileExistsError(errno.EEXIST, f"{str(path)!r} is no regular file; expected one, or nothing there")
@@ -97,34 +71,24 @@ def atomic_write(path: Path, data: bytes) -> None:
 
 
 def usable_folder(name: str, folder: Path) -> Path:
-    """
-    Make a folder, with its parents, and prove that files can be written into it.
-
-    :param name: What the user calls it, for the error.
-    :param folder: The folder.
-    :return: The folder.
-    :raises OSError: If it cannot be made or written into; one line.
-
-    Example:
-    >>> import tempfile
-    >>> from art_sensreg.utils.files import usable_folder
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     usable_folder("--out", Path(folder, "run")).name
-    'run'
-    """
+    """Make a folder, with its parents, and prove that files can be written into it; `name` is that of the error."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        reason = "it is a file, or lies below one; expected a folder"
+        raise OSError(f"`{name}` {folder} cannot be written into: {reason}") from None
+    except OSError as error:
+        raise OSError(f"`{name}` {folder} cannot be written into: {error.strerror or error}") from None
+    try:
         atomic_write(folder / ".probe", b"probe")
         (folder / ".probe").unlink()
     except OSError as error:
-        below = isinstance(error, (FileExistsError, NotADirectoryError))
-        reason = "it is a file, or lies below one; expected a folder" if below else error.strerror or error
-        raise OSError(f"`{name}` {folder} cannot be written into: {reason}") from None
+        raise OSError(f"`{name}` {folder} cannot be written into: {error.strerror or error}") from None
     return folder
 
 
 def available_memory() -> int:
-    """The bytes of memory that this machine has; without an answer, a great many."""
+    """Bytes of memory that this machine has; a great many where it does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

@@ -1,4 +1,4 @@
-"""Which weights autograd leads to, read off the graph: nothing is differentiated."""
+"""Which weights autograd leads to, read from the graph: nothing is differentiated."""
 
 from __future__ import annotations
 
@@ -10,20 +10,7 @@ from torch import nn
 
 
 def reached(tensors: Sequence[torch.Tensor], parameters: Iterable[nn.Parameter]) -> list[bool]:
-    """
-    Tell for each tensor whether autograd leads from it to one of the parameters.
-
-    :param tensors: Tensors with their graphs.
-    :param parameters: The parameters.
-    :return: One answer for each tensor. Nothing is differentiated.
-
-    Example:
-    >>> from art_sensreg.utils.graphs import reached
-    >>> layer = nn.Linear(2, 2)
-    >>> y = layer(torch.ones(1, 2))
-    >>> reached([y, y.detach()], layer.parameters())
-    [True, False]
-    """
+    """For each tensor, whether autograd leads from it to one of the parameters."""
     wanted = {id(parameter) for parameter in parameters}
     known: dict[Any, bool] = {}
 
@@ -41,19 +28,11 @@ def reached(tensors: Sequence[torch.Tensor], parameters: Iterable[nn.Parameter])
                 waiting.extend(unknown)
         return known[root]
 
-    def answer(tensor: torch.Tensor) -> bool:
-        return id(tensor) in wanted or (tensor.grad_fn is not None and leads(tensor.grad_fn))
-
-    return [answer(tensor) for tensor in tensors]
+    return [id(tensor) in wanted or (tensor.grad_fn is not None and leads(tensor.grad_fn)) for tensor in tensors]
 
 
 def leaves(tensors: Iterable[torch.Tensor]) -> set[int]:
-    """
-    All leaves that autograd leads to.
-
-    :param tensors: Tensors with their graphs.
-    :return: The `id` of each leaf.
-    """
+    """The `id` of every leaf that autograd leads to from the tensors."""
     waiting = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
     seen: set[Any] = set(waiting)
     while waiting:

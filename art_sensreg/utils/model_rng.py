@@ -1,4 +1,4 @@
-"""The random states that a model draws from: found, kept and drawn from again."""
+"""The random states that a model draws from: found, preserved and replayed."""
 
 from __future__ import annotations
 
@@ -19,16 +19,7 @@ _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, rand
 
 
 def torch_generator(device: torch.device) -> torch.Generator:
-    """
-    Torch's global generator of a device.
-
-    :param device: The device.
-
-    Example:
-    >>> from art_sensreg.utils.model_rng import torch_generator
-    >>> torch_generator(torch.device("cpu")) is torch.default_generator
-    True
-    """
+    """Torch's global generator of a device."""
     if device.type != "cuda":
         return torch.default_generator
     return torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
@@ -38,17 +29,8 @@ def random_sources(module: nn.Module | None, device: torch.device) -> list[Any]:
     """
     The generators that a model may draw from.
 
-    :param module: The model, or None.
-    :param device: Where it is.
-    :return: The global ones of torch (for the CPU and the device), numpy and Python, and those that its modules keep as
-        attributes, or name in their code.
-
-    Example:
-    >>> from art_sensreg.utils.model_rng import random_sources
-    >>> model = nn.Identity()
-    >>> model.generator = np.random.default_rng(0)
-    >>> len(random_sources(None, torch.device("cpu"))), len(random_sources(model, torch.device("cpu")))
-    (3, 4)
+    These are the global ones of torch (for the CPU and the device), numpy and Python, and those that its modules keep
+    as attributes or name in their code.
     """
     found: list[Any] = [torch.default_generator, np.random, random]
     if device.type == "cuda":
@@ -92,19 +74,7 @@ def _named(function: Any, seen: set[int]) -> Iterator[Any]:
 
 
 class Replay:
-    """
-    Context manager inside of which the random states are those of its making; they go on outside as if unused.
-
-    :param sources: The generators, from :func:`random_sources`.
-
-    Example:
-    >>> from art_sensreg.utils.model_rng import Replay, random_sources
-    >>> replay = Replay(random_sources(None, torch.device("cpu")))
-    >>> first = torch.rand(1), np.random.rand(), random.random()
-    >>> with replay:
-    ...     first == (torch.rand(1), np.random.rand(), random.random())
-    True
-    """
+    """Context manager inside of which the random states are those of its making; outside they go on as if unused."""
 
     def __init__(self, sources: Sequence[Any]) -> None:
         self._sources = sources
@@ -120,19 +90,7 @@ class Replay:
 
 
 def same_states(replay: Replay) -> bool:
-    """
-    Tell whether nothing was drawn since a :class:`Replay` was made.
-
-    :param replay: The replay.
-
-    Example:
-    >>> from art_sensreg.utils.model_rng import Replay, random_sources, same_states
-    >>> replay = Replay(random_sources(None, torch.device("cpu")))
-    >>> before = same_states(replay)
-    >>> drawn = np.random.rand()
-    >>> before, same_states(replay)
-    (True, False)
-    """
+    """Whether nothing was drawn since a :class:`Replay` was made."""
     return all(map(_same, replay._inside, _states(replay._sources)))
 
 
@@ -148,19 +106,7 @@ def _same(one: Any, other: Any) -> bool:
 
 @contextmanager
 def same_draws(sources: Sequence[Any]) -> Iterator[Callable[[], None]]:
-    """
-    Yield a function that goes back to the present random states; at the end they are those at its first call.
-
-    :param sources: The generators, from :func:`random_sources` or :func:`torch_generator`.
-
-    Example:
-    >>> from art_sensreg.utils.model_rng import random_sources, same_draws
-    >>> with same_draws(random_sources(None, torch.device("cpu"))) as rewind:
-    ...     first = torch.rand(1), np.random.rand()
-    ...     rewind()
-    ...     first == (torch.rand(1), np.random.rand())
-    True
-    """
+    """Yield a function that goes back to the present random states; at the end they are those at its first call."""
     start, after = _states(sources), []
 
     def rewind() -> None:
@@ -177,19 +123,9 @@ def preserve_rng_state(
     device: torch.device | None = None, seed: int | None = None, module: nn.Module | None = None
 ) -> Iterator[None]:
     """
-    Put the random states back afterwards: torch's, numpy's (ART's preprocessors draw from it) and Python's.
+    Afterwards the random states are what they were: torch's, numpy's (ART's preprocessors draw from it) and Python's.
 
-    :param device: Device whose generator counts too, beside the CPU's.
-    :param seed: Seed inside; None: go on from the present states.
-    :param module: A model whose own generators count too.
-
-    Example:
-    >>> from art_sensreg.utils.model_rng import preserve_rng_state
-    >>> with preserve_rng_state(seed=0):
-    ...     first = np.random.rand()
-    >>> with preserve_rng_state(seed=0):
-    ...     first == np.random.rand()
-    True
+    Those of a GPU and of a model's own generators count too if they are given; with a `seed` all begin with it.
     """
     sources = random_sources(module, device or torch.device("cpu"))
     with Replay(sources) if seed is None else seeded(sources, seed):
@@ -198,32 +134,14 @@ def preserve_rng_state(
 
 @contextmanager
 def seeded(sources: Sequence[Any], seed: int) -> Iterator[None]:
-    """
-    Inside, generators begin with a seed; they go on outside as if unused.
-
-    :param sources: The generators, from :func:`random_sources`.
-    :param seed: The seed.
-
-    Example:
-    >>> from art_sensreg.utils.model_rng import seeded
-    >>> with seeded([random], seed=0):
-    ...     first = random.random()
-    >>> with seeded([random], seed=0):
-    ...     first == random.random()
-    True
-    """
+    """Inside, generators begin with a seed; outside they go on as if unused."""
     with Replay(sources):
         seed_sources(sources, seed)
         yield
 
 
 def seed_sources(sources: Sequence[Any], seed: int) -> None:
-    """
-    Seed generators.
-
-    :param sources: The generators, from :func:`random_sources`.
-    :param seed: The seed.
-    """
+    """Seed generators, as :func:`random_sources` lists them."""
     for number, source in enumerate(sources):
         # Equal seeds would give generators of the same kind the same numbers.
         _seed(source, seed + max(0, number - 2))
@@ -232,20 +150,9 @@ def seed_sources(sources: Sequence[Any], seed: int) -> None:
 @contextmanager
 def preserve_model(module: nn.Module, device: torch.device, seed: int, weights: bool = False) -> Iterator[None]:
     """
-    Inside, a model may be run without a trace in random states, running statistics or other state of its own.
+    Inside, a model may run without a trace in random states, which are seeded, running statistics or other state.
 
-    :param module: The model, in the mode in which it is to be looked at.
-    :param device: Where it is.
-    :param seed: Seed of all that is random inside.
-    :param weights: Whether parameters and lists that a pass changes are put back too.
-
-    Example:
-    >>> from art_sensreg.utils.model_rng import preserve_model
-    >>> model = nn.BatchNorm1d(2)
-    >>> with preserve_model(model, torch.device("cpu"), seed=0):
-    ...     _ = model(torch.randn(5, 2))
-    >>> model.running_mean
-    tensor([0., 0.])
+    Its mode is the caller's choice. With `weights`, parameters and lists that a pass changes are restored too.
     """
     snapshot = Snapshot(module, weights)
     try:

@@ -22,13 +22,10 @@ Composition = frozenset[tuple[int, str]]
 
 class Snapshot:
     """
-    The state of a model, to be put back after a trial.
+    The state of a model, to be restored after a trial.
 
-    In the meantime weights and buffers lie in other memory: what a graph holds of them is never written to.
-
-    :param model: Any `nn.Module`.
-    :param weights: Whether parameters, which some models change in a forward pass, and the content of attributes that
-        are lists and the like count too.
+    In the meantime weights and buffers lie in other memory: what a graph holds of them is never written to. `weights`
+    tells whether parameters, which some models change in a forward pass, and the content of lists count too.
 
     Example:
     >>> from art_sensreg.utils.model_state import Snapshot
@@ -68,45 +65,29 @@ class Snapshot:
         return found
 
     def values(self, current: bool = False) -> Iterator[tuple[tuple[int, str], Any]]:
-        """
-        The values of the snapshot, by identity of the module and name.
-
-        :param current: Copies of the present ones instead.
-        """
+        """The values of the snapshot, or copies of the present ones, by number of the module and name."""
         for number, (module, copies) in enumerate(zip(self._modules, self._copies, strict=True)):
             for name, value in _entries(module).items() if current else copies.items():
                 yield (number, name), _copy(value) if current else value
 
     def restore(self) -> None:
-        """Put everything back; attributes that have come into being go."""
+        """Restore everything; attributes that have come into being go."""
         for module, held, copies in zip(self._modules, self._entries, self._copies, strict=True):
             for name in _entries(module).keys() - held.keys():
                 delattr(module, name)
             for name, value in held.items():
-                if _get(module, name) is not value:
+                if getattr(module, name, None) is not value:
                     setattr(module, name, value)
                 own = name in module._parameters or name in module._buffers
                 if not own and (self._weights or type(value) not in _CONTAINERS):
-                    _put_back(value, copies[name])
+                    _refill(value, copies[name])
         with torch.inference_mode(False):
             for tensor, data in self._tensors:
                 tensor.data = data
 
 
 class MovedState:
-    """
-    The buffers and attributes that a forward pass of a model changes, beside BatchNorm's.
-
-    :param entries: Modules, and names of their buffers or attributes.
-
-    Example:
-    >>> from art_sensreg.utils.model_state import MovedState
-    >>> model = nn.BatchNorm1d(2)
-    >>> with MovedState([(model, "running_mean")]).kept():
-    ...     _ = model(torch.randn(5, 2))
-    >>> model.running_mean
-    tensor([0., 0.])
-    """
+    """The buffers and attributes, by module and name, that a forward pass of a model changes, beside BatchNorm's."""
 
     def __init__(self, entries: list[tuple[nn.Module, str]]) -> None:
         self.entries = entries
@@ -119,15 +100,11 @@ class MovedState:
         return [_copy(getattr(module, name)) for module, name in self.entries]
 
     def put_back(self, values: list[Any]) -> None:
-        """
-        Go back to former values.
-
-        :param values: From :meth:`values`.
-        """
+        """Go back to former values, from :meth:`values`."""
         for (module, name), value in zip(self.entries, values, strict=True):
             now = getattr(module, name)
             if _same_kind(now, value):
-                _put_back(now, value)
+                _refill(now, value)
             else:
                 setattr(module, name, value)
 
@@ -146,9 +123,8 @@ class MovedState:
         """
         Yield a function that goes back to the present state; at the end it is that at the function's first call.
 
-        The passes work on copies: what a graph holds of one pass is not overwritten by the next.
-
-        :param keep: Whether the state moves at all.
+        The passes work on copies: what a graph holds of one pass is not overwritten by the next. Without `keep` the
+        state does not move at all.
         """
         start = [getattr(module, name) for module, name in self.entries]
         after: list[list[Any]] = []
@@ -162,12 +138,8 @@ class MovedState:
             yield again
         finally:
             self._set(start)
-            for number, value in enumerate(after[0] if keep and after else []):
-                module, name = self.entries[number]
-                if _same_kind(start[number], value):
-                    _put_back(start[number], value)
-                else:
-                    setattr(module, name, value)
+            if keep and after:
+                self.put_back(after[0])
 
     def _set(self, values: list[Any]) -> None:
         for (module, name), value in zip(self.entries, values, strict=True):
@@ -175,20 +147,7 @@ class MovedState:
 
 
 def composition(model: nn.Module) -> Composition:
-    """
-    What a model is made of, and what of it is switched off: probabilities that are 0, layers in evaluation mode.
-
-    :param model: Any `nn.Module`.
-    :return: Modules, and names of their attributes that are false; to be compared with a later one.
-
-    Example:
-    >>> from art_sensreg.utils.model_state import composition
-    >>> model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.0))
-    >>> before = composition(model)
-    >>> model[1].p = 0.1
-    >>> composition(model) == before
-    False
-    """
+    """Modules of a model, and what of them is switched off: probabilities of 0, layers in evaluation mode."""
     found: set[tuple[int, str]] = set()
     for module in model.modules():
         number = id(module)
@@ -201,17 +160,9 @@ def composition(model: nn.Module) -> Composition:
 
 def moved_alike(start: Any, alone: Any, stacked: Any, rounding: float) -> bool:
     """
-    Whether a buffer or attribute has moved alike in two passes; records of a pass are as large as its batch.
+    Whether a buffer or attribute has moved alike in two passes, up to the share `rounding` of its way.
 
-    :param start: Its value before.
-    :param alone: Its value after one pass.
-    :param stacked: Its value after the other.
-    :param rounding: Share of its way by which the values may differ.
-
-    Example:
-    >>> from art_sensreg.utils.model_state import moved_alike
-    >>> moved_alike(0.0, 1.0, 1.001, 1e-2), moved_alike(0.0, 1.0, 1.1, 1e-2)
-    (True, False)
+    Records of a pass, which are as large as its batch, count as alike.
     """
     if isinstance(alone, torch.Tensor) and isinstance(stacked, torch.Tensor):
         if alone.shape != stacked.shape or alone.requires_grad:
@@ -235,10 +186,6 @@ def _entries(module: nn.Module) -> dict[str, Any]:
     return named
 
 
-def _get(module: nn.Module, name: str) -> Any:
-    return getattr(module, name, None)
-
-
 def _copy(value: Any) -> Any:
     if isinstance(value, nn.Parameter):
         return value
@@ -247,7 +194,7 @@ def _copy(value: Any) -> Any:
     return copy.copy(value) if type(value) in _CONTAINERS else value
 
 
-def _put_back(value: Any, former: Any) -> None:
+def _refill(value: Any, former: Any) -> None:
     """Give a container its former content; tensors that are attributes too."""
     if type(value) is list:
         value[:] = former

@@ -1,4 +1,4 @@
-"""Names of the norms that perturbations are measured in, read from any of the ways in which they are written."""
+"""Names of the norms that perturbations are measured in, however they are written."""
 
 from __future__ import annotations
 
@@ -13,21 +13,7 @@ _SHOWN = {"linf": "linf (np.inf)", "l2": "l2 (2)", "l1": "l1 (1)"}
 
 
 def norm_name(norm: Any, allowed: Sequence[str] = NORMS, name: str = "norm") -> str:
-    """
-    The name of a norm.
-
-    :param norm: As in ART (`np.inf`, `"inf"`, 2, 1, of any number type), or `linf`, `l2`, `l1` in any case.
-    :param allowed: The norms that can be had here.
-    :param name: Name of the argument, for the message.
-    :return: `linf`, `l2` or `l1`.
-    :raises ValueError: If it is none of those allowed.
-
-    Example:
-    >>> import numpy as np
-    >>> from art_sensreg.utils.norms import norm_name
-    >>> norm_name(np.inf), norm_name("Linf"), norm_name(2.0)
-    ('linf', 'linf', 'l2')
-    """
+    """`linf`, `l2` or `l1` from any spelling of it, or from ART's: `np.inf`, `"inf"`, 2, 1 of any number type."""
     if isinstance(norm, str) and norm in allowed:
         return norm
     found = _from_text(norm) if isinstance(norm, str) else _from_number(norm)

@@ -1,4 +1,4 @@
-"""Archives of numpy arrays from strangers: no pickle, and no more memory than the file is checked to need."""
+"""Archives of numpy arrays from untrusted sources: no pickle, and no more memory than the file is checked to need."""
 
 from __future__ import annotations
 
@@ -18,22 +18,10 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 
 def read_npz(source: Path | IO[bytes], name: str, keys: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
     """
-    Read the arrays of an `.npz` file.
+    The arrays `keys` of an `.npz` file, of which a symbolic link is followed; the four of a data set by default.
 
-    :param source: Path, of which a symbolic link is followed, or an open file.
-    :param name: Name of the file, for errors.
-    :param keys: Names of the arrays; the four of a data set if None.
-    :return: The arrays.
-    :raises ValueError: If it is no such file, is damaged, lacks one of them, holds Python objects, or needs more memory
-        than there is; one line.
-
-    Example:
-    >>> import io
-    >>> from art_sensreg.utils.npz import read_npz
-    >>> file = io.BytesIO()
-    >>> np.savez(file, a=np.arange(3))
-    >>> read_npz(file, "own.npz", keys=("a",))
-    {'a': array([0, 1, 2])}
+    A `ValueError` of one line, with `name`, if it is no such file, is damaged, lacks one of them, holds Python objects,
+    or needs more memory than there is.
     """
     wanted = ("x_train", "y_train", "x_test", "y_test") if keys is None else keys
     what = f"`dataset`: {name}" if keys is None else name

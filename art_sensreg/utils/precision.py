@@ -1,4 +1,4 @@
-"""TF32: GPUs from Ampere on round what convolutions and matrix products read to 11 bits, unless told not to."""
+"""TF32: from Ampere on, GPUs round the inputs of convolutions and matrix products to 11 bits, unless told not to."""
 
 from __future__ import annotations
 
@@ -10,24 +10,15 @@ import torch
 
 TF32_SIGMA = 0.01
 """
-Below this `sigma` (of an input range of length 1) finite differences are computed without TF32.
+Below this `sigma`, for an input range of length 1, finite differences are computed without TF32.
 
-The difference of two activations that are rounded to 11 bits is noise when they differ by little.
+The difference of two nearly equal activations that are rounded to 11 bits is noise.
 """
 
 
 @contextmanager
 def full_float32(device: torch.device) -> Iterator[None]:
-    """
-    Inside, float32 is computed in float32 on a GPU; afterwards TF32 is on where it was.
-
-    :param device: Where it is computed; nothing is done but on a GPU.
-
-    Example:
-    >>> from art_sensreg.utils.precision import full_float32
-    >>> with full_float32(torch.device("cpu")):
-    ...     _ = torch.ones(1) @ torch.ones(1)
-    """
+    """Inside, float32 is computed in float32 on a GPU; afterwards TF32 is enabled where it was."""
     with ExitStack() as stack:
         if device.type == "cuda":
             stack.callback(_without_tf32_in_products())
@@ -36,32 +27,12 @@ def full_float32(device: torch.device) -> Iterator[None]:
 
 
 def tf32_blurs(sigma: float | None, width: float = 1.0) -> bool:
-    """
-    Whether finite differences are too small for TF32.
-
-    :param sigma: The `s` that they are divided by; None: there are none.
-    :param width: Length of the range of inputs.
-
-    Example:
-    >>> from art_sensreg.utils.precision import tf32_blurs
-    >>> tf32_blurs(0.001), tf32_blurs(0.3), tf32_blurs(0.3, width=255.0)
-    (True, False, True)
-    """
+    """Whether finite differences, divided by `sigma`, are too small for TF32; None if there are none."""
     return sigma is not None and sigma < TF32_SIGMA * width
 
 
 def input_width(clip_values: tuple[torch.Tensor, torch.Tensor] | None) -> float:
-    """
-    Length of the range of inputs.
-
-    :param clip_values: The range, as two tensors, or None.
-    :return: That of the widest feature; 1 if none is known.
-
-    Example:
-    >>> from art_sensreg.utils.precision import input_width
-    >>> input_width((torch.tensor(0.0), torch.tensor([1.0, 255.0])))
-    255.0
-    """
+    """Length of the range of inputs, of the widest feature; 1 if it is not known."""
     return 1.0 if clip_values is None else float((clip_values[1] - clip_values[0]).max())
 
 

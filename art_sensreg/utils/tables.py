@@ -13,18 +13,7 @@ class Table:
     """
     A header and rows of text.
 
-    :param header: Names of the columns.
-    :param rows: Cells, as many in each row as there are columns.
-    :param words: Names of the columns that are aligned to the left, beside the first; all others hold numbers.
-
-    Example:
-    >>> from art_sensreg.utils.tables import Table
-    >>> rows = [["none", "98.1", "-"], ["sr", "97.5", "met"]]
-    >>> print(Table(["defence", "clean %", "claim"], rows, words=["claim"]).as_text())
-    defence  clean %  claim
-    -------  -------  -----
-    none        98.1  -
-    sr          97.5  met
+    The columns named in `words` are aligned to the left, as the first is; all others hold numbers.
     """
 
     header: Sequence[str]

@@ -1,4 +1,4 @@
-"""Text of strangers (names, reasons, error messages) where it could be taken for markup, formulas or new lines."""
+"""Text from elsewhere (names, reasons, error messages) where it could be taken for markup, formulas or new lines."""
 
 from __future__ import annotations
 
@@ -7,51 +7,21 @@ from typing import Any
 
 
 def one_line(text: Any) -> str:
-    r"""
-    Text on one line, without control characters, which a terminal would obey.
-
-    :param text: Anything; of an object whose `str` fails, its class.
-    :return: The line.
-
-    Example:
-    >>> from art_sensreg.utils.text import one_line
-    >>> one_line("two\nlines, \x1b[31mred")
-    'two lines, [31mred'
-    """
+    """Text on one line, without control characters, which a terminal would obey."""
     try:
         words = str(text)
-    except Exception:  # noqa: BLE001 - an exception of a stranger may be broken itself
+    except Exception:  # noqa: BLE001 - the exception of a foreign object may be broken itself
         words = f"({type(text).__name__})"
     return "".join(sign for sign in " ".join(words.split()) if sign.isprintable())
 
 
 def describe(error: BaseException) -> str:
-    """
-    An exception as one line: its class and its message.
-
-    :param error: The exception.
-    :return: The line.
-
-    Example:
-    >>> from art_sensreg.utils.text import describe
-    >>> describe(KeyError("a"))
-    "KeyError: 'a'"
-    """
+    """An exception as one line: its class and its message."""
     return f"{type(error).__name__}: {one_line(error)}"
 
 
 def escape_markdown(text: Any) -> str:
-    r"""
-    Text for a page in Markdown: on one line, no cell of a table ends in it, no tag, link, picture or code begins.
-
-    :param text: Anything.
-    :return: The text.
-
-    Example:
-    >>> from art_sensreg.utils.text import escape_markdown
-    >>> escape_markdown("a|b <script> [x](y)")
-    'a\\|b &lt;script&gt; [x]\\(y)'
-    """
+    """Text on one line that ends no cell of a table in Markdown, and begins no tag, link, picture or code."""
     line = html.escape(one_line(text), quote=False)
     for sign, escaped in (("\\", "\\\\"), ("|", "\\|"), ("`", "\\`"), ("](", "]\\("), ("][", "]\\["), ("]:", "]\\:")):
         line = line.replace(sign, escaped)
@@ -59,17 +29,7 @@ def escape_markdown(text: Any) -> str:
 
 
 def fenced(text: str) -> str:
-    r"""
-    A command as a block of code in Markdown, which nothing in it ends.
-
-    :param text: The command.
-    :return: The block.
-
-    Example:
-    >>> from art_sensreg.utils.text import fenced
-    >>> fenced("make bench")
-    '```\nmake bench\n```'
-    """
+    """A command as a block of code in Markdown, which nothing in it ends."""
     line, fence = one_line(text), "```"
     while fence in line:
         fence += "`"
@@ -77,17 +37,7 @@ def fenced(text: str) -> str:
 
 
 def escape_csv(value: Any) -> Any:
-    """
-    A cell of a CSV file that no spreadsheet takes for a formula.
-
-    :param value: A cell; what is no text stays.
-    :return: The cell, on one line; text that would be a formula begins with an apostrophe.
-
-    Example:
-    >>> from art_sensreg.utils.text import escape_csv
-    >>> escape_csv("=1+1"), escape_csv(-0.5)
-    ("'=1+1", -0.5)
-    """
+    """A cell of a CSV file that no spreadsheet takes for a formula: such text gets an apostrophe in front."""
     if not isinstance(value, str):
         return value
     line = one_line(value)
