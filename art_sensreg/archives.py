@@ -1,9 +1,9 @@
 """
 MNIST and CIFAR-10 as published: read from ART's data folder, or downloaded into it, and checked before they are used.
 
-ART's own loaders unpickle what lies in that folder, which is below /tmp if the home folder cannot be written into, and
-download without checking a certificate. Here nothing is used whose checksum is not the published one, and pickles of
-CIFAR-10 can make numpy arrays and nothing else.
+ART's own loaders unpickle whatever lies in that folder, which is below /tmp if the home folder is not writable, and
+download without checking certificates. Here a file is used only if its checksum is the published one, and the pickles
+of CIFAR-10 can make numpy arrays and nothing else.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from art import config
 
 from art_sensreg.utils.files import atomic_write, read_regular
 
@@ -29,12 +30,9 @@ Arrays = dict[str, np.ndarray]
 @dataclass(frozen=True, kw_only=True)
 class Archive:
     """
-    A published file.
+    A published file: its names in the data folder, the first for downloads; its source, and its size at most.
 
-    :param names: Names of the file in the data folder; it is downloaded as the first.
-    :param url: Where it is from.
-    :param digests: Published checksums, by the name of the algorithm; one that fits will do.
-    :param limit: Bytes that it has at most.
+    Of the published checksums, by the name of the algorithm, one that matches is enough.
     """
 
     names: tuple[str, ...]
@@ -78,20 +76,14 @@ _INSTEAD = "or give a folder with {name}.npz as `--data-dir`"
 
 def data_folder() -> Path:
     """ART's folder of data sets."""
-    from art import config
-
     return Path(config.ART_DATA_PATH)
 
 
 def load_archive(name: str, read_npz: Callable[[Any, str], Arrays]) -> Arrays:
     """
-    The arrays of a published data set.
+    The arrays of MNIST or CIFAR-10, as published; `read_npz` reads the content of an `.npz` file.
 
-    :param name: `mnist` or `cifar10`.
-    :param read_npz: Function that reads the content of an `.npz` file, and its name for errors.
-    :return: `x_train`, `y_train`, `x_test`, `y_test`, as published.
-    :raises ValueError: If a file is not the published one, or others can write into the folder.
-    :raises OSError: If it cannot be read or downloaded.
+    `ValueError` if a file is not the published one, or others can write into the folder.
     """
     folder, archive = data_folder(), ARCHIVES[name]
     instead = _INSTEAD.format(name=name)
@@ -109,15 +101,9 @@ def load_archive(name: str, read_npz: Callable[[Any, str], Arrays]) -> Arrays:
 
 
 def check_private(folder: Path, instead: str) -> None:
-    """
-    Refuse a folder into which others may write, or which others may put in the place of the user's own.
-
-    :param folder: The folder; it may be missing.
-    :param instead: What else may be done, for the error.
-    :raises ValueError: If it, or a folder above it, can be written by others.
-    """
+    """Refuse a folder, which may be missing, that others can write into or replace; `instead` is another way out."""
     if not hasattr(os, "getuid"):
-        return  # the bits tell nothing there
+        return  # permission bits mean nothing there
     path, inner = folder.absolute(), None
     for place in (path, *path.parents):
         try:
@@ -140,12 +126,9 @@ def check_private(folder: Path, instead: str) -> None:
 
 def read_batches(files: Mapping[str, bytes], digests: Mapping[str, str] = BATCHES) -> Arrays:
     """
-    Read the parts of CIFAR-10.
+    The arrays of CIFAR-10 from the content of its parts by name, and their MD5; the last part is the test images.
 
-    :param files: Their content, by name.
-    :param digests: Their MD5, by name; the last part is the test images.
-    :return: `x_train`, `y_train`, `x_test`, `y_test`: images `(n, 3, 32, 32)` of uint8, class indices.
-    :raises ValueError: If a part is missing, is not the published one, or holds anything but arrays.
+    `ValueError` if a part is missing, is not the published one, or holds anything but arrays.
     """
     parts = []
     for name, digest in digests.items():

@@ -49,13 +49,7 @@ class Dataset:
         return int(max(self.y_train.max(), self.y_test.max())) + 1
 
     def limited(self, train_size: int | None = None, test_size: int | None = None) -> Dataset:
-        """
-        The first images of each part.
-
-        :param train_size: Number of training images, or None for all.
-        :param test_size: Number of test images, or None for all.
-        :return: The smaller data set.
-        """
+        """The first images of each part; all if the size is None."""
         return replace(
             self,
             x_train=self.x_train[:train_size],
@@ -74,11 +68,10 @@ class Dataset:
 
     def with_validation_as_test(self, fraction: float = 1 / 6, seed: int = 0) -> Dataset:
         """
-        Hold out part of the training images and put it in the place of the test images, for choosing settings.
+        The data set with held-out training images instead of its test images, for choosing settings.
 
         :param fraction: Share of the training images that is held out.
         :param seed: Seed of the choice.
-        :return: The data set without its test images.
         """
         order = np.random.default_rng(seed).permutation(len(self.x_train))
         count = max(1, round(len(order) * fraction))
@@ -158,7 +151,7 @@ def _dataset(name: str, arrays: dict[str, np.ndarray], file: str) -> Dataset:
 
 
 def _check_classes(parts: dict[str, np.ndarray]) -> None:
-    """Refuse indices that are no classes but numbers of persons, say: a model would have an output for each."""
+    """Refuse indices that are not classes (identifiers of people, say): a model would have an output for each."""
     most = max(_MOST_CLASSES, len(parts["y_train"]) + len(parts["y_test"]))
     for key in ("y_train", "y_test"):
         if parts[key].max() >= most:

@@ -49,12 +49,7 @@ def build_model(
 
 
 class FeatureClassifier(nn.Module):
-    """
-    A feature extractor and a linear head: not an `nn.Sequential`, on which some of ART's trainers fail.
-
-    :param features: Module from images to `(n, d)`.
-    :param head: Module from `(n, d)` to logits.
-    """
+    """A feature extractor and a linear head: not an `nn.Sequential`, on which some of ART's trainers fail."""
 
     def __init__(self, features: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -111,15 +106,7 @@ def _lenet(input_shape: tuple[int, int, int], nb_classes: int, act: type[nn.Modu
 
 
 class PreActBlock(nn.Module):
-    """
-    Pre-activation residual block (He et al. 2016, arXiv 1603.05027, figure 1b).
-
-    :param channels_in: Channels of the input.
-    :param channels_out: Channels of the output.
-    :param stride: Stride of the first convolution.
-    :param act: Class of the activation.
-    :param norm: Whether BatchNorm stands before each activation.
-    """
+    """Pre-activation residual block (He et al. 2016, arXiv 1603.05027, figure 1b), with or without BatchNorm."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int, act: type[nn.Module], norm: bool) -> None:
         super().__init__()

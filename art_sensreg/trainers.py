@@ -24,8 +24,7 @@ from art_sensreg.penalties import FisherRaoPenalty, GradientDiversityPenalty
 from art_sensreg.penalties.fisher_rao import FIRE_PRESETS
 from art_sensreg.penalty_lists import Penalty, check_penalties
 from art_sensreg.presets import default_penalties
-from art_sensreg.randomization import BayesianKL, draws_differ
-from art_sensreg.randomization.layers import GaussianWeights
+from art_sensreg.randomization import BayesianKL, GaussianWeights, draws_differ
 from art_sensreg.training.callbacks import History
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.utils import check_choice

@@ -1,4 +1,4 @@
-"""Adversarial training to combine with the penalties: `SensRegTrainer(..., adversary=...)`. Pure PyTorch."""
+"""Adversarial training that combines with the penalties, `SensRegTrainer(..., adversary=...)`; torch only."""
 
 from art_sensreg.adversaries.base import Adversary
 from art_sensreg.adversaries.iterative import PGD, TRADES

@@ -1,4 +1,4 @@
-"""Adversarial training to combine with the penalties: how a batch is perturbed, and what counts of both halves."""
+"""What adversaries have in common: how a batch is perturbed, and how clean and adversarial loss are combined."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ PAIRS = ("noisy", "adversarial")
 @dataclass(frozen=True, kw_only=True)
 class Adversary:
     """
-    What all adversaries have in common: gradient steps from some start, and what counts of both halves of the batch.
+    Base class of adversaries: gradient steps from a start, and how the losses of clean and adversarial images combine.
 
-    Subclasses fill in the small hooks below `perturb`. The model is in evaluation mode while it is attacked. In the
-    training pass clean and adversarial rows go through it together; where clean rows take part, BatchNorm's statistics
-    are theirs alone, as for the penalties.
+    Subclasses override the hooks below `perturb`. The model is in evaluation mode while it is attacked. In training,
+    clean and adversarial images are one batch; if there are clean ones, BatchNorm's statistics are theirs alone, as for
+    the penalties.
 
     :param eps: Size of the perturbation, in input units.
     :param eps_step: Size of a step, in input units; None: the paper's.
     :param clean_fraction: Share of the base loss that is on the clean images, from 0 (all adversarial) to below 1.
-    :param pair: What the penalties compare the clean images with: `noisy` copies, or the `adversarial` images, whose
-        activations are there anyway: no further rows pass through the model then. Their `sigma`, `noise` and `probes`
-        are not used; the differences are divided by the adversary's own `s`, see `root_mean_square`.
+    :param pair: What the penalties compare the clean images with: `noisy` copies, or the `adversarial` images, which
+        costs no further forward pass. The penalties' `sigma`, `noise` and `probes` are not used then: differences are
+        divided by `root_mean_square` of the adversary.
     :raises ValueError: If a setting is out of range.
     :raises TypeError: If a setting is of a wrong type.
 
@@ -113,49 +113,26 @@ class Adversary:
         return self.clean_fraction > 0
 
     def root_mean_square(self, x: torch.Tensor) -> float:
-        """
-        The `s` of its perturbations: the root mean square entry of one as large as can be, before the range of inputs.
-
-        :param x: Images, `(n, ...)`.
-        :return: In input units.
-        """
+        """Root mean square entry of a perturbation as large as can be, in input units, before images are clipped."""
         return self.eps
 
     def draw_start(self, x: torch.Tensor, generator: Randomness) -> torch.Tensor:
-        """
-        The perturbation at which the steps begin.
-
-        :param x: Images, `(n, ...)`.
-        :param generator: Source of randomness.
-        :return: Uniform in the L-inf ball, by default; same shape.
-        """
+        """The perturbation at which the steps begin: by default uniform in the L-inf ball."""
         return uniform(x, self.eps, generator)
 
     def get_loss_fn(
         self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, base_loss: BaseLoss
     ) -> Callable[[torch.Tensor], torch.Tensor]:
-        """
-        What the steps maximise.
-
-        :param model: The model.
-        :param x: Clean images.
-        :param y: Labels.
-        :param base_loss: Function of logits and labels.
-        :return: Function of logits, to a 0-d tensor.
-        """
+        """The function of the logits that the steps maximise."""
         return lambda logits: base_loss(logits, y)
 
     def combine(
         self, base_loss: BaseLoss, clean: torch.Tensor | None, adversarial: torch.Tensor, y: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        The loss that takes the place of the base loss.
+        The loss that replaces the base loss, and its adversarial part alone.
 
-        :param base_loss: Function of logits and labels.
-        :param clean: Logits of the clean images, `(n, C)`; None if they are not needed and were not computed.
-        :param adversarial: Logits of the perturbed images, `(n, C)`.
-        :param y: Labels.
-        :return: The loss, and its adversarial part alone: two 0-d tensors.
+        `clean` logits are None if they are not needed and were not computed.
         """
         part = base_loss(adversarial, y)
         if clean is None or self.clean_fraction == 0:
@@ -164,31 +141,12 @@ class Adversary:
 
 
 def uniform(x: torch.Tensor, size: float, generator: Randomness = None) -> torch.Tensor:
-    """
-    Independent entries, uniform between `-size` and `size`.
-
-    :param x: Batch whose shape, dtype and device they take.
-    :param size: Half width.
-    :param generator: Source of randomness.
-    :return: New tensor.
-    """
+    """Independent entries, uniform between `-size` and `size`, of the shape, dtype and device of `x`."""
     return draw_noise(x, "uniform", generator).mul_(size / math.sqrt(3))
 
 
 def check_adversary(adversary: Any) -> Adversary | None:
-    """
-    Check an adversary.
-
-    :param adversary: What came.
-    :return: The same.
-    :raises TypeError: If it is no :class:`Adversary`.
-
-    Example:
-    >>> from art_sensreg.adversaries import PGD
-    >>> from art_sensreg.adversaries.base import check_adversary
-    >>> check_adversary(PGD(eps=0.1)).eps
-    0.1
-    """
+    """Refuse what is neither None nor an :class:`Adversary`."""
     if adversary is not None and not isinstance(adversary, Adversary):
         raise TypeError(
             f"`adversary` is {adversary!r}; expected None, or an Adversary such as PGD(eps=0.1), FGSMRS(eps=0.1), "

@@ -69,10 +69,10 @@ class PGD(Adversary):
 @dataclass(frozen=True, kw_only=True)
 class TRADES(PGD):
     """
-    TRADES: the base loss on clean images plus `beta` times the divergence of the predictions of clean and perturbed.
+    TRADES: the base loss on clean images plus `beta` times the divergence of their predictions from adversarial ones.
 
-    The perturbation maximises the same divergence `KL(p(x) || p(x'))`, from `x + 0.001 N(0, I)`; labels are not used in
-    it. `clean_fraction` must stay 0: the clean loss counts in full.
+    The perturbation maximises the same divergence `KL(p(x) || p(x'))`, from `x + 0.001 N(0, I)`, without labels.
+    `clean_fraction` must stay 0: the clean loss counts in full.
 
     | Paper link: https://arxiv.org/abs/1901.08573 (Zhang et al. 2019, equation 5 and algorithm 1)
 
@@ -91,7 +91,7 @@ class TRADES(PGD):
         check_number("beta", self.beta, minimum=0.0, exclusive=True)
         if self.clean_fraction:
             raise ValueError(
-                f"`clean_fraction` is {self.clean_fraction!r}; expected 0: TRADES weighs both halves by `beta`."
+                f"`clean_fraction` is {self.clean_fraction!r}; expected 0: TRADES weighs both losses by `beta`."
             )
 
     @property
@@ -118,18 +118,7 @@ class TRADES(PGD):
 
 
 def divergence(logits: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """
-    `KL(softmax(logits) || softmax(others))`, mean over the rows; half precision is computed in float32.
-
-    :param logits: `(n, C)`.
-    :param others: Same shape.
-    :return: 0-d tensor.
-
-    Example:
-    >>> from art_sensreg.adversaries.iterative import divergence
-    >>> divergence(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0]])).item()
-    0.0
-    """
+    """`KL(softmax(logits) || softmax(others))`, mean over the batch; half precision is computed in float32."""
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits, others = logits.float(), others.float()
     first, second = torch.log_softmax(logits, dim=1), torch.log_softmax(others, dim=1)

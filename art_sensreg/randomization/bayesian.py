@@ -14,19 +14,7 @@ from art_sensreg.utils import check_number, python_numbers
 
 
 def gaussian_divergence(mean: torch.Tensor, std: torch.Tensor, prior_std: float) -> torch.Tensor:
-    """
-    `KL(N(mean, std^2) || N(0, prior_std^2))`, summed over independent entries.
-
-    :param mean: Means, any shape.
-    :param std: Standard deviations above 0, same shape.
-    :param prior_std: That of the prior, above 0.
-    :return: 0-d tensor; half precision is computed in float32.
-
-    Example:
-    >>> from art_sensreg.randomization.bayesian import gaussian_divergence
-    >>> gaussian_divergence(torch.ones(3), torch.ones(3), prior_std=1.0).item()
-    1.5
-    """
+    """`KL(N(mean, std^2) || N(0, prior_std^2))`, summed over independent entries; half precision in float32."""
     mean, std = (value.float() if value.itemsize < 4 else value for value in (mean, std))
     terms = math.log(prior_std) - std.log() + (std.pow(2) + mean.pow(2)) / (2 * prior_std**2) - 0.5
     return terms.sum()
@@ -35,12 +23,12 @@ def gaussian_divergence(mean: torch.Tensor, std: torch.Tensor, prior_std: float)
 @dataclass(frozen=True, kw_only=True)
 class BayesianKL:
     """
-    Divergence of all Bayesian layers of a model from their prior: the second term of Adv-BNN's objective.
+    Divergence of the Bayesian layers of a model from their prior: the second term of Adv-BNN's objective.
 
     | Paper link: https://arxiv.org/abs/1810.01279 (Liu et al. 2019, equation 8)
 
-    :param weight: Factor in the objective, at least 0: 1 over the number of training images makes it the negative
-        evidence bound of an image.
+    :param weight: Factor in the objective, at least 0: 1 over the number of training images makes the
+        objective the negative evidence lower bound per image.
     :raises ValueError: If it is out of range.
 
     Example:
@@ -59,12 +47,8 @@ class BayesianKL:
 
     def __call__(self, model: nn.Module, x: torch.Tensor | None = None, y: torch.Tensor | None = None) -> torch.Tensor:
         """
-        Measure it.
+        The unweighted value of a model with Bayesian layers, a 0-d tensor; inputs and labels are not used.
 
-        :param model: A model with Bayesian layers.
-        :param x: Not used.
-        :param y: Not used.
-        :return: Unweighted value, a 0-d tensor.
         :raises ValueError: If the model has no Bayesian layer.
         """
         layers = [module for module in model.modules() if isinstance(module, GaussianWeights)]

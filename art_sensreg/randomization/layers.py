@@ -1,8 +1,4 @@
-"""
-Convolutions and linear layers that are random, at test time too.
-
-They are the user's own layers with another class, which keep their weights and the names of these.
-"""
+"""Convolutions and linear layers that are random, at test time too: the user's own layers under another class."""
 
 from __future__ import annotations
 
@@ -19,22 +15,13 @@ class RandomLayer(nn.Module):
 
     @classmethod
     def randomize_(cls, layer: nn.Module, **settings: Any) -> None:
-        """
-        Change the class of a layer.
-
-        :param layer: A layer of the class that this one derives from.
-        :param settings: Settings of the randomness.
-        """
+        """Change the class of a layer, of the class that this one derives from; its weights and their names stay."""
         layer.__class__ = cls
         assert isinstance(layer, cls)
         layer.add_randomness(**settings)
 
     def add_randomness(self, **settings: Any) -> None:
-        """
-        Take the settings, and add what is learned.
-
-        :param settings: Settings of the randomness.
-        """
+        """Take the settings, and add what is learned."""
         raise NotImplementedError
 
 
@@ -213,23 +200,9 @@ class InjectedLinear(NoisyWeights, nn.Linear):
     """A linear layer with noise on its weights."""
 
 
+_PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 LAYERS: dict[str, dict[type[nn.Module], type[RandomLayer]]] = {
-    "rse": {
-        nn.Conv1d: NoisyConv1d,
-        nn.Conv2d: NoisyConv2d,
-        nn.Conv3d: NoisyConv3d,
-        nn.Linear: NoisyLinear,
-    },
-    "bayesian": {
-        nn.Conv1d: BayesianConv1d,
-        nn.Conv2d: BayesianConv2d,
-        nn.Conv3d: BayesianConv3d,
-        nn.Linear: BayesianLinear,
-    },
-    "pni": {
-        nn.Conv1d: InjectedConv1d,
-        nn.Conv2d: InjectedConv2d,
-        nn.Conv3d: InjectedConv3d,
-        nn.Linear: InjectedLinear,
-    },
+    "rse": dict(zip(_PLAIN, (NoisyConv1d, NoisyConv2d, NoisyConv3d, NoisyLinear), strict=True)),
+    "bayesian": dict(zip(_PLAIN, (BayesianConv1d, BayesianConv2d, BayesianConv3d, BayesianLinear), strict=True)),
+    "pni": dict(zip(_PLAIN, (InjectedConv1d, InjectedConv2d, InjectedConv3d, InjectedLinear), strict=True)),
 }

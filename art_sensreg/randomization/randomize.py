@@ -1,4 +1,4 @@
-"""A user's deterministic network as a randomised one."""
+"""Randomised copies of deterministic networks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from art_sensreg.penalties.forward.taps import trial
 from art_sensreg.randomization.layers import LAYERS, RandomLayer
 from art_sensreg.utils import check_choice, check_number, enable_grad
 from art_sensreg.utils.checks import check_known
@@ -20,22 +21,22 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 @enable_grad()
 def randomize(model: nn.Module, kind: str = "rse", **options: Any) -> nn.Module:
     """
-    Make a randomised copy of a network: its weights, its mode and the names of its weights stay.
+    A randomised copy of a network, with its weights, their names and its mode.
 
     - `rse`, random self-ensemble (Liu et al. 2018, arXiv 1712.00673): Gaussian noise on the input of every convolution;
       in a network without any, of every linear layer. Options: `first_std` (0.2) for the first one, `std` (0.1) for the
       others.
     - `bayesian`, as in Adv-BNN (Liu et al. 2019, arXiv 1810.01279): independent Gaussian weights in every convolution
-      and linear layer, whose means start at the given weights. Options: `prior_std` (0.1), see :class:`BayesianKL`;
+      and linear layer, with means that start at the given weights. Options: `prior_std` (0.1), see :class:`BayesianKL`;
       `initial_std` (0.02).
     - `pni`, parametric noise injection (He, Rakin, Fan 2019, arXiv 1811.09310): noise on all weights, in proportion to
       their spread, by a learned factor. Option: `initial_alpha` (0.25).
 
-    All are on at test time too, and draw from torch's global generator: noise on inputs for every row, noise on weights
-    once a pass. A layer whose weight the model reads itself, without calling the layer, stays as it was:
-    :func:`draws_differ` tells whether a model is random at all.
+    All are random at test time too, and draw from torch's global generator: noise on inputs for every image, noise on
+    weights once per forward pass. A layer whose weight the model reads itself, without calling the layer, stays as it
+    was: :func:`draws_differ` tells whether a model is random at all.
 
-    :param model: Any `nn.Module` with convolutions or linear layers of torch; it is left alone.
+    :param model: Any `nn.Module` with convolutions or linear layers of torch; it is not changed.
     :param kind: `rse`, `bayesian` or `pni`.
     :param options: Options of the kind.
     :return: The randomised copy.
@@ -160,7 +161,5 @@ def draws_differ(model: nn.Module, x: torch.Tensor) -> bool:
     >>> draws_differ(nn.Dropout(), torch.ones(1, 4)), draws_differ(randomize(nn.Linear(4, 2)), torch.ones(1, 4))
     (False, True)
     """
-    from art_sensreg.penalties.forward.taps import trial
-
     with trial(model, x):
         return not torch.equal(model(x.clone()), model(x.clone()))

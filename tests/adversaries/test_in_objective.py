@@ -1,0 +1,147 @@
+"""The objective that an adversary is part of: which images pass through the model, and what the terms are."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from art_sensreg import FisherRaoPenalty, JacobianPenalty, SensitivityPenalty
+from art_sensreg.adversaries import NFGSM, PGD, TRADES
+from art_sensreg.adversaries.iterative import divergence
+from art_sensreg.objectives import Objective, Share
+from art_sensreg.penalties.sensitivity import layer_sensitivity
+from art_sensreg.training.steps import StepModule
+from tests.adversaries.helpers import LOSS, SR_JR, draw_batch, small_net
+
+
+class Counting(nn.Module):
+    """Counts the rows of the passes in training mode: those of the objective itself."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.rows = model, 0
+
+    def forward(self, x):
+        self.rows += len(x) * self.training
+        return self.model(x)
+
+
+def measured(penalties, adversary, share=None, model=None):
+    x, y = draw_batch()
+    model = Counting(model or small_net()).train()
+    objective = Objective(penalties, LOSS, adversary=adversary)
+    objective.prepare(model, x)
+    model.rows = 0
+    arguments = () if share is None else (share,)
+    terms, logits = objective(model, x, y, torch.Generator().manual_seed(0), *arguments)
+    perturbed = adversary.perturb(model, x, y, LOSS, torch.Generator().manual_seed(0))
+    return {name: value.item() for name, value in terms.items()}, logits, perturbed, model, objective
+
+
+@pytest.mark.parametrize(
+    ("penalties", "adversary", "branches"),
+    [
+        ([], PGD(eps=0.1), 1),
+        ([], PGD(eps=0.1, clean_fraction=0.5), 2),
+        ([], TRADES(eps=0.1), 2),
+        (SR_JR, PGD(eps=0.1), 3),
+        (SR_JR, PGD(eps=0.1, clean_fraction=0.5), 3),
+        (SR_JR, PGD(eps=0.1, pair="adversarial"), 2),
+        (SR_JR, PGD(eps=0.1, pair="adversarial", clean_fraction=0.5), 2),
+        (SR_JR, TRADES(eps=0.1, pair="adversarial"), 2),
+        ([JacobianPenalty(estimator="projection")], NFGSM(eps=0.1), 2),
+    ],
+    ids=repr,
+)
+def test_rows_of_a_step(penalties, adversary, branches):
+    """The adversarial pair costs no further rows."""
+    _, _, _, model, _ = measured(penalties, adversary)
+    assert model.rows == 32 * branches
+
+
+def test_base_terms():
+    x, y = draw_batch()
+    terms, logits, perturbed, model, _ = measured([], PGD(eps=0.1, clean_fraction=0.25))
+    clean, adversarial = LOSS(model(x), y).item(), LOSS(model(perturbed), y).item()
+    assert terms["base"] == pytest.approx(0.25 * clean + 0.75 * adversarial, rel=1e-5)
+    assert terms["adversarial"] == pytest.approx(adversarial, rel=1e-5)
+    assert terms["loss"] == terms["base"]
+    assert torch.allclose(logits, model(x), atol=1e-6)
+    terms, logits, perturbed, model, _ = measured([], PGD(eps=0.1))
+    assert terms["base"] == terms["adversarial"] == pytest.approx(LOSS(model(perturbed), y).item(), rel=1e-5)
+    assert torch.allclose(logits, model(perturbed), atol=1e-6)
+    terms, logits, perturbed, model, _ = measured([], TRADES(eps=0.1, beta=3.0))
+    assert terms["adversarial"] == pytest.approx(divergence(model(x), model(perturbed)).item(), rel=1e-4)
+    assert terms["base"] == pytest.approx(LOSS(model(x), y).item() + 3 * terms["adversarial"], rel=1e-5)
+
+
+def test_penalties_on_the_adversarial_pair():
+    adversary = PGD(eps=0.1, pair="adversarial", clean_fraction=0.5)
+    x, _ = draw_batch()
+    terms, _, perturbed, model, objective = measured(
+        [SensitivityPenalty(weight=2.0), JacobianPenalty(weight=3.0)], adversary
+    )
+    hidden = [model.model[:2](rows) for rows in (perturbed, x)]
+    assert terms["sensitivity"] == pytest.approx(layer_sensitivity(*hidden, sigma=0.1).item(), rel=1e-4)
+    difference = (model(perturbed) - model(x)).pow(2).sum(1).mean().item() / 0.1**2 / 2
+    assert terms["jacobian"] == pytest.approx(difference, rel=1e-4)
+    assert terms["loss"] == pytest.approx(terms["base"] + 2 * terms["sensitivity"] + 3 * terms["jacobian"], rel=1e-5)
+    assert objective.smallest_sigma == 0.1
+
+
+def test_penalties_on_noisy_copies_are_those_without_an_adversary():
+    x, y = draw_batch()
+    model = small_net()
+    plain = Objective([SensitivityPenalty(layers="logits")], LOSS)
+    plain.prepare(model, x)
+    values = []
+    for seed in range(300):
+        terms, _ = plain(model, x, y, torch.Generator().manual_seed(seed))
+        values.append(terms["sensitivity"].item())
+    terms = [measured([SensitivityPenalty(layers="logits")], PGD(eps=0.1))[0]["sensitivity"] for _ in range(1)]
+    assert abs(terms[0] - np.mean(values)) < 4 * np.std(values)
+    fire = measured([FisherRaoPenalty(eps=0.1, eps_step=0.05)], PGD(eps=0.1))[0]
+    assert fire["fisher_rao"] > 0
+
+
+def test_the_jacobian_penalty_alone_on_the_adversarial_pair():
+    terms, *_ = measured([JacobianPenalty()], PGD(eps=0.1, pair="adversarial"))
+    assert terms["jacobian"] > 0
+    with pytest.raises(ValueError, match="shares the noise"):
+        Objective([JacobianPenalty()], LOSS, adversary=PGD(eps=0.1))
+
+
+def test_batch_norm_has_the_statistics_of_the_clean_rows():
+    norm = nn.BatchNorm1d(12)
+    x, _ = draw_batch()
+    measured([], PGD(eps=0.3, clean_fraction=0.5), model=nn.Sequential(norm, nn.Linear(12, 4)))
+    assert torch.allclose(norm.running_mean, 0.1 * x.mean(0), atol=1e-6)
+    assert int(norm.num_batches_tracked) == 1
+
+
+@pytest.mark.parametrize("pair", ["noisy", "adversarial"])
+def test_a_share_of_the_rows(pair):
+    adversary = PGD(eps=0.1, clean_fraction=0.5, pair=pair)
+    terms, _, _, model, _ = measured([SensitivityPenalty()], adversary, Share(noisy_rows=8))
+    assert model.rows == (64 if pair == "adversarial" else 72)
+    assert terms["sensitivity"] > 0
+    terms, _, _, model, _ = measured([SensitivityPenalty()], adversary, Share(noisy_rows=0, noisy_weight=0.0))
+    assert model.rows == 64
+    assert (terms["sensitivity"] > 0) == (pair == "adversarial")
+
+
+@pytest.mark.parametrize("adversary", [PGD(eps=0.1), PGD(eps=0.1, clean_fraction=0.5)], ids=repr)
+def test_the_logits_returned_depend_on_the_settings_alone(adversary):
+    x, _ = draw_batch()
+    for share in (Share(), Share(noisy_rows=8), Share(noisy_rows=0, noisy_weight=0.0)):
+        _, logits, perturbed, model, _ = measured([SensitivityPenalty()], adversary, share)
+        assert torch.allclose(logits, model(x if adversary.clean_fraction else perturbed), atol=1e-5)
+
+
+def test_small_differences_are_not_taken_in_half_precision():
+    model, (x, _) = small_net(), draw_batch()
+    fine, coarse = PGD(eps=1.0, norm="l2", pair="adversarial"), PGD(eps=0.5, pair="adversarial")
+    for adversary, low in ((fine, False), (coarse, True)):
+        objective = Objective([SensitivityPenalty()], LOSS, adversary=adversary)
+        objective.prepare(model, x)
+        assert (StepModule(model, objective, "bfloat16").low is not None) == low

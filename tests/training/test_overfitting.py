@@ -1,0 +1,109 @@
+"""The guard against catastrophic overfitting of adversarial training."""
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from art_sensreg import TrainingConfig
+from art_sensreg.adversaries import FGSMRS
+from art_sensreg.art_bridge.fit import _guard
+from art_sensreg.training.batches import TensorBatches
+from art_sensreg.training.held_out import HeldOutLoader, HeldOutTensors
+from art_sensreg.training.overfitting import OverfittingGuard, Watched, watched_attacks
+from tests.adversaries.helpers import prototypes, trainer_of
+
+
+class Collapsing(FGSMRS):
+    """Training that is fine for three epochs, and then forgets what it knew about PGD: it trains on clean images."""
+
+    def perturb(self, model, x, y, base_loss, generator=None, clip_values=None):
+        if COLLAPSE[0]:
+            return 1 - x  # far from anything: the classes of the corners change places
+        return super().perturb(model, x, y, base_loss, generator, clip_values)
+
+
+COLLAPSE = [False]
+
+
+class CollapseAfter:
+    def on_start(self, state):
+        COLLAPSE[0] = False
+
+    def on_epoch(self, state):
+        COLLAPSE[0] = state.epoch >= 5
+
+
+@pytest.mark.parametrize("action", ["report", "stop", "roll_back", "ignore"])
+def test_collapse_in_training(action, caplog):
+    x, y = prototypes()
+    trainer = trainer_of(Collapsing(eps=0.1), callbacks=[CollapseAfter()], on_catastrophic_overfitting=action)
+    with caplog.at_level(logging.WARNING, logger="art_sensreg"):
+        trainer.fit(x, (y + 0) % 4, validation_data=(x, y), nb_epochs=12, batch_size=16, verbose=False)
+    history = trainer.history
+    reported = [record for record in caplog.records if "Catastrophic overfitting in epoch" in record.getMessage()]
+    right = (trainer.get_classifier().predict(x).argmax(1) == y).mean()
+    if action == "ignore":
+        assert "pgd_accuracy" not in history[0]
+        assert not reported
+        return
+    assert len(reported) == 1
+    flags = [record["catastrophic_overfitting"] for record in history]
+    assert sum(flags) == 1
+    assert flags.index(1.0) >= 5
+    assert max(record["pgd_accuracy"] for record in history[:5]) > 0.9
+    assert (len(history) == 12) == (action == "report")
+    assert (right > 0.95) == (action == "roll_back")
+
+
+def test_what_counts_as_a_collapse(caplog):
+    watched = Watched(watched_attacks(0.1, "linf"), HeldOutTensors(torch.zeros(1, 1), torch.zeros(1)))
+
+    def flagged(values, singles=None, action="report"):
+        guard = OverfittingGuard(action, watched)
+        pairs = zip(values, singles or values, strict=True)
+        records = [{"epoch": i, "pgd_accuracy": pgd, "fgsm_accuracy": fgsm} for i, (pgd, fgsm) in enumerate(pairs)]
+        stops = [guard.stops_after(record, nn.Linear(1, 1)) for record in records]
+        return [i for i, record in enumerate(records) if record["catastrophic_overfitting"]], stops
+
+    assert flagged([0.1, 0.3, 0.5, 0.45, 0.5]) == ([], [False] * 5)
+    assert flagged([0.1, 0.05, 0.02]) == ([], [False] * 3)  # nothing was won yet
+    assert flagged([0.4, 0.02, 0.0, 0.01])[0] == [1]  # reported once
+    assert flagged([0.4, 0.02, 0.5, 0.0])[0] == [1, 3]  # it recovered, and collapsed again
+    assert flagged([0.4, 0.02, 0.0], action="stop")[1] == [False, True, True]
+    assert flagged([0.05, 0.04], [0.2, 0.9])[0] == [1]  # never robust to PGD, all the more to one step
+    assert flagged([0.4, 0.45], [0.6, 0.7])[0] == []
+    assert flagged([0.4, 0.01, 0.39, 0.01], [0.5, 0.8, 0.5, 0.8])[0] == [1, 3]  # it recovered nearly
+
+
+def test_a_collapse_in_the_first_epoch_has_nothing_to_roll_back_to(caplog):
+    watched = Watched(watched_attacks(0.1, "linf"), HeldOutTensors(torch.zeros(1, 1), torch.zeros(1)))
+    guard = OverfittingGuard("roll_back", watched)
+    with caplog.at_level(logging.WARNING, logger="art_sensreg"):
+        assert guard.stops_after({"epoch": 1, "pgd_accuracy": 0.02, "fgsm_accuracy": 0.9}, nn.Linear(1, 1))
+    assert not guard.restores
+    assert "the weights as they are" in caplog.text
+
+
+@pytest.mark.parametrize("loader", [False, True])
+def test_all_classes_of_sorted_validation_data_are_watched(loader):
+    x, y = torch.zeros(1000, 2), torch.arange(10).repeat_interleave(100)
+    batches = TensorBatches(x, y, batch_size=100)
+    parts = list(zip(x.split(64), y.split(64), strict=True))
+    validation = HeldOutLoader(lambda: iter(parts), len(parts)) if loader else HeldOutTensors(x, y)
+    guard = _guard(FGSMRS(eps=0.1), TrainingConfig(), batches, validation)
+    seen, labels = guard.watched.data.sample(1000)
+    assert labels.unique().tolist() == list(range(10))
+    assert len(seen) == 256
+
+
+def test_the_guards_state_survives_a_checkpoint():
+    watched = Watched(watched_attacks(0.1, "linf"), HeldOutTensors(torch.zeros(1, 1), torch.zeros(1)))
+    first, model = OverfittingGuard("roll_back", watched), nn.Linear(1, 1)
+    first.stops_after({"epoch": 1, "pgd_accuracy": 0.8, "fgsm_accuracy": 0.8}, model)
+    second = OverfittingGuard("roll_back", watched)
+    second.load_state_dict(first.state_dict())
+    assert second.stops_after({"epoch": 2, "pgd_accuracy": 0.0, "fgsm_accuracy": 0.0}, nn.Linear(1, 1))
+    assert second.restores
+    assert torch.equal(second.weights["weight"], model.weight)
