@@ -129,7 +129,7 @@ def test_sigma_is_in_the_users_units(digits, scale):
 
 @pytest.mark.parametrize("estimator", ["finite_difference", "projection", "exact"])
 def test_penalties_are_measured_before_standardisation(digits, estimator):
-    from art_sensreg.art_bridge.preprocessing import trained_model
+    from art_sensreg.art_bridge.preprocessing import Preprocessing
 
     linear = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     classifier = PyTorchClassifier(
@@ -140,7 +140,7 @@ def test_penalties_are_measured_before_standardisation(digits, estimator):
         preprocessing=(np.array([0.3]), np.array([0.25])),
         device_type="cpu",
     )
-    model = trained_model(classifier)
+    model = Preprocessing.of(classifier).trained_model()
     x = torch.from_numpy(digits.x_test).repeat(8, 1, 1, 1)
     sigma = 0.1 if estimator == "finite_difference" else None
     value = JacobianPenalty(estimator=estimator, sigma=sigma, probes=5)(model, x).item()

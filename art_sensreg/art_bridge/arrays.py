@@ -13,7 +13,7 @@ from art_sensreg.art_bridge.checks import check_labels
 from art_sensreg.art_bridge.classifier_arguments import check_inputs
 from art_sensreg.art_bridge.dtypes import cast, model_dtype
 from art_sensreg.art_bridge.inference import batched_logits, input_gradient, set_training
-from art_sensreg.art_bridge.preprocessing import is_identity, mean_of_rows, rows_an_image
+from art_sensreg.art_bridge.preprocessing import copies_per_image, is_identity, mean_of_copies
 from art_sensreg.art_bridge.whole_model import ArtModelWrapper, WholeModel, whole
 from art_sensreg.utils import as_numbers, check_count, check_differentiable, enable_grad, shown
 from art_sensreg.utils.autograd import preserve_grad
@@ -77,7 +77,9 @@ class ArrayInterface(_Base):
         inputs, _ = self._apply_preprocessing(x, y=None, fit=False)
         logits = batched_logits(self._model, inputs, int(batch_size), self._device)
         predictions = np.asarray(self._apply_postprocessing(preds=logits, fit=False), dtype=np.float32)
-        return predictions if len(predictions) == len(x) else mean_of_rows(predictions, len(x), rows_an_image(self))
+        return (
+            predictions if len(predictions) == len(x) else mean_of_copies(predictions, len(x), copies_per_image(self))
+        )
 
     def compute_loss(self, x: Any, y: Any, reduction: str = "none", **kwargs: Any) -> Any:
         """
@@ -95,7 +97,7 @@ class ArrayInterface(_Base):
         finally:
             if former is not None:  # which ART puts back only if nothing is raised
                 self._loss.reduction = former
-        rows = rows_an_image(self)
+        rows = copies_per_image(self)
         if rows == 1 or reduction == "mean":
             return losses
         return losses / rows if reduction == "sum" else losses.reshape(len(x), rows).mean(1)
@@ -149,7 +151,7 @@ class ArrayInterface(_Base):
         with enable_grad(), preserve_grad(self.model):
             gradients = self._float32(super().class_gradient(x, label, training_mode=training_mode, **kwargs))
         # ART adds the rows of an image up.
-        mean: np.ndarray = gradients / np.float32(rows_an_image(self))
+        mean: np.ndarray = gradients / np.float32(copies_per_image(self))
         return mean
 
     def custom_loss_gradient(self, *args: Any, **kwargs: Any) -> Any:

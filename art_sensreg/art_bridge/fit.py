@@ -20,7 +20,7 @@ from art_sensreg.art_bridge.data import Reader
 from art_sensreg.art_bridge.effect_warning import warn_without_effect
 from art_sensreg.art_bridge.loaders import BatchAdapter, describe_source, loader_source
 from art_sensreg.art_bridge.placement import move, place, run_device
-from art_sensreg.art_bridge.preprocessing import trained_model
+from art_sensreg.art_bridge.preprocessing import Preprocessing
 from art_sensreg.art_bridge.run_description import description, preprocessors
 from art_sensreg.objectives import Objective
 from art_sensreg.outputs import SingleOutput
@@ -277,7 +277,7 @@ def _prepare(
             for bound in clip_bounds(classifier.clip_values, classifier.input_shape)
         )
         bounds = (low, high)
-    model = trained_model(classifier)
+    model = Preprocessing.of(classifier).trained_model()
     _check_output(classifier, model, x[:2])
     model = with_main_output(model, x, _columns(classifier), options.training_mode)
     objective = Objective(penalties, classifier.loss, bounds, options.adversary)

@@ -25,9 +25,9 @@ from art.utils import to_categorical
 from torch import nn
 
 from art_sensreg.art_bridge.checks import clip_bounds
-from art_sensreg.art_bridge.differentiable import differentiable
 from art_sensreg.art_bridge.dtypes import model_dtype
 from art_sensreg.penalties.forward.main_output import ModelWrapper
+from art_sensreg.utils.model_rng import preserve_rng_state
 from art_sensreg.utils.rng import random_state, restore_random_state
 
 _STANDARDISATIONS = (StandardisationMeanStd, StandardisationMeanStdPyTorch)
@@ -71,25 +71,14 @@ def numbers_or_arrays(pair: Any) -> Any:
 
 
 class StandardisedModel(ModelWrapper):
-    """
-    A model behind `(x - mean) / std`, so that noise and derivatives are in the user's input units.
-
-    :param model: The model.
-    :param mean: Broadcasts against a batch.
-    :param std: Broadcasts against a batch.
-
-    Example:
-    >>> from art_sensreg.art_bridge.preprocessing import StandardisedModel
-    >>> StandardisedModel(nn.Identity(), torch.tensor(1.0), torch.tensor(2.0))(torch.tensor([[3.0]]))
-    tensor([[1.]])
-    """
+    """A model behind `(x - mean) / std`, so that noise and gradients are in the user's input units."""
 
     mean: torch.Tensor
     std: torch.Tensor
 
     def __init__(self, model: nn.Module, mean: torch.Tensor, std: torch.Tensor) -> None:
         super().__init__(model)
-        # They follow the model to another device or precision, and stand in no file of its weights.
+        # They follow the model to another device or precision, and are in no file of its weights.
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
 
@@ -99,12 +88,7 @@ class StandardisedModel(ModelWrapper):
 
 
 class PreprocessedModel(ModelWrapper):
-    """
-    A model behind one of ART's torch preprocessors, so that noise and derivatives are in the user's input units.
-
-    :param model: The model.
-    :param operation: The preprocessor.
-    """
+    """A model behind one of ART's torch preprocessors, so that noise and gradients are in the user's input units."""
 
     def __init__(self, model: nn.Module, operation: PreprocessorPyTorch) -> None:
         super().__init__(model)
@@ -115,31 +99,15 @@ class PreprocessedModel(ModelWrapper):
         return logits
 
 
-def trained_model(classifier: PyTorchClassifier) -> nn.Module:
-    """
-    The function that is trained: the classifier's model, behind what is inside of it of the preprocessing.
-
-    :param classifier: ART classifier.
-    :return: The model itself, or a :class:`StandardisedModel` or :class:`PreprocessedModel` around it.
-
-    Example:
-    >>> from art_sensreg.art_bridge.preprocessing import trained_model
-    >>> classifier = PyTorchClassifier(nn.Identity(), None, (2,), 2, preprocessing=(1.0, 2.0), device_type="cpu")
-    >>> trained_model(classifier)(torch.tensor([[3.0, 5.0]]))
-    tensor([[1., 2.]])
-    """
-    return Preprocessing.of(classifier).trained_model()
-
-
 @dataclass(frozen=True)
 class Preprocessing:
     """
     A classifier's preprocessing as training takes it.
 
     :param classifier: ART classifier.
-    :param before: What is applied to the data, in this order, before they are trained on.
+    :param before: What is applied to the data, in this order, before training.
     :param inside: What comes after that, and is part of the trained function: standardisations, and torch preprocessors
-        that autograd goes through, if they are applied in training and prediction alike.
+        that can be differentiated through, if they are applied in training and prediction alike.
     """
 
     classifier: PyTorchClassifier
@@ -148,23 +116,17 @@ class Preprocessing:
 
     @classmethod
     def of(cls, classifier: PyTorchClassifier) -> Preprocessing:
-        """
-        Find out what can be inside.
-
-        :param classifier: ART classifier.
-        :return: Its preprocessing.
-        """
+        """Find out which of the last operations can be part of the trained function."""
         operations = [op for op in classifier.preprocessing_operations if op.apply_fit or op.apply_predict]
-        count = 0
+        first = len(operations)
         for operation in reversed(operations):
             if not (operation.apply_fit and operation.apply_predict and _can_be_inside(operation, classifier)):
                 break
-            count += 1
-        first = len(operations) - count
+            first -= 1
         return cls(classifier, tuple(operations[:first]), tuple(operations[first:]))
 
     def trained_model(self) -> nn.Module:
-        """See :func:`trained_model`."""
+        """The function that is trained: the classifier's model behind what is `inside`."""
         model: nn.Module = self.classifier.model
         for operation in reversed(self.inside):
             if not isinstance(operation, _STANDARDISATIONS):
@@ -181,15 +143,15 @@ class Preprocessing:
         self, x: np.ndarray, y: np.ndarray, fit: bool = True, unit_for: Sequence[str] = ()
     ) -> tuple[np.ndarray, np.ndarray]:
         """
-        Apply what stands before the trained function, once to all data, as ART's `fit` does.
+        Apply what comes before the trained function, once to all data, as ART's `fit` does.
 
         :param x: Images `(n, ...)`.
-        :param y: Class indices `(n,)`, or rows of class probabilities `(n, C)`. Preprocessors get rows where they need
+        :param y: Class indices `(n,)`, or class probabilities `(n, C)`. Preprocessors get probabilities where they need
             them: those of ART that leave labels alone do not.
         :param fit: Whether the training (`apply_fit`) or the test (`apply_predict`) preprocessors run.
-        :param unit_for: What is in the unit of the images, for the message; nothing: they may get another.
+        :param unit_for: What is measured in the unit of the images, for the message; if nothing is, it may change.
         :return: Images, of the dtype of `x`, and labels.
-        :raises ValueError: If the unit counts and a preprocessor might change it, or several rows come of an image.
+        :raises ValueError: If a preprocessor might change a unit that counts, or makes several images of one.
         """
         kind = x.dtype
         for operation in self.before:
@@ -197,46 +159,47 @@ class Preprocessing:
                 continue
             images, labels = _applied(operation, x, y, self.classifier.nb_classes)
             if not _keeps_unit(operation):
-                self._check(operation, x, images, unit_for)
+                _check_unit(operation, x, images, unit_for)
             x, y = images, labels
         return np.ascontiguousarray(x, dtype=kind), y
 
-    def _check(self, operation: Preprocessor, before: np.ndarray, after: np.ndarray, unit_for: Sequence[str]) -> None:
-        name = type(operation).__name__
-        if len(after) != len(before):
-            raise ValueError(
-                f"`preprocessing_defences` holds {name}, which makes {len(after)} rows of {len(before)} images; "
-                "expected one of each. For several random ones an image, attack art_sensreg.attacks.EOT(model, "
-                "transform=...), and train with a preprocessor that draws one."
-            )
-        if unit_for and not (np.shape(after) == np.shape(before) and np.array_equal(after, before)):
-            raise ValueError(
-                f"`preprocessing_defences` holds {name}, which comes before the trained function and may change the "
-                f"unit of {', '.join(unit_for)}; expected a PreprocessorPyTorch that autograd goes through, with "
-                "apply_fit and apply_predict, and only such ones after it (it is trained through), "
-                "`preprocessing=(mean, std)`, or images that have been preprocessed and a classifier without it."
-            )
+
+def copies_per_image(classifier: PyTorchClassifier) -> int:
+    """How many copies ART's EoT preprocessors make of an image at prediction; 1 without any."""
+    operations = classifier.preprocessing_operations
+    return math.prod(op.nb_samples for op in operations if isinstance(op, EoTPyTorch) and op.apply_predict)
 
 
-def fit_preprocessing(
-    classifier: PyTorchClassifier, x: np.ndarray, y: np.ndarray, fit: bool = True, unit_for: Sequence[str] = ()
-) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Apply the classifier's preprocessing except for what is inside the trained function, once to all data.
+def mean_of_copies(values: np.ndarray, images: int, copies: int) -> np.ndarray:
+    """The mean over the copies of each image, `(images, ...)`; a ValueError if there is another number of them."""
+    if len(values) != images * copies:
+        raise ValueError(
+            f"`preprocessing_defences` makes {len(values)} rows of {images} images; expected one row an image, or "
+            "ART's EoT preprocessors, whose rows are averaged."
+        )
+    mean: np.ndarray = values.reshape(images, copies, *values.shape[1:]).mean(axis=1)
+    return mean
 
-    :param classifier: ART classifier.
-    :param x: Images `(n, ...)`.
-    :param y: As for :meth:`Preprocessing.apply`.
-    :param fit: As for :meth:`Preprocessing.apply`.
-    :param unit_for: As for :meth:`Preprocessing.apply`.
-    :return: Images, of the dtype of `x`, and labels.
-    :raises ValueError: As there.
-    """
-    return Preprocessing.of(classifier).apply(x, y, fit, unit_for)
+
+def _check_unit(operation: Preprocessor, before: np.ndarray, after: np.ndarray, unit_for: Sequence[str]) -> None:
+    name = type(operation).__name__
+    if len(after) != len(before):
+        raise ValueError(
+            f"`preprocessing_defences` holds {name}, which makes {len(after)} rows of {len(before)} images; "
+            "expected one of each. For several random ones an image, attack art_sensreg.attacks.EOT(model, "
+            "transform=...), and train with a preprocessor that draws one."
+        )
+    if unit_for and not (np.shape(after) == np.shape(before) and np.array_equal(after, before)):
+        raise ValueError(
+            f"`preprocessing_defences` holds {name}, which comes before the trained function and may change the "
+            f"unit of {', '.join(unit_for)}; expected a PreprocessorPyTorch that autograd goes through, with "
+            "apply_fit and apply_predict, and only such ones after it (it is trained through), "
+            "`preprocessing=(mean, std)`, or images that have been preprocessed and a classifier without it."
+        )
 
 
 def _applied(operation: Any, x: np.ndarray, y: np.ndarray, nb_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Apply one preprocessor; class indices are made rows for those that do something with labels."""
+    """Apply one preprocessor; class indices become probabilities for those that do something with labels."""
     if y.ndim == 1 and type(operation).__module__.partition(".")[0] in ("art", "art_sensreg"):
         drawn = random_state()
         try:
@@ -248,46 +211,6 @@ def _applied(operation: Any, x: np.ndarray, y: np.ndarray, nb_classes: int) -> t
         restore_random_state(drawn)
     x, y = operation(x, to_categorical(y, nb_classes) if y.ndim == 1 else y)
     return x, y
-
-
-def rows_an_image(classifier: PyTorchClassifier) -> int:
-    """
-    How many rows ART's EoT preprocessors make of an image at prediction.
-
-    :param classifier: ART classifier.
-    :return: Their number; 1 without any.
-
-    Example:
-    >>> from art_sensreg.art_bridge.preprocessing import rows_an_image
-    >>> rows_an_image(PyTorchClassifier(nn.Identity(), None, (2,), 2))
-    1
-    """
-    operations = classifier.preprocessing_operations
-    return math.prod(op.nb_samples for op in operations if isinstance(op, EoTPyTorch) and op.apply_predict)
-
-
-def mean_of_rows(values: np.ndarray, images: int, rows: int) -> np.ndarray:
-    """
-    The mean over the rows of each image.
-
-    :param values: An array `(images * rows, ...)`.
-    :param images: Number of images.
-    :param rows: Rows of an image.
-    :return: Array `(images, ...)`.
-    :raises ValueError: If there is another number of rows.
-
-    Example:
-    >>> from art_sensreg.art_bridge.preprocessing import mean_of_rows
-    >>> mean_of_rows(np.array([[1.0], [3.0], [5.0], [5.0]]), images=2, rows=2).tolist()
-    [[2.0], [5.0]]
-    """
-    if len(values) != images * rows:
-        raise ValueError(
-            f"`preprocessing_defences` makes {len(values)} rows of {images} images; expected one row an image, or "
-            "ART's EoT preprocessors, whose rows are averaged."
-        )
-    mean: np.ndarray = values.reshape(images, rows, *values.shape[1:]).mean(axis=1)
-    return mean
 
 
 def _keeps_unit(operation: Preprocessor) -> bool:
@@ -306,7 +229,7 @@ def _can_be_inside(operation: Preprocessor, classifier: PyTorchClassifier) -> bo
         return False  # ART's own mix images and labels, or round
     if type(operation).estimate_forward is not PreprocessorPyTorch.estimate_forward:
         return False  # it says itself that its gradient has to be estimated
-    return differentiable(operation, *_sample(classifier), classifier.nb_classes)
+    return _differentiable(operation, *_sample(classifier), classifier.nb_classes)
 
 
 def _sample(classifier: PyTorchClassifier) -> tuple[torch.Tensor, torch.Tensor]:
@@ -318,3 +241,47 @@ def _sample(classifier: PyTorchClassifier) -> tuple[torch.Tensor, torch.Tensor]:
     dtype, device = model_dtype(classifier.model), classifier.device
     x = low + (high - low) * (0.1 + 0.8 * drawn)
     return x.to(device, dtype), (high - low).to(device, dtype)
+
+
+def _differentiable(operation: PreprocessorPyTorch, x: torch.Tensor, width: Any, nb_classes: int) -> bool:
+    """
+    Whether it makes one image of one, leaves labels as they are, and autograd's gradients agree with differences.
+
+    Nothing may be rounded or detached. One that draws at random is given the same draws.
+    """
+    generator = torch.Generator().manual_seed(1)
+    try:
+        for _ in range(8):
+            along = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device) * width
+            if not _derivative_agrees(operation, x, along, generator):
+                return False
+        labels = torch.eye(len(x), nb_classes, device=x.device)
+        with torch.no_grad(), preserve_rng_state(x.device, 0):
+            after = operation.forward(x.clone(), labels.clone())[1]
+    except Exception:  # noqa: BLE001 - it may need anything, and then stands before
+        return False
+    return after is None or (isinstance(after, torch.Tensor) and torch.equal(after, labels))
+
+
+def _derivative_agrees(
+    operation: PreprocessorPyTorch, x: torch.Tensor, along: torch.Tensor, generator: torch.Generator
+) -> bool:
+    def output(images: torch.Tensor) -> torch.Tensor:
+        with preserve_rng_state(x.device, 0):
+            result: torch.Tensor = operation.forward(images)[0]
+        return result
+
+    leaf = x.clone().requires_grad_(True)
+    with torch.enable_grad():
+        value = output(leaf.clone())  # it may work in place
+        if len(value) != len(x) or not value.requires_grad:
+            return False
+        weights = torch.randn(value.shape, generator=generator, dtype=torch.float64).to(x.device)
+        (gradient,) = torch.autograd.grad((value.double() * weights).sum(), leaf)
+    step = 1e-3
+    with torch.no_grad():
+        ends = [output(x + sign * step * along).double() for sign in (1, -1)]
+    measured = ((ends[0] - ends[1]) / (2 * step) * weights).sum()
+    size = (gradient.double() * along.double()).pow(2).sum().sqrt()
+    told = (gradient.double() * along.double()).sum()
+    return bool(size > 0) and bool((measured - told).abs() <= 0.05 * size)

@@ -10,7 +10,7 @@ from torch import nn
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegClassifier, SensRegTrainer, TrainingConfig
 from art_sensreg.adversaries import PGD
-from art_sensreg.art_bridge.preprocessing import Preprocessing, trained_model
+from art_sensreg.art_bridge.preprocessing import Preprocessing
 from art_sensreg.training import ValidationAttack
 from tests.conftest import same_weights, weights_of
 
@@ -138,7 +138,7 @@ def test_shifting_and_standardising_come_in_arts_order():
     classifier = make([Affine(2.0, -1.0), Squared()], preprocessing=(0.3, 0.5))
     x = torch.tensor(X)
     expected = classifier.model(((2 * x - 1) ** 2 - 0.3) / 0.5)
-    assert torch.allclose(trained_model(classifier)(x), expected, atol=1e-5)
+    assert torch.allclose(Preprocessing.of(classifier).trained_model()(x), expected, atol=1e-5)
     assert np.allclose(classifier.predict(X), expected.detach(), atol=1e-5)
     trainer = fitted(classifier)
     assert trainer.history[-1]["val_accuracy"] == pytest.approx((classifier.predict(X).argmax(1) == Y).mean())
@@ -148,7 +148,7 @@ def test_shifting_and_standardising_come_in_arts_order():
 def test_a_penalty_is_that_of_the_whole_function(defence):
     classifier = make([defence])
     x = torch.tensor(0.1 + 0.8 * X[:6])
-    value = JacobianPenalty(estimator="exact")(trained_model(classifier), x).item()
+    value = JacobianPenalty(estimator="exact")(Preprocessing.of(classifier).trained_model(), x).item()
 
     def whole(rows):
         return classifier.model(defence.forward(rows)[0])

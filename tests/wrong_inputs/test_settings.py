@@ -251,7 +251,7 @@ SETTINGS = {
             *(3, "x", (1,), (0, 1, 2), (1.0, 0.0), (0.0, 0.0), (math.nan, 1.0), (0.0, math.inf), ("a", "b"), {}),
             *((None, 1.0), (np.zeros(3), np.ones(3)), (np.ones((1, 2, 2)), np.zeros((1, 2, 2))), object()),
         ],
-        "penalties": [None, 3, "x", {}, [3], [SensitivityPenalty], [None], SensitivityPenalty()],
+        "penalties": [3, "x", {}, [3], [SensitivityPenalty], [None], SensitivityPenalty()],
         "channels_first": FLAG,
         "device_type": [None, 3, "tpu", "CPU ", {}, True],
         "preprocessing": [3, "x", (1,), (0, 1, 2), (0.0, 0.0), (math.nan, 1.0), ("a", "b"), (0.0, math.inf)],

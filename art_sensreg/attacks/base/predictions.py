@@ -10,7 +10,7 @@ from art.estimators.classification import PyTorchClassifier
 
 from art_sensreg.art_bridge.checks import check_labels, class_indices
 from art_sensreg.art_bridge.dtypes import model_dtype, numpy_dtype
-from art_sensreg.art_bridge.preprocessing import mean_of_rows, rows_an_image
+from art_sensreg.art_bridge.preprocessing import copies_per_image, mean_of_copies
 from art_sensreg.attacks.wrappers.torch_model import differentiable_model
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.outputs import class_scores
@@ -44,7 +44,7 @@ def predicted_scores(classifier: PyTorchClassifier, x: np.ndarray, batch_size: i
             differentiable_model(classifier)(torch.from_numpy(images[:1]).to(classifier.device))
         raise
     if len(outputs) != len(x):
-        outputs = mean_of_rows(outputs, len(x), rows_an_image(classifier))
+        outputs = mean_of_copies(outputs, len(x), copies_per_image(classifier))
     return class_scores(outputs, classifier)
 
 

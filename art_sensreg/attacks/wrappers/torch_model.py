@@ -14,7 +14,7 @@ from art.preprocessing.standardisation_mean_std.utils import broadcastable_mean_
 from torch import nn
 
 from art_sensreg.art_bridge.dtypes import model_dtype
-from art_sensreg.art_bridge.preprocessing import rows_an_image
+from art_sensreg.art_bridge.preprocessing import copies_per_image
 from art_sensreg.art_bridge.whole_model import predicting_model
 from art_sensreg.attacks.wrappers.bpda import BPDA
 from art_sensreg.attacks.wrappers.eot import EOT
@@ -61,7 +61,7 @@ class _DifferentiableModel(nn.Module):
     def __init__(self, classifier: PyTorchClassifier, surrogates: bool) -> None:
         super().__init__()
         self.classifier_model = predicting_model(check_classifier(classifier))
-        self.single_output, self.copies = SingleOutput.of(classifier), rows_an_image(classifier)
+        self.single_output, self.copies = SingleOutput.of(classifier), copies_per_image(classifier)
         if isinstance(self.classifier_model, EOT) and self.single_output.kind == "probability":
             self.classifier_model = _in_log_odds(self.classifier_model, self.single_output)
         self.layers = nn.ModuleList(_layers(classifier, surrogates))
