@@ -20,24 +20,10 @@ def check_images(
     tolerance: float | None = None,
 ) -> np.ndarray:
     """
-    Check a set of images and convert it to floating point.
+    Check images `(n, *input_shape)`: any float type, finite, within `clip_values`; convert them to `dtype`.
 
-    :param x: Images of shape `(n, *input_shape)`, of any float type, finite, within `clip_values`. An array mapped from
-        a file stays there, and keeps its type.
-    :param input_shape: Shape of one image.
-    :param clip_values: `(min, max)`, numbers or arrays that broadcast against an image, or None.
-    :param name: Name of the argument, for the messages.
-    :param dtype: The type to convert to.
-    :param tolerance: Values that are outside of `clip_values` by at most so much are clipped (not those of an array
-        mapped from a file); None: there is no such setting.
-    :return: Array of the same shape.
-    :raises TypeError: If it is no array of floating point numbers.
-    :raises ValueError: If shape, range or values are wrong, or the array is empty.
-
-    Example:
-    >>> from art_sensreg.art_bridge.checks import check_images
-    >>> check_images(np.zeros((2, 1, 4, 4)), (1, 4, 4), (0.0, 1.0)).dtype
-    dtype('float32')
+    An array mapped from a file stays there, and keeps its type. Values outside of `clip_values` by at most `tolerance`
+    are clipped, but not those of a mapped array; None: the caller has no such setting.
     """
     images = _as_array(x, name)
     if images.dtype.kind in "iub":
@@ -59,40 +45,39 @@ def check_images(
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         bad = int((~np.isfinite(images).reshape(len(images), -1).all(axis=1)).sum())
         raise ValueError(f"`{name}` has NaN or infinite values in {bad} of {len(images)} images; expected finite ones.")
-    if clip_values is not None:
-        least, most = clip_bounds(clip_values, input_shape)
-        slack = 1e-6 * np.maximum(most - least, 1e-30)  # float64 images may round outwards when converted
-        allowed = np.maximum(slack, tolerance or 0.0)
-        if (low < least - allowed).any() or (high > most + allowed).any():
-            beyond = max((least - low).max(), (high - most).max())
-            hint = ""
-            if tolerance is not None and beyond <= 0.25 * np.max(most - least):
-                hint = (
-                    f" They are outside by up to {beyond:.3g}, as interpolated images can be: TrainingConfig has a "
-                    "`clip_tolerance` within which they are clipped."
-                )
-            raise ValueError(
-                f"`{name}` has values from {low.min():g} to {high.max():g}; expected {_range_text(clip_values)}, the "
-                f"classifier's `clip_values`.{hint}"
+    return images if clip_values is None else _within_range(x, images, (low, high), clip_values, name, tolerance)
+
+
+def _within_range(
+    x: Any,
+    images: np.ndarray,
+    extremes: tuple[np.ndarray, np.ndarray],
+    clip_values: Any,
+    name: str,
+    tolerance: float | None,
+) -> np.ndarray:
+    (low, high), (least, most) = extremes, clip_bounds(clip_values, images.shape[1:])
+    slack = 1e-6 * np.maximum(most - least, 1e-30)  # float64 images may round outwards when converted
+    allowed = np.maximum(slack, tolerance or 0.0)
+    if (low < least - allowed).any() or (high > most + allowed).any():
+        beyond = max((least - low).max(), (high - most).max())
+        hint = ""
+        if tolerance is not None and beyond <= 0.25 * np.max(most - least):
+            hint = (
+                f" They are outside by up to {beyond:.3g}, as interpolated images can be: TrainingConfig has a "
+                "`clip_tolerance` within which they are clipped."
             )
-        if tolerance and not is_mapped(x) and ((low < least).any() or (high > most).any()):
-            images = np.clip(images, least.astype(images.dtype), most.astype(images.dtype))
+        raise ValueError(
+            f"`{name}` has values from {low.min():g} to {high.max():g}; expected {_range_text(clip_values)}, the "
+            f"classifier's `clip_values`.{hint}"
+        )
+    if tolerance and not is_mapped(x) and ((low < least).any() or (high > most).any()):
+        images = np.clip(images, least.astype(images.dtype), most.astype(images.dtype))
     return images
 
 
 def clip_bounds(clip_values: Any, input_shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """
-    The input range as two arrays that broadcast against a batch; ART allows flat arrays with one value per feature.
-
-    :param clip_values: `(min, max)`, numbers or arrays.
-    :param input_shape: Shape of one image.
-    :return: Lower and upper bounds.
-
-    Example:
-    >>> from art_sensreg.art_bridge.checks import clip_bounds
-    >>> clip_bounds((np.zeros(4), np.ones(4)), (1, 2, 2))[0].shape
-    (1, 2, 2)
-    """
+    """The input range as two arrays that broadcast to a batch; ART allows flat arrays, one value per feature, too."""
     low, high = (np.asarray(bound) for bound in clip_values)
     flat = (math.prod(input_shape),)
     return (
@@ -103,20 +88,9 @@ def clip_bounds(clip_values: Any, input_shape: tuple[int, ...]) -> tuple[np.ndar
 
 def check_labels(y: Any, nb_classes: int, nb_samples: int, name: str = "y") -> np.ndarray:
     """
-    Check labels: indices stay indices, so that many classes cost nothing.
+    Check labels: whole class indices `(n,)` or `(n, 1)`, or class probabilities `(n, nb_classes)`.
 
-    :param y: Class indices `(n,)` or `(n, 1)`, integer-valued; or rows `(n, nb_classes)` that sum to 1 (one-hot, soft).
-    :param nb_classes: Number of classes, C.
-    :param nb_samples: Number of images that the labels belong to.
-    :param name: Name of the argument, for the messages.
-    :return: int64 array `(n,)` of class indices, or float32 array `(n, C)` of rows.
-    :raises TypeError: If it is no array of numbers.
-    :raises ValueError: If the length, the width or a value is wrong.
-
-    Example:
-    >>> from art_sensreg.art_bridge.checks import check_labels
-    >>> check_labels([[1.0], [0.0]], nb_classes=3, nb_samples=2).tolist()
-    [1, 0]
+    Indices stay indices (int64), so that many classes cost nothing; probabilities become float32.
     """
     labels = _as_array(y, name)
     if labels.dtype.kind not in "iubf":
@@ -145,17 +119,7 @@ def check_labels(y: Any, nb_classes: int, nb_samples: int, name: str = "y") -> n
 
 
 def class_indices(labels: np.ndarray) -> np.ndarray:
-    """
-    The class of each label.
-
-    :param labels: As :func:`check_labels` returns them.
-    :return: int64 array `(n,)`; of rows the likeliest class.
-
-    Example:
-    >>> from art_sensreg.art_bridge.checks import class_indices
-    >>> class_indices(np.array([[0.2, 0.8], [1.0, 0.0]])).tolist()
-    [1, 0]
-    """
+    """The class of each label that :func:`check_labels` returns: of probabilities the likeliest."""
     indices: np.ndarray = labels if labels.ndim == 1 else labels.argmax(axis=1)
     return indices
 
@@ -190,17 +154,7 @@ def _extremes(images: np.ndarray, clip_values: Any) -> tuple[np.ndarray, np.ndar
 
 
 def is_mapped(value: Any) -> bool:
-    """
-    Whether an array is a view of a file, which may be larger than memory.
-
-    :param value: An array, or anything else.
-    :return: True or False.
-
-    Example:
-    >>> from art_sensreg.art_bridge.checks import is_mapped
-    >>> is_mapped(np.zeros(3))
-    False
-    """
+    """Whether an array is a view of a file, which may be larger than memory."""
     while isinstance(value, np.ndarray):
         if isinstance(value, np.memmap):
             return True

@@ -19,19 +19,9 @@ _PLAIN = {np.dtype(np.float32), np.dtype(np.float64)}
 
 def check_arguments(given: Mapping[str, Any], input_shape: Any = None) -> None:
     """
-    Check arguments of a classifier, before anything is made of them.
+    Check arguments of ART's `PyTorchClassifier` by name, before anything is made of them; others are ignored.
 
-    :param given: Arguments of ART's `PyTorchClassifier` by name; others are passed over.
-    :param input_shape: Shape of one image, where it is not among them.
-    :raises TypeError: If a value is of a wrong type.
-    :raises ValueError: If a value is out of range.
-
-    Example:
-    >>> from art_sensreg.art_bridge.classifier_arguments import check_arguments
-    >>> check_arguments({"clip_values": (1.0, 0.0)}, input_shape=(2,))
-    Traceback (most recent call last):
-    ...
-    ValueError: `clip_values` is (1.0, 0.0); expected a pair (min, max) of finite numbers or arrays with min below max.
+    `input_shape` is the shape of one image, where it is not among them.
     """
     if "model" in given and not isinstance(given["model"], nn.Module):
         raise TypeError(f"`model` is {shown(given['model'])}; expected an nn.Module that returns logits.")
@@ -63,20 +53,10 @@ def check_arguments(given: Mapping[str, Any], input_shape: Any = None) -> None:
 
 def check_inputs(x: Any, name: str = "x", shape: Sequence[int] | None = None) -> Any:
     """
-    What a classifier is asked about, as an array that torch takes: native numbers, at positive strides.
+    What a classifier is asked about, in a form that torch takes: native numbers, at positive strides.
 
-    :param x: An array, a tensor, or lists of numbers.
-    :param name: Name of the argument, for the message.
-    :param shape: What each row must be, or None: anything.
-    :return: A tensor, or an array of objects (images of several sizes, for which ART has preprocessors), as it came;
-        else an array of numbers.
-    :raises TypeError: If it holds something else than real numbers.
-    :raises ValueError: If rows are of unequal length or another shape, or values are masked.
-
-    Example:
-    >>> from art_sensreg.art_bridge.classifier_arguments import check_inputs
-    >>> check_inputs(np.arange(3, dtype=">f4")[::-1]).dtype
-    dtype('float32')
+    Tensors, and arrays of objects (images of several sizes, for which ART has preprocessors), stay as they are. Each
+    example must have the `shape`, unless that is None.
     """
     if type(x) is np.ndarray and x.dtype in _PLAIN and x.flags.c_contiguous and x.ndim:
         return _of_shape(x, name, shape)

@@ -31,17 +31,7 @@ class Reader:
     """
     Reads data for one classifier and one run.
 
-    :param classifier: The classifier.
-    :param config: Settings.
-    :param in_units: What of the run is in the unit of the images, by the names of its arguments (see
-        `Preprocessing.apply`).
-
-    Example:
-    >>> from art_sensreg.art_bridge.data import Reader
-    >>> classifier = PyTorchClassifier(torch.nn.Linear(2, 3), torch.nn.CrossEntropyLoss(), (2,), 3, device_type="cpu")
-    >>> reader = Reader(classifier, TrainingConfig(batch_size=2))
-    >>> len(reader.arrays(*reader.check(np.zeros((5, 2)), [0, 1, 2, 0, 1])))
-    3
+    :param in_units: What in the run is in the unit of the images, by names of arguments (see `Preprocessing.apply`).
     """
 
     def __init__(self, classifier: PyTorchClassifier, config: TrainingConfig, in_units: Sequence[str] = ()) -> None:
@@ -49,36 +39,20 @@ class Reader:
         self._targets = Targets(classifier, config.batch_size)
 
     def check(self, x: Any, y: Any, prefix: str = "") -> tuple[np.ndarray, np.ndarray]:
-        """
-        Check images and labels.
-
-        :param x: Images.
-        :param y: Labels.
-        :param prefix: What stands before `x` and `y` in messages.
-        :return: Images in the model's type, and labels as indices or rows.
-        :raises TypeError: If something is of a wrong type.
-        :raises ValueError: If something is out of range.
-        """
+        """Images in the model's type, and labels as indices or probabilities; `prefix` precedes `x`, `y` in errors."""
         classifier, dtype = self.classifier, numpy_dtype(self.classifier.model)
         tolerance = self.config.clip_tolerance
         images = check_images(x, classifier.input_shape, classifier.clip_values, f"{prefix}x", dtype, tolerance)
         return images, check_labels(y, classifier.nb_classes, len(images), f"{prefix}y")
 
     def arrays(self, images: np.ndarray, labels: np.ndarray, least: int = 1) -> TensorBatches:
-        """
-        Shuffled batches of arrays.
-
-        :param images: Checked images.
-        :param labels: Checked labels.
-        :param least: See :class:`~art_sensreg.training.batches.TensorBatches`.
-        :return: The batches.
-        """
+        """Shuffled batches of checked arrays, of at least `least` images where BatchNorm needs several."""
         classifier = self.classifier
         images, labels = self._preprocessed(images, labels)
         x = self._as_tensor(images)
         return TensorBatches(
             x,
-            self._kept(x[:2], labels),
+            self._stored(x[:2], labels),
             self.config.batch_size,
             self.config.drop_last,
             least=least if self.has_batch_norm else 1,
@@ -90,12 +64,7 @@ class Reader:
         )
 
     def loader(self, source: LoaderSource) -> LoaderBatches:
-        """
-        Batches of a loader, each checked as it comes.
-
-        :param source: The loader.
-        :return: The batches.
-        """
+        """Batches of a loader, each checked as it comes."""
         return LoaderBatches(
             lambda: self._drawn(source, fit=True),
             source.length,
@@ -106,15 +75,7 @@ class Reader:
         )
 
     def held_out(self, data: Any, adapter: Any = None) -> HeldOut | None:
-        """
-        Data to score the model on.
-
-        :param data: Pair of images and labels; one of ART's data generators or a torch `DataLoader`; or None.
-        :param adapter: Function from a batch of the loader to a pair, or None.
-        :return: The data; of a loader the first batch is checked now.
-        :raises TypeError: If it is something else.
-        :raises ValueError: If its content is unusable.
-        """
+        """A pair of images and labels, or a loader, to score the model on; a loader's first batch is checked now."""
         if data is None:
             return None
         prefix = "validation_data: "
@@ -131,13 +92,13 @@ class Reader:
         x, y = data
         images, labels = self.check(x, y, prefix)
         images, labels = self._preprocessed(images, labels, fit=False)
-        rows = self._as_tensor(images).to(model_dtype(self.classifier.model))
-        kept = self._kept(rows[:2], labels).to(rows.device)
-        return HeldOutTensors(rows, kept, self._targets.encode, self._clip(images))
+        inputs = self._as_tensor(images).to(model_dtype(self.classifier.model))
+        targets = self._stored(inputs[:2], labels).to(inputs.device)
+        return HeldOutTensors(inputs, targets, self._targets.encode, self._clip(images))
 
     @property
     def has_batch_norm(self) -> bool:
-        """Whether the model has layers that cannot normalise a single row."""
+        """Whether the model has layers that cannot normalise a single image."""
         return any(isinstance(module, _BatchNorm) for module in self.classifier.model.modules())
 
     @cached_property
@@ -167,11 +128,11 @@ class Reader:
                 logger.warning("A batch of a single image is left out: BatchNorm cannot normalise it.")
                 continue
             images, labels = self._applied(images, labels, fit)
-            rows = torch.from_numpy(images).to(model_dtype(self.classifier.model))
-            yield rows, self._targets.encode(self._kept(rows[:2], labels))
+            inputs = torch.from_numpy(images).to(model_dtype(self.classifier.model))
+            yield inputs, self._targets.encode(self._stored(inputs[:2], labels))
 
-    def _kept(self, x: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
-        """Labels as tensor; the first time some images show in which form the loss takes them."""
+    def _stored(self, x: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
+        """Labels as a tensor; the first time, some images show in which form the loss takes them."""
         classifier = self.classifier
         self._targets.decide(
             self._preprocessing.trained_model(), x.to(classifier.device, model_dtype(classifier.model))

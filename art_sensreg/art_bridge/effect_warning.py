@@ -32,17 +32,10 @@ def warn_without_effect(
     traits: Traits | None = None,
 ) -> None:
     """
-    Warn, once for all of them, of penalties and tapped layers that can move no weight that is trained.
+    Warn, once for all of them, of penalties and tapped layers that can move no trained weight.
 
-    The package's own penalties are looked at; those of the user's own are not called outside of training.
-
-    :param model: The model, in the mode in which it is trained. Nothing of it changes.
-    :param x: Some inputs, `(n, ...)`.
-    :param penalties: The penalties.
-    :param parameters: The weights that are trained.
-    :param clip_values: Input range as two broadcastable tensors, or None.
-    :param traits: What is known of the model; None: it is looked at.
-    :raises ValueError: If neither the logits nor any penalty depends on a weight that is trained.
+    Users' own penalties are not called outside of training. A ValueError if neither the logits nor any penalty depends
+    on a trained weight.
     """
     rows = trial_rows(x, 8 if traits is None else max(8, traits.rows))
     labels = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
@@ -74,26 +67,14 @@ def warn_without_effect(
 
 
 def is_own(penalty: Any) -> bool:
-    """
-    Whether a penalty is one of the package, or made like one: it may be measured outside of training.
-
-    :param penalty: The penalty.
-    """
+    """Whether a penalty is the package's or a subclass of one: it may be measured outside of training."""
     return any(kind.__module__.startswith("art_sensreg.") for kind in type(penalty).__mro__)
 
 
 def layers_of(
     penalty: Any, model: nn.Module, x: torch.Tensor, parameters: Sequence[nn.Parameter]
 ) -> tuple[TappedLayer, ...]:
-    """
-    The layers that a penalty taps.
-
-    :param penalty: The penalty.
-    :param model: The model, in the mode in which it is trained.
-    :param x: Some inputs.
-    :param parameters: The weights that are trained.
-    :return: The layers; one of weight 0 trains nothing.
-    """
+    """The layers that a penalty taps; one of weight 0 trains nothing."""
     selection = getattr(penalty, "tapped_layers", None)
     if selection is None:
         return ()

@@ -1,4 +1,4 @@
-"""Labels in the form that a loss takes: kept as class indices, and made rows of probabilities a batch at a time."""
+"""Labels in the form that a loss takes: stored as class indices, and made probabilities a batch at a time."""
 
 from __future__ import annotations
 
@@ -26,21 +26,9 @@ class Targets:
     """
     Turns checked labels into what the loss of a classifier takes.
 
-    The forms are `indices` (int64, `(n,)`), `rows` of class probabilities `(n, C)`, and a `column` of floats `(n, 1)`.
-    Of a loss that is not torch's own, the form is found out by trial: ART's choice first, which goes by the class of
-    the loss, then the others. A form in which the value depends on the labels wins over one that is merely accepted.
-
-    :param classifier: ART classifier.
-    :param batch_size: Rows of a batch, for losses that take no fewer.
-
-    Example:
-    >>> from art_sensreg.art_bridge.labels import Targets
-    >>> classifier = PyTorchClassifier(nn.Linear(2, 3), nn.MSELoss(), (2,), 3, device_type="cpu")
-    >>> targets = Targets(classifier, batch_size=4)
-    >>> targets.decide(classifier.model, torch.zeros(2, 2))
-    >>> kept = targets.store(np.array([2, 0]))
-    >>> kept.tolist(), targets.encode(kept).tolist()
-    ([2, 0], [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
+    The forms are `indices` (int64, `(n,)`), `probabilities` `(n, C)`, and a `column` of floats `(n, 1)`. For a loss
+    that is not torch's own, the form is found by trial: ART's choice first, which goes by the class of the loss, then
+    the others. A form in which the value depends on the labels wins over one that is merely accepted.
     """
 
     def __init__(self, classifier: PyTorchClassifier, batch_size: int) -> None:
@@ -50,13 +38,7 @@ class Targets:
         self._rounded = False
 
     def decide(self, model: nn.Module, x: torch.Tensor) -> None:
-        """
-        Find the form, once, before any weight moves.
-
-        :param model: The function that is trained.
-        :param x: Two images or so.
-        :raises ValueError: If the loss takes labels in no form.
-        """
+        """Find the form, once, before any weight moves, with some images; a ValueError if the loss takes none."""
         if self._form is not None:
             return
         self._form = self._by_art
@@ -66,17 +48,15 @@ class Targets:
         with trial(model, x):
             logits = model(x.clone())
         if isinstance(logits, torch.Tensor) and logits.ndim == 2:  # anything else is refused elsewhere
-            self._form = self._tried(loss, logits.shape[1], len(x))
+            self._form = self._form_by_trial(loss, logits.shape[1], len(x))
             if self._form == "indices":  # so that ART's attacks give it indices too
                 self._classifier._reduce_labels = self._classifier._int_labels = True
 
     def store(self, labels: np.ndarray) -> torch.Tensor:
         """
-        Labels as they are kept for the run.
+        Checked labels as they are stored for the run, in the host's memory.
 
-        :param labels: int64 indices `(n,)` or float rows `(n, C)`, checked.
-        :return: Tensor in the host's memory: indices, unless rows of other than zeros and ones were given, or the
-            loss takes a column.
+        They are indices, unless soft labels were given or the loss takes a column.
         """
         classifier = self._classifier
         if labels.ndim == 1 and (self._own_reduction or classifier.nb_classes == 1):
@@ -88,7 +68,7 @@ class Targets:
         elif self._form == self._by_art:
             self._check_soft(labels)
             targets = torch.as_tensor(classifier.reduce_labels(labels))
-        elif self._form == "rows":
+        elif self._form == "probabilities":
             targets = torch.from_numpy(labels)
         else:
             self._check_soft(labels)
@@ -97,26 +77,21 @@ class Targets:
         return targets.to(model_dtype(classifier.model)) if targets.is_floating_point() else targets
 
     def encode(self, y: torch.Tensor) -> torch.Tensor:
-        """
-        What the loss takes for a batch.
-
-        :param y: Some of the labels that are kept.
-        :return: Rows of probabilities if the loss takes those; else `y` itself.
-        """
-        if self._form == "rows" and y.ndim == 1:
+        """What the loss takes for a batch."""
+        if self._form == "probabilities" and y.ndim == 1:
             return one_hot(y, self._classifier.nb_classes, model_dtype(self._classifier.model))
         return y
 
     @property
     def _own_reduction(self) -> bool:
-        """Whether the classifier turns rows into targets in a way of its own."""
+        """Whether the classifier turns probabilities into targets in a way of its own."""
         own = type(self._classifier).reduce_labels is not PyTorchClassifier.reduce_labels
         return own or "reduce_labels" in self._classifier.__dict__
 
     def _check_soft(self, labels: np.ndarray) -> None:
         """Soft labels for a loss that takes whole classes: ART rounds them, which ought to be known."""
         classifier = self._classifier
-        if self._form == "rows" or classifier._probability_labels or self._own_reduction:
+        if self._form == "probabilities" or classifier._probability_labels or self._own_reduction:
             return
         if not self._rounded and not np.array_equal(labels, np.floor(labels)):
             self._rounded = True
@@ -125,42 +100,42 @@ class Targets:
                 type(classifier.loss).__name__,
             )
 
-    def _tried(self, loss: Any, outputs: int, seen: int) -> str:
-        """`seen` is how many images the model has just been given: a loss may use what a hook kept of them."""
-        forms = [self._by_art, *(form for form in ("rows", "indices", "column") if form != self._by_art)]
+    def _form_by_trial(self, loss: Any, outputs: int, seen: int) -> str:
+        """`seen`: how many images the model has just been given, since a loss may use what a hook kept of them."""
+        forms = [self._by_art, *(form for form in ("probabilities", "indices", "column") if form != self._by_art)]
         if outputs > 1:  # a column beside several outputs would be broadcast
             forms = [form for form in forms if form != "column" or form == self._by_art]
         reason = ""
-        for rows in (4 if self._classifier.nb_classes == 3 else 3, self._batch_size, seen):
-            merits: list[tuple[int, int, str]] = []
+        for size in (4 if self._classifier.nb_classes == 3 else 3, self._batch_size, seen):
+            scores: list[tuple[int, int, str]] = []
             for form in forms:
                 try:
-                    merits.append((self._merit(loss, form, rows, outputs), -len(merits), form))
+                    scores.append((self._score(loss, form, size, outputs), -len(scores), form))
                 except Exception as error:  # noqa: BLE001 - losses of users raise anything
                     text = f"{type(error).__name__}: {error}".splitlines()[0]
                     reason = reason or text
-            if merits:
-                return max(merits)[2]
+            if scores:
+                return max(scores)[2]
         raise ValueError(
             f"`loss` of the classifier, {getattr(loss, '__name__', type(loss).__name__)}, takes labels neither as "
             f"class indices (int64, (n,)) nor as rows of class probabilities (n, {self._classifier.nb_classes}) beside "
             f"logits (n, {outputs}); expected a function loss(logits, labels) of one of these ({reason})."
         )
 
-    def _merit(self, loss: Any, form: str, rows: int, outputs: int) -> int:
+    def _score(self, loss: Any, form: str, size: int, outputs: int) -> int:
         """
-        How well a form fits: 1 if the value depends on the labels, 2 if also each row counts for itself.
+        How well a form fits: 1 if the value depends on the labels, 2 if each example also counts for itself.
 
         Labels of a shape that does not fit are often broadcast without an error.
         """
         classifier = self._classifier
         dtype, device = model_dtype(classifier.model), classifier.device
-        logits = torch.rand(rows, outputs, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+        logits = torch.rand(size, outputs, generator=torch.Generator().manual_seed(0)).to(device, dtype)
         nearly = max(1e-5, 4 * torch.finfo(dtype).eps)
 
         def value(part: slice, shift: int = 0) -> torch.Tensor:
-            indices = ((torch.arange(rows) + shift) % classifier.nb_classes).to(device)[part]
-            y = one_hot(indices, classifier.nb_classes, dtype) if form == "rows" else indices
+            indices = ((torch.arange(size) + shift) % classifier.nb_classes).to(device)[part]
+            y = one_hot(indices, classifier.nb_classes, dtype) if form == "probabilities" else indices
             y = y[:, None].to(dtype) if form == "column" else y
             return _value(loss, logits[part].clone(), y)
 
@@ -168,15 +143,15 @@ class Targets:
         if whole.shape != other.shape or torch.allclose(whole, other, rtol=nearly, atol=0.0):
             return 0
         try:
-            single = torch.stack([value(slice(row, row + 1)) for row in range(rows)])
-        except Exception:  # noqa: BLE001 - of a loss that compares rows
+            single = torch.stack([value(slice(index, index + 1)) for index in range(size)])
+        except Exception:  # noqa: BLE001 - a loss that compares examples
             return 1
         alone = any(torch.allclose(whole, of_all, rtol=10 * nearly) for of_all in (single.mean(), single.sum()))
         return 2 if alone else 1
 
 
 def _value(loss: Any, logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """The loss of some rows; neither it nor the global generators are left in another state."""
+    """The loss of some examples; neither it nor the global generators are left in another state."""
     if isinstance(loss, nn.Module):
         loss = _copied(loss)  # it may count, or learn
     with preserve_rng_state(logits.device, seed=0), torch.enable_grad(), warnings.catch_warnings():
@@ -185,26 +160,14 @@ def _value(loss: Any, logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def one_hot(indices: torch.Tensor, nb_classes: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """
-    Rows of a one and zeros, in no more memory than they take themselves.
-
-    :param indices: int64, `(n,)`.
-    :param nb_classes: Number of classes, C.
-    :param dtype: Floating point type of the rows.
-    :return: `(n, C)`, on the same device.
-
-    Example:
-    >>> from art_sensreg.art_bridge.labels import one_hot
-    >>> one_hot(torch.tensor([1, 0]), 2).tolist()
-    [[0.0, 1.0], [1.0, 0.0]]
-    """
-    rows = torch.zeros(len(indices), nb_classes, dtype=dtype, device=indices.device)
-    return rows.scatter_(1, indices[:, None], 1.0)
+    """One-hot labels `(n, C)`, made in no more memory than they take themselves."""
+    zeros = torch.zeros(len(indices), nb_classes, dtype=dtype, device=indices.device)
+    return zeros.scatter_(1, indices[:, None], 1.0)
 
 
 def _arts_form(classifier: PyTorchClassifier) -> str:
     if not classifier._reduce_labels or classifier.nb_classes == 1:
-        return "rows"
+        return "probabilities"
     return "indices" if classifier._int_labels else "column"
 
 

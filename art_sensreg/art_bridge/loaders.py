@@ -27,12 +27,11 @@ class LoaderSource:
     """
     A loader whose epochs can be started.
 
-    :param loader: ART data generator or torch `DataLoader`.
-    :param length: Batches of an epoch.
+    :param length: Batches in an epoch.
     :param name: A short description.
     :param restarts: Whether each epoch is a new one, whatever was drawn before.
-    :param adapter: Function from a batch, whatever it is, to images and labels; None: batches are pairs.
-    :param argument: Name of the argument that it came as, for messages.
+    :param adapter: Function from a batch to images and labels; None: batches are pairs.
+    :param argument: The argument that it was given as, for messages.
     """
 
     loader: Any
@@ -80,24 +79,10 @@ class LoaderSource:
 
 def loader_source(loader: Any, adapter: Any = None, argument: str = "generator") -> LoaderSource:
     """
-    Check a loader.
+    Check one of ART's data generators with a known `size`, or a torch `DataLoader`.
 
     The batches of a `DataLoader` that does not know their number are counted, once, before training: one whose data set
     is an `IterableDataset` without a length, or is shared out among several workers.
-
-    :param loader: ART data generator with a known `size`, or a torch `DataLoader`.
-    :param adapter: Function from a batch to a pair of images and labels, or None.
-    :param argument: Name of the argument, for messages.
-    :return: The same with its length.
-    :raises TypeError: If it is something else.
-    :raises ValueError: If its length is not known, it deals out parts of the data itself, or its workers all give the
-        same data.
-
-    Example:
-    >>> from torch.utils.data import TensorDataset
-    >>> from art_sensreg.art_bridge.loaders import loader_source
-    >>> loader_source(DataLoader(TensorDataset(torch.rand(5, 2), torch.zeros(5)), batch_size=2)).length
-    3
     """
     if adapter is not None and (isinstance(adapter, type) or not callable(adapter)):
         raise TypeError(f"`batch_adapter` is {adapter!r}; expected a function from a batch to images and labels.")
@@ -124,36 +109,15 @@ def loader_source(loader: Any, adapter: Any = None, argument: str = "generator")
 
 
 def is_loader(data: Any) -> bool:
-    """
-    Whether something is meant as a loader.
-
-    :param data: What a user gave.
-    :return: True for ART's data generators and torch's `DataLoader`.
-
-    Example:
-    >>> from art_sensreg.art_bridge.loaders import is_loader
-    >>> is_loader((1, 2))
-    False
-    """
+    """Whether something is one of ART's data generators or a torch `DataLoader`."""
     return isinstance(data, (DataGenerator, DataLoader))
 
 
 def describe_source(source: LoaderSource, describe: Describer) -> dict[str, str]:
     """
-    Tell a loader from others by all of its data and settings that can be seen from outside.
+    Describe a loader by all of its data and settings that can be seen from outside.
 
-    Arrays and tensors that its data set holds are read whole; of files and streams their names are all that is known.
-
-    :param source: The loader.
-    :param describe: What describes objects.
-    :return: Names and texts.
-
-    Example:
-    >>> from torch.utils.data import TensorDataset
-    >>> from art_sensreg.art_bridge.loaders import describe_source, loader_source
-    >>> loader = DataLoader(TensorDataset(torch.arange(5)), batch_size=2, shuffle=True)
-    >>> sorted(describe_source(loader_source(loader), Describer()))[:5]
-    ['batch_adapter', 'batch_size', 'collate_fn', 'content', 'dataset']
+    Arrays and tensors in its data set are read in full; of files and streams the names are all that is known.
     """
     loader = source.loader
     texts = {"content": source.name, **dict(describe("batch_adapter", source.adapter))}
@@ -196,7 +160,7 @@ def _length(loader: DataLoader[Any], argument: str) -> int:
 
 
 def _check_workers(loader: DataLoader[Any], argument: str) -> None:
-    """Each worker of a stream has a copy of it: unless they share it out, every row comes once for each of them."""
+    """Each worker of a stream has a copy of it: unless they divide it, every example comes once for each of them."""
     remedy = (
         "expected num_workers of at most 1, or a data set that gives each worker a part of its own "
         "(torch.utils.data.get_worker_info)"

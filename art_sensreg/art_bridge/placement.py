@@ -18,17 +18,10 @@ from art_sensreg.training.resources import match_device
 
 def run_device(classifier: PyTorchClassifier, config: TrainingConfig) -> torch.device:
     """
-    The device of a run.
+    The device of a run: the config's, else the classifier's.
 
-    :param classifier: The classifier.
-    :param config: Its `device` counts if it is given.
-    :return: The device with its index; of the processes of `torchrun` each has that of its local rank, unless another
-        index was asked for. ART puts every classifier on the first GPU, which is no choice of the user's.
-
-    Example:
-    >>> from art_sensreg.art_bridge.placement import run_device
-    >>> run_device(PyTorchClassifier(nn.Linear(2, 2), None, (2,), 2, device_type="cpu"), TrainingConfig())
-    device(type='cpu')
+    Of the processes of `torchrun` each has the GPU of its local rank, unless another index was asked for: ART puts
+    every classifier on the first GPU, which is no choice of the user's.
     """
     device = check_device(classifier.device if config.device is None else config.device)
     several = dist.is_available() and dist.is_torchelastic_launched() and int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -38,19 +31,7 @@ def run_device(classifier: PyTorchClassifier, config: TrainingConfig) -> torch.d
 
 
 def place(classifier: PyTorchClassifier, device: torch.device) -> None:
-    """
-    Bring a classifier to a device: its model, loss, preprocessing, and what its optimizer remembers of the weights.
-
-    :param classifier: ART classifier, changed in place.
-    :param device: The device.
-
-    Example:
-    >>> from art_sensreg.art_bridge.placement import place
-    >>> classifier = PyTorchClassifier(nn.Linear(2, 2), nn.CrossEntropyLoss(), (2,), 2)
-    >>> place(classifier, torch.device("cpu"))
-    >>> classifier.device
-    device(type='cpu')
-    """
+    """Move a classifier to a device: its model, loss, preprocessing, and the state of its optimizer."""
     if device != classifier.device:
         classifier._device = device
         classifier._device_type = "cpu" if device.type == "cpu" else "gpu"
@@ -66,18 +47,10 @@ def place(classifier: PyTorchClassifier, device: torch.device) -> None:
 
 def move(thing: Any, device: torch.device) -> None:
     """
-    Bring what a loss, preprocessor or penalty computes with to a device, in place.
+    Move what a loss, preprocessor or penalty computes with to a device, in place.
 
-    :param thing: A module, or any object: the modules and tensors that it has as attributes, in lists or in dicts too,
-        or as arguments of a `functools.partial`. What a function closes over cannot be moved.
-    :param device: The device.
-
-    Example:
-    >>> from art_sensreg.art_bridge.placement import move
-    >>> loss = nn.CrossEntropyLoss(weight=torch.ones(3))
-    >>> move(loss, torch.device("meta"))
-    >>> loss.weight.device
-    device(type='meta')
+    That is a module, or the modules and tensors among the attributes of any object, in lists and dicts too, or among
+    the arguments of a `functools.partial`. What a function closes over cannot be moved.
     """
     if isinstance(thing, functools.partial):
         moved = {name: _moved(value, device) for name, value in thing.keywords.items()}

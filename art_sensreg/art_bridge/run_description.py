@@ -29,20 +29,7 @@ def description(
     data: Data,
     validation: HeldOut | None,
 ) -> Callable[[bool], Fingerprint]:
-    """
-    Make a function that describes a run as it is at the time of the call.
-
-    :param classifier: The classifier that is trained.
-    :param model: The function that is trained: its model, or that behind a standardisation.
-    :param objective: The objective.
-    :param config: Settings.
-    :param scheduler: The scheduler, or None.
-    :param training_mode: Whether the model trains in training mode.
-    :param data: Function that describes the training data.
-    :param validation: Validation data, or None.
-    :return: The function; told that an epoch is over, it looks at loaders a second time: what has changed by then (the
-        counter or cache of a data set) moves, and is no setting. Arrays are read once.
-    """
+    """Make a function that describes a run as it is at the time of the call."""
     optimizer = classifier.optimizer
     describe = Describer([*own_things(model, optimizer, scheduler), classifier])
     read = functools.cache(lambda used: data(describe))
@@ -66,17 +53,7 @@ def description(
 
 
 def preprocessors(classifier: PyTorchClassifier) -> list[Any]:
-    """
-    The preprocessing of a classifier but for mean and standard deviation, which are described with the data.
-
-    :param classifier: ART classifier.
-    :return: ART preprocessors.
-
-    Example:
-    >>> from art_sensreg.art_bridge.run_description import preprocessors
-    >>> preprocessors(PyTorchClassifier(nn.Linear(2, 2), None, (2,), 2, preprocessing=(0.5, 0.5)))
-    []
-    """
+    """The preprocessing of a classifier but for mean and standard deviation, which are described with the data."""
     operations = classifier.preprocessing_operations
     return [part for part in operations if not type(part).__name__.startswith("StandardisationMeanStd")]
 

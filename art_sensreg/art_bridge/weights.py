@@ -27,20 +27,7 @@ _SEALED = {"version", "tree", "tensors", "checksum"}
 
 
 def weights_file(filename: str, folder: str | Path) -> Path:
-    """
-    Where the weights of a name lie.
-
-    :param filename: Name without ending; it may name a folder below `folder`.
-    :param folder: The folder.
-    :return: The file.
-    :raises TypeError: If the name is no text, or the folder no path.
-    :raises ValueError: If the name is empty, or leaves the folder.
-
-    Example:
-    >>> from art_sensreg.art_bridge.weights import weights_file
-    >>> weights_file("net", Path("models")).as_posix()
-    'models/net.safetensors'
-    """
+    """The file of a name without ending, which may lie in a folder below `folder` but not outside of it."""
     if not isinstance(filename, str):
         raise TypeError(f"`filename` is {filename!r}; expected a name without ending.")
     expected = "expected a name without ending in the folder `path`"
@@ -63,22 +50,6 @@ def save_weights(file: Path, model: nn.Module, optimizer: torch.optim.Optimizer 
 
     The tensors have the names of the model's own `state_dict`, those of the optimizer begin with `/optimizer`. The file
     is written aside first, then renamed.
-
-    :param file: The file; its folder is made if missing.
-    :param model: The model.
-    :param optimizer: Its optimizer, or None.
-    :raises TypeError: If the model or the optimizer holds what cannot be stored.
-    :raises OSError: If the file cannot be written; a former one is intact.
-
-    Example:
-    >>> import tempfile
-    >>> from art_sensreg.art_bridge.weights import load_weights, save_weights
-    >>> model, other = nn.Linear(2, 2), nn.Linear(2, 2)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_weights(Path(folder, "net.safetensors"), model)
-    ...     load_weights(Path(folder, "net.safetensors"), other)
-    >>> torch.equal(model.weight, other.weight)
-    True
     """
     tree: dict[str, Any] = dict(model.state_dict())
     if optimizer is not None:
@@ -94,12 +65,6 @@ def load_weights(file: Path, model: nn.Module, optimizer: torch.optim.Optimizer 
 
     Plain files of safetensors, of other programs or of version 0.1, are read too: a warning says that nothing protects
     them from damage, and the optimizer stays as it is.
-
-    :param file: The file.
-    :param model: Model of the same architecture.
-    :param optimizer: Optimizer of the same kind, or None.
-    :raises OSError: If the file cannot be read; `FileNotFoundError` if there is none.
-    :raises ValueError: If it is damaged, or of another architecture or optimizer; nothing has been changed then.
     """
     try:
         weights = _read(file, model)
@@ -143,22 +108,7 @@ def _read(file: Path, model: nn.Module) -> dict[str, Any]:
 
 
 def clone_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, clone: nn.Module) -> torch.optim.Optimizer:
-    """
-    Make an optimizer of the same kind and settings for a copy of a model; learning rates are those before scheduling.
-
-    :param optimizer: Optimizer of `model`.
-    :param model: The original.
-    :param clone: Its copy.
-    :return: A fresh optimizer with the same parameter groups.
-    :raises ValueError: If the optimizer holds a parameter that is not the model's.
-
-    Example:
-    >>> from art_sensreg.art_bridge.weights import clone_optimizer
-    >>> model = nn.Linear(2, 2)
-    >>> optimizer = torch.optim.AdamW([{"params": [model.weight], "lr": 0.5}, {"params": [model.bias]}], lr=0.1)
-    >>> [group["lr"] for group in clone_optimizer(optimizer, model, nn.Linear(2, 2)).param_groups]
-    [0.5, 0.1]
-    """
+    """A fresh optimizer of the same kind and settings for a copy of a model; learning rates as before scheduling."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     copies = dict(clone.named_parameters())
     groups = []

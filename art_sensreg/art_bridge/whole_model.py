@@ -1,7 +1,8 @@
 """
-Models that ART would take apart: it calls the children of an `nn.Sequential` in turn, and not the module itself.
+Models that ART would take apart.
 
-So it leaves out a `forward` of the model's own, and hooks on it.
+It calls the children of an `nn.Sequential` in turn instead of the module itself, and so skips the module's own
+`forward` and the hooks on it.
 """
 
 from __future__ import annotations
@@ -22,20 +23,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def is_its_children(model: nn.Module) -> bool:
-    """
-    Whether a model is an `nn.Sequential` that does nothing but call its children in turn.
-
-    :param model: Any module.
-    :return: False for other modules, and for one with a `forward` or `__call__` of its own, or with hooks on itself.
-
-    Example:
-    >>> from art_sensreg.art_bridge.whole_model import is_its_children
-    >>> class Twice(nn.Sequential):
-    ...     def forward(self, x):
-    ...         return super().forward(super().forward(x))
-    >>> is_its_children(nn.Sequential(nn.ReLU())), is_its_children(Twice(nn.ReLU()))
-    (True, False)
-    """
+    """Whether a model is an `nn.Sequential` that does nothing but call its children in turn."""
     kind = type(model)
     return (
         isinstance(model, nn.Sequential)
@@ -47,41 +35,14 @@ def is_its_children(model: nn.Module) -> bool:
 
 
 def whole(model: nn.Module) -> nn.Module:
-    """
-    A model that ART does not take apart.
-
-    :param model: Any module.
-    :return: The model itself, or a :class:`WholeModel` of an `nn.Sequential` that is more than its children.
-
-    Example:
-    >>> from art_sensreg.art_bridge.whole_model import whole
-    >>> model = nn.Sequential(nn.ReLU())
-    >>> whole(model) is model
-    True
-    >>> handle = model.register_forward_hook(lambda module, inputs, output: output + 1)
-    >>> PyTorchClassifier(whole(model), None, (1,), 2).predict(torch.zeros(1, 1).numpy()).item()
-    1.0
-    """
+    """A model that ART does not take apart: a `WholeModel` of a Sequential that is more than its children."""
     if not isinstance(model, nn.Sequential) or is_its_children(model):
         return model
     return WholeModel(model)
 
 
 class WholeModel(nn.Module):
-    """
-    A model under a class that is no `nn.Sequential`: the same attributes, weights, hooks and names of layers.
-
-    :param model: The model.
-
-    Example:
-    >>> from art_sensreg.art_bridge.whole_model import WholeModel
-    >>> model = nn.Sequential(nn.Linear(2, 2))
-    >>> same = WholeModel(model)
-    >>> same.state_dict().keys() == model.state_dict().keys(), same[0] is model[0], same.train(False) is same
-    (True, True, True)
-    >>> model.training
-    False
-    """
+    """A model in a class that is not `nn.Sequential`: the same attributes, weights, hooks and names of layers."""
 
     __slots__ = ("whole",)
     whole: nn.Module
@@ -95,7 +56,7 @@ class WholeModel(nn.Module):
         return self.whole(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """See the model's own."""
+        """See the model's own `forward`."""
         return self.whole.forward(*args, **kwargs)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -134,17 +95,7 @@ class WholeModel(nn.Module):
 
 
 class ArtModelWrapper(nn.Module):
-    """
-    What ART puts around a model, but that calls a model as a whole which is more than its children.
-
-    :param model: Module from inputs to logits.
-
-    Example:
-    >>> from art_sensreg.art_bridge.whole_model import ArtModelWrapper
-    >>> wrapper = ArtModelWrapper(nn.Sequential(nn.ReLU(), nn.Tanh()))
-    >>> len(wrapper(torch.zeros(1))), wrapper.get_layers
-    (2, ['0', '1'])
-    """
+    """ART's wrapper of a model, except that it calls a Sequential with a `forward` or hooks of its own as a whole."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -152,11 +103,10 @@ class ArtModelWrapper(nn.Module):
 
     def forward(self, x: torch.Tensor) -> list[Any]:
         """
-        Outputs of the layers as ART has them.
+        Outputs of the layers as ART has them: of each child of a Sequential, of other models the logits alone.
 
-        :param x: Inputs, `(n, ...)`.
-        :return: The output of each child of an `nn.Sequential`; of other models, and where no gradient is recorded, the
-            logits alone: to keep what each child returned costs a convolutional network twice its time.
+        So it is where no gradient is recorded: to keep what each child returned would cost a convolutional network
+        twice its time.
         """
         model = self._model
         half = model_dtype(model) is torch.bfloat16
@@ -183,11 +133,7 @@ def _outputs(model: nn.Module, x: Any) -> list[Any]:
 
 
 def keep_whole(classifier: PyTorchClassifier) -> None:
-    """
-    See to it that a classifier of ART's own calls its model as a whole, as training does; a warning says so.
-
-    :param classifier: ART classifier, changed in place.
-    """
+    """Make a classifier of ART's own call its model as a whole, as training does; a warning says so."""
     model = whole(classifier.model)
     if model is not classifier.model and not isinstance(classifier._model, ArtModelWrapper):
         classifier._model = classifier._make_model_wrapper(model)
@@ -198,19 +144,7 @@ def keep_whole(classifier: PyTorchClassifier) -> None:
 
 
 def predicting_model(classifier: PyTorchClassifier) -> nn.Module:
-    """
-    The model as a classifier's `predict` runs it.
-
-    :param classifier: ART classifier.
-    :return: Its model; of an `nn.Sequential` that ART takes apart the children in turn.
-
-    Example:
-    >>> from art_sensreg.art_bridge.whole_model import predicting_model
-    >>> model = nn.Sequential(nn.ReLU())
-    >>> handle = model.register_forward_hook(lambda module, inputs, output: output + 1)
-    >>> predicting_model(PyTorchClassifier(model, None, (1,), 2))(torch.zeros(1, 1)).item()
-    0.0
-    """
+    """The model as a classifier's `predict` runs it: of a Sequential that ART takes apart, the children in turn."""
     model: nn.Module = classifier.model
     if isinstance(classifier._model, ArtModelWrapper) or whole(model) is model:
         return model
