@@ -18,9 +18,8 @@ from art_sensreg.art_bridge.dtypes import model_dtype, numpy_dtype
 from art_sensreg.art_bridge.labels import Targets
 from art_sensreg.art_bridge.loaders import LoaderSource, is_loader, loader_source
 from art_sensreg.art_bridge.preprocessing import Preprocessing
-from art_sensreg.training.batches import LoaderBatches, TensorBatches
+from art_sensreg.training.batches import Batch, HeldOut, HeldOutLoader, HeldOutTensors, LoaderBatches, TensorBatches
 from art_sensreg.training.config import TrainingConfig
-from art_sensreg.training.held_out import Batch, HeldOut, HeldOutLoader, HeldOutTensors
 from art_sensreg.utils.model_rng import preserve_rng_state
 from art_sensreg.utils.rng import derive_seed
 

@@ -29,20 +29,20 @@ from art_sensreg.penalties.forward.row_coupling import LOOK
 from art_sensreg.penalties.forward.taps import trial
 from art_sensreg.penalty_lists import Penalty, active_penalties
 from art_sensreg.randomization import BayesianKL
-from art_sensreg.training.batches import LoaderBatches, TensorBatches
+from art_sensreg.training.batches import HeldOut, HeldOutTensors, LoaderBatches, TensorBatches
 from art_sensreg.training.callbacks import History
 from art_sensreg.training.checkpoint.describe import Describer
 from art_sensreg.training.checkpoint.fingerprint import describe_data
 from art_sensreg.training.checkpoint.loading import check_live_state
-from art_sensreg.training.checkpoint.objective_state import check_loss_alone, check_parts
 from art_sensreg.training.checkpoint.run import Checkpoints
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.distributed import Processes, join_processes
-from art_sensreg.training.held_out import HeldOut, HeldOutTensors
-from art_sensreg.training.loop import Training
-from art_sensreg.training.one_run import one_run_at_a_time
+from art_sensreg.training.loop import train
+from art_sensreg.training.numerics.loss_checks import check_divisible, check_loss_alone
 from art_sensreg.training.optimizers import needs_closure
 from art_sensreg.training.overfitting import POINTS, OverfittingGuard, Watched, watched_attacks
+from art_sensreg.training.resources import one_run_at_a_time
+from art_sensreg.training.run import RunSetup
 from art_sensreg.training.schedules.stepping import check_scheduler
 from art_sensreg.utils import check_differentiable, check_flag, enable_grad
 from art_sensreg.utils.modes import preserve_mode, set_mode
@@ -121,7 +121,7 @@ def fit_arrays(
     :param x: Images, as for :meth:`SensRegClassifier.fit`. Arrays mapped from a file stay there.
     :param y: Labels.
     :param options: The rest.
-    :return: The history (see `training.loop.Training`).
+    :return: The history (see `training.loop.train`).
     :raises TypeError: If something is of a wrong type.
     :raises ValueError: If something is out of range, before any weight has moved.
     """
@@ -194,7 +194,7 @@ def _train(
     classifier, config = reader.classifier, reader.config
     model, objective = _prepare(classifier, penalties, batches.look(LOOK), options)
     if config.accumulate > 1:
-        check_parts(objective, model, *batches.sample(LOOK))
+        check_divisible(objective, model, *batches.sample(LOOK))
     validation = reader.held_out(options.validation_data, options.batch_adapter)
     checkpoints = None
     if options.checkpoint_dir is not None:
@@ -202,22 +202,22 @@ def _train(
         mode = options.training_mode
         describe = description(classifier, model, objective, config, options.scheduler, mode, data, validation)
         checkpoints = Checkpoints(folder, config.keep, options.resume, describe, processes)
-    training = Training(
-        model,
-        objective,
-        batches,
-        classifier.optimizer,
-        config,
-        options.scheduler,
-        validation,
-        options.verbose and processes.rank == 0,
-        options.training_mode,
-        checkpoints,
-        processes,
-        _guard(options.adversary, config, batches, validation),
+    setup = RunSetup(
+        model=model,
+        objective=objective,
+        batches=batches,
+        optimizer=classifier.optimizer,
+        config=config,
+        scheduler=options.scheduler,
+        validation=validation,
+        guard=_guard(options.adversary, config, batches, validation),
+        checkpoints=checkpoints,
+        processes=processes,
+        training_mode=options.training_mode,
+        verbose=options.verbose and processes.rank == 0,
     )
     with checkpoints or nullcontext():
-        return training.run()
+        return train(setup)
 
 
 def _guard(

@@ -13,7 +13,7 @@ from torch import nn
 
 from art_sensreg.training.config import TrainingConfig, check_device
 from art_sensreg.training.distributed import local_device
-from art_sensreg.training.resources import match_device
+from art_sensreg.training.optimizers import match_device
 
 
 def run_device(classifier: PyTorchClassifier, config: TrainingConfig) -> torch.device:

@@ -11,10 +11,10 @@ from torch import nn
 
 from art_sensreg.art_bridge.loaders import describe_source
 from art_sensreg.objectives import Objective
+from art_sensreg.training.batches import HeldOut, HeldOutLoader, HeldOutTensors
 from art_sensreg.training.checkpoint.describe import Describer
 from art_sensreg.training.checkpoint.fingerprint import Fingerprint, describe_data, fingerprint, own_things
 from art_sensreg.training.config import TrainingConfig
-from art_sensreg.training.held_out import HeldOut, HeldOutLoader, HeldOutTensors
 
 Data = Callable[[Describer], dict[str, str]]
 

@@ -1,4 +1,4 @@
-"""What a user's own code sees of a training run, and when it is called."""
+"""Callbacks: what the user's own code sees of a training run, and when it is called."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class TrainingState:
     :param epoch: Number of the epoch, from 1; 0 before the first.
     :param step: Steps done in this epoch.
     :param total_steps: Steps done in all.
-    :param skipped: Steps that were left out because their loss was not finite.
+    :param skipped: Steps that were skipped because their loss was not finite.
     :param terms: The last step's `loss`, `base` and penalties, of the whole batch, as 0-d tensors.
     :param history: One dict per finished epoch.
-    :param stop: A callback sets it to end the run without an error: in `on_epoch` for good; in `on_step` it breaks the
-        epoch off, and a run that is resumed goes on there. One process's goes for all.
+    :param stop: A callback sets it to end the run without an error: in `on_epoch` for good; in `on_step` it breaks off
+        the epoch, and a run that is resumed goes on there. If one process sets it, all stop.
     :param rank: Number of this process among those that train together.
     """
 
@@ -48,7 +48,7 @@ class TrainingState:
 
 class Callback:
     """
-    Code of one's own in the training loop. Override what is needed; any object with some of these methods will do.
+    Your own code in the training loop. Override what is needed; any object with some of these methods will do.
 
     What `state_dict` returns (numbers, strings, tensors, lists and dicts of these) is part of every checkpoint, and is
     given back to `load_state_dict` on `resume=True`.
@@ -89,16 +89,9 @@ _METHODS = ("on_start", "on_step", "on_epoch", "on_end")
 
 def check_callbacks(callbacks: Any) -> tuple[Callback, ...]:
     """
-    Check a list of callbacks.
+    Check a list of callbacks, and return it as a tuple.
 
-    :param callbacks: Sequence of objects with at least one of the methods of :class:`Callback`.
-    :return: The same as a tuple.
-    :raises TypeError: If it is something else.
-
-    Example:
-    >>> from art_sensreg.training.callbacks import Callback, check_callbacks
-    >>> len(check_callbacks([Callback()]))
-    1
+    :raises TypeError: If it is something else, or holds an object without any of the methods of :class:`Callback`.
     """
     if isinstance(callbacks, (str, bytes)) or not isinstance(callbacks, Sequence):
         raise TypeError(f"`callbacks` is {callbacks!r}; expected a list of callbacks.")
@@ -110,15 +103,29 @@ def check_callbacks(callbacks: Any) -> tuple[Callback, ...]:
     return tuple(callbacks)
 
 
-def call(callbacks: Sequence[Callback], moment: str, state: TrainingState) -> None:
-    """
-    Call one method of every callback that has it.
+class CallbackList:
+    """The callbacks of a run as one; each of them has some of the methods of :class:`Callback`."""
 
-    :param callbacks: The callbacks.
-    :param moment: Name of the method.
-    :param state: What they are given.
-    """
-    for callback in callbacks:
-        method = getattr(callback, moment, None)
-        if method is not None:
-            method(state)
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
+        self._callbacks = callbacks
+
+    def __bool__(self) -> bool:
+        return bool(self._callbacks)
+
+    def call(self, moment: str, state: TrainingState) -> bool:
+        """Call the method of that name of every callback that has it; tell whether any has."""
+        methods = [getattr(callback, moment, None) for callback in self._callbacks]
+        for method in methods:
+            if method is not None:
+                method(state)
+        return any(method is not None for method in methods)
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """The state of each; empty for those that have none."""
+        return [callback.state_dict() if hasattr(callback, "state_dict") else {} for callback in self._callbacks]
+
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        """Take back what `state_dict` returned; there may be more or fewer callbacks by now."""
+        for callback, state in zip(self._callbacks, states, strict=False):
+            if hasattr(callback, "load_state_dict"):
+                callback.load_state_dict(state)

@@ -25,29 +25,28 @@ class TrainingConfig:
     """
     Settings of a training run; its `repr` is the call that makes it.
 
-    :param batch_size: Rows of a step, at least 1; with several processes, of all of them together.
+    :param batch_size: Examples of a step, at least 1; with several processes, of all of them together.
     :param nb_epochs: Passes over the data, at least 1.
     :param seed: Seed of the order of the batches, the noise of the penalties and the model's own randomness (dropout).
         None takes one from torch's global generator, so that `torch.manual_seed` governs it.
-    :param accumulate: Batches whose gradients are added up for one step of the optimizer, at least 1: the step of one
-        batch as many times as large, at the memory of one. All that counts steps (schedulers, callbacks,
+    :param accumulate: Batches whose gradients are added up for one step of the optimizer, at least 1: the step of a
+        batch that many times as large, at the memory of one. Whatever counts steps (schedulers, callbacks,
         `checkpoint_every`) counts those of the optimizer.
-    :param clip_tolerance: Values of images that are outside of the classifier's `clip_values` by at most so much, in
+    :param clip_tolerance: Image values that are outside of the classifier's `clip_values` by at most this much, in
         input units, are clipped: bicubic interpolation overshoots. By default (0) they are an error.
     :param drop_last: Whether an incomplete last batch is left out.
-    :param penalty_fraction: Share of each batch's rows, above 0 and at most 1, that get noisy copies: below 1 it is the
-        cheap mode. Penalties that differentiate by the input, those of your own, those measured on adversarial images
-        (`pair="adversarial"`), and models with randomness of their own (other than dropout) take all rows all the same.
+    :param penalty_fraction: Share of each batch, above 0 and at most 1, that gets noisy copies: below 1 it is the cheap
+        mode. Penalties with gradients with respect to the input, your own, those measured on adversarial images
+        (`pair="adversarial"`), and models with randomness of their own (other than dropout) use the whole batch anyway.
     :param penalty_warmup: Share of the run, from 0 to 1, over whose steps the weights of all penalties rise from 0 to
-        what they are: for penalties that keep an untrained network from learning.
+        their full value: for penalties that keep an untrained network from learning.
     :param scheduler_interval: When a learning rate scheduler steps: `epoch`, `step`, or `auto`: after every step for
         `OneCycleLR` (unless its length is the number of epochs), `CyclicLR`, and schedules about as long as the run has
         steps; else after every epoch. Where that would leave a warm-up unfinished at the end of the run, `auto` is
         refused.
     :param scheduler_monitor: The entry of the history that `ReduceLROnPlateau` watches, or None: the accuracy for its
-        mode `max`, else the loss, on validation data if there are some.
-    :param max_grad_norm: Largest norm of the gradient of all that the optimizer holds together (clipped above it), or
-        None.
+        mode `max`, else the loss, on validation data if there are any.
+    :param max_grad_norm: Largest norm of the gradient of all that the optimizer holds (clipped above it), or None.
     :param ema: Decay of an exponential moving average of the weights, above 0 and below 1, which is validated and
         returned in place of the weights; or None.
     :param precision: `float32`, or `bfloat16` / `float16` for mixed precision by `torch.amp` (float16 with a gradient
@@ -56,20 +55,22 @@ class TrainingConfig:
         stays. None: where it is.
     :param channels_last: Whether images and volumes, and weights, are laid out channels last while training. Afterwards
         the weights lie as they did before.
+    :param keep_freed_memory: Whether glibc's allocator is told to keep freed memory in the process while training on
+        the CPU (it is put back afterwards). That is a large part of a step's time: docs/training.md.
     :param compile: Whether the step is compiled by `torch.compile`; not with penalties that need double backward.
     :param checkpoint_every: Steps between two checkpoints, besides those after every epoch. Needs `checkpoint_dir`.
     :param keep: Number of the newest checkpoints that are kept.
     :param on_nonfinite: What to do about a NaN or infinite loss: `stop`, or `skip` the step and count it.
-    :param max_skipped: Number of skipped steps of a run after which it stops all the same.
+    :param max_skipped: Number of skipped steps of a run after which it stops anyway.
     :param validation_attack: Attack under which the validation data are scored too, as `val_robust_accuracy`.
-    :param monitor: The entry of the history that early stopping and `restore_best` go by, or None:
+    :param monitor: The entry of the history that early stopping and `restore_best` use, or None:
         `val_robust_accuracy` with a validation attack, else `val_accuracy`.
     :param patience: Epochs without a better `monitor` after which training stops, or None.
     :param restore_best: Whether the weights of the epoch with the best `monitor` are returned.
-    :param on_catastrophic_overfitting: What to do when one-step adversarial training collapses, which is looked for
-        after every epoch by PGD of ten steps on at most 256 validation images (of the training data if there are no
-        validation data): `report` it in log and history; `stop`; `roll_back`: stop and return the weights of the best
-        epoch before; or `ignore`: do not look.
+    :param on_catastrophic_overfitting: What to do when one-step adversarial training collapses, which is checked after
+        every epoch by PGD of ten steps on at most 256 validation images (training images if there are no validation
+        data): `report` it in log and history; `stop`; `roll_back`: stop and return the weights of the best epoch
+        before; or `ignore`: do not check.
     :param callbacks: Objects with some of the methods of `training.callbacks.Callback`.
     :raises ValueError: If a setting is out of range.
     :raises TypeError: If a setting is of a wrong type.
@@ -96,6 +97,7 @@ class TrainingConfig:
     precision: str = "float32"
     device: str | torch.device | None = None
     channels_last: bool = False
+    keep_freed_memory: bool = True
     compile: bool = False
     checkpoint_every: int | None = None
     keep: int = 2
@@ -132,7 +134,7 @@ class TrainingConfig:
                 check_count(name, getattr(self, name))
         if self.seed is not None:
             check_seed("seed", self.seed)
-        for name in ("drop_last", "channels_last", "compile", "restore_best"):
+        for name in ("drop_last", "channels_last", "keep_freed_memory", "compile", "restore_best"):
             check_flag(name, getattr(self, name))
         check_number("penalty_fraction", self.penalty_fraction, minimum=0.0, exclusive=True)
         if self.penalty_fraction > 1:
@@ -167,16 +169,9 @@ class TrainingConfig:
 
 def check_device(device: str | torch.device) -> torch.device:
     """
-    Check that a device exists on this machine.
+    Make a device of anything that `torch.device` takes.
 
-    :param device: Anything that `torch.device` takes.
-    :return: The device.
-    :raises ValueError: If torch does not know it, or this machine has it not.
-
-    Example:
-    >>> from art_sensreg.training.config import check_device
-    >>> check_device("cpu")
-    device(type='cpu')
+    :raises ValueError: If torch does not know it, or this machine does not have it.
     """
     try:
         found = torch.device(device)

@@ -1,4 +1,4 @@
-"""Several processes that train one model: who has which rows, and what they tell each other."""
+"""Several processes that train one model: which examples each of them has, and what they exchange."""
 
 from __future__ import annotations
 
@@ -36,6 +36,8 @@ class Processes:
     """
     The processes that share the work; by default this one alone.
 
+    What they exchange raises :class:`ProcessLostError` if another process has gone.
+
     :param rank: Number of this process.
     :param count: Number of processes.
     :param device: Where tensors must be to be exchanged.
@@ -44,7 +46,7 @@ class Processes:
     >>> from art_sensreg.training.distributed import Processes
     >>> Processes().sum([1.0, 2.0])
     [1.0, 2.0]
-    >>> Processes(rank=1, count=2).share(rows=5, noisy=3)
+    >>> Processes(rank=1, count=2).share(total=5, noisy=3)
     (2, Share(noisy_rows=1, weight=0.8, noisy_weight=0.6666666666666666, sum_weight=2.0, base_weight=None))
     """
 
@@ -52,44 +54,36 @@ class Processes:
     count: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
-    def share(self, rows: int, noisy: int) -> tuple[int, Share]:
+    def share(self, total: int, noisy: int) -> tuple[int, Share]:
         """
-        Find this process's part of a global batch, whose rows are dealt out like cards: `rank, rank + count, ...`.
+        How much of a global batch is this process's, whose examples are `rank, rank + count, ...`, and its weight.
 
-        A process for which no row is left computes one all the same, with weight 0, since all must take part.
+        A process for which no example is left computes one all the same, with weight 0, since all must take part.
 
-        :param rows: Rows of the global batch.
-        :param noisy: How many of its first rows get noisy copies.
-        :return: Rows of this process, and what they count.
+        :param total: Size of the global batch.
+        :param noisy: How many of its first examples get noisy copies.
+        :return: Examples of this process, and how they are weighted.
         """
         if self.count == 1:
-            return rows, WHOLE_BATCH if noisy == rows else Share(noisy)
-        own, own_noisy = (len(range(self.rank, total, self.count)) for total in (rows, noisy))
+            return total, WHOLE_BATCH if noisy == total else Share(noisy)
+        own, own_noisy = (len(range(self.rank, size, self.count)) for size in (total, noisy))
         whole = self.count if own else 0
-        share = Share(max(own_noisy, 1), own * self.count / rows, own_noisy * self.count / noisy, float(whole))
+        share = Share(max(own_noisy, 1), own * self.count / total, own_noisy * self.count / noisy, float(whole))
         return own, share
 
-    def sum(self, values: Sequence[float]) -> list[float]:
-        """
-        Add up numbers over the processes.
+    def part(self, total: int) -> slice:
+        """Which examples of a batch are for this process: every `count`-th, or the first one if none is left for it."""
+        return slice(self.rank, None, self.count) if self.rank < total else slice(0, 1)
 
-        :param values: Numbers of this process.
-        :return: The sums, the same on every process.
-        :raises ProcessLostError: If another process has gone.
-        """
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Add up numbers over the processes: the sums are the same on each of them."""
         if self.count == 1:
             return list(values)
         sums: list[float] = self.sum_tensor(torch.tensor(values, dtype=torch.float64)).tolist()
         return sums
 
     def sum_tensor(self, values: torch.Tensor) -> torch.Tensor:
-        """
-        Add up a tensor over the processes; the host does not wait for tensors that are where they are exchanged.
-
-        :param values: Numbers of this process; overwritten.
-        :return: The sums, the same on every process.
-        :raises ProcessLostError: If another process has gone.
-        """
+        """Add up a tensor (overwritten) over the processes; the host does not wait if it is on their device already."""
         if self.count == 1:
             return values
         vector = values.to(self.device)
@@ -98,13 +92,7 @@ class Processes:
         return vector
 
     def agree(self, value: Any) -> Any:
-        """
-        Take over a value of the first process.
-
-        :param value: Anything that can be pickled; only the first process's counts.
-        :return: It.
-        :raises ProcessLostError: If another process has gone.
-        """
+        """The first process's value, on every process: anything that can be pickled."""
         if self.count == 1:
             return value
         values = [value]
@@ -113,13 +101,7 @@ class Processes:
         return values[0]
 
     def gather(self, value: Any) -> list[Any]:
-        """
-        Collect a value of every process.
-
-        :param value: Anything that can be pickled.
-        :return: The values in the order of the ranks, on every process.
-        :raises ProcessLostError: If another process has gone.
-        """
+        """The values of all processes in the order of their ranks, on every process: anything that can be pickled."""
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
@@ -130,15 +112,10 @@ class Processes:
 
 def join_processes(device: torch.device) -> Processes:
     """
-    Find the processes of this job: those of the user's own process group, or of `torchrun`, which is joined now.
+    The processes of this job: those of the user's own process group, or of `torchrun`, which is joined now.
 
     :param device: Where this process trains.
     :return: The processes; this one alone outside of a distributed job.
-
-    Example:
-    >>> from art_sensreg.training.distributed import join_processes
-    >>> join_processes(torch.device("cpu")).count
-    1
     """
     if not dist.is_available():
         return Processes()
@@ -157,13 +134,9 @@ def join_processes(device: torch.device) -> Processes:
 
 def leave_processes() -> None:
     """
-    Take leave of a job and end the threads of its connections.
+    Leave the job and end the threads of its connections.
 
-    A thread that is still at work while the interpreter goes down aborts the process.
-
-    Example:
-    >>> from art_sensreg.training.distributed import leave_processes
-    >>> leave_processes()
+    A thread that is still at work while the interpreter shuts down aborts the process.
     """
     if dist.is_available() and dist.is_initialized():
         gc.collect()  # what is left of a wrapped model holds on to the connections
@@ -174,13 +147,8 @@ def local_device(device: torch.device) -> torch.device:
     """
     The GPU of this process: `cuda` without an index means one for each process of a machine.
 
-    :param device: As asked for.
+    :param device: The device asked for.
     :return: The same, with the index of `torchrun`'s local rank.
-
-    Example:
-    >>> from art_sensreg.training.distributed import local_device
-    >>> local_device(torch.device("cpu"))
-    device(type='cpu')
     """
     if device.type != "cuda" or device.index is not None or not torch.cuda.is_available():
         return device

@@ -1,4 +1,4 @@
-"""Catastrophic overfitting: one-step adversarial training that loses, within an epoch, what it had won against PGD."""
+"""Catastrophic overfitting: one-step adversarial training that loses, within an epoch, its robustness to PGD."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from art_sensreg.training.checkpoint.objective_state import Trained
-from art_sensreg.training.held_out import HeldOut
+from art_sensreg.training.batches import HeldOut
+from art_sensreg.training.checkpoint.objective_state import TrainedState
 from art_sensreg.training.validation import ValidationAttack
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ _GAP = 0.4
 @dataclass(frozen=True)
 class Watched:
     """
-    What is looked at after every epoch.
+    What the guard measures after every epoch.
 
     :param attacks: PGD of the size that training is to withstand, and a single step of that size, by the names of their
         entries in the history: `pgd_accuracy` and `fgsm_accuracy`.
@@ -41,18 +41,7 @@ class Watched:
 
 
 def watched_attacks(eps: float, norm: str) -> dict[str, ValidationAttack]:
-    """
-    The attacks that a guard compares.
-
-    :param eps: Size of the perturbation, in input units.
-    :param norm: `linf` or `l2`.
-    :return: Attacks by the names of their entries in the history.
-
-    Example:
-    >>> from art_sensreg.training.overfitting import watched_attacks
-    >>> [attack.max_iter for attack in watched_attacks(0.1, "linf").values()]
-    [10, 1]
-    """
+    """The attacks that a guard compares, by the names of their entries in the history; `eps` is in input units."""
     return {
         "pgd_accuracy": ValidationAttack(eps=eps, norm=norm),
         "fgsm_accuracy": ValidationAttack(eps=eps, norm=norm, eps_step=1.25 * eps, max_iter=1),
@@ -71,7 +60,7 @@ class OverfittingGuard:
     :param watched: The attack, and what it is run on.
 
     Example:
-    >>> from art_sensreg.training.held_out import HeldOutTensors
+    >>> from art_sensreg.training.batches import HeldOutTensors
     >>> from art_sensreg.training.overfitting import OverfittingGuard, Watched, watched_attacks
     >>> watched = Watched(watched_attacks(0.1, "linf"), HeldOutTensors(torch.zeros(1, 1), torch.zeros(1)))
     >>> guard, model = OverfittingGuard("roll_back", watched), nn.Linear(1, 1)
@@ -96,9 +85,9 @@ class OverfittingGuard:
         """Whether the weights of the best epoch are to be returned."""
         return self.collapsed and bool(self.weights)
 
-    def stops_after(self, record: dict[str, float], model: nn.Module | Trained) -> bool:
+    def stops_after(self, record: dict[str, float], model: nn.Module | TrainedState) -> bool:
         """
-        Take notice of an epoch; its record gets the entry `catastrophic_overfitting`, 1 in the epoch of the collapse.
+        Take note of an epoch; its record gets the entry `catastrophic_overfitting`, 1 in the epoch of the collapse.
 
         :param record: Its entry of the history, with `pgd_accuracy` and `fgsm_accuracy`.
         :param model: The model as measured.
@@ -133,11 +122,7 @@ class OverfittingGuard:
         return {"best": self.best, "collapsed": self.collapsed, "weights": self.weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """
-        Take back what `state_dict` returned.
-
-        :param state: The same.
-        """
+        """Take back what `state_dict` returned."""
         self.best, self.collapsed, self.weights = state["best"], state["collapsed"], state["weights"]
 
 

@@ -1,83 +1,158 @@
-"""What follows an epoch: scores, the scheduler, and whether it is time to stop."""
+"""What follows an epoch: its scores, the scheduler, and whether it is time to stop."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import Any
 
 import torch
+from torch import nn
 
-from art_sensreg.training.checkpoint.objective_state import Trained
-from art_sensreg.training.metrics import validate
+from art_sensreg.training.checkpoint.objective_state import ObjectiveState, TrainedState
+from art_sensreg.training.config import TrainingConfig
+from art_sensreg.training.numerics.ema import WeightAverage
+from art_sensreg.training.run import Progress, RunSetup
+from art_sensreg.training.schedules.stepping import Schedule
+from art_sensreg.training.validation import Scorer
 from art_sensreg.utils.model_rng import seeded
 from art_sensreg.utils.rng import derive_seed
 
-if TYPE_CHECKING:
-    from art_sensreg.training.loop import Training
 
-
-def entries_of(training: Training) -> list[str]:
+class EarlyStopping:
     """
-    The entries of the history that are there when the scheduler steps.
+    Watches one entry of the history: when to stop, and which weights were best.
 
-    :param training: The run.
-    :return: Their names.
+    :param entry: Its name; of those ending in `loss` lower is better.
+    :param patience: Epochs without a better value after which training stops, or None.
+    :param restore_best: Whether the best weights are kept.
+
+    Example:
+    >>> from art_sensreg.training.stopping import EarlyStopping
+    >>> stopping, model = EarlyStopping("val_accuracy", patience=1, restore_best=False), nn.Linear(1, 1)
+    >>> [stopping.stops_after({"epoch": i, "val_accuracy": value}, model) for i, value in enumerate([0.1, 0.3, 0.2])]
+    [False, False, True]
     """
-    entries = ["loss", "base", *(["adversarial"] if training.objective.adversary else []), *training.objective.names]
-    entries += ["accuracy", "learning_rate", *(["skipped"] if training.config.on_nonfinite == "skip" else [])]
-    if training.validation is not None:
-        entries += ["val_loss", "val_accuracy"]
-        entries += ["val_robust_accuracy"] if training.config.validation_attack is not None else []
-    return [*entries, *(training.guard.watched.attacks if training.guard is not None else [])]
+
+    def __init__(self, entry: str, patience: int | None, restore_best: bool) -> None:
+        self.entry, self.patience, self.restore_best = entry, patience, restore_best
+        self.best = math.inf if entry.endswith("loss") else -math.inf
+        self.waited = 0
+        self.weights: dict[str, torch.Tensor] = {}
+
+    def stops_after(self, record: dict[str, float], model: nn.Module | TrainedState) -> bool:
+        """Take note of an epoch's record and of the model as validated; tell whether training shall stop."""
+        value = record[self.entry]
+        if value < self.best if self.entry.endswith("loss") else value > self.best:
+            self.best, self.waited = value, 0
+            if self.restore_best:
+                self.weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        else:
+            self.waited += 1
+        return self.exhausted
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether there were as many epochs without a better value as patience allows."""
+        return self.patience is not None and self.waited >= self.patience
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value so far, the epochs since, and the best weights."""
+        return {"best": self.best, "waited": self.waited, "weights": self.weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+        self.best, self.waited, self.weights = state["best"], state["waited"], state["weights"]
 
 
-def judge(training: Training, record: dict[str, float]) -> None:
+def early_stopping(config: TrainingConfig, validated: bool) -> EarlyStopping | None:
     """
-    Validate, step the scheduler, and see whether it is time to stop.
+    The early stopping that a config asks for, or None if there is nothing to watch.
 
-    :param training: The run, at the end of an epoch.
-    :param record: The epoch's entry of the history, to which the scores are added.
+    :raises ValueError: If what is to be watched will not be there.
     """
-    _share_buffers(training)
-    state, monitor, guard = training.state, training.monitor, training.guard
-    model, size = training.stepper.result, training.config.batch_size
-    trained = Trained(model, training.own)
-    others = training.objective.traits.sources_to_seed  # models that are random in evaluation mode draw from them
-    with training.own.looked_at(), seeded(others, derive_seed(training.seed, "validation", state.epoch)):
-        if training.validation is not None:
-            attack = training.config.validation_attack
-            data, processes = training.validation, training.processes
-            record.update(validate(model, training.objective, data, size, attack, training.seed, processes))
+    if config.validation_attack is not None and not validated:
+        raise ValueError("`validation_attack` is given and `validation_data` is None; expected data to attack.")
+    if config.patience is None and not config.restore_best:
+        return None
+    entry = config.monitor or ("val_robust_accuracy" if config.validation_attack else "val_accuracy")
+    if entry.startswith("val_") and not validated:
+        raise ValueError(f"`monitor` is {entry!r} and `validation_data` is None; expected validation data.")
+    if entry == "val_robust_accuracy" and config.validation_attack is None:
+        raise ValueError(f"`monitor` is {entry!r} and `validation_attack` is None; expected a ValidationAttack.")
+    return EarlyStopping(entry, config.patience, config.restore_best)
+
+
+class EpochEnd:
+    """
+    Scores an epoch, steps the scheduler, and tells whether it is time to stop.
+
+    :param setup: The run.
+    :param objective_state: What its objective keeps.
+    :raises ValueError: If what scheduler or early stopping watch will not be there.
+    """
+
+    def __init__(self, setup: RunSetup, objective_state: ObjectiveState) -> None:
+        self._setup, self._objective_state = setup, objective_state
+        self.schedule = Schedule(setup.scheduler, setup.config, _entries(setup))
+        self.early_stopping = early_stopping(setup.config, setup.validation is not None)
+
+    def __call__(self, record: dict[str, float], average: WeightAverage | None, progress: Progress) -> bool:
+        """
+        Judge an epoch.
+
+        :param record: Its entry of the history, to which the scores are added.
+        :param average: The moving average of the weights, which is then what is judged, or None.
+        :param progress: The run's.
+        :return: Whether training shall stop.
+        """
+        self._share_buffers(average)
+        guard, stops, epoch = self._setup.guard, False, progress.state.epoch
+        model = self._setup.model if average is None else average.module
+        self._score(record, model, progress.seed, epoch)
+        trained = TrainedState(model, self._objective_state)
         if guard is not None:
-            for name, attack in guard.watched.attacks.items():
-                data = guard.watched.data
-                scores = validate(model, training.objective, data, size, attack, training.seed, training.processes)
-                record[name] = scores["val_robust_accuracy"]
-    if guard is not None and guard.stops_after(record, trained):
-        state.stop = True
-    training.schedule.after_epoch(state.epoch, record)
-    if monitor is not None and monitor.stops_after(record, trained):
-        state.stop = True
+            stops = guard.stops_after(record, trained)
+        self.schedule.after_epoch(epoch, record)
+        if self.early_stopping is not None:
+            stops = self.early_stopping.stops_after(record, trained) or stops
+        return stops
+
+    def _score(self, record: dict[str, float], model: nn.Module, seed: int, epoch: int) -> None:
+        setup = self._setup
+        score = Scorer(setup.objective, setup.config.batch_size, seed, setup.processes)
+        others = setup.objective.traits.sources_to_seed  # models that are random in evaluation mode draw from them
+        with self._objective_state.unchanged(), seeded(others, derive_seed(seed, "validation", epoch)):
+            if setup.validation is not None:
+                record.update(score(model, setup.validation, setup.config.validation_attack))
+            if setup.guard is not None:
+                watched = setup.guard.watched
+                for name, attack in watched.attacks.items():
+                    record[name] = score(model, watched.data, attack)["val_robust_accuracy"]
+
+    def restore_best(self) -> None:
+        """At the end of the run: the weights that early stopping wants, or rather those that the guard wants."""
+        trained = TrainedState(self._setup.model, self._objective_state)
+        if self.early_stopping is not None and self.early_stopping.weights:
+            trained.load_state_dict(self.early_stopping.weights)
+        if self._setup.guard is not None and self._setup.guard.restores:
+            trained.load_state_dict(self._setup.guard.weights)
+
+    def _share_buffers(self, average: WeightAverage | None) -> None:
+        """The first process's running statistics count: those of its last step have not been sent to the others yet."""
+        processes = self._setup.processes
+        if processes.count > 1:
+            own = [tensor for tensor in self._objective_state.tensors().values() if not tensor.requires_grad]
+            averaged = [] if average is None else average.module.buffers()
+            for buffer in [*self._setup.model.buffers(), *averaged, *own]:
+                buffer.copy_(processes.agree(buffer))
 
 
-def best_weights(training: Training) -> list[dict[str, torch.Tensor]]:
-    """
-    The weights that early stopping and the guard want returned; those of the guard win.
-
-    :param training: The run, at its end.
-    :return: States of :class:`~art_sensreg.training.checkpoint.objective_state.Trained`, the last of which counts.
-    """
-    found = []
-    if training.monitor is not None and training.monitor.weights:
-        found.append(training.monitor.weights)
-    if training.guard is not None and training.guard.restores:
-        found.append(training.guard.weights)
-    return found
-
-
-def _share_buffers(training: Training) -> None:
-    """The first process's running statistics count: those of its last step have not been sent round yet."""
-    if training.processes.count > 1:
-        average = training.stepper.average
-        own = [tensor for tensor in training.own.tensors().values() if not tensor.requires_grad]
-        for buffer in [*training.model.buffers(), *([] if average is None else average.module.buffers()), *own]:
-            buffer.copy_(training.processes.agree(buffer))
+def _entries(setup: RunSetup) -> list[str]:
+    """The entries of the history that are there when the scheduler steps."""
+    config, objective = setup.config, setup.objective
+    entries = ["loss", "base", *(["adversarial"] if objective.adversary else []), *objective.names]
+    entries += ["accuracy", "learning_rate", *(["skipped"] if config.on_nonfinite == "skip" else [])]
+    if setup.validation is not None:
+        entries += ["val_loss", "val_accuracy"]
+        entries += ["val_robust_accuracy"] if config.validation_attack is not None else []
+    return [*entries, *(setup.guard.watched.attacks if setup.guard is not None else [])]

@@ -1,17 +1,22 @@
-"""Scores on validation data, clean and under attack, and what follows from them: early stopping, the best weights."""
+"""Scores on validation data, clean and under attack."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from art_sensreg.objectives import Objective
-from art_sensreg.outputs import single_output_threshold
 from art_sensreg.penalties.forward.inner_ascent import NORMS, inner_ascent
+from art_sensreg.training.batches import HeldOut, to_device
+from art_sensreg.training.distributed import Processes
+from art_sensreg.training.metrics import correct, read, threshold
+from art_sensreg.training.numerics.loss_means import adds_up, divisor
 from art_sensreg.utils import check_count, check_number, python_numbers
 from art_sensreg.utils.norms import norm_name
+from art_sensreg.utils.rng import derive_seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,31 +86,58 @@ class ValidationAttack:
         )
 
 
-def correct(logits: torch.Tensor, y: torch.Tensor, at: float = 0.0) -> torch.Tensor:
+@dataclass(frozen=True)
+class Scorer:
     """
-    Tell for each row whether it is classified rightly.
+    Scores models on held-out data; each process takes every so many batches.
 
-    :param logits: `(n, C)`; or `(n, 1)` of ART's binary classifiers.
-    :param y: Class indices, or rows of class probabilities.
-    :param at: Where a single output turns to the second class.
-    :return: Booleans, `(n,)`.
-
-    Example:
-    >>> from art_sensreg.training.validation import correct
-    >>> correct(torch.eye(2), torch.tensor([0, 0])).tolist()
-    [True, False]
+    :param objective: Its base loss is the `val_loss`: the mean over all examples, also of a loss that adds them up.
+    :param batch_size: Size of the batches.
+    :param seed: Seed of an attack's random starts; they are the same in every epoch.
+    :param processes: Those that share the work.
     """
-    if logits.ndim < 2 or logits.shape[1] == 1:
-        return (logits.flatten() > at) == (y.flatten() > 0.5)
-    labels = y.argmax(1) if y.ndim == 2 and y.shape[1] == logits.shape[1] else y.flatten()
-    return logits.argmax(1) == labels
 
+    objective: Objective
+    batch_size: int
+    seed: int
+    processes: Processes
 
-def threshold(objective: Objective) -> float:
-    """
-    Where a single output turns to the second class; see `outputs.single_output_kind`.
+    @torch.no_grad()
+    def __call__(self, model: nn.Module, data: HeldOut, attack: ValidationAttack | None = None) -> dict[str, float]:
+        """
+        Score a model.
 
-    :param objective: The objective.
-    :return: 0.5 or 0; NaN where the loss does not tell, for which a model with one output is refused before training.
-    """
-    return single_output_threshold(objective.base_loss)
+        :param model: The model; left in evaluation mode.
+        :param data: Images and labels.
+        :param attack: Attack whose accuracy is reported too, or None.
+        :return: `val_loss`, `val_accuracy` and, with an attack, `val_robust_accuracy` (correct before and after it).
+        """
+        model.eval()
+        at, loss_fn, processes = threshold(self.objective), self.objective.base_loss, self.processes
+        summed: bool | None = None
+        scores: list[torch.Tensor | float] = []
+        device = next((parameter.device for parameter in model.parameters()), None)
+        examples = 0
+        for number, (x, y) in enumerate(data.batches(self.batch_size)):
+            examples += len(x)
+            if number % processes.count != processes.rank:
+                continue
+            x, y = to_device(x, device or x.device), to_device(y, device or y.device)
+            logits = model(x.clone())  # the model may work in place
+            right = correct(logits, y, at)
+            loss = loss_fn(logits, y)
+            robust = torch.zeros_like(right)
+            if attack is not None:
+                generator = torch.Generator().manual_seed(derive_seed(self.seed, "validation", number))
+                perturbed = attack(model, self.objective, x, y, generator)
+                robust = right & correct(model(perturbed), y, at)
+            summed = adds_up(loss_fn, logits, y) if summed is None else summed
+            count = float(len(x)) if summed else divisor(loss_fn, y)
+            scores.extend([loss, count, right.sum(), robust.sum()])
+        found = read(scores)  # at the end: nothing before makes the host wait
+        pairs = zip(found[::4], found[1::4], strict=True)
+        total = sum(value if summed else value * count for value, count in pairs if count)
+        total, counts, *right_sums = processes.sum([total, *(sum(found[start::4]) for start in (1, 2, 3))])
+        clean, robust_share = (number / examples for number in right_sums)
+        result = {"val_loss": total / counts if counts else math.nan, "val_accuracy": clean}
+        return result if attack is None else {**result, "val_robust_accuracy": robust_share}

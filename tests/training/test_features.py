@@ -16,8 +16,8 @@ from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegTrainer, Tra
 from art_sensreg.objectives import WHOLE_BATCH, Objective, Share
 from art_sensreg.penalties.forward.noise import Probes
 from art_sensreg.training import Callback, ValidationAttack
+from art_sensreg.training.metrics import correct
 from art_sensreg.training.steps import LOW_PRECISION_SIGMA, StepModule
-from art_sensreg.training.validation import correct
 from tests.conftest import same_weights, weights_of
 
 PENALTIES = [SensitivityPenalty(), JacobianPenalty()]

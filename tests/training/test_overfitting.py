@@ -9,8 +9,7 @@ from torch import nn
 from art_sensreg import TrainingConfig
 from art_sensreg.adversaries import FGSMRS
 from art_sensreg.art_bridge.fit import _guard
-from art_sensreg.training.batches import TensorBatches
-from art_sensreg.training.held_out import HeldOutLoader, HeldOutTensors
+from art_sensreg.training.batches import HeldOutLoader, HeldOutTensors, TensorBatches
 from art_sensreg.training.overfitting import OverfittingGuard, Watched, watched_attacks
 from tests.adversaries.helpers import prototypes, trainer_of
 

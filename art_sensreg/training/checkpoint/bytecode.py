@@ -1,4 +1,4 @@
-"""The code of functions and classes of the user's own, told by bytecode, so that a change of it is seen."""
+"""The code of the user's own functions and classes, compared by bytecode, so that a change of it is seen."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ _NO_BEHAVIOUR |= {"__static_attributes__", "__dict__", "__weakref__", "__repr__"
 
 def code_digest(function: types.FunctionType) -> str:
     """
-    Tell what a function does by its bytecode and constants: docstring, place and names of variables do not count.
+    A checksum of a function's bytecode and constants, with the version of Python, which has a bytecode of its own.
 
-    :param function: A function of Python.
-    :return: The version of Python, which has a bytecode of its own, and a checksum.
+    Docstring, place and names of variables do not count.
 
     Example:
     >>> from art_sensreg.training.checkpoint.bytecode import code_digest
@@ -47,10 +46,7 @@ def _add_code(code: types.CodeType, doc: str | None, content: Any) -> None:
 
 def globals_used(code: types.CodeType) -> list[str]:
     """
-    The global names that a function reads.
-
-    :param code: Its code.
-    :return: The names, sorted; those of functions within it are among them.
+    The global names that a function, and functions within it, read: sorted.
 
     Example:
     >>> from art_sensreg.training.checkpoint.bytecode import globals_used
@@ -66,10 +62,9 @@ def globals_used(code: types.CodeType) -> list[str]:
 
 def members(kind: type) -> dict[str, Any]:
     """
-    What a class of the user's own does: its functions and other attributes, with those of its bases.
+    Functions and other attributes of a class and its bases by name; of a property its functions.
 
-    :param kind: The class.
-    :return: Functions and values by name; of a property its functions. Nothing of installed packages.
+    Nothing of installed packages is among them.
 
     Example:
     >>> from art_sensreg.training.checkpoint.bytecode import members
@@ -97,34 +92,14 @@ def members(kind: type) -> dict[str, Any]:
 
 
 def is_standard(module: str | None) -> bool:
-    """
-    Whether a module is of Python's own library.
-
-    :param module: Its name.
-    :return: True or False.
-
-    Example:
-    >>> from art_sensreg.training.checkpoint.bytecode import is_standard
-    >>> is_standard("collections.abc"), is_standard("torch")
-    (True, False)
-    """
+    """Whether the module of that name belongs to Python's own library."""
     root = (module or "builtins").partition(".")[0]
     return root != "__main__" and root in sys.stdlib_module_names
 
 
 @functools.cache
 def is_installed(module: str | None) -> bool:
-    """
-    Whether a module is Python's, this package's or among the installed ones, and so no code of the user's own.
-
-    :param module: Its name.
-    :return: True or False.
-
-    Example:
-    >>> from art_sensreg.training.checkpoint.bytecode import is_installed
-    >>> is_installed("torch.nn"), is_installed("__main__")
-    (True, False)
-    """
+    """Whether the module of that name is Python's, this package's or an installed one, and so not the user's code."""
     root = (module or "builtins").partition(".")[0]
     if root == "__main__":
         return False

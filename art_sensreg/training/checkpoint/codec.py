@@ -1,4 +1,4 @@
-"""Any tree of tensors and plain values, taken apart into tensors and JSON, and put together again."""
+"""Any tree of tensors and plain values as tensors and JSON, and back."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _EXPECTED = (
 
 def pack(tree: Any) -> tuple[dict[str, torch.Tensor], str]:
     """
-    Take a tree apart into tensors and JSON. The tensors may be the tree's own, but no two of them share memory.
+    Take a tree apart into tensors, named by their path in it, and JSON.
 
-    :func:`unpack` gives the same tree, but numpy's scalars become Python's, `OrderedDict` and `defaultdict` plain dicts
-    (a `Counter` stays one, as `MultiStepLR` calls its methods), and parameters plain tensors.
+    The tensors may be the tree's own, but no two of them share memory. :func:`unpack` gives the same tree, but numpy's
+    scalars become Python's, `OrderedDict` and `defaultdict` plain dicts (a `Counter` stays one, as `MultiStepLR` calls
+    its methods), and parameters plain tensors.
 
     :param tree: Dicts, lists and tuples of tensors, numpy arrays, numbers, strings, bytes and None.
-    :return: The tensors, named by their path in the tree, and the rest as JSON.
     :raises TypeError: If the tree holds anything else.
 
     Example:
@@ -50,12 +50,9 @@ def pack(tree: Any) -> tuple[dict[str, torch.Tensor], str]:
 
 def unpack(tensors: dict[str, torch.Tensor], text: str) -> Any:
     """
-    Put together what :func:`pack` took apart.
+    Put together what :func:`pack` took apart; the tree holds the tensors themselves, not copies.
 
-    :param tensors: The tensors by name.
-    :param text: The rest as JSON.
-    :return: The tree; it holds the tensors themselves, not copies.
-    :raises ValueError: If the text is not of :func:`pack`, or a tensor is missing.
+    :raises ValueError: If the text does not come from :func:`pack`, or a tensor is missing.
 
     Example:
     >>> from art_sensreg.training.checkpoint.codec import pack, unpack

@@ -1,4 +1,4 @@
-"""What objects are made of, as short texts: the same for equal objects in any process, another for any difference."""
+"""Objects as short texts: the same for equal objects in any process, different for any difference."""
 
 from __future__ import annotations
 
@@ -35,15 +35,9 @@ _LARGE = 2**20
 
 def checksum(values: Any) -> str:
     """
-    Checksum of every byte of an array, read in parts, so that one mapped from a file is never in memory as a whole.
+    Checksum of every byte of an array, or of a dense tensor on any device, as eight hexadecimal digits.
 
-    :param values: The array, or a dense tensor on any device.
-    :return: Eight hexadecimal digits.
-
-    Example:
-    >>> from art_sensreg.training.checkpoint.describe import checksum
-    >>> checksum(np.arange(4.0)) == checksum(torch.arange(4.0).double())
-    True
+    It is read in parts: an array mapped from a file is never in memory as a whole.
     """
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
@@ -57,27 +51,17 @@ def checksum(values: Any) -> str:
 
 
 def plain(text: str) -> str:
-    """
-    A `repr` without addresses in memory, which differ from process to process.
-
-    :param text: The `repr`.
-    :return: The same without them.
-
-    Example:
-    >>> from art_sensreg.training.checkpoint.describe import plain
-    >>> plain("<function f at 0x7f01>")
-    '<function f>'
-    """
+    """A `repr` without addresses in memory, which differ from process to process."""
     return re.sub(r" at 0x[0-9a-f]+", "", text)
 
 
 class Describer:
     """
-    Describes objects by all that their behaviour depends on: values, arrays, weights, and code of the user's own.
+    Describes objects by everything that their behaviour depends on: values, arrays, weights, and the user's own code.
 
-    A function is told by its bytecode, constants, defaults, closure and the global names that it uses, not by its name
-    or place: the same function defined again is the same. Code of Python, torch, numpy, ART and other installed
-    packages is told by its name. Random generators and devices are left out.
+    A function is described by its bytecode, constants, defaults, closure and the global names that it uses, not by its
+    name or place: the same function defined again is the same. Code of Python, torch, numpy, ART and other installed
+    packages is described by its name. Random generators and devices are left out.
 
     :param own: What the run itself trains: its model, optimizer and so on. Objects may refer to it, and it changes
         while it trains, so it is named and not looked into.
@@ -95,30 +79,17 @@ class Describer:
 
     def __init__(self, own: Iterable[Any] = ()) -> None:
         self._own = {id(thing): thing for thing in own}
-        # Large arrays are read once a run: one that is changed in the middle of it is not found out.
+        # Large arrays are read once a run: one that is changed in the middle of it is not noticed.
         self._known: dict[int, tuple[Any, str]] = {}
         self._seen: dict[int, tuple[Any, str]] = {}
 
     def __call__(self, name: str, value: Any) -> Described:
-        """
-        Describe an object.
-
-        :param name: What to call it.
-        :param value: The object.
-        :return: Pairs of a name (that of the object, or of a part of it: `name.part`) and a text.
-        """
+        """Describe an object: pairs of a name (its own, or that of a part of it: `name.part`) and a text."""
         self._seen = {}
         yield from self._describe(name, value, 0)
 
     def attributes(self, name: str, value: Any, but: Iterable[str] = ()) -> Described:
-        """
-        Describe what an object holds, and the code of its class, but not its `repr`.
-
-        :param name: What to call it.
-        :param value: The object.
-        :param but: Names of attributes to leave out.
-        :return: As for a call.
-        """
+        """Describe what an object holds (except the attributes `but`) and the code of its class, but not its `repr`."""
         self._seen = {id(value): (value, name)}
         yield from self._parts(name, value, 0, but)
 
@@ -175,12 +146,7 @@ class Describer:
                 yield from self._parts(name, value, depth)
 
     def modules(self, named: Iterable[tuple[str, nn.Module]]) -> Described:
-        """
-        Describe modules, and not their weights.
-
-        :param named: Modules by name.
-        :return: As for a call.
-        """
+        """Describe modules by name, without their weights."""
         self._seen = {}
         yield from self._modules(named, 0)
 

@@ -35,8 +35,7 @@ def to_bytes(tree: Any, kind: str, version: int, **extra: str) -> bytes:
     :param kind: Name of the format, `package-noun`.
     :param version: Its version.
     :param extra: Further entries of the metadata.
-    :return: The bytes.
-    :raises TypeError: If the tree holds what cannot be stored.
+    :raises TypeError: If the tree holds something that cannot be stored.
 
     Example:
     >>> from art_sensreg.training.checkpoint.files import from_bytes, to_bytes
@@ -51,13 +50,8 @@ def to_bytes(tree: Any, kind: str, version: int, **extra: str) -> bytes:
 
 def from_bytes(data: bytes, kind: str, version: int, extra: tuple[str, ...] = ()) -> tuple[Any, dict[str, str]]:
     """
-    Take a sealed file apart; every byte of it is checked.
+    The tree of a sealed file, its tensors on the CPU, and the further entries of its metadata; every byte is checked.
 
-    :param data: The content of the file.
-    :param kind: Name of the format that is expected.
-    :param version: The version that is expected.
-    :param extra: Names of further entries of the metadata.
-    :return: The tree, its tensors on the CPU, and the further entries.
     :raises ValueError: If it is truncated, damaged, of another format or version; or others of `DAMAGE`, from `load`.
     """
     metadata = _checked(header_of(data), kind, version, extra)
@@ -69,16 +63,9 @@ def from_bytes(data: bytes, kind: str, version: int, extra: tuple[str, ...] = ()
 
 def header_of(data: bytes) -> dict[str, Any]:
     """
-    The header of a file of safetensors.
+    The header of a safetensors file, of which `data` is the beginning; the metadata are its entry `__metadata__`.
 
-    :param data: The content of the file, from its beginning to the end of the header at least.
-    :return: Entries by name; the metadata under `__metadata__`.
     :raises ValueError: If there is none.
-
-    Example:
-    >>> from art_sensreg.training.checkpoint.files import header_of
-    >>> header_of(save({"a": torch.ones(2)}))
-    {'a': {'dtype': 'F32', 'shape': [2], 'data_offsets': [0, 8]}}
     """
     end = 8 + int.from_bytes(data[:8], "little")
     if len(data) < max(9, end):
@@ -94,22 +81,11 @@ def header_of(data: bytes) -> dict[str, Any]:
 
 def read_bytes(path: Path) -> bytes:
     """
-    Read a whole file of safetensors, if it is one: a pipe would never end, a sparse file need not fit into memory.
+    Read a whole safetensors file, if it is one: a pipe would never end, a sparse file need not fit into memory.
 
     :param path: The file, or a symbolic link to it.
-    :return: Its content.
-    :raises OSError: If there is no such file, it is no regular file, or it cannot be opened.
-    :raises ValueError: If its size is not what its header tells.
-
-    Example:
-    >>> import tempfile
-    >>> from art_sensreg.training.checkpoint.files import read_bytes
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     _ = Path(folder, "notes").write_text("no header")
-    ...     read_bytes(Path(folder, "notes"))
-    Traceback (most recent call last):
-    ...
-    ValueError: it is truncated, or no file of safetensors
+    :raises OSError: If there is no such file, it is not a regular file, or it cannot be opened.
+    :raises ValueError: If its size is not what its header says.
     """
     check_regular(path, links=True)
     with open(path, "rb") as file:

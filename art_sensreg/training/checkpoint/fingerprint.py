@@ -19,7 +19,7 @@ from art_sensreg.training.config import TrainingConfig
 Fingerprint = dict[str, dict[str, str]]
 
 # What may differ between a run and its continuation: how long it is, where it runs, what it writes.
-_FREE = {"nb_epochs", "device", "compile", "checkpoint_every", "keep", "callbacks"}
+_FREE = {"nb_epochs", "device", "compile", "keep_freed_memory", "checkpoint_every", "keep", "callbacks"}
 _FORMS = {"params", "lr", "initial_lr", "fused", "foreach", "capturable"}
 # What moves while a scheduler runs; anything else that does is found out when a checkpoint is written.
 _MOVING = {

@@ -27,22 +27,15 @@ _PARTS = "checkpoint-*.safetensors.part"
 def write_checkpoint(folder: Path, step: int, tree: Any, keep: int) -> Path:
     """
     Write one checkpoint: aside first, then renamed. Then remove all but the newest `keep` up to this step; those of
-    later steps (of a run that went on from an earlier one) stay, so that the new one is never the one removed.
+    later steps (of a run that went on from an earlier one) stay, so that the new one is never removed.
 
     :param folder: An existing folder.
     :param step: Number of steps, at least 0.
     :param tree: See :func:`~art_sensreg.training.checkpoint.codec.pack`.
     :param keep: How many checkpoints to keep, at least 1.
     :return: The file.
-    :raises TypeError: If the tree holds what cannot be stored.
+    :raises TypeError: If the tree holds something that cannot be stored.
     :raises OSError: If it cannot be written; of the class and number of the cause. Older checkpoints stay.
-
-    Example:
-    >>> import tempfile, torch
-    >>> from art_sensreg.training.checkpoint.folder import write_checkpoint
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_checkpoint(Path(folder), 500, {"weight": torch.ones(2)}, keep=2).name
-    'checkpoint-000000500.safetensors'
     """
     check_count("step", step, minimum=0)
     check_count("keep", keep)
@@ -61,18 +54,9 @@ def check_folder(folder: str | Path) -> Path:
     """
     Make a folder for checkpoints, with its parents, and prove that files can be written into it.
 
-    :param folder: The folder.
-    :return: The folder as a path.
     :raises NotADirectoryError: If it, or a parent of it, is a file.
     :raises OSError: If it cannot be made or written into; of the class and number of the cause. If a link, a pipe or a
         folder has the name of a checkpoint.
-
-    Example:
-    >>> import tempfile
-    >>> from art_sensreg.training.checkpoint.folder import check_folder
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     check_folder(f"{folder}/runs/first").name
-    'first'
     """
     folder = Path(folder)
     probe = folder / "checkpoint-probe.safetensors.part"  # a name that write_checkpoint would clear away
@@ -98,17 +82,7 @@ def check_folder(folder: str | Path) -> Path:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """
-    List the checkpoints in a folder; other files in it are ignored.
-
-    :param folder: The folder; it may be missing.
-    :return: The files, newest (most steps) first.
-
-    Example:
-    >>> from art_sensreg.training.checkpoint.folder import list_checkpoints
-    >>> list_checkpoints(Path("no such folder"))
-    []
-    """
+    """The checkpoints in a folder, newest (most steps) first; other files are ignored, and it may be missing."""
     if not folder.exists():
         return []
     return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=_step_of, reverse=True)
@@ -116,11 +90,9 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 def read_checkpoint(path: Path) -> tuple[int, Any]:
     """
-    Read one checkpoint; every byte of it is checked.
+    The number of steps and the tree of a checkpoint, its tensors on the CPU; every byte is checked.
 
-    :param path: The file.
-    :return: The number of steps and the tree, its tensors on the CPU.
-    :raises OSError: If there is no such file, it is no regular file, or it cannot be opened.
+    :raises OSError: If there is no such file, it is not a regular file, or it cannot be opened.
     :raises ValueError: If the file is truncated, damaged, of another format or of a newer version.
 
     Example:
@@ -139,19 +111,11 @@ def read_checkpoint(path: Path) -> tuple[int, Any]:
 
 def read_newest(folder: Path) -> tuple[Path, Any] | None:
     """
-    Read the newest checkpoint that can be read; a warning is logged for each newer one that cannot.
+    The newest checkpoint that can be read and its tree, or None if there is none.
 
-    :param folder: The folder; it may be missing.
-    :return: The file and its tree, or None if there is no checkpoint.
+    A warning is logged for each newer one that cannot be read.
+
     :raises ValueError: If there are checkpoints, and none of them can be read.
-
-    Example:
-    >>> import tempfile
-    >>> from art_sensreg.training.checkpoint.folder import read_newest, write_checkpoint
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     files = [write_checkpoint(Path(folder), step, {"loss": 1 / step}, keep=2) for step in (1, 2)]
-    ...     read_newest(Path(folder))[1]
-    {'loss': 0.5}
     """
     reasons = []
     paths = list_checkpoints(folder)

@@ -1,8 +1,8 @@
 """
 States of models and optimizers, checked before they are used.
 
-torch compares the shapes of a model's weights, and of an optimizer's state nothing: a fused kernel goes through an
-average of another shape as if it were the weight's, and past its end.
+torch compares the shapes of a model's weights, but nothing of an optimizer's state: a fused kernel reads an average of
+another shape as if it were the weight's, and past its end.
 """
 
 from __future__ import annotations
@@ -24,16 +24,15 @@ _KERNELS = ("fused", "foreach", "capturable", "differentiable")
 
 def check_model_state(model: nn.Module, stored: Any, where: str) -> None:
     """
-    Check whether weights are those of this architecture: names, shapes, types, and that they are finite.
+    Check that weights belong to this architecture (names, shapes, types) and are finite.
 
     :param model: The model.
-    :param stored: What its `state_dict` is to be.
+    :param stored: Its future `state_dict`.
     :param where: Where it comes from, for the message.
-    :raises ValueError: If it is another's.
+    :raises ValueError: If it belongs to another one.
 
     Example:
     >>> from art_sensreg.training.checkpoint.loading import check_model_state
-    >>> check_model_state(nn.Linear(2, 1), nn.Linear(2, 1).state_dict(), "The file")
     >>> check_model_state(nn.Linear(2, 1), nn.Linear(3, 1).state_dict(), "The file")
     Traceback (most recent call last):
     ...
@@ -59,27 +58,12 @@ def check_model_state(model: nn.Module, stored: Any, where: str) -> None:
 
 def check_optimizer_state(optimizer: torch.optim.Optimizer, stored: Any, where: str) -> None:
     """
-    Check whether a state belongs to an optimizer: its parameter groups, and every tensor for every parameter.
+    Check that a state belongs to an optimizer: its parameter groups, and every tensor for every parameter.
 
     :param optimizer: The optimizer.
-    :param stored: What its `state_dict` is to be.
+    :param stored: Its future `state_dict`.
     :param where: Where it comes from, for the message.
-    :raises ValueError: If it is another's.
-
-    Example:
-    >>> from art_sensreg.training.checkpoint.loading import check_optimizer_state
-    >>> states = []
-    >>> for width in (2, 3):
-    ...     weight = torch.ones(width, requires_grad=True)
-    ...     optimizer = torch.optim.Adam([weight])
-    ...     weight.sum().backward()
-    ...     optimizer.step()
-    ...     states.append(optimizer.state_dict())
-    >>> check_optimizer_state(optimizer, states[1], "The file")
-    >>> check_optimizer_state(optimizer, states[0], "The file")
-    Traceback (most recent call last):
-    ...
-    ValueError: The file holds 'exp_avg' of parameter 0 of the optimizer of shape (2,); expected (3,) for its weight.
+    :raises ValueError: If it belongs to another one.
     """
     other = f"{where} holds the state of another optimizer; expected one of {type(optimizer).__qualname__}"
     if not isinstance(stored, dict) or not {"state", "param_groups"} <= set(stored):
@@ -104,9 +88,8 @@ def check_optimizer_state(optimizer: torch.optim.Optimizer, stored: Any, where: 
 
 def check_live_state(optimizer: torch.optim.Optimizer) -> None:
     """
-    Check the state that an optimizer has already: a weight may have been replaced since it was made.
+    Check the present state of an optimizer: a weight may have been replaced since it was made.
 
-    :param optimizer: The optimizer.
     :raises ValueError: If a tensor of its state does not belong to its weight.
     """
     for each in (optimizer, *inner_optimizers(optimizer).values()):
@@ -116,7 +99,7 @@ def check_live_state(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _parameters(optimizer: torch.optim.Optimizer, settings: list[Any]) -> dict[Any, tuple[torch.Tensor, Any]]:
-    """The parameters by the numbers that states go by, each with the settings that its group has, or will have."""
+    """The parameters by their numbers in a state, each with the settings that its group has, or will have."""
     pairs = zip(optimizer.param_groups, settings, strict=True)
     return dict(enumerate((parameter, group) for own, group in pairs for parameter in own["params"]))
 

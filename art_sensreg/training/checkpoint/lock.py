@@ -34,9 +34,9 @@ class FolderLock:
     """
     Keeps other processes, and other threads of this one, out of a folder.
 
-    The system holds the lock for the process, in a file `.lock`: a process that is killed leaves the file, and the lock
-    is free. Where a file system knows no locks, other threads are kept out all the same, other processes are not, and a
-    warning says so.
+    The system holds the lock for the process, in a file `.lock`: a process that is killed leaves the file, but the lock
+    is free. Where a file system does not support locks, other threads are still kept out, other processes are not, and
+    a warning says so.
 
     :param folder: An existing folder.
 
@@ -57,12 +57,7 @@ class FolderLock:
         self._folder: tuple[int, int] | None = None
 
     def acquire(self) -> bool:
-        """
-        Take the lock.
-
-        :return: Whether it was free.
-        :raises OSError: If its file cannot be made.
-        """
+        """Take the lock if it is free, and tell whether it was; OSError if its file cannot be made."""
         stat = os.stat(self.path.parent)
         key = (stat.st_dev, stat.st_ino)
         with _guard:
@@ -92,11 +87,7 @@ class FolderLock:
                 self._forget()
 
     def holder(self) -> str:
-        """
-        Who has the lock.
-
-        :return: Words for an error message, such as " (process 17 of host)"; nothing if it is not known.
-        """
+        """Who has the lock, for an error message: " (process 17 of host)", or nothing if it is not known."""
         with suppress(OSError):
             text = self.path.read_bytes()[1:200].decode(errors="replace")
             if text.isprintable() and text:

@@ -1,4 +1,4 @@
-"""What loss and penalties keep of their own, and what is trained beside the model: a temperature, class centres."""
+"""The state of loss and penalties, and what is trained besides the model: a temperature, class centres."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from torch import nn
 
 from art_sensreg.objectives import Objective
 from art_sensreg.penalties.base import PassPenalty
-from art_sensreg.penalties.forward.taps import trial
 from art_sensreg.training.checkpoint.bytecode import is_installed
+from art_sensreg.training.checkpoint.loading import check_model_state
 from art_sensreg.training.checkpoint.plain_state import load_values, values_of
-from art_sensreg.training.numerics.loss_means import adds_up, divisor
-from art_sensreg.training.numerics.rollback import BuffersBefore
+from art_sensreg.training.numerics.rollback import SavedBuffers
 from art_sensreg.utils.modes import preserve_mode
 
 _LONG = 1000
@@ -27,7 +26,7 @@ Store = dict[str, Any]
 
 class ObjectiveState:
     """
-    The tensors of an objective, and whatever else the optimizer trains, that are not the model's.
+    The tensors of an objective, and whatever else the optimizer trains, that do not belong to the model.
 
     They are found in a loss or penalty that is a module, and in modules and tensors that a function or object holds.
 
@@ -105,16 +104,16 @@ class ObjectiveState:
                 self._look(f"{name}.{key}", item)
 
     def modules(self) -> list[nn.Module]:
-        """Every module of them once, those of the model left out."""
+        """Every module once, without those of the model."""
         seen = {id(module) for module in self._model.modules()}
         found = {id(m): m for root in self.roots.values() for m in root.modules() if id(m) not in seen}
         return list(found.values())
 
     @contextmanager
-    def looked_at(self) -> Iterator[None]:
+    def unchanged(self) -> Iterator[None]:
         """Inside, modules are in evaluation mode; afterwards modes and buffers are what they were."""
         modules = self.modules()
-        before = BuffersBefore(self.stores())
+        before = SavedBuffers(self.stores())
         before.take()
         with preserve_mode(modules):
             try:
@@ -145,18 +144,13 @@ class ObjectiveState:
                 yield from ((f"{name}.{key}", store, key) for key in store)
 
     def attributes(self) -> list[tuple[str, dict[str, Any]]]:
-        """What modules and other objects hold as plain attributes, by name; those of the model left out."""
+        """What modules and other objects hold as plain attributes, by name, without those of the model."""
         seen = {id(module) for module in self._model.modules()}
         named = [(f"{root}.{n}" if n else root, m) for root, top in self.roots.items() for n, m in top.named_modules()]
         return [*((name, vars(m)) for name, m in named if id(m) not in seen), *self._loose.items()]
 
     def set_by(self, run: Callable[[], Any]) -> str | None:
-        """
-        Look for tensors that something else puts here: a hook on the model, the activations of a layer.
-
-        :param run: What is done.
-        :return: The name of one, or None.
-        """
+        """The name of a tensor that something else puts here during `run` (a hook on the model, say), or None."""
         before = self._tensors_held()
         run()
         after = self._tensors_held()
@@ -183,30 +177,33 @@ class ObjectiveState:
         return {name: tensor for name, tensor in self.tensors().items() if id(tensor) in held}
 
     def holder(self) -> nn.Module:
-        """All of them as one module, for who goes by modules."""
+        """All of them as one module, for `DistributedDataParallel`."""
         alone = [p for p in self.parameters() if isinstance(p, nn.Parameter)]
         return nn.ModuleList([*self.roots.values(), nn.ParameterList(alone)])
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and numbers, and the state of objects that have a `state_dict` of their own, for a checkpoint."""
+        """Tensors and numbers, and the state of objects that have a `state_dict` of their own."""
         states = {name: value.state_dict() for name, value in self._stateful.items()}
         tensors = {name: tensor.detach() for name, tensor in self.tensors().items()}
         return {"tensors": tensors, "plain values": values_of(self.attributes()), "states": states}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def check_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
         """
-        Take back what `state_dict` returned.
+        Check tensors before any is loaded.
 
-        :param state: The same.
         :raises ValueError: If a parameter has another shape.
         """
         own = self.tensors()
-        for name, tensor in state["tensors"].items():
+        for name, tensor in tensors.items():
             if name in own and own[name].requires_grad and own[name].shape != tensor.shape:
                 raise ValueError(
                     f"{name!r} of the objective has shape {tuple(tensor.shape)} in the checkpoint; expected "
                     f"{tuple(own[name].shape)}."
                 )
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+        self.check_tensors(state["tensors"])
         self.load_tensors(state["tensors"])
         load_values(self.attributes(), state["plain values"])
         for name, value in self._stateful.items():
@@ -215,11 +212,7 @@ class ObjectiveState:
 
     @torch.no_grad()
     def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
-        """
-        Put tensors back to earlier values.
-
-        :param tensors: What `tensors` returned, or copies.
-        """
+        """Put tensors back to earlier values: what `tensors` returned, or copies."""
         own = self.tensors()
         for name, store, key in self._places():
             if name not in tensors or name not in own:
@@ -230,87 +223,48 @@ class ObjectiveState:
                 store[key] = tensors[name].to(own[name].device, copy=True)
 
 
-def check_loss_alone(objective: Objective, model: nn.Module, x: torch.Tensor) -> None:
-    """
-    Check that a loss does not go by activations that a hook keeps for it: where other images pass the model together
-    with those of the loss, they would be of all of them.
-
-    :param objective: The objective, with the base loss.
-    :param model: The model.
-    :param x: Some images.
-    :raises ValueError: If a pass of the model sets a tensor that the loss holds.
-
-    Example:
-    >>> from art_sensreg.training.checkpoint.objective_state import check_loss_alone
-    >>> check_loss_alone(Objective(), nn.Linear(3, 2), torch.rand(2, 3))
-    """
-    passing = [penalty for penalty in objective.penalties.values() if isinstance(penalty, PassPenalty)]
-    adversary = objective.adversary is not None and (objective.adversary.needs_clean or bool(passing))
-    if not adversary and all(penalty.input_gradient for penalty in passing):
-        return
-    state = ObjectiveState(Objective(base_loss=objective.base_loss), model, None)
-    with trial(model, x):
-        name = state.set_by(lambda: model(x.clone()))
-    if name is not None:
-        raise ValueError(
-            f"`loss` of the classifier uses {name.removeprefix('base.')!r}, which each pass of the model sets, and "
-            "noisy or perturbed images pass it too, for the penalties or the adversary; expected a loss of logits and "
-            "labels alone, and its other part in `penalties`: a function penalty(model, x, y), with a pass of its own."
-        )
-
-
-def check_parts(objective: Objective, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
-    """
-    Find out how the loss of a batch is made of those of its parts, where batches are divided.
-
-    :param objective: The objective; its `additive` is set.
-    :param model: The model.
-    :param x: Some images.
-    :param y: Their labels, in the form that the loss takes.
-    :raises ValueError: If the adversary mixes a loss that is no plain mean over the rows with one that is.
-    """
-    loss = objective.base_loss
-    with ObjectiveState(objective, model, None).looked_at(), trial(model, x):
-        objective.additive = adds_up(loss, model(x.clone()), y)
-    if not objective.only_base_loss and (objective.additive or not isinstance(divisor(loss, y), float)):
-        raise ValueError(
-            f"`accumulate` divides batches, and {type(objective.adversary).__name__} adds a mean over the rows to the "
-            "`loss` of the classifier, which is a sum or has class weights; expected a loss that is a mean over the "
-            "rows, or accumulate=1."
-        )
-
-
-class Trained:
+class TrainedState:
     """
     The model and the tensors of its objective as one state: what early stopping and the guard keep and give back.
 
     :param model: The model whose weights count.
-    :param state: The tensors of the objective.
+    :param objective: The state of the objective.
 
     Example:
-    >>> from art_sensreg.training.checkpoint.objective_state import Trained
+    >>> from art_sensreg.training.checkpoint.objective_state import TrainedState
     >>> model = nn.Linear(1, 1)
     >>> state = ObjectiveState(Objective(), model, torch.optim.SGD(model.parameters(), lr=0.1))
-    >>> list(Trained(model, state).state_dict())
+    >>> list(TrainedState(model, state).state_dict())
     ['weight', 'bias']
     """
 
     _MARK = "(objective) "
 
-    def __init__(self, model: nn.Module, state: ObjectiveState) -> None:
-        self.model, self.state = model, state
+    def __init__(self, model: nn.Module, objective: ObjectiveState) -> None:
+        self.model, self.objective = model, objective
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Everything by name."""
-        own = {f"{self._MARK}{name}": tensor for name, tensor in self.state.tensors().items()}
+        own = {f"{self._MARK}{name}": tensor for name, tensor in self.objective.tensors().items()}
         return {**self.model.state_dict(), **own}
 
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+    def check(self, state: dict[str, torch.Tensor], where: str) -> None:
         """
-        Take back what `state_dict` returned.
+        Check a state before it is loaded.
 
-        :param state: The same.
+        :raises ValueError: If a tensor of it does not belong to this model or objective.
         """
+        weights, own = self._divided(state)
+        check_model_state(self.model, weights, where)
+        self.objective.check_tensors(own)
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Take back what `state_dict` returned."""
+        weights, own = self._divided(state)
+        self.model.load_state_dict(weights)
+        self.objective.load_tensors(own)
+
+    def _divided(self, state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         mark = self._MARK
-        self.model.load_state_dict({name: value for name, value in state.items() if not name.startswith(mark)})
-        self.state.load_tensors({n.removeprefix(mark): v for n, v in state.items() if n.startswith(mark)})
+        own = {name.removeprefix(mark): tensor for name, tensor in state.items() if name.startswith(mark)}
+        return {name: tensor for name, tensor in state.items() if not name.startswith(mark)}, own

@@ -1,4 +1,4 @@
-"""What a model, loss or penalty keeps as plain attributes: a counter, a rate that rises, a flag, a running mean."""
+"""What a model, loss or penalty keeps as plain attributes: a counter, a rising rate, a flag, a running mean."""
 
 from __future__ import annotations
 
@@ -20,10 +20,7 @@ _LARGEST = 2**16
 
 def values_of(holders: Iterable[tuple[str, Mapping[str, Any]]]) -> Values:
     """
-    Collect plain values, and small tensors without a gradient, among attributes.
-
-    :param holders: Attributes (what `vars` returns) by the name of the object.
-    :return: Values by name of the object and of the attribute.
+    Collect plain values, and small tensors without a gradient, among the attributes (`vars`) of named objects.
 
     Example:
     >>> from art_sensreg.training.checkpoint.plain_state import values_of
@@ -41,19 +38,7 @@ def values_of(holders: Iterable[tuple[str, Mapping[str, Any]]]) -> Values:
 
 @torch.no_grad()
 def load_values(holders: Iterable[tuple[str, dict[str, Any]]], stored: Values) -> None:
-    """
-    Take back what :func:`values_of` returned. Attributes that are missing, or something else by now, stay.
-
-    :param holders: As there.
-    :param stored: The same.
-
-    Example:
-    >>> from art_sensreg.training.checkpoint.plain_state import load_values
-    >>> layer = nn.Dropout(0.1)
-    >>> load_values([("drop", vars(layer))], {"drop": {"p": 0.5}})
-    >>> layer.p
-    0.5
-    """
+    """Take back what :func:`values_of` returned. Attributes that are missing, or something else by now, stay."""
     for name, held in holders:
         for key, value in stored.get(name, {}).items():
             own = held.get(key)

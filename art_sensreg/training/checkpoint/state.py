@@ -1,132 +1,146 @@
-"""What a training run is made of between two steps: collected for a checkpoint, and put back."""
+"""What a training run is made of between two steps: named parts, collected for a checkpoint and put back."""
 
 from __future__ import annotations
 
-import logging
 import math
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from art_sensreg.training.batches import LoaderBatches
+import torch
+from torch import nn
+
 from art_sensreg.training.checkpoint.loading import check_model_state, check_optimizer_state
+from art_sensreg.training.checkpoint.objective_state import ObjectiveState, TrainedState
 from art_sensreg.training.checkpoint.plain_state import load_values, values_of
-from art_sensreg.training.optimizers import inner_optimizers, inner_states, load_inner_states
-from art_sensreg.training.resources import match_layout
-from art_sensreg.utils.rng import random_state
+from art_sensreg.training.optimizers import inner_optimizers, load_inner_states, match_layout
+from art_sensreg.utils.rng import random_state, restore_random_state
 
-if TYPE_CHECKING:
-    from art_sensreg.training.loop import Training
-
-logger = logging.getLogger(__name__)
+_WHERE = "The checkpoint"
 
 
-def run_state(training: Training) -> dict[str, Any]:
+class Stateful(Protocol):
+    """A part of a run: its state is plain values and tensors in dicts and lists."""
+
+    def state_dict(self) -> Any:
+        """The state."""
+        ...
+
+    def load_state_dict(self, state: Any, /) -> Any:
+        """Take back what `state_dict` returned."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
     """
-    Collect everything that the rest of a run depends on.
+    The parts of a run that the rest of it depends on, as one.
 
-    :param training: The run.
-    :return: What a checkpoint holds.
+    :param progress: Position, history and so on: entries of their own in the checkpoint.
+    :param model: The model, on its device.
+    :param average: The moving average of its weights, or None.
+    :param objective: What loss and penalties keep.
+    :param optimizer: The optimizer.
+    :param scheduler: The learning rate scheduler, or None.
+    :param schedule: When it steps.
+    :param scaler: The gradient scaler.
+    :param early_stopping: The best epoch so far, or None.
+    :param guard: The watch for catastrophic overfitting, or None.
+    :param callbacks: The user's own code.
+    :param batches: The training data.
     """
-    state = training.state
-    return {
-        "seed": training.seed,
-        "epoch": state.epoch,
-        "step": state.step,
-        "inside": training.inside,
-        "total_steps": state.total_steps,
-        "skipped": state.skipped,
-        "nb_epochs": training.config.nb_epochs,
-        "stop": state.stop and not training.inside,  # one inside an epoch breaks off a run that goes on later
-        "rate": training.rate,
-        "sums": training.sums.state_dict(),
-        "history": state.history,
-        "model": training.model.state_dict(),
-        "plain values": values_of(_attributes(training)),
-        "frozen": [name for name, weight in training.model.named_parameters() if not weight.requires_grad],
-        "objective": training.own.state_dict(),
-        "optimizer": training.optimizer.state_dict(),
-        "inner optimizers": inner_states(training.optimizer),
-        "scheduler": None if training.scheduler is None else training.scheduler.state_dict(),
-        "schedule": training.schedule.state_dict(),
-        "stepper": training.stepper.state_dict(),
-        "monitor": None if training.monitor is None else training.monitor.state_dict(),
-        "guard": None if training.guard is None else training.guard.state_dict(),
-        "callbacks": [
-            callback.state_dict() if hasattr(callback, "state_dict") else {} for callback in training.config.callbacks
-        ],
-        "batches": training.batches.state_dict() if isinstance(training.batches, LoaderBatches) else {},
-        "random": random_state(),
-    }
+
+    progress: Stateful
+    model: nn.Module
+    average: nn.Module | None
+    objective: ObjectiveState
+    optimizer: torch.optim.Optimizer
+    scheduler: Stateful | None
+    schedule: Stateful
+    scaler: Stateful
+    early_stopping: Stateful | None
+    guard: Stateful | None
+    callbacks: Stateful
+    batches: Stateful
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds, the random states included."""
+        return {
+            **self.progress.state_dict(),
+            "model": self.model.state_dict(),
+            "plain values": values_of(self._attributes()),
+            "frozen": [name for name, weight in self.model.named_parameters() if not weight.requires_grad],
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "inner optimizers": {n: inner.state_dict() for n, inner in inner_optimizers(self.optimizer).items()},
+            "scheduler": _state_of(self.scheduler),
+            "schedule": self.schedule.state_dict(),
+            "stepper": {"scaler": self.scaler.state_dict(), "average": _state_of(self.average)},
+            "monitor": _state_of(self.early_stopping),
+            "guard": _state_of(self.guard),
+            "callbacks": self.callbacks.state_dict(),
+            "batches": self.batches.state_dict(),
+            "random": random_state(),
+        }
+
+    def load_state_dict(self, stored: dict[str, Any]) -> None:
+        """
+        Continue a run, but for the random states: see :meth:`restore_random_state`.
+
+        :param stored: What `state_dict` returned.
+        :raises ValueError: If that run has gone further than this one is to go, or a tensor does not belong to this
+            run; nothing has been changed then.
+        """
+        self._check(stored)
+        self.progress.load_state_dict(stored)
+        self.model.load_state_dict(stored["model"])
+        load_values(self._attributes(), stored["plain values"])
+        for name, parameter in self.model.named_parameters():  # a callback may have frozen some on the way
+            parameter.requires_grad_(name not in stored["frozen"])
+        self.objective.load_state_dict(stored["objective"])
+        self.optimizer.load_state_dict(stored["optimizer"])
+        load_inner_states(self.optimizer, stored["inner optimizers"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(stored["scheduler"])
+            self.schedule.load_state_dict(stored["schedule"])
+        self.scaler.load_state_dict(stored["stepper"]["scaler"])
+        _load(self.average, stored["stepper"]["average"])
+        _load(self.early_stopping, stored["monitor"])
+        _load(self.guard, stored.get("guard"))
+        self.callbacks.load_state_dict(stored["callbacks"])
+        match_layout(self.optimizer)
+        self.batches.load_state_dict(stored["batches"])
+
+    @staticmethod
+    def restore_random_state(stored: dict[str, Any]) -> None:
+        """Put the global random states back, after the user's own code has seen the start of the run."""
+        restore_random_state(stored["random"])
+
+    def _attributes(self) -> list[tuple[str, dict[str, Any]]]:
+        return [(name, vars(module)) for name, module in self.model.named_modules()]
+
+    def _check(self, stored: dict[str, Any]) -> None:
+        """Every tensor before any is used; shapes of the optimizer's averages nobody else compares."""
+        check_model_state(self.model, stored["model"], _WHERE)
+        self.objective.check_tensors(stored["objective"]["tensors"])
+        check_optimizer_state(self.optimizer, stored["optimizer"], _WHERE)
+        for name, inner in inner_optimizers(self.optimizer).items():
+            if name in stored["inner optimizers"]:
+                check_optimizer_state(inner, stored["inner optimizers"][name], _WHERE)
+        if self.average is not None and stored["stepper"]["average"] is not None:
+            check_model_state(self.average, stored["stepper"]["average"], "The average in the checkpoint")
+        for name in ("monitor", "guard"):
+            weights = (stored.get(name) or {}).get("weights")
+            if weights:
+                TrainedState(self.model, self.objective).check(weights, "The best epoch in the checkpoint")
+        for name, value in stored["stepper"]["scaler"].items():
+            if not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise ValueError(f"{_WHERE} holds {name!r} of the gradient scaler as {value!r}; expected a number.")
 
 
-def restore_run(training: Training, stored: dict[str, Any]) -> None:
-    """
-    Continue a run.
-
-    :param training: A new run of the same settings, its model on its device.
-    :param stored: What `run_state` returned.
-    :raises ValueError: If it has gone further than this run is to go, or a tensor does not belong to this run; nothing
-        has been changed then.
-    """
-    state = training.state
-    if stored["epoch"] - stored["inside"] > training.config.nb_epochs:
-        raise ValueError(
-            f"`nb_epochs` is {training.config.nb_epochs}; the checkpoint has done {stored['epoch']} epochs."
-        )
-    _check(training, stored)
-    for name in ("epoch", "step", "total_steps", "skipped"):
-        setattr(state, name, stored[name])
-    training.seed, training.inside, training.rate = stored["seed"], stored["inside"], stored["rate"]
-    state.history[:] = stored["history"]
-    training.sums.load_state_dict(stored["sums"])
-    training.probes = training.new_probes()
-    training.model.load_state_dict(stored["model"])
-    load_values(_attributes(training), stored["plain values"])
-    for name, parameter in training.model.named_parameters():  # a callback may have frozen some on the way
-        parameter.requires_grad_(name not in stored["frozen"])
-    training.own.load_state_dict(stored["objective"])
-    training.optimizer.load_state_dict(stored["optimizer"])
-    load_inner_states(training.optimizer, stored["inner optimizers"])
-    if training.scheduler is not None:
-        training.scheduler.load_state_dict(stored["scheduler"])
-        training.schedule.load_state_dict(stored["schedule"])
-    training.stepper.load_state_dict(stored["stepper"])
-    if training.monitor is not None and stored["monitor"] is not None:
-        training.monitor.load_state_dict(stored["monitor"])
-        state.stop = training.monitor.exhausted
-    if training.guard is not None and stored.get("guard") is not None:
-        training.guard.load_state_dict(stored["guard"])
-    for callback, own in zip(training.config.callbacks, stored["callbacks"], strict=False):
-        if hasattr(callback, "load_state_dict"):
-            callback.load_state_dict(own)
-    match_layout(training.optimizer)
-    state.stop = state.stop or (stored["stop"] and training.config.nb_epochs <= stored["nb_epochs"])
-    if isinstance(training.batches, LoaderBatches):
-        training.batches.load_state_dict(stored["batches"])
-    if not training.batches.rewindable:
-        logger.warning(
-            "The training data come from a loader that cannot be rewound: training resumes at the start of epoch %d.",
-            state.epoch + 1,
-        )
+def _state_of(part: Stateful | None) -> Any:
+    return None if part is None else part.state_dict()
 
 
-def _attributes(training: Training) -> list[tuple[str, dict[str, Any]]]:
-    return [(name, vars(module)) for name, module in training.model.named_modules()]
-
-
-def _check(training: Training, stored: dict[str, Any]) -> None:
-    """Every tensor before any is used; shapes of the optimizer's averages nobody else compares."""
-    model, average = training.model, training.stepper.average
-    check_model_state(model, stored["model"], "The checkpoint")
-    check_optimizer_state(training.optimizer, stored["optimizer"], "The checkpoint")
-    for name, inner in inner_optimizers(training.optimizer).items():
-        if name in stored["inner optimizers"]:
-            check_optimizer_state(inner, stored["inner optimizers"][name], "The checkpoint")
-    if average is not None and stored["stepper"]["average"] is not None:
-        check_model_state(average, stored["stepper"]["average"], "The average in the checkpoint")
-    for name in ("monitor", "guard"):
-        weights = (stored.get(name) or {}).get("weights")
-        if weights:
-            check_model_state(model, weights, "The best epoch in the checkpoint")
-    for name, value in stored["stepper"]["scaler"].items():
-        if not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ValueError(f"The checkpoint holds {name!r} of the gradient scaler as {value!r}; expected a number.")
+def _load(part: Stateful | None, state: Any) -> None:
+    if part is not None and state is not None:
+        part.load_state_dict(state)

@@ -35,11 +35,7 @@ class WeightAverage(AveragedModel):
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """
-        Take the present weights into the average.
-
-        :param model: The model.
-        """
+        """Take the present weights of a model into the average."""
         own = chain(self.module.parameters(), self.module.buffers())
         groups: dict[tuple[torch.device, torch.dtype], tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
         for average, value in zip(own, chain(model.parameters(), model.buffers()), strict=True):

@@ -1,84 +1,121 @@
-"""What happens when something is NaN or infinite: back to before the step, and nothing bad is ever called good."""
+"""NaN and infinite values: found in a step, which then does not count, and never called good in what is kept."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from torch import nn
 
-from art_sensreg.training.numerics.rollback import BuffersBefore, finite_buffers, first_not_finite
-
-if TYPE_CHECKING:
-    from art_sensreg.training.loop import Training
+from art_sensreg.training.callbacks import TrainingState
 
 logger = logging.getLogger(__name__)
 
+Tensors = Mapping[str, torch.Tensor]
 
-class Soundness:
+
+class NotFiniteError(Exception):
+    """The second evaluation of a step's loss is not finite."""
+
+    def __init__(self, culprit: str, terms: dict[str, torch.Tensor]) -> None:
+        super().__init__(culprit)
+        self.culprit, self.terms = culprit, terms
+
+
+def gradient_size(parameters: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The sum of the norms of the gradients, a 0-d tensor: finite if all of them are. (That of a root at 0 is not.)"""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return torch.zeros(())
+    norms = torch._foreach_norm(gradients)
+    return torch.stack([norm.float().to(norms[0].device) for norm in norms]).sum()
+
+
+def nonfinite_term(terms: dict[str, torch.Tensor], size: torch.Tensor) -> str | None:
     """
-    Keeps the buffers of before a step, and checks what a run keeps.
+    What is NaN or infinite in a step: a term of the loss, `loss`, `gradient` (by its size), or None.
 
-    :param training: The run, its model on its device.
+    The host waits for the device once, unless it is a term.
+    """
+    loss = terms["loss"].detach()
+    loss_finite, size_finite = map(math.isfinite, torch.stack([loss, size.to(loss)]).tolist())
+    if loss_finite:
+        return None if size_finite else "gradient"
+    names = (name for name, value in terms.items() if name != "loss" and not torch.isfinite(value))
+    return next(names, "loss")
+
+
+def all_finite(named: Tensors) -> dict[str, bool]:
+    """Whether each tensor of floating point numbers is finite throughout; the host waits for the device once."""
+    numbers = {name: tensor for name, tensor in named.items() if tensor.is_floating_point() and tensor.numel()}
+    if not numbers:
+        return {}
+    device = next(iter(numbers.values())).device
+    finite = torch.stack([torch.isfinite(tensor).all().to(device) for tensor in numbers.values()])
+    return dict(zip(numbers, finite.tolist(), strict=True))
+
+
+class NonFiniteGuard:
+    """
+    What a run does about NaN and infinite values.
+
+    Buffers count if they are finite when the run begins: a mask of minus infinity does not.
+
+    :param model: The model.
+    :param average: The moving average of its weights, or None.
+    :param others: Function that returns what is trained besides, by name.
+    :param max_skipped: Steps of the run that may be left out; None: the first one ends it.
+    :param last_checkpoint: Function that returns a sentence for error messages about the last checkpoint, if any.
     """
 
-    def __init__(self, training: Training) -> None:
-        self._training = training
-        stores = [module._buffers for module in training.model.modules()]
-        self._before = BuffersBefore([*stores, *training.own.stores()])
-        self._finite = finite_buffers(training.model)
+    def __init__(
+        self,
+        model: nn.Module,
+        average: nn.Module | None,
+        others: Callable[[], Tensors],
+        max_skipped: int | None,
+        last_checkpoint: Callable[[], str],
+    ) -> None:
+        self._models = {"": model, "the average of ": average}
+        self._others, self._max_skipped, self._last_checkpoint = others, max_skipped, last_checkpoint
+        self._buffers = {name for name, finite in all_finite(dict(model.named_buffers())).items() if finite}
 
-    def before_step(self) -> None:
-        """Note the buffers that a forward pass may move."""
-        self._before.take()
-
-    def go_back(self) -> None:
-        """The step does not count: its buffers, running statistics for one, are those of before it."""
-        self._before.restore()
-
-    def leave_out(self, culprit: str) -> None:
+    def leave_out(self, culprit: str, state: TrainingState) -> None:
         """
-        Deal with a step whose loss or gradient is not finite.
+        Count a step whose term `culprit` is not finite; its buffers are restored already.
 
-        :param culprit: The term.
         :raises FloatingPointError: If the run is to stop.
         """
-        self.go_back()
-        self.check_weights()  # weights that are NaN already are the cause, and no later step mends them
-        state, config = self._training.state, self._training.config
-        if config.on_nonfinite == "skip" and state.skipped < config.max_skipped:
+        self.check_weights(state)  # weights that are NaN already are the cause, and no later step mends them
+        if self._max_skipped is not None and state.skipped < self._max_skipped:
             state.skipped += 1
             logger.warning("Step %d of epoch %d is left out: %r is not finite.", state.step, state.epoch, culprit)
             return
-        limit = f" {state.skipped} steps were left out before it." if config.on_nonfinite == "skip" else ""
+        limit = "" if self._max_skipped is None else f" {state.skipped} steps were left out before it."
         raise FloatingPointError(
             f"The term {culprit!r} is {state.terms[culprit].item()} in epoch {state.epoch}, step {state.step}; "
             f"expected a finite loss.{limit} The weights are those before this step.{self._last_checkpoint()} Try a "
             "smaller learning rate, penalty weight or `max_grad_norm`."
         )
 
-    def check_weights(self) -> None:
+    def check_weights(self, state: TrainingState) -> None:
         """
         A finite loss can lead to weights that are not (an infinite learning rate): never store or return them.
 
         :raises FloatingPointError: If a weight, or a buffer that was finite, is not; of the average too.
         """
-        run, state = self._training, self._training.state
-        average = run.stepper.average
         named: dict[str, torch.Tensor] = {}
-        for before, model in (("", run.model), ("the average of ", None if average is None else average.module)):
+        for prefix, model in self._models.items():
             if model is not None:
-                named.update({f"{before}weight {name!r}": weight for name, weight in model.named_parameters()})
-                buffers = {name: buffer for name, buffer in model.named_buffers() if name in self._finite}
-                named.update({f"{before}buffer {name!r}": buffer for name, buffer in buffers.items()})
-        named.update({f"weight {name!r} of the objective": t for name, t in run.own.trained().items()})
-        bad = first_not_finite(named)
+                named.update({f"{prefix}weight {name!r}": weight for name, weight in model.named_parameters()})
+                buffers = {name: buffer for name, buffer in model.named_buffers() if name in self._buffers}
+                named.update({f"{prefix}buffer {name!r}": buffer for name, buffer in buffers.items()})
+        named.update({f"weight {name!r} of the objective": tensor for name, tensor in self._others().items()})
+        bad = next((name for name, finite in all_finite(named).items() if not finite), None)
         if bad is not None:
             raise FloatingPointError(
                 f"The {bad} has NaN or infinite values after epoch {state.epoch}, step {state.step}, while the loss "
                 f"was finite; expected finite gradients and learning rates.{self._last_checkpoint()}"
             )
-
-    def _last_checkpoint(self) -> str:
-        checkpoints = self._training.checkpoints
-        return "" if checkpoints is None else f" {checkpoints.last()}"

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegTrainer, TrainingConfig
-from art_sensreg.training import Callback, one_run
+from art_sensreg.training import Callback
+from art_sensreg.training.resources import TURN
 from tests.conftest import same_weights, weights_of
 from tests.training.helpers import X, Y, classifier_of, small_model
 
@@ -70,7 +71,7 @@ def test_a_run_in_a_callback_of_another_goes_ahead():
 
 
 def test_a_callback_that_waits_for_a_run_in_another_thread_does_not_hang(monkeypatch):
-    monkeypatch.setattr(one_run, "PATIENCE", 0.05)
+    monkeypatch.setattr(TURN, "patience", 0.05)
     errors, second = [], made(2)
 
     def inner():

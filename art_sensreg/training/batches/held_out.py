@@ -7,31 +7,19 @@ from typing import Any, Protocol
 
 import torch
 
-from art_sensreg.training.batches import clipped
+from art_sensreg.training.batches.base import Batch, clipped, evenly_spaced
 from art_sensreg.utils.model_rng import preserve_rng_state
-
-Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class HeldOut(Protocol):
     """Images and labels that a model is not trained on."""
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        """
-        Go through the data, every time in the same order.
-
-        :param batch_size: Largest number of rows.
-        :return: Images and labels, in the form that the loss takes, on any device.
-        """
+        """Go through the data, every time in the same order: images and labels, in the form that the loss takes."""
         ...
 
-    def sample(self, rows: int) -> Batch:
-        """
-        Some of the data.
-
-        :param rows: How many, at most.
-        :return: Images and labels.
-        """
+    def sample(self, size: int) -> Batch:
+        """At most `size` images and labels."""
         ...
 
 
@@ -41,11 +29,11 @@ class HeldOutTensors:
 
     :param x: Images, `(n, ...)`.
     :param y: Labels.
-    :param encode: What makes labels of a batch those that the loss takes.
-    :param clip: Bounds within which images are clipped, or None.
+    :param encode: Function that turns the labels of a batch into what the loss takes.
+    :param clip: Bounds to which images are clipped, or None.
 
     Example:
-    >>> from art_sensreg.training.held_out import HeldOutTensors
+    >>> from art_sensreg.training.batches import HeldOutTensors
     >>> [len(x) for x, _ in HeldOutTensors(torch.rand(5, 2), torch.zeros(5)).batches(2)]
     [2, 2, 1]
     """
@@ -64,9 +52,9 @@ class HeldOutTensors:
         for x, y in zip(self.x.split(batch_size), self.y.split(batch_size), strict=True):
             yield clipped(x, self._clip), self._encode(y)
 
-    def sample(self, rows: int) -> Batch:
-        """See :class:`HeldOut`: from all over the data."""
-        chosen = evenly(len(self.x), rows).to(self.x.device)
+    def sample(self, size: int) -> Batch:
+        """See :class:`HeldOut`: spread over the data."""
+        chosen = evenly_spaced(len(self.x), size).to(self.x.device)
         return clipped(self.x[chosen], self._clip), self._encode(self.y[chosen])
 
 
@@ -77,11 +65,11 @@ class HeldOutLoader:
     Whatever it draws at random, its order or crops, is drawn from the same seeds every time.
 
     :param start: Function that begins anew and returns the batches.
-    :param length: Number of batches, or about as many.
+    :param length: Number of batches, or about that many.
     :param source: The loader itself.
 
     Example:
-    >>> from art_sensreg.training.held_out import HeldOutLoader
+    >>> from art_sensreg.training.batches import HeldOutLoader
     >>> held_out = HeldOutLoader(lambda: iter([(torch.rand(3, 2), torch.zeros(3))] * 2), length=2)
     >>> [len(x) for x, _ in held_out.batches(2)], len(held_out.sample(4)[0])
     ([2, 1, 2, 1], 4)
@@ -97,38 +85,18 @@ class HeldOutLoader:
                 yield from zip(x.split(batch_size), y.split(batch_size), strict=True)
 
     def check(self) -> None:
-        """
-        Draw the first batch, whose content is checked on the way.
-
-        :raises ValueError: If there is none.
-        """
+        """Draw the first batch, whose content is checked on the way; ValueError if there is none."""
         if next(self.batches(1), None) is None:
             raise ValueError("`validation_data` gave no batch; expected at least one.")
 
-    def sample(self, rows: int) -> Batch:
-        """See :class:`HeldOut`: some of every batch, as they may be sorted by class."""
-        each = max(1, -(-rows // self._length))
+    def sample(self, size: int) -> Batch:
+        """See :class:`HeldOut`: some of every batch, since they may be sorted by class."""
+        each = max(1, -(-size // self._length))
         found = []
         with preserve_rng_state(seed=0):
             for x, y in self._start():
-                chosen = evenly(len(x), each)
+                chosen = evenly_spaced(len(x), each)
                 found.append((x[chosen], y[chosen]))
         x, y = (torch.cat(parts) for parts in zip(*found, strict=True))
-        chosen = evenly(len(x), rows)
+        chosen = evenly_spaced(len(x), size)
         return x[chosen], y[chosen]
-
-
-def evenly(count: int, wanted: int) -> torch.Tensor:
-    """
-    Some of a number of things, from all over them.
-
-    :param count: How many there are.
-    :param wanted: How many to take, at most.
-    :return: Their indices.
-
-    Example:
-    >>> from art_sensreg.training.held_out import evenly
-    >>> evenly(9, 3).tolist()
-    [0, 4, 8]
-    """
-    return torch.linspace(0, count - 1, min(wanted, count)).long()

@@ -1,0 +1,18 @@
+"""Where batches come from: tensors in memory, arrays in files, and loaders; for training and for validation."""
+
+from art_sensreg.training.batches.base import Batch, Batches, clipped, to_device
+from art_sensreg.training.batches.held_out import HeldOut, HeldOutLoader, HeldOutTensors
+from art_sensreg.training.batches.loader import LoaderBatches
+from art_sensreg.training.batches.tensors import TensorBatches
+
+__all__ = [
+    "Batch",
+    "Batches",
+    "HeldOut",
+    "HeldOutLoader",
+    "HeldOutTensors",
+    "LoaderBatches",
+    "TensorBatches",
+    "clipped",
+    "to_device",
+]

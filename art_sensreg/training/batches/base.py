@@ -1,0 +1,67 @@
+"""What every source of training batches offers, and what they all do with a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+
+from art_sensreg.training.distributed import Processes
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+GlobalBatch = tuple[torch.Tensor, torch.Tensor, int]
+"""Images and labels of this process (at least one example), and the size of the batch over all processes."""
+
+
+class Batches(Protocol):
+    """
+    A source of training batches.
+
+    `rewindable` tells whether an epoch can be repeated from any step: then a run can resume inside of it.
+    `micro_batch_size` is the number of examples, over all processes, that are computed at once where gradients are
+    accumulated.
+    """
+
+    rewindable: bool
+    micro_batch_size: int
+
+    def __len__(self) -> int:
+        """Steps of an epoch."""
+        ...
+
+    def epoch(self, seed: int, first: int, processes: Processes) -> Iterator[GlobalBatch]:
+        """Iterate over one epoch in an order drawn from `seed`, without its first `first` steps."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold of the source itself."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+        ...
+
+
+def clipped(x: torch.Tensor, bounds: tuple[torch.Tensor, torch.Tensor] | None) -> torch.Tensor:
+    """Clip images to two tensors that broadcast against them; None leaves them as they are."""
+    return x if bounds is None else torch.clamp(x, *(bound.to(x) for bound in bounds))
+
+
+def to_device(part: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Bring images or labels to a device; the host goes on while they are copied to a GPU."""
+    if device.type == "cuda" and part.device.type == "cpu":
+        part = part.pin_memory()
+    return part.to(device, non_blocking=True)
+
+
+def evenly_spaced(count: int, wanted: int) -> torch.Tensor:
+    """
+    Indices of at most `wanted` of `count` things, spread over all of them.
+
+    Example:
+    >>> from art_sensreg.training.batches.base import evenly_spaced
+    >>> evenly_spaced(9, 3).tolist()
+    [0, 4, 8]
+    """
+    return torch.linspace(0, count - 1, min(wanted, count)).long()

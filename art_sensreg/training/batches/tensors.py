@@ -1,0 +1,136 @@
+"""Shuffled batches of tensors that lie on the training device, in memory or in a file."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from art_sensreg.training.batches.base import Batch, GlobalBatch, clipped, evenly_spaced, to_device
+from art_sensreg.training.distributed import Processes
+
+
+class TensorBatches:
+    """
+    Shuffled batches of a data set that is held as two tensors, in memory or mapped from a file.
+
+    :param x: Images, `(n, ...)`. If they are not on `device`, each batch is gathered where they are, pinned and copied
+        while the step before is computed.
+    :param y: Labels, `(n, ...)`.
+    :param batch_size: Size of a batch, over all processes.
+    :param drop_last: Whether an incomplete last batch is left out.
+    :param least: An incomplete last batch smaller than this joins the one before it: BatchNorm cannot normalise a
+        single example.
+    :param device: Where batches are needed; None: where `x` is.
+    :param dtype: Floating point type of the batches; None: that of `x`.
+    :param accumulate: Micro-batches of a batch, which is that many times as large.
+    :param encode: Function that turns the labels of a batch into what the loss takes.
+    :param clip: Bounds that broadcast against a batch, to which it is clipped; or None.
+
+    Example:
+    >>> from art_sensreg.training.batches import TensorBatches
+    >>> batches = TensorBatches(torch.rand(7, 2), torch.zeros(7), batch_size=3, least=2)
+    >>> [total for _, _, total in batches.epoch(0, 0, Processes())], len(batches)
+    ([3, 4], 2)
+    """
+
+    rewindable = True
+
+    def __init__(
+        self,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        batch_size: int,
+        drop_last: bool = False,
+        least: int = 1,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        accumulate: int = 1,
+        encode: Callable[[torch.Tensor], torch.Tensor] = lambda y: y,
+        clip: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> None:
+        self.x, self.y = x, y.to(x.device)
+        self._encode, self._clip = encode, clip
+        self.micro_batch_size = batch_size
+        self.device, self.dtype = device or x.device, dtype or x.dtype
+        batch_size *= accumulate
+        full, rest = divmod(len(x), batch_size)
+        joined = 0 < rest < least and full > 0
+        self._sizes = [batch_size] * full + ([rest] if rest and not joined and not (drop_last and full) else [])
+        if joined and not drop_last:
+            self._sizes[-1] += rest
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def look(self, size: int) -> torch.Tensor:
+        """The first images, at most `size`, on the device: to try the model on."""
+        return clipped(self.x[:size].to(self.device, self.dtype), self._clip)
+
+    def sample(self, size: int) -> Batch:
+        """At most `size` images and labels, spread over the data, on the device."""
+        chosen = evenly_spaced(len(self.x), size).to(self.x.device)
+        x, y = self.x.index_select(0, chosen), self.y.index_select(0, chosen)
+        return clipped(x.to(self.device, self.dtype), self._clip), self._encode(y.to(self.device))
+
+    def epoch(self, seed: int, first: int, processes: Processes) -> Iterator[GlobalBatch]:
+        """See :class:`~art_sensreg.training.batches.base.Batches`."""
+        order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed)).to(self.x.device)
+        chunks = order[: sum(self._sizes)].split(self._sizes)[first:]
+        gathered = (self._gather(indices, processes) for indices in chunks)
+        return prefetch(gathered) if self.device != self.x.device else gathered
+
+    def _gather(self, indices: torch.Tensor, processes: Processes) -> GlobalBatch:
+        total = len(indices)
+        if processes.count > 1:
+            indices = indices[processes.part(total)]
+        x, y = self.x.index_select(0, indices), self.y.index_select(0, indices)
+        x, y = to_device(x, self.device).to(self.dtype), self._encode(to_device(y, self.device))
+        return clipped(x, self._clip), y, total
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: an epoch follows from its seed."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to take back."""
+
+
+def prefetch(items: Iterator[GlobalBatch], depth: int = 2) -> Iterator[GlobalBatch]:
+    """Make the next `depth` items in a thread while the present one is used; an error there is raised here."""
+    made: queue.Queue[tuple[GlobalBatch | None, BaseException | None]] = queue.Queue(depth)
+    left = threading.Event()
+
+    def put(entry: tuple[GlobalBatch | None, BaseException | None]) -> bool:
+        while not left.is_set():
+            try:
+                made.put(entry, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not put((item, None)):
+                    return
+        except BaseException as error:  # noqa: BLE001 - it is raised again where the items are used
+            put((None, error))
+        else:
+            put((None, None))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        while True:
+            item, error = made.get()
+            if error is not None:
+                raise error
+            if item is None:
+                return
+            yield item
+    finally:
+        left.set()

@@ -1,0 +1,71 @@
+"""Batches divided into parts that are computed one after another, and what each part weighs in the whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from art_sensreg.objectives import Share
+from art_sensreg.training.numerics.loss_means import divisor
+
+Part = tuple[int, Share]
+"""The size of a part, and how its terms are weighted."""
+
+
+def micro_batches(size: int, share: Share, pieces: int) -> list[Part]:
+    """
+    Divide a batch into micro-batches whose weighted terms add up to those of the batch.
+
+    :param size: Size of the batch.
+    :param share: How the batch is weighted; the first of its examples have noisy copies.
+    :param pieces: Number of micro-batches, at most `size`.
+    :return: The parts.
+
+    Example:
+    >>> from art_sensreg.training.numerics.micro_batches import micro_batches
+    >>> [(size, share.noisy_rows, share.weight) for size, share in micro_batches(8, Share(noisy_rows=6), pieces=2)]
+    [(4, None, 0.5), (4, 2, 0.5)]
+    """
+    if pieces == 1:
+        return [(size, share)]
+    noisy = size if share.noisy_rows is None else share.noisy_rows
+    found, first = [], 0
+    for own in _split(size, pieces):
+        own_noisy = min(max(noisy - first, 0), own)
+        weight, noisy_weight = share.weight * own / size, share.noisy_weight * own_noisy / max(noisy, 1)
+        found.append((own, Share(None if own_noisy == own else own_noisy, weight, noisy_weight, share.sum_weight)))
+        first += own
+    return found
+
+
+def weighted_by_divisor(parts: list[Part], loss: Any, y: torch.Tensor) -> list[Part]:
+    """Weigh the losses of micro-batches by what they are divided by: with class weights, not by their sizes."""
+    sizes = [size for size, _ in parts]
+    divisors = [divisor(loss, part) for part in y[: sum(sizes)].split(sizes)]
+    if all(isinstance(number, float) for number in divisors):
+        return parts
+    total, weight = sum(divisors), sum(share.weight for _, share in parts)
+    pairs = zip(parts, divisors, strict=True)
+    return [(size, replace(share, base_weight=weight * number / total)) for (size, share), number in pairs]
+
+
+def cache_sized(size: int, share: Share, noisy: int, most: int) -> list[Part]:
+    """
+    Divide a batch into parts whose activations stay in the processor's cache.
+
+    :param size: Size of the batch.
+    :param share: How it is weighted.
+    :param noisy: How many of its first examples have noisy copies, at least 1.
+    :param most: Examples of a part, at most. Those without noisy copies are the last part: they need no comparison.
+    :return: The parts.
+    """
+    count = -(-noisy // most)
+    weight, noisy_weight, rest = share.weight, share.noisy_weight, size - noisy
+    parts = [(own, Share(None, weight * own / size, noisy_weight * own / noisy)) for own in _split(noisy, count)]
+    return parts if not rest else [*parts, (rest, Share(0, weight * rest / size, 0.0))]
+
+
+def _split(size: int, count: int) -> list[int]:
+    return [size // count + (index < size % count) for index in range(count)]

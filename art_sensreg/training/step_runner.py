@@ -1,0 +1,112 @@
+"""The steps of a run: the share of each process, the noise, the model's randomness, and what is not finite."""
+
+from __future__ import annotations
+
+import torch
+
+from art_sensreg.penalties.forward.batch_norm import batch_norms
+from art_sensreg.penalties.forward.noise import Probes
+from art_sensreg.penalties.forward.row_coupling import LOOK
+from art_sensreg.training.checkpoint.objective_state import ObjectiveState
+from art_sensreg.training.numerics.nonfinite import NonFiniteGuard
+from art_sensreg.training.numerics.rollback import SavedBuffers
+from art_sensreg.training.optimizers import match_layout
+from art_sensreg.training.run import Progress, RunSetup
+from art_sensreg.training.steps import Stepper, has_unused_parameters
+from art_sensreg.utils.model_rng import Replay, seed_sources, torch_generator
+from art_sensreg.utils.rng import derive_seed
+
+
+class StepRunner:
+    """
+    Does the steps of a run.
+
+    :param setup: The run, its model on its device.
+    :param progress: Where it stands.
+    :param objective_state: The objective's own tensors.
+    """
+
+    def __init__(self, setup: RunSetup, progress: Progress, objective_state: ObjectiveState) -> None:
+        self._setup, self._progress, self.objective_state = setup, progress, objective_state
+        self.model_may_have_changed = False
+        unused = False
+        if setup.processes.count > 1:
+            # Of a loader no batch can be tried without losing it.
+            unused = not setup.batches.rewindable
+            if not unused:
+                x, y, _ = next(setup.batches.epoch(0, 0, setup.processes))
+                unused = has_unused_parameters(setup.model, setup.objective, x[:2], y[:2], objective_state)
+        match_layout(setup.optimizer)
+        self.stepper = Stepper(setup, objective_state, unused, self._seed_model)
+        stores = [module._buffers for module in setup.model.modules()]
+        self._buffers = SavedBuffers([*stores, *objective_state.stores()])
+        checkpoints, config = setup.checkpoints, setup.config
+        self.finite = NonFiniteGuard(
+            setup.model,
+            None if self.stepper.average is None else self.stepper.average.module,
+            objective_state.trained,
+            config.max_skipped if config.on_nonfinite == "skip" else None,
+            lambda: "" if checkpoints is None else f" {checkpoints.last()}",
+        )
+        self.renew_probes()
+
+    def renew_probes(self) -> None:
+        """Take the noise from the run's seed, which a checkpoint may have changed."""
+        make = _probes_outside_of_compiled_code if self._setup.config.compile else Probes
+        self._probes = make(self._progress.seed, self._setup.device)
+
+    def __call__(self, x: torch.Tensor, y: torch.Tensor, total: int) -> bool:
+        """Do a step with this process's images and labels of a batch of `total`; tell whether it counts."""
+        setup, progress, state = self._setup, self._progress, self._progress.state
+        config, processes = setup.config, setup.processes
+        noisy = total if config.penalty_fraction == 1 else max(1, round(config.penalty_fraction * total))
+        own, share = processes.share(total, noisy)
+        if config.penalty_warmup:
+            rising = config.penalty_warmup * config.nb_epochs * len(setup.batches)
+            setup.objective.strength = min(1.0, state.total_steps / max(rising, 1.0))
+        if self.model_may_have_changed:
+            setup.objective.look_again(setup.model, x[:LOOK])
+            self.model_may_have_changed = False
+        self._buffers.take()
+        probes = self._probes.at(state.total_steps, processes.rank, processes.count)
+        try:
+            with Replay(setup.objective.traits.sources_to_seed):
+                self._seed_model()
+                terms, logits, culprit = self.stepper(x, y, own, probes, share, self._pieces(total))
+        except BaseException:
+            self._buffers.restore()
+            raise
+        state.terms = {name: value.detach() for name, value in terms.items()}
+        state.step += 1
+        state.total_steps += 1
+        if culprit is not None:
+            self._buffers.restore()  # running statistics, for one
+            self.finite.leave_out(culprit, state)
+            return False
+        progress.sums.add(state.terms, logits.detach(), y[:own], total)
+        return True
+
+    def _pieces(self, total: int) -> int:
+        """The number of micro-batches of a step: none is empty on a process, or of a single example for BatchNorm."""
+        if self._setup.config.accumulate == 1:
+            return 1
+        least = self._setup.processes.count * (2 if batch_norms(self._setup.model) else 1)
+        return max(1, min(-(-total // self._setup.batches.micro_batch_size), total // least))
+
+    def _seed_model(self) -> None:
+        """The model's own randomness (dropout) depends on seed, step and process alone, so that a run can resume."""
+        state = self._progress.state
+        seed = derive_seed(self._progress.seed, "model", state.total_steps, state.rank)
+        for generator in (torch.default_generator, torch_generator(self._setup.device)):
+            generator.manual_seed(seed)
+        seed_sources(self._setup.objective.traits.sources_to_seed, seed)  # numpy's, Python's, its modules' own
+
+
+def _probes_outside_of_compiled_code(seed: int, device: torch.device) -> Probes:
+    """What is drawn must not become a constant of a compiled step."""
+
+    class EagerProbes(Probes):
+        windows = torch.compiler.disable(Probes.windows)
+        generator = torch.compiler.disable(Probes.generator)
+
+    return EagerProbes(seed, device)
