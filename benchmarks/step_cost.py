@@ -1,5 +1,5 @@
 """
-Time whole `fit` epochs, and what they compare with, against lean PyTorch loops in the same process. See --help.
+Time whole `fit` epochs, and what they compare with, against plain PyTorch loops in the same process. See --help.
 
 Writes `step-cost.json`, `step-cost.md` and `step-cost.png` to --out and prints the table. It is a measurement and no
 test: whether a target is met is told, and changes nothing.
@@ -48,7 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="steps of a timed epoch; default: what takes a fraction of a second",
     )
     add("--threads", type=whole_number, default=1, metavar="N", help="threads of torch (default 1)")
-    add("--precision", choices=tuple(PRECISIONS), default="float32", help="of the lean loops and of SensRegTrainer")
+    add("--precision", choices=tuple(PRECISIONS), default="float32", help="of the plain loops and of SensRegTrainer")
     add("--out", type=Path, default=Path("results/step-cost"), metavar="DIR", help="default: results/step-cost")
     add("--quick", action="store_true", help="3 repeats, 1 of the slow variants")
     add("--no-memory", action="store_true", help="do not measure peak memory")

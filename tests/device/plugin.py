@@ -44,6 +44,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason=_missing))
     if config.getoption("--device-all"):
         return
-    ours = [item for item in items if "gpu" in item.keywords or _FOLDER in item.path.parents]
+    ours = [item for item in items if item.get_closest_marker("gpu") or _FOLDER in item.path.parents]
     config.hook.pytest_deselected(items=[item for item in items if item not in ours])
     items[:] = ours

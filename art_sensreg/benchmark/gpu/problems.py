@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,14 +12,13 @@ import torch
 from torch import nn
 
 from art_sensreg.adversaries import Adversary
-from art_sensreg.benchmark.step_cost.loops import TimedModel
+from art_sensreg.benchmark.step_cost.loops import CLASSES, TimedModel
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.models import build_model
 from art_sensreg.penalty_lists import Penalty
 from art_sensreg.trainers import SensRegTrainer
 from art_sensreg.training.config import TrainingConfig
 
-CLASSES = 10
 MODELS = {
     model.name: model
     for model in (
@@ -35,11 +33,6 @@ def separable_images(rows: int, shape: tuple[int, ...], seed: int = 0) -> tuple[
     """
     Images of ten classes that a network learns within a few steps: a random picture a class, under noise.
 
-    :param rows: Number of images.
-    :param shape: Shape of one.
-    :param seed: Seed.
-    :return: float32 images in [0, 1], and labels.
-
     Example:
     >>> from art_sensreg.benchmark.gpu.problems import separable_images
     >>> [part.shape for part in separable_images(4, (1, 3, 3))]
@@ -53,14 +46,7 @@ def separable_images(rows: int, shape: tuple[int, ...], seed: int = 0) -> tuple[
 
 
 def make_classifier(name: str, device: str, penalties: Sequence[Penalty] = ()) -> SensRegClassifier:
-    """
-    A classifier with the same initial weights on every device.
-
-    :param name: Name in `MODELS`.
-    :param device: `cpu` or `gpu`.
-    :param penalties: Its penalties.
-    :return: The classifier, with Adam.
-    """
+    """A classifier with the same initial weights on every device."""
     chosen = MODELS[name]
     torch.manual_seed(0)
     model = build_model(chosen.architecture, chosen.input_shape, CLASSES, norm_layer=chosen.norm_layer)
@@ -80,37 +66,11 @@ def train(
     fit: dict[str, Any] | None = None,
     **config: Any,
 ) -> list[dict[str, float]]:
-    """
-    Train a classifier.
-
-    :param classifier: The classifier.
-    :param data: Images and labels.
-    :param penalties: Penalties.
-    :param adversary: Adversary, or None.
-    :param fit: Further arguments of `fit`.
-    :param config: Settings.
-    :return: The history.
-    """
+    """Train a classifier."""
     settings = TrainingConfig(seed=0, on_catastrophic_overfitting="ignore", **config)
     trainer = SensRegTrainer(classifier, penalties, settings, adversary)
     trainer.fit(*data, batch_size=settings.batch_size, nb_epochs=settings.nb_epochs, verbose=False, **(fit or {}))
     return trainer.history
-
-
-def seconds_of(run: Any, calls: int = 1) -> float:
-    """
-    Seconds of a call with the GPU's work in it.
-
-    :param run: Function without arguments.
-    :param calls: How often it is called.
-    :return: Seconds of one.
-    """
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    for _ in range(calls):
-        run()
-    torch.cuda.synchronize()
-    return (time.perf_counter() - start) / calls
 
 
 @contextmanager

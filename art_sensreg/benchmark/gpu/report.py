@@ -19,26 +19,20 @@ _TITLES = {
     "step_cost": "Step cost and memory",
 }
 _NOTES = {
-    "waits": "Most waits of the host for the device in a training step (of an epoch's second step on). An attack waits "
-    "a number of times that does not depend on its steps.",
-    "agreement": "Largest difference from the CPU's numbers over the largest of them; and results of the same training "
-    "on both, which draw other noise on a GPU.",
+    "waits": "Most waits of the host for the device in a training step (from an epoch's second step on). How often an "
+    "attack waits does not depend on its number of steps.",
+    "agreement": "Largest difference from the CPU's numbers, divided by the largest of them; and results of the same "
+    "training on both devices, which draw different noise.",
     "resume": "Weights of a run against those of one that was not stopped, with cuDNN's deterministic algorithms.",
     "precision": "Error of `E ||z(x + s xi) - z(x)||^2 / s^2` against float32, by the size of the noise: below "
     "sigma 0.3 the pass of the penalties is not in half precision, below 0.01 not in TF32.",
-    "step_cost": "Time of a step, its ratio to that of a lean PyTorch loop in the same process, and the memory that an "
-    "epoch takes beyond what was there before it.",
+    "step_cost": "Time of a step, its ratio to that of a plain PyTorch loop in the same process, and the memory that "
+    "an epoch takes beyond what was there before it.",
 }
 
 
 def write_gpu(data: Record, out: Path) -> list[Path]:
-    """
-    Write both files.
-
-    :param data: What was measured.
-    :param out: Folder.
-    :return: Their paths.
-    """
+    """Write both files."""
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / "gpu.json", out / "gpu.md"]
     paths[0].write_text(json.dumps(data, indent=1) + "\n")
@@ -47,12 +41,7 @@ def write_gpu(data: Record, out: Path) -> list[Path]:
 
 
 def page(data: Record) -> str:
-    """
-    The page.
-
-    :param data: Content of `gpu.json`.
-    :return: Markdown.
-    """
+    """The page."""
     machine = data["environment"]
     lines = ["# On a GPU" if not data["emulated"] else "# On an emulated device, not on a GPU", ""]
     if data["emulated"]:

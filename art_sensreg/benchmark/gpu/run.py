@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from art_sensreg.benchmark.gpu.stages import STAGES
-from art_sensreg.benchmark.step_cost.timing import one_line
+from art_sensreg.benchmark.step_cost.timing import without_folders
 
 Record = dict[str, Any]
 MARK = "gpu-stage-result: "
@@ -29,23 +29,8 @@ def run_all(
     patience: float = 1.0,
 ) -> list[Record]:
     """
-    Run the tests marked `gpu`, then every stage.
-
-    :param stage_command: Command that runs the stage whose name is appended to it.
-    :param tests_command: Command that runs the tests.
-    :param seconds: Time for all together; what does not fit any more is left out, and recorded as such.
-    :param progress: Function that is told what is being done.
-    :param folder: Where the commands run; None: here.
-    :param patience: Factor of the time that each stage may take.
-    :return: One record a stage: `stage`, `status` (`ok`, `failed`, `timeout`, `left out`), `reason`, `seconds`,
-        `records`.
-
-    Example:
-    >>> from art_sensreg.benchmark.gpu.run import run_all
-    >>> print_nothing = [sys.executable, "-c", "raise SystemExit(3)"]
-    >>> stages = run_all(print_nothing, print_nothing, seconds=60, progress=lambda text: None)
-    >>> sorted({stage["status"] for stage in stages})
-    ['failed']
+    Run the tests marked `gpu`, then every stage, in so many seconds together: what no longer fits is left out. The name
+    of a stage is appended to its command; `patience` multiplies the time that each may take.
     """
     deadline = time.monotonic() + seconds
     stages = []
@@ -70,7 +55,7 @@ def _run(name: str, command: list[str], limit: float, folder: Path | None) -> Re
     except subprocess.TimeoutExpired:
         status, reason = "timeout", f"not done after {limit:.0f} seconds"
     except OSError as error:
-        status, reason = "failed", one_line(str(error))
+        status, reason = "failed", without_folders(str(error))
     else:
         lines = done.stdout.splitlines()
         if name == "tests":
@@ -82,7 +67,7 @@ def _run(name: str, command: list[str], limit: float, folder: Path | None) -> Re
             failed = done.returncode != 0 or not found
         if failed:
             said = [line for line in [*lines, *done.stderr.splitlines()] if line.strip()]
-            status, reason = "failed", one_line(said[-1] if said else f"exit code {done.returncode}")
+            status, reason = "failed", without_folders(said[-1] if said else f"exit code {done.returncode}")
     return {"stage": name, "status": status, "reason": reason, "seconds": time.monotonic() - start, "records": records}
 
 

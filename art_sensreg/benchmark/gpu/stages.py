@@ -18,13 +18,13 @@ from art_sensreg.benchmark.gpu.problems import (
     MODELS,
     StepsCounted,
     make_classifier,
-    seconds_of,
     separable_images,
     train,
     waits_counted,
 )
-from art_sensreg.benchmark.step_cost.loops import lean_epoch, make_bench
+from art_sensreg.benchmark.step_cost.loops import epoch_loop, make_bench
 from art_sensreg.benchmark.step_cost.memory import cuda_peak
+from art_sensreg.benchmark.step_cost.timing import seconds_of
 from art_sensreg.benchmark.step_cost.variants import VARIANTS
 from art_sensreg.penalties import FisherRaoPenalty, JacobianPenalty, SensitivityPenalty
 from art_sensreg.training.validation import ValidationAttack
@@ -96,17 +96,17 @@ def waits(size: Size) -> list[Record]:
 
 
 def step_cost(size: Size) -> list[Record]:
-    """Time of an epoch over that of a lean loop, and the memory that it takes at most."""
+    """Time of an epoch over that of a plain PyTorch loop, and its peak memory."""
     records = []
     for model in size.models:
         for batch in size.batches:
             bench = make_bench(MODELS[model], batch, size.steps, "cuda")
-            lean = lean_epoch(bench)
-            lean()
+            plain = epoch_loop(bench)
+            plain()
             for name in ("plain", "sr+jr", "sr+jr-cheap", "jr-projection", "fgsm"):
                 run = VARIANTS[name].prepare(bench)
                 run()
-                pairs = [(seconds_of(lean), seconds_of(run)) for _ in range(size.repeats)]
+                pairs = [(seconds_of(plain, GPU), seconds_of(run, GPU)) for _ in range(size.repeats)]
                 records.append(
                     {
                         "model": model,
@@ -221,7 +221,7 @@ def precision(size: Size) -> list[Record]:
         def run(classifier: Any = classifier, history: Any = history, name: str = name) -> None:
             history += train(classifier, data, penalties, batch_size=size.rows // 10, nb_epochs=3, precision=name)
 
-        seconds = seconds_of(run)
+        seconds = seconds_of(run, GPU)
         records.append({"training": name, "seconds": seconds, **{k: history[-1][k] for k in ("loss", "accuracy")}})
     return records
 
@@ -237,12 +237,6 @@ STAGES: dict[str, tuple[Callable[[Size], list[Record]], int]] = {
 
 
 def run_stage(name: str, size: Size) -> list[Record]:
-    """
-    Run one stage.
-
-    :param name: Name in `STAGES`.
-    :param size: How much is measured.
-    :return: Its records.
-    """
+    """Run one stage."""
     torch.set_num_threads(1)
     return STAGES[name][0](replace(size))

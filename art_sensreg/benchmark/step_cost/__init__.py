@@ -1,1 +1,1 @@
-"""What `benchmarks/step_cost.py` measures: the cost of a training step against a lean loop in the same process."""
+"""What `benchmarks/step_cost.py` measures: a training step against a plain PyTorch loop in the same process."""

@@ -1,4 +1,4 @@
-"""What `benchmarks/step_cost.py` divides by: models with random data, and lean PyTorch loops on them."""
+"""What `benchmarks/step_cost.py` divides by: models with random data, and plain PyTorch loops on them."""
 
 from __future__ import annotations
 
@@ -60,48 +60,38 @@ class Bench:
     """
     What every variant of a model gets: the same data, initial weights, optimizer and batch size.
 
-    :param task: Data, model and training settings, as a defence of the suite gets them.
-    :param device: Device that the lean loops run on; ART's classifiers find it as torch's current one.
+    :param spec: Data, model and training settings, as a defence of the suite gets them.
+    :param device: Device of the plain loops; ART's classifiers use it as torch's current one.
     :param precision: Name of the number format that the steps are computed in.
     """
 
-    task: TrainingSpec
+    spec: TrainingSpec
     device: torch.device
     precision: str
 
     @property
     def steps(self) -> int:
         """Steps of an epoch."""
-        return self.task.steps
+        return self.spec.steps
 
     @property
     def x(self) -> np.ndarray:
         """Training images."""
-        return self.task.dataset.x_train
+        return self.spec.dataset.x_train
 
     @property
     def y(self) -> np.ndarray:
         """Class indices of the training images."""
-        return self.task.dataset.y_train
+        return self.spec.dataset.y_train
 
     def limited(self, steps: int) -> Bench:
-        """
-        The same with a shorter epoch.
-
-        :param steps: Steps of an epoch.
-        :return: The bench.
-        """
-        dataset = self.task.dataset.limited(train_size=steps * self.task.batch_size)
-        return replace(self, task=replace(self.task, dataset=dataset))
+        """The same with a shorter epoch."""
+        dataset = self.spec.dataset.limited(train_size=steps * self.spec.batch_size)
+        return replace(self, spec=replace(self.spec, dataset=dataset))
 
     def config(self, **options: Any) -> TrainingConfig:
-        """
-        The settings of one epoch.
-
-        :param options: Further settings.
-        :return: The settings.
-        """
-        return TrainingConfig(batch_size=self.task.batch_size, nb_epochs=1, seed=0, precision=self.precision, **options)
+        """The settings of one epoch."""
+        return TrainingConfig(batch_size=self.spec.batch_size, nb_epochs=1, seed=0, precision=self.precision, **options)
 
     def require_float32(self) -> None:
         """
@@ -110,19 +100,12 @@ class Bench:
         :raises NotApplicable: If the precision is not float32.
         """
         if self.precision != "float32":
-            raise NotApplicable(f"it trains in float32 only, and the lean loop of this run is in {self.precision}")
+            raise NotApplicable(f"it trains in float32 only, and the plain loop of this run is in {self.precision}")
 
 
 def make_bench(model: TimedModel, batch_size: int, steps: int, device: str, precision: str = "float32") -> Bench:
     """
     Draw images and labels for a model: only the time matters, so they are random.
-
-    :param model: The model.
-    :param batch_size: Rows of a step.
-    :param steps: Steps of an epoch.
-    :param device: `cpu`, `cuda`, or `cuda:` and a number.
-    :param precision: Name of the number format.
-    :return: The bench.
 
     Example:
     >>> from art_sensreg.benchmark.step_cost.loops import MODELS, make_bench
@@ -135,7 +118,7 @@ def make_bench(model: TimedModel, batch_size: int, steps: int, device: str, prec
         for n in (steps * batch_size, PREDICT_ROWS)
     ]
     dataset = Dataset(name="random", x_train=parts[0][0], y_train=parts[0][1], x_test=parts[1][0], y_test=parts[1][1])
-    task = TrainingSpec(
+    spec = TrainingSpec(
         dataset=dataset,
         model=model.architecture,
         activation=model.activation,
@@ -148,7 +131,7 @@ def make_bench(model: TimedModel, batch_size: int, steps: int, device: str, prec
         eps=EPS,
         device=torch.device(device).type,
     )
-    return Bench(task, torch.device(device), precision)
+    return Bench(spec, torch.device(device), precision)
 
 
 def cross_entropy_step(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -159,13 +142,10 @@ def cross_entropy_step(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> tu
 
 def hoffman_penalty(logits: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """
-    Estimate `1/2 ||dz/dx||_F^2`, mean over the batch, by one random projection, written as plainly as its paper has it.
+    Estimate `1/2 ||dz/dx||_F^2`, mean over the batch, by one random projection, written as plainly as its paper has
+    it.
 
     | Paper link: https://arxiv.org/abs/1908.02729 (Hoffman, Roberts, Yaida 2019, algorithm 1, n_proj = 1)
-
-    :param logits: `z(x)`, `(n, C)`, in whose graph `x` is.
-    :param x: Inputs, `(n, ...)`, with `requires_grad`.
-    :return: 0-d tensor.
 
     Example:
     >>> from art_sensreg.benchmark.step_cost.loops import hoffman_penalty
@@ -195,23 +175,17 @@ def fgsm_step(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[torch
     return cross_entropy_step(model, (x + delta).clamp_(0, 1), y)
 
 
-def lean_epoch(bench: Bench, step: Step = cross_entropy_step) -> Run:
-    """
-    One epoch as one would write it in PyTorch: the unit of the training variants.
-
-    :param bench: Data and model.
-    :param step: Function of model, images and labels that returns loss and logits.
-    :return: Function that trains for an epoch and returns the mean loss and the accuracy.
-    """
-    model = bench.task.new_model().to(bench.device).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=bench.task.learning_rate)
+def epoch_loop(bench: Bench, step: Step = cross_entropy_step) -> Run:
+    """One epoch as one would write it in PyTorch: the unit of the training variants."""
+    model = bench.spec.new_model().to(bench.device).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=bench.spec.learning_rate)
     x, y = torch.from_numpy(bench.x).to(bench.device), torch.from_numpy(bench.y).to(bench.device)
     lower = bench.precision != "float32"
     scaler = torch.amp.GradScaler(bench.device.type) if bench.precision == "float16" else None
 
     def run() -> tuple[float, float]:
         loss_sum, correct = torch.zeros((), device=bench.device), torch.zeros((), device=bench.device)
-        for rows in torch.randperm(len(x)).to(bench.device).split(bench.task.batch_size):
+        for rows in torch.randperm(len(x)).to(bench.device).split(bench.spec.batch_size):
             images, labels = x.index_select(0, rows), y.index_select(0, rows)
             # Entering autocast costs a few microseconds even where it does nothing.
             with torch.autocast(bench.device.type, PRECISIONS[bench.precision]) if lower else contextlib.nullcontext():
@@ -231,9 +205,9 @@ def lean_epoch(bench: Bench, step: Step = cross_entropy_step) -> Run:
     return run
 
 
-def lean_predict(bench: Bench) -> Run:
+def predict_loop(bench: Bench) -> Run:
     """The unit of `predict`: a `no_grad` loop over the same batches, from numpy to numpy."""
-    model, x = bench.task.new_model().to(bench.device).eval(), bench.task.dataset.x_test
+    model, x = bench.spec.new_model().to(bench.device).eval(), bench.spec.dataset.x_test
 
     def run() -> np.ndarray:
         with torch.no_grad():
@@ -244,10 +218,10 @@ def lean_predict(bench: Bench) -> Run:
     return run
 
 
-def lean_gradient(bench: Bench) -> Run:
+def gradient_loop(bench: Bench) -> Run:
     """The unit of `loss-gradient`: `autograd.grad` by the input alone, from numpy to numpy."""
-    model = bench.task.new_model().to(bench.device).eval()
-    x, y = bench.task.dataset.x_test[:GRADIENT_ROWS], bench.task.dataset.y_test[:GRADIENT_ROWS]
+    model = bench.spec.new_model().to(bench.device).eval()
+    x, y = bench.spec.dataset.x_test[:GRADIENT_ROWS], bench.spec.dataset.y_test[:GRADIENT_ROWS]
 
     def run() -> np.ndarray:
         inputs = torch.from_numpy(x).to(bench.device).requires_grad_()

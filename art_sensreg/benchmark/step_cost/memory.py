@@ -20,13 +20,7 @@ MEGABYTE = 1e6
 
 
 def cuda_peak(run: Run, device: torch.device) -> float:
-    """
-    Most memory that a run allocates on a GPU beyond what was allocated before.
-
-    :param run: The run.
-    :param device: The GPU.
-    :return: Megabytes.
-    """
+    """Most memory that a run allocates on a GPU beyond what was allocated before."""
     torch.cuda.synchronize(device)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
@@ -38,18 +32,7 @@ def cuda_peak(run: Run, device: torch.device) -> float:
 def memory_in_child(
     script: Path, variant: str, model: str, batch_size: int, precision: str, threads: int
 ) -> list[dict[str, Any]]:
-    """
-    Measure in a process of its own, whose memory no other variant has grown.
-
-    :param script: The command line program.
-    :param variant: Name of the variant.
-    :param model: Name of the model.
-    :param batch_size: Rows of a step.
-    :param precision: Name of the number format.
-    :param threads: Threads of torch.
-    :return: What :func:`memory_rise` returns.
-    :raises RuntimeError: If the process fails.
-    """
+    """Measure in a process of its own, whose memory no other variant has grown."""
     options = {
         "--memory-of": variant,
         "--model": model,
@@ -69,14 +52,8 @@ def memory_rise(variant: str, model: str, batch_size: int, precision: str) -> li
     """
     Train for an epoch of few and one of more steps, and see how far the peak of this process's memory rises.
 
-    Both rises are above the memory just before the first epoch, when the data of the longer one was there already. Call
-    it in a fresh process: memory that was used and freed before would hide the rise.
-
-    :param variant: Name of the variant.
-    :param model: Name of the model.
-    :param batch_size: Rows of a step.
-    :param precision: Name of the number format.
-    :return: `steps` of the epoch and `megabytes` of the rise, for each of `STEPS`.
+    Both rises are above the memory just before the first epoch, when the data of the longer one was there already.
+    Call it in a fresh process: memory that was used and freed before would hide the rise.
     """
     prepare = VARIANTS[variant].prepare
     # Two rows load the code of everything that is called, and next to no data.

@@ -11,27 +11,21 @@ from art_sensreg.benchmark.results.writing import save_picture, write_text
 from art_sensreg.benchmark.step_cost.variants import VARIANTS
 from art_sensreg.utils.tables import Table
 
-UNITS = {"epoch": "lean epoch", "predict": "lean predict", "gradient": "lean gradient"}
+UNITS = {"epoch": "PyTorch epoch", "predict": "PyTorch predict", "gradient": "PyTorch gradient"}
 NOTES = """*time / unit* is the median over paired repeats: each time of a variant is divided by the mean of its unit's
 times just before and after; *quartiles* are those of these ratios. The unit of a variant that trains is an epoch of a
-lean PyTorch loop (shuffle, forward, cross-entropy, backward, Adam, running sums) of as many steps. Prediction and the
-gradient of the loss have units of their own: a lean `no_grad` loop over the same batches, and a lean `autograd.grad` by
-the input. *ms* is a step's, or a call's. *met* compares the unrounded median with the target, whatever the
-spread is."""
-CPU_MEMORY = """*peak memory* is how far the memory of a process of its own rises over that just before training, with
-data of {few} and of {many} steps."""
+plain PyTorch loop (shuffle, forward, cross-entropy, backward, Adam, running sums) of as many steps. Prediction and the
+gradient of the loss have units of their own: a plain `no_grad` loop over the same batches, and a plain `autograd.grad`
+with respect to the input. *ms* is the time of a step, or of a call. *met* compares the unrounded median with the
+target, whatever the spread is."""
+CPU_MEMORY = """*peak memory* is how far the memory of a separate process rises above that just before training, with
+data for {few} and for {many} steps."""
 CUDA_MEMORY = """*peak memory* is what an epoch allocates on the GPU beyond what was allocated before; `fit` copies the
-data there, while the lean loops hold theirs there from the start."""
+data there, while the plain loops have theirs there from the start."""
 
 
 def write_step_cost(data: dict[str, Any], out: Path) -> list[Path]:
-    """
-    Write the three files.
-
-    :param data: Content of `step-cost.json`.
-    :param out: Output folder, made if missing.
-    :return: The paths.
-    """
+    """Write the three files."""
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / f"step-cost.{ending}" for ending in ("json", "md", "png")]
     write_text(paths[0], json.dumps(data, indent=1, allow_nan=False) + "\n")
@@ -41,12 +35,7 @@ def write_step_cost(data: dict[str, Any], out: Path) -> list[Path]:
 
 
 def step_cost_page(data: dict[str, Any]) -> str:
-    """
-    The page in Markdown.
-
-    :param data: Content of `step-cost.json`.
-    :return: The text.
-    """
+    """The page in Markdown."""
     config = data["config"]
     environment = ", ".join(f"{name} {value}" for name, value in data["environment"].items())
     parts = [
@@ -62,7 +51,7 @@ def step_cost_page(data: dict[str, Any]) -> str:
         parts.append(CPU_MEMORY.format(few=rises[0][0]["steps"], many=rises[0][-1]["steps"]))
     elif rises:
         parts.append(CUDA_MEMORY)
-    parts.append("![Time of each variant over that of its lean loop](step-cost.png)")
+    parts.append("![Time of each variant over that of its plain PyTorch loop](step-cost.png)")
     parts.append(summary_table(data).as_markdown())
     for model in data["models"]:
         parts.append(f"## {model_heading(model)}\n\n{cost_table(model).as_markdown()}")
@@ -72,45 +61,31 @@ def step_cost_page(data: dict[str, Any]) -> str:
 
 
 def summary_table(data: dict[str, Any]) -> Table:
-    """
-    The ratios alone: one row per variant, one column per model.
-
-    :param data: Content of `step-cost.json`.
-    :return: The table.
-    """
+    """The ratios alone: one row per variant, one column per model."""
     columns = [{record["variant"]: record["ratio"] for record in model["variants"]} for model in data["models"]]
     names = list(dict.fromkeys(name for column in columns for name in column))
     rows = [
         [name, *("-" if column.get(name) is None else f"{column[name]:.2f}" for column in columns)] for name in names
     ]
-    return Table(["time / lean loop", *(model["model"] for model in data["models"])], rows)
+    return Table(["time / plain PyTorch loop", *(model["model"] for model in data["models"])], rows)
 
 
 def model_heading(model: dict[str, Any]) -> str:
     """
     Name of a model, and how long its units take.
 
-    :param model: Its entry in `step-cost.json`.
-    :return: One line.
-
     Example:
     >>> from art_sensreg.benchmark.step_cost.report import model_heading
     >>> model_heading({"model": "mlp", "epoch_steps": 90, "lean_seconds": {"epoch": 0.0015}})
-    'mlp: epochs of 90 steps; lean step 1.50 ms'
+    'mlp: epochs of 90 steps; PyTorch step 1.50 ms'
     """
-    words = {"epoch": "lean step", "predict": "lean predict", "gradient": "lean gradient"}
-    times = [f"{words[unit]} {1000 * seconds:.2f} ms" for unit, seconds in model["lean_seconds"].items()]
+    names = {**UNITS, "epoch": "PyTorch step"}
+    times = [f"{names[unit]} {1000 * seconds:.2f} ms" for unit, seconds in model["lean_seconds"].items()]
     return f"{model['model']}: epochs of {model['epoch_steps']} steps; {', '.join(times)}"
 
 
 def cost_table(model: dict[str, Any], notes: bool = True) -> Table:
-    """
-    One row per variant of a model.
-
-    :param model: Its entry in `step-cost.json`.
-    :param notes: Whether the last column says why something was not measured.
-    :return: The table; a column that would be empty is left out.
-    """
+    """One row per variant of a model."""
     rises: list[dict[str, Any]] = next((record["memory"] for record in model["variants"] if record["memory"]), [])
     memory = f"peak memory MB, {' / '.join(str(rise['steps']) for rise in rises)} steps"
     header = ["variant", "unit", "time / unit", "quartiles", "ms", "target", "met", memory]
@@ -144,12 +119,7 @@ def _note(record: dict[str, Any]) -> str:
 
 
 def note_lines(model: dict[str, Any]) -> list[str]:
-    """
-    What was not measured, and why, for the terminal, where a column of sentences would be too wide.
-
-    :param model: Its entry in `step-cost.json`.
-    :return: One line for each such variant.
-    """
+    """What was not measured, and why, for the terminal, where a column of sentences would be too wide."""
     return [f"{record['variant']}: {_note(record)}" for record in model["variants"] if _note(record)]
 
 
@@ -160,12 +130,7 @@ def _target(record: dict[str, Any]) -> str:
 
 
 def plot_step_cost(data: dict[str, Any], path: Path) -> None:
-    """
-    Plot the ratios, one panel per model, with their quartiles and targets.
-
-    :param data: Content of `step-cost.json`.
-    :param path: PNG file.
-    """
+    """Plot the ratios, one panel per model, with their quartiles and targets."""
     from matplotlib.figure import Figure
 
     models = data["models"]
@@ -186,7 +151,7 @@ def plot_step_cost(data: dict[str, Any], path: Path) -> None:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
         axes.set_title(model["model"])
-        axes.set_xlabel("time / lean loop")
+        axes.set_xlabel("time / plain PyTorch loop")
     panels[0].set_yticks(range(len(names)), names)
     panels[0].invert_yaxis()
     figure.suptitle("Median and quartiles of paired ratios; red: target; grey: not this package", fontsize=10)

@@ -1,4 +1,4 @@
-"""Time the variants of `benchmarks/step_cost.py` in one process, interleaved, each paired with lean loops."""
+"""Time the variants of `benchmarks/step_cost.py` in one process, interleaved, each paired with plain PyTorch loops."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import torch
 
 from art_sensreg.benchmark.defences.train_spec import NotApplicable
 from art_sensreg.benchmark.results.store import environment
-from art_sensreg.benchmark.step_cost.loops import MODELS, Bench, Run, lean_epoch, make_bench
+from art_sensreg.benchmark.step_cost.loops import MODELS, Bench, Run, epoch_loop, make_bench
 from art_sensreg.benchmark.step_cost.memory import cuda_peak, memory_in_child
 from art_sensreg.benchmark.step_cost.variants import TARGETS, UNITS, VARIANTS, Variant
 
 SCHEMA = 1
-EPOCH_SECONDS = 0.4  # of the lean loop: what `fit` does once must not count for more than it does in real epochs
+EPOCH_SECONDS = 0.4  # of the plain loop: what `fit` does once must not count for more than it does in real epochs
 CALLS_SECONDS = 0.03  # `predict` and `gradient` are called again and again for so long, to be timed together
 LEAST_STEPS, MOST_STEPS = 2, 256
 
@@ -40,7 +40,7 @@ class StepCostSettings:
     :param batch_size: Rows of a step.
     :param repeats: Paired repeats of a variant.
     :param slow_repeats: Paired repeats of those that are slow.
-    :param epoch_steps: Steps of a timed epoch; None: what takes the lean loop about `EPOCH_SECONDS`.
+    :param epoch_steps: Steps of a timed epoch; None: what takes the plain loop about `EPOCH_SECONDS`.
     :param precision: Name of the number format that a step is computed in.
     :param threads: Threads of torch, for the processes that measure memory; this one's are set by the caller.
     :param memory: Whether peak memory is measured.
@@ -59,14 +59,7 @@ class StepCostSettings:
 
 
 def run_step_cost(settings: StepCostSettings, script: Path, progress: Progress = lambda text: None) -> Record:
-    """
-    Time all variants of all models.
-
-    :param settings: The settings.
-    :param script: The command line program, which is called again for each measurement of memory on the CPU.
-    :param progress: Function that is told what is being done.
-    :return: Content of `step-cost.json`, but for the command.
-    """
+    """Time all variants of all models."""
     device = torch.device(settings.device)
     start = time.perf_counter()
     if device.type == "cuda":
@@ -97,19 +90,16 @@ def _measure_memory(settings: StepCostSettings, model: Record, script: Path, pro
                 script, name, model["model"], settings.batch_size, settings.precision, settings.threads
             )
         except RuntimeError as error:
-            record["reason"] = f"memory not measured: {one_line(str(error))}"
+            record["reason"] = f"memory not measured: {without_folders(str(error))}"
 
 
-def one_line(text: str) -> str:
+def without_folders(text: str) -> str:
     """
     A message as one line, without the folders of this machine.
 
-    :param text: The message.
-    :return: The line.
-
     Example:
-    >>> from art_sensreg.benchmark.step_cost.timing import one_line
-    >>> one_line("no name in (/home/me/file.py)")
+    >>> from art_sensreg.benchmark.step_cost.timing import without_folders
+    >>> without_folders("no name in (/home/me/file.py)")
     'no name in (file.py)'
     """
     return re.sub(r"/(?:[^/\s]+/)+", "", " ".join(text.split()))
@@ -135,20 +125,22 @@ def _time_model(settings: StepCostSettings, name: str, progress: Progress) -> Re
         _time_round([entry for entry in timed if repeat < entry.repeats], units)
     records = [entry.record for entry in timed]
     summarise(name, records)
-    lean = {unit: median(seconds) / (steps if unit == "epoch" else 1) for unit, seconds in units.seconds.items()}
-    return {"model": name, "epoch_steps": steps, "lean_seconds": lean, "variants": records}
+    units_seconds = {
+        unit: median(seconds) / (steps if unit == "epoch" else 1) for unit, seconds in units.seconds.items()
+    }
+    return {"model": name, "epoch_steps": steps, "lean_seconds": units_seconds, "variants": records}
 
 
 def _choose_steps(settings: StepCostSettings, name: str) -> int:
-    """How many steps take the lean loop about `EPOCH_SECONDS`."""
+    """How many steps take the plain loop about `EPOCH_SECONDS`."""
     bench = make_bench(MODELS[name], settings.batch_size, LEAST_STEPS, settings.device, settings.precision)
-    run = lean_epoch(bench)
-    times = [_seconds(run, bench.device) for _ in range(6)]
+    run = epoch_loop(bench)
+    times = [seconds_of(run, bench.device) for _ in range(6)]
     seconds = min(times) / LEAST_STEPS
     return min(max(round(EPOCH_SECONDS / seconds), LEAST_STEPS), MOST_STEPS)
 
 
-def _seconds(run: Run, device: torch.device, calls: int = 1) -> float:
+def seconds_of(run: Run, device: torch.device, calls: int = 1) -> float:
     """Seconds of a call, with the GPU's work in it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -161,7 +153,7 @@ def _seconds(run: Run, device: torch.device, calls: int = 1) -> float:
 
 
 class _Units:
-    """The lean loops, warmed up, and every time that was taken of them."""
+    """The plain loops, warmed up, and how long each of their calls took."""
 
     def __init__(self, bench: Bench, names: Sequence[str]) -> None:
         self.device = bench.device
@@ -170,12 +162,12 @@ class _Units:
         self.calls: dict[str, int] = {}
         for name, run in self._runs.items():
             run()
-            calls = round(CALLS_SECONDS / _seconds(run, self.device))
+            calls = round(CALLS_SECONDS / seconds_of(run, self.device))
             self.calls[name] = 1 if name == "epoch" else min(max(calls, 1), 100)
 
     def time(self, name: str) -> float:
         """Time one of them now."""
-        self.seconds[name].append(_seconds(self._runs[name], self.device, self.calls[name]))
+        self.seconds[name].append(seconds_of(self._runs[name], self.device, self.calls[name]))
         return self.seconds[name][-1]
 
 
@@ -208,7 +200,7 @@ class _Timed:
         """Put it out of the race."""
         self.repeats = 0
         known = isinstance(error, NotApplicable)
-        reason = one_line(str(error) if known else f"{type(error).__name__}: {error}")
+        reason = without_folders(str(error) if known else f"{type(error).__name__}: {error}")
         self.record.update(status="not_applicable" if known else "error", reason=reason)
 
 
@@ -219,7 +211,7 @@ def _time_round(entries: Sequence[_Timed], units: _Units) -> None:
         unit = entry.variant.unit
         before = last[1] if last[0] == unit else units.time(unit)
         try:
-            seconds = _seconds(entry.run, units.device, units.calls[unit])
+            seconds = seconds_of(entry.run, units.device, units.calls[unit])
         except Exception as error:  # noqa: BLE001 - as above
             entry.fail(error)
             last = ("", 0.0)
@@ -232,9 +224,6 @@ def _time_round(entries: Sequence[_Timed], units: _Units) -> None:
 def summarise(model: str, records: Sequence[Record]) -> None:
     """
     Fill in median, quartiles, and whether the target is met.
-
-    :param model: Name of the model.
-    :param records: The records of its variants, with their `ratios`.
 
     Example:
     >>> from art_sensreg.benchmark.step_cost.timing import summarise

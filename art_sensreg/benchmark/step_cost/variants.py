@@ -1,4 +1,4 @@
-"""What `benchmarks/step_cost.py` times, one entry each, and what we want of it."""
+"""What `benchmarks/step_cost.py` times, one entry each, and the target of each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from art.estimators.classification import PyTorchClassifier
-from art.utils import to_categorical
 
 from art_sensreg.benchmark.defences.registry import DEFENCES
 from art_sensreg.benchmark.step_cost.loops import (
@@ -21,11 +20,11 @@ from art_sensreg.benchmark.step_cost.loops import (
     PREDICT_ROWS,
     Bench,
     Run,
+    epoch_loop,
     fgsm_step,
+    gradient_loop,
     hoffman_step,
-    lean_epoch,
-    lean_gradient,
-    lean_predict,
+    predict_loop,
 )
 from art_sensreg.penalties import JacobianPenalty, SensitivityPenalty
 from art_sensreg.penalty_lists import Penalty
@@ -57,15 +56,10 @@ class Variant:
 
 
 UNITS: dict[str, Callable[[Bench], Run]] = {
-    "epoch": lean_epoch,
-    "predict": lean_predict,
-    "gradient": lean_gradient,
+    "epoch": epoch_loop,
+    "predict": predict_loop,
+    "gradient": gradient_loop,
 }
-
-
-def _one_hot(labels: np.ndarray) -> np.ndarray:
-    rows: np.ndarray = to_categorical(labels, CLASSES)
-    return rows
 
 
 def _trainer(
@@ -79,26 +73,26 @@ def _trainer(
     """A variant that is `SensRegTrainer.fit` with some penalties."""
 
     def prepare(bench: Bench) -> Run:
-        trainer = SensRegTrainer(bench.task.classifier(), penalties(), bench.config(**options()))
-        return lambda: trainer.fit(bench.x, bench.y, batch_size=bench.task.batch_size, nb_epochs=1, verbose=False)
+        trainer = SensRegTrainer(bench.spec.classifier(), penalties(), bench.config(**options()))
+        return lambda: trainer.fit(bench.x, bench.y, batch_size=bench.spec.batch_size, nb_epochs=1, verbose=False)
 
     return Variant(name, summary, prepare, slow=slow, memory=memory)
 
 
 def _classifier_fit(bench: Bench) -> Run:
     bench.require_float32()
-    classifier = bench.task.classifier()
-    return lambda: classifier.fit(bench.x, bench.y, batch_size=bench.task.batch_size, nb_epochs=1, verbose=False)
+    classifier = bench.spec.classifier()
+    return lambda: classifier.fit(bench.x, bench.y, batch_size=bench.spec.batch_size, nb_epochs=1, verbose=False)
 
 
 def _art_fit(bench: Bench) -> Run:
     bench.require_float32()
-    classifier, labels = bench.task.art_classifier(), _one_hot(bench.y)
-    return lambda: classifier.fit(bench.x, labels, batch_size=bench.task.batch_size, nb_epochs=1)
+    classifier, labels = bench.spec.art_classifier(), bench.spec.one_hot
+    return lambda: classifier.fit(bench.x, labels, batch_size=bench.spec.batch_size, nb_epochs=1)
 
 
 def _defence(name: str, defence: str, summary: str) -> Variant:
-    """One of ART's trainers as the suite runs it; building its model, a trifle beside its epoch, is timed along."""
+    """One of ART's trainers as the suite runs it, with the making of its model, which takes little beside an epoch."""
     chosen = DEFENCES[defence]
 
     def prepare(bench: Bench) -> Run:
@@ -106,7 +100,7 @@ def _defence(name: str, defence: str, summary: str) -> Variant:
 
         def run() -> None:
             with contextlib.redirect_stderr(io.StringIO()):  # its progress bars cannot all be switched off
-                chosen.train(bench.task, chosen.options)
+                chosen.train(bench.spec, chosen.options)
 
         return run
 
@@ -114,25 +108,25 @@ def _defence(name: str, defence: str, summary: str) -> Variant:
 
 
 def _ours(bench: Bench) -> PyTorchClassifier:
-    return bench.task.classifier()
+    return bench.spec.classifier()
 
 
 def _arts(bench: Bench) -> PyTorchClassifier:
-    return bench.task.art_classifier()
+    return bench.spec.art_classifier()
 
 
 def _predict(name: str, summary: str, make: Callable[[Bench], PyTorchClassifier], ours: bool) -> Variant:
     def prepare(bench: Bench) -> Run:
         classifier = make(bench)
-        return lambda: classifier.predict(bench.task.dataset.x_test, batch_size=PREDICT_BATCH)
+        return lambda: classifier.predict(bench.spec.dataset.x_test, batch_size=PREDICT_BATCH)
 
     return Variant(name, f"{summary}, {PREDICT_ROWS} images", prepare, "predict", ours=ours)
 
 
 def _gradient(name: str, summary: str, make: Callable[[Bench], PyTorchClassifier], ours: bool) -> Variant:
     def prepare(bench: Bench) -> Run:
-        classifier, dataset = make(bench), bench.task.dataset
-        x, y = dataset.x_test[:GRADIENT_ROWS], _one_hot(dataset.y_test[:GRADIENT_ROWS])
+        classifier, dataset = make(bench), bench.spec.dataset
+        x, y = dataset.x_test[:GRADIENT_ROWS], np.eye(CLASSES, dtype=np.float32)[dataset.y_test[:GRADIENT_ROWS]]
         return lambda: classifier.loss_gradient(x, y)
 
     return Variant(name, f"{summary}, {GRADIENT_ROWS} images", prepare, "gradient", ours=ours)
@@ -165,8 +159,8 @@ VARIANTS = {
         ),
         Variant(
             "hoffman-plain",
-            "JR by random projection, written plainly in the lean loop (arXiv 1908.02729, algorithm 1)",
-            lambda bench: lean_epoch(bench, hoffman_step),
+            "JR by random projection, written in the plain loop (arXiv 1908.02729, algorithm 1)",
+            lambda bench: epoch_loop(bench, hoffman_step),
             ours=False,
         ),
         _trainer(
@@ -177,8 +171,8 @@ VARIANTS = {
         ),
         Variant(
             "fgsm",
-            "FGSM adversarial training from a random start, in the lean loop (arXiv 2001.03994)",
-            lambda bench: lean_epoch(bench, fgsm_step),
+            "FGSM adversarial training from a random start, in the plain loop (arXiv 2001.03994)",
+            lambda bench: epoch_loop(bench, fgsm_step),
             ours=False,
         ),
         _defence("art-madry-7", "art-madry", "ART's AdversarialTrainerMadryPGD, 7 iterations, as shipped"),
@@ -193,7 +187,7 @@ VARIANTS = {
 
 CONVOLUTIONAL = tuple(name for name in MODELS if name != "mlp")
 
-# What the ratios should be at most, from the project's issues on the cost of a step. A name stands for the ratio of
+# What the ratios should be at most. A name stands for the ratio of
 # that variant in the same run; a model that is missing has no target.
 TARGETS: dict[str, dict[str, float | str]] = {
     "plain": dict.fromkeys(MODELS, 1.05),
