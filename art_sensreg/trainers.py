@@ -332,10 +332,8 @@ def _number_of_images(data: Any) -> int:
 def _one_of(kind: Any, penalty: Any, settings: dict[str, Any]) -> Any:
     """A penalty that was given, or made of settings; not both."""
     known = [field.name for field in fields(kind)]
-    for name, value in settings.items():
-        if name not in known:
-            expected = f"expected `penalty` or the arguments of {kind.__name__}: {', '.join(known)}"
-            raise TypeError(f"`{name}`={value!r} is unknown; {expected}.")
+    unknown = {name: value for name, value in settings.items() if name not in known}
+    check_known(f"{kind.__name__}()", unknown, known)
     if penalty is None:
         return kind(**settings)
     if settings:

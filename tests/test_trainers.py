@@ -246,7 +246,7 @@ def test_fire_brings_predictions_together():
         ({"penalty": "imagenet"}, ValueError, "`penalty` is 'imagenet'"),
         ({"penalty": 5.0}, TypeError, "`penalty` is 5.0; expected a FisherRaoPenalty"),
         ({"penalty": FisherRaoPenalty(), "eps": 0.1}, TypeError, "`penalty` and `eps` are both given"),
-        ({"epsilon": 0.1}, TypeError, "`epsilon`=0.1 is unknown"),
+        ({"epsilon": 0.1}, TypeError, "unknown keyword argument `epsilon`=0.1; expected weight, "),
     ],
 )
 def test_wrong_arguments_of_fire(arguments, error, message):

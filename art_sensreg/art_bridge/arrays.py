@@ -15,7 +15,7 @@ from art_sensreg.art_bridge.dtypes import cast, model_dtype
 from art_sensreg.art_bridge.inference import batched_logits, input_gradient, set_training
 from art_sensreg.art_bridge.preprocessing import copies_per_image, is_identity, mean_of_copies
 from art_sensreg.art_bridge.whole_model import ArtModelWrapper, WholeModel, whole
-from art_sensreg.utils import as_numbers, check_count, check_differentiable, enable_grad, shown
+from art_sensreg.utils import as_array, as_numbers, check_count, check_differentiable, enable_grad, shown
 from art_sensreg.utils.autograd import preserve_grad
 
 # ART's metaclass would wrap `predict` once more, to convert arrays that are converted here.
@@ -70,7 +70,7 @@ class ArrayInterface(_Base):
         check_count("batch_size", batch_size)
         x = self._images(x)
         if isinstance(x, torch.Tensor):
-            x = (x.float() if x.dtype is torch.bfloat16 else x).detach().cpu().numpy()
+            x = as_array(x, "x")
         if len(x) == 0:
             return np.zeros((0, self.nb_classes), dtype=np.float32)
         set_training(self._model, training_mode)

@@ -13,7 +13,7 @@ from art.defences.preprocessor.preprocessor import Preprocessor, PreprocessorPyT
 from torch import nn
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
-from art_sensreg.utils import as_numbers, check_flag
+from art_sensreg.utils import as_array, as_numbers, check_flag
 from art_sensreg.utils.model_rng import preserve_rng_state
 
 logger = logging.getLogger(__name__)
@@ -213,10 +213,7 @@ def _as_tensor(output: Any) -> torch.Tensor:
 
 
 def _as_array(x: torch.Tensor) -> np.ndarray:
-    x = x.detach().cpu()
-    x = x.float() if x.dtype == torch.bfloat16 else x  # which numpy does not have
-    array: np.ndarray = x.numpy().copy()  # the preprocessing may work in place
-    return array
+    return as_array(x, "x").copy()  # the preprocessing may work in place
 
 
 class _StraightThrough(torch.autograd.Function):

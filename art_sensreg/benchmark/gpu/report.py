@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from art_sensreg.benchmark.results.writing import write_text
 from art_sensreg.utils.tables import Table
 
 Record = dict[str, Any]
@@ -35,8 +36,8 @@ def write_gpu(data: Record, out: Path) -> list[Path]:
     """Write both files."""
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / "gpu.json", out / "gpu.md"]
-    paths[0].write_text(json.dumps(data, indent=1) + "\n")
-    paths[1].write_text(page(data))
+    write_text(paths[0], json.dumps(data, indent=1) + "\n")
+    write_text(paths[1], page(data))
     return paths
 
 
