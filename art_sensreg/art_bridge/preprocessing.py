@@ -87,6 +87,16 @@ class StandardisedModel(ModelWrapper):
         return logits
 
 
+def standardised(model: nn.Module, operation: Any, classifier: PyTorchClassifier) -> nn.Module:
+    """A model behind one of ART's standardisations; the model itself where that is the identity."""
+    if not (np.any(np.asarray(operation.mean) != 0) or np.any(np.asarray(operation.std) != 1)):
+        return model
+    image = np.zeros((1, *classifier.input_shape), dtype=np.float32)
+    parts = broadcastable_mean_std(image, np.asarray(operation.mean), np.asarray(operation.std))
+    dtype, device = model_dtype(classifier.model), classifier.device
+    return StandardisedModel(model, *(torch.as_tensor(part, dtype=dtype, device=device) for part in parts))
+
+
 class PreprocessedModel(ModelWrapper):
     """A model behind one of ART's torch preprocessors, so that noise and gradients are in the user's input units."""
 
@@ -129,14 +139,11 @@ class Preprocessing:
         """The function that is trained: the classifier's model behind what is `inside`."""
         model: nn.Module = self.classifier.model
         for operation in reversed(self.inside):
-            if not isinstance(operation, _STANDARDISATIONS):
+            if isinstance(operation, _STANDARDISATIONS):
+                model = standardised(model, operation, self.classifier)
+            else:
                 assert isinstance(operation, PreprocessorPyTorch)
                 model = PreprocessedModel(model, operation)
-            elif np.any(np.asarray(operation.mean) != 0) or np.any(np.asarray(operation.std) != 1):
-                image = np.zeros((1, *self.classifier.input_shape), dtype=np.float32)
-                parts = broadcastable_mean_std(image, np.asarray(operation.mean), np.asarray(operation.std))
-                dtype, device = model_dtype(self.classifier.model), self.classifier.device
-                model = StandardisedModel(model, *(torch.as_tensor(part, dtype=dtype, device=device) for part in parts))
         return model
 
     def apply(

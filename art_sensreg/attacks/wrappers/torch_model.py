@@ -10,11 +10,10 @@ from art.defences.preprocessor.preprocessor import PreprocessorPyTorch
 from art.estimators.classification import PyTorchClassifier
 from art.preprocessing.standardisation_mean_std.numpy import StandardisationMeanStd
 from art.preprocessing.standardisation_mean_std.pytorch import StandardisationMeanStdPyTorch
-from art.preprocessing.standardisation_mean_std.utils import broadcastable_mean_std
 from torch import nn
 
 from art_sensreg.art_bridge.dtypes import model_dtype
-from art_sensreg.art_bridge.preprocessing import copies_per_image
+from art_sensreg.art_bridge.preprocessing import PreprocessedModel, copies_per_image, standardised
 from art_sensreg.art_bridge.whole_model import predicting_model
 from art_sensreg.attacks.wrappers.bpda import BPDA
 from art_sensreg.attacks.wrappers.eot import EOT
@@ -98,33 +97,6 @@ def _in_log_odds(model: EOT, single_output: SingleOutput) -> EOT:
     return EOT(_TwoLogits(model.model, single_output), average="probabilities", **settings).train(model.training)
 
 
-class _TorchPreprocessor(nn.Module):
-    """A torch preprocessor of ART, differentiated as it is."""
-
-    def __init__(self, operation: PreprocessorPyTorch) -> None:
-        super().__init__()
-        self.operation = operation
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.as_tensor(self.operation.forward(x)[0]).to(x.dtype)
-
-
-class _Standardisation(nn.Module):
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(self, operation: Any, classifier: PyTorchClassifier) -> None:
-        super().__init__()
-        image = np.zeros((1, *classifier.input_shape), dtype=np.float32)
-        parts = broadcastable_mean_std(image, np.asarray(operation.mean), np.asarray(operation.std))
-        mean, std = (torch.as_tensor(part, device=classifier.device) for part in parts)
-        self.register_buffer("mean", mean, persistent=False)
-        self.register_buffer("std", std, persistent=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (x - self.mean.to(x)) / self.std.to(x)
-
-
 def _layers(classifier: PyTorchClassifier, surrogates: bool) -> list[nn.Module]:
     """The preprocessing at prediction time, in ART's order."""
     layers: list[nn.Module] = []
@@ -132,10 +104,9 @@ def _layers(classifier: PyTorchClassifier, surrogates: bool) -> list[nn.Module]:
         if not operation.apply_predict:
             continue
         if isinstance(operation, (StandardisationMeanStd, StandardisationMeanStdPyTorch)):
-            if np.any(np.asarray(operation.mean) != 0) or np.any(np.asarray(operation.std) != 1):
-                layers.append(_Standardisation(operation, classifier))
+            layers.append(standardised(nn.Identity(), operation, classifier))
         elif isinstance(operation, PreprocessorPyTorch) and not (surrogates and _is_flat(operation, classifier)):
-            layers.append(_TorchPreprocessor(operation))
+            layers.append(PreprocessedModel(nn.Identity(), operation))
         else:
             layers.append(BPDA(nn.Identity(), operation))
     return layers
