@@ -9,7 +9,7 @@ from art_sensreg.randomized import RandomizedClassifier
 
 
 class Random(nn.Module):
-    """A linear model with noise on rows, on weights, or both; it counts its forward passes and their rows."""
+    """A linear model with noise on examples, on weights, or both; it records the batch sizes of its forward passes."""
 
     def __init__(self, rows=0.0, weights=0.0, features=4, classes=3):
         super().__init__()
@@ -35,7 +35,7 @@ class Function(nn.Module):
 
 
 class Noisy(nn.Module):
-    """A model with Gaussian noise on its inputs, in both modes; it counts the rows of its forward passes."""
+    """A model with Gaussian noise on its inputs, in both modes; it records the batch sizes of its forward passes."""
 
     def __init__(self, model, std=0.3):
         super().__init__()

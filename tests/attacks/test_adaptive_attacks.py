@@ -63,7 +63,7 @@ def broken_model(name):
 
 @pytest.mark.parametrize("name", ["scaled", "rounded", "detached", "plateau"])
 def test_plain_ascent_is_fooled_by_the_broken_models(name):
-    """Otherwise the tests below would show nothing; the model itself, without its fault, is at 0.13."""
+    """Otherwise the tests below would show nothing; without its fault, the model itself is at 0.13."""
     classifier, (x, y) = wrap(broken_model(name)), points()
     assert accuracy(classifier, x, y) > 0.95
     assert accuracy(classifier, ProjectedAscent(classifier, **LINF).generate(x, y), y) > 0.75
@@ -85,7 +85,7 @@ def test_plain_ascent_is_fooled_by_the_broken_models(name):
         ("plateau", KitchenSinkAttack, {"max_iter": 30, "max_points": 100}, 0.25),
     ],
 )
-def test_aimed_attack_breaks_the_model_it_is_made_for(name, attack, settings, most):
+def test_adaptive_attack_breaks_the_model_it_is_made_for(name, attack, settings, most):
     classifier, (x, y) = wrap(broken_model(name)), points()
     made = attack(classifier, **{**LINF, **settings}).generate(x, y)
     assert accuracy(classifier, made, y) <= most
@@ -118,7 +118,7 @@ def test_all_attacks_in_three_norms_within_budget(name, norm):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_seeded_and_without_a_trace(name):
+def test_attacks_are_seeded_and_leave_no_trace(name):
     model, (x, y) = Noisy(trained()), points(12)
     model.train()
     model.model.features.eval()
@@ -151,7 +151,7 @@ def test_all_attacks_see_eps_in_the_users_units(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_all_attacks_on_a_linear_model_of_two_classes_alone(name):
-    """Nothing hidden, one other class, one image, no other to move towards."""
+    """No hidden layer, one other class, one image, no other image to move towards."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     nn.init.constant_(model[1].bias, 0.0)
     with torch.no_grad():

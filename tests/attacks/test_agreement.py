@@ -77,7 +77,7 @@ def measured(victim, digits, robust):
 
 
 def test_the_comparison_can_fail(measured):
-    """Neither all nor none are broken, and budgets that differ are told apart."""
+    """Some images are broken and some are not, and different budgets give different results."""
     values = [measured(_art, norm, eps, 0) for norm, eps in CASES]
     assert all(10 < value < 90 for value in values)
     assert values[0] > values[1] + 5
@@ -93,7 +93,7 @@ def test_projected_gradient_descent_from_the_image(measured, other, norm, eps):
 @pytest.mark.parametrize("other", [_foolbox, _ours])
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.15), ("l2", 0.8)])
 def test_projected_gradient_descent_from_random_starts(measured, other, norm, eps):
-    # The three draw other starts: two seeds of one and the same attack are up to two points apart.
+    # The three draw different starts: two seeds of the same attack are up to two points apart.
     assert abs(measured(other, norm, eps, 2) - measured(_art, norm, eps, 2)) <= 2 + ROUNDING
 
 

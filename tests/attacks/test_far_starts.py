@@ -25,7 +25,7 @@ def test_far_starts_are_far():
     assert sizes[0][torch.from_numpy((x > 0.1) & (x < 0.9))].min() > 0.0999
     assert sizes[1].amax((1, 2, 3)).min() > 0.0999
     assert 0.03 < sizes[2].mean() < 0.07
-    # No coordinate went away from the donor: each start is the projection of some image of another class.
+    # No coordinate moved away from the guide: each start is the projection of some image of another class.
     x, y = torch.from_numpy(x), torch.from_numpy(y)
     for row in range(len(x)):
         others = Ball("linf", 0.1, 0.0, 1.0).project(x[row].expand_as(x[y != y[row]]), x[y != y[row]])

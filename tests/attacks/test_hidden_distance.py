@@ -42,7 +42,7 @@ def test_distance_moves_away_and_towards_as_it_says():
     assert (found.losses[-1] > 0.6 * found.losses[0]).all()
 
 
-def test_towards_reaches_the_activations_of_a_donor_within_reach():
+def test_towards_reaches_the_activations_of_a_guide_within_reach():
     classifier, (x, y) = wrap(trained()), points(40)
     attack = HiddenDistanceAttack(classifier, direction="towards", eps=1.0, eps_step=0.05, max_iter=60)
     found = attack.attempt(victim_of(classifier, x, y, restart=1, eps=1.0))
@@ -101,7 +101,7 @@ def test_convolutions_with_batch_norm():
     assert all(torch.equal(a, b) for a, b in zip(classifier.model.buffers(), statistics, strict=True))
 
 
-def test_nothing_to_tap_falls_back_to_the_logits(caplog):
+def test_without_hidden_activations_the_logits_are_used(caplog):
     torch.manual_seed(0)
     classifier, (x, _) = wrap(nn.Sequential(nn.Flatten(), nn.Linear(64, 10))), points(20)
     y = classifier.predict(x).argmax(axis=1)
@@ -112,7 +112,7 @@ def test_nothing_to_tap_falls_back_to_the_logits(caplog):
 
 
 class Averaged(nn.Module):
-    """Mean logits of noisy copies: the hidden activations have other rows than the images, or cannot be had."""
+    """Mean logits of noisy copies: the hidden activations have another batch size, or cannot be read."""
 
     def __init__(self, vmapped):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What needs gradients does the same inside of `no_grad` and `inference_mode`; a model that cuts them is named."""
+"""What needs gradients does the same inside `no_grad` and `inference_mode`; a model that cuts them is reported."""
 
 import copy
 import logging
@@ -87,7 +87,7 @@ ATTACKS = {
 
 @pytest.mark.parametrize("off", OFF)
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_attacks_do_the_same(attack, off):
+def test_attacks_find_the_same_inside(attack, off):
     classifier = classifier_of()
     usual = ATTACKS[attack](classifier, eps=0.1).generate(X, Y)
     assert (classifier.predict(usual).argmax(1) != classifier.predict(X).argmax(1)).any()
@@ -158,7 +158,7 @@ CALLS = {
 
 @pytest.mark.parametrize("off", OFF)
 @pytest.mark.parametrize("call", CALLS)
-def test_whatever_needs_gradients_does_the_same(call, off):
+def test_whatever_needs_gradients_does_the_same_inside(call, off):
     model = network()
     torch.manual_seed(0)
     usual = CALLS[call](model)
@@ -170,7 +170,7 @@ def test_whatever_needs_gradients_does_the_same(call, off):
 
 
 @pytest.mark.parametrize("off", OFF)
-def test_copies_made_there_can_be_trained(off):
+def test_copies_made_inside_can_be_trained(off):
     classifier, model = classifier_of(), network()
     with off():
         clone, random_copy = classifier.clone_for_refitting(), randomize(model)
@@ -220,7 +220,7 @@ def test_weights_made_in_inference_mode_are_refused():
 
 
 @pytest.mark.parametrize("attack", [name for name in ATTACKS if name not in ("official", "transfer")])
-def test_a_model_that_cuts_the_gradient_is_said_once(attack, caplog):
+def test_a_model_that_cuts_the_gradient_is_reported_once(attack, caplog):
     made = ATTACKS[attack](classifier_of(nn.Sequential(Detached(), network())), eps=0.1, batch_size=4)
     with caplog.at_level(logging.WARNING, logger="art_sensreg.attacks"):
         made.generate(X, Y)
@@ -245,7 +245,7 @@ def test_where_a_cut_gradient_is_refused():
             perturbed(adversary, cut)
 
 
-def test_explanations_of_a_model_that_cuts_the_gradient_are_zero_and_said_to_be(caplog):
+def test_explanations_of_a_model_that_cuts_the_gradient_are_zero_with_a_warning(caplog):
     classifier = classifier_of(nn.Sequential(Detached(), network()))
     with caplog.at_level(logging.WARNING, logger="art_sensreg.interpret"):
         assert not input_gradient(classifier, X, Y, batch_size=4).any()

@@ -4,7 +4,7 @@ from art_sensreg.attacks import KitchenSinkAttack
 from tests.attacks.trained import accuracy, points, trained, wrap
 
 
-def test_long_run_takes_the_first_points_that_are_right():
+def test_the_first_images_that_are_classified_correctly_are_attacked():
     classifier, (x, y) = wrap(trained()), points(30)
     y[[0, 3]] = (y[[0, 3]] + 1) % 10
     attack = KitchenSinkAttack(classifier, eps=0.2, max_iter=10, nb_restarts=4, max_points=5)
@@ -16,14 +16,14 @@ def test_long_run_takes_the_first_points_that_are_right():
     assert accuracy(classifier, made[attack.attacked], y[attack.attacked]) < 0.5
 
 
-def test_long_run_with_nothing_left():
+def test_nothing_left_to_attack():
     classifier, (x, y) = wrap(trained()), points(5)
     attack = KitchenSinkAttack(classifier, max_iter=2)
     assert np.array_equal(attack.generate(x, (y + 1) % 10), x)
     assert not attack.attacked.any()
 
 
-def test_long_run_goes_through_everything():
+def test_no_two_restarts_do_the_same():
     classifier, (x, y) = wrap(trained()), points(6)
     seen = []
 

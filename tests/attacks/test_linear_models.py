@@ -54,7 +54,7 @@ class Linear:
         """Robust accuracy under an attack minus the true one, in points; no image may be broken that cannot be."""
         robust = self.predicted(attack.generate(self.x, self.y)) == self.y
         margins = self.truth(norm, eps)
-        assert not (~robust & (margins > 1e-6)).any()  # float32 decides nearer ties as it likes
+        assert not (~robust & (margins > 1e-6)).any()  # nearer ties are decided by float32 rounding
         return 100 * (robust.mean() - (margins > 1e-6).mean())
 
 
@@ -123,7 +123,7 @@ def test_together_they_reach_the_truth(victims, official, name, norm):
 def test_projected_gradient_descent_comes_near(victims, name, norm, eps):
     above = victims[name].points_above_truth(_pgd(victims[name].classifier, norm, eps, restarts=2), norm, eps)
     # Of ten classes cross-entropy may climb towards one that cannot be reached; the targeted attacks try each.
-    if norm != "l1":  # there ART moves one pixel a step, whose way the box may bar: it is up to 50 points off
+    if norm != "l1":  # there ART moves one pixel in each step, which the box may stop: it is up to 50 points off
         assert above <= (5 if name == "digits" else 2) + ROUNDING
 
 
@@ -137,7 +137,7 @@ def test_one_step_is_enough_for_two_classes(victims, norm, number):
     }
     above = {name: victims[name].points_above_truth(attack, norm, eps) for name, attack in attacks.items()}
     assert above["two, no box"] <= 2 + ROUNDING
-    if norm == "linf":  # in the other norms the step is cut off at the box, and what is cut off is lost
+    if norm == "linf":  # in the other norms the step is clipped to the box, and what is clipped is lost
         assert above["two"] <= 2 + ROUNDING
 
 
@@ -147,7 +147,7 @@ def test_projected_ascent_comes_near(victims, name, norm, eps):
         victims[name].classifier, norm=norm, eps=eps, max_iter=40, nb_restarts=2, loss="margin", seed=0
     )
     above = victims[name].points_above_truth(attack, norm, eps)
-    # In L1 its steps go to a fixed share of the pixels, some of which the box bars.
+    # In L1 its steps go to a fixed share of the pixels, some of which the box stops.
     assert above <= (10 if norm == "l1" else 2) + ROUNDING
 
 

@@ -65,7 +65,7 @@ def data(n=40):
 
 
 def truth(x, y, eps=EPS):
-    """Which images no perturbation breaks, from the closed form."""
+    """Which images no perturbation breaks, in closed form."""
     weight = np.stack([-WEIGHT / 2, WEIGHT / 2])
     return linear_margins(weight, -weight.sum(axis=1) / 2, x, y, Ball("linf", eps, 0, 1)) > 0
 
@@ -108,7 +108,7 @@ def test_each_form_is_as_robust_as_the_closed_form_says(attack, form, scale):
 @pytest.mark.parametrize("kind", [SensRegClassifier, functools.partial(RandomizedClassifier, samples=3)])
 @pytest.mark.parametrize("form", ["probability", "clamped"])
 @pytest.mark.parametrize("attack", ["official", "margin", "scaled", "targeted"])
-def test_a_sure_probability_that_is_clamped_or_averaged_is_no_defence(attack, form, kind):
+def test_a_saturated_probability_that_is_clamped_or_averaged_is_no_defence(attack, form, kind):
     (x, y), classifier = data(), classifier_of(form, 40.0, kind=kind)
     made = ATTACKS[attack](classifier, eps=EPS).generate(x, y)
     assert np.array_equal(predicted_labels(classifier, made) == y, truth(x, y))
@@ -191,7 +191,7 @@ def test_what_an_output_is_follows_from_the_loss_or_is_refused():
     assert np.array_equal(predicted_labels(classifier, made) == y, truth(x, y))
 
 
-def test_probabilities_that_are_none_are_refused():
+def test_outputs_that_are_no_probabilities_are_refused():
     classifier = PyTorchClassifier(Ends("logit", 1.0), nn.BCELoss(), SHAPE, 2, clip_values=(0, 1), device_type="cpu")
     with pytest.raises(ValueError, match=r"predicts .* expected values from 0 to 1"):
         ProjectedAscent(classifier, eps=EPS).generate(data()[0])
@@ -204,7 +204,7 @@ def test_one_output_for_ten_classes_is_refused():
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_audit_counts_by_the_same_rule(form):
+def test_the_audit_classifies_by_the_same_rule(form):
     x, y = data()
     names = ["logits_not_probabilities", "deterministic", "batch_independent", "eps_zero_is_clean"]
     report = audit(classifier_of(form), x, y, eps=EPS, quick=True, checks=[*names, "gradients_match_differences"])

@@ -74,13 +74,13 @@ def test_later_restarts_attack_only_what_is_left():
     assert sizes[0] > sizes[1] >= sizes[2] >= (classifier.predict(made).argmax(axis=1) == y).sum()
 
 
-def test_wrong_images_come_back_as_they_are():
+def test_misclassified_images_come_back_as_they_are():
     classifier, (x, y) = wrap(trained()), points(10)
     wrong = (y + 1) % 10
     assert np.array_equal(ProjectedAscent(classifier, eps=0.1).generate(x, wrong), x)
 
 
-def test_labels_as_indices_rows_or_predictions():
+def test_labels_as_indices_one_hot_or_predictions():
     classifier, (x, _) = wrap(trained()), points(20)
     predicted = classifier.predict(x).argmax(axis=1)
     attack = ProjectedAscent(classifier, eps=0.1, max_iter=5)
@@ -105,7 +105,7 @@ def test_same_seed_same_images_and_no_trace_is_left(noisy):
     next(model.parameters()).grad = torch.ones_like(next(model.parameters()))
     classifier, (x, y) = wrap(model), points(20)
     modes = [module.training for module in model.modules()]
-    # Steps that come short of the border, where different starts would end in the same corners.
+    # Too few steps to reach the border, where different starts would end in the same corners.
     attacks = [ProjectedAscent(classifier, eps=0.1, eps_step=0.001, max_iter=5, seed=seed) for seed in (0, 0, 1)]
     made = []
     for attack in attacks:

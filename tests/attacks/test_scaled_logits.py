@@ -57,7 +57,7 @@ class Single(nn.Module):
         return self.model(x.float())
 
 
-def test_model_that_is_no_float64_is_attacked_as_it_is(caplog):
+def test_model_that_refuses_float64_is_attacked_as_it_is(caplog):
     classifier, (x, y) = wrap(Single()), points(40)
     made = ScaledLogitsAttack(classifier, scales=(), **LINF).generate(x, y)
     assert "No float64 copy of the model" in caplog.text

@@ -46,4 +46,4 @@ def test_surrogates_keep_their_modes():
     assert all(module.training for module in surrogate.model.modules())
     assert all(parameter.grad is None for parameter in surrogate.model.parameters())
     surrogate.model.eval()
-    assert np.array_equal(attack.generate(x, y), made)  # no dropout while it attacked
+    assert np.array_equal(attack.generate(x, y), made)  # no dropout during the attack

@@ -81,7 +81,7 @@ class RoundedLogits(Around):
 
 
 class Detached(Around):
-    """Autograd sees no way to the images."""
+    """Autograd finds no path to the images."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.model(x.detach())

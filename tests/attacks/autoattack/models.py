@@ -32,7 +32,7 @@ def linear(shape, classes, seed=0, **kwargs):
 
 
 def directly(model, x, y, norm, eps, seed=0, batch_size=250, nb_iter=None, nb_queries=None, classes=10, **kwargs):
-    """What the package does when it is called as its readme says; strength is set as its users set it."""
+    """What the package does when called as in its readme; strength is set as its users set it."""
     theirs = pytest.importorskip("pyautoattack").AutoAttack(
         model, norm=THEIRS[norm], eps=eps, seed=seed, device="cpu", **kwargs
     )

@@ -86,7 +86,7 @@ def test_the_users_units(victim, digits, clip, dtype, norm):
     x_adv = attack.generate(x, y)
     assert x_adv.dtype == dtype
     size = np.linalg.norm((x_adv.astype(np.float64) - x).reshape(40, -1), ord=ORDER[norm], axis=1)
-    assert size.max() <= eps  # exactly: no rounding is left over
+    assert size.max() <= eps  # exactly, with no rounding error
     assert x_adv.min() >= clip[0]
     assert x_adv.max() <= clip[1]
     assert np.array_equal(attack.robust, classifier.predict(x_adv).argmax(axis=1) == y)
@@ -114,7 +114,7 @@ def test_preprocessing_is_seen(victim, digits):
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.02), ("l2", 0.12), ("l1", 0.6)])
-def test_images_that_are_no_pictures(norm, eps):
+def test_images_that_are_vectors(norm, eps):
     rows, pictures = linear((64,), 4), linear((1, 8, 8), 4)
     x = np.random.default_rng(0).random((20, 64), dtype=np.float32)
     flat = OfficialAutoAttack(rows, norm=norm, eps=eps, **WEAK)
@@ -127,7 +127,7 @@ def test_images_that_are_no_pictures(norm, eps):
 
 @pytest.mark.parametrize("shape", [(13,), (4, 6), (1, 12, 12), (2, 3, 4)])
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_pictures_that_square_cannot_tile(shape, norm):
+def test_images_that_square_cannot_tile(shape, norm):
     classifier = linear(shape, 3)
     x = np.random.default_rng(0).random((8, *shape), dtype=np.float32)
     attack = OfficialAutoAttack(classifier, norm=norm, eps=2.0, attacks=["square"], nb_queries=60)
@@ -157,7 +157,7 @@ def test_one_image_and_batches_of_one(victim, digits, norm, version):
         assert attack.robust.shape == (n,)
 
 
-def test_nothing_is_rightly_classified(victim, digits):
+def test_no_image_is_classified_correctly(victim, digits):
     x, y = digits.x_test[:6], (victim.predict(digits.x_test[:6]).argmax(axis=1) + 1) % 10
     attack = OfficialAutoAttack(victim, eps=0.1)
     assert np.array_equal(attack.generate(x, y), x)
@@ -187,7 +187,7 @@ def test_binary_classifiers_with_one_output():
     assert 0 < attack.robust.sum() < 20
 
 
-def test_surroundings_are_as_before(victim, digits):
+def test_model_generators_and_tracing_are_left_as_they_were(victim, digits):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
     classifier = PyTorchClassifier(

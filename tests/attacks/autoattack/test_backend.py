@@ -22,7 +22,7 @@ def victim():
     return smoothed()
 
 
-def test_versions_are_the_authors():
+def test_versions_are_those_of_the_package():
     for version, stages in VERSIONS.items():
         assert package.AutoAttack(nn.Flatten(), version=version).attacks_to_run == list(stages)
 
@@ -56,7 +56,7 @@ def test_a_single_attack_equals_the_package(victim, digits, stage, norm):
 
 @pytest.mark.parametrize("norm", THEIRS)
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_default_strength_is_the_authors(victim, digits, version, norm):
+def test_the_default_strength_is_that_of_the_package(victim, digits, version, norm):
     attack = OfficialAutoAttack(victim, norm=norm, eps=EPS[norm], version=version)
     ours = attack._backend(RescaledModel(victim, digits.input_shape)).package
     theirs = package.AutoAttack(victim.model, norm=THEIRS[norm], eps=EPS[norm], seed=0, version=version)
@@ -121,7 +121,7 @@ class Differentiating(nn.Module):
         return self.model(x)
 
 
-def test_their_warnings_are_kept(victim, digits, caplog):
+def test_warnings_of_the_package_are_kept(victim, digits, caplog):
     x, y, model = digits.x_test[:20], digits.y_test[:20], victim.model
     quick = {"attacks": ("apgd-ce",), "nb_iter": 3}
     with caplog.at_level(logging.WARNING, logger="art_sensreg.attacks.autoattack.backend"):
@@ -132,7 +132,7 @@ def test_their_warnings_are_kept(victim, digits, caplog):
     assert any(
         "probability distribution" in text for text in _warnings(nn.Sequential(model, nn.Softmax(1)), x, y, **quick)
     )
-    # Their count of calls to autograd is global: after the dynamic model above it would accuse every other.
+    # The package counts calls to autograd globally: after the dynamic model above it would accuse every other model.
     assert _warnings(model, x, y, **quick) == []
 
 

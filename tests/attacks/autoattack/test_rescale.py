@@ -1,4 +1,4 @@
-"""The change of units between a user and attacks that know only pictures in [0, 1]."""
+"""The change of units between a user and attacks that know only images in [0, 1]."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def test_what_is_stored_keeps_the_budget_and_the_box_exactly(dtype, norm, low, h
     assert size.max() <= eps
     assert low <= stored.min()
     assert stored.max() <= high
-    # Little is given away: all but the rounding of each value, and all that the box takes.
+    # The budget is used up to the rounding of each value, and to what the box clips.
     unrounded = np.clip(perturbed, low, high).reshape(40, -1) - x.astype(np.float64).reshape(40, -1)
     free = np.linalg.norm(unrounded, ord=ORDER[norm], axis=1)
     spacing = np.spacing(np.maximum(np.abs(x), np.abs(stored))).astype(np.float64).reshape(40, -1)
@@ -41,7 +41,7 @@ def test_images_within_the_budget_stay_as_they_are():
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)])
-def test_units_go_there_and_back(low, high):
+def test_restoring_undoes_rescaling(low, high):
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
     classifier = PyTorchClassifier(model, nn.CrossEntropyLoss(), (12,), 3, clip_values=(low, high), device_type="cpu")
     x = (low + (high - low) * np.random.default_rng(0).random((6, 12))).astype(np.float32)
@@ -64,7 +64,7 @@ def test_logits_can_be_written_to():
     assert (x == 0.5).all()
 
 
-def test_pictures_that_will_do_stay_and_others_keep_their_values():
+def test_attackable_shapes_stay_and_others_keep_their_number_of_values():
     for shape in [(1, 8, 8), (3, 32, 32), (1, 28, 28), (3, 224, 224), (2, 7, 3)]:
         assert attackable_shape(shape, windows=False) == shape
         assert attackable_shape(shape, windows=True) == shape
@@ -78,7 +78,7 @@ def test_pictures_that_will_do_stay_and_others_keep_their_values():
         assert channels == (shape[0] if len(shape) == 3 else 1)
 
 
-def test_square_runs_on_every_picture_that_it_is_given():
+def test_square_runs_on_every_shape_that_it_is_given():
     package = pytest.importorskip("pyautoattack")
     for norm in ("L2", "L1"):
         for shape in [(1, size, size) for size in range(3, 27)] + [(1, 4, 9), (1, 9, 4), (13,), (29,), (1, 6, 1)]:

@@ -86,7 +86,7 @@ def test_images_in_every_form_are_attacked_alike(attack):
 
 
 @pytest.mark.parametrize("attack", ["ascent", "hidden", "sink", "official"])
-def test_a_single_image_none_and_whole_numbers(attack):
+def test_one_image_no_image_and_integers(attack):
     make = partial(ATTACKS[attack], classifier_of(clip_values=(0, 255)), eps=25.0)
     assert make().generate(X[:1] * 255, Y[:1]).shape == (1, *SHAPE)
     pixels = (X * 255).astype(np.uint8)
@@ -202,7 +202,7 @@ def test_the_default_type_of_new_tensors_changes_nothing(attack):
     assert np.array_equal(made, usual)
 
 
-def test_a_model_sees_the_users_default_type_inside_of_autoattack():
+def test_a_model_sees_the_users_default_type_inside_autoattack():
     class Doubles(nn.Module):
         def forward(self, x):
             assert torch.zeros(1).dtype == torch.float64

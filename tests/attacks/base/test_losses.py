@@ -35,7 +35,7 @@ def test_targeted_margin_is_between_target_and_label():
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
-def test_unit_scale_cross_entropy_knows_no_scale(scale):
+def test_unit_scale_cross_entropy_does_not_depend_on_the_scale(scale):
     logits, y = torch.tensor([[2.0, 1.0, 0.5]], requires_grad=True), torch.tensor([0])
     loss = unit_scale_cross_entropy(scale * logits, y)
     assert torch.allclose(loss, cross_entropy(logits, y))  # whose margin is 1

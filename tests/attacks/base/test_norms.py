@@ -146,7 +146,7 @@ def test_border_is_uniform(norm, law):
     assert abs((made > 0).double().mean() - 0.5) < 0.04
 
 
-def test_inside_is_uniform_in_linf_and_of_uniform_radius_else():
+def test_starts_inside_are_uniform_in_linf_and_of_uniform_radius_otherwise():
     generator = torch.Generator().manual_seed(1)
     made = Ball("linf", 0.5).inside(torch.zeros(3000, 4), generator)[:, 0]
     assert stats.kstest(made.numpy(), stats.uniform(-0.5, 1.0).cdf).pvalue > 1e-3
@@ -167,7 +167,7 @@ def test_starts_come_from_the_given_generator_alone(norm, kind):
 
 
 @pytest.mark.parametrize("norm", ["l3", 3, None, "-inf", "-2", 10**400, np.timedelta64(2, "s")])
-def test_what_is_no_norm_is_not_taken_for_one(norm):
+def test_what_is_no_norm_is_refused(norm):
     with pytest.raises(ValueError, match="`norm` is"):
         norm_name(norm)
     with pytest.raises(ValueError, match="`norm` is"):

@@ -82,7 +82,7 @@ ATTACKS = {
 
 
 class Twice(PreprocessorPyTorch):
-    """As ART's EoT preprocessors do: two rows an image."""
+    """Two copies of each image, as ART's EoT preprocessors make them."""
 
     def __init__(self):
         super().__init__(device_type="cpu", is_fitted=True, apply_fit=False, apply_predict=True)
@@ -91,7 +91,7 @@ class Twice(PreprocessorPyTorch):
         return x.repeat_interleave(2, dim=0), y
 
 
-def test_several_rows_of_an_image_are_averaged_or_refused():
+def test_several_copies_of_an_image_are_averaged_or_refused():
     classifier = classifier_of(preprocessing_defences=[Twice()])
     with pytest.raises(ValueError, match="returns 4 rows for 2 images; expected one row for each image"):
         differentiable_model(classifier)(torch.from_numpy(X[:2]))
@@ -102,8 +102,8 @@ def test_several_rows_of_an_image_are_averaged_or_refused():
 
 @pytest.mark.parametrize("kind", [SensRegClassifier, PyTorchClassifier])
 @pytest.mark.parametrize("ends", ["logits", "probability"])
-def test_rows_of_arts_eot_are_averaged(ends, kind):
-    """Noise without a spread: the mean over its rows is the model itself."""
+def test_copies_of_arts_eot_are_averaged(ends, kind):
+    """Noise without a spread: the mean over the copies is the model itself."""
     noise = EoTGaussianNoisePyTorch(nb_samples=3, std=(0.0, 0.0), clip_values=(0.0, 1.0), apply_predict=True)
     if ends == "logits":
         usual, noisy = (classifier_of(kind, preprocessing_defences=parts) for parts in ([], [noise]))

@@ -8,7 +8,7 @@ from art_sensreg.benchmark.config.threat_models import random_noise
 
 
 @pytest.mark.parametrize(("norm", "largest"), [(np.inf, 1.0), ("L2", 2.0), (2.0, 2.0), (1, 4.0)])
-def test_sizes_know_a_norm_by_every_name(norm, largest):
+def test_a_norm_may_be_written_in_many_ways_for_sizes(norm, largest):
     assert diameter(norm, (4,), 0.0, 1.0) == largest
     x = np.full((1, 4), 0.5, dtype=np.float32)
     assert np.array_equal(random_noise(x, norm, 0.1, seed=0), random_noise(x, norm_name(norm), 0.1, seed=0))

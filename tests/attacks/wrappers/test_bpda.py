@@ -194,7 +194,7 @@ def test_all_arts_attacks_go_through_the_preprocessing(name):
         assert accuracy(classifier, made, y) < 0.5
 
 
-def test_per_row_gradients_by_vmap():
+def test_per_example_gradients_by_vmap():
     x, y = (torch.from_numpy(part) for part in points(5))
     model = BPDA(trained(), quantise)
 

@@ -1,4 +1,4 @@
-"""The forward pass of BPDA is the preprocessing as numpy means it, also where torch means something else."""
+"""The forward pass of BPDA is the preprocessing with numpy's semantics, also where those of torch differ."""
 
 import logging
 
@@ -83,14 +83,14 @@ def test_the_first_images_may_hide_the_difference():
 
 
 def test_a_difference_that_only_some_shapes_have_is_found():
-    """The median of an odd number of values is the same in both, of an even number it is not."""
+    """The median of an odd number of values is the same in both; of an even number it is not."""
     function = lambda x: x - (np.median(x) if isinstance(x, np.ndarray) else x.median())  # noqa: E731
     model = BPDA(nn.Identity(), function)
     assert torch.equal(model(torch.tensor([[1.0, 2.0, 4.0]])), torch.tensor([[-1.0, 0.0, 2.0]]))
     assert torch.equal(model(torch.tensor([[1.0, 2.0, 4.0, 5.0]])), torch.tensor([[-2.0, -1.0, 1.0, 2.0]]))
 
 
-def test_a_difference_is_said_once_and_numpy_decides_it(caplog):
+def test_a_difference_is_reported_once_and_arrays_are_given(caplog):
     x = torch.from_numpy(X)
     with caplog.at_level(logging.WARNING, logger="art_sensreg"):
         model = BPDA(nn.Identity(), scaled)
@@ -106,7 +106,7 @@ def test_a_difference_is_said_once_and_numpy_decides_it(caplog):
     assert not caplog.records
 
 
-def test_what_is_the_same_in_both_stays_on_tensors():
+def test_functions_with_identical_results_stay_on_tensors():
     seen = []
 
     def quantise(x):
@@ -120,7 +120,7 @@ def test_what_is_the_same_in_both_stays_on_tensors():
     assert seen == [torch.Tensor]
 
 
-def test_trying_a_random_function_out_draws_nothing():
+def test_trying_out_a_random_function_draws_nothing():
     def noisy(x):
         return x + np.random.standard_normal(x.shape).astype(np.float32)
 
@@ -148,7 +148,7 @@ def test_an_attack_breaks_what_the_deployed_preprocessing_makes():
     assert 0 < robust.mean() < 1
 
 
-def test_half_precision_is_shown_to_numpy_as_float32():
+def test_half_precision_reaches_numpy_as_float32():
     for kind in (torch.bfloat16, torch.float16, torch.float64):
         output = BPDA(nn.Identity(), scaled)(torch.from_numpy(X).to(kind))
         assert output.dtype == kind
@@ -167,7 +167,7 @@ def test_a_surrogate_or_transform_that_cuts_the_gradient_is_refused(cut):
 
 
 def test_ties_are_sorted_as_numpy_sorts_them():
-    """Torch's order of equal values is another one; the first images, and noise, have none."""
+    """Torch sorts equal values in another order; the first images, and noise, have none."""
     first = torch.linspace(0, 1, 60).view(1, 60)
     later = torch.tensor(np.round(np.random.default_rng(0).random((1, 60)) * 4) / 4, dtype=torch.float32)
     bpda = BPDA(nn.Identity(), lambda x: x.argsort(-1))
@@ -190,8 +190,8 @@ def test_what_is_no_array_of_numbers_is_refused(value):
         BPDA(nn.Identity(), lambda x: value)(torch.ones(1, 1))
 
 
-def test_a_function_of_arrays_is_refused_inside_of_vmap():
-    """Where no array can be made it would have been given tensors, whose `std` is another."""
+def test_a_function_of_arrays_is_refused_inside_vmap():
+    """Where no array can be made it would be given tensors, whose `std` differs."""
     model = torch.func.vmap(BPDA(nn.Identity(), lambda x: x - x.std()))
     with pytest.raises(ValueError, match="`preprocessing` takes numpy arrays"):
         model(torch.rand(3, 4, 5))

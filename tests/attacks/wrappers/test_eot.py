@@ -31,7 +31,7 @@ def test_samples_are_independent(samples, kind):
     assert ((draws.mean(0) - model.linear(x)[0]).abs() < 5 * error).all()
 
 
-def test_taking_shared_noise_for_that_of_rows_would_average_nothing():
+def test_treating_shared_noise_as_independent_would_average_nothing():
     model = Random(weights=1.0)
     x = torch.ones(1, 4)
     with torch.no_grad():
@@ -94,7 +94,7 @@ class FromSource(nn.Module):
 
 @pytest.mark.parametrize("noise", ["rows", "shared"])
 @pytest.mark.parametrize("source", SOURCES)
-def test_chunks_give_the_gradient_of_the_whole(source, noise):
+def test_several_passes_give_the_gradient_of_one(source, noise):
     x = torch.rand(5, 4, dtype=torch.float64, requires_grad=True)
     model = FromSource(source)
 
@@ -123,7 +123,7 @@ def test_chunks_give_the_gradient_of_the_whole(source, noise):
 
 
 class Bytes:
-    """Bytes of the tensors that are alive of those that were noted."""
+    """Bytes of those noted tensors that are still alive."""
 
     def __init__(self):
         self.now = self.most = 0
@@ -238,7 +238,7 @@ def jitter(x):
     return x + torch.rand_like(x)
 
 
-def test_its_settings_can_be_read_off():
+def test_repr_shows_the_settings():
     eot = EOT(nn.Linear(2, 2), 3, average="probabilities", noise="shared", max_rows=9, memory=1000, transform=jitter)
     again = EOT(eot.model, **eval(f"dict({eot.extra_repr()})"))
     assert again.extra_repr() == eot.extra_repr()

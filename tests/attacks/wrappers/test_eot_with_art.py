@@ -43,7 +43,7 @@ def test_arts_attacks_run_through_it(name, kind):
         assert all(rows % 7 == 0 for rows in inner.calls) if noise == "rows" else len(inner.calls) % 7 == 0
 
 
-def test_gradients_of_classes_from_chunks():
+def test_class_gradients_from_several_passes():
     model = Random(rows=0.2, features=64)
     gradients = []
     for max_rows in (10**6, 12):

@@ -58,14 +58,14 @@ ROWS = {
 
 
 @pytest.mark.parametrize("name", SHARED)
-def test_shared_noise_is_seen(name):
+def test_shared_noise_is_recognised(name):
     for x in (IMAGES, IMAGES[:1], torch.zeros_like(IMAGES[:1])):  # a black image hides noise on weights
         plan = EOT(SHARED[name]).eval().plan(x)
         assert (plan.samples, plan.rows) == (1, len(x))
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_noise_of_rows_is_seen(name):
+def test_independent_noise_is_recognised(name):
     assert EOT(ROWS[name]).eval().plan(IMAGES).samples == 16
 
 
@@ -74,7 +74,7 @@ def test_measuring_leaves_no_trace():
     model.generator = torch.Generator().manual_seed(3)
     model.other = np.random.default_rng(3)
     norm = nn.BatchNorm1d(64).train()
-    asked = []  # outside of the model, whose own records are put back
+    asked = []  # kept outside the model, whose own records are restored
 
     def draw(x):
         asked.append(len(x))
@@ -117,7 +117,7 @@ def test_what_is_measured_is_measured_once_and_again_after_training():
     assert eot.plan(x).samples == 4
 
 
-def test_what_a_row_keeps_is_measured():
+def test_memory_of_an_example_is_measured():
     model = nn.Sequential(nn.Linear(10, 500), nn.Tanh(), nn.Linear(500, 2))
     eot = EOT(model, 8, noise="rows", memory=100 * 4 * (10 + 500)).eval()
     assert (eot.plan(torch.rand(10, 10)).samples, eot.plan(torch.rand(200, 10)).rows) == (8, 100)

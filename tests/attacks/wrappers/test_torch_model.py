@@ -31,7 +31,7 @@ class DeclaredPyTorch(QuantiserPyTorch):
 
 
 class AveragePyTorch(QuantiserPyTorch):
-    """One that can be differentiated."""
+    """A differentiable one."""
 
     def forward(self, x, y=None):
         return nn.functional.avg_pool2d(x, 3, stride=1, padding=1), y
@@ -112,7 +112,7 @@ def test_flat_preprocessing_is_passed_straight_through():
     ours, arts = gradients(flat, x, y, surrogates=True)
     assert not arts.any()
     assert np.allclose(ours, there, atol=1e-7)
-    # What the preprocessor declares itself is used, which ART does not.
+    # What the preprocessor declares itself is used; ART ignores it.
     declared = colour_classifier(PyTorchClassifier, preprocessing_defences=[DeclaredPyTorch()])
     ours, arts = gradients(declared, x, y, surrogates=True)
     assert not arts.any()
@@ -173,7 +173,7 @@ def test_model_in_float64(kind):
     assert accuracy(doubled, made[1], y) == pytest.approx(accuracy(plain, made[0], y), abs=0.051)
 
 
-def test_the_view_is_no_copy_and_in_evaluation_mode():
+def test_the_model_is_no_copy_and_in_evaluation_mode():
     model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10))
     classifier, (x, _) = wrap(model.train()), points(4)
     view = differentiable_model(classifier)
