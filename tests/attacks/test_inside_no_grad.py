@@ -249,4 +249,4 @@ def test_explanations_of_a_model_that_cuts_the_gradient_are_zero_with_a_warning(
     classifier = classifier_of(nn.Sequential(Detached(), network()))
     with caplog.at_level(logging.WARNING, logger="art_sensreg.interpret"):
         assert not input_gradient(classifier, X, Y, batch_size=4).any()
-    assert ["Autograd sees no way" in record.message for record in caplog.records] == [True]
+    assert ["Autograd finds no path" in record.message for record in caplog.records] == [True]
