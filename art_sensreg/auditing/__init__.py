@@ -5,6 +5,7 @@ from art_sensreg.auditing.context import AuditContext
 from art_sensreg.auditing.registry import CheckSpec, Exemption, Finding, not_applicable, register_check, skip
 from art_sensreg.auditing.report import AuditReport, Check
 from art_sensreg.auditing.run import audit
+from art_sensreg.auditing.shared_attacks import PgdSettings
 
 __all__ = [
     "CHECKS",
@@ -14,6 +15,7 @@ __all__ = [
     "CheckSpec",
     "Exemption",
     "Finding",
+    "PgdSettings",
     "audit",
     "not_applicable",
     "register_check",

@@ -55,10 +55,9 @@ def test_the_table_is_long_enough():
     assert {check for _, checks in TABLE for check in checks} <= set(CHECKS)
 
 
-def test_the_page_lists_every_check_with_its_source():
+def test_the_page_lists_every_check_with_what_it_measures_and_its_source():
     for name, spec in CHECKS.items():
-        assert f"| `{name}` | " in PAGE
-        assert spec.source in PAGE
+        assert f"| `{name}` | {spec.measures.rstrip('.')} | {spec.source} |" in PAGE
 
 
 @pytest.mark.parametrize(("model", "checks"), MUST, ids=[model for model, _ in MUST])

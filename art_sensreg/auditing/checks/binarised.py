@@ -13,29 +13,21 @@ from art_sensreg.penalties.forward.taps import ActivationTaps
 
 class BinarisedCopies(nn.Module):
     """
-    For each image a classifier of two classes on the features of the model: the image and random points around it are
-    one class, a random point of the ball's border the other. So the ball holds an adversarial example by construction,
-    and an attack that does not find one does not work on these features.
+    For each image a two-class classifier on the features of the model: the image and random points around it are one
+    class, a random point on the border of the ball is the other. The ball thus contains an adversarial example by
+    construction, and an attack that does not find one does not work on these features.
 
-    A batch must hold the images in the order that the copies were made for; :meth:`single` is the copy of one image,
-    for batches of any size.
+    A batch must hold the images in the order in which the copies were made; :meth:`single` is the copy for one image,
+    with batches of any size.
 
     | Paper link: https://arxiv.org/abs/2206.13991 (Zimmermann et al. 2022)
 
     :param model: Module from images to logits, in evaluation mode.
-    :param tapped: The part of it whose last hidden layer gives the features: the model itself, if None.
     :param x: Images, `(n, ...)`.
-    :param ball: What an attack may do.
+    :param ball: The perturbations allowed.
     :param generator: Source of the random points, on the CPU.
-    :param inner: Random points inside of the ball that share the class of the image.
-
-    Example:
-    >>> from art_sensreg.auditing.checks.binarised import BinarisedCopies
-    >>> model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
-    >>> x = torch.rand(5, 4, generator=torch.Generator().manual_seed(0))
-    >>> copies = BinarisedCopies(model, x, Ball("linf", 0.1, 0.0, 1.0), torch.Generator().manual_seed(0))
-    >>> copies(x).argmax(1).tolist(), copies(copies.border).argmax(1).tolist()
-    ([0, 0, 0, 0, 0], [1, 1, 1, 1, 1])
+    :param tapped: The part of the model whose last hidden layer gives the features; the model itself if None.
+    :param inner: Number of random points inside the ball that belong to the class of the image.
     """
 
     weight: torch.Tensor
@@ -69,12 +61,7 @@ class BinarisedCopies(nn.Module):
             self.register_buffer(name, value, persistent=False)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        """
-        Activations of the last hidden layer, or the logits of a model without one.
-
-        :param x: Images.
-        :return: `(n, d)`.
-        """
+        """Activations of the last hidden layer, or the logits of a model without one, `(n, d)`."""
         with ActivationTaps(self.tapped, "hidden") as taps:
             logits = self.model(x)
         hidden = taps.read(logits)
@@ -85,12 +72,7 @@ class BinarisedCopies(nn.Module):
         return torch.stack([-score, score], 1)
 
     def single(self, index: int) -> nn.Module:
-        """
-        The copy of one image.
-
-        :param index: Which.
-        :return: Module from `(m, ...)` to two logits.
-        """
+        """The copy for the image at an index: a module from `(m, ...)` to two logits."""
         return _Single(self, index)
 
 
