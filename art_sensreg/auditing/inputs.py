@@ -20,21 +20,13 @@ from art_sensreg.utils.rng import derive_seed
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """
-    How much work the checks do.
+    """How much work the checks do."""
 
-    :param steps: Steps of the reference attack.
-    :param restarts: Further random restarts that one check tries.
-    :param queries: Queries of the black-box attack; a sixth as many random points are tried.
-    :param points: Largest number of images.
-    :param binarised: Images for which a binarised copy of the model is made.
-    """
-
-    steps: int = 80
-    restarts: int = 10
-    queries: int = 300
-    points: int = 400
-    binarised: int = 40
+    steps: int = 80  # of the reference attack
+    restarts: int = 10  # that one check tries beyond it
+    queries: int = 300  # of the black-box attack; a sixth as many random points are tried
+    points: int = 400  # images at most
+    binarised: int = 40  # images for which a binarised copy of the model is made
 
 
 FULL = Effort()
@@ -43,21 +35,7 @@ QUICK = Effort(steps=40, restarts=3, queries=60, points=128, binarised=16)
 
 @dataclass(frozen=True, kw_only=True)
 class AuditInputs:
-    """
-    Everything that an audit is given.
-
-    :param classifier: The ART classifier under audit.
-    :param x: Images in the user's units, `(n, *input_shape)`.
-    :param y: Labels, `(n,)`.
-    :param eps: Perturbation size for which robustness is claimed, in the units of the images.
-    :param norm: `linf`, `l2` or `l1`.
-    :param seed: Seed of everything random.
-    :param effort: How much work the checks do.
-    :param twin: The same model trained without penalties, or None.
-    :param surrogates: Other trained models.
-    :param penalties: Penalties that the classifier was trained with.
-    :param train_data: Training images and labels, or None.
-    """
+    """Everything that an audit is given; see :func:`art_sensreg.audit`."""
 
     classifier: PyTorchClassifier
     x: np.ndarray
@@ -90,9 +68,6 @@ def validated(given: AuditInputs) -> AuditInputs:
     """
     Check what a caller of the audit gave, and bring it into the form that the checks rely on: float32 images, class
     indices, at most as many points as the effort allows, tuples of models and penalties.
-
-    :raises TypeError: If a classifier or a penalty is something else, or eps is not a number.
-    :raises ValueError: If shapes, labels or values do not fit.
     """
     surrogates, penalties = _as_tuple(given.surrogates), _as_tuple(given.penalties)
     for penalty in penalties:

@@ -14,23 +14,8 @@ def linear_margins(weight: np.ndarray, bias: np.ndarray, x: np.ndarray, y: np.nd
 
     Exact up to float64, in L-inf, L2 and L1: for each other class the margin is linear in the perturbation, so that
     each coordinate moves against the sign of its slope, as far as the range of the images allows; only how far depends
-    on the norm.
-
-    :param weight: W, `(C, d)`.
-    :param bias: b, `(C,)`.
-    :param x: Images, `(n, d)` or `(n, ...)` with d values each, inside the range of the ball.
-    :param y: Class indices, `(n,)`.
-    :param ball: The perturbations allowed; the ends of its range are numbers or have d values.
-    :return: float64 array `(n,)`; above 0 where no allowed perturbation changes the prediction.
-    :raises TypeError: If the ball's eps is not a number.
-    :raises ValueError: If shapes do not fit, or a value is out of range.
-
-    Example:
-    >>> from art_sensreg.auditing.linear_truth import linear_margins
-    >>> weight, bias, x, y = np.array([[1.0, 0.0], [0.0, 1.0]]), np.zeros(2), np.array([[0.9, 0.1]]), np.array([0])
-    >>> balls = [Ball(norm, 0.3, 0.0, 1.0) for norm in ("linf", "l2", "l1")]
-    >>> [linear_margins(weight, bias, x, y, ball).round(3).item() for ball in balls]
-    [0.2, 0.376, 0.5]
+    on the norm. Weight `(C, d)`, bias `(C,)`, images `(n, ...)` with d values each, class indices `(n,)`; float64
+    margins `(n,)`, above 0 where no allowed perturbation changes the prediction.
     """
     weight, bias = np.asarray(weight, dtype=np.float64), np.asarray(bias, dtype=np.float64)
     labels = np.asarray(y)
@@ -48,24 +33,7 @@ def linear_margins(weight: np.ndarray, bias: np.ndarray, x: np.ndarray, y: np.nd
 
 
 def linear_robust_accuracy(weight: np.ndarray, bias: np.ndarray, x: np.ndarray, y: np.ndarray, ball: Ball) -> float:
-    """
-    Fraction of the images that a linear classifier assigns to their label whatever the perturbation.
-
-    :param weight: W, `(C, d)`.
-    :param bias: b, `(C,)`.
-    :param x: Images, as for :func:`linear_margins`.
-    :param y: Class indices, `(n,)`.
-    :param ball: The perturbations allowed.
-    :return: Fraction of the images whose :func:`linear_margins` are above 0.
-    :raises TypeError: If the ball's eps is not a number.
-    :raises ValueError: If there are no images, shapes do not fit, or a value is out of range.
-
-    Example:
-    >>> from art_sensreg.auditing.linear_truth import linear_robust_accuracy
-    >>> x, y = np.array([[0.9, 0.1], [0.6, 0.5]]), np.array([0, 0])
-    >>> linear_robust_accuracy(np.eye(2), np.zeros(2), x, y, Ball("linf", 0.1, 0.0, 1.0))
-    0.5
-    """
+    """Fraction of the images that a linear classifier assigns to their label whatever the perturbation."""
     margins = linear_margins(weight, bias, x, y, ball)
     if not len(margins):
         raise ValueError("`x` is empty; expected at least one image.")

@@ -133,6 +133,12 @@ def test_units_scale(problem):
         np.testing.assert_array_equal(unit, images)
 
 
+@pytest.mark.parametrize(("norm", "expected"), [("linf", 0.2), ("l2", 0.8 - 0.3 * np.sqrt(2)), ("l1", 0.5)])
+def test_two_pixels(norm, expected):
+    margins = margins_of(np.eye(2), np.zeros(2), np.array([[0.9, 0.1]]), np.array([0]), 0.3, norm)
+    assert margins == pytest.approx(expected)
+
+
 def test_robust_accuracy_counts_margins_above_zero():
     x, y = np.array([[0.75, 0.25], [0.5, 0.25], [0.25, 0.5]]), np.array([0, 0, 0])
     assert robust_accuracy_of(np.eye(2), np.zeros(2), x, y, 0.125, "linf") == pytest.approx(1 / 3)  # the tie is lost

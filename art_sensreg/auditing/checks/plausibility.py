@@ -12,21 +12,12 @@ from art_sensreg.auditing.registry import Finding, not_applicable, register_chec
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """
-    A published robust accuracy under AutoAttack.
-
-    :param shape: Shape of an image, by which the data set is recognised.
-    :param norm: Norm.
-    :param eps: Perturbation size, as a fraction of the range of the images.
-    :param parameters: Number of weights of the largest model that the figure is a bound for.
-    :param robust: Robust accuracy.
-    :param source: Where it is from.
-    """
+    """A robust accuracy under AutoAttack, published for images of a shape, by which the data set is recognised."""
 
     shape: tuple[int, ...]
     norm: str = "linf"
-    eps: float
-    parameters: float = np.inf
+    eps: float  # as a fraction of the range of the images
+    parameters: float = np.inf  # number of weights of the largest model that the figure bounds
     robust: float
     source: str
 
@@ -43,26 +34,15 @@ class Published:
         )
 
 
+_MNIST, _CIFAR10 = (1, 28, 28), (3, 32, 32)
+_BARTOLDSON = "Bartoldson et al. 2024, arXiv 2404.09349, with more data"
+_WU = "TRADES + AWP, ResNet-18 (Wu et al. 2020, arXiv 2004.05884)"
 PUBLISHED = (
     Published(
-        shape=(1, 28, 28),
-        eps=0.3,
-        robust=0.963,
-        source="best of the MNIST challenge's successors under AutoAttack, 0.3",
+        shape=_MNIST, eps=0.3, robust=0.963, source="best of the MNIST challenge's successors under AutoAttack, 0.3"
     ),
-    Published(
-        shape=(3, 32, 32),
-        eps=8 / 255,
-        parameters=15e6,
-        robust=0.516,
-        source="TRADES + AWP, ResNet-18 (Wu et al. 2020, arXiv 2004.05884)",
-    ),
-    Published(
-        shape=(3, 32, 32),
-        eps=8 / 255,
-        robust=0.7371,
-        source="Bartoldson et al. 2024, arXiv 2404.09349, with more data",
-    ),
+    Published(shape=_CIFAR10, eps=8 / 255, robust=0.516, parameters=15e6, source=_WU),
+    Published(shape=_CIFAR10, eps=8 / 255, robust=0.7371, source=_BARTOLDSON),
 )
 
 
