@@ -35,7 +35,7 @@ from art_sensreg.attacks import (
     TargetedMarginAttack,
     TransferAttack,
 )
-from art_sensreg.interpret import input_gradient
+from art_sensreg.interpret import ExplanationConfig, input_gradient
 
 X = np.random.default_rng(0).random((16, 1, 2, 2), dtype=np.float32)
 Y = np.arange(16) % 3
@@ -248,5 +248,5 @@ def test_where_a_cut_gradient_is_refused():
 def test_explanations_of_a_model_that_cuts_the_gradient_are_zero_with_a_warning(caplog):
     classifier = classifier_of(nn.Sequential(Detached(), network()))
     with caplog.at_level(logging.WARNING, logger="art_sensreg.interpret"):
-        assert not input_gradient(classifier, X, Y, batch_size=4).any()
+        assert not input_gradient(classifier, X, Y, ExplanationConfig(batch_size=4)).any()
     assert ["Autograd finds no path" in record.message for record in caplog.records] == [True]
