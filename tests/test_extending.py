@@ -5,8 +5,11 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+from art_sensreg import audit
+from art_sensreg.auditing import CHECKS
 from art_sensreg.benchmark.attacks import ATTACKS
 from art_sensreg.benchmark.cli.suite import main
 from art_sensreg.benchmark.defences import DEFENCES
@@ -25,7 +28,7 @@ def files_of_the_page():
 @pytest.fixture
 def plugin(tmp_path):
     """Writes a file of the page; afterwards the registries are as they were."""
-    before = [(registry, dict(registry)) for registry in (DEFENCES, ATTACKS)]
+    before = [(registry, dict(registry)) for registry in (DEFENCES, ATTACKS, CHECKS)]
 
     def write(name):
         (tmp_path / name).write_text(files_of_the_page()[name])
@@ -42,7 +45,7 @@ def runs_in(folder):
 
 
 def test_the_page_has_an_example_of_each():
-    assert list(files_of_the_page()) == ["my_defence.py", "my_trainer.py", "my_attack.py"]
+    assert list(files_of_the_page()) == ["my_defence.py", "my_trainer.py", "my_attack.py", "my_check.py"]
 
 
 @pytest.mark.parametrize(("file", "name"), [("my_defence.py", "double-backprop"), ("my_trainer.py", "half")])
@@ -72,6 +75,16 @@ def test_the_attack_of_the_page_runs_where_it_is_put(tmp_path, plugin):
     assert [row["attack"] for row in attacks] == ["random-corners", "square"]
     assert attacks[0]["status"] == "ok"
     assert attacks[0]["robust_accuracy"] < runs_in(tmp_path)["none"]["clean_accuracy"]
+
+
+def test_the_check_of_the_page_is_run_by_every_audit(plugin, make_classifier, digits):
+    assert main([*plugin("my_check.py"), "--list"]) == 0
+    assert list(CHECKS)[-1] == "every_class_predicted"
+    classifier, x, y = make_classifier(), digits.x_test[:60], digits.y_test[:60]
+    (check,) = audit(classifier, x, y, eps=0.1, checks=["every_class_predicted"]).checks
+    classes = len(np.unique(classifier.predict(x).argmax(axis=1)))
+    assert check.value == pytest.approx(1 - classes / 10)
+    assert check.status == ("PASS" if classes >= 5 else "FAIL")
 
 
 def test_an_option_of_the_page_is_set_and_stored(tmp_path, plugin):

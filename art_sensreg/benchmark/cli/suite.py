@@ -10,12 +10,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from art_sensreg.benchmark.attacks import ATTACKS, ordered
 from art_sensreg.benchmark.cli.arguments import OneLineParser, make_parser, request_of
 from art_sensreg.benchmark.cli.console import say
-from art_sensreg.benchmark.config.threat_models import NORMS
-from art_sensreg.benchmark.defences.from_art import LEFT_OUT
-from art_sensreg.benchmark.defences.registry import DEFENCES
+from art_sensreg.benchmark.cli.listing import list_names
 from art_sensreg.benchmark.engine.suite import open_suite
 from art_sensreg.benchmark.results.extra_tables import extra_tables
 from art_sensreg.benchmark.results.store import Records
@@ -75,23 +72,3 @@ def _print(records: Records, pages: list[Path]) -> None:
     say(*explanations(records.data), "\nWrote:")
     say(*(f"  {path}" for path in [records.out / "results.json", records.out / "results.csv", *pages]))
     say(f"  {records.out / 'masks'}{'/*.npz'}, {records.out / 'checkpoints'}{'/*.safetensors'}")
-
-
-def list_names() -> str:
-    """Every defence and attack, one line each, and which of ART's defences are missing."""
-    lines = ["Defences: what each is, its paper, what is repaired; [metric of its claim: threat]; {options of --set}"]
-    for defence in DEFENCES.values():
-        repaired = f"; repaired: {defence.repaired}" if defence.repaired else ""
-        metric = defence.claim.metric.replace("_", " ").replace("none", "no claim about evasion")
-        options = f" {{{', '.join(defence.options)}}}" if defence.options else ""
-        unmet = f"; not met on the digits: {defence.claim.unmet}" if defence.claim.unmet else ""
-        claim = f"[{metric}: {defence.claim.threat}{unmet}]"
-        lines.append(f"  {defence.name:26} {defence.summary} ({defence.paper}{repaired}) {claim}{options}")
-    lines.append("Attacks, in the order in which they run:")
-    for name in ordered(ATTACKS):
-        attack = ATTACKS[name]
-        norms = "" if attack.norms == tuple(NORMS) else f"; {', '.join(attack.norms)} only"
-        lines.append(f"  {name:26} {attack.summary} ({attack.paper}{norms})")
-    lines.append("Of ART's defences for PyTorch no rows, and why:")
-    lines += [f"  {names}: {reason}" for names, reason in LEFT_OUT.items()]
-    return "\n".join(lines)
