@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -196,12 +195,6 @@ def _train(
     if config.accumulate > 1:
         check_divisible(objective, model, *batches.sample(LOOK))
     validation = reader.held_out(options.validation_data, options.batch_adapter)
-    checkpoints = None
-    if options.checkpoint_dir is not None:
-        folder = Path(options.checkpoint_dir).expanduser()
-        mode = options.training_mode
-        describe = description(classifier, model, objective, config, options.scheduler, mode, data, validation)
-        checkpoints = Checkpoints(folder, config.keep, options.resume, describe, processes)
     setup = RunSetup(
         model=model,
         objective=objective,
@@ -211,13 +204,16 @@ def _train(
         scheduler=options.scheduler,
         validation=validation,
         guard=_guard(options.adversary, config, batches, validation),
-        checkpoints=checkpoints,
         processes=processes,
         training_mode=options.training_mode,
         verbose=options.verbose and processes.rank == 0,
     )
-    with checkpoints or nullcontext():
+    if options.checkpoint_dir is None:
         return train(setup)
+    folder = Path(options.checkpoint_dir).expanduser()
+    describe = description(classifier, setup, data)
+    with Checkpoints(folder, config.keep, options.resume, describe, processes) as checkpoints:
+        return train(replace(setup, checkpoints=checkpoints))
 
 
 def _guard(

@@ -7,31 +7,20 @@ from collections.abc import Callable
 from typing import Any
 
 from art.estimators.classification import PyTorchClassifier
-from torch import nn
 
 from art_sensreg.art_bridge.loaders import describe_source
-from art_sensreg.objectives import Objective
 from art_sensreg.training.batches import HeldOut, HeldOutLoader, HeldOutTensors
+from art_sensreg.training.checkpoint.comparison import Fingerprint
 from art_sensreg.training.checkpoint.describe import Describer
-from art_sensreg.training.checkpoint.fingerprint import Fingerprint, describe_data, fingerprint, own_things
-from art_sensreg.training.config import TrainingConfig
+from art_sensreg.training.checkpoint.fingerprint import describe_data, fingerprint, own_things
+from art_sensreg.training.run import RunSetup
 
 Data = Callable[[Describer], dict[str, str]]
 
 
-def description(
-    classifier: PyTorchClassifier,
-    model: nn.Module,
-    objective: Objective,
-    config: TrainingConfig,
-    scheduler: Any,
-    training_mode: bool,
-    data: Data,
-    validation: HeldOut | None,
-) -> Callable[[bool], Fingerprint]:
+def description(classifier: PyTorchClassifier, setup: RunSetup, data: Data) -> Callable[[bool], Fingerprint]:
     """Make a function that describes a run as it is at the time of the call."""
-    optimizer = classifier.optimizer
-    describe = Describer([*own_things(model, optimizer, scheduler), classifier])
+    describe, validation = Describer([*own_things(setup), classifier]), setup.validation
     read = functools.cache(lambda used: data(describe))
     scored = functools.cache(lambda used: _describe_held_out(validation, describe))
     used = False
@@ -47,7 +36,7 @@ def description(
             "preprocessing's": preprocessing,
             "validation data's": scored(used and isinstance(validation, HeldOutLoader)),
         }
-        return fingerprint(model, objective, optimizer, scheduler, config, read(used), training_mode, describe, further)
+        return fingerprint(setup, read(used), describe, further)
 
     return described
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from art_sensreg.training.checkpoint.fingerprint import Fingerprint, changed, first_difference
+from art_sensreg.training.checkpoint.comparison import Fingerprint, changed, first_difference
 from art_sensreg.training.checkpoint.folder import check_folder, list_checkpoints, read_newest, write_checkpoint
 from art_sensreg.training.checkpoint.lock import FolderLock
 from art_sensreg.training.distributed import Processes
