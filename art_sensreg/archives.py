@@ -14,7 +14,7 @@ import os
 import pickle
 import tarfile
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ import numpy as np
 from art import config
 
 from art_sensreg.utils.files import atomic_write, read_regular
+from art_sensreg.utils.npz import read_npz
 
 Arrays = dict[str, np.ndarray]
+KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +81,9 @@ def data_folder() -> Path:
     return Path(config.ART_DATA_PATH)
 
 
-def load_archive(name: str, read_npz: Callable[[Any, str], Arrays]) -> Arrays:
+def load_archive(name: str) -> Arrays:
     """
-    The arrays of MNIST or CIFAR-10, as published; `read_npz` reads the content of an `.npz` file.
+    The arrays of `mnist` or `cifar10`, as published.
 
     `ValueError` if a file is not the published one, or others can write into the folder.
     """
@@ -97,7 +99,9 @@ def load_archive(name: str, read_npz: Callable[[Any, str], Arrays]) -> Arrays:
     if not _as_published(data, archive.digests):
         where = archive.url if present is None else present
         raise ValueError(f"{where} is not the published file (its checksum is another): delete it, {instead}")
-    return read_npz(io.BytesIO(data), archive.names[0]) if name == "mnist" else read_batches(_unpacked(data))
+    if name == "cifar10":
+        return read_batches(_unpacked(data))
+    return read_npz(io.BytesIO(data), f"`dataset`: {archive.names[0]}", KEYS)
 
 
 def check_private(folder: Path, instead: str) -> None:

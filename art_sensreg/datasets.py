@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from art_sensreg.archives import load_archive
+from art_sensreg.archives import KEYS, load_archive
 from art_sensreg.utils.checks import did_you_mean
 from art_sensreg.utils.npz import read_npz
 
 DATASETS = ("digits", "mnist", "cifar10")
-KEYS = ("x_train", "y_train", "x_test", "y_test")
 # Class indices below this are taken for what they are; larger ones only if there are as many images.
 _MOST_CLASSES = 1000
 
@@ -114,7 +113,7 @@ def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> D
         )
     if data_dir is not None:
         return replace(_load_file(Path(data_dir) / f"{name}.npz"), name=name)
-    return _dataset(name, load_archive(name, read_npz), name)
+    return _dataset(name, load_archive(name), name)
 
 
 def _load_digits() -> Dataset:
@@ -131,7 +130,7 @@ def _load_digits() -> Dataset:
 def _load_file(path: Path) -> Dataset:
     if not path.is_file():
         raise FileNotFoundError(f"`dataset`: there is no file {path}; expected an .npz file with {', '.join(KEYS)}.")
-    return _dataset(path.stem, read_npz(path, path.name), path.name)
+    return _dataset(path.stem, read_npz(path, f"`dataset`: {path.name}", KEYS), path.name)
 
 
 def _dataset(name: str, arrays: dict[str, np.ndarray], file: str) -> Dataset:

@@ -1,9 +1,11 @@
+import os
 import pickle
 
 import numpy as np
 import pytest
 
 from art_sensreg.datasets import load_dataset
+from tests.utils.npz_files import archive, member
 
 LABELS = np.array([0, 1, 2, 1])
 
@@ -28,7 +30,7 @@ def arrays(**changes):
         (np.ones((4, 3, 5, 6), np.float32), (3, 5, 6)),
     ],
 )
-def test_layouts(tmp_path, images, shape):
+def test_every_accepted_layout_becomes_channels_first(tmp_path, images, shape):
     np.savez(tmp_path / "own.npz", **arrays(x_train=images, x_test=images))
     dataset = load_dataset(str(tmp_path / "own.npz"))
     assert dataset.input_shape == shape
@@ -57,13 +59,13 @@ def test_layouts(tmp_path, images, shape):
         ({"y_train": LABELS / 2}, r"`y_train` has dtype float64"),
     ],
 )
-def test_unusable_files(tmp_path, changes, message):
+def test_what_is_wrong_with_a_file_is_named(tmp_path, changes, message):
     np.savez(tmp_path / "own.npz", **arrays(**changes))
     with pytest.raises(ValueError, match=message):
         load_dataset(str(tmp_path / "own.npz"))
 
 
-def test_missing_keys(tmp_path):
+def test_missing_arrays_are_named(tmp_path):
     np.savez(tmp_path / "own.npz", x_train=np.zeros((4, 5, 6)), labels=LABELS)
     with pytest.raises(ValueError, match=r"it has no y_train, x_test, y_test \(it has x_train, labels\)"):
         load_dataset(str(tmp_path / "own.npz"))
@@ -75,7 +77,7 @@ def test_nothing_is_unpickled(tmp_path):
         load_dataset(str(tmp_path / "own.npz"))
 
 
-def test_unknown_names(tmp_path):
+def test_unknown_names_and_missing_files_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"`dataset` is 'imagenet'; expected one of digits, mnist, cifar10"):
         load_dataset("imagenet")
     with pytest.raises(FileNotFoundError, match=r"there is no file .*mnist.npz; expected an .npz file with x_train"):
@@ -99,14 +101,14 @@ def test_digits_are_the_whole_set_in_two_parts(digits):
     assert digits.x_train.max() == 1
 
 
-def test_mnist(data_dir):
+def test_mnist_from_a_folder(data_dir):
     mnist = load_dataset("mnist", data_dir)
     assert mnist.x_train.shape == (60_000, 1, 28, 28)
     assert mnist.x_test.shape == (10_000, 1, 28, 28)
     assert mnist.y_test[:5].tolist() == [7, 2, 1, 0, 4]
 
 
-def test_damaged_files(tmp_path):
+def test_damaged_files_are_refused(tmp_path):
     np.savez(tmp_path / "whole.npz", **arrays())
     whole = (tmp_path / "whole.npz").read_bytes()
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
@@ -117,3 +119,42 @@ def test_damaged_files(tmp_path):
     for name in ("cut", "empty", "single", "scalar"):
         with pytest.raises(ValueError, match=rf"`dataset`: {name}.npz cannot be used"):
             load_dataset(str(tmp_path / f"{name}.npz"))
+
+
+UNUSABLE = {
+    "records": {"x_train": member(np.zeros((4, 5, 6), dtype=[("a", "u1"), ("b", "u1")]))},
+    "text": {"y_train": member(np.array(["a", "b", "c", "d"]))},
+    "dates": {"y_train": member(np.array([0, 1, 2, 3], dtype="datetime64[s]"))},
+    "complex images": {"x_train": member(np.zeros((4, 5, 6), complex))},
+    "labels of a billion": {"y_train": member(np.array([0, 1, 2, 10**9]))},
+    "labels of a billion in the test": {"y_test": member(np.array([0, 1, 2, 10**9]))},
+    "labels beyond 64 bits": {"y_train": member(np.array([0, 1, 2, 2**64 - 1], np.uint64))},
+    "no labels": {"y_train": member(np.zeros(0, int)), "x_train": member(np.zeros((0, 5, 6), np.uint8))},
+    "rows of labels": {"y_train": member(np.eye(4, dtype=int))},
+}
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_arrays_that_are_no_data_set_are_one_line(tmp_path, case):
+    archive(tmp_path / "own.npz", **UNUSABLE[case])
+    with pytest.raises(ValueError, match=r"^`dataset`: own\.npz cannot be used: ") as stop:
+        load_dataset(str(tmp_path / "own.npz"))
+    assert "\n" not in str(stop.value)
+
+
+def test_labels_up_to_a_thousand_classes_are_labels(tmp_path):
+    archive(tmp_path / "own.npz", y_train=member(np.array([0, 1, 2, 999])))
+    assert load_dataset(str(tmp_path / "own.npz")).nb_classes == 1000
+
+
+def test_a_pipe_and_a_folder_are_no_files(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npz")
+    (tmp_path / "folder.npz").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(FileNotFoundError, match=f"there is no file .*{name}.npz"):
+            load_dataset(str(tmp_path / f"{name}.npz"))
+
+
+def test_a_misspelt_name_finds_the_nearest():
+    with pytest.raises(ValueError, match=r"Did you mean 'mnist'\?"):
+        load_dataset("mnsit")

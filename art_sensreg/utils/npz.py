@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 from zipfile import BadZipFile, ZipFile, ZipInfo
@@ -16,37 +17,35 @@ _EXPANSION, _LARGE = 100, 2**30
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
-def read_npz(source: Path | IO[bytes], name: str, keys: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
+def read_npz(source: Path | IO[bytes], name: str, keys: Sequence[str]) -> dict[str, np.ndarray]:
     """
-    The arrays `keys` of an `.npz` file, of which a symbolic link is followed; the four of a data set by default.
+    The arrays `keys` of an `.npz` file, of which a symbolic link is followed.
 
     A `ValueError` of one line, with `name`, if it is no such file, is damaged, lacks one of them, holds Python objects,
     or needs more memory than there is.
     """
-    wanted = ("x_train", "y_train", "x_test", "y_test") if keys is None else keys
-    what = f"`dataset`: {name}" if keys is None else name
     try:
         if isinstance(source, Path):
             check_regular(source, links=True)
         with ZipFile(source) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            missing = [key for key in wanted if key not in members]
+            missing = [key for key in keys if key not in members]
             if missing:
                 found = ", ".join(members) or "nothing"
-                raise ValueError(f"it has no {', '.join(missing)} (it has {found}); expected {', '.join(wanted)}")
-            _check_memory([members[key] for key in wanted])
-            for key in wanted:
+                raise ValueError(f"it has no {', '.join(missing)} (it has {found}); expected {', '.join(keys)}")
+            _check_memory([members[key] for key in keys])
+            for key in keys:
                 _check_header(archive, members[key], key)
             arrays = {}
-            for key in wanted:
+            for key in keys:
                 with archive.open(members[key]) as file:
                     arrays[key] = np.lib.format.read_array(file, allow_pickle=False)
             return arrays
     except BadZipFile as error:
-        raise ValueError(f"{what} cannot be used: it is no archive, or damaged ({error}).") from error
+        raise ValueError(f"{name} cannot be used: it is no archive, or damaged ({error}).") from error
     except Exception as error:  # a file may be damaged in any way
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{what} cannot be used: {reason[:500]}.") from error
+        raise ValueError(f"{name} cannot be used: {reason[:500]}.") from error
 
 
 def _check_memory(members: list[ZipInfo]) -> None:
