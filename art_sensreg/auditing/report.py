@@ -147,8 +147,8 @@ class AuditReport:
         # The authors alone, so that lines stay short: `table` and the other forms have the sources in full.
         rows = [[*row[:-1], textwrap.shorten(row[-1].split(",")[0], 30, placeholder="...")] for row in table.rows]
         texts = [*self.advice(), f"Verdict: {one_line(self.verdict)}"]
-        wrapped = [textwrap.fill(text, _WIDTH, subsequent_indent="  ", break_long_words=False) for text in texts]
-        return "\n".join([replace(table, rows=rows).as_text(), "", *wrapped])
+        wrapper = textwrap.TextWrapper(_WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        return "\n".join([replace(table, rows=rows).as_text(), "", *map(wrapper.fill, texts)])
 
     def as_markdown(self) -> str:
         """The report in Markdown: verdict, table, and what to do about each check that did not pass."""

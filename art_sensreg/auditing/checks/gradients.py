@@ -141,7 +141,7 @@ def _raw_gradients(context: AuditContext) -> dict[str, torch.Tensor]:
 
 
 def _by_loss(shares: dict[str, float]) -> str:
-    return ", ".join(f"{name}: {share:.3g}" for name, share in shares.items())
+    return f"for {', for '.join(f'{name} {share:.3g}' for name, share in shares.items())}."
 
 
 def _compared_with_differences(context: AuditContext) -> Finding:
