@@ -98,7 +98,7 @@ def load_archive(name: str) -> Arrays:
     data = _downloaded(archive, folder, instead) if present is None else read_regular(present, archive.limit)
     if not _as_published(data, archive.digests):
         where = archive.url if present is None else present
-        raise ValueError(f"{where} is not the published file (its checksum is another): delete it, {instead}")
+        raise ValueError(f"{where} is not the published file (its checksum differs): delete it, {instead}")
     if name == "cifar10":
         return read_batches(_unpacked(data))
     return read_npz(io.BytesIO(data), f"`dataset`: {archive.names[0]}", KEYS)
@@ -114,11 +114,11 @@ def check_private(folder: Path, instead: str) -> None:
             found = os.stat(place)
         except FileNotFoundError:
             continue
-        # A group of one's own, which many systems give each user, is nobody else.
+        # The user's own group, which many systems create, has no other members.
         group = found.st_mode & 0o020 and found.st_gid not in (0, os.getgid())
         others, sticky = found.st_mode & 0o002 or group, found.st_mode & 0o1000
         owned = found.st_uid in (0, os.getuid())
-        # In a sticky folder such as /tmp nobody can replace what belongs to the user, if it is there already.
+        # In a sticky folder such as /tmp nobody else can replace what exists and belongs to the user.
         kept = sticky and inner is not None and inner.st_uid in (0, os.getuid())
         if not owned or (others and not kept):
             raise ValueError(
@@ -137,14 +137,14 @@ def read_batches(files: Mapping[str, bytes], digests: Mapping[str, str] = BATCHE
     parts = []
     for name, digest in digests.items():
         if name not in files or not _as_published(files[name], {"md5": digest}):
-            raise ValueError(f"CIFAR-10: {name} is missing or not the published one (its checksum is another)")
+            raise ValueError(f"CIFAR-10: {name} is missing or not the published one (its checksum differs)")
         parts.append(_batch(name, files[name]))
     (x_train, y_train), (x_test, y_test) = map(_joined, (parts[:-1], parts[-1:]))
     return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Makes numpy arrays, and of Python's own what needs no name: numbers, text, lists, dictionaries."""
+    """Makes numpy arrays, and builtin values that need no name: numbers, text, lists, dictionaries."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):

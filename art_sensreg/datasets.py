@@ -142,7 +142,7 @@ def _dataset(name: str, arrays: dict[str, np.ndarray], file: str) -> Dataset:
             if len(images) != len(labels):
                 raise ValueError(f"`x_{part}` has {len(images)} images and `y_{part}` {len(labels)} labels")
         if parts["x_train"].shape[1:] != parts["x_test"].shape[1:]:
-            raise ValueError(f"`x_test` has images of shape {parts['x_test'].shape[1:]} and `x_train` others")
+            raise ValueError(f"`x_test` has images of shape {parts['x_test'].shape[1:]}, and `x_train` of another")
         _check_classes(parts)
     except ValueError as error:
         raise ValueError(f"`dataset`: {file} cannot be used: {error}.") from error

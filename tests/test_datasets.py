@@ -53,7 +53,10 @@ def test_every_accepted_layout_becomes_channels_first(tmp_path, images, shape):
         ({"x_test": np.zeros((4, 30))}, r"`x_test` has shape \(4, 30\)"),
         ({"x_test": np.zeros((4, 7, 7, 7))}, r"`x_test` has shape \(4, 7, 7, 7\)"),
         ({"x_test": np.zeros((0, 5, 6))}, r"`x_test` has shape \(0, 5, 6\)"),
-        ({"x_test": np.zeros((4, 5, 5), np.uint8)}, r"`x_test` has images of shape \(1, 5, 5\) and `x_train` others"),
+        (
+            {"x_test": np.zeros((4, 5, 5), np.uint8)},
+            r"`x_test` has images of shape \(1, 5, 5\), and `x_train` of another",
+        ),
         ({"y_train": LABELS[:3]}, r"`x_train` has 4 images and `y_train` 3 labels"),
         ({"y_train": LABELS - 1}, r"`y_train` has dtype int64 and shape \(4,\); expected class indices"),
         ({"y_train": LABELS / 2}, r"`y_train` has dtype float64"),

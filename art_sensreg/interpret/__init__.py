@@ -1,4 +1,4 @@
-"""How readable a model's explanations are: saliency maps, measures of them, and a picture of them side by side."""
+"""How readable a model's explanations are: saliency maps, measures of them, and pictures of them."""
 
 from art_sensreg.interpret.areas import blurred, deletion_area, insertion_area
 from art_sensreg.interpret.config import ExplanationConfig

@@ -1,4 +1,4 @@
-"""Insertion and deletion area: whether the pixels that a map names are those that the model decides by."""
+"""Insertion and deletion area: whether the most salient pixels are those that the model decides by."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def insertion_area(
     """
     Area under the probability of the class while pixels are put into the baseline, the most salient first.
 
-    Where the area is large, a few of the pixels that the map names suffice. A pixel has all its channels, and its
-    saliency is the sum of their absolute values; of equal pixels the first comes first. The area also grows with the
-    confidence of the model, so that between models it is to be read beside :func:`deletion_area`.
+    If the area is large, the first few pixels of the map suffice. A pixel has all its channels, and its saliency is the
+    sum of their absolute values; ties go to the first pixel. The area also grows with the confidence of the model:
+    compare models by this and :func:`deletion_area` together.
 
     | Paper link: https://arxiv.org/abs/1806.07421 (RISE: Petsiuk, Das, Saenko 2018)
 
@@ -83,7 +83,7 @@ def blurred(x: np.ndarray, width: float) -> np.ndarray:
     :param x: Images `(n, ..., height, width)`.
     :param width: Standard deviation of the blur, in pixels, above 0.
     :return: Array of the shape of `x`.
-    :raises TypeError: If `width` is no number.
+    :raises TypeError: If `width` is not a number.
     :raises ValueError: If `width` is out of range, or `x` has no height and width.
 
     Example:

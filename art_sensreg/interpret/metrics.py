@@ -1,4 +1,4 @@
-"""Measures of saliency maps: numpy arrays in, one value for each image out."""
+"""Measures of saliency maps: one value for each image."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def max_sensitivity(
     generator = np.random.default_rng(config.seed)
 
     def maps(rows: Any, target: torch.Tensor) -> Any:
-        # Captum gives the images themselves as a tuple, and wants their maps as one; and a label alone is not repeated.
+        # Captum passes the images themselves as a tuple and expects their maps as one; a single label is not repeated.
         array = (rows[0] if isinstance(rows, tuple) else rows).numpy()
         found = saliency(classifier, array, target.expand(len(array)).numpy())
         result = torch.from_numpy(check_map(found, array))

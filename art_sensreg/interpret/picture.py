@@ -29,13 +29,13 @@ def saliency_picture(
     """
     Draw images and their saliency maps: a row for each image, a column for each map of each model.
 
-    Maps are of the label's logit, with channels added up: red speaks for the label, blue against it, white is 0. Every
-    map has its own scale, which ends at the 99th percentile of its absolute values: patterns can be compared, sizes
-    cannot. Below a map is what the model predicts.
+    Maps are of the label's logit, summed over channels: red speaks for the label, blue against it, white is 0. Every
+    map has its own scale, up to the 99th percentile of its absolute values: patterns can be compared, sizes cannot.
+    Below a map is the prediction of the model.
 
-    :param classifiers: Models by the names to be shown, all of one input shape.
+    :param classifiers: Models of one input shape, by the names that are shown.
     :param x: Images `(n, channels, height, width)` or `(n, height, width)`, floating point, within `clip_values`. Three
-        channels are shown as colours; of another number the mean is shown.
+        channels are shown as colours, of any other number their mean.
     :param y: Labels: class indices `(n,)`, or rows `(n, nb_classes)`.
     :param path: Where the PNG goes; it is replaced as a whole.
     :param saliencies: Names of maps, from `SALIENCIES`.

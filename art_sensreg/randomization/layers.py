@@ -11,7 +11,7 @@ from torch.nn import functional
 
 
 class RandomLayer(nn.Module):
-    """What all random layers are; `randomize_` turns a layer into one, in place."""
+    """Base class of random layers; `randomize_` turns a layer into one, in place."""
 
     @classmethod
     def randomize_(cls, layer: nn.Module, **settings: Any) -> None:
@@ -27,7 +27,7 @@ class RandomLayer(nn.Module):
 
 class NoisyInput(RandomLayer):
     """
-    Gaussian noise on the input of a layer, independent in every row.
+    Gaussian noise on the input of a layer, independent for every image.
 
     | Paper link: https://arxiv.org/abs/1712.00673 (Liu et al. 2018, section 3.1)
     """
@@ -46,7 +46,7 @@ class NoisyInput(RandomLayer):
 
 
 class RandomWeights(RandomLayer):
-    """A layer whose weights are drawn anew for every pass: all rows of a pass share the draw."""
+    """A layer whose weights are drawn anew for every forward pass: all images of a batch share the draw."""
 
     def draw(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Weight and bias of one pass."""
@@ -123,7 +123,7 @@ class NoisyWeights(RandomWeights):
         self.alpha = nn.Parameter(weight.new_full((), initial_alpha), requires_grad=weight.requires_grad)
 
     def draw(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        # The spread is a number to the gradient, as in the authors' code.
+        # The spread is a constant for autograd, as in the authors' code.
         weight, bias = _parameters(self)
         noise = torch.randn_like(weight) * weight.detach().std(correction=0)
         return weight + self.alpha * noise, bias

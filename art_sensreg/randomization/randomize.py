@@ -41,8 +41,8 @@ def randomize(model: nn.Module, kind: str = "rse", **options: Any) -> nn.Module:
     :param options: Options of the kind.
     :return: The randomised copy.
     :raises TypeError: If an argument is of a wrong type, or an option is unknown.
-    :raises ValueError: If a setting is out of range, or the model has no such layer, is randomised already, or has one
-        of a class of its own.
+    :raises ValueError: If a setting is out of range, or the model has no such layer, has random ones already, or has
+        layers of a subclass.
 
     Example:
     >>> from art_sensreg.randomization import randomize
@@ -57,7 +57,7 @@ def randomize(model: nn.Module, kind: str = "rse", **options: Any) -> nn.Module:
         raise TypeError(f"`model` is {type(model).__name__}; expected an nn.Module.")
     check_choice("kind", kind, tuple(LAYERS))
     settings = _settings(kind, options)
-    _layers(model, kind)  # what cannot be randomised may not even be copied
+    _layers(model, kind)  # a model that cannot be randomised may not even be copyable
     copied = copy.deepcopy(model)
     layers = _layers(copied, kind)
     for module in copied.modules():
@@ -140,7 +140,7 @@ def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
                 )
             if "weight" not in module._parameters:
                 raise ValueError(
-                    f"`model` has a layer {name or '(the model)'!r} whose weight a hook makes (weight_norm, "
+                    f"`model` has a layer {name or '(the model)'!r} whose weight is computed by a hook (weight_norm, "
                     "spectral_norm, pruning); expected plain weights."
                 )
             if isinstance(module.weight, nn.parameter.UninitializedParameter):

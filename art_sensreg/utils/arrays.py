@@ -21,7 +21,7 @@ def as_array(values: Any, name: str) -> np.ndarray:
             tensor = values.detach().cpu()
             values = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
         masked, array = np.ma.is_masked(values), np.asarray(values)
-    except Exception as error:  # what is not ours may raise anything
+    except Exception as error:  # a foreign object may raise anything
         raise ValueError(
             f"`{name}` cannot be read as an array ({shown(error)}); expected numbers in memory, in rows of equal shape."
         ) from error

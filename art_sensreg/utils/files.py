@@ -88,7 +88,7 @@ def usable_folder(name: str, folder: Path) -> Path:
 
 
 def available_memory() -> int:
-    """Bytes of memory that this machine has; a great many where it does not say."""
+    """Bytes of memory that this machine has; 2**63 where the system does not tell."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

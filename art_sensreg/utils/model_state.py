@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-# What every module has, and its mode, which is nobody's business here.
+# Attributes of every module; its mode does not count as state.
 _INTERNAL = frozenset(vars(nn.Module()))
 _CONTAINERS = (list, dict, set, deque)
 _SWITCHES = frozenset({type(None), bool, int, float})
@@ -216,4 +216,4 @@ def _equal(now: Any, before: Any) -> bool:
         return now is before or (now.shape == before.shape and torch.equal(now, before))
     if isinstance(now, (bool, int, float, str)):
         return type(now) is type(before) and (now == before or now != now)
-    return True  # lists and the like are records of passes, as a rule
+    return True  # lists and the like are usually records of passes

@@ -12,7 +12,7 @@ import numpy as np
 
 from art_sensreg.utils.files import available_memory, check_regular
 
-# What expands by more than this, and to more than that many bytes, is made to fill the memory.
+# What expands by more than this factor, and to more than that many bytes, is meant to fill the memory.
 _EXPANSION, _LARGE = 100, 2**30
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -42,7 +42,7 @@ def read_npz(source: Path | IO[bytes], name: str, keys: Sequence[str]) -> dict[s
                     arrays[key] = np.lib.format.read_array(file, allow_pickle=False)
             return arrays
     except BadZipFile as error:
-        raise ValueError(f"{name} cannot be used: it is no archive, or damaged ({error}).") from error
+        raise ValueError(f"{name} cannot be used: it is not an archive, or damaged ({error}).") from error
     except Exception as error:  # a file may be damaged in any way
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{name} cannot be used: {reason[:500]}.") from error
@@ -50,7 +50,7 @@ def read_npz(source: Path | IO[bytes], name: str, keys: Sequence[str]) -> dict[s
 
 def _check_memory(members: list[ZipInfo]) -> None:
     total, packed = (sum(getattr(info, size) for info in members) for size in ("file_size", "compress_size"))
-    # Images of one byte become float32, beside the bytes.
+    # Images of one byte each are kept, and converted to float32.
     if 5 * total > available_memory():
         raise ValueError(f"its arrays have {total} bytes, for which this machine's memory is too small")
     if total > _LARGE and total > _EXPANSION * packed:
@@ -66,6 +66,6 @@ def _check_header(archive: ZipFile, info: ZipInfo, key: str) -> None:
         shape, _, dtype = _HEADERS[version](file)
         if dtype.hasobject:
             raise ValueError(f"`{key}` holds Python objects; expected an array of numbers")
-        told, there = math.prod(shape) * dtype.itemsize, info.file_size - file.tell()
-        if min(shape, default=0) < 0 or told != there:
-            raise ValueError(f"`{key}` is damaged: its header tells of {told} bytes, and it has {there}")
+        declared, actual = math.prod(shape) * dtype.itemsize, info.file_size - file.tell()
+        if min(shape, default=0) < 0 or declared != actual:
+            raise ValueError(f"`{key}` is damaged: its header declares {declared} bytes, and there are {actual}")

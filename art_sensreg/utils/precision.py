@@ -37,23 +37,23 @@ def input_width(clip_values: tuple[torch.Tensor, torch.Tensor] | None) -> float:
 
 
 def _without_tf32_in_products() -> Callable[[], None]:
-    """Switch it off, and return what puts it back. Torch refuses to mix its two interfaces: that in use is used."""
+    """Disable it, and return what restores it, by the one of torch's two interfaces that is in use: they do not mix."""
     try:
         former = torch.get_float32_matmul_precision()
     except RuntimeError:
-        return _switched_off(torch.backends.cuda.matmul)
+        return _disabled(torch.backends.cuda.matmul)
     if former == "highest":
-        return _nothing
+        return _no_op
     on_cpu = getattr(torch.backends.mkldnn, "matmul", None)  # which the old interface sets too
     kept = None if on_cpu is None else on_cpu.fp32_precision
     torch.set_float32_matmul_precision("highest")
 
-    def put_back() -> None:
+    def restore() -> None:
         torch.set_float32_matmul_precision(former)
         if on_cpu is not None:
             on_cpu.fp32_precision = kept
 
-    return put_back
+    return restore
 
 
 def _without_tf32_in_convolutions() -> Callable[[], None]:
@@ -61,24 +61,24 @@ def _without_tf32_in_convolutions() -> Callable[[], None]:
     try:
         allowed = cudnn.allow_tf32
     except RuntimeError:
-        convolutions, recurrent = _switched_off(cudnn.conv), _switched_off(cudnn.rnn)
+        convolutions, recurrent = _disabled(cudnn.conv), _disabled(cudnn.rnn)
 
-        def put_back() -> None:
+        def restore() -> None:
             convolutions()
             recurrent()
 
-        return put_back
+        return restore
     if not allowed:
-        return _nothing
+        return _no_op
     cudnn.allow_tf32 = False
     return lambda: setattr(cudnn, "allow_tf32", True)
 
 
-def _switched_off(setting: Any) -> Callable[[], None]:
+def _disabled(setting: Any) -> Callable[[], None]:
     former = setting.fp32_precision
     setting.fp32_precision = "ieee"
     return lambda: setattr(setting, "fp32_precision", former)
 
 
-def _nothing() -> None:
+def _no_op() -> None:
     pass

@@ -131,7 +131,7 @@ def test_steps_in_l2_have_their_length_however_small_the_gradient():
 def test_hooked_weights_are_refused_with_their_name():
     model = nn.Sequential(nn.Linear(6, 4), spectral_norm(nn.Linear(4, 3)))
     model(torch.from_numpy(X))
-    with pytest.raises(ValueError, match=r"`model` has a layer '1' whose weight a hook makes"):
+    with pytest.raises(ValueError, match=r"`model` has a layer '1' whose weight is computed by a hook"):
         randomize(model, kind="rse")
 
 

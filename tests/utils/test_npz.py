@@ -74,7 +74,7 @@ def test_a_size_that_the_archive_belies(tmp_path):
 def test_a_terabyte_of_nothing(tmp_path):
     with open(tmp_path / "own.npz", "wb") as sparse:
         sparse.truncate(2**40)
-    with pytest.raises(ValueError, match="it is no archive"):
+    with pytest.raises(ValueError, match="it is not an archive"):
         read_npz(tmp_path / "own.npz", "own.npz", list(GOOD))
 
 
