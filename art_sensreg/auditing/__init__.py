@@ -1,11 +1,9 @@
 """The audit: checks that say whether an evaluation can be believed."""
 
-from art_sensreg.auditing.checks import CHECKS
-from art_sensreg.auditing.context import AuditContext
-from art_sensreg.auditing.registry import CheckSpec, Exemption, Finding, not_applicable, register_check, skip
+from art_sensreg.auditing.checks import CHECKS, CheckSpec, Exemption, Finding, not_applicable, register_check, skip
+from art_sensreg.auditing.context import AuditContext, PgdSettings
 from art_sensreg.auditing.report import AuditReport, Check
 from art_sensreg.auditing.run import audit
-from art_sensreg.auditing.shared_attacks import PgdSettings
 
 __all__ = [
     "CHECKS",

@@ -11,10 +11,9 @@ import numpy as np
 from art.estimators.classification import PyTorchClassifier
 from tqdm.auto import tqdm
 
-from art_sensreg.auditing.context import AuditContext
-from art_sensreg.auditing.inputs import FULL, QUICK, AuditInputs, validated
+from art_sensreg.auditing.checks import CHECKS, CheckSpec
+from art_sensreg.auditing.context import FULL, QUICK, AuditContext, AuditInputs, validated
 from art_sensreg.auditing.isolation import preserve_all
-from art_sensreg.auditing.registry import CHECKS, CheckSpec
 from art_sensreg.auditing.report import AuditReport, Check
 from art_sensreg.utils import check_flag, enable_grad, shown
 from art_sensreg.utils.checks import did_you_mean

@@ -12,7 +12,7 @@ from torch import nn
 from art_sensreg.attacks import ProjectedAscent
 from art_sensreg.attacks.autoattack.attack import OfficialAutoAttack
 from art_sensreg.attacks.base.norms import Ball
-from art_sensreg.auditing.linear_truth import linear_margins
+from art_sensreg.auditing.checks.linear_truth import linear_margins
 from tests.fixed_weights import fixed
 
 N = 200

@@ -23,7 +23,7 @@ from art_sensreg.attacks import (
 )
 from art_sensreg.attacks.base.norms import Ball
 from art_sensreg.attacks.base.predictions import labels_of, predicted_labels
-from art_sensreg.auditing.linear_truth import linear_margins
+from art_sensreg.auditing.checks.linear_truth import linear_margins
 from art_sensreg.interpret import input_gradient
 from art_sensreg.outputs import single_output_kind
 

@@ -10,7 +10,7 @@ from art.estimators.classification import PyTorchClassifier
 from art_sensreg import audit
 from art_sensreg.auditing import AuditReport
 from art_sensreg.auditing.context import AuditContext
-from art_sensreg.auditing.inputs import QUICK, AuditInputs, validated
+from art_sensreg.auditing.context.inputs import QUICK, AuditInputs, validated
 from art_sensreg.datasets import Dataset
 
 

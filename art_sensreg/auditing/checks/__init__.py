@@ -2,6 +2,14 @@
 
 # In the order of the report.
 from art_sensreg.auditing.checks import preconditions, gradients, attack_health, adaptive, known_outcomes, plausibility  # noqa: F401, I001
-from art_sensreg.auditing.registry import CHECKS
+from art_sensreg.auditing.checks.registry import (
+    CHECKS,
+    CheckSpec,
+    Exemption,
+    Finding,
+    not_applicable,
+    register_check,
+    skip,
+)
 
-__all__ = ["CHECKS"]
+__all__ = ["CHECKS", "CheckSpec", "Exemption", "Finding", "not_applicable", "register_check", "skip"]

@@ -14,10 +14,10 @@ from torch import nn
 from art_sensreg.attacks import FarStartsAttack, HiddenDistanceAttack, ScaledLogitsAttack, TransferAttack
 from art_sensreg.attacks.hidden_distance import TappedModel
 from art_sensreg.attacks.wrappers.eot import EOT
+from art_sensreg.auditing.checks.exemptions import DETERMINISTIC, NOTHING_CORRECT, TWIN_IS_THE_MODEL, is_same_model
+from art_sensreg.auditing.checks.registry import Finding, not_applicable, register_check, skip
 from art_sensreg.auditing.context import AuditContext
-from art_sensreg.auditing.exemptions import DETERMINISTIC, NOTHING_CORRECT, TWIN_IS_THE_MODEL, is_same_model
-from art_sensreg.auditing.registry import Finding, not_applicable, register_check, skip
-from art_sensreg.auditing.shared_attacks import PgdSettings
+from art_sensreg.auditing.context.shared_attacks import PgdSettings
 from art_sensreg.classifiers import SensRegClassifier
 
 _CARLINI = "Carlini et al. 2019, arXiv 1902.06705, "

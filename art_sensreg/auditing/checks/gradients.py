@@ -12,9 +12,9 @@ from torch import nn
 from art_sensreg.attacks.base.ascent import loss_on_logits, value_and_grad
 from art_sensreg.attacks.base.losses import LOSSES, margin
 from art_sensreg.attacks.base.norms import perturbation_norm
+from art_sensreg.auditing.checks.exemptions import DECLARED_RANDOM, NOTHING_CORRECT, ONE_OUTPUT
+from art_sensreg.auditing.checks.registry import Finding, not_applicable, register_check
 from art_sensreg.auditing.context import AuditContext
-from art_sensreg.auditing.exemptions import DECLARED_RANDOM, NOTHING_CORRECT, ONE_OUTPUT
-from art_sensreg.auditing.registry import Finding, not_applicable, register_check
 from art_sensreg.utils.precision import full_float32
 
 _POINTS = 128

@@ -11,11 +11,11 @@ from art_sensreg.attacks.base.ascent import Steps, ascend, loss_on_logits
 from art_sensreg.attacks.base.losses import LOSSES
 from art_sensreg.attacks.base.norms import Ball
 from art_sensreg.auditing.checks.binarised import BinarisedCopies
+from art_sensreg.auditing.checks.exemptions import NOTHING_CORRECT, ONE_CLASS, TWIN_IS_THE_MODEL
+from art_sensreg.auditing.checks.linear_truth import linear_robust_accuracy
+from art_sensreg.auditing.checks.registry import Finding, not_applicable, register_check, skip
 from art_sensreg.auditing.context import AuditContext
-from art_sensreg.auditing.exemptions import NOTHING_CORRECT, ONE_CLASS, TWIN_IS_THE_MODEL
-from art_sensreg.auditing.linear_truth import linear_robust_accuracy
-from art_sensreg.auditing.registry import Finding, not_applicable, register_check, skip
-from art_sensreg.auditing.shared_attacks import PgdSettings
+from art_sensreg.auditing.context.shared_attacks import PgdSettings
 
 _CARLINI = "Carlini et al. 2019, arXiv 1902.06705, "
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from art_sensreg.auditing.checks.registry import Finding, not_applicable, register_check
 from art_sensreg.auditing.context import AuditContext
-from art_sensreg.auditing.registry import Finding, not_applicable, register_check
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from art_sensreg.attacks.base.norms import perturbation_norm
-from art_sensreg.auditing.audited_model import SAME_OUTPUTS, output_scale
+from art_sensreg.auditing.checks.exemptions import DECLARED_RANDOM, NOTHING_CORRECT
+from art_sensreg.auditing.checks.registry import Finding, not_applicable, register_check
 from art_sensreg.auditing.context import AuditContext
-from art_sensreg.auditing.exemptions import DECLARED_RANDOM, NOTHING_CORRECT
-from art_sensreg.auditing.registry import Finding, not_applicable, register_check
-from art_sensreg.auditing.shared_attacks import PgdSettings
+from art_sensreg.auditing.context.audited_model import SAME_OUTPUTS, output_scale
+from art_sensreg.auditing.context.shared_attacks import PgdSettings
 
 _ATHALYE = "Athalye et al. 2018, arXiv 1802.00420, "
 _CARLINI = "Carlini et al. 2019, arXiv 1902.06705, "

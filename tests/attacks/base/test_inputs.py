@@ -20,7 +20,7 @@ from art_sensreg.attacks import (
 )
 from art_sensreg.attacks.base.norms import Ball
 from art_sensreg.attacks.base.predictions import predicted_labels
-from art_sensreg.auditing.linear_truth import linear_margins
+from art_sensreg.auditing.checks.linear_truth import linear_margins
 
 SHAPE, EPS = (3, 2, 2), 0.1
 X = np.random.default_rng(0).random((12, *SHAPE), dtype=np.float32)

@@ -22,7 +22,7 @@ from art_sensreg.attacks import (
 from art_sensreg.attacks.autoattack.rescale import within_budget
 from art_sensreg.attacks.base.ascent import Steps
 from art_sensreg.attacks.base.norms import Ball, perturbation_norm
-from art_sensreg.auditing.linear_truth import linear_margins
+from art_sensreg.auditing.checks.linear_truth import linear_margins
 from art_sensreg.benchmark.config.threat_models import Threat, perturbation_size
 from art_sensreg.penalties.forward.inner_ascent import inner_ascent, inside_ball
 from art_sensreg.penalties.sensitivity import layer_sensitivity

@@ -11,7 +11,7 @@ from torch import nn
 from art_sensreg import audit
 from art_sensreg.attacks.base.norms import Ball
 from art_sensreg.auditing.checks import known_outcomes
-from art_sensreg.auditing.linear_truth import linear_margins
+from art_sensreg.auditing.checks.linear_truth import linear_margins
 from tests.auditing.models.planted import PLANTED
 from tests.auditing.reports import context_of, report_of, statuses
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import linprog, minimize
 
 from art_sensreg.attacks.base.norms import Ball
-from art_sensreg.auditing.linear_truth import linear_margins, linear_robust_accuracy
+from art_sensreg.auditing.checks.linear_truth import linear_margins, linear_robust_accuracy
 
 NORMS = ("linf", "l2", "l1")
 DUAL = {"linf": 1, "l2": 2, "l1": np.inf}

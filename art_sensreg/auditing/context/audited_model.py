@@ -12,7 +12,7 @@ from torch import nn
 from art_sensreg.art_bridge.dtypes import model_dtype
 from art_sensreg.attacks.base.predictions import predicted_scores
 from art_sensreg.attacks.wrappers.torch_model import differentiable_model
-from art_sensreg.auditing.inputs import AuditInputs
+from art_sensreg.auditing.context.inputs import AuditInputs
 from art_sensreg.outputs import SingleOutput
 from art_sensreg.randomized import RandomizedClassifier
 

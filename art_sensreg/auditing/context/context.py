@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from art.estimators.classification import PyTorchClassifier
 
-from art_sensreg.auditing.audited_model import AuditedModel
-from art_sensreg.auditing.inputs import AuditInputs
-from art_sensreg.auditing.shared_attacks import SharedAttacks
-from art_sensreg.auditing.threat_model import ThreatModel
+from art_sensreg.auditing.context.audited_model import AuditedModel
+from art_sensreg.auditing.context.inputs import AuditInputs
+from art_sensreg.auditing.context.shared_attacks import SharedAttacks
+from art_sensreg.auditing.context.threat_model import ThreatModel
 from art_sensreg.utils.stats import share_half_width
 
 

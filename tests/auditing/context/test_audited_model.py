@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from art_sensreg import RandomizedClassifier
-from art_sensreg.auditing.audited_model import output_scale
+from art_sensreg.auditing.context.audited_model import output_scale
 from tests.auditing.models.planted_base import Front, wrap
 from tests.auditing.reports import context_of
 

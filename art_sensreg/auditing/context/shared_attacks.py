@@ -15,9 +15,9 @@ from torch import nn
 
 from art_sensreg.attacks.base.ascent import Ascent, Steps, ascend, loss_on_logits
 from art_sensreg.attacks.base.losses import LOSSES
-from art_sensreg.auditing.audited_model import AuditedModel
-from art_sensreg.auditing.inputs import AuditInputs
-from art_sensreg.auditing.threat_model import ThreatModel
+from art_sensreg.auditing.context.audited_model import AuditedModel
+from art_sensreg.auditing.context.inputs import AuditInputs
+from art_sensreg.auditing.context.threat_model import ThreatModel
 
 _BATCH = 512
 

@@ -8,8 +8,8 @@ from art.estimators.classification import PyTorchClassifier
 
 from art_sensreg.attacks.base.ascent import loss_on_logits, value_and_grad
 from art_sensreg.attacks.base.losses import LOSSES
+from art_sensreg.auditing.checks.registry import Exemption
 from art_sensreg.auditing.context import AuditContext
-from art_sensreg.auditing.registry import Exemption
 
 # Images on which two models are compared.
 _COMPARED = 32

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from art_sensreg.attacks.base.norms import Ball
-from art_sensreg.auditing.audited_model import AuditedModel
-from art_sensreg.auditing.inputs import AuditInputs
+from art_sensreg.auditing.context.audited_model import AuditedModel
+from art_sensreg.auditing.context.inputs import AuditInputs
 
 
 class ThreatModel:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from art_sensreg import RandomizedClassifier, SensitivityPenalty, SensRegClassifier, audit
-from art_sensreg.auditing.exemptions import is_same_model
+from art_sensreg.auditing.checks.exemptions import is_same_model
 from tests.auditing.models.honest import honest_model
 from tests.auditing.models.planted import PLANTED
 from tests.auditing.models.planted_base import wrap

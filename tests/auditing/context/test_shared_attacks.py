@@ -7,10 +7,10 @@ import pytest
 from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescent
 
 from art_sensreg.attacks.base.norms import Ball
-from art_sensreg.auditing import shared_attacks
-from art_sensreg.auditing.inputs import FULL
-from art_sensreg.auditing.linear_truth import linear_robust_accuracy
-from art_sensreg.auditing.shared_attacks import PgdSettings
+from art_sensreg.auditing.checks.linear_truth import linear_robust_accuracy
+from art_sensreg.auditing.context import shared_attacks
+from art_sensreg.auditing.context.inputs import FULL
+from art_sensreg.auditing.context.shared_attacks import PgdSettings
 from tests.auditing.models.honest import honest_model
 from tests.auditing.reports import context_of
 
