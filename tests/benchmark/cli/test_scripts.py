@@ -88,18 +88,6 @@ def test_the_rule(candidates, weight):
     assert script("choose_settings")["chosen"](candidates) == {"weight": weight}
 
 
-def test_the_weight_of_graddiv():
-    def row(cosine, clean):
-        return {"cosine": cosine, "clean": clean}
-
-    chosen = script("graddiv")["chosen_weight"]
-    rows = {0.0: row(0.9, 0.98), 0.02: row(0.7, 0.98), 0.05: row(0.5, 0.98), 0.1: row(0.1, 0.98)}
-    assert chosen(rows) == 0.05
-    assert chosen({**rows, 0.05: row(0.5, 0.9)}) == 0.1
-    with pytest.raises(SystemExit, match="no weight lowers the cosine"):
-        chosen({0.0: row(0.9, 0.98), 0.1: row(0.8, 0.98)})
-
-
 def test_what_has_no_run_or_no_weights_is_one_line(finished, monkeypatch, capsys):
     assert "no `results.json`" in wrong(monkeypatch, capsys, "adaptive", finished / "x", "sr")
     assert "does not hold the weights" in wrong(monkeypatch, capsys, "adaptive", finished, "jr")
