@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from art_sensreg.adversaries import Adversary
-from art_sensreg.penalties.base import ClipValues, GivenBranch, PassPenalty, measure, plan_penalties
+from art_sensreg.penalties.base import FusedPenalty, measure, plan_forward
 from art_sensreg.penalties.feature_sigma import smallest_size
-from art_sensreg.penalties.forward.batch_norm import batch_norms, couples_rows
-from art_sensreg.penalties.forward.branches import (
-    plain_forward,
-    statistics_untouched,
-    treats_rows_alone,
-)
+from art_sensreg.penalties.forward.batch_norm import uses_batch_statistics
+from art_sensreg.penalties.forward.branches import NO_PLAN, plain_forward, statistics_untouched
+from art_sensreg.penalties.forward.inner_ascent import ClipValues
 from art_sensreg.penalties.forward.noise import Randomness
-from art_sensreg.penalties.forward.plan import Traits, check_traits, warn_of, works_in_place
-from art_sensreg.penalties.forward.row_coupling import survey
-from art_sensreg.penalties.forward.taps import TapPlan
+from art_sensreg.penalties.forward.plan import works_in_place
+from art_sensreg.penalties.forward.row_coupling import treats_rows_alone
+from art_sensreg.penalties.inputs import GivenBranch, PenaltyInputs
 from art_sensreg.penalty_lists import Penalty, active_penalties, check_penalties, check_term, unique_names
 from art_sensreg.utils.model_state import Composition, composition
 
@@ -87,119 +84,104 @@ class Objective:
     ) -> None:
         active = active_penalties(check_penalties(penalties, adversary))
         self.names = unique_names(active)
-        named = list(zip(self.names, active, strict=True))
+        self.penalties: dict[str, Penalty] = dict(zip(self.names, active, strict=True))
         self.base_loss = base_loss or nn.CrossEntropyLoss()
         self.additive = getattr(self.base_loss, "reduction", "mean") == "sum"  # of a batch the sum over its rows
         self.clip_values = clip_values
         self.adversary = adversary
-        self._adversarial_size = 0.0
         self.attacked: Callable[[], AbstractContextManager[None]] = nullcontext  # keeps what a loss remembers
         self.strength = 1.0  # of all weights, for a while after the start
-        self._passing = [(name, penalty) for name, penalty in named if isinstance(penalty, PassPenalty)]
-        self._separate = [(name, penalty) for name, penalty in named if not isinstance(penalty, PassPenalty)]
-        self._weights = {name: float(getattr(penalty, "weight", 1.0)) for name, penalty in named}
-        self._plans: list[TapPlan | None] = []
-        self._copy, self._rowwise = True, False
-        self.traits = Traits()
-        self._norms: list[nn.Module] = []
+        self.plan = NO_PLAN
+        self._adversarial_size = 0.0
+        self._fused = {name: p for name, p in self.penalties.items() if isinstance(p, FusedPenalty)}
+        self._separate = {name: p for name, p in self.penalties.items() if name not in self._fused}
+        self._weights = {name: float(getattr(penalty, "weight", 1.0)) for name, penalty in self.penalties.items()}
         self._composition: Composition = frozenset()
-        for _, penalty in self._passing:
+        for penalty in self._fused.values():
             if getattr(penalty, "clip", False) and clip_values is None:
                 raise ValueError(f"`clip` of {penalty!r} is True; expected a classifier that has `clip_values`.")
 
     def prepare(self, model: nn.Module, x: torch.Tensor) -> None:
         """
-        Try the layer selections on the model, before any weight moves.
+        Plan the forward pass, before any weight moves.
 
         :param model: The model to be trained.
         :param x: Some inputs, `(n, ...)`.
-        :raises ValueError: If a selection does not fit the model, or a penalty cannot be measured on it.
+        :raises ValueError: If a layer selection does not fit the model, or a penalty cannot be measured on it.
         """
         if self.adversary is not None:
             self._adversarial_size = self.adversary.root_mean_square(x)
-        self._look(model, x)
+        self._make_plan(model, x)
 
     def look_again(self, model: nn.Module, x: torch.Tensor) -> None:
         """
-        Look at the model anew if parts of it were exchanged or switched on since, by a callback or a schedule.
+        Plan anew if parts of the model were exchanged or switched on since, by a callback or a schedule.
 
         :param model: The model, in the mode in which it is trained.
         :param x: Some inputs, `(n, ...)`.
         """
         if composition(model) != self._composition:
-            self._look(model, x)
+            self._make_plan(model, x)
 
-    def _look(self, model: nn.Module, x: torch.Tensor) -> None:
-        passing = [penalty for _, penalty in self._passing]
+    def _make_plan(self, model: nn.Module, x: torch.Tensor) -> None:
         self._composition = composition(model)
-        self._plans = plan_penalties(model, x, passing)
-        before = self.traits.reason
-        self.traits = survey(model, x, bool(passing or self._separate or self.adversary is not None))
-        check_traits(self.traits, passing)
-        clean = bool(passing) or (self.adversary is not None and self.adversary.needs_clean)
-        if clean and self.traits.reason != before:  # once
-            warn_of(self.traits)
-        self._rowwise = bool(passing) and treats_rows_alone(model, x, self.traits)
-        self._copy, self._norms = self.double_backward and works_in_place(model, x), batch_norms(model)
+        before = self.plan.reason
+        plan = plan_forward(model, x, self._fused, bool(self.penalties or self.adversary is not None))
+        clean = bool(self._fused) or (self.adversary is not None and self.adversary.needs_clean)
+        if clean and plan.reason != before:  # once
+            plan.warn_if_unstacked()
+        rowwise = bool(self._fused) and treats_rows_alone(model, x, plan)
+        in_place = self.double_backward and works_in_place(model, x)
+        self.plan = replace(plan, rowwise=rowwise, overwrites_input=in_place)
 
     @property
     def smallest_sigma(self) -> float | None:
         """The smallest `sigma` that a difference of activations is divided by, or None."""
         if self.adversary is not None and self._on_adversarial:
             return self._adversarial_size
-        given = [getattr(penalty, "sigma", None) for _, penalty in self._passing]
+        given = [getattr(penalty, "sigma", None) for penalty in self._fused.values()]
         return min((smallest_size(sigma) for sigma in given if sigma is not None), default=None)
 
     @property
     def inner_maximisation(self) -> bool:
         """Whether a step looks for perturbed images by gradient steps of its own."""
-        return self.adversary is not None or any(penalty.inner_maximisation for _, penalty in self._passing)
+        return self.adversary is not None or any(penalty.inner_maximisation for penalty in self._fused.values())
 
     @property
     def _on_adversarial(self) -> bool:
         """Whether penalties compare the clean images with the adversarial ones, and draw no noise."""
-        compared = any(penalty.compares for _, penalty in self._passing)
+        compared = any(penalty.compares for penalty in self._fused.values())
         return compared and self.adversary is not None and self.adversary.pair == "adversarial"
 
     @property
     def compilable(self) -> bool:
-        """Whether `torch.compile` takes a step: no derivative is differentiated, and no gradient taken inside of it."""
-        again = any(getattr(penalty, "double_backward", False) for _, penalty in self._separate)
+        """Whether `torch.compile` takes a step: no gradient is differentiated, and none taken inside of it."""
+        again = any(getattr(penalty, "double_backward", False) for penalty in self._separate.values())
         return not (again or self.double_backward or self.inner_maximisation)
 
     @property
     def double_backward(self) -> bool:
-        """Whether some penalty of the package is made of derivatives by the input."""
-        return any(penalty.input_gradient for _, penalty in self._passing)
+        """Whether some penalty of the package is made of gradients with respect to the input."""
+        return any(penalty.input_gradient for penalty in self._fused.values())
 
-    def rows_at_once(self, model: nn.Module, numbers: int) -> int | None:
+    def examples_at_once(self, activations: int) -> int | None:
         """
-        Rows whose activations, with those of their noisy copies, are about so many numbers.
+        How many examples have, together with their noisy copies, about so many activations.
 
-        :param model: The model, in the mode in which it is trained.
-        :param numbers: How many numbers are wanted at most.
-        :return: The rows, at least 1; None if the objective of a batch is not the mean of those of its parts.
+        :param activations: How many activations are wanted at most.
+        :return: At least 1; None if the objective of a batch is not the mean of those of its parts.
         """
-        noisy = [penalty for _, penalty in self._passing if not penalty.input_gradient]
-        loss = self.base_loss
+        noisy = [penalty for penalty in self._fused.values() if not penalty.input_gradient]
+        loss, plan = self.base_loss, self.plan
         means = type(loss) is nn.CrossEntropyLoss and loss.weight is None  # a subclass may do anything
         means = means and loss.reduction == "mean" and loss.ignore_index < 0  # type: ignore[union-attr]
         means = means and all(getattr(penalty, "scale", "per_neuron") == "per_neuron" for penalty in noisy)
-        apart = (
-            not self._rowwise
-            or self._separate
-            or self.double_backward
-            or not self.traits.stacked
-            or couples_rows(model, self._norms)
-        )
-        width = max((plan.width for plan in self._plans if plan is not None), default=0)
+        whole = self._separate or self.double_backward or not (plan.rowwise and plan.stacked)
+        width = max((tap.width for tap in plan.taps.values()), default=0)
+        if whole or not means or not width or uses_batch_statistics(plan.norms):
+            return None
         branches = 2 + (self.adversary is not None and not self._on_adversarial)
-        return None if apart or not means or not width else max(1, numbers // (branches * width))
-
-    @property
-    def penalties(self) -> dict[str, Penalty]:
-        """The penalties that are computed, by name."""
-        return dict([*self._passing, *self._separate])
+        return max(1, activations // (branches * width))
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -226,9 +208,10 @@ class Objective:
         :param share: The process's share.
         :return: Factors by name; over the processes the mean of each is 1.
         """
-        noisy = {name for name, penalty in self._passing if self.traits.stacked and not penalty.input_gradient}
-        if self._on_adversarial:  # every row has its adversarial copy
-            noisy -= {name for name, penalty in self._passing if penalty.compares}
+        fused = self._fused.items() if self.plan.stacked else ()
+        noisy = {name for name, penalty in fused if not penalty.input_gradient}
+        if self._on_adversarial:  # every example has its adversarial copy
+            noisy -= {name for name, penalty in fused if penalty.compares}
         counts: dict[str, float | torch.Tensor] = {}
         for name in ("base", *(["adversarial"] if self.adversary else []), *self.names):
             counts[name] = share.noisy_weight if name in noisy else share.weight
@@ -257,15 +240,19 @@ class Objective:
             penalty's unweighted value) and the clean logits; with an adversary whose loss needs none, those of the
             perturbed images.
         """
-        perturbed = None
+        given = None
         if self.adversary is not None:
-            with self.traits.moved.kept(), self.attacked():
+            with self.plan.moved.kept(), self.attacked():
                 perturbed = self.adversary.perturb(model, x, y, self.base_loss, generator, self.clip_values)
+            given = GivenBranch(perturbed, self.adversary.root_mean_square(x) if self._on_adversarial else None)
         counts = self.weights(share)
-        logits, found = self._pass(model, x, perturbed, generator, share)
+        inputs = PenaltyInputs(
+            x=x, generator=generator, clip_values=self.clip_values, noisy_rows=share.noisy_rows, given=given
+        )
+        logits, found = self._measure(model, inputs)
         if self._separate:
-            with statistics_untouched(model, len(x), self.traits):
-                found.update((name, check_term(name, penalty(model, x, y))) for name, penalty in self._separate)
+            with statistics_untouched(model, len(x), self.plan):
+                found.update((name, check_term(name, p(model, x, y))) for name, p in self._separate.items())
         terms = self._base_terms(logits, y)
         whole = isinstance(counts["base"], float) and counts["base"] == 1
         loss = terms["base"] if whole else terms["base"] * counts["base"]
@@ -275,41 +262,24 @@ class Objective:
         shown = logits[0] if self.adversary is None or self.adversary.needs_clean else logits[-1]
         return {"loss": loss, **terms, **{name: found[name] for name in self.names}}, shown
 
-    def _pass(
-        self,
-        model: nn.Module,
-        x: torch.Tensor,
-        perturbed: torch.Tensor | None,
-        generator: Randomness,
-        share: Share,
+    def _measure(
+        self, model: nn.Module, inputs: PenaltyInputs
     ) -> tuple[Sequence[torch.Tensor], dict[str, torch.Tensor]]:
-        """Logits of the clean branch (if some term needs it) and of the perturbed one, and the values measured."""
-        sigma = None
-        if self._on_adversarial and self.adversary is not None:
-            sigma = self.adversary.root_mean_square(x)
-        # Of a share without noisy copies only what needs none is measured.
-        measured = [item for item in self._passing if share.noisy_rows != 0 or (sigma and item[1].compares)]
-        zeros = {name: x.new_zeros(()) for name, _ in self._passing}
-        if not measured and (self.adversary is None or not self.adversary.needs_clean):
-            rows = x if perturbed is None else perturbed
+        """Logits of the clean branch (if some term needs it) and of the perturbed one, and the penalties' values."""
+        x, given, fused = inputs.x, inputs.given, self._fused
+        values = dict.fromkeys(fused, x.new_zeros(()))
+        if inputs.noisy_rows == 0:  # only what needs no noisy copies is measured
+            on_given = given is not None and given.sigma is not None
+            fused = {name: penalty for name, penalty in fused.items() if penalty.compares} if on_given else {}
+            inputs = replace(inputs, noisy_rows=None)
+        if not fused and (self.adversary is None or not self.adversary.needs_clean):
+            batch = x if given is None else given.x
             # A model that works in place must not change what the user's own penalties see.
-            return [plain_forward(model, rows.clone() if self._separate else rows, self.traits)], zeros
-        plans = {name: plan for (name, _), plan in zip(self._passing, self._plans, strict=True)}
-        logits, values = measure(
-            model,
-            x,
-            [penalty for _, penalty in measured],
-            [plans[name] for name, _ in measured],
-            generator,
-            self.clip_values,
-            stacked=self.traits.stacked,
-            noisy_rows=share.noisy_rows or None,
-            norms=self._norms,
-            copy=self._copy,
-            given=None if perturbed is None else GivenBranch(perturbed, sigma),
-            traits=self.traits,
-        )
-        return logits, {**zeros, **{name: value for (name, _), value in zip(measured, values, strict=True)}}
+            return [plain_forward(model, batch.clone() if self._separate else batch, self.plan)], values
+        found = measure(model, fused, inputs, self.plan)
+        if found.plan is not self.plan:
+            self.plan = found.plan
+        return found.logits, {**values, **found.values}
 
     def _base_terms(self, logits: Sequence[torch.Tensor], y: torch.Tensor) -> dict[str, torch.Tensor]:
         if self.adversary is None:

@@ -20,7 +20,7 @@ from art_sensreg.art_bridge.effect_warning import is_own, layers_of
 from art_sensreg.art_bridge.fit import FitOptions, _prepare, _trained, in_input_units
 from art_sensreg.objectives import Objective
 from art_sensreg.outputs import predicted_classes
-from art_sensreg.penalties.effect import TappedLayer, penalty_effect
+from art_sensreg.penalties.effect import TappedLayer, TrainedBatch, penalty_effect
 from art_sensreg.penalties.forward.main_output import main_logits, with_main_output
 from art_sensreg.penalties.forward.row_coupling import LOOK
 from art_sensreg.penalties.forward.taps import trial
@@ -147,8 +147,7 @@ def describe(
             layers = layers_of(penalty, batch.model, batch.x, batch.parameters)
             effect = gradients[name] > 0
             if is_own(penalty):
-                settings = batch.y, batch.parameters, batch.objective.clip_values, batch.objective.traits
-                effect = penalty_effect(penalty, batch.model, batch.x, *settings)
+                effect = penalty_effect(penalty, batch.trained)
             effect = effect and (not layers or any(layer.trains for layer in layers))
             weight = float(getattr(penalty, "weight", 1.0))
             share = weight * values[name] / base if base else float("inf")
@@ -166,6 +165,13 @@ class _Batch:
     x: torch.Tensor
     y: torch.Tensor
     parameters: list[nn.Parameter]
+
+    @property
+    def trained(self) -> TrainedBatch:
+        bounds, plan = self.objective.clip_values, self.objective.plan
+        return TrainedBatch(
+            model=self.model, x=self.x, y=self.y, parameters=self.parameters, clip_values=bounds, plan=plan
+        )
 
 
 def _terms(batch: _Batch) -> tuple[float, dict[str, float], dict[str, float]]:

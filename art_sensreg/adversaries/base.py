@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from art_sensreg.penalties.base import ClipValues
-from art_sensreg.penalties.forward.inner_ascent import inner_ascent
+from art_sensreg.penalties.forward.inner_ascent import Ascent, ClipValues, inner_ascent
 from art_sensreg.penalties.forward.noise import Randomness, draw_noise
 from art_sensreg.utils import check_choice, check_number, outside_inference_mode, python_numbers
 
@@ -82,8 +81,10 @@ class Adversary:
         x = x.detach()
         start = x + self.draw_start(x, generator)
         loss_fn = self.get_loss_fn(model, x, y, base_loss)
-        radius, step, steps = self.radius, self.step, self.steps
-        return inner_ascent(model, loss_fn, x, start, radius, step, steps, self.ball, clip_values)
+        ascent = Ascent(
+            eps=self.radius, eps_step=self.step, max_iter=self.steps, norm=self.ball, clip_values=clip_values
+        )
+        return inner_ascent(model, loss_fn, x, start, ascent)
 
     # --- hooks ------------------------------------------------------------------------------------------------------
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from art_sensreg.penalties.base import ClipValues
-from art_sensreg.penalties.effect import TappedLayer, penalty_effect, reaches_logits, tapped_layers
-from art_sensreg.penalties.forward.plan import Traits
+from art_sensreg.penalties.effect import TappedLayer, TrainedBatch, penalty_effect, reaches_logits, tapped_layers
+from art_sensreg.penalties.forward.inner_ascent import ClipValues
+from art_sensreg.penalties.forward.plan import ForwardPlan
 from art_sensreg.penalties.forward.trial_rows import trial_rows
 from art_sensreg.penalty_lists import Penalty, active_penalties, unique_names
 from art_sensreg.utils import warn_caller
@@ -29,7 +29,7 @@ def warn_without_effect(
     penalties: Sequence[Penalty],
     parameters: Sequence[nn.Parameter],
     clip_values: ClipValues | None = None,
-    traits: Traits | None = None,
+    plan: ForwardPlan | None = None,
 ) -> None:
     """
     Warn, once for all of them, of penalties and tapped layers that can move no trained weight.
@@ -37,8 +37,9 @@ def warn_without_effect(
     Users' own penalties are not called outside of training. A ValueError if neither the logits nor any penalty depends
     on a trained weight.
     """
-    rows = trial_rows(x, 8 if traits is None else max(8, traits.rows))
+    rows = trial_rows(x, 8 if plan is None else max(8, plan.trial_size))
     labels = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
+    batch = TrainedBatch(model=model, x=rows, y=labels, parameters=parameters, clip_values=clip_values, plan=plan)
     found, without = [], []
     active = active_penalties(penalties)
     for name, penalty in zip(unique_names(active), active, strict=True):
@@ -47,8 +48,7 @@ def warn_without_effect(
             continue
         layers = layers_of(penalty, model, rows, parameters)
         dead = [f"layer {number}, {layer}" for number, layer in enumerate(layers, 1) if not layer.trains]
-        settings = labels, parameters, clip_values, traits
-        if (dead and len(dead) == len(layers)) or not penalty_effect(penalty, model, rows, *settings):
+        if (dead and len(dead) == len(layers)) or not penalty_effect(penalty, batch):
             without.append(f"`{name}` moves none" + (f" (all layers: {'; '.join(dead)})" if dead else ""))
             continue
         found.append(name)

@@ -282,7 +282,7 @@ def _prepare(
         set_mode(model, options.training_mode)
         objective.prepare(model, x)
         check_loss_alone(objective, model, x[:2])
-        warn_without_effect(model, x, penalties, _trained(classifier), bounds, objective.traits)
+        warn_without_effect(model, x, penalties, _trained(classifier), bounds, objective.plan)
     return model, objective
 
 

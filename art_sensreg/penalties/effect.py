@@ -16,13 +16,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from art_sensreg.penalties.base import ClipValues, PassPenalty, measure, plan_penalties
+from art_sensreg.penalties.base import FusedPenalty, measure, plan_layers
+from art_sensreg.penalties.forward.branches import NO_PLAN
 from art_sensreg.penalties.forward.gating import Tap
-from art_sensreg.penalties.forward.plan import Traits
+from art_sensreg.penalties.forward.inner_ascent import ClipValues
+from art_sensreg.penalties.forward.plan import ForwardPlan
 from art_sensreg.penalties.forward.recomputation import with_graph
 from art_sensreg.penalties.forward.row_coupling import survey
 from art_sensreg.penalties.forward.taps import ActivationTaps, Layers, plan_taps
 from art_sensreg.penalties.forward.trial_rows import trial_rows, with_enough_rows
+from art_sensreg.penalties.inputs import PenaltyInputs
 from art_sensreg.utils.graphs import reached
 from art_sensreg.utils.model_rng import preserve_model
 
@@ -152,47 +155,52 @@ def _tapped(
     ]
 
 
-def penalty_effect(
-    penalty: Any,
-    model: nn.Module,
-    x: torch.Tensor,
-    y: torch.Tensor | None,
-    parameters: Sequence[nn.Parameter],
-    clip_values: ClipValues | None = None,
-    traits: Traits | None = None,
-) -> bool:
+@dataclass(frozen=True, kw_only=True)
+class TrainedBatch:
     """
-    Tell whether a penalty can move a weight.
+    What a penalty is tried on.
 
-    :param penalty: The penalty; one that would share the noise of another gets its own.
     :param model: The model, in the mode in which it is trained. Nothing of it changes.
     :param x: Inputs, `(n, ...)`; a few will do.
     :param y: Labels, for penalties that need them.
     :param parameters: The weights that are trained.
-    :param clip_values: Input range as two broadcastable tensors.
-    :param traits: What is known of the model; None: it is looked at.
+    :param clip_values: Input range as two broadcastable tensors, or None.
+    :param plan: How the model is run; None: that is found out first.
+    """
+
+    model: nn.Module
+    x: torch.Tensor
+    y: torch.Tensor | None = None
+    parameters: Sequence[nn.Parameter]
+    clip_values: ClipValues | None = None
+    plan: ForwardPlan | None = None
+
+
+def penalty_effect(penalty: Any, batch: TrainedBatch) -> bool:
+    """
+    Whether a penalty can move a weight.
+
+    :param penalty: The penalty; one that would share the noise of another gets its own.
+    :param batch: The model, a batch, and the weights that are trained.
     :return: Whether some gradient, here or at weights nearby, is not zero, and the value depends on the weights (of a
         penalty on layers: see :func:`tapped_layers`).
 
     Example:
     >>> from art_sensreg import JacobianPenalty
-    >>> from art_sensreg.penalties.effect import penalty_effect
-    >>> model = nn.Linear(4, 2)
-    >>> penalty = JacobianPenalty(estimator="exact")
-    >>> [penalty_effect(penalty, model, torch.rand(5, 4), None, [weight]) for weight in model.parameters()]
+    >>> from art_sensreg.penalties.effect import TrainedBatch, penalty_effect
+    >>> model, x = nn.Linear(4, 2), torch.rand(5, 4)
+    >>> batches = [TrainedBatch(model=model, x=x, parameters=[weight]) for weight in model.parameters()]
+    >>> [penalty_effect(JacobianPenalty(estimator="exact"), batch) for batch in batches]
     [True, False]
     """
-    if traits is None:
-        traits = survey(model, x)
-
-    def measured() -> tuple[float, float, bool]:
-        return _measured(_cheap(penalty), model, x, y, parameters, clip_values, traits)
-
-    value, gradient, connected = measured()
-    if not connected or (gradient != 0 and _all_trained(model, parameters)):
+    if batch.plan is None:
+        batch = replace(batch, plan=survey(batch.model, batch.x))
+    cheap, parameters = _cheap(penalty), batch.parameters
+    value, gradient, connected = _measured(cheap, batch)
+    if not connected or (gradient != 0 and _all_trained(batch.model, parameters)):
         return connected
     with _moved(parameters) as size:
-        other, there, _ = measured()
+        other, there, _ = _measured(cheap, batch)
     # Of several layers the value may be that of a fixed one: each was looked at alone. A value that stays the same, but
     # has a gradient, is that of a straight-through estimator.
     one = getattr(penalty, "tapped_layers", None) is None
@@ -202,34 +210,27 @@ def penalty_effect(
 
 def _cheap(penalty: Any) -> Any:
     """A penalty that moves a weight if the given one does, with fewer passes, and by itself."""
-    if not isinstance(penalty, PassPenalty):
+    if not isinstance(penalty, FusedPenalty):
         return penalty
     changes: dict[str, Any] = {"sigma": 0.1} if penalty.shares_noise else {}
     changes.update({name: 2 for name in ("max_iter", "probes") if getattr(penalty, name, 0) > 2})
     return replace(penalty, **changes)
 
 
-def _measured(
-    penalty: Any,
-    model: nn.Module,
-    x: torch.Tensor,
-    y: torch.Tensor | None,
-    parameters: Sequence[nn.Parameter],
-    clip_values: ClipValues | None,
-    traits: Traits,
-) -> tuple[float, float, bool]:
+def _measured(penalty: Any, batch: TrainedBatch) -> tuple[float, float, bool]:
     """Value, norm of the gradient, and whether there is a way from one to the other; always with the same draws."""
+    model, x, plan = batch.model, batch.x, batch.plan or NO_PLAN
     with preserve_model(model, x.device, _SEED), torch.enable_grad(), with_graph():
-        if isinstance(penalty, PassPenalty):
-            plans = plan_penalties(model, x, [penalty])
-            _, (value,) = measure(
-                model, x, [penalty], plans, None, clip_values, False, stacked=traits.stacked, traits=traits
-            )
+        if isinstance(penalty, FusedPenalty):
+            named = {penalty.name: penalty}
+            inputs = PenaltyInputs(x=x, clip_values=batch.clip_values)
+            plan = replace(plan, taps=plan_layers(model, x, named), updates_state=False)
+            value = measure(model, named, inputs, plan).values[penalty.name]
         else:
-            value = penalty(model, x.clone(), y)
+            value = penalty(model, x.clone(), batch.y)
         if not value.requires_grad:
             return float(value), 0.0, False
-        gradients = torch.autograd.grad(value, list(parameters), allow_unused=True)
+        gradients = torch.autograd.grad(value, list(batch.parameters), allow_unused=True)
     there = [gradient for gradient in gradients if gradient is not None]
     norm = float(torch.stack([g.detach().float().norm() for g in there]).norm()) if there else 0.0
     return float(value.detach()), norm, bool(there)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import nn
 
-from art_sensreg.penalties.base import ClipValues, PassPenalty, Sigma
-from art_sensreg.penalties.forward.branches import Branches
-from art_sensreg.penalties.forward.inner_ascent import evaluated, inner_ascent
+from art_sensreg.penalties.base import FusedPenalty
+from art_sensreg.penalties.forward.inner_ascent import Ascent, ClipValues, evaluated, inner_ascent
 from art_sensreg.penalties.forward.noise import Randomness, draw_noise
+from art_sensreg.penalties.inputs import Comparison, Sigma
 from art_sensreg.utils import check_count, check_number
 
 # Size of the Gaussian noise at which the ascent starts: at the input itself the distance has no slope.
@@ -63,7 +62,7 @@ def fisher_rao_distance(logits: torch.Tensor, others: torch.Tensor) -> torch.Ten
 
 
 @dataclass(frozen=True, kw_only=True)
-class FisherRaoPenalty(PassPenalty):
+class FisherRaoPenalty(FusedPenalty):
     """
     FIRE: `E d_FR(p(x'), p(x))^2` with `x'` the input within `eps` of `x` whose prediction is farthest.
 
@@ -113,23 +112,13 @@ class FisherRaoPenalty(PassPenalty):
         if clean.shape[1] < 2:
             raise ValueError(f"`model` returns one output; {type(self).__name__} expects at least two logits.")
         start = torch.add(x.detach(), draw_noise(x.detach(), "gaussian", generator), alpha=_START)
-        farthest = inner_ascent(
-            model,
-            lambda logits: fisher_rao_distance(logits, clean).sum(),
-            x,
-            start,
-            self.eps,
-            self.eps_step,
-            self.max_iter,
-            clip_values=clip_values,
-        )
-        return [farthest], 1.0
+        ascent = Ascent(eps=self.eps, eps_step=self.eps_step, max_iter=self.max_iter, clip_values=clip_values)
+        return [inner_ascent(model, lambda logits: fisher_rao_distance(logits, clean).sum(), x, start, ascent)], 1.0
 
-    def evaluate(
-        self, passed: Branches, noisy: Sequence[int], sigma: Sigma, selection: int, generator: Randomness
-    ) -> torch.Tensor:
-        others = passed.logits[noisy[0]]
-        return fisher_rao_distance(others, passed.logits[0][: len(others)]).pow(2).mean()
+    def evaluate(self, compared: Comparison, generator: Randomness) -> torch.Tensor:
+        logits = compared.branches.logits
+        others = logits[compared.perturbed[0]]
+        return fisher_rao_distance(others, logits[0][: len(others)]).pow(2).mean()
 
 
 FIRE_PRESETS = {

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from art_sensreg.penalties.forward.batch_norm import couples_rows, fixed_statistics
+from art_sensreg.penalties.forward.batch_norm import batch_norms, uses_batch_statistics
 from art_sensreg.penalties.forward.branches import forward_branches
+from art_sensreg.penalties.forward.plan import ForwardPlan
 from art_sensreg.penalties.inputs import check_batch
 from art_sensreg.utils import check_choice, check_count, check_number, outside_inference_mode, python_numbers
 
@@ -143,21 +144,20 @@ def draw_gradients(
     """
     check_batch(model, x)
     single = getattr(model, "single_draws", nullcontext)
-    coupled = couples_rows(model)
+    coupled = uses_batch_statistics(batch_norms(model))
+    plan = ForwardPlan(updates_state=False)
     gradients = []
     with torch.enable_grad(), single(), torch.autocast(x.device.type, enabled=False):
         for _ in range(samples):
             leaf = x.detach().requires_grad_(True)
-            (logits,) = forward_branches(model, [leaf], update_statistics=False, per_row=coupled).logits
-            logits = _single_precision(logits)
-            loss = _summed_loss(logits, y)
+            passed = forward_branches(model, [leaf], plan=plan, per_row=coupled)
+            loss = _summed_loss(_single_precision(passed.logits[0]), y)
             # Only a gradient with a graph takes the statistics for constants.
-            with fixed_statistics() if coupled else nullcontext():
+            with passed.gradient.stopped():
                 (gradient,) = torch.autograd.grad(
                     loss, leaf, create_graph=create_graph or coupled, materialize_grads=True
                 )
-            gradient = _single_precision(gradient if create_graph else gradient.detach())
-            gradients.append(gradient)
+            gradients.append(_single_precision(gradient if create_graph else gradient.detach()))
     return torch.stack(gradients)
 
 

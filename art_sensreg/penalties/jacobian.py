@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,11 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from art_sensreg.penalties.base import ClipValues, PassPenalty, Sigma
+from art_sensreg.penalties.base import FusedPenalty
 from art_sensreg.penalties.feature_sigma import FeatureSigma, as_sigma, noise_sizes
-from art_sensreg.penalties.forward.batch_norm import fixed_statistics
-from art_sensreg.penalties.forward.branches import Branches
+from art_sensreg.penalties.forward.inner_ascent import ClipValues
 from art_sensreg.penalties.forward.noise import Randomness, draw_noise, draw_unit_sphere
+from art_sensreg.penalties.inputs import Comparison, Sigma
 from art_sensreg.utils import check_choice, check_count, check_flag
 
 ESTIMATORS = ("finite_difference", "projection", "exact")
@@ -92,8 +91,7 @@ def difference_squared_norm(noisy: torch.Tensor, clean: torch.Tensor, sigma: Sig
 
 
 def _vjp_squared_norm(logits: torch.Tensor, x: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
-    with fixed_statistics():
-        (gradient,) = torch.autograd.grad(logits, x, vectors, create_graph=True, materialize_grads=True)
+    (gradient,) = torch.autograd.grad(logits, x, vectors, create_graph=True, materialize_grads=True)
     return gradient.flatten(1).pow(2).sum(1)
 
 
@@ -104,7 +102,7 @@ def _safe_root(squares: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JacobianPenalty(PassPenalty):
+class JacobianPenalty(FusedPenalty):
     """
     Jacobian regularisation (JR): `1/2 ||J(x)||_F^2`, mean over the batch, `J = dz/dx` in the user's input units.
 
@@ -180,17 +178,17 @@ class JacobianPenalty(PassPenalty):
         size, sigma = noise_sizes(self.sigma, x)
         return [torch.addcmul(x, draw_noise(x, "gaussian", generator), size) for _ in range(self.probes)], sigma
 
-    def evaluate(
-        self, passed: Branches, noisy: Sequence[int], sigma: Sigma, selection: int, generator: Randomness
-    ) -> torch.Tensor:
+    def evaluate(self, compared: Comparison, generator: Randomness) -> torch.Tensor:
+        branches = compared.branches
+        clean = branches.logits[0]
         if self.estimator == "finite_difference":
-            clean = passed.logits[0]
-            estimates = [difference_squared_norm(z, clean[: len(z)], sigma) for z in (passed.logits[i] for i in noisy)]
+            others = [branches.logits[i] for i in compared.perturbed]
+            estimates = [difference_squared_norm(z, clean[: len(z)], compared.sigma) for z in others]
             norms = torch.stack(estimates).mean(0)
         else:
-            logits, inputs = passed.logits[0], passed.inputs[0]
-            if self.estimator == "exact":
-                norms = exact_squared_norm(logits, inputs)
-            else:
-                norms = projected_squared_norm(logits, inputs, self.probes, generator)
+            with branches.gradient.stopped():
+                if self.estimator == "exact":
+                    norms = exact_squared_norm(clean, branches.inputs[0])
+                else:
+                    norms = projected_squared_norm(clean, branches.inputs[0], self.probes, generator)
         return norms.mean() / 2 if self.squared else _safe_root(norms).mean()

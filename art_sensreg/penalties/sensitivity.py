@@ -11,12 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from art_sensreg.penalties.base import ClipValues, PassPenalty, Sigma
+from art_sensreg.penalties.base import FusedPenalty
 from art_sensreg.penalties.feature_sigma import FeatureSigma, as_sigma, noise_sizes
-from art_sensreg.penalties.forward.branches import Activations, Branches
+from art_sensreg.penalties.forward.branches import Activations
 from art_sensreg.penalties.forward.distances import paired_distance
+from art_sensreg.penalties.forward.inner_ascent import ClipValues
 from art_sensreg.penalties.forward.noise import NOISES, Randomness, draw_noise, draw_uniform
 from art_sensreg.penalties.forward.taps import Layers, check_layers
+from art_sensreg.penalties.inputs import Comparison, Sigma
 from art_sensreg.utils import check_choice, check_count, check_flag, check_number, shown
 
 DISTANCES = ("squared", "absolute")
@@ -104,7 +106,7 @@ def _size(clean: torch.Tensor, distance: str) -> torch.Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SensitivityPenalty(PassPenalty):
+class SensitivityPenalty(FusedPenalty):
     """
     Stochastic regularisation of neural activation sensitivity (SR).
 
@@ -187,12 +189,10 @@ class SensitivityPenalty(PassPenalty):
             noisy.append(copy if not self.clip or clip_values is None else copy.clamp_(*clip_values))
         return noisy, sigma
 
-    def evaluate(
-        self, passed: Branches, noisy: Sequence[int], sigma: Sigma, selection: int, generator: Randomness
-    ) -> torch.Tensor:
-        layers = passed.layers[selection]
+    def evaluate(self, compared: Comparison, generator: Randomness) -> torch.Tensor:
+        layers, perturbed, sigma = compared.layers, compared.perturbed, compared.sigma
         weights = [1 / len(layers)] * len(layers) if self.layer_weights is None else self.layer_weights
-        terms = [weight * self._of_layer(layer, noisy, sigma) for weight, layer in zip(weights, layers, strict=True)]
+        terms = [w * self._of_layer(layer, perturbed, sigma) for w, layer in zip(weights, layers, strict=True)]
         return torch.stack(terms).sum()
 
     def _of_layer(self, layer: Activations, noisy: Sequence[int], sigma: Sigma) -> torch.Tensor:

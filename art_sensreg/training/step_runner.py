@@ -70,7 +70,7 @@ class StepRunner:
         self._buffers.take()
         probes = self._probes.at(state.total_steps, processes.rank, processes.count)
         try:
-            with Replay(setup.objective.traits.sources_to_seed):
+            with Replay(setup.objective.plan.sources_to_seed):
                 self._seed_model()
                 terms, logits, culprit = self.stepper(x, y, own, probes, share, self._pieces(total))
         except BaseException:
@@ -99,7 +99,7 @@ class StepRunner:
         seed = derive_seed(self._progress.seed, "model", state.total_steps, state.rank)
         for generator in (torch.default_generator, torch_generator(self._setup.device)):
             generator.manual_seed(seed)
-        seed_sources(self._setup.objective.traits.sources_to_seed, seed)  # numpy's, Python's, its modules' own
+        seed_sources(self._setup.objective.plan.sources_to_seed, seed)  # numpy's, Python's, its modules' own
 
 
 def _probes_outside_of_compiled_code(seed: int, device: torch.device) -> Probes:

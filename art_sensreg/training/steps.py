@@ -175,7 +175,7 @@ class Stepper:
         noisy = size if share.noisy_rows is None else share.noisy_rows
         if not self._in_parts or not noisy:
             return [(size, share)]
-        most = self._setup.objective.rows_at_once(self._setup.model, _CACHED_NUMBERS)
+        most = self._setup.objective.examples_at_once(_CACHED_NUMBERS)
         return [(size, share)] if most is None else cache_sized(size, share, noisy, max(most, _SMALLEST_PART))
 
     def _gradients(

@@ -120,7 +120,7 @@ class EpochEnd:
     def _score(self, record: dict[str, float], model: nn.Module, seed: int, epoch: int) -> None:
         setup = self._setup
         score = Scorer(setup.objective, setup.config.batch_size, seed, setup.processes)
-        others = setup.objective.traits.sources_to_seed  # models that are random in evaluation mode draw from them
+        others = setup.objective.plan.sources_to_seed  # models that are random in evaluation mode draw from them
         with self._objective_state.unchanged(), seeded(others, derive_seed(seed, "validation", epoch)):
             if setup.validation is not None:
                 record.update(score(model, setup.validation, setup.config.validation_attack))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from art_sensreg.objectives import Objective
-from art_sensreg.penalties.forward.inner_ascent import NORMS, inner_ascent
+from art_sensreg.penalties.forward.inner_ascent import NORMS, Ascent, inner_ascent
 from art_sensreg.training.batches import HeldOut, to_device
 from art_sensreg.training.distributed import Processes
 from art_sensreg.training.metrics import correct, read, threshold
@@ -72,18 +72,15 @@ class ValidationAttack:
         """
         step = 2.5 * self.eps / self.max_iter if self.eps_step is None else self.eps_step
         start = torch.rand(x.shape, generator=generator, dtype=torch.float32).to(x).mul_(2).sub_(1)
-        return inner_ascent(
-            model,
-            lambda logits: objective.base_loss(logits, y),
-            x,
-            x + self.eps * start,
-            self.eps,
-            step,
-            self.max_iter,
-            self.norm,
-            objective.clip_values,
+        ascent = Ascent(
+            eps=self.eps,
+            eps_step=step,
+            max_iter=self.max_iter,
+            norm=self.norm,
+            clip_values=objective.clip_values,
             averaged=True,
         )
+        return inner_ascent(model, lambda logits: objective.base_loss(logits, y), x, x + self.eps * start, ascent)
 
 
 @dataclass(frozen=True)

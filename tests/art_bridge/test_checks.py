@@ -219,7 +219,9 @@ def test_a_missing_argument_is_pythons_own_error(make_classifier):
 def test_unknown_layer(make_classifier):
     classifier = make_classifier(penalties=[SensitivityPenalty(layers=["conv9"])])
     before = weights_of(classifier)
-    with pytest.raises(ValueError, match=r"`layers` asks for 'conv9', which the model has not; its modules: features"):
+    with pytest.raises(
+        ValueError, match=r"`layers` asks for 'conv9', which the model does not have; its modules: features"
+    ):
         classifier.fit(X, Y, nb_epochs=1)
     assert same_weights(before, weights_of(classifier))
 

@@ -15,7 +15,7 @@ from art_sensreg import SensRegClassifier
 from art_sensreg import attacks as ours
 from art_sensreg.attacks.base.norms import Ball
 from art_sensreg.objectives import Objective
-from art_sensreg.penalties.forward.inner_ascent import inner_ascent
+from art_sensreg.penalties.forward.inner_ascent import Ascent, inner_ascent
 from art_sensreg.training import ValidationAttack
 from tests.device.counting import transfers, waits
 
@@ -95,7 +95,8 @@ def test_the_steps_inside_of_training_and_validation(norm):
     x = torch.from_numpy(X).to(DEVICE)
     y = torch.from_numpy(np.arange(6) % 4).to(DEVICE)
     with transfers() as moved:
-        inner_ascent(model, lambda z: nn.functional.cross_entropy(z, y), x, x + 0.01, 0.1, 0.03, 3, norm)
+        ascent = Ascent(eps=0.1, eps_step=0.03, max_iter=3, norm=norm)
+        inner_ascent(model, lambda z: nn.functional.cross_entropy(z, y), x, x + 0.01, ascent)
     assert not waits(moved)
     with transfers() as moved:
         ValidationAttack(eps=0.1, norm=norm, max_iter=7)(model, Objective(), x, y, torch.Generator())

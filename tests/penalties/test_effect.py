@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from art_sensreg import FisherRaoPenalty, GradientDiversityPenalty, JacobianPenalty, SensitivityPenalty
-from art_sensreg.penalties.effect import penalty_effect, tapped_layers
+from art_sensreg.penalties.effect import TrainedBatch, penalty_effect, tapped_layers
 from art_sensreg.randomization import randomize
 
 
@@ -97,6 +97,11 @@ def gradient_is_zero(penalty, model):
     return all(gradient is None or gradient.norm() <= 1e-5 * value.abs() for gradient in gradients)
 
 
+def batch_of(model):
+    labels = torch.zeros(4, dtype=torch.long)
+    return TrainedBatch(model=model, x=images(), y=labels, parameters=trained(model))
+
+
 PENALTIES = {
     "SR": SensitivityPenalty(),
     "JR": JacobianPenalty(sigma=0.1),
@@ -113,7 +118,7 @@ def test_which_penalties_move_a_weight(name, penalty):
     model = MODELS[name][0]
     if isinstance(penalty, GradientDiversityPenalty):
         model = randomize(model, kind="rse")
-    effect = penalty_effect(penalty, model, images(), torch.zeros(4, dtype=torch.long), trained(model))
+    effect = penalty_effect(penalty, batch_of(model))
     layers = tapped_layers(model, images(), "hidden", trained(model)) if penalty is PENALTIES["SR"] else []
     trains = effect and (not layers or any(layer.trains for layer in layers))
     assert trains is not gradient_is_zero(penalty, model)
@@ -125,7 +130,7 @@ def test_a_penalty_whose_gradient_is_zero_only_at_the_first_weights():
     nn.init.zeros_(model.head[1].weight)
     penalty = JacobianPenalty(sigma=0.1)
     assert gradient_is_zero(penalty, model)
-    assert penalty_effect(penalty, model, images(), None, trained(model))
+    assert penalty_effect(penalty, batch_of(model))
 
 
 def test_a_straight_through_estimator_has_an_effect():
@@ -141,7 +146,7 @@ def test_a_straight_through_estimator_has_an_effect():
     layers = tapped_layers(model, images(), [nn.Linear], trained(model))
     assert [layer.trains for layer in layers] == [False, True, True, True]
     penalty = SensitivityPenalty(layers=["head.1"], sigma=1.0)
-    assert penalty_effect(penalty, model, images(), None, trained(model))
+    assert penalty_effect(penalty, batch_of(model))
 
 
 def test_dead_units_are_no_proof():
@@ -167,7 +172,7 @@ def test_nothing_of_the_model_changes():
     state = torch.get_rng_state()
     tapped_layers(model, images(), "hidden", trained(model))
     for penalty in (SensitivityPenalty(), JacobianPenalty(), JacobianPenalty(estimator="exact")):
-        penalty_effect(penalty, model, images(), None, trained(model))
+        penalty_effect(penalty, batch_of(model))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(module.training for module in model.modules())

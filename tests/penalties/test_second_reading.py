@@ -1,5 +1,7 @@
 """Models and settings on which an earlier version crashed, or said nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,7 @@ from art_sensreg import (
     TrainingConfig,
 )
 from art_sensreg.objectives import Objective
-from art_sensreg.penalties.forward.inner_ascent import inner_ascent
+from art_sensreg.penalties.forward.inner_ascent import Ascent, inner_ascent
 from art_sensreg.penalties.forward.noise import Probes
 from art_sensreg.randomization import randomize
 
@@ -65,7 +67,7 @@ def test_separate_passes_measure_what_stacked_ones_do():
         objective = Objective([SensitivityPenalty(), JacobianPenalty(estimator="projection")])
         x, y = torch.from_numpy(X).double(), torch.from_numpy(Y)
         objective.prepare(model, x)
-        objective.traits.stacked = stacked
+        objective.plan = replace(objective.plan, stacked=stacked)
         terms, _ = objective(model, x, y, Probes(0, x.device).at(0))
         terms["loss"].backward()
         gradients = [parameter.grad for parameter in model.parameters()]
@@ -124,7 +126,8 @@ def test_a_model_that_works_in_place_leaves_the_batch_to_the_others():
 def test_steps_in_l2_have_their_length_however_small_the_gradient():
     x = torch.zeros(3, 2)
     for factor in (1.0, 1e-20, 1e-30):
-        moved = inner_ascent(nn.Identity(), lambda z, f=factor: f * z.sum(), x, x, 0.5, 0.25, 1, norm="l2")
+        ascent = Ascent(eps=0.5, eps_step=0.25, max_iter=1, norm="l2")
+        moved = inner_ascent(nn.Identity(), lambda z, f=factor: f * z.sum(), x, x, ascent)
         assert torch.allclose(moved.norm(dim=1), torch.full((3,), 0.25))
 
 

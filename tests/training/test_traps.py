@@ -248,17 +248,17 @@ class Centred(nn.Module):
 def test_what_does_not_treat_rows_alone_is_not_computed_in_parts(digits):
     x = torch.from_numpy(digits.x_train[:8])
 
-    def rows_at_once(model, loss=None):
+    def examples_at_once(model, loss=None):
         objective = Objective(PENALTIES, loss)
         objective.prepare(model, x)
-        return objective.rows_at_once(model, 1000)
+        return objective.examples_at_once(1000)
 
     layers = [nn.Flatten(), nn.Linear(64, 10), nn.ReLU(), nn.Linear(10, 10)]
-    assert rows_at_once(nn.Sequential(*layers)) == 50
-    assert rows_at_once(nn.Sequential(*layers), Hardest()) is None
-    assert rows_at_once(nn.Sequential(*layers, Centred())) is None
-    assert rows_at_once(nn.Sequential(*layers, nn.Dropout())) is None
-    assert rows_at_once(nn.Sequential(*layers, nn.BatchNorm1d(10))) is None
+    assert examples_at_once(nn.Sequential(*layers)) == 50
+    assert examples_at_once(nn.Sequential(*layers), Hardest()) is None
+    assert examples_at_once(nn.Sequential(*layers, Centred())) is None
+    assert examples_at_once(nn.Sequential(*layers, nn.Dropout())) is None
+    assert examples_at_once(nn.Sequential(*layers, nn.BatchNorm1d(10))) is None
 
 
 def test_layers_may_be_unfrozen_on_the_way(make_classifier, digits):

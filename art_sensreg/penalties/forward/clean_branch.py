@@ -4,28 +4,60 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from art_sensreg.penalties.forward.batch_norm import move_statistics, normalise, statistics
+from art_sensreg.penalties.forward.batch_norm import (
+    CleanStatistics,
+    Running,
+    StatisticsGradient,
+    move_statistics,
+    normalise,
+    statistics,
+)
 from art_sensreg.penalties.forward.draws import DRAWS, DROPOUTS, drops_nothing, of_parameter
 from art_sensreg.utils.model_rng import same_draws, torch_generator
+
+# The arguments of `torch.batch_norm` and `torch.native_batch_norm` in their order, which is not that of `F.batch_norm`.
+_NATIVE = ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps", "cudnn_enabled")
 
 
 class UnstackableError(Exception):
     """A stacked pass has met something that would treat its branches differently; they must run one by one."""
 
 
+@dataclass
+class _BatchNormCall:
+    """The arguments of `F.batch_norm`, in its order."""
+
+    input: torch.Tensor
+    running_mean: torch.Tensor | None
+    running_var: torch.Tensor | None
+    weight: torch.Tensor | None = None
+    bias: torch.Tensor | None = None
+    training: bool = False
+    momentum: float = 0.1
+    eps: float = 1e-5
+    cudnn_enabled: bool = True
+
+    def as_torch(self, running: Running | None) -> torch.Tensor:
+        """What torch makes of it, with these running statistics."""
+        mean, var = running or (None, None)
+        affine = self.weight, self.bias
+        return F.batch_norm(self.input, mean, var, *affine, self.training, self.momentum, self.eps)
+
+
 class CleanBranchRules(TorchFunctionMode):
     """
     BatchNorm and dropout as the docstring of `branches` says, by intercepting their functional forms.
 
-    :param sizes: Rows of each branch of a stacked batch; or of the one branch that runs alone.
+    :param sizes: Examples in each branch of a stacked batch; or in the one branch that runs alone.
     :param update_statistics: Whether BatchNorm's running statistics move.
-    :param per_row: Whether the outputs will be differentiated by the inputs at fixed statistics.
+    :param per_row: Whether the outputs will be differentiated with respect to the inputs at fixed statistics.
     :param repeated: Whether further passes are to be normalised with the statistics of this one.
     :param moved: Running means that have moved in this step already, with the number of times.
     """
@@ -44,6 +76,7 @@ class CleanBranchRules(TorchFunctionMode):
         self.rows = sum(sizes)
         self.stacked = len(sizes) > 1
         self.update_statistics = update_statistics
+        self.gradient = StatisticsGradient()
         self.called: Counter[int] = Counter()
         self.moved: Counter[int] = Counter()
         self.random_state: torch.Tensor | None = None  # before the first draw
@@ -59,6 +92,7 @@ class CleanBranchRules(TorchFunctionMode):
     def replica(self) -> CleanBranchRules:
         """The same rules from here on, for the recomputation of what follows: statistics do not move once more."""
         made = CleanBranchRules(self.sizes, False, self.per_row, self.repeated)
+        made.gradient = self.gradient
         made._repeating, made._place = self._repeating, self._place
         made._statistics = self._statistics if self._repeating else []
         return made
@@ -72,27 +106,29 @@ class CleanBranchRules(TorchFunctionMode):
 
     # --- BatchNorm --------------------------------------------------------------------------------------------------
 
-    def _batch_norm(
-        self,
-        func: Callable[..., Any],
-        input: torch.Tensor,
-        running_mean: torch.Tensor | None,
-        running_var: torch.Tensor | None,
-        weight: torch.Tensor | None = None,
-        bias: torch.Tensor | None = None,
-        training: bool = False,
-        momentum: float = 0.1,
-        eps: float = 1e-5,
-    ) -> torch.Tensor:
-        if not training:
-            return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    def _batch_norm(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        call = _BatchNormCall(*args, **kwargs)
+        return self._normalised(call) if call.training else func(*args, **kwargs)
+
+    def _native_batch_norm(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """`torch.batch_norm` and `torch.native_batch_norm`: the latter returns statistics too."""
+        call = _BatchNormCall(**dict(zip(_NATIVE, args, strict=False)), **kwargs)
+        if not call.training:
+            return func(*args, **kwargs)
+        output = self._normalised(call)
+        if func is torch.batch_norm:
+            return output
+        mean, variance = move_statistics(call.input[: len(call.input) * self.sizes[0] // self.rows], None, 0.0)
+        return output, mean, torch.rsqrt(variance + call.eps)
+
+    def _normalised(self, call: _BatchNormCall) -> torch.Tensor:
+        input, eps, momentum = call.input, call.eps, call.momentum
         running = None
-        if self.update_statistics and running_mean is not None and running_var is not None:
-            running = running_mean, running_var
+        if self.update_statistics and call.running_mean is not None and call.running_var is not None:
+            running = call.running_mean, call.running_var
         if of_parameter(input) or (len(input) == 1 and self.sizes[0] > 1):
-            # Weights are standardised, or rows one by one as channels of a single one: no batch is normalised.
-            running_mean, running_var = running or (None, None)
-            return F.batch_norm(input, running_mean, running_var, weight, bias, True, momentum, eps)
+            # Weights are standardised, or examples one by one as channels of a single one: no batch is normalised.
+            return call.as_torch(running)
         running = self._noted(running)
         if len(input) % self.rows and self.stacked:
             raise UnstackableError(f"a BatchNorm normalises {len(input)} rows of {self.rows}")
@@ -102,7 +138,8 @@ class CleanBranchRules(TorchFunctionMode):
                 f"Expected more than 1 value per channel when training, got input size {input[:rows].shape}."
             )
         if not self._repeating and (self.stacked or self.per_row):
-            output, _, _ = normalise(input, weight, bias, rows, eps, running, momentum)
+            clean = CleanStatistics(rows=rows, eps=eps, running=running, momentum=momentum, gradient=self.gradient)
+            output = normalise(input, call.weight, call.bias, clean)
             if self.repeated:  # the passes after this one need them with their graph
                 self._statistics.append(statistics(input))
         else:
@@ -111,38 +148,16 @@ class CleanBranchRules(TorchFunctionMode):
                 self._statistics.append((mean, variance))
                 if running is not None:
                     move_statistics(input, running, momentum)
-            scale = torch.rsqrt(variance + eps) if weight is None else torch.rsqrt(variance + eps) * weight
-            shift = -mean * scale if bias is None else bias - mean * scale
+            inverse = torch.rsqrt(variance + eps)
+            scale = inverse if call.weight is None else inverse * call.weight
+            shift = -mean * scale if call.bias is None else call.bias - mean * scale
             shape = [1, -1] + [1] * (input.ndim - 2)
             output = torch.addcmul(shift.view(shape), input, scale.view(shape)).to(input.dtype)
         if running is not None and self.stacked:
             self.moved[id(running[0])] += 1
         return output
 
-    def _native_batch_norm(
-        self,
-        func: Callable[..., Any],
-        input: torch.Tensor,
-        weight: torch.Tensor | None,
-        bias: torch.Tensor | None,
-        running_mean: torch.Tensor | None,
-        running_var: torch.Tensor | None,
-        training: bool,
-        momentum: float,
-        eps: float,
-        cudnn_enabled: bool = True,
-    ) -> Any:
-        """`torch.batch_norm` and `torch.native_batch_norm`: the latter returns statistics too."""
-        if not training:
-            rest = (cudnn_enabled,) if func is torch.batch_norm else ()
-            return func(input, weight, bias, running_mean, running_var, training, momentum, eps, *rest)
-        output = self._batch_norm(func, input, running_mean, running_var, weight, bias, training, momentum, eps)
-        if func is torch.batch_norm:
-            return output
-        mean, variance = move_statistics(input[: len(input) * self.sizes[0] // self.rows], None, 0.0)
-        return output, mean, torch.rsqrt(variance + eps)
-
-    def _noted(self, running: tuple[torch.Tensor, torch.Tensor] | None) -> tuple[torch.Tensor, torch.Tensor] | None:
+    def _noted(self, running: Running | None) -> Running | None:
         """Running statistics, unless they have moved in an attempt that was broken off."""
         if running is None:
             return None

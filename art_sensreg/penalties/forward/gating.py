@@ -97,7 +97,7 @@ class Gating:
         :param inputs: What it was called with.
         :param output: What it returned.
         """
-        before = [entry for value in inputs if (entry := self._entry(value)) is not None]
+        before = [entry for entry in map(self._entry, inputs) if entry is not None]
         for entry in before:
             self._close(entry)
         if not isinstance(output, torch.Tensor):

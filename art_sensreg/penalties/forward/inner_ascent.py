@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -44,31 +45,11 @@ def inside_ball(
     return x + delta if clip_values is None else (x + delta).clamp(*clip_values)
 
 
-@outside_inference_mode
-def inner_ascent(
-    model: nn.Module,
-    loss_fn: Callable[[torch.Tensor], torch.Tensor],
-    x: torch.Tensor,
-    start: torch.Tensor,
-    eps: float,
-    eps_step: float,
-    max_iter: int,
-    norm: str = "linf",
-    clip_values: ClipValues | None = None,
-    averaged: bool = False,
-) -> torch.Tensor:
+@dataclass(frozen=True, kw_only=True)
+class Ascent:
     """
-    Maximise a loss of logits over the ball around each input.
+    How a loss is maximised over the ball around each input.
 
-    The model is in evaluation mode, so that BatchNorm's statistics neither move nor couple the rows; no derivative by a
-    weight is taken; autocast is off, because the first steps differ by less than half precision can tell.
-
-    | Paper link: https://arxiv.org/abs/1706.06083 (Madry et al. 2018, equation 2 and section 3.1)
-
-    :param model: Module from `(n, ...)` inputs to `(n, C)` logits; it keeps its mode.
-    :param loss_fn: Function of the logits, to a 0-d tensor in which the rows do not mix.
-    :param x: Clean inputs, `(n, ...)`.
-    :param start: Where to start, same shape; brought into the ball first.
     :param eps: Radius, in input units.
     :param eps_step: Size of a step.
     :param max_iter: Number of steps.
@@ -76,19 +57,51 @@ def inner_ascent(
     :param clip_values: Input range as two broadcastable tensors, or None.
     :param averaged: Whether a model that averages draws of its own (it has a `single_draws`) does so here; training
         takes a single draw for each step.
+    """
+
+    eps: float
+    eps_step: float
+    max_iter: int
+    norm: str = "linf"
+    clip_values: ClipValues | None = None
+    averaged: bool = False
+
+
+@outside_inference_mode
+def inner_ascent(
+    model: nn.Module,
+    loss_fn: Callable[[torch.Tensor], torch.Tensor],
+    x: torch.Tensor,
+    start: torch.Tensor,
+    ascent: Ascent,
+) -> torch.Tensor:
+    """
+    Maximise a loss of logits over the ball around each input.
+
+    The model is in evaluation mode, so that BatchNorm's statistics neither move nor couple the examples; no gradient
+    with respect to a weight is taken; autocast is off, because the first steps differ by less than half precision can
+    tell.
+
+    | Paper link: https://arxiv.org/abs/1706.06083 (Madry et al. 2018, equation 2 and section 3.1)
+
+    :param model: Module from `(n, ...)` inputs to `(n, C)` logits; it keeps its mode.
+    :param loss_fn: Function of the logits, to a 0-d tensor in which the examples do not mix.
+    :param x: Clean inputs, `(n, ...)`.
+    :param start: Where to start, same shape; brought into the ball first.
+    :param ascent: Ball and steps.
     :return: Perturbed inputs, `(n, ...)`, without a graph.
 
     Example:
-    >>> from art_sensreg.penalties.forward.inner_ascent import inner_ascent
-    >>> x = torch.zeros(1, 2)
-    >>> inner_ascent(nn.Identity(), lambda z: (z[:, 0] - z[:, 1]).sum(), x, x, eps=0.5, eps_step=0.25, max_iter=4)
+    >>> from art_sensreg.penalties.forward.inner_ascent import Ascent, inner_ascent
+    >>> x, ascent = torch.zeros(1, 2), Ascent(eps=0.5, eps_step=0.25, max_iter=4)
+    >>> inner_ascent(nn.Identity(), lambda z: (z[:, 0] - z[:, 1]).sum(), x, x, ascent)
     tensor([[ 0.5000, -0.5000]])
     """
-    x, norm = x.detach(), norm_name(norm, NORMS)
-    perturbed = inside_ball(x, start.detach(), eps, norm, clip_values)
-    draws = nullcontext() if averaged else _single_draws(model)
+    x, norm = x.detach(), norm_name(ascent.norm, NORMS)
+    perturbed = inside_ball(x, start.detach(), ascent.eps, norm, ascent.clip_values)
+    draws = nullcontext() if ascent.averaged else _single_draws(model)
     with eval_mode(model), draws, torch.autocast(x.device.type, enabled=False), with_graph():
-        for _ in range(max_iter):
+        for _ in range(ascent.max_iter):
             gradient = _gradient(model, loss_fn, perturbed)
             if norm == "linf":
                 direction = gradient.sign()
@@ -97,7 +110,7 @@ def inner_ascent(
                 # Of a confident row, in a mean over the batch, even the length of the gradient may count as zero.
                 flat = flat / flat.abs().amax(1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
                 direction = nn.functional.normalize(flat, dim=1).view_as(gradient)
-            perturbed = inside_ball(x, perturbed + eps_step * direction, eps, norm, clip_values)
+            perturbed = inside_ball(x, perturbed + ascent.eps_step * direction, ascent.eps, norm, ascent.clip_values)
     return perturbed
 
 

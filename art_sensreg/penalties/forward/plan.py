@@ -1,60 +1,83 @@
-"""What is known of a model that is to be trained, and what follows from it."""
+"""How a model is run on clean and perturbed branches: found out once, before training, and fixed from then on."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from art_sensreg.penalties.forward.taps import trial
+from art_sensreg.penalties.forward.taps import TapPlan, trial
+from art_sensreg.utils import warn_caller
 from art_sensreg.utils.model_state import MovedState
 
 
-@dataclass
-class Traits:
+@dataclass(frozen=True, kw_only=True)
+class ForwardPlan:
     """
-    What is known of a model.
+    What is known of a model, and how its branches are run because of it.
 
-    :param stacked: Whether branches may be stacked into one batch.
-    :param reason: Why not; empty if that is the model's randomness, which the branches share all the same.
-    :param coupled: Whether a row's logits can be differentiated by other rows, at fixed statistics of BatchNorm.
+    :param taps: The layers to be read for each penalty that reads some, by the penalty's name.
+    :param stacked: Whether the branches form one batch; otherwise each has a forward pass of its own.
+    :param reason: Why they are not stacked; empty if that is the model's randomness, which the branches share anyway.
+    :param norms: The model's BatchNorm layers.
+    :param rowwise: Whether a batch may be computed in parts.
+    :param overwrites_input: Whether the model works in place on its input, or may do so.
+    :param updates_state: Whether running statistics and other state move; not when a penalty is only looked at.
+    :param coupled: Whether an example's logits depend on other examples in a way other than through torch's BatchNorm.
     :param random: Whether anything random is drawn.
     :param draws: Whether more is drawn than what stacked branches share.
     :param repeatable: Whether equal random states and inputs give equal outputs.
-    :param checkpointed: Whether activations are checkpointed, or may be.
-    :param sources: Every generator that the model may draw from.
-    :param moved: State that a pass changes, beside BatchNorm's.
-    :param rows: How many rows the model was looked at with.
+    :param checkpointed: Whether the model uses activation checkpointing, or may do so.
+    :param sources: Every random generator that the model may draw from.
+    :param moved: State other than BatchNorm's that a forward pass changes.
+    :param trial_size: Size of the batches with which this was found out.
     """
 
+    taps: Mapping[str, TapPlan] = field(default_factory=dict)
     stacked: bool = True
     reason: str = ""
+    norms: tuple[nn.Module, ...] = ()
+    rowwise: bool = False
+    overwrites_input: bool = True
+    updates_state: bool = True
     coupled: bool = False
     random: bool = False
     draws: bool = False
     repeatable: bool = True
     checkpointed: bool = True
-    sources: list[Any] = field(default_factory=list)
+    sources: tuple[Any, ...] = ()
     moved: MovedState = field(default_factory=lambda: MovedState([]))
-    rows: int = 0
+    trial_size: int = 0
 
     @property
     def sources_to_seed(self) -> list[Any]:
-        """Generators beside torch's own global ones, if the model draws more than dropout does."""
-        return [source for source in self.sources if not _torchs_own(source)] if self.draws else []
+        """Generators other than torch's global ones, if the model draws more than dropout does."""
+        return [source for source in self.sources if not _is_torchs(source)] if self.draws else []
+
+    def unstacked(self, reason: str) -> ForwardPlan:
+        """The plan after a stacked pass has failed: separate passes, with a warning that says why."""
+        plan = replace(self, stacked=False, reason=reason)
+        plan.warn_if_unstacked()
+        return plan
+
+    def warn_if_unstacked(self) -> None:
+        """Warn that branches run one after another, unless that is for the model's randomness, which they share."""
+        if self.stacked or not self.reason:
+            return
+        own = " Each branch is normalised with its own rows, where a layer is none of torch's." if self.coupled else ""
+        warn_caller(
+            f"Clean and perturbed images cannot share a forward pass of this model, because {self.reason}. They are "
+            "passed one after another, which takes a little longer; statistics and other state move with the clean "
+            f"ones only.{own}"
+        )
 
 
 def works_in_place(model: nn.Module, x: torch.Tensor) -> bool:
     """
-    Tell whether a model overwrites its input.
-
-    :param model: Any `nn.Module`.
-    :param x: Some inputs, `(n, ...)`; they are left alone.
-    :return: True if it does.
+    Whether a model overwrites its input, tried out on a copy.
 
     Example:
     >>> from art_sensreg.penalties.forward.plan import works_in_place
@@ -68,45 +91,7 @@ def works_in_place(model: nn.Module, x: torch.Tensor) -> bool:
     return rows._version != before
 
 
-def check_traits(traits: Traits, penalties: Sequence[Any]) -> None:
-    """
-    Check that penalties can be measured on a model.
-
-    :param traits: What is known of the model.
-    :param penalties: The penalties.
-    :raises ValueError: If one needs what the model has not.
-    """
-    if penalties and not traits.repeatable:
-        raise ValueError(
-            "`model` returns other outputs for the same inputs and random states, so that clean and noisy images "
-            "cannot be compared; expected random numbers from the global generators of torch, numpy or Python, or from "
-            "generators that are attributes of modules or global variables named in their code."
-        )
-    for penalty in penalties:
-        if traits.coupled and penalty.sums_rows:
-            raise ValueError(
-                f"`model` makes a row's logits depend on other rows in a way other than that of torch's BatchNorm, and "
-                f"{penalty!r} sums over rows that it takes for independent; expected another `estimator`."
-            )
-
-
-def warn_of(traits: Traits) -> None:
-    """
-    Say that branches run one after another where that is not for the model's randomness, which they share.
-
-    :param traits: What is known of the model.
-    """
-    if traits.stacked or not traits.reason:
-        return
-    own = " Each branch is normalised with its own rows, where a layer is none of torch's." if traits.coupled else ""
-    warnings.warn(
-        f"Clean and perturbed images cannot share a forward pass of this model, because {traits.reason}. They pass one "
-        f"after another, which takes a little longer; statistics and other state move with the clean ones only.{own}",
-        stacklevel=2,
-    )
-
-
-def _torchs_own(source: Any) -> bool:
+def _is_torchs(source: Any) -> bool:
     return isinstance(source, torch.Generator) and (
         source is torch.default_generator or source in torch.cuda.default_generators
     )

@@ -1,9 +1,9 @@
 """
-What a model does with the rows of a batch, found out before training: may its branches be stacked into one batch?
+How a model treats the examples of a batch, found out before training: may its branches be stacked into one batch?
 
-They may if the clean rows come out as if they were alone, whatever the other rows are: the same logits, the same
-buffers, no gradient from one to the other; and if nothing random is drawn but what the stacked branches share. Else
-they run one after another, with the same draws, and state moves with the clean branch only.
+They may if the clean examples come out as if they were alone, whatever the others are: the same logits, the same
+buffers, no gradient from one to the other; and if nothing random is drawn but what the stacked branches share.
+Otherwise they run one after another, with the same draws, and state moves with the clean branch only.
 """
 
 from __future__ import annotations
@@ -15,48 +15,40 @@ from typing import Any
 import torch
 from torch import nn
 
-from art_sensreg.penalties.forward.batch_norm import batch_norms, couples_rows, fixed_statistics
+from art_sensreg.penalties.forward.batch_norm import StatisticsGradient, batch_norms, uses_batch_statistics
 from art_sensreg.penalties.forward.clean_branch import CleanBranchRules, UnstackableError
 from art_sensreg.penalties.forward.draws import DRAWS, DROPOUTS, drops_nothing, of_parameter
-from art_sensreg.penalties.forward.plan import Traits
+from art_sensreg.penalties.forward.plan import ForwardPlan
 from art_sensreg.penalties.forward.recomputation import Again, recomputed_alike, recomputed_by
-from art_sensreg.penalties.forward.trial_rows import with_enough_rows
-from art_sensreg.utils.model_rng import (
-    Replay,
-    preserve_model,
-    random_sources,
-    same_states,
-    seeded,
-    torch_generator,
-)
+from art_sensreg.penalties.forward.trial_rows import two_batches, with_enough_rows
+from art_sensreg.utils.model_rng import Replay, preserve_model, random_sources, same_states, seeded, torch_generator
 from art_sensreg.utils.model_state import MovedState, Snapshot, moved_alike
 from art_sensreg.utils.modes import eval_mode
 
 # A prime: hardly any other dimension of a model is a multiple of it, or of twice it.
 _ROWS = 7
 LOOK = 2 * _ROWS
-"""Rows of the data that a survey makes use of."""
+"""How many examples of the data :func:`survey` makes use of."""
 # Share by which outputs may differ because a larger batch is summed in another order; and in a batch of equal size.
 _ROUNDING = 1e-2
 _SAME = 1e-5
 _SMALL = 1e-3
 _INFLUENCE = "rows of a batch influence each other in a way other than that of torch's BatchNorm"
 
-
 State = dict[tuple[int, str], Any]
 
 
-def survey(model: nn.Module, x: torch.Tensor, branches: bool = True) -> Traits:
+def survey(model: nn.Module, x: torch.Tensor, branches: bool = True) -> ForwardPlan:
     """
-    Look at a model in its present mode, on a few rows, without a trace.
+    Try a model in its present mode on a few examples, without leaving a trace, and plan how its branches are run.
 
-    Weights that are all but zero, as those are with which many a residual branch begins, are others meanwhile: they
+    Weights that are all but zero, as those are with which many a residual branch begins, are replaced meanwhile: they
     would hide what the branch does. The random states of the caller do not matter, and do not move.
 
     :param model: Any `nn.Module`.
-    :param x: Some inputs, `(n, ...)`; of more than a few, the first count.
-    :param branches: Whether several branches will be run. Else only randomness and checkpointing are looked for.
-    :return: What was found.
+    :param x: Some inputs, `(n, ...)`; the first :data:`LOOK` count.
+    :param branches: Whether several branches will be run. Otherwise only randomness and checkpointing are looked for.
+    :return: The plan, without the layers to be read.
 
     Example:
     >>> from art_sensreg.penalties.forward.row_coupling import survey
@@ -65,18 +57,39 @@ def survey(model: nn.Module, x: torch.Tensor, branches: bool = True) -> Traits:
     >>> survey(nn.RReLU(), torch.randn(14, 3)).stacked
     False
     """
+
+    def look(count: int) -> ForwardPlan:
+        with preserve_model(model, x.device, seed=0, weights=True):
+            trial = _Trial(model, *two_batches(x.detach().clone(), count))
+            if not branches:
+                return trial.alone()
+            with _general_weights(model):
+                plan = trial.run()
+            return trial.run() if trial.overflowed else plan
+
     with torch.inference_mode(False), torch.autocast(x.device.type, enabled=False):
-        return with_enough_rows(lambda count: _survey(model, x.detach().clone(), branches, count), _ROWS)
+        return with_enough_rows(look, _ROWS)
 
 
-def _survey(model: nn.Module, x: torch.Tensor, branches: bool, count: int) -> Traits:
-    with preserve_model(model, x.device, seed=0, weights=True):
-        trial = _Trial(model, *_two_batches(x, count))
-        if not branches:
-            return trial.alone()
-        with _general_weights(model):
-            traits = trial.run()
-        return trial.run() if trial.overflowed else traits
+def treats_rows_alone(model: nn.Module, x: torch.Tensor, plan: ForwardPlan) -> bool:
+    """
+    Whether a batch may be computed in parts: an example's output depends on it alone, and no state moves.
+
+    Example:
+    >>> from art_sensreg.penalties.forward.row_coupling import survey, treats_rows_alone
+    >>> x = torch.rand(14, 3)
+    >>> [treats_rows_alone(model, x, survey(model, x)) for model in (nn.Linear(3, 2), nn.BatchNorm1d(3))]
+    [True, False]
+    """
+    rows = x[:2].detach()
+    if len(rows) < 2 or uses_batch_statistics(plan.norms):
+        return False
+    if plan.random or plan.coupled or plan.moved or (plan.reason and not plan.stacked):
+        return False
+    with torch.no_grad(), preserve_model(model, x.device, seed=0, weights=True):
+        whole = model(rows.clone())
+        parts = torch.cat([model(row.clone()) for row in rows.split(1)])
+    return whole.shape == parts.shape and torch.allclose(whole, parts, rtol=1e-3, atol=1e-5)
 
 
 class _Trial:
@@ -86,19 +99,18 @@ class _Trial:
         self.model, self.rows, self.others = model, rows, others
         self.extremes: list[torch.Tensor] = []
         self.sources = random_sources(model, rows.device)
+        self.norms = batch_norms(model)
         self.checkpointed = False
         self.untouched, self.overflowed = True, False
         self.snapshot = Snapshot(model, weights=False)
 
-    def alone(self) -> Traits:
-        """What is found of a model that sees nothing but clean batches."""
+    def alone(self) -> ForwardPlan:
+        """The plan for a model that sees nothing but clean batches."""
         draws = self._draws()
-        return Traits(
-            random=draws, draws=draws, checkpointed=self.checkpointed, sources=self.sources, rows=len(self.rows)
-        )
+        return self._plan(random=draws, draws=draws)
 
-    def run(self) -> Traits:
-        """What is found."""
+    def run(self) -> ForwardPlan:
+        """The plan for a model that sees several branches."""
         self.snapshot.restore()
         draws = self._draws()
         with eval_mode(self.model):  # adversarial images are made in evaluation mode
@@ -107,25 +119,28 @@ class _Trial:
         coupled, clean, state = self._alone()
         self.overflowed = not bool(torch.isfinite(clean).all())
         random = not self.untouched
-        again, _ = self._pass([self.rows], update=False)
+        again, _, _ = self._pass([self.rows], update=False)
         moved += [*self.snapshot.changed(), *self._outside()]
-        traits = Traits(
-            stacked=True,
+        own_state = self._own_state(moved)
+        reason = (_INFLUENCE if coupled else "") if draws else self._disagreement(clean, state)
+        return self._plan(
+            stacked=not draws and not reason,
+            reason=reason,
             coupled=coupled,
             random=random or draws,
             draws=draws,
             repeatable=_close(again, clean),
-            checkpointed=self.checkpointed,
-            sources=self.sources,
-            moved=self._own_state(moved),
-            rows=len(self.rows),
+            moved=own_state,
         )
-        if not draws:
-            traits.reason = self._disagreement(clean, state)
-        elif coupled:
-            traits.reason = _INFLUENCE
-        traits.stacked = not draws and not traits.reason
-        return traits
+
+    def _plan(self, **found: Any) -> ForwardPlan:
+        return ForwardPlan(
+            norms=self.norms,
+            checkpointed=self.checkpointed,
+            sources=tuple(self.sources),
+            trial_size=len(self.rows),
+            **found,
+        )
 
     def _draws(self, passes: int = 2) -> bool:
         """Whether random numbers are drawn that stacked branches would not share, in passes of different seeds."""
@@ -140,16 +155,16 @@ class _Trial:
         return found
 
     def _alone(self) -> tuple[bool, torch.Tensor, State]:
-        """Whether a row's logits depend on other rows when the clean rows are alone; the logits; the state after."""
-        fixed = couples_rows(self.model)
-        logits, x = self._pass([self.rows], per_row=fixed, gradient=True)
+        """Whether an example's logits depend on others in a clean batch; the logits; the state after."""
+        fixed = uses_batch_statistics(self.norms)
+        logits, x, statistics = self._pass([self.rows], per_row=fixed, gradient=True)
         state = dict(self.snapshot.values(current=True))
-        with fixed_statistics() if fixed else nullcontext():
+        with statistics.stopped() if fixed else nullcontext():
             slope = _slope(logits[:1], x, again=fixed)
         return slope is not None and bool(slope[1:].any()), logits.detach(), state
 
     def _outside(self) -> list[tuple[nn.Module, str]]:
-        """What moves if rows leave the range of the data, as noisy ones do; such rows, if the model takes them."""
+        """What moves if inputs leave the range of the data, as noisy ones do; such ones, if the model takes them."""
         low, high = self.rows.min(), self.rows.max()
         margin = 0.3 * (high - low)
         self.extremes, moved = [], []
@@ -162,13 +177,13 @@ class _Trial:
         return moved
 
     def _disagreement(self, clean: torch.Tensor, state: State) -> str:
-        """What is different for the clean rows if other rows are stacked under them, or empty."""
+        """What is different for the clean examples if others are stacked under them, or empty."""
         rows = len(self.rows)
         first: torch.Tensor | None = None
         # Thresholds and ranges that are found in the batch have no gradient, and move with rows that differ much.
         for beside in (self.others, *self.extremes):
             try:
-                logits, x = self._pass([self.rows, beside], gradient=first is None)
+                logits, x, _ = self._pass([self.rows, beside], gradient=first is None)
             except UnstackableError as error:
                 return str(error)
             if logits.shape[:1] != x.shape[:1]:
@@ -188,8 +203,8 @@ class _Trial:
 
     def _pass(
         self, branches: list[torch.Tensor], update: bool = True, per_row: bool = False, gradient: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits of a pass from the state at the start, and what they can be differentiated by."""
+    ) -> tuple[torch.Tensor, torch.Tensor, StatisticsGradient]:
+        """Logits of a pass from the state at the start, and what they can be differentiated with respect to."""
         rules = CleanBranchRules([len(branch) for branch in branches], update, per_row)
         x = torch.cat(branches).requires_grad_(gradient)
         with self._prepared(0, rules), torch.set_grad_enabled(gradient):
@@ -197,7 +212,7 @@ class _Trial:
             with rules:
                 logits = self._model(x.clone())
             self.untouched = same_states(before)
-        return logits, x
+        return logits, x, rules.gradient
 
     @contextmanager
     def _prepared(self, seed: int, rules: CleanBranchRules | None = None) -> Iterator[None]:
@@ -219,7 +234,7 @@ class _Trial:
 
     def _own_state(self, moved: list[tuple[nn.Module, str]]) -> MovedState:
         """Without the counters of BatchNorm, which are taken care of, and what is only the record of a pass."""
-        norms = {id(norm) for norm in batch_norms(self.model)}
+        norms = {id(norm) for norm in self.norms}
         found = {}
         for module, name in moved:
             value = getattr(module, name, None)
@@ -259,19 +274,6 @@ class _Watch(CleanBranchRules):
         named = dict(zip(("input", "p"), args, strict=False)) | kwargs
         quiet = drops_nothing(named.get("p", 0.5), args[2:], kwargs) or of_parameter(named["input"])
         return quiet or len(named["input"]) % self.rows == 0
-
-
-def _two_batches(x: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two batches of different rows, in the range of the data; made up where there are too few of them."""
-    both = x[torch.arange(2 * count, device=x.device) % len(x)]
-    generator = torch.Generator().manual_seed(0)
-    if len(x) < len(both) or bool((x == x[:1]).all()):
-        low, high = x.min(), x.max()
-        span = high - low if bool(high > low) else torch.ones_like(high)
-        noise = torch.randn(both.shape, generator=generator).to(both) * span * 0.3
-        noise[: 0 if bool((x == x[:1]).all()) else len(x)] = 0
-        both = (both + noise).clamp(low, high) if bool(high > low) else both + noise
-    return both[:count], both[count:]
 
 
 @contextmanager

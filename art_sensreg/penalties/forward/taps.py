@@ -156,23 +156,26 @@ class ActivationTaps(TorchFunctionMode):
 @dataclass(frozen=True)
 class TapPlan:
     """
-    What a trial run found out about a model.
+    What a trial run has shown of a layer selection.
 
     :param names: Names of the tapped layers.
     :param clone: Whether their activations must be copied.
     :param width: Activations of all of them together, for one image.
+    :param layers: The selection, as for :class:`ActivationTaps`.
     """
 
     names: tuple[str, ...]
     clone: bool
     width: int = field(default=0, repr=False, compare=False)
+    layers: Layers = field(default="hidden", repr=False, compare=False)
 
 
 @contextmanager
 def trial(model: nn.Module, like: torch.Tensor) -> Iterator[None]:
     """
-    Look at a model without a trace: evaluation mode, no gradients, a fixed seed. Modes, random states, weights, buffers
-    and attributes are put back.
+    Run a model without leaving a trace: in evaluation mode, without gradients, with a fixed seed.
+
+    Modes, random states, weights, buffers and attributes are put back.
 
     :param model: Any `nn.Module`.
     :param like: Tensor on the model's device.
@@ -191,14 +194,13 @@ def trial(model: nn.Module, like: torch.Tensor) -> Iterator[None]:
 
 def plan_taps(model: nn.Module, layers: Layers, x: torch.Tensor) -> TapPlan:
     """
-    Run the model once on two rows, in evaluation mode and without gradients, and see which layers `layers` selects.
+    Run the model once on two examples, in a :func:`trial`, and see which layers `layers` selects.
 
-    Run before training, so that a wrong layer name is an error before any weight moves. Modes and the random state are
-    restored.
+    So a wrong layer name is an error before any weight moves.
 
     :param model: Any `nn.Module`.
     :param layers: As for :class:`ActivationTaps`.
-    :param x: Batch of inputs of shape `(n, ...)`.
+    :param x: Batch of inputs, `(n, ...)`.
     :return: The plan.
     :raises ValueError: If a name is unknown, nothing can be tapped, or a layer's first dimension is not the batch.
 
@@ -220,9 +222,9 @@ def plan_taps(model: nn.Module, layers: Layers, x: torch.Tensor) -> TapPlan:
     found = taps.read(logits)
     if not found:
         raise ValueError(_nothing_to_tap(model, layers))
-    ran = {name for name, _ in found}
+    names = tuple(name for name, _ in found)
     for layer in () if isinstance(layers, str) else layers:
-        if isinstance(layer, str) and layer not in ran:
+        if isinstance(layer, str) and layer not in names:
             raise ValueError(
                 f"`layers` asks for {layer!r}, which does not run in a forward pass of the model, or returns no tensor "
                 "of floats, alone or as the first of a tuple."
@@ -233,8 +235,7 @@ def plan_taps(model: nn.Module, layers: Layers, x: torch.Tensor) -> TapPlan:
                 f"`layers` selects {name!r}, whose output has shape {tuple(value.shape)} for a batch of {len(rows)}; "
                 "expected the batch as the first dimension. Name other layers."
             )
-    width = sum(value[0].numel() for _, value in found)
-    return TapPlan(tuple(name for name, _ in found), taps.overwritten, width)
+    return TapPlan(names, taps.overwritten, sum(value[0].numel() for _, value in found), layers)
 
 
 def check_layers(layers: Layers) -> None:
@@ -272,7 +273,7 @@ def _select_modules(model: nn.Module, layers: Sequence[str | type[nn.Module]]) -
         if not matches:
             asked = repr(layer) if isinstance(layer, str) else layer.__name__
             known = ", ".join(name for name in modules if name) or "none (the model has no submodules)"
-            raise ValueError(f"`layers` asks for {asked}, which the model has not; its modules: {known}.")
+            raise ValueError(f"`layers` asks for {asked}, which the model does not have; its modules: {known}.")
         scripted = next((name for name, module in matches.items() if isinstance(module, torch.jit.ScriptModule)), None)
         if scripted is not None:
             raise ValueError(

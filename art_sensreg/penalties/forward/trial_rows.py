@@ -56,3 +56,16 @@ def with_enough_rows(look: Callable[[int], T], count: int) -> T:
             first = first or error
     assert first is not None
     raise first
+
+
+def two_batches(x: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two batches of different rows, in the range of the data; made up where there are too few of them."""
+    both = x[torch.arange(2 * count, device=x.device) % len(x)]
+    generator = torch.Generator().manual_seed(0)
+    if len(x) < len(both) or bool((x == x[:1]).all()):
+        low, high = x.min(), x.max()
+        span = high - low if bool(high > low) else torch.ones_like(high)
+        noise = torch.randn(both.shape, generator=generator).to(both) * span * 0.3
+        noise[: 0 if bool((x == x[:1]).all()) else len(x)] = 0
+        both = (both + noise).clamp(low, high) if bool(high > low) else both + noise
+    return both[:count], both[count:]

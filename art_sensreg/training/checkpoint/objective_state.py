@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from art_sensreg.objectives import Objective
-from art_sensreg.penalties.base import PassPenalty
+from art_sensreg.penalties.base import FusedPenalty
 from art_sensreg.training.checkpoint.bytecode import is_installed
 from art_sensreg.training.checkpoint.loading import check_model_state
 from art_sensreg.training.checkpoint.plain_state import load_values, values_of
@@ -95,7 +95,7 @@ class ObjectiveState:
             self._look_inside(name, value)
 
     def _look_inside(self, name: str, value: Any) -> None:
-        if not isinstance(value, PassPenalty):  # whose settings do not change
+        if not isinstance(value, FusedPenalty):  # whose settings do not change
             self._loose[name] = vars(value)
         if callable(getattr(value, "state_dict", None)) and callable(getattr(value, "load_state_dict", None)):
             self._stateful[name] = value

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from art_sensreg.objectives import Objective
-from art_sensreg.penalties.base import PassPenalty
+from art_sensreg.penalties.base import FusedPenalty
 from art_sensreg.penalties.forward.taps import trial
 from art_sensreg.training.checkpoint.objective_state import ObjectiveState
 from art_sensreg.training.numerics.loss_means import adds_up, divisor
@@ -22,7 +22,7 @@ def check_loss_alone(objective: Objective, model: nn.Module, x: torch.Tensor) ->
     :param x: Some images.
     :raises ValueError: If a forward pass of the model sets a tensor that the loss holds.
     """
-    passing = [penalty for penalty in objective.penalties.values() if isinstance(penalty, PassPenalty)]
+    passing = [penalty for penalty in objective.penalties.values() if isinstance(penalty, FusedPenalty)]
     adversary = objective.adversary is not None and (objective.adversary.needs_clean or bool(passing))
     if not adversary and all(penalty.input_gradient for penalty in passing):
         return

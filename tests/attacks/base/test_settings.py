@@ -24,7 +24,7 @@ from art_sensreg.attacks.base.ascent import Steps
 from art_sensreg.attacks.base.norms import Ball, perturbation_norm
 from art_sensreg.auditing.checks.linear_truth import linear_margins
 from art_sensreg.benchmark.config.threat_models import Threat, perturbation_size
-from art_sensreg.penalties.forward.inner_ascent import inner_ascent, inside_ball
+from art_sensreg.penalties.forward.inner_ascent import Ascent, inner_ascent, inside_ball
 from art_sensreg.penalties.sensitivity import layer_sensitivity
 from art_sensreg.training import ValidationAttack
 from art_sensreg.utils.norms import norm_name
@@ -86,7 +86,7 @@ def test_what_is_no_norm_is_refused_everywhere(norm):
         lambda: PGD(eps=0.1, norm=norm),
         lambda: ValidationAttack(eps=0.1, norm=norm),
         lambda: inside_ball(x, x, 0.1, norm),
-        lambda: inner_ascent(nn.Identity(), torch.sum, x, x, 0.1, 0.1, 1, norm),
+        lambda: inner_ascent(nn.Identity(), torch.sum, x, x, Ascent(eps=0.1, eps_step=0.1, max_iter=1, norm=norm)),
         lambda: perturbation_size(np.zeros((1, 2)), np.ones((1, 2)), norm),
         lambda: within_budget(np.zeros((1, 2)), np.ones((1, 2)), 0.1, norm, 0.0, 1.0),
     ]

@@ -8,7 +8,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty
 from art_sensreg.objectives import Objective
-from art_sensreg.penalties.forward.batch_norm import fixed_statistics, normalise, statistics
+from art_sensreg.penalties.forward.batch_norm import (
+    CleanStatistics,
+    StatisticsGradient,
+    move_statistics,
+    normalise,
+    statistics,
+)
 
 
 def plain(x, weight, bias, rows, eps=1e-3):
@@ -27,11 +33,8 @@ def inputs(request):
 
 @pytest.mark.parametrize("rows", [4, 6])
 def test_outputs_and_gradients(inputs, rows):
-    output, mean, variance = normalise(*inputs, clean_rows=rows, eps=1e-3)
+    output = normalise(*inputs, CleanStatistics(rows=rows, eps=1e-3))
     assert torch.allclose(output, plain(*inputs, rows), atol=1e-12)
-    expected = torch.var_mean(inputs[0][:rows], dim=[0, *range(2, inputs[0].ndim)], correction=0)
-    assert torch.allclose(variance, expected[0])
-    assert torch.allclose(mean, expected[1])
     seed = torch.randn_like(output)
     for a, b in zip(
         torch.autograd.grad(output, inputs, seed), torch.autograd.grad(plain(*inputs, rows), inputs, seed), strict=True
@@ -40,19 +43,22 @@ def test_outputs_and_gradients(inputs, rows):
 
 
 def test_it_is_torchs_batch_norm_when_all_rows_are_clean(inputs):
-    output, _, _ = normalise(*inputs, clean_rows=6, eps=1e-5)
+    output = normalise(*inputs, CleanStatistics(rows=6, eps=1e-5))
     own = F.batch_norm(inputs[0], None, None, inputs[1], inputs[2], True, 0.1, 1e-5)
     assert torch.allclose(output, own, atol=1e-12)
 
 
 def test_second_derivatives(inputs):
-    assert torch.autograd.gradgradcheck(lambda x, w, b: normalise(x, w, b, 4, 1e-3)[0], inputs, atol=1e-4)
+    clean = CleanStatistics(rows=4, eps=1e-3)
+    assert torch.autograd.gradgradcheck(lambda x, w, b: normalise(x, w, b, clean), inputs, atol=1e-4)
 
 
 def test_at_fixed_statistics_rows_do_not_see_each_other(inputs):
     x, weight, bias = inputs
-    output, _, variance = normalise(x, weight, bias, clean_rows=6, eps=1e-3)
-    with fixed_statistics():
+    statistics_gradient = StatisticsGradient()
+    output = normalise(x, weight, bias, CleanStatistics(rows=6, eps=1e-3, gradient=statistics_gradient))
+    variance = torch.var_mean(x.detach(), [0, *range(2, x.ndim)], correction=0)[0]
+    with statistics_gradient.stopped():
         (gradient,) = torch.autograd.grad(output[2].sum(), x, create_graph=True)
     assert not gradient[[0, 1, 3, 4, 5]].any()
     shape = [-1] + [1] * (x.ndim - 2)
@@ -68,9 +74,9 @@ def test_at_fixed_statistics_rows_do_not_see_each_other(inputs):
 def test_half_precision_inputs_keep_their_type(dtype):
     x = (torch.randn(8, 3, 4, 4) * 3 + 5).to(dtype).requires_grad_()
     weight, bias = torch.ones(3, requires_grad=True), torch.zeros(3, requires_grad=True)
-    output, mean, _ = normalise(x, weight, bias, 4, 1e-5)
+    output = normalise(x, weight, bias, CleanStatistics(rows=4, eps=1e-5))
     assert output.dtype == dtype
-    assert mean.dtype == torch.float32
+    assert move_statistics(x[:4], None, 0.0)[0].dtype == torch.float32
     exact = plain(x.double(), weight.double(), bias.double(), 4, 1e-5)
     assert torch.allclose(output.double(), exact, atol=0.05)
     output.float().pow(2).sum().backward()
@@ -119,10 +125,10 @@ def test_a_layer_needs_few_kernels_under_the_penalties(dims):
 def test_running_statistics_move_as_torchs_do():
     ours, torchs = ([torch.zeros(3), torch.ones(3)] for _ in range(2))
     x = torch.randn(6, 3, 4)
-    normalise(x, None, None, 4, 1e-5, tuple(ours), momentum=0.3)
+    normalise(x, None, None, CleanStatistics(rows=4, eps=1e-5, running=tuple(ours), momentum=0.3))
     F.batch_norm(x[:4], *torchs, training=True, momentum=0.3)
     for one, other in zip(ours, torchs, strict=True):
         assert torch.allclose(one, other, atol=1e-6)
     half = [torch.zeros(3, dtype=torch.bfloat16), torch.ones(3, dtype=torch.bfloat16)]
-    normalise(x, None, None, 4, 1e-5, tuple(half), momentum=0.3)
+    normalise(x, None, None, CleanStatistics(rows=4, eps=1e-5, running=tuple(half), momentum=0.3))
     assert torch.allclose(half[1].float(), ours[1], atol=0.02)

@@ -7,7 +7,9 @@ from torch import nn
 from torch.autograd.functional import jacobian
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty
-from art_sensreg.penalties.forward.branches import branches_agree, forward_branches
+from art_sensreg.penalties.forward.branches import forward_branches
+from art_sensreg.penalties.forward.plan import ForwardPlan
+from art_sensreg.penalties.forward.row_coupling import survey
 
 
 def batch_norm_net():
@@ -67,7 +69,7 @@ def test_the_gradient_flows_through_the_clean_statistics():
     def loss(weight):
         with torch.no_grad():
             first.copy_(weight)
-        return forward_branches(net, [x, noisy], update_statistics=False).logits[1].pow(2).sum()
+        return forward_branches(net, [x, noisy], plan=ForwardPlan(updates_state=False)).logits[1].pow(2).sum()
 
     weight = first.detach().clone()
     (gradient,) = torch.autograd.grad(loss(weight), first)
@@ -171,8 +173,8 @@ class GlobalNumpy(NumpyNoise):
 def test_randomness_of_the_models_own_is_shared_by_the_branches(make, width):
     torch.manual_seed(0)
     net, x = make().train(), torch.rand(64, width)
-    assert not branches_agree(net, x)
-    first, second = forward_branches(net, [x, x], stacked=False).logits
+    assert not survey(net, x).stacked
+    first, second = forward_branches(net, [x, x], plan=ForwardPlan(stacked=False)).logits
     assert torch.equal(first, second)
     random = SensitivityPenalty(sigma=0.01)(net, x)
     steady = SensitivityPenalty(sigma=0.01)(net.eval(), x)
@@ -193,7 +195,7 @@ def test_separate_passes_move_the_random_state_and_the_statistics_once():
     torch.manual_seed(1)
     logits, after = plain(x), torch.rand(1)
     torch.manual_seed(1)
-    clean, noisy = forward_branches(net, [x, x + 0.1], stacked=False).logits
+    clean, noisy = forward_branches(net, [x, x + 0.1], plan=ForwardPlan(stacked=False)).logits
     assert torch.equal(torch.rand(1), after)
     assert torch.allclose(clean, logits, atol=1e-6)
     assert all(torch.allclose(a.double(), b.double()) for a, b in zip(net.buffers(), plain.buffers(), strict=True))

@@ -20,7 +20,7 @@ def test_dropout_in_place(dropout):
     net, (x, y) = built(lambda: Body(dropout(0.5, inplace=True))), batch()
     objective = Objective([JacobianPenalty(sigma=0.1)])
     objective.prepare(net, x)
-    assert objective.traits.stacked
+    assert objective.plan.stacked
     wanted = by_hand(net, x, 0.1)
     terms, _ = objective(net, x, y, generator())
     assert torch.isclose(terms["jacobian"], wanted, rtol=1e-3)
@@ -105,7 +105,7 @@ def test_the_penalty_of_what_has_begun(kind):
     objective.prepare(net, x)
     net.on_epoch(None)
     objective.look_again(net, x)
-    assert not objective.traits.stacked
+    assert not objective.plan.stacked
     wanted = by_hand(net, x, 0.1)
     terms, _ = objective(net, x, y, generator())
     assert torch.isclose(terms["jacobian"], wanted, rtol=1e-3)

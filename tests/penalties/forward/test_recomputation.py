@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from art_sensreg import FisherRaoPenalty, GradientDiversityPenalty, JacobianPenalty, SensitivityPenalty
 from art_sensreg.adversaries import PGD, TRADES
 from art_sensreg.objectives import Objective
-from art_sensreg.penalties.forward.inner_ascent import inner_ascent
+from art_sensreg.penalties.forward.inner_ascent import Ascent, inner_ascent
 from tests.penalties.forward.branch_models import DropPath, GhostBatchNorm
 from tests.penalties.helpers import generator
 
@@ -96,7 +96,8 @@ def test_inner_steps_differentiate_a_reentrant_model():
     plain, other = Blocks().eval(), Blocks(True, True).eval()
     other.load_state_dict(plain.state_dict())
     x = torch.rand(4, 6)
-    one, two = (inner_ascent(net, lambda z: z[:, 0].sum(), x, x, 0.1, 0.05, 2) for net in (plain, other))
+    ascent = Ascent(eps=0.1, eps_step=0.05, max_iter=2)
+    one, two = (inner_ascent(net, lambda z: z[:, 0].sum(), x, x, ascent) for net in (plain, other))
     assert torch.allclose(one, two)
     assert not torch.equal(one, x)
 

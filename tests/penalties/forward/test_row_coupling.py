@@ -3,6 +3,7 @@
 import copy
 import random
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -106,7 +107,7 @@ def test_whether_they_do_is_no_matter_of_chance(name):
         before = Replay(random_sources(net, x.device))
         objective = Objective([JacobianPenalty(sigma=0.1)])
         objective.prepare(net, x)
-        assert not objective.traits.stacked
+        assert not objective.plan.stacked
         assert same_states(before)
 
 
@@ -146,7 +147,7 @@ def test_randomness_that_begins_later(rows):
     net, (x, y) = nn.Sequential(nn.BatchNorm1d(8), nn.Dropout(0.2), built(lambda: ViT(0.0))).train(), batch(rows)
     objective = Objective([JacobianPenalty(sigma=0.1)])
     objective.prepare(net, x)
-    assert objective.traits.stacked
+    assert objective.plan.stacked
     for block in net[2].blocks:
         block.path.p = 0.3
     plain = copy.deepcopy(net)
@@ -282,9 +283,9 @@ def test_standardised_weights_and_instances(name):
     net, (x, y) = built(ALONE[name]), batch(14)
     objective = Objective([JacobianPenalty(sigma=0.1)])
     objective.prepare(net, x)
-    assert objective.traits.stacked
+    assert objective.plan.stacked
     for stacked in (True, False):
-        objective.traits.stacked = stacked
+        objective.plan = replace(objective.plan, stacked=stacked)
         terms, _ = objective(net, x, y, generator())
         assert torch.isclose(terms["jacobian"], by_hand(net, x, 0.1), rtol=1e-3)
     exact = JacobianPenalty(estimator="exact")(net, x)

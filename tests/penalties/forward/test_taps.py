@@ -138,7 +138,7 @@ def test_no_hook_and_no_mode_stays_behind():
     ("layers", "error", "message"),
     [
         ("hiden", ValueError, r"`layers` is 'hiden'; expected one of hidden"),
-        (["9"], ValueError, r"`layers` asks for '9', which the model has not; its modules: 0, 0.0"),
+        (["9"], ValueError, r"`layers` asks for '9', which the model does not have; its modules: 0, 0.0"),
         ([nn.Conv2d], ValueError, r"`layers` asks for Conv2d"),
         ([], ValueError, r"`layers` is empty"),
         ([3], TypeError, r"`layers` holds 3"),
