@@ -1,4 +1,4 @@
-"""The main claim on a part of MNIST, in minutes: `docs/results/mnist-first.md` has the whole."""
+"""The main claim on a part of MNIST; `docs/results/mnist-first.md` has the whole."""
 
 import json
 
