@@ -10,14 +10,15 @@ the candidate that the rule chooses. The values in `art_sensreg/benchmark/config
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from art_sensreg.benchmark import run_suite
 from art_sensreg.benchmark.cli.arguments import OneLineParser, make_parser, request_of
 from art_sensreg.benchmark.cli.console import run_program, say
+from art_sensreg.benchmark.results.records import RunRecord, WorstCase
 from art_sensreg.benchmark.results.tables import summary_table
 from art_sensreg.benchmark.results.writing import write_text
 from art_sensreg.utils.checks import did_you_mean
@@ -64,21 +65,19 @@ GRIDS: dict[str, list[dict[str, float]]] = {
 RULE = """Rule: candidates whose clean accuracy is more than one point below the highest are out. Of the others, the
 best one has the highest worst case, mean over eps. Of those whose intervals overlap with the best one's at every eps,
 the one with the smallest sum of weights is chosen (the larger mean decides a tie)."""
-Candidate = tuple[dict[str, float], dict[str, Any]]
+Candidate = tuple[dict[str, float], RunRecord]
 
 
 def chosen(candidates: list[Candidate]) -> dict[str, float]:
     """Apply the rule to pairs of options and runs."""
-    highest = max(run["clean_accuracy"] for _, run in candidates)
-    accurate = [(options, run["worst_case"]) for options, run in candidates if run["clean_accuracy"] > highest - 0.0101]
+    highest = max(run.clean_accuracy for _, run in candidates)
+    accurate = [(options, run.worst_case) for options, run in candidates if run.clean_accuracy > highest - 0.0101]
 
-    def mean(cases: list[dict[str, Any]]) -> float:
-        return fmean(case["robust_accuracy"] for case in cases)
+    def mean(cases: Sequence[WorstCase]) -> float:
+        return fmean(case.robust_accuracy for case in cases)
 
-    def overlaps(cases: list[dict[str, Any]]) -> bool:
-        return all(
-            a["ci_low"] <= b["ci_high"] and b["ci_low"] <= a["ci_high"] for a, b in zip(cases, best, strict=True)
-        )
+    def overlaps(cases: Sequence[WorstCase]) -> bool:
+        return all(a.ci_low <= b.ci_high and b.ci_low <= a.ci_high for a, b in zip(cases, best, strict=True))
 
     def weight(options: dict[str, float]) -> float:
         return sum(value for name, value in options.items() if name.endswith("weight"))
@@ -118,13 +117,13 @@ def main() -> None:
             request = replace(
                 asked, validation=True, defences=(defence,), options={defence: options}, out=folder, resume=True
             )
-            data = run_suite(request)
-            if data["runs"][0]["status"] == "error":
+            results = run_suite(request)
+            if results.runs[0].status == "error":
                 sys.exit(f"candidate {options} failed: see {folder}")
-            table = summary_table(data)
+            table = summary_table(results)
             sizes = sum("worst case" in column or column == "clean %" for column in table.header)
             rows.append([*(f"{value}" for value in options.values()), *table.rows[0][1 : 1 + sizes]])
-            candidates.append((options, data["runs"][0]))
+            candidates.append((options, results.runs[0]))
         words = ", ".join(f"`{name}` {value}" for name, value in chosen(candidates).items())
         header = [*grid[0], *table.header[1 : 1 + sizes]]
         sections.append(f"## {defence}\n\n{Table(header, rows).as_markdown()}\n\nChosen: {words}.")

@@ -12,9 +12,9 @@ import numpy as np
 
 from art_sensreg.benchmark.cli.arguments import OneLineParser
 from art_sensreg.benchmark.cli.console import run_program, say
-from art_sensreg.benchmark.config.threat_models import threats_of
+from art_sensreg.benchmark.results.masks import joint_outcome
 from art_sensreg.benchmark.results.reading import read_results
-from art_sensreg.benchmark.results.store import read_mask
+from art_sensreg.benchmark.results.records import RunRecord
 from art_sensreg.benchmark.results.writing import write_text
 from art_sensreg.utils.checks import did_you_mean
 from art_sensreg.utils.files import usable_folder
@@ -23,16 +23,12 @@ from art_sensreg.utils.tables import Table
 from art_sensreg.utils.text import escape_markdown, fenced
 
 
-def worst_case(out: Path, run: dict, norm: str, eps: float) -> np.ndarray:
-    """Per image, whether no attack at this eps broke it, and whether it was attacked."""
-    masks = []
-    for attack in run["attacks"]:
-        if attack["eps"] == eps and attack["norm"] == norm and attack["mask"]:
-            masks.append(read_mask(out, attack["mask"]))
-    if not masks:
-        raise ValueError(f"{run['defence']} was not attacked at {norm} {eps:g}")
-    robust = np.logical_and.reduce([mask for mask, _ in masks])
-    return robust[np.logical_or.reduce([mask for _, mask in masks])]
+def outcomes(out: Path, run: RunRecord, size: tuple[str, float]) -> np.ndarray:
+    """For each image that was attacked at a size, whether no attack broke it."""
+    robust, attacked = joint_outcome(out, run.attacks, size)
+    if not len(attacked):
+        raise ValueError(f"{run.defence} was not attacked at {size[0]} {size[1]:g}")
+    return robust[attacked]
 
 
 def main() -> int:
@@ -44,21 +40,21 @@ def main() -> int:
     if not (given.run / "results.json").is_file():
         parser.error(f"`run`: {given.run} holds no `results.json` of a run of the suite")
     try:
-        data = read_results(given.run / "results.json")
+        results = read_results(given.run / "results.json")
         usable_folder("run", given.run)
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    runs, threat = data["runs"], threats_of(data["config"])[0]
-    by_name = {name: {r["seed"]: r for r in runs if r["defence"] == name} for name in (given.first, given.second)}
+    runs, threat = results.runs, results.config.threats[0]
+    by_name = {name: {run.seed: run for run in runs if run.defence == name} for name in (given.first, given.second)}
     seeds = sorted(set(by_name[given.first]) & set(by_name[given.second]))
     if not seeds:
-        names = {run["defence"] for run in runs}
+        names = {run.defence for run in runs}
         unknown = [name for name in by_name if name not in names]
         hint = did_you_mean(unknown[0], names) if unknown else ""
         parser.error(f"no seed has both {given.first} and {given.second} in {given.run}{hint}")
     rows = []
     for eps in threat.eps:
-        pairs = [[worst_case(given.run, by_name[name][seed], threat.norm, eps) for name in by_name] for seed in seeds]
+        pairs = [[outcomes(given.run, by_name[name][seed], (threat.norm, eps)) for name in by_name] for seed in seeds]
         shares = 100 * np.array([[mask.mean() for mask in pair] for pair in pairs])
         # The images are drawn, the seeds are these: each image counts with its mean over them.
         difference = 100 * np.mean([pair[1].astype(float) - pair[0] for pair in pairs], axis=0)

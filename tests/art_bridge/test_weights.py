@@ -12,7 +12,7 @@ from torch import nn
 
 from art_sensreg import SensRegClassifier, TrainingConfig
 from art_sensreg.art_bridge.weights import load_weights, save_weights, weights_file
-from art_sensreg.benchmark.engine.train import _stored
+from art_sensreg.benchmark.engine.train import stored_weights
 from art_sensreg.training.checkpoint.folder import list_checkpoints, read_checkpoint, write_checkpoint
 from art_sensreg.training.checkpoint.loading import check_live_state, check_optimizer_state
 
@@ -97,13 +97,13 @@ def test_any_flipped_bit_and_any_truncation_is_refused(tmp_path):
 def test_a_flipped_bit_in_a_checkpoint_of_the_suite_is_seen(tmp_path, caplog):
     file = tmp_path / "none-seed0.safetensors"
     save_weights(file, model := nn.Linear(2, 1))
-    assert same(_stored(file, nn.Linear(2, 1)), model.state_dict())
+    assert same(stored_weights(file, nn.Linear(2, 1)), model.state_dict())
     data = bytearray(file.read_bytes())
     data[-1] ^= 1  # the last byte of a weight
     file.write_bytes(data)
     other = nn.Linear(2, 1)
     before = copy.deepcopy(other.state_dict())
-    assert _stored(file, other) is None
+    assert stored_weights(file, other) is None
     assert "the checksums of its tensors are others, so it is damaged): this defence is trained again" in caplog.text
     assert same(other.state_dict(), before)
 

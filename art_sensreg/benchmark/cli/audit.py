@@ -24,16 +24,17 @@ from art_sensreg.benchmark.config.settings import SuiteSettings
 from art_sensreg.benchmark.config.threat_models import NORMS
 from art_sensreg.benchmark.defences.registry import DEFENCES, options_of
 from art_sensreg.benchmark.engine.audit import ADVERSARIAL, audit_cell, audited_threat
+from art_sensreg.benchmark.engine.context import SuiteContext, training_spec
 from art_sensreg.benchmark.engine.plan import plan_training
 from art_sensreg.benchmark.engine.suite import resumed_results, use_threads_of
-from art_sensreg.benchmark.engine.target import Cell, cell_classifier
-from art_sensreg.benchmark.engine.train import task_of, trained_cell
+from art_sensreg.benchmark.engine.target import Target, make_target
+from art_sensreg.benchmark.engine.train import train_run
 from art_sensreg.benchmark.results.reading import read_results
-from art_sensreg.benchmark.results.store import Records
+from art_sensreg.benchmark.results.records import Results
+from art_sensreg.benchmark.results.store import ResultStore
 from art_sensreg.benchmark.results.writing import write_text
 from art_sensreg.datasets import Dataset
 from art_sensreg.models import ACTIVATIONS, MODELS, NORM_LAYERS
-from art_sensreg.training.distributed import Processes
 from art_sensreg.utils import check_seed
 from art_sensreg.utils.files import usable_folder
 from art_sensreg.utils.text import escape_markdown, fenced
@@ -120,12 +121,11 @@ def _audited_defence(given: argparse.Namespace) -> tuple[AuditReport, str, Path]
         if "--resume" in str(error):
             raise ValueError(f"`--out` {out} holds models of other settings; choose another folder") from None
         raise
-    records = Records(out, settings.as_json(), settings.device, previous)
-    cells: dict[str, Cell | None] = {}
-    for name in names:
-        run, cells[name] = trained_cell(settings, dataset, records, name, given.seed, Processes())
-        if name == given.defence and cells[name] is None:
-            raise ValueError(f"`--defence` {name} cannot be trained here: {run['reason']}")
+    suite = SuiteContext(settings=settings, dataset=dataset, store=ResultStore(out, settings, previous))
+    cells: dict[str, Target | None] = {name: train_run(suite, name, given.seed) for name in names}
+    if cells[given.defence] is None:
+        run = suite.store.results.run(given.defence, given.seed)
+        raise ValueError(f"`--defence` {given.defence} cannot be trained here: {run.reason if run else ''}")
     title = f"{given.defence} on {dataset.name}, {settings.model}"
     return _audit(given, settings, dataset, given.defence, cells, given.seed), title, out
 
@@ -142,7 +142,7 @@ def _audited_file(given: argparse.Namespace) -> tuple[AuditReport, str, Path]:
     settings, dataset, _ = _settings(given, _request(given, [name], _NO_RUN, stored))
     files = {other: given.checkpoint.with_name(f"{other}-seed{seed}.safetensors") for other in ("none", *ADVERSARIAL)}
     beside = {other: file for other, file in files.items() if stored and file.is_file() and other != name}
-    cells: dict[str, Cell | None] = {
+    cells: dict[str, Target | None] = {
         other: loaded_cell(settings, dataset, seed, file, other) for other, file in beside.items()
     }
     cells[name] = loaded_cell(settings, dataset, seed, given.checkpoint, name)
@@ -158,7 +158,7 @@ def _audit(
     settings: SuiteSettings,
     dataset: Dataset,
     name: str,
-    cells: dict[str, Cell | None],
+    cells: dict[str, Target | None],
     seed: int,
     own_twin: bool = True,
 ) -> AuditReport:
@@ -184,17 +184,16 @@ def _audit(
 
 
 def _request(
-    given: argparse.Namespace, names: list[str], out: Path, stored: dict[str, Any] | None = None
+    given: argparse.Namespace, names: list[str], out: Path, stored: SuiteSettings | None = None
 ) -> SuiteRequest:
     """What the suite is asked for, so that both take the same defaults; those of a stored run where none is given."""
-    stored = stored or {}
     norms, eps = ("linf",), None
-    if isinstance(stored.get("norm"), str):
-        norms, eps = (stored["norm"],), (tuple(stored["eps"]),)
+    if stored is not None and len(stored.threats) == 1:
+        norms, eps = (stored.threats[0].norm,), (stored.threats[0].eps,)
     if given.norm and (given.norm,) != norms:
         norms, eps = (given.norm,), None
     taken = ("dataset", "model", "activation", "norm_layer", "epochs", "train_size")
-    values = {name: getattr(given, name) or stored.get(name) for name in taken}
+    values = {name: getattr(given, name) or getattr(stored, name, None) for name in taken}
     return SuiteRequest(
         **{name: value for name, value in values.items() if value},
         defences=tuple(names),
@@ -207,7 +206,7 @@ def _request(
     )
 
 
-def _settings(given: argparse.Namespace, request: SuiteRequest) -> tuple[SuiteSettings, Dataset, dict[str, Any] | None]:
+def _settings(given: argparse.Namespace, request: SuiteRequest) -> tuple[SuiteSettings, Dataset, Results | None]:
     plan = plan_training(request)
     previous = resumed_results(plan)
     settings, dataset = plan.settings, plan.dataset
@@ -217,13 +216,12 @@ def _settings(given: argparse.Namespace, request: SuiteRequest) -> tuple[SuiteSe
     return settings, dataset, previous
 
 
-def _stored_settings(checkpoint: Path) -> dict[str, Any] | None:
+def _stored_settings(checkpoint: Path) -> SuiteSettings | None:
     """The settings of the run of the suite that a checkpoint lies in, if it lies in one; what is no run is refused."""
     path = checkpoint.resolve().parent.parent / "results.json"
     if not os.path.lexists(path):
         return None
-    config: dict[str, Any] = read_results(path)["config"]
-    return config
+    return read_results(path).config
 
 
 def settings_of_run(folder: Path, name: str, data_dir: str | None = None) -> tuple[SuiteSettings, Dataset]:
@@ -246,7 +244,7 @@ def settings_of_run(folder: Path, name: str, data_dir: str | None = None) -> tup
     return _settings(given, replace(request, test_size=10**9))[:2]
 
 
-def loaded_cell(settings: SuiteSettings, dataset: Dataset, seed: int, file: Path, name: str) -> Cell:
+def loaded_cell(settings: SuiteSettings, dataset: Dataset, seed: int, file: Path, name: str) -> Target:
     """
     A cell of the suite from a file of weights.
 
@@ -258,11 +256,11 @@ def loaded_cell(settings: SuiteSettings, dataset: Dataset, seed: int, file: Path
     :return: The cell.
     :raises ValueError: If the file holds other weights.
     """
-    task, defence, options = task_of(settings, dataset, seed), DEFENCES[name], options_of(settings, name)
+    task, defence, options = training_spec(settings, dataset, seed), DEFENCES[name], options_of(settings, name)
     model = defence.new_model(task, options)
     try:
         load_weights(file, model)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{file} does not hold the weights of {settings.model} for {dataset.name}: {reason}") from None
-    return cell_classifier(task, task.classifier(model), defence, options, settings.budget)
+    return make_target(task, task.classifier(model), defence, options, settings.budget)

@@ -15,7 +15,7 @@ from art_sensreg.benchmark.cli.console import say
 from art_sensreg.benchmark.cli.listing import list_names
 from art_sensreg.benchmark.engine.suite import open_suite
 from art_sensreg.benchmark.results.extra_tables import extra_tables
-from art_sensreg.benchmark.results.store import Records
+from art_sensreg.benchmark.results.store import ResultStore
 from art_sensreg.benchmark.results.tables import explanations, summary_table
 from art_sensreg.utils.text import describe
 
@@ -38,12 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             suite = stack.enter_context(open_suite(request_of(given)))
         except (ValueError, TypeError, OSError, argparse.ArgumentTypeError) as error:
             parser.error(str(error))
-        count = suite.processes.count
+        count = suite.context.processes.count
         program = ["python"] if count == 1 else ["torchrun", f"--nproc-per-node={count}"]
         words = sys.argv[1:] if arguments is None else arguments
         pages = suite.run(shlex.join([*program, "benchmarks/run_art_suite.py", *words]))
         if pages:
-            _print(suite.records, pages)
+            _print(suite.context.store, pages)
     return 0 if suite.complete else 1
 
 
@@ -64,11 +64,12 @@ def _load_plugin(arguments: Sequence[str] | None) -> None:
         early.error(f"`--plugin` {file}: {describe(error)}")
 
 
-def _print(records: Records, pages: list[Path]) -> None:
+def _print(store: ResultStore, pages: list[Path]) -> None:
     """The table, what did not run, and the paths."""
-    say(summary_table(records.data).as_text())
-    for heading, table in extra_tables(records.data, wide=False):
+    results, out = store.results, store.out
+    say(summary_table(results).as_text())
+    for heading, table in extra_tables(results, wide=False):
         say(f"\n{heading}\n{table.as_text()}")
-    say(*explanations(records.data), "\nWrote:")
-    say(*(f"  {path}" for path in [records.out / "results.json", records.out / "results.csv", *pages]))
-    say(f"  {records.out / 'masks'}{'/*.npz'}, {records.out / 'checkpoints'}{'/*.safetensors'}")
+    say(*explanations(results), "\nWrote:")
+    say(*(f"  {path}" for path in [out / "results.json", out / "results.csv", *pages]))
+    say(f"  {out / 'masks'}{'/*.npz'}, {out / 'checkpoints'}{'/*.safetensors'}")

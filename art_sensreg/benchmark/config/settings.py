@@ -155,15 +155,16 @@ class SuiteSettings:
             values.update(threats_as_json(self.threats) if name == "threats" else {name: value})
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
-    def first_difference(self, stored: dict[str, Any]) -> str | None:
+    def first_difference(self, stored: SuiteSettings) -> str | None:
         """
         Compare with the settings of a stored run. Defences, attacks and seeds may be added to it.
 
-        :param stored: `config` of its `results.json`.
+        :param stored: Its settings.
         :return: What differs first, in words, or None.
         """
-        # Through JSON and back, as the stored ones: it knows no tuples.
-        for name, value in json.loads(json.dumps(self.as_json())).items():
-            if name not in ("defences", "attacks", "seeds") and stored.get(name) != value:
-                return f"`{name}` was {stored.get(name)!r} and is now {value!r}"
+        # Through JSON and back: it knows no tuples.
+        ours, theirs = (json.loads(json.dumps(settings.as_json())) for settings in (self, stored))
+        for name, value in ours.items():
+            if name not in ("defences", "attacks", "seeds") and theirs[name] != value:
+                return f"`{name}` was {theirs[name]!r} and is now {value!r}"
         return None

@@ -1,243 +1,174 @@
-"""Attack one cell: every attack on what the cheaper ones left, each outcome stored image by image."""
+"""One attack on images: a pure function of the target, the images and the size. Storing is not done here."""
 
 from __future__ import annotations
 
-import logging
-import time
-import traceback
 import zlib
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from art.utils import to_categorical
 
-from art_sensreg.benchmark.attacks import ATTACKS, AttackSpec
-from art_sensreg.benchmark.config.threat_models import NORMS, Threat, allowed
-from art_sensreg.benchmark.defences.registry import DEFENCES
-from art_sensreg.benchmark.engine.attack_job import Job, Row, key, measure_noise, survivors
-from art_sensreg.benchmark.engine.target import Cell, Judgement, View
-from art_sensreg.benchmark.engine.train import STOPS, quiet
-from art_sensreg.utils.modes import frozen
+from art_sensreg.attacks.base.predictions import predicted_labels
+from art_sensreg.benchmark.attacks import ATTACKS, AttackSpec, ordered
+from art_sensreg.benchmark.config.settings import SuiteSettings
+from art_sensreg.benchmark.config.threat_models import NOISE_DRAWS, NORMS, Threats, allowed, random_noise
+from art_sensreg.benchmark.engine.runtime import quiet
+from art_sensreg.benchmark.engine.target import Scores, Target
+from art_sensreg.benchmark.results.records import AttackKey, NoiseRecord
+from art_sensreg.classifiers import SensRegClassifier
+from art_sensreg.datasets import Dataset
 from art_sensreg.utils.rng import seed_everything
-from art_sensreg.utils.text import describe
 
-logger = logging.getLogger(__name__)
-
-# Images that are attacked together. Each block has a seed of its own, so that the outcome does not depend on which
-# process attacks it.
-_BLOCK = 128
-# Images on which attacks that search for the smallest perturbation run against a random model, by budget: each query of
-# theirs is many passes, and the border that they search for is not in one place.
-_MINIMAL_RANDOM = {"smoke": 10, "quick": 10, "full": 100}
 # Training images that attacks may take as examples of other classes.
 _GUIDES = 500
 
 
-def attack_cell(job: Job, progress: Callable[[str], None]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class AttackStep:
     """
-    Attack a cell with all that is not yet stored.
+    A planned attack.
 
-    :param job: What to do.
-    :param progress: Called with the name of each attack before it runs.
+    :param spec: The attack.
+    :param view: Whether it is given the target as ART attacks it by `default`, or as an `adaptive` attacker does.
+    :param norm: Name of the norm.
+    :param sizes: Sizes that one run of it answers, ascending: several of a minimal-norm attack, else one.
     """
-    with ExitStack() as stack:
-        # Attacks need the gradients of the images alone; those of the weights, which ART computes too, cost time.
-        for classifier in (*(view.classifier for view in job.cell.views), *job.surrogates.values()):
-            stack.enter_context(frozen(classifier.model))
-        for name in job.order:
-            progress(name)
-            _attack_views(job, ATTACKS[name])
-    if job.processes.rank == 0:
-        measure_noise(job)
+
+    spec: AttackSpec
+    view: str
+    norm: str
+    sizes: tuple[float, ...]
+
+    def key(self, eps: float) -> AttackKey:
+        """What the record of a size is found by."""
+        return self.spec.name, self.norm, eps, self.view
 
 
-def _attack_views(job: Job, attack: AttackSpec) -> None:
-    for view in job.cell.views:
-        if len(job.cell.views) > 1 and view.name == "default" and not attack.art:
-            continue  # others than ART's see through preprocessing by themselves: there is no default to show
-        for threat in job.settings.threats:
-            if threat.norm in attack.norms:
-                _attack_threat(job, view, attack, threat)
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """
+    What attacks may use beside the target.
+
+    :param budget: Their strength.
+    :param dataset: Its training images serve as examples of other classes.
+    :param surrogates: Other trained models, by the name of their defence.
+    """
+
+    budget: str
+    dataset: Dataset
+    surrogates: Mapping[str, SensRegClassifier]
 
 
-def _attack_threat(job: Job, view: View, attack: AttackSpec, threat: Threat) -> None:
-    """Attack at each size of a norm; finished attacks are left alone."""
-    missing = [eps for eps in threat.eps if job.find(attack.name, threat.norm, eps, view.name) is None]
-    missing = job.processes.agree(missing)
-    # A minimal-norm attack runs for all sizes together, also if only one outcome is lost: it has one seed.
-    groups = [list(threat.eps)] if attack.minimal_norm and missing else [[eps] for eps in missing]
-    for group in groups:
-        keys = {(attack.name, threat.norm, eps, view.name) for eps in group}
-        rows = [row for row in job.run["attacks"] if key(row) not in keys]
-        rows += _rows_of(job, view, attack, threat.norm, group)
-        job.run["attacks"] = rows
-        if job.run["status"] == "error" and all(row["mask"] or row["status"] != "error" for row in rows):
-            job.run.update(status="ok", reason="")  # a resumed run has filled what was missing
-        job.records.put(job.run)
+@dataclass(frozen=True, kw_only=True)
+class AttackOutcome:
+    """
+    What an attack did to the images that it was given.
+
+    :param within: Whether each perturbation keeps to the rules at each size, `(sizes, n)`.
+    :param scores: How the perturbed images are classified.
+    """
+
+    within: np.ndarray
+    scores: Scores
+
+    def robust(self, size: int) -> np.ndarray:
+        """Which images the attack did not break at a size, `(n,)`."""
+        robust: np.ndarray = self.scores.correct | ~self.within[size]
+        return robust
 
 
-def _rows_of(job: Job, view: View, attack: AttackSpec, norm: str, group: list[float]) -> list[Row]:
-    if attack.needs_surrogates and not job.surrogates:
-        reason = "no other model of this seed was trained that could stand in"
-        return [_empty(attack, norm, eps, view, "not_applicable", reason) for eps in group]
-    refusal = attack.refusal(norm, job.dataset.input_shape)
-    if refusal is not None:
-        return [_empty(attack, norm, eps, view, "not_applicable", refusal) for eps in group]
-    try:
-        return _attack_once(job, view, attack, norm, group)
-    except STOPS:
-        raise
-    except BaseException as error:  # noqa: BLE001 - one failing cell must not take the others with it
-        logger.debug("%s", traceback.format_exc())
-        reason = describe(error)
-        # Some of ART's attacks cannot run through some of ART's preprocessors; that is ART's.
-        if view.name == "default" and len(job.cell.views) > 1 and not DEFENCES[job.run["defence"]].ours:
-            return [_empty(attack, norm, eps, view, "not_applicable", reason) for eps in group]
-        job.run.update(status="error", reason="; ".join(filter(None, [job.run["reason"], f"{attack.name}: {reason}"])))
-        return [_empty(attack, norm, eps, view, "error", reason) for eps in group]
+def plan_attacks(settings: SuiteSettings, views: Sequence[str]) -> tuple[AttackStep, ...]:
+    """
+    All attacks on a target, in the order in which they run.
+
+    :param settings: The settings of the suite.
+    :param views: How the target is attacked.
+    :return: The steps.
+    """
+    several = len(views) > 1
+    return tuple(
+        AttackStep(spec=ATTACKS[name], view=view, norm=threat.norm, sizes=sizes)
+        for name in ordered(settings.attacks, both_views=several)
+        for view in views
+        # Others than ART's see through preprocessing by themselves: there is no default to show.
+        if view == "adaptive" or ATTACKS[name].art or not several
+        for threat in settings.threats
+        if threat.norm in ATTACKS[name].norms
+        for sizes in ([threat.eps] if ATTACKS[name].minimal_norm else [(eps,) for eps in threat.eps])
+    )
 
 
-def _attack_once(job: Job, view: View, attack: AttackSpec, norm: str, group: list[float]) -> list[Row]:
-    n = len(job.dataset.x_test)
-    strength = attack.settings[job.settings.budget]
-    limit = min(job.cell.attackable(n), strength.get("points", n))
-    if attack.minimal_norm and job.cell.random is not None:
-        limit = min(limit, _MINIMAL_RANDOM[job.settings.budget])
-    attacked = np.arange(n) < limit
-    first = job.processes.rank == 0  # the others may see its files late
-    left = [survivors(job, view.name, attack.name, norm, eps) for eps in group] if first else []
-    left = job.processes.agree(left)
-    # The group is ascending: what the smallest size left holds what a larger one could still break.
-    wanted = np.flatnonzero(attacked & left[0])
-    start = time.perf_counter()
-    valid, judged = _outcomes(job, view, attack, norm, group, wanted)
-    seconds = time.perf_counter() - start
-    results = []
-    for number, eps in enumerate(group):
-        robust = left[number].copy()
-        robust[wanted] &= judged.correct | ~valid[number]
-        name = (job.run["defence"], f"seed{job.run['seed']}", attack.name, norm, eps)
-        seen = np.zeros(n, dtype=bool)
-        seen[wanted] = True
-        mask = job.records.write_mask((*name, *_suffix(job, view)), robust, attacked, seen)
-        results.append(
-            {
-                "attack": attack.name,
-                "norm": norm,
-                "eps": eps,
-                "view": view.name,
-                "status": "ok",
-                "robust_accuracy": float(robust[attacked].mean()),
-                "n": limit,
-                "seen": len(wanted),
-                "seconds": seconds,
-                "mask": mask,
-                **({"surrogates": list(job.surrogates)} if attack.needs_surrogates else {}),
-                **_spread(judged, ~valid[number], left[number] & attacked, wanted, limit),
-            }
-        )
-    return results
+def attack(
+    target: Target, x: np.ndarray, y: np.ndarray, step: AttackStep, resources: Resources, draw: tuple[Any, ...]
+) -> AttackOutcome:
+    """
+    Attack images.
 
-
-def _suffix(job: Job, view: View) -> tuple[str, ...]:
-    return (view.name,) if len(job.cell.views) > 1 else ()
-
-
-def _spread(judged: Judgement, void: np.ndarray, left: np.ndarray, wanted: np.ndarray, n: int) -> Row:
-    """Of a random model, the accuracy by one draw and by the mean prediction, over the repeats."""
-    if judged.single is None or judged.mean is None:
-        return {}
-    others = left.sum() - left[wanted].sum()
-    figures: dict[str, float] = {}
-    for name, outcome in (("single_draw", judged.single), ("mean", judged.mean)):
-        shares = (((outcome | void) & left[wanted]).sum(axis=1) + others) / n
-        figures |= {name: float(shares.mean()), f"{name}_spread": float(shares.std())}
-    return {"random": {**figures, "repeats": len(judged.mean)}}
-
-
-def _outcomes(
-    job: Job, view: View, attack: AttackSpec, norm: str, group: list[float], wanted: np.ndarray
-) -> tuple[np.ndarray, Judgement]:
-    """Attack images block by block: whether each keeps within each size, `(sizes, n)`, and how it is classified."""
-    found: list[tuple[int, np.ndarray, Judgement]] = []
-    outcome: Any = found
-    try:
-        for block in range(job.processes.rank, -(-len(wanted) // _BLOCK), job.processes.count):
-            rows = wanted[block * _BLOCK : (block + 1) * _BLOCK]
-            parts = (job.run["defence"], job.run["seed"], attack.name, norm, group, view.name, block)
-            found.append((block, *_attack_block(job, view, attack, norm, group, rows, parts)))
-    except STOPS:
-        raise
-    except BaseException as error:  # noqa: BLE001 - raised again on every process
-        outcome = error
-    blocks = []
-    for part in job.processes.gather(outcome):
-        if isinstance(part, BaseException):
-            raise part
-        blocks += part
-    blocks.sort(key=lambda entry: entry[0])
-    if not blocks:
-        return np.zeros((len(group), 0), dtype=bool), _nothing(job.cell)
-    valid = np.concatenate([entry[1] for entry in blocks], axis=1)
-    return valid, joined([entry[2] for entry in blocks])
-
-
-def _attack_block(
-    job: Job, view: View, attack: AttackSpec, norm: str, group: list[float], rows: np.ndarray, parts: tuple[Any, ...]
-) -> tuple[np.ndarray, Judgement]:
-    data, seed = job.dataset, zlib.crc32(repr(parts).encode()) & 0x7FFFFFFF
-    x, y = data.x_test[rows], data.y_test[rows]
+    :param target: What is attacked.
+    :param x: Images, `(n, ...)`, at least one.
+    :param y: Class indices.
+    :param step: The attack, and its sizes.
+    :param resources: What it may use.
+    :param draw: What the random numbers are drawn for: equal ones give equal outcomes.
+    :return: The outcome.
+    """
+    seed = zlib.crc32(repr(draw).encode()) & 0x7FFFFFFF
+    dataset = resources.dataset
     settings = {
-        **attack.settings[job.settings.budget],
+        **step.spec.settings[resources.budget],
         "seed": seed,
-        "guides": (data.x_train[:_GUIDES], data.y_train[:_GUIDES]),
-        "surrogates": list(job.surrogates.values()),
+        "guides": (dataset.x_train[:_GUIDES], dataset.y_train[:_GUIDES]),
+        "surrogates": list(resources.surrogates.values()),
     }
-    seed_everything(*parts)
+    seed_everything(*draw)
     with quiet():
-        generator = attack.build(view.classifier, NORMS[norm], max(group), settings)
-        x_adv = generator.generate(x, y=to_categorical(y, data.nb_classes))
+        generator = step.spec.build(target.classifier(step.view), NORMS[step.norm], max(step.sizes), settings)
+        x_adv = generator.generate(x, y=to_categorical(y, dataset.nb_classes))
     x_adv = np.asarray(x_adv, dtype=np.float32)
-    valid = np.stack([allowed(x, x_adv, norm, eps) for eps in group])
+    within = np.stack([allowed(x, x_adv, step.norm, eps) for eps in step.sizes])
     # What is not finite is in no range; a preprocessor might crash on it.
-    return valid, job.cell.judge(np.clip(np.nan_to_num(x_adv), 0.0, 1.0), y, seed)
+    return AttackOutcome(within=within, scores=target.score(np.clip(np.nan_to_num(x_adv), 0.0, 1.0), y, seed))
 
 
-def joined(parts: list[Judgement]) -> Judgement:
+def joined(outcomes: Sequence[AttackOutcome], target: Target, step: AttackStep) -> AttackOutcome:
     """
-    The judgement of several blocks as one.
+    The outcome on several parts of the images as one.
 
-    :param parts: At least one.
-    :return: All of them.
+    :param outcomes: The parts in order; there may be none.
+    :param target: What was attacked.
+    :param step: The attack.
+    :return: The outcome on all of them.
     """
+    repeats = None if target.random is None else np.zeros((target.repeats, 0), dtype=bool)
+    none = Scores(np.zeros(0, dtype=bool), repeats, repeats)
+    parts = [AttackOutcome(within=np.zeros((len(step.sizes), 0), dtype=bool), scores=none), *outcomes]
 
-    def along(arrays: list[np.ndarray | None]) -> np.ndarray | None:
-        given = [array for array in arrays if array is not None]
-        return np.concatenate(given, axis=1) if given else None
+    def along(name: str) -> np.ndarray | None:
+        arrays = [getattr(part.scores, name) for part in parts]
+        return None if arrays[0] is None else np.concatenate(arrays, axis=-1)
 
-    correct = np.concatenate([part.correct for part in parts])
-    return Judgement(correct, along([part.single for part in parts]), along([part.mean for part in parts]))
-
-
-def _nothing(cell: Cell) -> Judgement:
-    none = np.zeros(0, dtype=bool)
-    rows = None if cell.random is None else np.zeros((cell.repeats, 0), dtype=bool)
-    return Judgement(none, rows, rows)
+    scores = Scores(np.concatenate([part.scores.correct for part in parts]), along("single"), along("mean"))
+    return AttackOutcome(within=np.concatenate([part.within for part in parts], axis=1), scores=scores)
 
 
-def _empty(attack: AttackSpec, norm: str, eps: float, view: View, status: str, reason: str) -> Row:
-    return {
-        "attack": attack.name,
-        "norm": norm,
-        "eps": eps,
-        "view": view.name,
-        "status": status,
-        "robust_accuracy": None,
-        "n": 0,
-        "seen": 0,
-        "seconds": 0.0,
-        "mask": None,
-        "reason": reason,
-    }
+def noise_accuracy(
+    target: Target, x: np.ndarray, y: np.ndarray, threats: Threats, seed: int
+) -> tuple[NoiseRecord, ...]:
+    """
+    The accuracy under random noise of each size, the mean over ten draws.
+
+    :param target: The trained defence.
+    :param x: Images.
+    :param y: Class indices.
+    :param threats: Norms and sizes.
+    :param seed: Seed of the run.
+    :return: One record for each size.
+    """
+    records = []
+    for norm, eps in ((threat.norm, eps) for threat in threats for eps in threat.eps):
+        seed_everything("random noise", seed, norm, eps)
+        hits = [predicted_labels(target.default, random_noise(x, norm, eps, draw)) == y for draw in range(NOISE_DRAWS)]
+        records.append(NoiseRecord(norm=norm, eps=eps, accuracy=float(np.mean(hits)), n=len(x)))
+    return tuple(records)

@@ -8,7 +8,7 @@ from typing import Any
 from art_sensreg.auditing import AuditReport, audit
 from art_sensreg.benchmark.config.settings import SuiteSettings
 from art_sensreg.benchmark.defences.registry import DEFENCES, options_of
-from art_sensreg.benchmark.engine.target import Cell
+from art_sensreg.benchmark.engine.target import Target
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.datasets import Dataset
 from art_sensreg.penalty_lists import Penalty
@@ -53,7 +53,7 @@ def audit_cell(
     settings: SuiteSettings,
     dataset: Dataset,
     name: str,
-    cells: Mapping[str, Cell | None],
+    cells: Mapping[str, Target | None],
     quick: bool = False,
     **given: Any,
 ) -> AuditReport:

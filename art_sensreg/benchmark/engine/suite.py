@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,26 +18,25 @@ from tqdm.auto import tqdm
 
 from art_sensreg.benchmark.attacks import ATTACKS
 from art_sensreg.benchmark.config.request import SuiteRequest
-from art_sensreg.benchmark.config.settings import SALIENCY, SuiteSettings
-from art_sensreg.benchmark.defences.registry import DEFENCES
-from art_sensreg.benchmark.engine.attack import attack_cell
-from art_sensreg.benchmark.engine.attack_job import Job
+from art_sensreg.benchmark.config.settings import SALIENCY
+from art_sensreg.benchmark.engine.attack_run import attack_run
 from art_sensreg.benchmark.engine.audit import audit_cell
-from art_sensreg.benchmark.engine.extra_evaluations import draw_saliency, judge_claims, measure_beside
+from art_sensreg.benchmark.engine.claims import judge_claims
+from art_sensreg.benchmark.engine.context import SuiteContext, TrainedRun
+from art_sensreg.benchmark.engine.evaluations import draw_saliency, evaluate_run
 from art_sensreg.benchmark.engine.plan import SuitePlan, plan_suite
-from art_sensreg.benchmark.engine.target import Cell
-from art_sensreg.benchmark.engine.train import STOPS, clean_outcome, quiet, task_of, trained_cell
+from art_sensreg.benchmark.engine.runtime import attempt, quiet
+from art_sensreg.benchmark.engine.target import Target
+from art_sensreg.benchmark.engine.train import clean_outcome, train_run
 from art_sensreg.benchmark.engine.workers import attack_side_by_side
-from art_sensreg.benchmark.results.reading import check_run_folder, read_results
+from art_sensreg.benchmark.results.masks import summarised
+from art_sensreg.benchmark.results.reading import audit_record, stored_results
+from art_sensreg.benchmark.results.records import AuditRecord, Results, RunRecord
 from art_sensreg.benchmark.results.report import write_report
-from art_sensreg.benchmark.results.store import Records
-from art_sensreg.classifiers import SensRegClassifier
-from art_sensreg.datasets import Dataset
+from art_sensreg.benchmark.results.store import ResultStore
 from art_sensreg.training.checkpoint.lock import FolderLock
-from art_sensreg.training.distributed import Processes, join_processes, leave_processes, local_device
+from art_sensreg.training.distributed import join_processes, leave_processes, local_device
 from art_sensreg.utils.text import describe
-
-logger = logging.getLogger(__name__)
 
 # Defences whose models stand in for others of their seed: the undefended one, and adversarially trained ones.
 SURROGATES = ("none", "art-madry", "art-trades-fixed")
@@ -46,21 +44,20 @@ SURROGATES = ("none", "art-madry", "art-trades-fixed")
 _DRAWN = 6
 # A preprocessor that is attacked on fewer images is too slow to be audited.
 _AUDITABLE = 50
+Targets = Mapping[str, Target | None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Suite:
     """
     A run that is ready: planned, its folder locked, its processes joined. Made by :func:`open_suite`.
 
     :param plan: What it does.
-    :param records: Where results go; those of an earlier run are kept.
-    :param processes: Those that share the work: ours train on all of them, ART's on the first, all attack their part.
+    :param context: What all its stages share: ours train on all processes, ART's on the first, all attack their part.
     """
 
     plan: SuitePlan
-    records: Records
-    processes: Processes
+    context: SuiteContext
 
     def run(self, command: str = "") -> list[Path]:
         """
@@ -72,72 +69,84 @@ class Suite:
         :param command: The command that is shown in the report.
         :return: The files of the report; none on processes other than the first.
         """
-        settings, records = self.plan.settings, self.records
-        records.data["left_out"] = list(self.plan.left_out)
+        settings, store, processes = self.plan.settings, self.context.store, self.context.processes
+        store.leave_out(*self.plan.left_out)
         # ART warns of what the suite does on purpose (Carlini's clipped images, and the like).
         logging.getLogger("art").setLevel(logging.ERROR)
-        if self.processes.rank == 0 and not self.plan.resume:
-            shutil.rmtree(records.out / "checkpoints" / "training", ignore_errors=True)
-        silent = not self.plan.verbose or self.processes.rank > 0
+        if processes.rank == 0 and not self.plan.resume:
+            shutil.rmtree(store.out / "checkpoints" / "training", ignore_errors=True)
+        silent = not self.plan.verbose or processes.rank > 0
         steps = settings.seeds * len(settings.defences) * (1 + len(settings.attacks))
         with tqdm(total=steps, disable=silent, unit="step") as bar:
             for seed in range(settings.seeds):
                 self._run_seed(seed, bar)
-        if self.processes.rank > 0:
+        if processes.rank > 0:
             return []
-        records.save()
-        return write_report(records.data, records.out, command)
+        store.save()
+        return write_report(store.results, store.out, command)
 
     @property
     def complete(self) -> bool:
-        """Whether every run of ours that was asked for has succeeded."""
+        """Whether every run that was asked for has succeeded, or cannot run here."""
         settings = self.plan.settings
         wanted = {(name, seed) for seed in range(settings.seeds) for name in settings.defences}
-        asked = [run for run in self.records.runs if (run["defence"], run["seed"]) in wanted]
-        return not any(run["status"] == "error" for run in asked)
+        return not any(run.status == "error" for run in self.context.store.results.runs if run.key in wanted)
 
     def _run_seed(self, seed: int, bar: Any) -> None:
-        settings, dataset, records, processes = self.plan.settings, self.plan.dataset, self.records, self.processes
-        trained = {}
+        settings, context, store = self.plan.settings, self.context, self.context.store
+        targets: dict[str, Target | None] = {}
         for name in settings.defences:
             bar.set_description(f"{name} seed {seed}: training")
-            trained[name] = trained_cell(settings, dataset, records, name, seed, processes)
+            targets[name] = train_run(context, name, seed)
             bar.update()
-        jobs = []
-        for run, cell in trained.values():
-            if cell is None:
-                records.put(run)
-                bar.update(len(settings.attacks))
+        runs = []
+        for name, target in targets.items():
+            run, error = (None, None) if target is None else attempt(partial(_ready, context, name, seed, targets))
+            if run is not None:
+                runs.append(run)
                 continue
-            try:
-                jobs.append(_job(settings, dataset, records, run, cell, processes, trained))
-            except STOPS:
-                raise
-            except BaseException as error:  # noqa: BLE001 - one failing cell must not take the others with it
-                _fail(run, "clean images", error)
-                records.put(run)
-        attack = partial(_attacked, cells=trained, audits=self.plan.audit, interpret=self.plan.interpret)
-        _attack_all(jobs, attack, 1 if processes.count > 1 else self.plan.workers, records, bar)
-        if processes.rank == 0:
-            judge_claims(records, dataset)
-            records.save()
+            if error is not None:
+                store.put(_stored(store, name, seed).failed("clean images", error))
+            bar.update(len(settings.attacks))
+        self._attack(runs, targets, bar)
+        if context.processes.rank == 0:
+            judge_claims(store, context.dataset)
             if self.plan.interpret and seed == 0:
-                _draw(records, dataset, {name: found[1] for name, found in trained.items()})
+                self._draw(targets)
+
+    def _attack(self, runs: Sequence[TrainedRun], targets: Targets, bar: Any) -> None:
+        def progress(run: TrainedRun, name: str) -> None:
+            bar.set_description(f"{run.name} seed {run.seed}: {name}")
+            bar.update(name in ATTACKS)
+
+        attack = partial(attack_and_evaluate, plan=self.plan, targets=targets)
+        if self.plan.workers > 1 and self.context.processes.count == 1 and len(runs) > 1:
+            attack_side_by_side(runs, attack, self.plan.workers, progress)
+            return
+        for run in runs:
+            attack(run, partial(progress, run))
+
+    def _draw(self, targets: Targets) -> None:
+        dataset, store = self.context.dataset, self.context.store
+        images = dataset.x_test[:_DRAWN], dataset.y_test[:_DRAWN]
+        _, error = attempt(partial(draw_saliency, targets, *images, store.out / SALIENCY))
+        if error is not None:  # a picture is no reason to lose a run
+            store.leave_out(f"the picture of saliency maps: {describe(error)}")
 
 
-def run_suite(request: SuiteRequest, command: str = "") -> dict[str, Any]:
+def run_suite(request: SuiteRequest, command: str = "") -> Results:
     """
     Train defences, attack the trained models, write results and report.
 
     :param request: What is asked for.
     :param command: The command that is shown in the report.
-    :return: Content of `results.json`.
+    :return: The results, as they are stored in `results.json`.
     :raises ValueError: If something of the request does not fit, or the output folder cannot be used.
     :raises OSError: If nothing can be written into the folder.
     """
     with open_suite(request) as suite:
         suite.run(command)
-    return suite.records.data
+    return suite.context.store.results
 
 
 @contextmanager
@@ -152,17 +161,17 @@ def open_suite(request: SuiteRequest) -> Iterator[Suite]:
     """
     plan = plan_suite(request)
     previous = resumed_results(plan)
-    settings = plan.settings
     use_threads_of(plan)
-    device = local_device(torch.device(settings.device))
+    device = local_device(torch.device(plan.settings.device))
     if device.type == "cuda":
         torch.cuda.set_device(device)  # ART takes the current one
     processes = join_processes(device)
     out, previous = processes.agree((plan.out, previous))
-    records = Records(out, settings.as_json(), settings.device, previous, writes=processes.rank == 0)
+    store = ResultStore(out, plan.settings, previous, writes=processes.rank == 0)
     lock = _lock(out, previous) if processes.rank == 0 else None
     try:
-        yield Suite(plan, records, processes)
+        context = SuiteContext(settings=plan.settings, dataset=plan.dataset, store=store, processes=processes)
+        yield Suite(plan=plan, context=context)
     finally:
         if lock is not None:
             lock.release()
@@ -171,14 +180,14 @@ def open_suite(request: SuiteRequest) -> Iterator[Suite]:
         leave_processes()
 
 
-def _lock(out: Path, previous: dict[str, Any] | None) -> FolderLock:
+def _lock(out: Path, previous: Results | None) -> FolderLock:
     """Keep other runs out of the folder of this one."""
     lock = FolderLock(out)
     if not lock.acquire():
         raise ValueError(
             f"`--out` {out} is in use by another run{lock.holder()}; choose another folder, or wait for it"
         )
-    if load_previous(out) != previous:
+    if stored_results(out) != previous:
         lock.release()
         raise ValueError(f"`--out` {out} was written to by another run just now; start again")
     return lock
@@ -194,151 +203,94 @@ def use_threads_of(plan: SuitePlan) -> None:
         torch.set_num_threads(plan.recipe.threads)
 
 
-def _draw(records: Records, dataset: Dataset, cells: dict[str, Cell | None]) -> None:
-    try:
-        draw_saliency(cells, dataset.x_test[:_DRAWN], dataset.y_test[:_DRAWN], records.out / SALIENCY)
-    except STOPS:
-        raise
-    except BaseException as error:  # noqa: BLE001 - a picture is no reason to lose a run
-        records.data.setdefault("left_out", []).append(f"the picture of saliency maps: {describe(error)}")
-
-
-def _measure(job: Job, interpret: bool) -> None:
-    run = job.run
-    run.pop("measure_error", None)
-    try:
-        measure_beside(job, interpret)
-    except STOPS:
-        raise
-    except BaseException as error:  # noqa: BLE001 - one failing cell must not take the others with it
-        logger.debug("%s", traceback.format_exc())
-        run["measure_error"] = describe(error)
-        if DEFENCES[run["defence"]].answered_for:
-            run.update(status="error", reason=run["measure_error"])
-        return
-    filled = all(row["status"] != "error" for row in run["attacks"])
-    if run["status"] == "error" and filled:
-        run.update(status="ok", reason="")  # a resumed run has filled what was missing
-
-
-def _audit(job: Job, cells: dict[str, Cell | None]) -> None:
-    run, settings, cell = job.run, job.settings, job.cell
-    if cell.attackable(_AUDITABLE) < _AUDITABLE:
-        run["audit"] = {"verdict": "not audited: its preprocessing is too slow", "checks": []}
-        return
-    limited = job.dataset.limited(test_size=cell.points)
-    try:
-        with quiet():  # surrogates that it trains have progress bars
-            report = audit_cell(settings, limited, run["defence"], cells, settings.budget == "smoke", seed=run["seed"])
-        run["audit"] = report.to_dict()
-    except STOPS:
-        raise
-    except BaseException as error:  # noqa: BLE001 - one failing cell must not take the others with it
-        _fail(run, "audit", error)
-
-
-def _attack_all(jobs: list[Job], attack: Any, workers: int, records: Records, bar: Any) -> None:
-    def progress(run: dict[str, Any], name: str) -> None:
-        bar.set_description(f"{run['defence']} seed {run['seed']}: {name}")
-        bar.update(name in ATTACKS)
-
-    if workers > 1 and len(jobs) > 1:
-        attack_side_by_side(jobs, attack, workers, records.put, progress)
-        return
-    for job in jobs:
-        attack(job, partial(progress, job.run))
-
-
-def _attacked(job: Job, progress: Callable[[str], None], cells: dict[str, Any], audits: bool, interpret: bool) -> None:
-    """Attack a cell, measure what else is asked for, and store it all."""
-    run, settings = job.run, job.settings
-    try:
-        attack_cell(job, progress)
-        if job.processes.rank == 0:
-            progress("other measures")
-            _measure(job, interpret)
-            job.records.summarise(run, settings.threats)
-            if audits and "audit" not in run:
-                progress("audit")
-                _audit(job, {name: found[1] for name, found in cells.items()})
-    except STOPS:
-        raise
-    except BaseException as error:  # noqa: BLE001 - one failing cell must not take the others with it
-        _fail(run, "attacks", error)
-    job.records.put(run)
-
-
-def _fail(run: dict[str, Any], doing: str, error: BaseException) -> None:
-    """Put a failure into the record of a cell, behind those that stand there."""
-    logger.debug("%s", traceback.format_exc())
-    reason = f"{doing}: {describe(error)}"
-    run.update(status="error", reason="; ".join(filter(None, [run["reason"], reason])))
-
-
-def _job(
-    settings: SuiteSettings,
-    dataset: Dataset,
-    records: Records,
-    run: dict[str, Any],
-    cell: Cell,
-    processes: Processes,
-    trained: dict[str, tuple[dict[str, Any], Cell | None]],
-) -> Job:
-    clean = np.zeros(len(dataset.x_test), dtype=bool)
-    right = processes.agree(clean_outcome(cell, task_of(settings, dataset, run["seed"])))
-    clean[: len(right)] = right
-    clean[cell.attackable(len(clean)) :] = False
-    return Job(
-        settings=settings,
-        dataset=dataset,
-        records=records,
-        run=run,
-        cell=cell,
-        surrogates=_surrogates(run["defence"], trained),
-        processes=processes,
-        clean=clean,
-    )
-
-
-def _surrogates(defence: str, trained: dict[str, tuple[dict[str, Any], Cell | None]]) -> dict[str, SensRegClassifier]:
-    cells = {name: trained[name][1] for name in SURROGATES if name in trained and name != defence}
-    return {name: cell.model for name, cell in cells.items() if cell is not None}
-
-
-def load_previous(out: Path) -> dict[str, Any] | None:
-    """
-    Read the results of an earlier run.
-
-    :param out: Its folder.
-    :return: `results.json`, or None if there is none.
-    :raises ValueError: If it cannot be read, or is not what this program writes.
-    """
-    check_run_folder(out)
-    path = out / "results.json"
-    if not path.exists():
-        return None
-    try:
-        return read_results(path)
-    except ValueError as error:
-        raise ValueError(f"`--out`: {error}; choose another folder") from error
-
-
-def resumed_results(plan: SuitePlan) -> dict[str, Any] | None:
+def resumed_results(plan: SuitePlan) -> Results | None:
     """
     Read what the output folder of a run has of it.
 
     :param plan: The plan.
-    :return: `results.json`, or None if there is none.
-    :raises ValueError: If it is there and not to be resumed, has other settings, or cannot be read.
+    :return: The results, or None if there are none.
+    :raises ValueError: If they are there and not to be resumed, have other settings, or cannot be read.
     """
-    previous = load_previous(plan.out)
+    previous = stored_results(plan.out)
     if previous is None:
         return None
     if not plan.resume:
         raise ValueError(
             f"`--out` {plan.out} holds the results of an earlier run; add --resume, or choose another folder"
         )
-    difference = plan.settings.first_difference(previous["config"])
+    difference = plan.settings.first_difference(previous.config)
     if difference:
         raise ValueError(f"`--resume`: the run in {plan.out} had other settings: {difference}")
     return previous
+
+
+def attack_and_evaluate(run: TrainedRun, progress: Callable[[str], None], plan: SuitePlan, targets: Targets) -> None:
+    """
+    Attack a trained defence, measure what else is asked for, and store it all.
+
+    :param run: The trained defence.
+    :param progress: Called with the name of each stage before it runs.
+    :param plan: What the suite does.
+    :param targets: All trained defences of the seed, by name.
+    """
+
+    def stages() -> None:
+        attack_run(run, progress)
+        if run.suite.processes.rank > 0:
+            return
+        progress("other evaluations")
+        _evaluate(run, plan.interpret)
+        run.suite.store.put(summarised(run.suite.store.out, run.record, plan.settings.threats))
+        if plan.audit and run.record.audit is None:
+            progress("audit")
+            _audit(run, targets)
+
+    _, error = attempt(stages)
+    record = run.record
+    run.suite.store.put(record if error is None else record.failed("attacks", error))
+
+
+def _ready(context: SuiteContext, name: str, seed: int, targets: Targets) -> TrainedRun:
+    target = targets[name]
+    assert target is not None
+    clean = np.zeros(len(context.dataset.x_test), dtype=bool)
+    correct = context.processes.agree(clean_outcome(target, context.training_spec(seed)))
+    clean[: len(correct)] = correct
+    clean[target.attackable(len(clean)) :] = False
+    others = {other: targets.get(other) for other in SURROGATES if other != name}
+    surrogates = {other: found.model for other, found in others.items() if found is not None}
+    return TrainedRun(suite=context, name=name, seed=seed, target=target, surrogates=surrogates, clean=clean)
+
+
+def _stored(store: ResultStore, name: str, seed: int) -> RunRecord:
+    run = store.results.run(name, seed)
+    assert run is not None
+    return run
+
+
+def _evaluate(run: TrainedRun, interpret: bool) -> None:
+    _, error = attempt(partial(evaluate_run, run, interpret))
+    record = replace(run.record, measure_error=None if error is None else describe(error))
+    if error is not None and run.defence.answered_for:
+        record = replace(record, status="error", reason=describe(error))
+    filled = all(attack.status != "error" for attack in record.attacks)
+    if error is None and record.status == "error" and filled:
+        record = replace(record, status="ok", reason="")  # a resumed run has filled what was missing
+    run.suite.store.put(record)
+
+
+def _audit(run: TrainedRun, targets: Targets) -> None:
+    settings, target, store = run.suite.settings, run.target, run.suite.store
+    if target.attackable(_AUDITABLE) < _AUDITABLE:
+        verdict = "not audited: its preprocessing is too slow"
+        store.put(replace(run.record, audit=AuditRecord(verdict=verdict, checks=())))
+        return
+    limited = run.suite.dataset.limited(test_size=target.points)
+
+    def audited() -> AuditRecord:
+        with quiet():  # surrogates that it trains have progress bars
+            report = audit_cell(settings, limited, run.name, targets, settings.budget == "smoke", seed=run.seed)
+        return audit_record(report)
+
+    audit, error = attempt(audited)
+    store.put(run.record.failed("audit", error) if error is not None else replace(run.record, audit=audit))

@@ -1,4 +1,4 @@
-"""The classifiers of a cell: as ART attacks it by default, and with BPDA and EOT; and how outcomes are scored."""
+"""A trained defence as it is attacked and scored: as ART attacks it by default, and with BPDA and EOT."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from art_sensreg.attacks import BPDA
 from art_sensreg.attacks.wrappers.eot import EOT
 from art_sensreg.benchmark.defences.from_art.postprocessing import postprocessed_classifier
-from art_sensreg.benchmark.defences.spec import Defence, Preprocessing, Randomness
+from art_sensreg.benchmark.defences.spec import Defence, Options, Preprocessing, Randomness
 from art_sensreg.benchmark.defences.train_spec import TrainingSpec
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.outputs import predicted_classes
@@ -23,9 +23,9 @@ _CLEAN_POINTS = 200
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Scores:
     """
-    Which images are rightly classified.
+    Which images are classified correctly.
 
     :param correct: Whether each image is, `(n,)`; of a random model: in most of the repeats, by its mean prediction.
     :param single: Of a random model: by one draw, for each repeat, `(repeats, n)`.
@@ -37,48 +37,47 @@ class Judgement:
     mean: np.ndarray | None = None
 
 
-@dataclass(frozen=True)
-class View:
+@dataclass(frozen=True, kw_only=True)
+class Target:
     """
-    One way to attack a model.
+    A trained defence.
 
-    :param name: `default`, or `adaptive` for BPDA and EOT.
-    :param classifier: What attacks are given.
-    """
-
-    name: str
-    classifier: SensRegClassifier
-
-
-@dataclass(frozen=True)
-class Cell:
-    """
-    A trained defence as it is attacked and scored.
-
-    :param model: The trained model without any preprocessing: its weights are the checkpoint.
-    :param views: One view, or `default` and `adaptive`.
+    :param model: The trained model without anything around it: its weights are the checkpoint.
+    :param default: The defence as ART builds it and attacks by default.
+    :param adaptive: The defence as an attacker who knows it attacks it: with BPDA and EOT, or underneath its
+        postprocessing; None: the same.
     :param random: The model whose draws are scored, if it is random.
     :param points: Most images that are attacked, or None.
     :param repeats: Times that a random model is scored.
-    :param answers: Answers whose mean is scored, of a model that is asked for scores which are random.
+    :param answers: Answers whose mean is scored, of a model whose scores are random.
     """
 
     model: SensRegClassifier
-    views: tuple[View, ...]
+    default: SensRegClassifier
+    adaptive: SensRegClassifier | None = None
     random: Any = None
     points: int | None = None
     repeats: int = 1
     answers: int = 1
 
     @property
-    def default(self) -> SensRegClassifier:
-        """The defence as ART builds it, with its preprocessing."""
-        return self.views[0].classifier
+    def views(self) -> tuple[str, ...]:
+        """How it is attacked: `default`, and `adaptive` if that is another way."""
+        return ("default",) if self.adaptive is None else ("default", "adaptive")
 
     @property
-    def adaptive(self) -> SensRegClassifier:
-        """The defence whose gradients can be used: with BPDA and EOT where it needs them, else the same."""
-        return self.views[-1].classifier
+    def with_gradients(self) -> SensRegClassifier:
+        """The classifier whose gradients can be used."""
+        return self.default if self.adaptive is None else self.adaptive
+
+    def classifier(self, view: str) -> SensRegClassifier:
+        """
+        What attacks are given.
+
+        :param view: One of `views`.
+        :return: The classifier.
+        """
+        return self.default if view == "default" else self.with_gradients
 
     def attackable(self, n: int) -> int:
         """
@@ -98,92 +97,93 @@ class Cell:
         """
         return n if self.points is None else min(n, max(self.points, _CLEAN_POINTS))
 
-    def judge(self, x: np.ndarray, y: np.ndarray, seed: int) -> Judgement:
+    def score(self, x: np.ndarray, y: np.ndarray, seed: int) -> Scores:
         """
         Score images.
 
         :param x: Images.
         :param y: Class indices.
         :param seed: Seed of a random model's draws.
-        :return: Which are rightly classified.
+        :return: Which are classified correctly.
         """
         if self.random is None:
             # One answer each time would count its own noise as an attack's success, once for every attack.
             answers = [self.default.predict(x) for _ in range(self.answers)]
-            return Judgement(predicted_classes(np.mean(answers, axis=0), self.default) == y)
-        score = self.random.score(x, y, repeats=self.repeats, seed=seed)
-        mean = np.asarray(score.correct, dtype=bool).reshape(-1, len(x))
-        single = np.asarray(score.single_correct, dtype=bool).reshape(-1, len(x))
-        return Judgement(mean.mean(axis=0) > 0.5, single, mean)
+            return Scores(predicted_classes(np.mean(answers, axis=0), self.default) == y)
+        found = self.random.score(x, y, repeats=self.repeats, seed=seed)
+        mean = np.asarray(found.correct, dtype=bool).reshape(-1, len(x))
+        single = np.asarray(found.single_correct, dtype=bool).reshape(-1, len(x))
+        return Scores(mean.mean(axis=0) > 0.5, single, mean)
 
 
-def cell_classifier(
-    task: TrainingSpec,
-    model: SensRegClassifier,
-    defence: Defence | None = None,
-    options: dict[str, Any] | None = None,
-    budget: str = "smoke",
-) -> Cell:
+def make_target(
+    spec: TrainingSpec, model: SensRegClassifier, defence: Defence, options: Options, budget: str = "smoke"
+) -> Target:
     """
     Make what is attacked of a trained model.
 
-    :param task: The training task.
+    :param spec: What it was trained with.
     :param model: The trained classifier.
-    :param defence: What the model is trained by, and what stands before or behind it; None: nothing.
+    :param defence: What stands before or behind the model.
     :param options: Its options.
     :param budget: `smoke`, `quick` or `full`.
-    :return: The cell.
+    :return: The target.
     :raises NotApplicable: If the preprocessing cannot run here.
 
     Example:
     >>> from art_sensreg.benchmark.defences.registry import DEFENCES
-    >>> from art_sensreg.benchmark.engine.target import cell_classifier
+    >>> from art_sensreg.benchmark.engine.target import make_target
     >>> from art_sensreg.datasets import load_dataset
-    >>> task = TrainingSpec(
+    >>> spec = TrainingSpec(
     ...     dataset=load_dataset("digits"), model="mlp", activation="relu", norm_layer="none", seed=0, epochs=1,
     ...     batch_size=64, learning_rate=0.001, norm="linf", eps=0.1, device="cpu",
     ... )
     >>> quantise = DEFENCES["quantise"]
-    >>> cell = cell_classifier(task, task.classifier(), quantise, quantise.options)
-    >>> x, y = task.dataset.x_test[:2], np.eye(10, dtype=np.float32)[:2]
-    >>> [bool(view.classifier.loss_gradient(x, y).any()) for view in cell.views]
+    >>> target = make_target(spec, spec.classifier(), quantise, quantise.options)
+    >>> x, y = spec.dataset.x_test[:2], np.eye(10, dtype=np.float32)[:2]
+    >>> [bool(target.classifier(view).loss_gradient(x, y).any()) for view in target.views]
     [False, True]
     """
-    options = options or {}
-    if defence is None:
-        return Cell(model, (View("default", model),))
     if defence.random is not None:
-        return _random_cell(task, model, defence.random, options, budget)
+        return _random_target(spec, model, defence.random, options, budget)
     if defence.preprocessing is not None:
-        return _preprocessed_cell(task, model, defence.preprocessing, options, budget)
+        return _preprocessed_target(spec, model, defence.preprocessing, options, budget)
     if defence.postprocessing is not None:
-        default = postprocessed_classifier(task, model.model, defence.postprocessing.make(options))
-        return Cell(model, (View("default", default), View("adaptive", model)), answers=defence.postprocessing.answers)
-    return Cell(model, (View("default", model),))
+        default = postprocessed_classifier(spec, model.model, defence.postprocessing.make(options))
+        return Target(model=model, default=default, adaptive=model, answers=defence.postprocessing.answers)
+    return Target(model=model, default=model)
 
 
-def _random_cell(
-    task: TrainingSpec, model: SensRegClassifier, row: Randomness, options: dict[str, Any], budget: str
-) -> Cell:
+def _random_target(
+    spec: TrainingSpec, model: SensRegClassifier, random: Randomness, options: Options, budget: str
+) -> Target:
     """A model that is random at prediction: there is one way to attack it, by expectation over its draws."""
-    module = model.model if row.module is None else row.module(model.model, options)
-    samples = row.samples[budget]
-    averaged = task.classifier(EOT(module, samples=samples))
-    random = task.classifier(module, kind=RandomizedClassifier, samples=samples)
-    return Cell(model, (View("default", averaged),), random, row.points[budget], REPEATS[budget])
+    module = model.model if random.module is None else random.module(model.model, options)
+    samples = random.samples[budget]
+    return Target(
+        model=model,
+        default=spec.classifier(EOT(module, samples=samples)),
+        random=spec.classifier(module, kind=RandomizedClassifier, samples=samples),
+        points=random.points[budget],
+        repeats=REPEATS[budget],
+    )
 
 
-def _preprocessed_cell(
-    task: TrainingSpec, model: SensRegClassifier, row: Preprocessing, options: dict[str, Any], budget: str
-) -> Cell:
-    default = task.classifier(model.model, preprocessing_defences=[row.make(task, options)])
-    surrogate = None if row.surrogate is None else row.surrogate(options)
-    module: Any = BPDA(model.model, row.make(task, options), surrogate=surrogate)
-    points = None if row.points is None else row.points[budget]
-    if row.samples is None:
-        return Cell(model, (View("default", default), View("adaptive", task.classifier(module))), points=points)
-    samples = row.samples[budget]
-    averaged = task.classifier(EOT(module, samples=samples))
-    random = task.classifier(module, kind=RandomizedClassifier, samples=samples)
-    views = (View("default", default), View("adaptive", averaged))
-    return Cell(model, views, random, points, REPEATS[budget])
+def _preprocessed_target(
+    spec: TrainingSpec, model: SensRegClassifier, before: Preprocessing, options: Options, budget: str
+) -> Target:
+    default = spec.classifier(model.model, preprocessing_defences=[before.make(spec, options)])
+    surrogate = None if before.surrogate is None else before.surrogate(options)
+    module: Any = BPDA(model.model, before.make(spec, options), surrogate=surrogate)
+    points = None if before.points is None else before.points[budget]
+    if before.samples is None:
+        return Target(model=model, default=default, adaptive=spec.classifier(module), points=points)
+    samples = before.samples[budget]
+    return Target(
+        model=model,
+        default=default,
+        adaptive=spec.classifier(EOT(module, samples=samples)),
+        random=spec.classifier(module, kind=RandomizedClassifier, samples=samples),
+        points=points,
+        repeats=REPEATS[budget],
+    )

@@ -1,17 +1,117 @@
-"""How files of results are written: each aside and renamed, in UTF-8, with what JSON can hold."""
+"""How results are written: as JSON and CSV text, each file aside and renamed, in UTF-8."""
 
 from __future__ import annotations
 
+import csv
 import io
+import json
 import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from art_sensreg.benchmark.results.reading import SCHEMA
+from art_sensreg.benchmark.results.records import Results
+from art_sensreg.benchmark.results.schema import Record
 from art_sensreg.utils.files import atomic_write
-from art_sensreg.utils.text import one_line
+from art_sensreg.utils.text import escape_csv, one_line
+
+# What fits into so many characters stands on one line of a JSON file.
+_LINE = 400
+
+
+def results_json(results: Results) -> str:
+    """The text of `results.json`."""
+    return json_text(
+        {
+            "schema": SCHEMA,
+            "config": results.config.as_json(),
+            "environment": results.environment,
+            "runs": results.runs,
+            "left_out": results.left_out,
+        }
+    )
+
+
+def results_csv(results: Results) -> str:
+    """The text of `results.csv`: one line for each attack; a cell that a spreadsheet would compute is escaped."""
+    lines = []
+    for run in results.runs:
+        head = {name: getattr(run, name) for name in ("defence", "dataset", "seed", "status", "clean_accuracy")}
+        head["step_cost"] = run.step_cost
+        for attack in map(plain, run.attacks or [{}]):
+            cells = {name: json.dumps(value) if isinstance(value, (dict, list)) else value
+                     for name, value in attack.items()}  # fmt: skip
+            lines.append({**head, **cells})
+    names = list(dict.fromkeys(name for line in lines for name in line))
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(map(escape_csv, names))
+    writer.writerows([escape_csv(line.get(name)) for name in names] for line in lines)
+    return file.getvalue()
+
+
+def json_text(value: Any) -> str:
+    """
+    A value as JSON that people can read: what is short stands on one line, other things on one line an entry.
+
+    :param value: Anything that :func:`plain` takes.
+    :return: The text, with a line feed at its end.
+
+    Example:
+    >>> from art_sensreg.benchmark.results.writing import json_text
+    >>> print(json_text({"name": "x" * 390, "sizes": [0.1, 0.2]})[-30:])
+    xx",
+     "sizes": [0.1, 0.2]
+    }
+    <BLANKLINE>
+    """
+    return _layout(plain(value), 0) + "\n"
+
+
+def _layout(value: Any, depth: int) -> str:
+    line = json.dumps(value, allow_nan=False)
+    if len(line) <= _LINE or not isinstance(value, (dict, list)):
+        return line
+    if isinstance(value, dict):
+        entries = [f"{json.dumps(name)}: {_layout(entry, depth + 1)}" for name, entry in value.items()]
+    else:
+        entries = [_layout(entry, depth + 1) for entry in value]
+    first, last = "{}" if isinstance(value, dict) else "[]"
+    indent = "\n" + " " * (depth + 1)
+    return f"{first}{indent}{f',{indent}'.join(entries)}\n{' ' * depth}{last}"
+
+
+def plain(value: Any) -> Any:
+    """
+    What JSON can hold of a value: records as objects, numbers of numpy as numbers, what is not finite as null, other
+    things as text.
+
+    :param value: Anything.
+    :return: Its plain form.
+
+    Example:
+    >>> from art_sensreg.benchmark.results.writing import plain
+    >>> plain({"a": np.float32(0.5), "b": float("nan"), "c": (np.True_, Path("x"))})
+    {'a': 0.5, 'b': None, 'c': [True, 'x']}
+    """
+    if isinstance(value, Record):
+        entries = {entry.name: (getattr(value, entry.name), entry.metadata["required"])
+                   for entry in fields(value) if "read" in entry.metadata}  # fmt: skip
+        written = {name: entry for name, (entry, always) in entries.items() if always or entry is not None}
+        return plain({**written, **value.more})
+    if isinstance(value, dict):
+        return {one_line(name): plain(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    if isinstance(value, (np.generic, torch.Tensor, np.ndarray)):
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (str, bool, int)) else one_line(value)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -36,26 +136,3 @@ def save_picture(figure: Any, path: Path) -> None:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=120)
     atomic_write(path, file.getvalue())
-
-
-def plain(value: Any) -> Any:
-    """
-    What JSON can hold of a value: numbers of numpy as numbers, what is not finite as null, other things as text.
-
-    :param value: Anything.
-    :return: Its plain form.
-
-    Example:
-    >>> from art_sensreg.benchmark.results.writing import plain
-    >>> plain({"a": np.float32(0.5), "b": float("nan"), "c": (np.True_, Path("x"))})
-    {'a': 0.5, 'b': None, 'c': [True, 'x']}
-    """
-    if isinstance(value, dict):
-        return {one_line(name): plain(entry) for name, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
-    if isinstance(value, (np.generic, torch.Tensor, np.ndarray)):
-        return plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (str, bool, int)) else one_line(value)

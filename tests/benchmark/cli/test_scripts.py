@@ -3,11 +3,13 @@
 import json
 import runpy
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from art_sensreg.benchmark.cli.suite import main
+from tests.benchmark.results.examples import case, run_record
 from tests.paths import ROOT
 
 SCRIPTS = ROOT / "benchmarks"
@@ -70,8 +72,8 @@ def test_settings_are_chosen_on_held_out_training_images(tmp_path, monkeypatch, 
 
 
 def candidate(weight, clean, *worst, half=0.05):
-    cases = [{"robust_accuracy": a, "ci_low": a - half, "ci_high": a + half} for a in worst]
-    return {"weight": weight}, {"clean_accuracy": clean, "worst_case": cases}
+    cases = [replace(case(share), ci_low=share - half, ci_high=share + half) for share in worst]
+    return {"weight": weight}, run_record(clean_accuracy=clean, worst_case=tuple(cases))
 
 
 @pytest.mark.parametrize(

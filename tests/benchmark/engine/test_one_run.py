@@ -41,8 +41,8 @@ def test_results_written_in_the_meantime_are_not_overwritten(tmp_path, capsys, m
 
     def late(request):
         found = plan(request)
-        seen = iter([None, {"runs": []}])
-        monkeypatch.setattr(suite, "load_previous", lambda out: next(seen))
+        seen = iter([None, "results of another run"])
+        monkeypatch.setattr(suite, "stored_results", lambda out: next(seen))
         return found
 
     monkeypatch.setattr(suite, "plan_suite", late)
@@ -54,7 +54,7 @@ def test_results_written_in_the_meantime_are_not_overwritten(tmp_path, capsys, m
 
 
 def test_the_folder_is_free_afterwards(tmp_path, monkeypatch):
-    monkeypatch.setattr(suite, "trained_cell", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(suite, "train_run", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         cli.main([*ARGUMENTS, "--out", str(tmp_path)])
     monkeypatch.undo()

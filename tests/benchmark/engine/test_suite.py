@@ -15,7 +15,6 @@ import pytest
 
 from art_sensreg.benchmark.cli.suite import main
 from art_sensreg.benchmark.defences.registry import DEFENCES
-from art_sensreg.benchmark.results.store import Records
 from art_sensreg.trainers import SensRegTrainer
 from art_sensreg.utils.stats import wilson_interval
 from tests.paths import ROOT
@@ -365,7 +364,7 @@ def test_a_measure_that_failed_is_made_up_for(tmp_path, monkeypatch):
     from art_sensreg.benchmark.engine import suite
 
     arguments = ["--defences", "rse", "--attacks", "fgm"]
-    monkeypatch.setattr(suite, "measure_beside", lambda *_: (_ for _ in ()).throw(RuntimeError("no measure")))
+    monkeypatch.setattr(suite, "evaluate_run", lambda *_: (_ for _ in ()).throw(RuntimeError("no measure")))
     assert run(tmp_path / "run", *arguments) == 1
     (entry,) = results(tmp_path / "run")["runs"]
     assert (entry["status"], entry["reason"]) == ("error", "RuntimeError: no measure")
@@ -411,11 +410,3 @@ def test_images_that_are_not_square(tmp_path):
     (reason,) = {row["reason"] for row in first["attacks"] if row["attack"] == "square"}
     assert "needs square images; these are 8 x 5" in reason
     assert rounded["notes"] == ["no queries counted: square as ART has it needs square images; these are 8 x 5"]
-
-
-def test_names_that_differ_in_a_dash_have_masks_of_their_own(tmp_path):
-    records = Records(tmp_path, {}, "cpu", None)
-    one, other = (np.full(3, value) for value in (True, False))
-    names = [records.write_mask((name, "seed0", "pgd"), mask, one) for name, mask in (("my-at", one), ("my_at", other))]
-    assert records.read_mask(names[0])[0].all()
-    assert not records.read_mask(names[1])[0].any()

@@ -53,12 +53,11 @@ def test_a_finished_run_is_resumed_by_several(finished):
 def test_a_worker_that_dies_is_an_error_and_the_rest_is_kept(tmp_path):
     plugin = tmp_path / "plugin.py"
     plugin.write_text(
-        "import os\nfrom art_sensreg.benchmark.engine import attack as attacking\noriginal = attacking.attack_cell\n"
-        "from art_sensreg.benchmark.engine import suite as run\n"
-        "def attack_cell(job, progress):\n"
-        "    if job.run['defence'] == 'jr':\n        os._exit(1)\n"
-        "    original(job, progress)\n"
-        "run.attack_cell = attack_cell\n"
+        "import os\nfrom art_sensreg.benchmark.engine import suite\noriginal = suite.attack_run\n"
+        "def attack_run(run, progress):\n"
+        "    if run.name == 'jr':\n        os._exit(1)\n"
+        "    original(run, progress)\n"
+        "suite.attack_run = attack_run\n"
     )
     code, runs, shown = run(tmp_path / "run", "--jobs", "1", "--plugin", str(plugin), "--seeds", "1")
     assert code == 1  # with one process it is the suite itself that dies

@@ -15,7 +15,7 @@ from art_sensreg.benchmark.config.threat_models import NORMS
 from art_sensreg.benchmark.defences.from_art import preprocessing as preprocessing_rows
 from art_sensreg.benchmark.defences.from_art.preprocessing import PREPROCESSING, NotApplicable, median_filter
 from art_sensreg.benchmark.defences.train_spec import TrainingSpec
-from art_sensreg.benchmark.engine.target import cell_classifier
+from art_sensreg.benchmark.engine.target import make_target
 
 SMALL = ["--train-size", "300", "--test-size", "30", "--epochs", "4", "--model", "mlp", "--quiet"]
 BY_NAME = {defence.name: defence for defence in PREPROCESSING}
@@ -52,7 +52,7 @@ def model(spec):
 def cell(spec, model, name, **changes):
     defence = BY_NAME[name]
     defence = replace(defence, preprocessing=replace(defence.preprocessing, **changes))
-    return cell_classifier(spec, model, defence, defence.options)
+    return make_target(spec, model, defence, defence.options)
 
 
 @pytest.fixture(scope="module")
@@ -133,25 +133,26 @@ def test_every_default_attack_runs_through_every_preprocessor(spec, model, cells
     for norm in ("linf", "l2") if name not in RANDOM else ("linf",):
         for view in views:
             settings = {**STRENGTH, "guides": guides, "surrogates": [model]}
-            x_adv = ATTACKS[attack].build(view.classifier, NORMS[norm], 0.3, settings).generate(x, y=y)
+            x_adv = ATTACKS[attack].build(preprocessed.classifier(view), NORMS[norm], 0.3, settings).generate(x, y=y)
             assert x_adv.shape == x.shape
             # ART's Square divides by zero on blank parts of images; the suite counts such images as not broken.
             assert np.isfinite(x_adv).all() or attack == "square"
             x_adv = np.nan_to_num(x_adv).clip(0, 1)
-            assert preprocessed.judge(x_adv.astype(np.float32), y.argmax(1), 0).correct.shape == (3,)
+            assert preprocessed.score(x_adv.astype(np.float32), y.argmax(1), 0).correct.shape == (3,)
 
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_both_views_compute_the_same_function(spec, model, name):
-    views = cell(spec, model, name).views
+    target = cell(spec, model, name)
+    classifiers = [target.classifier(view) for view in target.views]
     x = spec.dataset.x_test[:20]
     outputs = []
-    for view in views:
+    for classifier in classifiers:
         np.random.seed(0)
         torch.manual_seed(0)
-        outputs.append(view.classifier.predict(x))
+        outputs.append(classifier.predict(x))
     if name in RANDOM:
-        assert not np.array_equal(outputs[0], views[0].classifier.predict(x))
+        assert not np.array_equal(outputs[0], classifiers[0].predict(x))
     else:
         np.testing.assert_allclose(outputs[0], outputs[1], atol=1e-4)
 

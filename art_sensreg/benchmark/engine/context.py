@@ -1,0 +1,134 @@
+"""What the stages of a run are given: the suite as a whole, and one trained defence of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from art_sensreg.benchmark.config.settings import SuiteSettings
+from art_sensreg.benchmark.defences.registry import DEFENCES, options_of
+from art_sensreg.benchmark.defences.spec import Defence, Options
+from art_sensreg.benchmark.defences.train_spec import TrainingSpec
+from art_sensreg.benchmark.engine.target import Target
+from art_sensreg.benchmark.results.masks import mask_name
+from art_sensreg.benchmark.results.records import RunRecord
+from art_sensreg.benchmark.results.store import ResultStore
+from art_sensreg.classifiers import SensRegClassifier
+from art_sensreg.datasets import Dataset
+from art_sensreg.training.distributed import Processes
+
+NO_RUN = "the run has no record"
+
+
+def training_spec(settings: SuiteSettings, dataset: Dataset, seed: int) -> TrainingSpec:
+    """
+    What every defence of a seed is trained with.
+
+    :param settings: The settings.
+    :param dataset: The data.
+    :param seed: The seed.
+    :return: The training specification.
+    """
+    return TrainingSpec(
+        dataset=dataset,
+        model=settings.model,
+        activation=settings.activation,
+        norm_layer=settings.norm_layer,
+        seed=seed,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        norm=settings.threats[0].norm,
+        eps=max(settings.threats[0].eps),
+        device=settings.device,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteContext:
+    """
+    What all stages share.
+
+    :param settings: The settings.
+    :param dataset: The data.
+    :param store: Where records go.
+    :param processes: Those that share the work.
+    """
+
+    settings: SuiteSettings
+    dataset: Dataset
+    store: ResultStore
+    processes: Processes = Processes()  # noqa: RUF009 - frozen
+
+    def training_spec(self, seed: int) -> TrainingSpec:
+        """
+        What every defence is trained with.
+
+        :param seed: The seed.
+        :return: The training specification.
+        """
+        return training_spec(self.settings, self.dataset, seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedRun:
+    """
+    A trained defence, ready to be attacked.
+
+    :param suite: What all stages share.
+    :param name: The defence.
+    :param seed: The seed.
+    :param target: What is attacked.
+    :param surrogates: Other trained models of the same seed, by the name of their defence.
+    :param clean: Which images are classified correctly unattacked, `(n,)`; False of images that are not attacked.
+    """
+
+    suite: SuiteContext
+    name: str
+    seed: int
+    target: Target
+    surrogates: Mapping[str, SensRegClassifier] = field(default_factory=dict)
+    clean: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
+
+    @property
+    def defence(self) -> Defence:
+        """What the suite knows of the defence."""
+        return DEFENCES[self.name]
+
+    @property
+    def options(self) -> Options:
+        """The options of the defence."""
+        return options_of(self.suite.settings, self.name)
+
+    @property
+    def record(self) -> RunRecord:
+        """What is stored of the run by now."""
+        found = self.suite.store.results.run(self.name, self.seed)
+        assert found is not None, NO_RUN
+        return found
+
+    def images(self, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """
+        The test images that are attacked.
+
+        :param most: The first so many; None: all.
+        :return: Images and class indices.
+        """
+        dataset = self.suite.dataset
+        n = self.target.attackable(min(len(dataset.x_test), len(dataset.x_test) if most is None else most))
+        return dataset.x_test[:n], dataset.y_test[:n]
+
+    def mask_name(self, attack: str, norm: str, eps: float, *more: Any) -> str:
+        """
+        Where the outcome of an attack is stored.
+
+        :param attack: Name of the attack.
+        :param norm: Name of the norm.
+        :param eps: Size.
+        :param more: Further parts of the name.
+        :return: Path relative to the output folder.
+        """
+        return mask_name(self.name, f"seed{self.seed}", attack, norm, eps, *more)

@@ -1,0 +1,154 @@
+"""The outcome of an attack image by image, in `masks/*.npz`; and what all attacks together leave."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from art_sensreg.benchmark.config.threat_models import Threats
+from art_sensreg.benchmark.results.records import (
+    MASK_NAME,
+    AttackRecord,
+    RunRecord,
+    UnionCase,
+    WorstCase,
+    share_of,
+)
+from art_sensreg.utils.files import atomic_write, read_regular
+from art_sensreg.utils.npz import read_npz
+from art_sensreg.utils.text import one_line
+
+# Of a mask of a million images.
+_LIMIT = 2**24
+# Whether each image is still classified correctly after the attack and those before it, and whether it was attacked.
+Outcome = tuple[np.ndarray, np.ndarray]
+
+
+def mask_name(*parts: object) -> str:
+    """
+    Where the outcome of an attack is stored.
+
+    :param parts: What the file is named after.
+    :return: Path relative to the output folder.
+
+    Example:
+    >>> from art_sensreg.benchmark.results.masks import mask_name
+    >>> mask_name("sr+jr", "seed0", "pgd", "linf", 0.1)
+    'masks/sr+jr-seed0-pgd-linf-0.1.npz'
+    """
+    return f"masks/{'-'.join(re.sub(r'[^A-Za-z0-9.+_-]', '_', str(part)) for part in parts)}.npz"
+
+
+def write_mask(out: Path, name: str, robust: np.ndarray, attacked: np.ndarray, seen: np.ndarray | None = None) -> None:
+    """
+    Store the outcome of an attack.
+
+    :param out: Output folder of the run.
+    :param name: Path of the file, relative to it.
+    :param robust: True where the image is still classified correctly after this attack and those before it, `(n,)`.
+    :param attacked: True where the image belongs to the attacked part, `(n,)`: what accuracies are shares of.
+    :param seen: True where this attack worked on the image: it was not lost before, `(n,)`; None: the attacked.
+    """
+    file = io.BytesIO()
+    np.savez_compressed(file, robust=robust, attacked=attacked, seen=attacked if seen is None else seen)
+    atomic_write(out / name, file.getvalue())
+
+
+def read_mask(out: Path, name: str) -> Outcome:
+    """
+    Read the outcome of an attack.
+
+    :param out: Output folder of the run.
+    :param name: Path of the file, relative to it.
+    :return: The `robust` and the `attacked` array, `(n,)`.
+    :raises OSError: If there is no such file, or it is a link, a pipe or a device.
+    :raises ValueError: If the name leads out of the folder, or the file is damaged.
+    """
+    if not isinstance(name, str) or not MASK_NAME.fullmatch(name):
+        raise ValueError(f"{one_line(name)!r} is no file in masks/")
+    arrays = read_npz(io.BytesIO(read_regular(out / name, _LIMIT)), name, keys=("robust", "attacked"))
+    robust, attacked = arrays["robust"], arrays["attacked"]
+    if robust.dtype != bool or attacked.dtype != bool or robust.ndim != 1 or robust.shape != attacked.shape:
+        raise ValueError(f"{name} does not hold the outcomes of an attack")
+    return robust, attacked
+
+
+def has_mask(out: Path, name: str | None, n: int | None = None) -> bool:
+    """
+    Tell whether the outcome of an attack can be read.
+
+    :param out: Output folder of the run.
+    :param name: Path of the file, relative to it, or None.
+    :param n: Number of images, if it is to be compared.
+    :return: False if the file is missing, damaged, or of another number of images.
+    """
+    try:
+        return name is not None and n in (None, len(read_mask(out, name)[0]))
+    except (OSError, ValueError):
+        return False
+
+
+def joint_outcome(out: Path, attacks: Iterable[AttackRecord], threat: tuple[str, float]) -> Outcome:
+    """
+    Which images no attack of a size broke, and which were attacked.
+
+    :param out: Output folder of the run.
+    :param attacks: The attacks of a run.
+    :param threat: Norm and eps.
+    :return: Both arrays `(n,)`; empty if nothing was attacked.
+    """
+    found = [
+        read_mask(out, attack.mask)
+        for attack in attacks
+        if attack.threat == threat and attack.mask is not None and has_mask(out, attack.mask)
+    ]
+    if not found:
+        return np.zeros(0, dtype=bool), np.zeros(0, dtype=bool)
+    robust, attacked = zip(*found, strict=True)
+    return np.logical_and.reduce(robust), np.logical_or.reduce(attacked)
+
+
+def worst_case(out: Path, run: RunRecord, threat: tuple[str, float], n: int | None = None) -> WorstCase | None:
+    """
+    The mean over images of the minimum over attacks. Images that no attack was run on do not count.
+
+    :param out: Output folder of the run.
+    :param run: The run.
+    :param threat: Norm and eps.
+    :param n: Count the first so many images; None: all.
+    :return: The worst case, or None if nothing was attacked.
+    """
+    robust, attacked = (mask[:n] for mask in joint_outcome(out, run.attacks, threat))
+    return WorstCase(norm=threat[0], eps=threat[1], **share_of(robust[attacked])) if attacked.any() else None
+
+
+def summarised(out: Path, run: RunRecord, threats: Threats) -> RunRecord:
+    """
+    Fill in the worst case of each size, and the union over the norms: of their first sizes, their second ones, ...
+
+    :param out: Output folder of the run.
+    :param run: The run.
+    :param threats: Norms and sizes.
+    :return: The run.
+    """
+    sizes = [(threat.norm, eps) for threat in threats for eps in threat.eps]
+    outcomes = {size: joint_outcome(out, run.attacks, size) for size in sizes}
+    union = []
+    for group in zip(*(threat.eps for threat in threats), strict=False):
+        eps_of = {threat.norm: eps for threat, eps in zip(threats, group, strict=True)}
+        parts = [outcomes[size] for size in eps_of.items()]
+        if all(attacked.any() for _, attacked in parts):
+            everywhere = np.logical_and.reduce([attacked for _, attacked in parts])
+            robust = np.logical_and.reduce([robust for robust, _ in parts])
+            union.append(UnionCase(eps=eps_of, **share_of(robust[everywhere])))
+    cases = [
+        WorstCase(norm=norm, eps=eps, **share_of(robust[attacked]))
+        for (norm, eps), (robust, attacked) in outcomes.items()
+        if attacked.any()
+    ]
+    return replace(run, worst_case=tuple(cases), union=tuple(union))

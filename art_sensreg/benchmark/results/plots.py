@@ -1,0 +1,79 @@
+"""The plots of a run: worst case over eps, and robust accuracy of random models over the attacker's draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import fmean
+
+from art_sensreg.benchmark.config.threat_models import Threat
+from art_sensreg.benchmark.results.records import Results
+from art_sensreg.benchmark.results.tables import trained_runs
+from art_sensreg.benchmark.results.writing import save_picture
+
+
+def plot_curve(results: Results, path: Path) -> None:
+    """
+    Plot the robust accuracy of random models over the number of draws that the attacker averages.
+
+    :param results: The results.
+    :param path: PNG file.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.add_subplot()
+    curves = {
+        name: [point for run in runs for point in run.eot_curve or ()] for name, runs in trained_runs(results).items()
+    }
+    for number, (name, curve) in enumerate((name, curve) for name, curve in curves.items() if curve):
+        for style, eps in zip(("-", "--", ":"), sorted({point.eps for point in curve}), strict=False):
+            draws = sorted({point.samples for point in curve if point.eps == eps})
+            shares = [
+                fmean(point.robust_accuracy for point in curve if (point.eps, point.samples) == (eps, n)) for n in draws
+            ]
+            label = f"{name}, eps {eps:.4g}"
+            axes.plot(draws, [100 * share for share in shares], style, marker="o", color=f"C{number % 10}", label=label)
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel("draws that the attacker averages")
+    axes.set_ylabel("robust accuracy against PGD, %")
+    axes.set_ylim(0, 101)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    save_picture(figure, path)
+
+
+def plot_robustness(results: Results, path: Path, threat: Threat) -> None:
+    """
+    Plot the worst case over eps, one line per defence, with the clean accuracy at eps 0.
+
+    :param results: The results.
+    :param path: PNG file.
+    :param threat: Norm and sizes.
+    """
+    from matplotlib.figure import Figure
+
+    groups = trained_runs(results)
+    columns = -(-len(groups) // 24)
+    figure = Figure(figsize=(7 + 2 * columns, 5 if columns == 1 else 7), layout="constrained")
+    axes = figure.add_subplot()
+    for number, (name, runs) in enumerate(groups.items()):
+        points = [(0.0, fmean(run.clean_accuracy or 0.0 for run in runs))]
+        for eps in threat.eps:
+            cases = [case for run in runs for case in run.worst_case if case.threat == (threat.norm, eps)]
+            if cases:
+                points.append((eps, fmean(case.robust_accuracy for case in cases)))
+        axes.plot(
+            [eps for eps, _ in points],
+            [100 * share for _, share in points],
+            label=name,
+            linestyle="--" if name.startswith("art-") else "-",
+            color=f"C{number % 10}",
+            marker="os^Dvx"[number // 10 % 6],
+        )
+    axes.set_xlabel(f"eps ({threat.norm})")
+    axes.set_ylabel("worst case over the attacks, % of the images")
+    axes.set_ylim(0, 101)
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), ncols=columns, fontsize="small")
+    save_picture(figure, path)
