@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from art_sensreg.benchmark.results.writing import write_text
+from art_sensreg.benchmark.results.writing import json_text, write_text
 from art_sensreg.utils.tables import Table
 
 Record = dict[str, Any]
@@ -36,7 +35,7 @@ def write_gpu(data: Record, out: Path) -> list[Path]:
     """Write both files."""
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / "gpu.json", out / "gpu.md"]
-    write_text(paths[0], json.dumps(data, indent=1) + "\n")
+    write_text(paths[0], json_text(data))
     write_text(paths[1], page(data))
     return paths
 

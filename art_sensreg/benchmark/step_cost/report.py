@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from art_sensreg.benchmark.results.writing import save_picture, write_text
+from art_sensreg.benchmark.results.writing import json_text, save_picture, write_text
 from art_sensreg.benchmark.step_cost.variants import VARIANTS
 from art_sensreg.utils.tables import Table
 
@@ -28,7 +27,7 @@ def write_step_cost(data: dict[str, Any], out: Path) -> list[Path]:
     """Write the three files."""
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / f"step-cost.{ending}" for ending in ("json", "md", "png")]
-    write_text(paths[0], json.dumps(data, indent=1, allow_nan=False) + "\n")
+    write_text(paths[0], json_text(data))
     write_text(paths[1], step_cost_page(data))
     plot_step_cost(data, paths[2])
     return paths

@@ -14,7 +14,7 @@ from art_sensreg.benchmark.attacks.builders import pgd
 from art_sensreg.benchmark.config.settings import RECIPES
 from art_sensreg.benchmark.config.threat_models import allowed
 from art_sensreg.benchmark.defences import DEFENCES, TrainingSpec
-from art_sensreg.benchmark.engine.train import quiet
+from art_sensreg.benchmark.engine.runtime import quiet
 from art_sensreg.datasets import Dataset
 from art_sensreg.penalties.gradient_diversity import gradient_cosine
 from art_sensreg.randomized import RandomizedClassifier

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegClassifier, SensRegTrainer, TrainingConfig
-from art_sensreg.benchmark.results.writing import write_text
+from art_sensreg.benchmark.results.writing import json_text, write_text
 from art_sensreg.models import build_model
 from art_sensreg.training import Callback
 from art_sensreg.utils.tables import Table
@@ -125,7 +125,7 @@ def write_scaling(study: ScalingStudy, seconds: Seconds, out: Path, command: str
     machine = f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores, {study.device}"
     table = scaling_table(seconds).as_markdown()
     write_text(out / "scaling.md", f"# Speed-up by processes\n\n{fenced(command)}\n\n{machine}\n\n{table}\n")
-    write_text(out / "scaling.json", json.dumps({"machine": machine, "seconds": medians}, indent=1) + "\n")
+    write_text(out / "scaling.json", json_text({"machine": machine, "seconds": medians}))
     _plot(medians, out / "scaling.png")
 
 

@@ -1,17 +1,13 @@
 """What the suite measures beside attacks: certificates, queries, EOT curves, explanations, claims."""
 
-import json
-
 import pytest
 
 from art_sensreg.benchmark.cli.suite import main
+from art_sensreg.benchmark.engine import suite
+from tests.benchmark.runs import raising, results, run
 
 DEFENCES = "none,sr+jr,art-adversarial,rse,art-smoothing,art-ibp-fixed,art-rounded,art-class-labels-fixed"
 SMALL = ["--train-size", "400", "--test-size", "30", "--epochs", "4", "--model", "mlp", "--quiet", "--interpret"]
-
-
-def results(out):
-    return json.loads((out / "results.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +85,10 @@ def test_postprocessing_is_attacked_on_the_scores_and_underneath(runs):
 
 
 def test_explanations_of_every_model(runs, finished):
-    for run in runs.values():
-        metrics = {score["metric"] for score in run["explanations"]}
+    for entry in runs.values():
+        metrics = {score["metric"] for score in entry["explanations"]}
         assert {"insertion", "deletion", "infidelity", "max_sensitivity"} <= metrics
-        assert len(run["explanations"]) >= 10
+        assert len(entry["explanations"]) >= 10
     picture = (finished[0] / "saliency.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
 
@@ -113,3 +109,20 @@ def test_resuming_measures_nothing_twice(finished):
     before = results(out)["runs"]
     assert main([*arguments, "--resume"]) == 0
     assert results(out)["runs"] == before
+
+
+def test_an_evaluation_that_failed_is_made_up_for(tmp_path, monkeypatch):
+    arguments = ["--defences", "rse", "--attacks", "fgm"]
+    monkeypatch.setattr(suite, "evaluate_run", raising(RuntimeError("no measure")))
+    assert run(tmp_path / "run", *arguments) == 1
+    (entry,) = results(tmp_path / "run")["runs"]
+    assert (entry["status"], entry["reason"]) == ("error", "RuntimeError: no measure")
+    monkeypatch.undo()
+    assert run(tmp_path / "run", *arguments, "--resume") == 0
+    (entry,) = results(tmp_path / "run")["runs"]
+    assert entry["status"] == "ok"
+    assert len(entry["eot_curve"]) == 8
+    # The worst case counts what the curve found.
+    for case in entry["worst_case"]:
+        curve = [c["robust_accuracy"] for c in entry["eot_curve"] if c["eps"] == case["eps"]]
+        assert case["robust_accuracy"] <= min(curve)

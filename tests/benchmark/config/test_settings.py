@@ -1,0 +1,28 @@
+"""The settings of a run, and the recipes of the data sets."""
+
+import json
+
+import pytest
+
+from art_sensreg.benchmark.config.settings import BUDGETS, FILE_RECIPE, RECIPES
+from art_sensreg.benchmark.config.threat_models import NORMS
+from tests.benchmark.results.examples import settings
+
+
+@pytest.mark.parametrize("recipe", [*RECIPES.values(), FILE_RECIPE])
+def test_every_recipe_has_sizes_of_each_norm_and_images_of_each_budget(recipe):
+    assert set(recipe.eps) == set(NORMS)
+    assert all(list(sizes) == sorted(sizes) for sizes in recipe.eps.values())
+    assert set(recipe.test_size) == set(BUDGETS)
+
+
+def test_a_resumed_run_may_add_defences_attacks_and_seeds_alone():
+    stored = settings()
+    assert settings(defences=("none",), attacks=("square",), seeds=3).first_difference(stored) is None
+    assert settings(epochs=3).first_difference(stored) == "`epochs` was 2 and is now 3"
+    listed = settings(options={"sr": {"sigma": [0.1, 0.3]}})
+    assert settings(options={"sr": {"sigma": (0.1, 0.3)}}).first_difference(listed) is None
+
+
+def test_settings_are_json():
+    assert json.loads(json.dumps(settings().as_json()))["eps"] == [0.1, 0.2]

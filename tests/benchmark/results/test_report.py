@@ -1,0 +1,46 @@
+"""The report: pages and plots, made from results alone."""
+
+from art_sensreg.benchmark.config.threat_models import Threat
+from art_sensreg.benchmark.results.records import AttackRecord, CurvePoint
+from art_sensreg.benchmark.results.report import total_minutes, write_report
+from tests.benchmark.results.examples import case, results, run_record
+
+HOSTILE = "<script>alert(1)</script> | [x](http://y)"
+
+
+def test_pages_and_plots(tmp_path):
+    curve = (CurvePoint(norm="linf", eps=0.1, samples=4, robust_accuracy=0.5, ci_low=0.0, ci_high=1.0, n=10),)
+    runs = run_record(worst_case=(case(0.5), case(0.1, 0.2))), run_record(defence="sr", eot_curve=curve)
+    threats = (Threat("linf", (0.1, 0.2)), Threat("l2", (0.5,)))
+    paths = write_report(results(*runs, threats=threats), tmp_path, "python suite.py")
+    names = ["robustness.png", "robustness-l2.png", "eot-curve.png", "report.md", "report.html"]
+    assert [path.name for path in paths] == names
+    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in names[:3])
+    for name in names[3:]:
+        page = (tmp_path / name).read_text()
+        assert "digits, mlp, linf, l2" in page
+        assert "python suite.py" in page
+        assert "50.0 [" in page
+    assert (tmp_path / "report.html").read_text().count("<img") == 3
+
+
+def test_pages_quote_what_they_are_given(tmp_path):
+    failed = run_record(clean_accuracy=None, status="error", reason=HOSTILE)
+    write_report(results(failed), tmp_path, "python suite.py")
+    for name in ("report.md", "report.html"):
+        page = (tmp_path / name).read_text()
+        assert "<script>" not in page
+        assert "](http" not in page or name == "report.html"
+
+
+def test_the_blocks_of_a_page_are_apart(tmp_path):
+    write_report(results(run_record()), tmp_path, "python suite.py")
+    lines = (tmp_path / "report.md").read_text().splitlines()
+    for number, line in enumerate(lines):
+        if line.startswith("#") and number:
+            assert lines[number - 1] == lines[number + 1] == ""
+
+
+def test_a_run_of_several_sizes_counts_once():
+    attacks = tuple(AttackRecord(attack="deepfool", norm="linf", eps=eps, seconds=60.0) for eps in (0.1, 0.2))
+    assert total_minutes(results(run_record(train_seconds=30.0, attacks=attacks))) == 1.5

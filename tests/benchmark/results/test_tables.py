@@ -1,0 +1,80 @@
+"""The tables of every run."""
+
+import pytest
+
+from art_sensreg.benchmark.results.records import AttackRecord, ClaimRecord, NoiseRecord
+from art_sensreg.benchmark.results.tables import (
+    attack_table,
+    claim_mark,
+    explanations,
+    noise_table,
+    summary_table,
+    with_interval,
+)
+from tests.benchmark.results.examples import case, results, run_record
+
+
+def claim(status):
+    return ClaimRecord(metric="robust_accuracy", threat="any", status=status, text="")
+
+
+def test_seeds_share_a_row_with_their_mean_and_spread():
+    runs = [
+        run_record(seed=seed, clean_accuracy=clean, step_cost=2.0, worst_case=(case(worst), case(0.0, 0.2)))
+        for seed, clean, worst in ((0, 0.9, 0.5), (1, 1.0, 0.7))
+    ]
+    table = summary_table(results(*runs, seeds=2))
+    (row,) = table.rows
+    assert row[:2] == ["none", "95.0 ± 7.1"]
+    assert row[2].startswith("60.0 ± 14.1 [")
+    assert row[4:] == ["2.0", "1.0", "-"]
+
+
+def test_what_could_not_run_says_why():
+    refused = run_record(defence="jr", status="not_applicable", reason="no norm", clean_accuracy=None)
+    found = results(run_record(), refused, run_record(defence="sr", clean_accuracy=None).failed("x", OSError("disk")))
+    rows = {row[0]: row[-1] for row in summary_table(found).rows}
+    assert rows == {"none": "-", "jr": "not applicable: no norm", "sr": "failed: x: OSError: disk"}
+    assert explanations(found) == ["jr (seed 0): not applicable: no norm", "sr (seed 0): failed: x: OSError: disk"]
+
+
+@pytest.mark.parametrize(
+    ("statuses", "mark"),
+    [(["met", "met"], "met"), (["met", "not met"], "NOT MET"), (["met", "not measured"], "not measured"), ([], "-")],
+)
+def test_a_claim_is_met_if_it_is_at_every_seed(statuses, mark):
+    assert claim_mark([run_record(claim=claim(status)) for status in statuses]) == mark
+
+
+def attack(name, share, n=5, **entries):
+    return AttackRecord(attack=name, norm="linf", eps=0.1, robust_accuracy=share, n=n, mask="masks/a.npz", **entries)
+
+
+def test_attacks_have_columns_and_views_have_rows():
+    both = (attack("fgm", 0.5), attack("fgm", 0.4, view="adaptive"), attack("pgd", 0.3, n=2, view="adaptive"))
+    found = results(run_record(), run_record(defence="sr", attacks=both))
+    assert attack_table(found, "linf", 0.1).rows == [["sr (adaptive)", "40.0", "30.0*"], ["sr (ART)", "50.0", ""]] or (
+        attack_table(found, "linf", 0.1).rows == [["sr (ART)", "50.0", ""], ["sr (adaptive)", "40.0", "30.0*"]]
+    )
+    failed = run_record(attacks=(AttackRecord(attack="pgd", norm="linf", eps=0.1, status="error"),))
+    assert attack_table(results(failed), "linf", 0.1).rows == [["none", "", "failed"]]
+
+
+def test_noise_is_shown_where_it_was_measured():
+    noise = (NoiseRecord(norm="linf", eps=0.1, accuracy=0.8, n=5),)
+    found = noise_table(results(run_record(), run_record(defence="sr", random_noise=noise)))
+    assert found.rows == [["sr", "80.0", "-"]]
+
+
+def test_without_cases_there_is_a_dash():
+    assert with_interval([]) == "-"
+    assert with_interval([case(0.5, n=4)]).startswith("50.0 [")
+
+
+def test_attacks_that_were_refused_are_explained_once():
+    refused = tuple(
+        AttackRecord(attack="square", norm="linf", eps=eps, status="not_applicable", reason="needs square images")
+        for eps in (0.1, 0.2)
+    )
+    found = explanations(results(run_record(attacks=refused, notes=("a note",)), attacks=("square",)))
+    assert found == ["none (seed 0): a note", "none (seed 0): square not applicable: needs square images"]
