@@ -39,7 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="default: all; see --list",
     )
     add("--variants", type=known_names(VARIANTS), default=tuple(VARIANTS), metavar="NAME,NAME...", help="default: all")
-    add("--batch-size", type=whole_number, default=128, metavar="N", help="rows of a training step (default 128)")
+    add("--batch-size", type=whole_number, default=128, metavar="N", help="examples in a training step (default 128)")
     add("--repeats", type=whole_number, metavar="N", help="paired repeats (default 9; the slow ones 3 at most)")
     add(
         "--epoch-steps",

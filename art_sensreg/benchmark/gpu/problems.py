@@ -29,7 +29,7 @@ MODELS = {
 }
 
 
-def separable_images(rows: int, shape: tuple[int, ...], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def separable_images(n: int, shape: tuple[int, ...], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """
     Images of ten classes that a network learns within a few steps: a random picture a class, under noise.
 
@@ -40,8 +40,8 @@ def separable_images(rows: int, shape: tuple[int, ...], seed: int = 0) -> tuple[
     """
     pictures = np.random.default_rng(0).random((CLASSES, *shape))
     generator = np.random.default_rng(seed + 1)
-    labels = np.arange(rows) % CLASSES
-    images = 0.7 * pictures[labels] + 0.3 * generator.random((rows, *shape))
+    labels = np.arange(n) % CLASSES
+    images = 0.7 * pictures[labels] + 0.3 * generator.random((n, *shape))
     return images.astype(np.float32), labels
 
 

@@ -43,17 +43,17 @@ class Size:
     :param models: Models of the step cost.
     :param steps: Steps of a timed epoch.
     :param repeats: Timed repeats.
-    :param rows: Images of the other stages.
+    :param images: Images of the other stages.
     """
 
     batches: tuple[int, ...] = (128, 512)
     models: tuple[str, ...] = ("cnn-small", "preact-resnet18")
     steps: int = 20
     repeats: int = 5
-    rows: int = 2560
+    images: int = 2560
 
 
-REDUCED = Size(batches=(8, 16), models=("cnn-small",), steps=2, repeats=1, rows=80)
+REDUCED = Size(batches=(8, 16), models=("cnn-small",), steps=2, repeats=1, images=80)
 """For a device that is emulated: that every stage runs, not how fast."""
 
 
@@ -74,7 +74,7 @@ def waits(size: Size) -> list[Record]:
         "clipped gradient": {"penalties": [sr], "max_grad_norm": 1.0},
         "float16": {"penalties": [sr], "precision": "float16"},
     }
-    batch = size.rows // 8
+    batch = size.images // 8
     data = separable_images(4 * batch, MODELS["cnn-small-bn"].input_shape)
     records = []
     for name, case in cases.items():
@@ -153,14 +153,14 @@ def agreement(size: Size) -> list[Record]:
         with full_float32(GPU):
             without = float(np.abs(function(ours) - expected).max()) / scale
         records.append({"what": name, "difference": usual, "difference_without_tf32": without})
-    data = separable_images(size.rows, MODELS["cnn-small"].input_shape)
+    data = separable_images(size.images, MODELS["cnn-small"].input_shape)
     held_out = separable_images(200, MODELS["cnn-small"].input_shape, seed=1)
     for name, penalties in (("plain", []), ("sr+jr", [SensitivityPenalty(sigma=0.3), JacobianPenalty()])):
         scores = []
         for device in ("gpu", "cpu"):
             history = train(
                 make_classifier("cnn-small", device), data, penalties, fit={"validation_data": held_out},
-                batch_size=size.rows // 10, nb_epochs=3, validation_attack=ValidationAttack(eps=0.05),
+                batch_size=size.images // 10, nb_epochs=3, validation_attack=ValidationAttack(eps=0.05),
             )  # fmt: skip
             scores.append([history[-1][entry] for entry in ("loss", "val_accuracy", "val_robust_accuracy")])
         records.append({"what": f"trained, {name}: loss, accuracy, under PGD", "gpu": scores[0], "cpu": scores[1]})
@@ -169,7 +169,7 @@ def agreement(size: Size) -> list[Record]:
 
 def resume(size: Size) -> list[Record]:
     """Whether a run that was stopped ends with the bits of one that was not, and so does the same run again."""
-    data = separable_images(size.rows, MODELS["cnn-small"].input_shape)
+    data = separable_images(size.images, MODELS["cnn-small"].input_shape)
     penalties = [SensitivityPenalty(sigma=0.3), JacobianPenalty()]
 
     def weights(epochs: tuple[int, ...]) -> list[np.ndarray]:
@@ -178,7 +178,7 @@ def resume(size: Size) -> list[Record]:
                 classifier = make_classifier("cnn-small", "gpu")
                 train(
                     classifier, data, penalties, fit={"checkpoint_dir": folder, "resume": True},
-                    batch_size=size.rows // 5, nb_epochs=count,
+                    batch_size=size.images // 5, nb_epochs=count,
                 )  # fmt: skip
         return [parameter.detach().cpu().numpy() for parameter in classifier.model.parameters()]
 
@@ -213,13 +213,13 @@ def precision(size: Size) -> list[Record]:
         middle = difference(sigma)
         torch.set_float32_matmul_precision("highest")
         records.append({"sigma": sigma, "bfloat16": low / expected - 1, "tf32": middle / expected - 1})
-    data = separable_images(size.rows, MODELS["cnn-small"].input_shape)
+    data = separable_images(size.images, MODELS["cnn-small"].input_shape)
     penalties = [SensitivityPenalty(sigma=0.3), JacobianPenalty()]
     for name in ("float32", "bfloat16", "float16"):
         classifier, history = make_classifier("cnn-small", "gpu"), list[dict[str, float]]()
 
         def run(classifier: Any = classifier, history: Any = history, name: str = name) -> None:
-            history += train(classifier, data, penalties, batch_size=size.rows // 10, nb_epochs=3, precision=name)
+            history += train(classifier, data, penalties, batch_size=size.images // 10, nb_epochs=3, precision=name)
 
         seconds = seconds_of(run, GPU)
         records.append({"training": name, "seconds": seconds, **{k: history[-1][k] for k in ("loss", "accuracy")}})

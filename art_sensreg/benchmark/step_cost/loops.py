@@ -18,7 +18,7 @@ from art_sensreg.training.config import TrainingConfig
 
 CLASSES = 10
 EPS = 0.1  # of the adversarial trainers: the time of a step does not depend on it
-PREDICT_ROWS, PREDICT_BATCH, GRADIENT_ROWS = 2048, 128, 128
+PREDICT_IMAGES, PREDICT_BATCH, GRADIENT_IMAGES = 2048, 128, 128
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 Run = Callable[[], object]
@@ -115,7 +115,7 @@ def make_bench(model: TimedModel, batch_size: int, steps: int, device: str, prec
     rng = np.random.default_rng(0)
     parts = [
         (rng.random((n, *model.input_shape), dtype=np.float32), rng.permutation(n) % CLASSES)
-        for n in (steps * batch_size, PREDICT_ROWS)
+        for n in (steps * batch_size, PREDICT_IMAGES)
     ]
     dataset = Dataset(name="random", x_train=parts[0][0], y_train=parts[0][1], x_test=parts[1][0], y_test=parts[1][1])
     spec = TrainingSpec(
@@ -185,8 +185,8 @@ def epoch_loop(bench: Bench, step: Step = cross_entropy_step) -> Run:
 
     def run() -> tuple[float, float]:
         loss_sum, correct = torch.zeros((), device=bench.device), torch.zeros((), device=bench.device)
-        for rows in torch.randperm(len(x)).to(bench.device).split(bench.spec.batch_size):
-            images, labels = x.index_select(0, rows), y.index_select(0, rows)
+        for batch in torch.randperm(len(x)).to(bench.device).split(bench.spec.batch_size):
+            images, labels = x.index_select(0, batch), y.index_select(0, batch)
             # Entering autocast costs a few microseconds even where it does nothing.
             with torch.autocast(bench.device.type, PRECISIONS[bench.precision]) if lower else contextlib.nullcontext():
                 loss, logits = step(model, images, labels)
@@ -198,7 +198,7 @@ def epoch_loop(bench: Bench, step: Step = cross_entropy_step) -> Run:
                 scaler.scale(loss).backward()
                 scaler.step(optimizer)
                 scaler.update()
-            loss_sum += loss.detach() * len(rows)
+            loss_sum += loss.detach() * len(batch)
             correct += (logits.argmax(1) == labels).sum()
         return loss_sum.item() / len(x), correct.item() / len(x)
 
@@ -219,9 +219,9 @@ def predict_loop(bench: Bench) -> Run:
 
 
 def gradient_loop(bench: Bench) -> Run:
-    """The unit of `loss-gradient`: `autograd.grad` by the input alone, from numpy to numpy."""
+    """The unit of `loss-gradient`: `autograd.grad` with respect to the input alone, from numpy to numpy."""
     model = bench.spec.new_model().to(bench.device).eval()
-    x, y = bench.spec.dataset.x_test[:GRADIENT_ROWS], bench.spec.dataset.y_test[:GRADIENT_ROWS]
+    x, y = bench.spec.dataset.x_test[:GRADIENT_IMAGES], bench.spec.dataset.y_test[:GRADIENT_IMAGES]
 
     def run() -> np.ndarray:
         inputs = torch.from_numpy(x).to(bench.device).requires_grad_()

@@ -56,7 +56,7 @@ def memory_rise(variant: str, model: str, batch_size: int, precision: str) -> li
     Call it in a fresh process: memory that was used and freed before would hide the rise.
     """
     prepare = VARIANTS[variant].prepare
-    # Two rows load the code of everything that is called, and next to no data.
+    # Two examples load the code of everything that is called, and next to no data.
     prepare(make_bench(MODELS[model], 2, 2, "cpu", precision))()
     bench = make_bench(MODELS[model], batch_size, STEPS[-1], "cpu", precision)
     runs = [prepare(bench.limited(steps)) for steps in STEPS]

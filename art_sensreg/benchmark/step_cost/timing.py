@@ -37,7 +37,7 @@ class StepCostSettings:
     :param models: Names of models.
     :param variants: Names of variants.
     :param device: `cpu`, `cuda`, or `cuda:` and a number.
-    :param batch_size: Rows of a step.
+    :param batch_size: Examples in a step.
     :param repeats: Paired repeats of a variant.
     :param slow_repeats: Paired repeats of those that are slow.
     :param epoch_steps: Steps of a timed epoch; None: what takes the plain loop about `EPOCH_SECONDS`.

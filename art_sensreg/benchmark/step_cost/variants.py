@@ -14,10 +14,10 @@ from art.estimators.classification import PyTorchClassifier
 from art_sensreg.benchmark.defences.registry import DEFENCES
 from art_sensreg.benchmark.step_cost.loops import (
     CLASSES,
-    GRADIENT_ROWS,
+    GRADIENT_IMAGES,
     MODELS,
     PREDICT_BATCH,
-    PREDICT_ROWS,
+    PREDICT_IMAGES,
     Bench,
     Run,
     epoch_loop,
@@ -120,16 +120,16 @@ def _predict(name: str, summary: str, make: Callable[[Bench], PyTorchClassifier]
         classifier = make(bench)
         return lambda: classifier.predict(bench.spec.dataset.x_test, batch_size=PREDICT_BATCH)
 
-    return Variant(name, f"{summary}, {PREDICT_ROWS} images", prepare, "predict", ours=ours)
+    return Variant(name, f"{summary}, {PREDICT_IMAGES} images", prepare, "predict", ours=ours)
 
 
 def _gradient(name: str, summary: str, make: Callable[[Bench], PyTorchClassifier], ours: bool) -> Variant:
     def prepare(bench: Bench) -> Run:
         classifier, dataset = make(bench), bench.spec.dataset
-        x, y = dataset.x_test[:GRADIENT_ROWS], np.eye(CLASSES, dtype=np.float32)[dataset.y_test[:GRADIENT_ROWS]]
+        x, y = dataset.x_test[:GRADIENT_IMAGES], np.eye(CLASSES, dtype=np.float32)[dataset.y_test[:GRADIENT_IMAGES]]
         return lambda: classifier.loss_gradient(x, y)
 
-    return Variant(name, f"{summary}, {GRADIENT_ROWS} images", prepare, "gradient", ours=ours)
+    return Variant(name, f"{summary}, {GRADIENT_IMAGES} images", prepare, "gradient", ours=ours)
 
 
 VARIANTS = {

@@ -10,7 +10,7 @@ All take probabilities. ART applies them to whatever the model returns, and ours
 these to [0, 1], where the largest tie, and `HighConfidence` sets the negative ones to 0. So they are applied to
 :class:`Probabilities`, with the log loss: cross-entropy would take a second softmax.
 
-Defects of ART 1.20.1: `ClassLabels` marks the classes of the whole batch for every example; `ReverseSigmoid` clips to
+Defects of ART 1.20.1: `ClassLabels` gives every example the classes of the whole batch; `ReverseSigmoid` clips to
 1 - 1e-9, which in float32 is 1, so that a probability of 1 divides by zero and is lowered by the whole half of `beta`
 (at its defaults the decision stays); `GaussianNoise` normalises a batch only if every example sums to 1.
 """
@@ -62,7 +62,7 @@ class LogLoss(nn.NLLLoss):
 
 class RepairedClassLabels(ClassLabels):
     """
-    ART's class labels for more than one image: its own marks the classes of the whole batch for every image.
+    ART's class labels for more than one image: its own gives every image the classes of the whole batch.
 
     Example:
     >>> from art_sensreg.benchmark.defences.from_art.postprocessing import RepairedClassLabels
@@ -178,7 +178,7 @@ POSTPROCESSING = (
     ),
     Defence(
         "art-class-labels",
-        "ART ClassLabels as shipped: each row marks the classes of the whole batch",
+        "ART ClassLabels as shipped: every image is given the classes of the whole batch",
         _TRAMER,
         claim=replace(_SCORES, unmet="as shipped it classifies too few images correctly to show it"),
         ours=False,
@@ -190,7 +190,7 @@ POSTPROCESSING = (
         _TRAMER,
         claim=_SCORES,
         ours=False,
-        repaired="each row marks its own class",
+        repaired="each image is given its own class",
         postprocessing=Postprocessing(make=lambda options: RepairedClassLabels()),
     ),
 )

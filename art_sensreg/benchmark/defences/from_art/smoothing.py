@@ -67,8 +67,8 @@ class RepairedSmoothing(PyTorchRandomizedSmoothing):
         counts = torch.zeros(self.nb_classes, dtype=torch.int64)
         self.model.eval()
         with torch.no_grad():
-            for rows in torch.arange(self.sample_size if n is None else n).split(batch_size):
-                noise = torch.randn(len(rows), *image.shape, device=self.device) * self.scale
+            for batch in torch.arange(self.sample_size if n is None else n).split(batch_size):
+                noise = torch.randn(len(batch), *image.shape, device=self.device) * self.scale
                 counts += torch.bincount(self.model(image + noise).argmax(1).cpu(), minlength=self.nb_classes)
         return counts.numpy()
 
@@ -92,8 +92,8 @@ class RepairedSmoothAdv(PyTorchSmoothAdv):
         images, labels = torch.from_numpy(x).to(self.device), torch.from_numpy(y.argmax(1)).to(self.device)
         for epoch in range(nb_epochs):
             eps = self.epsilon * min(1.0, (epoch + 1) / self.warmup)
-            for rows in torch.randperm(len(images)).split(batch_size):
-                inputs, targets = images[rows], labels[rows]
+            for batch in torch.randperm(len(images)).split(batch_size):
+                inputs, targets = images[batch], labels[batch]
                 # One draw for attack and training, as the paper does.
                 noise = torch.randn(self.num_noise_vec, *inputs.shape, device=self.device) * self.scale
                 self.model.eval()
