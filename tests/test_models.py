@@ -41,6 +41,6 @@ def test_cnn_small_has_the_size_of_the_design():
         (("mlp", "relu", "layer"), r"`norm_layer` is 'layer'; expected one of none, batch"),
     ],
 )
-def test_unknown_names(arguments, message):
+def test_unknown_names_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         build_model(arguments[0], (1, 8, 8), 10, *arguments[1:])

@@ -9,7 +9,7 @@ from tests.adversaries.helpers import ALL, SR_JR, prototypes, trainer_of
 
 
 @pytest.mark.parametrize("adversary", ALL, ids=repr)
-def test_training_wins_robustness(adversary):
+def test_training_improves_robustness(adversary):
     x, y = prototypes()
     attack = ValidationAttack(eps=adversary.eps * 2, norm=adversary.ball)
     found = []
@@ -50,7 +50,7 @@ def test_wrong_adversaries_are_refused():
         trainer_of(PGD(eps=0.1), compile=True).fit(x, y, nb_epochs=1, verbose=False)
 
 
-def test_a_loader(tmp_path):
+def test_training_with_a_loader(tmp_path):
     x, y = prototypes(100)
     data = torch.utils.data.TensorDataset(torch.from_numpy(x), torch.from_numpy(y))
     trainer = trainer_of(NFGSM(eps=0.1))

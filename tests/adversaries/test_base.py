@@ -26,7 +26,7 @@ def test_perturbations_keep_to_ball_and_range(adversary):
 
 
 @pytest.mark.parametrize("adversary", ALL, ids=repr)
-def test_it_raises_what_it_maximises(adversary):
+def test_perturbations_raise_what_they_maximise(adversary):
     x, y = draw_batch()
     model = small_net()
     perturbed = adversary.perturb(model, x, y, LOSS, torch.Generator().manual_seed(0))
@@ -38,7 +38,7 @@ def test_it_raises_what_it_maximises(adversary):
 
 
 @pytest.mark.parametrize("adversary", [NFGSM(eps=0.1), PGD(eps=0.5, norm="l2", max_iter=30), PGD(eps=0.1)], ids=repr)
-def test_root_mean_square(adversary):
+def test_the_root_mean_square_is_that_of_perturbations(adversary):
     x, y = draw_batch(n=500, classes=2)
     perturbed = adversary.perturb(nn.Linear(12, 2), x, y, LOSS, torch.Generator().manual_seed(0))
     found = (perturbed - x).pow(2).mean().sqrt().item()
@@ -71,7 +71,7 @@ def test_the_model_is_attacked_in_evaluation_mode_and_left_alone():
         (lambda: TRADES(eps=0.1, clean_fraction=0.5), "`clean_fraction` is 0.5"),
     ],
 )
-def test_settings_out_of_range(make, message):
+def test_settings_out_of_range_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 

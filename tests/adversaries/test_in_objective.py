@@ -53,13 +53,13 @@ def measured(penalties, adversary, share=None, model=None):
     ],
     ids=repr,
 )
-def test_rows_of_a_step(penalties, adversary, branches):
+def test_how_many_images_pass_through_the_model_in_a_step(penalties, adversary, branches):
     """The adversarial pair costs no further rows."""
     _, _, _, model, _ = measured(penalties, adversary)
     assert model.rows == 32 * branches
 
 
-def test_base_terms():
+def test_the_base_loss_combines_those_of_clean_and_adversarial_images():
     x, y = draw_batch()
     terms, logits, perturbed, model, _ = measured([], PGD(eps=0.1, clean_fraction=0.25))
     clean, adversarial = LOSS(model(x), y).item(), LOSS(model(perturbed), y).item()
@@ -98,8 +98,8 @@ def test_penalties_on_noisy_copies_are_those_without_an_adversary():
     for seed in range(300):
         terms, _ = plain(model, x, y, torch.Generator().manual_seed(seed))
         values.append(terms["sensitivity"].item())
-    terms = [measured([SensitivityPenalty(layers="logits")], PGD(eps=0.1))[0]["sensitivity"] for _ in range(1)]
-    assert abs(terms[0] - np.mean(values)) < 4 * np.std(values)
+    found = measured([SensitivityPenalty(layers="logits")], PGD(eps=0.1))[0]["sensitivity"]
+    assert abs(found - np.mean(values)) < 4 * np.std(values)
     fire = measured([FisherRaoPenalty(eps=0.1, eps_step=0.05)], PGD(eps=0.1))[0]
     assert fire["fisher_rao"] > 0
 
@@ -120,7 +120,7 @@ def test_batch_norm_has_the_statistics_of_the_clean_rows():
 
 
 @pytest.mark.parametrize("pair", ["noisy", "adversarial"])
-def test_a_share_of_the_rows(pair):
+def test_penalties_may_be_measured_on_a_share_of_the_batch(pair):
     adversary = PGD(eps=0.1, clean_fraction=0.5, pair=pair)
     terms, _, _, model, _ = measured([SensitivityPenalty()], adversary, Share(noisy_rows=8))
     assert model.rows == (64 if pair == "adversarial" else 72)

@@ -28,7 +28,7 @@ def test_random_starts_fill_the_l2_ball():
     assert start.mean(0).abs().max() < 0.01
 
 
-def test_divergence_against_a_sum():
+def test_the_divergence_is_a_sum_over_classes():
     first, second = torch.randn(6, 5, dtype=torch.float64), torch.randn(6, 5, dtype=torch.float64)
     p, q = torch.softmax(first, 1), torch.softmax(second, 1)
     assert divergence(first, second).item() == pytest.approx((p * (p / q).log()).sum(1).mean().item(), rel=1e-12)

@@ -56,7 +56,7 @@ def test_the_right_explanation_beats_a_random_and_the_inverted_one(area, sign):
     assert np.all(values[0] >= sign * area(classifier, x, LABELS, np.zeros_like(x)))
 
 
-def test_few_steps_join_pixels():
+def test_few_steps_change_several_pixels_at_once():
     classifier, weights = linear_classifier()
     x = images()
     maps = input_gradient(classifier, x, LABELS)
@@ -97,7 +97,7 @@ def test_areas_of_flat_inputs_and_of_images_without_channels():
         assert np.all(insertion_area(classifier, x, [0] * 3, right) > insertion_area(classifier, x, [0] * 3, 5 - right))
 
 
-def test_blur():
+def test_a_blur_keeps_constants_and_has_its_width():
     x = images()
     assert blurred(x, 0.7).dtype == x.dtype
     np.testing.assert_allclose(blurred(np.ones_like(x), 2.0), 1.0, rtol=1e-6)
@@ -120,7 +120,9 @@ def test_a_planted_cue_is_found():
     x[:, 0, 0, 5] = y
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.ReLU(), nn.Linear(16, 2))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    classifier = SensRegClassifier(model, nn.CrossEntropyLoss(), (1, 6, 6), 2, optimizer=optimizer, device_type="cpu")
+    classifier = SensRegClassifier(
+        model, nn.CrossEntropyLoss(), (1, 6, 6), 2, optimizer=optimizer, penalties=[], device_type="cpu"
+    )
     classifier.fit(x[:500], y[:500], batch_size=50, nb_epochs=10)
     x, y = x[500:], y[500:]
     assert (classifier.predict(x).argmax(1) == y).mean() == 1
@@ -141,6 +143,6 @@ def test_a_planted_cue_is_found():
     ],
 )
 @pytest.mark.filterwarnings("ignore:divide by zero")
-def test_wrong_arguments(call, message):
+def test_wrong_arguments_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(linear_classifier()[0], images())

@@ -59,7 +59,7 @@ def test_relative_infidelity_does_not_see_the_scale_of_the_logits():
     assert np.all(values[0][1] > 0)
 
 
-def test_max_sensitivity():
+def test_max_sensitivity_grows_with_radius_and_samples():
     x = images()
     classifier, _ = linear_classifier()
     np.testing.assert_array_equal(max_sensitivity(classifier, x, LABELS), np.zeros(5))
@@ -105,7 +105,7 @@ def test_noise_depends_on_the_seed_alone():
     assert (torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()) == before
 
 
-def test_gini():
+def test_the_gini_index_is_the_mean_difference_of_all_pairs():
     equal, single = np.full((1, 8), 3.0), np.eye(8)[:1] * -2
     assert gini_sparsity(equal) == 0
     assert gini_sparsity(single) == pytest.approx(1 - 1 / 8)
@@ -119,7 +119,7 @@ def test_gini():
     np.testing.assert_allclose(gini_sparsity(maps.astype(np.float32)), pairs, rtol=1e-5)
 
 
-def test_alignment():
+def test_alignment_is_the_absolute_cosine():
     x = images()
     np.testing.assert_allclose(alignment(x, -3 * x), 1.0)
     turned = np.stack([x[:, 1], -x[:, 0]], axis=1)
@@ -155,7 +155,7 @@ def test_measures_of_a_model_that_is_constant():
     ],
 )
 @pytest.mark.filterwarnings("ignore:divide by zero")
-def test_wrong_arguments(call, message):
+def test_wrong_arguments_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(linear_classifier()[0], images())
 

@@ -33,7 +33,7 @@ def test_a_picture_is_written(tmp_path, shape):
     assert imread(one).shape[1] < width
 
 
-def test_the_callers_own_figures_are_left_alone(tmp_path):
+def test_the_callers_own_figures_stay_as_they_are(tmp_path):
     import matplotlib
 
     matplotlib.use("agg")
@@ -85,7 +85,7 @@ def test_images_are_shown_in_their_range():
         ({"classifiers": {"mine": smooth_classifier((6,))}, "x": images(3, (6,))}, ValueError, "height"),
     ],
 )
-def test_wrong_arguments(tmp_path, arguments, error, message):
+def test_wrong_arguments_are_refused(tmp_path, arguments, error, message):
     given = {"classifiers": {"mine": linear_classifier()[0]}, "x": images(3), "y": LABELS, **arguments}
     with pytest.raises(error, match=message):
         saliency_picture(path=tmp_path / "maps.png", **given)

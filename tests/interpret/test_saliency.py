@@ -67,7 +67,7 @@ def test_integrated_gradients_of_a_power():
 
 
 @pytest.mark.parametrize("name", list(SALIENCIES))
-def test_preprocessing_counts(name):
+def test_gradients_go_through_the_preprocessing(name):
     mean, std = np.array([0.2, 0.4]), np.array([0.5, 0.1])
     classifier = smooth_classifier(preprocessing=(mean, std))
     parts = (torch.tensor(part, dtype=torch.float32)[:, None, None] for part in (mean, std))
@@ -80,7 +80,7 @@ def test_preprocessing_counts(name):
 
 
 @pytest.mark.parametrize("name", list(SALIENCIES))
-def test_no_way_to_the_logit_gives_zeros(name):
+def test_a_model_that_cuts_the_gradient_gives_zeros(name):
     class Constant(nn.Module):
         def __init__(self):
             super().__init__()
@@ -135,7 +135,7 @@ def test_nothing_of_the_classifier_moves(name):
     assert np.any(first != SALIENCIES[name](classifier, images(), [0] * 5, config=Config(seed=1)))
 
 
-def test_the_mode_is_put_back_after_an_error():
+def test_the_mode_is_restored_after_an_error():
     class Broken(nn.Module):
         def forward(self, x):
             raise RuntimeError("no")
@@ -148,7 +148,7 @@ def test_the_mode_is_put_back_after_an_error():
 
 @pytest.mark.parametrize("name", list(SALIENCIES))
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
-def test_wherever_gradients_are_switched_off(name, context):
+def test_maps_are_the_same_where_gradients_are_disabled(name, context):
     classifier = smooth_classifier()
     expected = SALIENCIES[name](classifier, images(), [0] * 5)
     with context():
@@ -180,7 +180,7 @@ def test_random_models_are_averaged(digits):
         ({"config": Config(baseline="black")}, TypeError, "`baseline` is 'black'"),
     ],
 )
-def test_wrong_arguments(arguments, error, message):
+def test_wrong_arguments_are_refused(arguments, error, message):
     given = {"classifier": linear_classifier()[0], "x": images(), "y": [0] * 5, **arguments}
     with pytest.raises(error, match=message):
         integrated_gradients(**given)

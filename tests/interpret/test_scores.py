@@ -26,7 +26,7 @@ def table(rows):
     return {(row.metric, row.saliency): row for row in rows}
 
 
-def test_rows():
+def test_every_measure_is_scored_for_both_kinds_of_maps():
     rows = explain(smooth_classifier(clip_values=(0.0, 1.0)), images(), LABELS)
     assert [(row.metric, row.saliency) for row in rows] == [
         *((metric, kind) for kind in ("gradient", "integrated_gradients") for metric in list(METRICS)[:5]),
@@ -75,7 +75,7 @@ def test_a_constant_model_gives_no_nan(n):
     assert all((row.ci_low is None) == (row.ci_high is None) == (n == 1) for row in rows)
 
 
-def test_random_models(digits):
+def test_random_models_are_scored_alike_for_a_seed(digits):
     classifier = noisy_classifier(digits, samples=4)
     x, y = digits.x_test[:3], digits.y_test[:3]
     options = {"steps": 4, "samples": 3}
@@ -85,7 +85,7 @@ def test_random_models(digits):
     assert explain(classifier, x[:1], y[:1], config=Config(**options))[0].n == 1
 
 
-def test_arts_own_classifier_and_batches(make_classifier, digits):
+def test_scores_of_arts_own_classifier_do_not_depend_on_the_batch_size(make_classifier, digits):
     model = make_classifier("cnn-small", norm_layer="batch").model.train()
     classifier = PyTorchClassifier(model, nn.CrossEntropyLoss(), digits.input_shape, 10, device_type="cpu")
     x, y = digits.x_test[:6], digits.y_test[:6]
@@ -103,7 +103,7 @@ def test_arts_own_classifier_and_batches(make_classifier, digits):
         ({"classifier": nn.Identity()}, TypeError, "PyTorchClassifier"),
     ],
 )
-def test_wrong_arguments(arguments, error, message):
+def test_wrong_arguments_are_refused(arguments, error, message):
     given = {"classifier": linear_classifier(clip_values=(0.0, 1.0))[0], "x": images(), "y": LABELS, **arguments}
     with pytest.raises(error, match=message):
         explain(**given)

@@ -19,7 +19,7 @@ def linear_model():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_given_model_is_left_alone_and_its_weights_stay(kind):
+def test_the_given_model_is_not_changed_and_its_weights_stay(kind):
     model = functional_model().double().train()
     model.first.weight.requires_grad_(False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -55,7 +55,7 @@ def test_rse_without_convolutions_is_before_linear_layers():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_copies_files_and_resets(kind):
+def test_copies_files_and_resets_stay_random(kind):
     random = randomize(functional_model(), kind=kind).eval()
     x = torch.rand(2, 1, 6, 6)
 
@@ -113,7 +113,7 @@ class Own(nn.Linear):
         (nn.Sequential(nn.LazyLinear(3)), {}, ValueError, "lazy layer|of the class LazyLinear"),
     ],
 )
-def test_wrong_arguments(model, arguments, error, message):
+def test_wrong_arguments_are_refused(model, arguments, error, message):
     with pytest.raises(error, match=message):
         randomize(model, **arguments)
 
