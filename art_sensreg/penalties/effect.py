@@ -26,7 +26,7 @@ from art_sensreg.penalties.forward.row_coupling import survey
 from art_sensreg.penalties.forward.taps import ActivationTaps, Layers, plan_taps
 from art_sensreg.penalties.forward.trial_rows import trial_rows, with_enough_rows
 from art_sensreg.penalties.inputs import PenaltyInputs
-from art_sensreg.utils.graphs import reached
+from art_sensreg.utils.autograd import reached
 from art_sensreg.utils.model_rng import preserve_model
 
 _SEED = 0

@@ -1,9 +1,9 @@
-"""Autograd where the caller has disabled it, the gradients it leaves behind, and what it cannot use."""
+"""Autograd: where the caller has disabled it, the gradients it leaves, what it cannot use, and where its graph leads."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -62,6 +62,40 @@ def check_differentiable(model: nn.Module, name: str) -> None:
                 f"`{name}` has `{own}` made inside of torch.inference_mode(), which autograd refuses; expected weights "
                 "made outside, as copy.deepcopy(model) makes them there."
             )
+
+
+def reached(tensors: Sequence[torch.Tensor], parameters: Iterable[nn.Parameter]) -> list[bool]:
+    """For each tensor, whether its graph leads to one of the parameters; nothing is differentiated."""
+    wanted = {id(parameter) for parameter in parameters}
+    known: dict[Any, bool] = {}
+
+    def leads(root: Any) -> bool:
+        waiting = [root]
+        while waiting:
+            node = waiting[-1]
+            following = [step for step, _ in node.next_functions if step is not None]
+            unknown = [step for step in following if step not in known]
+            if node in known or not unknown:
+                own = id(getattr(node, "variable", None)) in wanted
+                known[node] = own or any(known[step] for step in following)
+                waiting.pop()
+            else:
+                waiting.extend(unknown)
+        return known[root]
+
+    return [id(tensor) in wanted or (tensor.grad_fn is not None and leads(tensor.grad_fn)) for tensor in tensors]
+
+
+def leaves(tensors: Iterable[torch.Tensor]) -> set[int]:
+    """The `id` of every leaf that the graphs of the tensors lead to."""
+    waiting = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
+    seen: set[Any] = set(waiting)
+    while waiting:
+        for step, _ in waiting.pop().next_functions:
+            if step is not None and step not in seen:
+                seen.add(step)
+                waiting.append(step)
+    return {id(node.variable) for node in seen if hasattr(node, "variable")}
 
 
 def _is_inference(value: Any) -> bool:

@@ -11,7 +11,7 @@ from torch import nn
 from art_sensreg.penalties.forward.recomputation import with_graph
 from art_sensreg.penalties.forward.trial_rows import trial_rows, with_enough_rows
 from art_sensreg.utils import warn_caller
-from art_sensreg.utils.graphs import leaves
+from art_sensreg.utils.autograd import leaves
 from art_sensreg.utils.model_rng import preserve_model
 from art_sensreg.utils.modes import preserve_mode, set_mode
 
