@@ -1,4 +1,4 @@
-"""Autograd: where the caller has disabled it, the gradients it leaves, what it cannot use, and where its graph leads."""
+"""Autograd: where the caller has disabled it, the gradients it leaves, what it cannot use, where its graph leads."""
 
 from __future__ import annotations
 
