@@ -109,10 +109,11 @@ def check_clip_values(clip_values: Any, input_shape: Any = None) -> None:
     if low.shape != high.shape or (low >= high).any():
         raise ValueError(message)
     if input_shape is not None and low.shape != (math.prod(input_shape),):
-        _check_broadcast("clip_values", low, input_shape)
+        check_broadcast("clip_values", low, input_shape)
 
 
-def _check_broadcast(name: str, array: np.ndarray, input_shape: Any) -> None:
+def check_broadcast(name: str, array: np.ndarray, input_shape: Any) -> None:
+    """Refuse an array that does not broadcast to an image."""
     try:
         fits = np.broadcast_shapes(array.shape, tuple(input_shape)) == tuple(input_shape)
     except ValueError:

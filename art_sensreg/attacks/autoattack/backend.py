@@ -159,22 +159,18 @@ def auto_attack_class() -> Any:
     return AutoAttack
 
 
-class _Collector(logging.Handler):
-    def __init__(self, texts: list[str]) -> None:
-        super().__init__(logging.WARNING)
-        self.texts = texts
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
-        if text not in self.texts:
-            self.texts.append(text)
-            logger.warning("AutoAttack: %s", text)
-
-
 def _collecting_logger(texts: list[str]) -> logging.Logger:
-    # Not the package's own, which all attacks of the process share.
+    """A logger of our own, because all attacks of a process share the package's; each warning is kept once."""
+
+    def collect(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if record.levelno >= logging.WARNING and text not in texts:
+            texts.append(text)
+            logger.warning("AutoAttack: %s", text)
+        return False
+
     collecting = logging.Logger("auto-attack")
-    collecting.addHandler(_Collector(texts))
+    collecting.addFilter(collect)
     return collecting
 
 

@@ -2,61 +2,40 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import torch
 from art.attacks.attack import EvasionAttack
 
-from art_sensreg.art_bridge.checks import clip_bounds
+from art_sensreg.art_bridge.checks import check_images, clip_bounds
+from art_sensreg.art_bridge.classifier_arguments import check_broadcast
 from art_sensreg.utils import as_numbers, check_differentiable, check_number
 from art_sensreg.utils.checks import check_known
-
-# Rounding error of float32 images that were scaled in float64, as a share of the range.
-TOLERANCE = 1e-6
 
 
 def attack_images(x: Any, classifier: Any) -> np.ndarray:
     """
-    Images to attack as a new float32 array, checked for shape, finite values and range.
+    Images of any real type to attack, as a new float32 array, checked for shape, finite values and range.
 
-    Values that rounding has put just outside of `clip_values` are clipped; what is further outside is refused.
+    Values that rounding has put just outside of `clip_values` are clipped; those further outside are refused, because
+    an attack would move them by more than `eps`.
     """
-    images, shape = as_numbers(x, "x"), tuple(classifier.input_shape)
-    if images.ndim != len(shape) + 1 or images.shape[1:] != shape:
-        raise ValueError(f"`x` has shape {images.shape}; expected (n, {', '.join(map(str, shape))}).")
     with np.errstate(over="ignore"):  # what overflows is infinite, and refused
-        images = np.array(images, dtype=np.float32, order="C")
-    if not np.isfinite(images).all():
-        bad = int((~np.isfinite(images).reshape(len(images), -1).all(axis=1)).sum())
-        raise ValueError(f"`x` has NaN or infinite values in {bad} of {len(images)} images; expected finite ones.")
-    if classifier.clip_values is None or not len(images):
-        return images
+        images = np.array(as_numbers(x, "x"), dtype=np.float32, order="C")
     low, high = attack_range(classifier)
-    slack = TOLERANCE * np.maximum(high - low, 1e-30)
-    if (images < low - slack).any() or (images > high + slack).any():
-        raise ValueError(
-            f"`x` has values from {images.min():g} to {images.max():g}; expected [{low.min():g}, {high.max():g}], the "
-            "classifier's `clip_values`: an attack would move what is outside by more than `eps`."
-        )
+    if images.shape != (0, *classifier.input_shape):
+        check_images(images, classifier.input_shape, classifier.clip_values)
     return np.clip(images, low, high, out=images)
 
 
 def attack_range(classifier: Any) -> tuple[np.ndarray, np.ndarray]:
     """Smallest and largest values of images, as float32 arrays that broadcast; infinite without `clip_values`."""
-    shape, clip = tuple(classifier.input_shape), classifier.clip_values
-    if clip is None:
-        return np.array(-np.inf, dtype=np.float32), np.array(np.inf, dtype=np.float32)
-    low, high = (np.asarray(bound, dtype=np.float32) for bound in clip_bounds(clip, shape))
+    clip, shape = classifier.clip_values, tuple(classifier.input_shape)
+    low, high = (-np.inf, np.inf) if clip is None else clip_bounds(clip, shape)
     for bound in (low, high):
-        sizes = zip(bound.shape[::-1], shape[::-1], strict=False)
-        if bound.ndim > len(shape) or any(size not in (1, wanted) for size, wanted in sizes):
-            raise ValueError(
-                f"`clip_values` has an array of shape {bound.shape}; expected numbers, or arrays of {math.prod(shape)} "
-                f"values or of a shape that broadcasts against an image, {shape}."
-            )
-    return low, high
+        check_broadcast("clip_values", np.asarray(bound), shape)
+    return np.asarray(low, dtype=np.float32), np.asarray(high, dtype=np.float32)
 
 
 def attack_number(name: str, value: Any) -> float:

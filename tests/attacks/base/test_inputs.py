@@ -166,7 +166,7 @@ def test_a_range_for_each_feature(attack):
         assert np.array_equal(predicted_labels(classifier, made) == y, truth)
     unfit = classifier_of(PyTorchClassifier, clip_values=(np.zeros(3), np.ones(3)))
     made = ATTACKS["ascent" if attack == "transfer" else attack](unfit, eps=EPS)
-    with pytest.raises(ValueError, match=r"`clip_values` has an array of shape \(3,\); expected"):
+    with pytest.raises(ValueError, match=r"`clip_values` holds arrays of shape \(3,\); expected"):
         made.generate(X, Y)
 
 
