@@ -19,10 +19,10 @@ from art_sensreg import audit
 from art_sensreg.attacks.base.predictions import predicted_labels
 from art_sensreg.attacks.base.sizes import check_size
 from art_sensreg.benchmark.cli.arguments import OneLineParser, sizes, whole_number
-from art_sensreg.benchmark.cli.audit import loaded_cell, settings_of_run
 from art_sensreg.benchmark.cli.console import run_program, say
 from art_sensreg.benchmark.defences import DEFENCES
 from art_sensreg.benchmark.engine.audit import penalties_of
+from art_sensreg.benchmark.engine.audit_run import load_target, settings_of_run
 from art_sensreg.benchmark.results.writing import write_text
 from art_sensreg.benchmark.studies.adaptive import adaptive_table, attacks_at, run_attacks
 from art_sensreg.utils.files import usable_folder
@@ -46,7 +46,7 @@ def main():
             given.folder, given.defence, given.data_dir or os.environ.get("ART_SENSREG_DATA")
         )
         dataset = dataset.limited(test_size=given.test_size)
-        classifier, *surrogates = [loaded_cell(settings, dataset, 0, file, "none").model for file in files]
+        classifier, *surrogates = [load_target(settings, dataset, 0, file, "none").model for file in files]
         for eps in (*given.eps, *given.audit_eps):
             check_size("--eps", eps, "linf", dataset.input_shape)
         folder, stored = usable_folder("folder", given.folder), {}

@@ -20,7 +20,7 @@ from art_sensreg.benchmark.attacks import ATTACKS
 from art_sensreg.benchmark.config.request import SuiteRequest
 from art_sensreg.benchmark.config.settings import SALIENCY
 from art_sensreg.benchmark.engine.attack_run import attack_run
-from art_sensreg.benchmark.engine.audit import audit_cell
+from art_sensreg.benchmark.engine.audit import audit_target
 from art_sensreg.benchmark.engine.claims import judge_claims
 from art_sensreg.benchmark.engine.context import SuiteContext, TrainedRun
 from art_sensreg.benchmark.engine.evaluations import draw_saliency, evaluate_run
@@ -289,7 +289,7 @@ def _audit(run: TrainedRun, targets: Targets) -> None:
 
     def audited() -> AuditRecord:
         with quiet():  # surrogates that it trains have progress bars
-            report = audit_cell(settings, limited, run.name, targets, settings.budget == "smoke", seed=run.seed)
+            report = audit_target(settings, limited, run.name, targets, run.seed)
         return audit_record(report)
 
     audit, error = attempt(audited)

@@ -11,8 +11,7 @@ from safetensors.torch import load_file
 from art_sensreg.auditing import CHECKS
 from art_sensreg.benchmark.cli import audit as audit_cli
 from art_sensreg.benchmark.cli import suite as cli
-from art_sensreg.benchmark.engine import audit as audit_cells
-from art_sensreg.benchmark.engine import suite
+from art_sensreg.benchmark.engine import audit_run, suite
 
 SMALL = ["--train-size", "300", "--epochs", "2", "--model", "mlp", "--quiet"]
 # Two that need the model alone, and two that need others.
@@ -88,7 +87,7 @@ def test_models_named_on_the_command_line_come_first(finished, tmp_path, monkeyp
         seen.update(arguments)
         raise ValueError("seen")
 
-    monkeypatch.setattr(audit_cells, "audit", stands_in)
+    monkeypatch.setattr(audit_run, "audit", stands_in)
     words = ["--checkpoint", str(file), "--model", "mlp", "--twin", str(others[0]), "--quiet"]
     with pytest.raises(SystemExit):
         audit_cli.main([*words, *(word for other in others for word in ("--surrogate", str(other)))])
@@ -150,13 +149,13 @@ def test_an_audit_that_fails_is_reported_and_made_up_for(tmp_path, monkeypatch):
         raise RuntimeError("no audit")
 
     arguments = [*SMALL, "--defences", "none", "--attacks", "fgm", "--test-size", "60", "--out", str(tmp_path / "run")]
-    monkeypatch.setattr(suite, "audit_cell", breaks)
+    monkeypatch.setattr(suite, "audit_target", breaks)
     assert cli.main([*arguments, "--audit"]) == 1
     (run,) = json.loads((tmp_path / "run" / "results.json").read_text())["runs"]
     assert (run["status"], run["reason"]) == ("error", "audit: RuntimeError: no audit")
     assert run["worst_case"]
     fine = {"verdict": "no failure detected", "checks": []}
-    monkeypatch.setattr(suite, "audit_cell", lambda *_, **__: SimpleNamespace(to_dict=lambda: fine))
+    monkeypatch.setattr(suite, "audit_target", lambda *_, **__: SimpleNamespace(to_dict=lambda: fine))
     assert cli.main([*arguments, "--audit", "--resume"]) == 0
     (run,) = json.loads((tmp_path / "run" / "results.json").read_text())["runs"]
     assert (run["status"], run["audit"]) == ("ok", fine)

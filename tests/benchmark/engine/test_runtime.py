@@ -86,7 +86,7 @@ def test_ctrl_c_ends_the_run(tmp_path, monkeypatch):
 def test_pages_quote_what_a_run_says(tmp_path, monkeypatch):
     """As report.html does: no row, tag, title, link, formula or escape sequence comes of it."""
     replaced(monkeypatch, "sr", training=raising(RuntimeError(HOSTILE)))
-    monkeypatch.setattr(suite, "audit_cell", lambda *args, **kwargs: hostile_report())
+    monkeypatch.setattr(suite, "audit_target", lambda *args, **kwargs: hostile_report())
     run(tmp_path / "run", "--audit")
     page = (tmp_path / "run" / "report.md").read_text()
     assert "\x1b" not in page

@@ -1,0 +1,92 @@
+"""What a caller asks of the audit: filled by the command line, or in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from art_sensreg.benchmark.config.request import SuiteRequest
+from art_sensreg.benchmark.config.settings import SuiteSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditRequest:
+    """
+    An audit as it is asked for: of the weights in a file, or of a defence that is trained first. What is None follows
+    the run that the file belongs to, or the recipe of the data set.
+
+    :param checkpoint: Weights (safetensors); of a run of the suite, its settings, twin and surrogates are used.
+    :param defence: Name of a defence of the suite.
+    :param dataset: As in :class:`SuiteRequest`, like `data_dir`, `model`, `activation`, `norm_layer`, `epochs`,
+        `train_size`, `device` and `verbose`.
+    :param norm: `linf`, `l2` or `l1`.
+    :param eps: Perturbation size; None: the middle one of the run's or the recipe's.
+    :param points: Number of test images; None: 400, or 128 if quick.
+    :param twin: Weights of the same model trained without penalties.
+    :param surrogates: Weights of other trained models.
+    :param checks: Names of the checks; None for all.
+    :param quick: Fewer points, steps and restarts.
+    :param seed: Seed of the training and of the audit.
+    :param out: Output folder; None: `results/audit-NAME`.
+    :raises ValueError: If there is not exactly one of `checkpoint` and `defence`.
+
+    Example:
+    >>> from art_sensreg.benchmark.config.audit_request import AuditRequest
+    >>> AuditRequest(defence="sr+jr", quick=True).folder.as_posix()
+    'results/audit-sr+jr'
+    """
+
+    checkpoint: Path | None = None
+    defence: str | None = None
+    dataset: str | None = None
+    data_dir: str | Path | None = None
+    model: str | None = None
+    activation: str | None = None
+    norm_layer: str | None = None
+    norm: str | None = None
+    eps: float | None = None
+    points: int | None = None
+    twin: Path | None = None
+    surrogates: Sequence[Path] = ()
+    checks: Sequence[str] | None = None
+    quick: bool = False
+    seed: int = 0
+    epochs: int | None = None
+    train_size: int | None = None
+    device: str = "auto"
+    out: Path | None = None
+    verbose: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.checkpoint is None) == (self.defence is None):
+            raise ValueError("expected one of `checkpoint` and `defence`")
+
+    @property
+    def folder(self) -> Path:
+        """Output folder."""
+        name = self.defence if self.checkpoint is None else self.checkpoint.stem
+        return self.out or Path("results") / f"audit-{name}"
+
+    def suite_request(
+        self, defences: Sequence[str], out: Path, stored: SuiteSettings | None = None, test_size: int | None = None
+    ) -> SuiteRequest:
+        """What the suite is asked for, with the settings of a stored run where nothing else is asked for."""
+        norms, eps = ("linf",), None
+        if stored is not None and len(stored.threats) == 1:
+            norms, eps = (stored.threats[0].norm,), (stored.threats[0].eps,)
+        if self.norm and (self.norm,) != norms:
+            norms, eps = (self.norm,), None
+        taken = ("dataset", "model", "activation", "norm_layer", "epochs", "train_size")
+        values = {name: getattr(self, name) or getattr(stored, name, None) for name in taken}
+        return SuiteRequest(
+            **{name: value for name, value in values.items() if value},
+            defences=tuple(defences),
+            norms=norms,
+            eps=eps,
+            test_size=test_size,
+            out=out,
+            device=self.device,
+            data_dir=self.data_dir,
+            resume=True,
+        )
