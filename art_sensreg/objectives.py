@@ -27,14 +27,15 @@ from art_sensreg.utils.model_state import Composition, composition
 @dataclass(frozen=True)
 class Share:
     """
-    The rows of a global batch that one process has, and what its means count in those of the whole batch.
+    The part of a global batch that one process has, and what its means count in those of the whole batch.
 
-    :param noisy_rows: How many of the first rows get noisy copies; None: all. With 0 the penalties of the package are
-        not measured, and count as 0.
-    :param weight: Factor of the terms that are means over all rows; over the processes its mean is 1.
-    :param noisy_weight: Factor of the terms that are means over the rows with noisy copies.
-    :param sum_weight: Factor of a base loss that is a sum over the rows.
-    :param base_weight: Factor of a base loss that divides by another number than that of its rows; None: it does not.
+    :param noisy_rows: How many of the first examples get noisy copies; None: all. With 0 the penalties of the package
+        are not measured, and count as 0.
+    :param weight: Factor of the terms that are means over all examples; its mean over the processes is 1.
+    :param noisy_weight: Factor of the terms that are means over the examples with noisy copies.
+    :param sum_weight: Factor of a base loss that is a sum over the examples.
+    :param base_weight: Factor of a base loss that divides by something other than the number of its examples; None
+        if it does not.
     """
 
     noisy_rows: int | None = None
@@ -114,12 +115,7 @@ class Objective:
         self._make_plan(model, x)
 
     def look_again(self, model: nn.Module, x: torch.Tensor) -> None:
-        """
-        Plan anew if parts of the model were exchanged or switched on since, by a callback or a schedule.
-
-        :param model: The model, in the mode in which it is trained.
-        :param x: Some inputs, `(n, ...)`.
-        """
+        """Plan anew if parts of the model were exchanged or switched on since, by a callback or a schedule."""
         if composition(model) != self._composition:
             self._make_plan(model, x)
 
@@ -166,10 +162,9 @@ class Objective:
 
     def examples_at_once(self, activations: int) -> int | None:
         """
-        How many examples have, together with their noisy copies, about so many activations.
+        How many examples have, together with their noisy copies, about so many activations; at least 1.
 
-        :param activations: How many activations are wanted at most.
-        :return: At least 1; None if the objective of a batch is not the mean of those of its parts.
+        None if the objective of a batch is not the mean of those of its parts.
         """
         noisy = [penalty for penalty in self._fused.values() if not penalty.input_gradient]
         loss, plan = self.base_loss, self.plan
@@ -189,7 +184,7 @@ class Objective:
         return {"base": self.base_loss, **self.penalties}
 
     def describe(self) -> dict[str, str]:
-        """What each penalty is, by name: its `repr`, where that tells more than an address in memory."""
+        """What each penalty is, by name: its `repr`, where that says more than an address in memory."""
         described = {} if self.adversary is None else {"adversary": repr(self.adversary)}
         for name, penalty in self.penalties.items():
             own = type(penalty).__qualname__ if " at 0x" in repr(penalty) else repr(penalty)
@@ -198,16 +193,11 @@ class Objective:
 
     @property
     def only_base_loss(self) -> bool:
-        """Whether an adversary, if any, adds nothing to the base loss of the images but what is divided as it is."""
+        """Whether an adversary, if any, only changes the images, and the loss is divided as the base loss is."""
         return self.adversary is None or type(self.adversary).combine is Adversary.combine
 
     def weights(self, share: Share) -> dict[str, float | torch.Tensor]:
-        """
-        What each term of one process counts in the term of the global batch.
-
-        :param share: The process's share.
-        :return: Factors by name; over the processes the mean of each is 1.
-        """
+        """What each term of one process counts in the term of the global batch; over the processes 1 on average."""
         fused = self._fused.items() if self.plan.stacked else ()
         noisy = {name for name, penalty in fused if not penalty.input_gradient}
         if self._on_adversarial:  # every example has its adversarial copy
@@ -235,7 +225,7 @@ class Objective:
         :param x: Clean batch, `(n, ...)`, in the user's input units.
         :param y: Labels in the form that the base loss takes.
         :param generator: Source of the penalties' randomness.
-        :param share: Which rows get noisy copies, and what the terms count; by default all rows, and 1.
+        :param share: Which examples get noisy copies, and what the terms count; by default all, and 1.
         :return: The terms (`loss`, the weighted sum; `base`; with an adversary its part of `base`, `adversarial`; each
             penalty's unweighted value) and the clean logits; with an adversary whose loss needs none, those of the
             perturbed images.

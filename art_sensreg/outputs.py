@@ -28,7 +28,7 @@ def single_output_kind(loss: Any) -> str:
     What a model with one output returns, by the loss that it is trained with.
 
     :param loss: `BCELoss` (probabilities) or `BCEWithLogitsLoss` (logits), their functional forms, or any loss with an
-        attribute `single_output` that says `logit` or `probability`.
+        attribute `single_output` that is `logit` or `probability`.
     :return: `logit` or `probability`.
     :raises ValueError: If the loss does not tell, because a wrong guess would judge every prediction wrongly.
 
@@ -72,9 +72,7 @@ class SingleOutput:
     """
     What a classifier's single output would be, kept apart from the classifier so that it can be copied.
 
-    :param kind: `logit`, `probability`, or None where the loss does not tell.
-    :param loss: Name of the loss.
-    :param nb_classes: As the classifier says.
+    `kind` is `logit`, `probability`, or None where the loss, whose name is `loss`, does not tell.
 
     Example:
     >>> from art.estimators.classification import PyTorchClassifier
@@ -89,19 +87,13 @@ class SingleOutput:
 
     @classmethod
     def of(cls, classifier: Any) -> SingleOutput:
-        """
-        Ask a classifier.
-
-        :param classifier: ART classifier.
-        :return: What its loss and its number of classes say.
-        """
+        """What an ART classifier's loss and its number of classes say."""
         return cls(_known_kind(classifier.loss), _name(classifier.loss), int(classifier.nb_classes))
 
     def check(self) -> str:
         """
-        Check that a model which turned out to have one output can be judged.
+        The kind, once a model has turned out to have one output.
 
-        :return: What the output is.
         :raises ValueError: If the loss does not tell, or there are more than two classes.
         """
         if self.nb_classes > 2:
@@ -115,14 +107,14 @@ def class_logits(model: nn.Module, x: torch.Tensor, single: SingleOutput, rows: 
     """
     Logits of all classes, differentiably; of a model with one output two columns, `[0, z]`.
 
-    `z` is the output itself if that is a logit. If it is a probability, `z` is what the sigmoid that it comes from was
-    given (whether or not it was clamped afterwards), or else `log p - log(1 - p)`: a probability rounded to 0 or 1 has
+    `z` is the output itself if that is a logit. If it is a probability, `z` is the input of the sigmoid that it comes
+    from (whether or not it was clamped afterwards), or else `log p - log(1 - p)`: a probability rounded to 0 or 1 has
     no gradient, and a model that ends in a sigmoid would look robust wherever it is sure.
 
     :param model: Module from `x` to `(n, C)`, or to `(n, 1)` or `(n,)`.
     :param x: Its input, `(n, ...)`.
     :param single: What a single output is.
-    :param rows: Rows of `x` that belong to an image, one after the other; outputs are averaged over them.
+    :param rows: Entries of `x` that belong to one image, one after the other; outputs are averaged over them.
     :return: `(n, C)`, or `(n / rows, C)`.
     :raises TypeError: If the model returns no tensor.
     :raises ValueError: If its shape is another one, the loss does not tell, or there are more than two classes for one
@@ -156,7 +148,7 @@ def class_logits(model: nn.Module, x: torch.Tensor, single: SingleOutput, rows: 
 
 def class_scores(outputs: np.ndarray, classifier: Any) -> np.ndarray:
     """
-    A column for each class from what a classifier predicts; the class is the largest.
+    A column for each class from what a classifier predicts; the predicted class is the largest.
 
     :param outputs: What `predict` returned: `(n, C)`, `(n, 1)` or `(n,)`.
     :param classifier: ART classifier that predicted it.
@@ -188,12 +180,7 @@ def class_scores(outputs: np.ndarray, classifier: Any) -> np.ndarray:
 
 def predicted_classes(outputs: np.ndarray, classifier: Any) -> np.ndarray:
     """
-    The class of each prediction.
-
-    :param outputs: What `predict` returned: `(n, C)`, `(n, 1)` or `(n,)`.
-    :param classifier: ART classifier that predicted it.
-    :return: int64 array `(n,)`.
-    :raises ValueError: If the loss does not tell what a single output is, or probabilities are outside [0, 1].
+    The class of each prediction, an int64 array `(n,)`; arguments and errors as for :func:`class_scores`.
 
     Example:
     >>> from art.estimators.classification import PyTorchClassifier
@@ -210,10 +197,7 @@ def predicted_classes(outputs: np.ndarray, classifier: Any) -> np.ndarray:
 
 def single_output_threshold(loss: Any) -> float:
     """
-    Where a single output turns to class 1.
-
-    :param loss: The loss; see :func:`single_output_kind`.
-    :return: 0 for a logit, 0.5 for a probability, NaN where the loss does not tell.
+    Where a single output turns to class 1: at 0 for a logit, 0.5 for a probability, NaN where the loss does not tell.
 
     Example:
     >>> from art_sensreg.outputs import single_output_threshold
@@ -226,7 +210,7 @@ def single_output_threshold(loss: Any) -> float:
 
 def _columns(output: Any, single: SingleOutput) -> torch.Tensor:
     """A model's output as `(n, C)`, or `(n, 1)`."""
-    expected = f"logits (n, {single.nb_classes})" + (", or one output a row" if single.nb_classes == 2 else "")
+    expected = f"logits (n, {single.nb_classes})" + (", or one output each" if single.nb_classes == 2 else "")
     if not isinstance(output, torch.Tensor):
         raise TypeError(f"`model` returns {type(output).__name__}; expected {expected}.")
     columns = output[:, None] if output.ndim == 1 else output

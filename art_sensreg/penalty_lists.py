@@ -50,22 +50,12 @@ def check_penalties(penalties: Any, adversary: Adversary | None = None) -> tuple
 
 
 def active_penalties(penalties: Sequence[Penalty]) -> list[Penalty]:
-    """
-    The penalties that are computed at all.
-
-    :param penalties: The penalties.
-    :return: Those whose weight is not 0.
-    """
+    """The penalties that are computed at all: those whose weight is not 0."""
     return [penalty for penalty in penalties if getattr(penalty, "weight", 1.0) > 0]
 
 
 def unique_names(penalties: Sequence[Penalty]) -> list[str]:
-    """
-    Names under which penalties stand beside the other entries of the history.
-
-    :param penalties: The penalties that are computed.
-    :return: One name for each.
-    """
+    """Names under which penalties stand beside the other entries of the history."""
     names: list[str] = []
     for penalty in penalties:
         wanted = getattr(penalty, "name", None) or getattr(penalty, "__name__", None) or type(penalty).__name__
@@ -75,6 +65,7 @@ def unique_names(penalties: Sequence[Penalty]) -> list[str]:
 
 
 def check_term(name: str, value: Any) -> torch.Tensor:
+    """Check that a term of the loss is a 0-d tensor, and return it."""
     if not isinstance(value, torch.Tensor) or value.ndim:
         came = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else f"{value!r}"
         raise TypeError(f"The term `{name}` is {came}; expected a 0-d tensor (for a loss: reduction='mean').")

@@ -1,8 +1,23 @@
 """Penalties in pure PyTorch: differentiable terms that are added to a loss. Nothing here knows of ART."""
 
-from art_sensreg.penalties.fisher_rao import FisherRaoPenalty
-from art_sensreg.penalties.gradient_diversity import GradientDiversityPenalty
+from art_sensreg.penalties.base import FusedPenalty
+from art_sensreg.penalties.effect import TappedLayer, TrainedBatch, penalty_effect, reaches_logits, tapped_layers
+from art_sensreg.penalties.fisher_rao import FIRE_PRESETS, FisherRaoPenalty
+from art_sensreg.penalties.gradient_diversity import GradientDiversityPenalty, gradient_cosine
 from art_sensreg.penalties.jacobian import JacobianPenalty
 from art_sensreg.penalties.sensitivity import SensitivityPenalty
 
-__all__ = ["FisherRaoPenalty", "GradientDiversityPenalty", "JacobianPenalty", "SensitivityPenalty"]
+__all__ = [
+    "FIRE_PRESETS",
+    "FisherRaoPenalty",
+    "FusedPenalty",
+    "GradientDiversityPenalty",
+    "JacobianPenalty",
+    "SensitivityPenalty",
+    "TappedLayer",
+    "TrainedBatch",
+    "gradient_cosine",
+    "penalty_effect",
+    "reaches_logits",
+    "tapped_layers",
+]

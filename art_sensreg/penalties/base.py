@@ -144,11 +144,7 @@ class FusedPenalty:
 
 
 def check_together(penalties: Sequence[object]) -> None:
-    """
-    Check that a penalty which shares another's noise has one to share it with.
-
-    :raises ValueError: If none of them draws noise.
-    """
+    """Check that a penalty which shares another's noise has one to share it with; otherwise a ValueError."""
     fused = [penalty for penalty in penalties if isinstance(penalty, FusedPenalty)]
     needy = [penalty for penalty in fused if penalty.shares_noise]
     if needy and not any(penalty.tapped_layers is not None for penalty in fused):
@@ -162,8 +158,7 @@ def plan_layers(model: nn.Module, x: torch.Tensor, penalties: Mapping[str, Fused
     """
     Run the layer selection of each penalty that has one, once (see `taps.plan_taps`).
 
-    :raises ValueError: If the model does not have the layers that a penalty selects, or `layer_weights` are not one for
-        each layer.
+    A ValueError if the model does not have the layers, or `layer_weights` are not one for each layer.
     """
     taps: dict[str, TapPlan] = {}
     for name, penalty in penalties.items():

@@ -1,7 +1,7 @@
 """
 Whether a penalty can move a weight at all, found out before training.
 
-A penalty on layers behind which nothing is trained (a frozen backbone, `torch.no_grad()`, `detach()`, the inside of an
+A penalty on layers before which nothing is trained (a frozen backbone, `torch.no_grad()`, `detach()`, the inside of an
 `autograd.Function`) has a value, which is printed and counted in the loss, and no gradient.
 """
 
@@ -37,10 +37,10 @@ class TappedLayer:
     """
     One activation that a penalty reads.
 
-    :param name: The function, or the name of a module that was asked for.
+    :param name: The function, or the name of the module that was asked for.
     :param module: Name of the innermost module that was running; empty for the model itself.
     :param shape: Shape for one image.
-    :param trains: Whether a gradient of it moves some weight that is trained.
+    :param trains: Whether its gradient moves some trained weight.
     """
 
     name: str
@@ -100,13 +100,7 @@ class _LocatedTaps(ActivationTaps):
 
 
 def reaches_logits(model: nn.Module, x: torch.Tensor, parameters: Iterable[nn.Parameter]) -> bool:
-    """
-    Whether a loss on the logits moves some weight.
-
-    :param model: The model, in the mode in which it is trained. Nothing of it changes.
-    :param x: Some inputs, `(n, ...)`.
-    :param parameters: The weights that are trained.
-    """
+    """Whether a loss on the logits moves some of the trained weights. Nothing of the model changes."""
     with preserve_model(model, x.device, _SEED), torch.enable_grad(), with_graph():
         logits = model(x.clone())
     return reached([logits], parameters)[0]
@@ -116,13 +110,8 @@ def tapped_layers(
     model: nn.Module, x: torch.Tensor, layers: Layers, parameters: Sequence[nn.Parameter]
 ) -> list[TappedLayer]:
     """
-    List what a selection of layers taps, and whether a penalty on each can move a weight.
-
-    :param model: The model, in the mode in which it is trained. Nothing of it changes.
-    :param x: Some inputs, `(n, ...)`.
-    :param layers: As for `ActivationTaps`.
-    :param parameters: The weights that are trained.
-    :return: The layers, in the order of the forward pass.
+    List the layers that a selection taps, in the order of the forward pass, and whether a penalty on each moves a
+    weight.
 
     Example:
     >>> from art_sensreg.penalties.effect import tapped_layers
@@ -163,7 +152,7 @@ class TrainedBatch:
     :param model: The model, in the mode in which it is trained. Nothing of it changes.
     :param x: Inputs, `(n, ...)`; a few will do.
     :param y: Labels, for penalties that need them.
-    :param parameters: The weights that are trained.
+    :param parameters: The trained weights.
     :param clip_values: Input range as two broadcastable tensors, or None.
     :param plan: How the model is run; None: that is found out first.
     """
@@ -178,12 +167,10 @@ class TrainedBatch:
 
 def penalty_effect(penalty: Any, batch: TrainedBatch) -> bool:
     """
-    Whether a penalty can move a weight.
+    Whether a penalty can move a weight; one that would share the noise of another gets its own.
 
-    :param penalty: The penalty; one that would share the noise of another gets its own.
-    :param batch: The model, a batch, and the weights that are trained.
-    :return: Whether some gradient, here or at weights nearby, is not zero, and the value depends on the weights (of a
-        penalty on layers: see :func:`tapped_layers`).
+    It can if some gradient, here or at weights nearby, is not zero, and the value depends on the weights (of a penalty
+    on layers: see :func:`tapped_layers`).
 
     Example:
     >>> from art_sensreg import JacobianPenalty

@@ -1,4 +1,4 @@
-"""`sigma` per feature: noise in the units of each, for tabular data."""
+"""`sigma` for each feature: noise in its own unit, for tabular data."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class FeatureSigma:
     """
     Sizes of the noise, one for each feature of an input: feature `j` gets `s_j * xi_j`, in its own unit.
 
-    A difference of activations has one divisor all the same, `s^2`, the mean of the `s_j^2`. A penalty is then, for
-    small sizes, `sum_j (s_j / s)^2 ||da/dx_j||^2`: the derivative by each feature counts in units of its own `s_j`, so
-    that a change of units (`x_j` and `s_j` times 1000) changes no ratio between features; equal entries give exactly
-    the value of the one number; and `s` is the root mean square of the perturbation, as it is for adversarial ones.
-    To penalise raw features as if they were standardised, give `0.1 * x.std(axis=0)`.
+    A difference of activations still has one divisor, `s^2`, the mean of the `s_j^2`. A penalty is then, for small
+    sizes, `sum_j (s_j / s)^2 ||da/dx_j||^2`: the derivative with respect to each feature counts in units of its own
+    `s_j`, so that a change of units (`x_j` and `s_j` times 1000) changes no ratio between features; equal entries give
+    exactly the value for the one number; and `s` is the root mean square of the perturbation, as it is for adversarial
+    ones. To penalise raw features as if they were standardised, give `0.1 * x.std(axis=0)`.
 
     :param values: Array or tensor that broadcasts to the shape of one input, of finite numbers above 0.
     :raises TypeError: If it is no array of real numbers.
@@ -74,12 +74,7 @@ class FeatureSigma:
         return largest if largest == self.smallest else math.sqrt(float((self._values**2).mean()))
 
     def check_fits(self, x: torch.Tensor) -> None:
-        """
-        Check the shape against a batch.
-
-        :param x: Inputs, `(n, ...)`.
-        :raises ValueError: If the array does not broadcast to the shape of one input.
-        """
+        """Raise a ValueError unless the array broadcasts to the shape of one input of the batch."""
         wanted = tuple(x.shape[1:])
         try:
             fits = np.broadcast_shapes(self.shape, wanted) == wanted
@@ -89,12 +84,7 @@ class FeatureSigma:
             raise ValueError(f"`sigma` has shape {self.shape}; expected one that broadcasts to an input's, {wanted}.")
 
     def like(self, x: torch.Tensor) -> torch.Tensor:
-        """
-        The array as a tensor, copied to a device once.
-
-        :param x: Tensor whose device and dtype it takes.
-        :return: Tensor that broadcasts against a batch.
-        """
+        """The array as a tensor of the dtype and on the device of `x`, copied there once."""
         key = x.device, x.dtype
         if key not in self._tensors:
             self._tensors[key] = torch.as_tensor(np.array(self._values), dtype=x.dtype, device=x.device)
@@ -122,11 +112,8 @@ class FeatureSigma:
 
 def as_sigma(value: Any, ranges: bool = False) -> Any:
     """
-    Check a `sigma`.
+    Check a `sigma`: a number; a range `(low, high)`, if allowed; or an array, of which a :class:`FeatureSigma` is made.
 
-    :param value: A number; a range `(low, high)`; an array with a dimension at least; or a :class:`FeatureSigma`.
-    :param ranges: Whether a range is allowed.
-    :return: The same; of an array its :class:`FeatureSigma`.
     :raises TypeError: If it is something else.
     :raises ValueError: If a number is not finite or not above 0, or a range is the wrong way round.
 
@@ -154,11 +141,7 @@ def as_sigma(value: Any, ranges: bool = False) -> Any:
 
 def noise_sizes(sigma: float | torch.Tensor | FeatureSigma, x: torch.Tensor) -> tuple[Any, float | torch.Tensor]:
     """
-    What noise of unit variance is multiplied with, and what differences are divided by.
-
-    :param sigma: One number, or one for each feature.
-    :param x: Clean rows, `(n, ...)`.
-    :return: Factor and divisor; of one number twice the same.
+    What noise of unit variance is multiplied by, and what differences are divided by; for one number twice the same.
 
     Example:
     >>> from art_sensreg.penalties.feature_sigma import FeatureSigma, noise_sizes
@@ -171,12 +154,7 @@ def noise_sizes(sigma: float | torch.Tensor | FeatureSigma, x: torch.Tensor) -> 
 
 
 def smallest_size(sigma: Any) -> float:
-    """
-    The smallest size of noise that a `sigma` stands for.
-
-    :param sigma: A number, a range, or one number for each feature.
-    :return: In input units.
-    """
+    """The smallest size of noise that a `sigma` stands for, in input units."""
     if isinstance(sigma, FeatureSigma):
         return sigma.smallest
     return float(sigma[0] if isinstance(sigma, (tuple, list)) else sigma)

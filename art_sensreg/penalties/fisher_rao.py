@@ -22,8 +22,7 @@ def root_probabilities(logits: torch.Tensor) -> torch.Tensor:
     """
     `sqrt(softmax(z))`, a point on the unit sphere, without a root of small numbers: `exp(log_softmax(z) / 2)`.
 
-    :param logits: `(n, C)`; half precision is computed in float32.
-    :return: `(n, C)`.
+    Half precision is computed in float32.
 
     Example:
     >>> from art_sensreg.penalties.fisher_rao import root_probabilities
@@ -41,13 +40,10 @@ def fisher_rao_distance(logits: torch.Tensor, others: torch.Tensor) -> torch.Ten
     Fisher-Rao distance of the softmax distributions of two batches of logits, `2 arccos(sum_c sqrt(p_c q_c))`.
 
     Computed as `4 arcsin(||sqrt p - sqrt q|| / 2)`: the sum may exceed 1 by rounding, where `arccos` is NaN, and near 1
-    the derivative of `arccos` is infinite. For nearby distributions the square is twice their KL divergence.
+    the derivative of `arccos` is infinite. For nearby distributions the square is twice their KL divergence. From 0 to
+    pi; the gradient is 0 where the two are equal.
 
     | Paper link: https://arxiv.org/abs/2106.06685 (Picot et al. 2022, equation 6)
-
-    :param logits: `(n, C)`.
-    :param others: Same shape.
-    :return: `(n,)`, from 0 to pi; its gradient is 0 where the two are equal.
 
     Example:
     >>> from art_sensreg.penalties.fisher_rao import fisher_rao_distance

@@ -23,12 +23,10 @@ _LARGEST_R = 0.999
 
 def unit_gradients(gradients: torch.Tensor) -> torch.Tensor:
     """
-    Gradients of unit length; those that are zero stay zero, with a finite derivative.
+    Gradients `(samples, n, ...)` scaled to unit length, flattened; those that are zero stay zero, with a finite
+    derivative.
 
     So do those so small (1e-31 in float32) that the derivative of their direction could overflow.
-
-    :param gradients: `(samples, rows, ...)`.
-    :return: `(samples, rows, d)`.
 
     Example:
     >>> from art_sensreg.penalties.gradient_diversity import unit_gradients
@@ -50,8 +48,7 @@ def mean_resultant_length(units: torch.Tensor) -> torch.Tensor:
     """
     `R = ||mean_i g_i||`: 1 where all unit gradients agree, about `1/sqrt(n)` where they are isotropic.
 
-    :param units: `(samples, rows, d)`.
-    :return: `(rows,)`; its derivative is 0 where R is.
+    Of `(samples, n, d)`, `(n,)`; its derivative is 0 where R is.
 
     Example:
     >>> from art_sensreg.penalties.gradient_diversity import mean_resultant_length
@@ -67,11 +64,9 @@ def concentration(length: torch.Tensor, d: int) -> torch.Tensor:
     """
     `kappa = R (d - R^2) / (1 - R^2)`, an estimate of the concentration of a von Mises-Fisher distribution.
 
-    | Paper link: https://arxiv.org/abs/2107.02425 (Lee et al. 2022; the estimate: Banerjee et al. 2005)
+    Above 0.999 `R` counts as 0.999, with the derivative there; `d` is the dimension of an input.
 
-    :param length: `R`, `(rows,)`; above 0.999 it counts as 0.999, with the derivative there.
-    :param d: Numbers of an input.
-    :return: `(rows,)`.
+    | Paper link: https://arxiv.org/abs/2107.02425 (Lee et al. 2022; the estimate: Banerjee et al. 2005)
 
     Example:
     >>> from art_sensreg.penalties.gradient_diversity import concentration
@@ -84,10 +79,7 @@ def concentration(length: torch.Tensor, d: int) -> torch.Tensor:
 
 def mean_pairwise_cosine(units: torch.Tensor) -> torch.Tensor:
     """
-    Mean cosine of all pairs of different draws: `(n R^2 - 1) / (n - 1)` for unit vectors.
-
-    :param units: `(samples, rows, d)`, at least two samples.
-    :return: `(rows,)`.
+    Mean cosine of all pairs of different draws: `(n R^2 - 1) / (n - 1)` for unit vectors, of at least two.
 
     Example:
     >>> from art_sensreg.penalties.gradient_diversity import mean_pairwise_cosine
@@ -104,10 +96,6 @@ def negative_log_volume(units: torch.Tensor, delta: float) -> torch.Tensor:
     """
     `-log det(G G^T + delta I)`: of a determinantal point process, large where some gradients are alike.
 
-    :param units: `(samples, rows, d)`.
-    :param delta: What is added to the diagonal, above 0.
-    :return: `(rows,)`.
-
     Example:
     >>> from art_sensreg.penalties.gradient_diversity import negative_log_volume
     >>> negative_log_volume(torch.eye(2)[:, None], delta=1.0)
@@ -123,24 +111,24 @@ def draw_gradients(
     model: nn.Module, x: torch.Tensor, y: torch.Tensor, samples: int, create_graph: bool = False
 ) -> torch.Tensor:
     """
-    Gradients of the loss by the input, of several draws of a random model.
+    Gradients of the loss with respect to the input, for several draws of a random model.
 
-    For class indices it is `m = log sum_{c != y} exp(z_c) - z_y`, of which the cross-entropy is `log(1 + exp(m))`: the
-    directions are the same, and stay exact where the model is so confident that the cross-entropy's gradient is made of
-    rounding errors. For rows of probabilities that are not one-hot it is the cross-entropy.
+    For class indices the loss is `m = log sum_{c != y} exp(z_c) - z_y`, of which the cross-entropy is `log(1 +
+    exp(m))`: the directions are the same, and stay exact where the model is so confident that the cross-entropy's
+    gradient is made of rounding errors. For probabilities that are not one-hot it is the cross-entropy.
 
     The model keeps its mode; BatchNorm's running statistics do not move, and in training mode those of the batch count
-    as constants, so that a gradient is that of its own row. A model that averages draws of its own (it has a
+    as constants, so that a gradient is that of its own example. A model that averages draws of its own (it has a
     `single_draws`) gives single ones.
 
     :param model: Module from `(n, ...)` inputs to `(n, C)` logits.
     :param x: Inputs, `(n, ...)`.
-    :param y: Class indices, or rows of class probabilities.
+    :param y: Class indices, or class probabilities `(n, C)`.
     :param samples: Number of draws, one pass each.
     :param create_graph: Whether the gradients can be differentiated themselves.
     :return: `(samples, n, ...)`; those of half precision in float32.
     :raises TypeError: If `model` is no module, or `x` no floating point tensor.
-    :raises ValueError: If `x` has no rows.
+    :raises ValueError: If `x` is empty.
     """
     check_batch(model, x)
     single = getattr(model, "single_draws", nullcontext)
@@ -177,11 +165,7 @@ def gradient_cosine(model: nn.Module, x: torch.Tensor, y: torch.Tensor, samples:
     """
     Mean pairwise cosine of the gradients of a random model's draws, by which GradDiv is judged.
 
-    :param model: Module from `(n, ...)` inputs to `(n, C)` logits.
-    :param x: Inputs, `(n, ...)`.
-    :param y: Class indices, or rows of class probabilities.
-    :param samples: Number of draws, at least 2.
-    :return: From about 0 (isotropic) to 1 (not random).
+    From about 0 (isotropic) to 1 (not random); `samples` is at least 2, the rest as for :func:`draw_gradients`.
 
     Example:
     >>> from art_sensreg.penalties.gradient_diversity import gradient_cosine
@@ -195,26 +179,26 @@ def gradient_cosine(model: nn.Module, x: torch.Tensor, y: torch.Tensor, samples:
 @dataclass(frozen=True, kw_only=True)
 class GradientDiversityPenalty:
     """
-    GradDiv: what an attacker gains by averaging a random network's gradients falls as these spread.
+    GradDiv: what an attacker gains by averaging a random network's gradients shrinks as these spread.
 
-    Of `samples` draws of the network the unit gradients `g_i` of the loss by the input are taken, and with
-    `R = ||mean g_i||` the mean over the batch is penalised of
+    The unit gradients `g_i` of the loss with respect to the input are taken for `samples` draws of the network, and
+    with `R = ||mean g_i||` the mean over the batch is penalised of
 
     - `kappa`: `R (d - R^2) / (1 - R^2)`, the von Mises-Fisher concentration, divided by `d` to keep its scale;
     - `mean`: the mean pairwise cosine, `(n R^2 - 1) / (n - 1)`: it differs from `kappa` in shape only;
     - `dpp`: `-log det(G G^T + delta I)`.
 
-    Of the three only `kappa` is certain from what of the paper could be read, its abstract. Isotropic gradients have
-    `R` about `1/sqrt(n)`, not 0: progress is measured by :func:`gradient_cosine` at 32 draws. The gradients are
-    differentiated once more, by the weights: a step costs about `2 * samples` plain ones more. What is random in
-    training mode only (dropout) spreads them too, and is gone at test time.
+    Of the three only `kappa` is certain from the part of the paper that could be read, its abstract. Isotropic
+    gradients have `R` about `1/sqrt(n)`, not 0: progress is measured by :func:`gradient_cosine` at 32 draws. The
+    gradients are differentiated once more, with respect to the weights: a step costs about `2 * samples` plain ones
+    more. What is random in training mode only (dropout) spreads them too, and is gone at test time.
 
     | Paper link: https://arxiv.org/abs/2107.02425
 
     :param weight: Factor in the objective, at least 0.
     :param kind: `kappa`, `mean` or `dpp`.
     :param samples: Draws of the network, at least 2.
-    :param delta: Of `dpp`: what is added to the diagonal, above 0.
+    :param delta: For `dpp`: what is added to the diagonal, above 0.
     :raises ValueError: If a setting is out of range.
     :raises TypeError: If a setting is of a wrong type.
 
@@ -249,8 +233,8 @@ class GradientDiversityPenalty:
 
         :param model: Random module from `(n, ...)` inputs to `(n, C)` logits.
         :param x: Batch of inputs, `(n, ...)`, floating point.
-        :param y: Class indices `(n,)`, or rows of class probabilities.
-        :return: Unweighted value, a 0-d tensor that can be differentiated by the model's parameters.
+        :param y: Class indices `(n,)`, or class probabilities `(n, C)`.
+        :return: Unweighted value, a 0-d tensor, differentiable with respect to the model's parameters.
         """
         units = unit_gradients(draw_gradients(model, x, y, self.samples, create_graph=torch.is_grad_enabled()))
         if self.kind == "mean":

@@ -85,12 +85,7 @@ class Comparison:
 
 
 def check_batch(model: Any, x: Any) -> None:
-    """
-    Check a model and a batch of inputs.
-
-    :raises TypeError: If `model` is no module, or `x` no floating point tensor.
-    :raises ValueError: If `x` is empty or has no dimension beside that of the batch.
-    """
+    """Check that `model` is a module, and `x` a floating point tensor `(n, ...)` with n at least 1."""
     if not isinstance(model, nn.Module):
         hint = ": the `model` of a classifier" if hasattr(model, "predict") else ""
         raise TypeError(f"`model` is {shown(model)}; expected an nn.Module from inputs to logits{hint}.")

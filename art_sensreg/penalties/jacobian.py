@@ -21,11 +21,9 @@ ESTIMATORS = ("finite_difference", "projection", "exact")
 
 def exact_squared_norm(logits: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """
-    `||J(x)||_F^2` of each row by C vector-Jacobian products: the oracle of the tests.
+    `||J(x)||_F^2` of each example by C vector-Jacobian products: the oracle of the tests.
 
-    :param logits: `z(x)`, `(n, C)`, in whose graph `x` is.
-    :param x: Inputs, `(n, ...)`, with `requires_grad`. Row i of `logits` must depend on row i alone.
-    :return: Tensor of shape `(n,)`.
+    `x` requires grad and is in the graph of `logits`, `(n, C)`, of which row i must depend on example i alone.
 
     Example:
     >>> from art_sensreg.penalties.jacobian import exact_squared_norm
@@ -45,17 +43,11 @@ def projected_squared_norm(
     logits: torch.Tensor, x: torch.Tensor, probes: int = 1, generator: Randomness = None
 ) -> torch.Tensor:
     """
-    Estimate `||J(x)||_F^2` of each row by random projections, `(C / n) sum_k ||v_k^T J||^2`, `v_k` on the unit sphere.
+    Estimate `||J(x)||_F^2` of each example by random projections, `(C / n) sum_k ||v_k^T J||^2`, `|v_k| = 1`.
 
     One probe has relative variance `2 (C rho - 1) / (C + 2)` with `G = J J^T`, `rho = tr(G^2) / tr(G)^2`.
 
     | Paper link: https://arxiv.org/abs/1908.02729 (Hoffman, Roberts, Yaida 2019, algorithm 1)
-
-    :param logits: `z(x)`, `(n, C)`, in whose graph `x` is.
-    :param x: Inputs, `(n, ...)`, with `requires_grad`.
-    :param probes: Number of projections.
-    :param generator: Source of randomness.
-    :return: Tensor of shape `(n,)`.
 
     Example:
     >>> from art_sensreg.penalties.jacobian import projected_squared_norm
@@ -70,15 +62,10 @@ def projected_squared_norm(
 
 def difference_squared_norm(noisy: torch.Tensor, clean: torch.Tensor, sigma: Sigma) -> torch.Tensor:
     """
-    Estimate `||J(x)||_F^2` of each row by one finite difference, `||z(x + s*xi) - z(x)||^2 / s^2`.
+    Estimate `||J(x)||_F^2` of each example by one finite difference, `||z(x + s*xi) - z(x)||^2 / s^2`.
 
     For small `s` and Gaussian noise the relative variance is `2 rho` (see :func:`projected_squared_norm`). At a finite
     `s` it sees kinks that derivatives cannot.
-
-    :param noisy: `z(x + s*xi)`, `(n, C)`.
-    :param clean: `z(x)`, `(n, C)`.
-    :param sigma: `s`, in input units.
-    :return: Tensor of shape `(n,)`.
 
     Example:
     >>> from art_sensreg.penalties.jacobian import difference_squared_norm

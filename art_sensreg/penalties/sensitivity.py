@@ -69,14 +69,6 @@ def stacked_sensitivity(
     """
     :func:`layer_sensitivity`, mean over several noisy branches of one stacked pass, faster: see `distances`.
 
-    :param layer: The layer's activations.
-    :param noisy: Numbers of the noisy branches, of equal size.
-    :param sigma: As for :func:`layer_sensitivity`.
-    :param distance: As for :func:`layer_sensitivity`.
-    :param scale: As for :func:`layer_sensitivity`.
-    :param detach_clean: As for :func:`layer_sensitivity`.
-    :return: 0-d tensor.
-
     Example:
     >>> from art_sensreg.penalties.forward.branches import Activations
     >>> from art_sensreg.penalties.sensitivity import stacked_sensitivity

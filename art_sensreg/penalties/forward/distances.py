@@ -17,14 +17,10 @@ def paired_distance(
     whole: torch.Tensor, rows: int, starts: Sequence[int], absolute: bool = False, detach_clean: bool = False
 ) -> torch.Tensor:
     """
-    Mean squared (or absolute) difference between noisy rows and their clean ones, which stand in one tensor.
+    Mean squared (or absolute) difference between perturbed examples and their clean ones, all in one tensor.
 
-    :param whole: `(n, ...)`; its first rows are clean.
-    :param rows: Rows of each noisy block, `m`; row `start + i` belongs to the clean row `i`.
-    :param starts: First row of each noisy block.
-    :param absolute: Whether the mean of `|b - a|` is taken and not of its square.
-    :param detach_clean: Whether the gradient flows to the noisy rows only.
-    :return: 0-d tensor, float32 at least. It can be differentiated twice.
+    The first `rows` of `whole` are clean; block `start : start + rows` belongs to them, for each of `starts`. 0-d, in
+    float32 at least, and differentiable twice.
 
     Example:
     >>> from art_sensreg.penalties.forward.distances import paired_distance

@@ -24,35 +24,14 @@ DROPOUTS: set[Callable[..., Any]] = {
 
 
 def of_parameter(value: Any) -> bool:
-    """
-    Tell whether a tensor is a parameter or a view of one, and no function of the batch.
-
-    :param value: Anything.
-
-    Example:
-    >>> from art_sensreg.penalties.forward.draws import of_parameter
-    >>> weight = nn.Linear(3, 2).weight
-    >>> of_parameter(weight.view(1, 2, 3)), of_parameter(weight * 2)
-    (True, False)
-    """
+    """Whether a tensor is a parameter or a view of one, and not a function of the batch."""
     if not isinstance(value, torch.Tensor):
         return False
     return isinstance(value, nn.Parameter) or isinstance(value._base, nn.Parameter)
 
 
 def drops_nothing(p: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
-    """
-    Tell whether a call of dropout returns its input.
-
-    :param p: Probability.
-    :param args: What comes after it.
-    :param kwargs: The rest.
-
-    Example:
-    >>> from art_sensreg.penalties.forward.draws import drops_nothing
-    >>> drops_nothing(0.5, (True,), {}), drops_nothing(0.5, (), {"training": False}), drops_nothing(0, (), {})
-    (False, True, True)
-    """
+    """Whether a call of dropout with probability `p` and these further arguments returns its input."""
     return p == 0 or not kwargs.get("training", kwargs.get("train", args[0] if args else True))
 
 

@@ -22,10 +22,8 @@ class Tap:
     """
     One activation that was read.
 
-    :param name: Plain name of the function, or of the module.
-    :param value: What is kept of it: the activation, or a copy.
-    :param version: Tells later whether an in-place operation has overwritten it; None: not known.
-    :param original: The activation.
+    `value` is what is kept of it, the activation itself or a copy; `version` tells later whether an in-place operation
+    has overwritten it (None: not known).
     """
 
     name: str
@@ -69,18 +67,10 @@ class _Open:
 
 class Gating:
     """
-    Follow the outputs of non-linearities up to their use, and replace gates by the products that they are part of.
+    Follows the outputs of non-linearities up to their use, and replaces gates by the products that they are part of.
 
     :param taps: The activations read so far; changed in place.
     :param record: Makes a tap of a name and a tensor.
-
-    Example:
-    >>> from art_sensreg.penalties.forward.taps import ActivationTaps
-    >>> x = torch.tensor([[1.0, 2.0]])
-    >>> with ActivationTaps(nn.Identity()) as taps:
-    ...     _ = (x * torch.sigmoid(x)).sum(1)
-    >>> torch.equal(taps.read(x)[0][1], F.silu(x))
-    True
     """
 
     def __init__(self, taps: list[Tap], record: Callable[[str, torch.Tensor], Tap | None]) -> None:
@@ -89,14 +79,7 @@ class Gating:
         self._drawn: list[torch.Tensor] = []
 
     def opened(self, name: str, tap: Tap | None, inputs: Sequence[Any], output: Any) -> None:
-        """
-        A non-linearity has been called.
-
-        :param name: Its plain name.
-        :param tap: The tap of its output; None for what is no activation by itself.
-        :param inputs: What it was called with.
-        :param output: What it returned.
-        """
+        """A non-linearity has been called; `tap` is None for one that is not an activation by itself."""
         before = [entry for entry in map(self._entry, inputs) if entry is not None]
         for entry in before:
             self._close(entry)
@@ -108,14 +91,7 @@ class Gating:
         self._open.append(_Open("gate" if name in _GATES else "activation", name, [output], taps))
 
     def called(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], output: Any) -> None:
-        """
-        Another function has been called.
-
-        :param func: The function.
-        :param args: Its arguments.
-        :param kwargs: Its keyword arguments.
-        :param output: What it returned.
-        """
+        """Another function has been called."""
         if func in _DRAWS:
             self._drawn = [*self._drawn[-7:], output]
             return

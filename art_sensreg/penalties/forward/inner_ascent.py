@@ -24,13 +24,6 @@ def inside_ball(
     """
     Bring perturbed inputs back into the ball around the clean ones, and into the range of inputs.
 
-    :param x: Clean inputs, `(n, ...)`.
-    :param perturbed: Perturbed ones, same shape.
-    :param eps: Radius, in input units.
-    :param norm: `linf` or `l2`.
-    :param clip_values: Input range as two broadcastable tensors, or None.
-    :return: New tensor.
-
     Example:
     >>> from art_sensreg.penalties.forward.inner_ascent import inside_ball
     >>> inside_ball(torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]), eps=1.0, norm="l2")
@@ -115,13 +108,7 @@ def inner_ascent(
 
 
 def evaluated(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """
-    Logits in evaluation mode, in float32, without a graph.
-
-    :param model: Module from `(n, ...)` inputs to `(n, C)` logits; it keeps its mode.
-    :param x: Inputs, `(n, ...)`.
-    :return: `(n, C)`.
-    """
+    """Logits in evaluation mode, in float32, without a graph; the model keeps its mode."""
     with eval_mode(model), _single_draws(model), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         logits: torch.Tensor = model(x.clone())
     return logits

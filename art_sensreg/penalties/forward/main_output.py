@@ -17,11 +17,7 @@ from art_sensreg.utils.modes import preserve_mode, set_mode
 
 
 class ModelWrapper(nn.Module):
-    """
-    A model with something before or after it, which shows its own layers and attributes.
-
-    :param model: The model.
-    """
+    """A model with something before or after it, which shows its own layers and attributes."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -44,19 +40,7 @@ class ModelWrapper(nn.Module):
 
 
 class MainLogits(ModelWrapper):
-    """
-    A model of whose outputs only the main logits are left (see :func:`main_logits`).
-
-    :param model: The model.
-
-    Example:
-    >>> from art_sensreg.penalties.forward.main_output import MainLogits
-    >>> class WithAuxiliary(nn.Linear):
-    ...     def forward(self, x):
-    ...         return super().forward(x), x
-    >>> MainLogits(WithAuxiliary(3, 2))(torch.zeros(1, 3)).shape
-    torch.Size([1, 2])
-    """
+    """A model of whose outputs only the main logits are left (see :func:`main_logits`)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = main_logits(self.model(x))
@@ -65,11 +49,10 @@ class MainLogits(ModelWrapper):
 
 def main_logits(output: Any) -> Any:
     """
-    The main logits among a model's outputs.
+    The main logits among a model's outputs; None if there are none.
 
-    :param output: A tensor: itself. What has an attribute or key `logits` (torchvision's and Hugging Face's outputs):
-        that; a dictionary with the key `out`: that. Another tuple or list: its first entry.
-    :return: What stands there, whatever it is; None if there is none.
+    A tensor stands for itself; otherwise the attribute or key `logits` (torchvision's and Hugging Face's outputs), the
+    key `out`, or the first entry of a tuple or list.
 
     Example:
     >>> from art_sensreg.penalties.forward.main_output import main_logits
@@ -87,21 +70,15 @@ def main_logits(output: Any) -> Any:
 
 def with_main_output(model: nn.Module, x: torch.Tensor, columns: tuple[int, ...], training_mode: bool) -> nn.Module:
     """
-    Look at a model in the mode in which it is trained, and leave its main logits alone of several outputs.
+    Look at a model in the mode in which it is trained; of several outputs leave only the main logits.
 
-    :param model: A model that returns logits in evaluation mode.
+    :param model: A model that returns logits in evaluation mode. Its modes are put back.
     :param x: Some inputs, `(n, ...)`.
     :param columns: Numbers of columns that logits may have.
-    :param training_mode: As for `set_mode`. Afterwards everything is as before.
-    :return: The model; one with several outputs inside of :class:`MainLogits`, with a warning of what is trained.
+    :param training_mode: As for `set_mode`.
+    :return: The model; one with several outputs wrapped in :class:`MainLogits`, with a warning of what is trained.
     :raises ValueError: If there are no logits among its outputs, or what it predicts in evaluation mode depends on
         weights of another output than the main one (two heads whose mean is the prediction).
-
-    Example:
-    >>> from art_sensreg.penalties.forward.main_output import with_main_output
-    >>> model = nn.Linear(3, 2)
-    >>> with_main_output(model, torch.zeros(1, 3), (2,), training_mode=True) is model
-    True
     """
     with preserve_mode(model.modules()):
         set_mode(model, training_mode)

@@ -1,4 +1,4 @@
-"""Random directions `xi` with independent entries of mean 0 and variance 1 (DESIGN: "probe")."""
+"""Random directions `xi` with independent entries of mean 0 and variance 1, and where they come from."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class Probes:
     """
     Where penalties take their random numbers from in training.
 
-    What is drawn depends on the seed, the step and the row of the global batch, and neither on how many processes share
-    the batch nor on what was drawn before.
+    What is drawn depends on the seed, the step and the place of an example in the global batch, and neither on how many
+    processes share the batch nor on what was drawn before.
 
-    Noise is cut at random places from a bank of independent numbers, which is drawn anew every `renewed` steps: each
-    row is then a vector of independent entries as from `torch.randn`, at a fraction of its cost. Two rows may overlap
-    in the bank, shifted against each other.
+    Noise is cut at random places from a bank of independent numbers, which is drawn anew every `renewed` steps: for
+    each example it is then a vector of independent entries as from `torch.randn`, at a fraction of the cost. The
+    vectors of two examples may overlap in the bank, shifted against each other.
 
     :param seed: Seed of the run.
     :param device: Where the noise is needed.
-    :param size: Numbers in the bank; at least 16 rows' worth are kept.
+    :param size: Numbers in the bank; at least 16 examples' worth are kept.
     :param renewed: Steps after which the bank is drawn anew.
 
     Example:
@@ -51,21 +51,16 @@ class Probes:
         Go to a step; what is drawn next depends on it alone.
 
         :param step: Number of the step in the run.
-        :param rank: This process has the rows `rank, rank + ranks, ...` of the global batch.
+        :param rank: This process has the examples `rank, rank + ranks, ...` of the global batch.
         :param ranks: Number of processes.
-        :param first: How many of this process's rows come before those that are drawn for.
+        :param first: How many of this process's examples come before those that are drawn for.
         :return: Itself.
         """
         self._step, self._rank, self._ranks, self._first, self._draws = step, rank, ranks, first, 0
         return self
 
     def after(self, first: int) -> Probes:
-        """
-        Draw for later rows of the same step.
-
-        :param first: How many of this process's rows come before them.
-        :return: Itself.
-        """
+        """Draw for later examples of the same step: `first` of this process's come before them."""
         return self.at(self._step, self._rank, self._ranks, first)
 
     def generator(self) -> torch.Generator:
@@ -74,14 +69,7 @@ class Probes:
         return self._generator.manual_seed(derive_seed(self.seed, "step", self._step, self._draws))
 
     def windows(self, shape: tuple[int, ...], noise: str, dtype: torch.dtype) -> torch.Tensor:
-        """
-        Rows cut from the bank, those of this process.
-
-        :param shape: `(n, ...)`.
-        :param noise: `gaussian`, `uniform` or `rademacher`.
-        :param dtype: Type of the noise.
-        :return: New tensor.
-        """
+        """Noise for this process's examples, cut from the bank, as a new tensor of the given shape."""
         n, width = shape[0], math.prod(shape[1:])
         bank = self._bank(noise, max(self.size, 16 * width), dtype)
         before = self._first * self._ranks
@@ -116,10 +104,10 @@ Randomness = torch.Generator | Probes | None
 
 def draw_noise(like: torch.Tensor, noise: str = "gaussian", generator: Randomness = None) -> torch.Tensor:
     """
-    Draw one probe for every row of a batch.
+    Draw one probe for every example of a batch.
 
     Every kind has mean 0 and variance 1 per entry; `sphere` is uniform on the sphere of norm `sqrt(d)`, so that its
-    entries have variance 1 too, but are not independent.
+    entries are not independent.
 
     :param like: Batch of shape `(n, ...)` whose shape, dtype and device the noise takes.
     :param noise: One of `gaussian`, `uniform`, `rademacher` (signs), `sphere`.
@@ -151,13 +139,7 @@ def draw_noise(like: torch.Tensor, noise: str = "gaussian", generator: Randomnes
 
 def draw_unit_sphere(n: int, dim: int, like: torch.Tensor, generator: Randomness = None) -> torch.Tensor:
     """
-    Draw `n` vectors uniform on the unit sphere of `R^dim` (norm 1), as the projection estimator needs them.
-
-    :param n: Number of vectors.
-    :param dim: Dimension of each.
-    :param like: Tensor whose dtype and device the result takes.
-    :param generator: Source of randomness; torch's global one if `None`.
-    :return: Tensor of shape `(n, dim)`.
+    Draw `n` vectors uniformly from the unit sphere of `R^dim`, as the projection estimator needs them.
 
     Example:
     >>> from art_sensreg.penalties.forward.noise import draw_unit_sphere
@@ -168,18 +150,7 @@ def draw_unit_sphere(n: int, dim: int, like: torch.Tensor, generator: Randomness
 
 
 def draw_uniform(like: torch.Tensor, generator: Randomness = None) -> torch.Tensor:
-    """
-    Draw one number, uniform in [0, 1), the same on every process.
-
-    :param like: Tensor whose dtype and device the result takes.
-    :param generator: Source of randomness; torch's global one if `None`.
-    :return: 0-d tensor.
-
-    Example:
-    >>> from art_sensreg.penalties.forward.noise import draw_uniform
-    >>> draw_uniform(torch.zeros(1)).shape
-    torch.Size([])
-    """
+    """Draw one number, uniform in [0, 1), the same on every process; a 0-d tensor."""
     if isinstance(generator, Probes):
         return torch.rand((), generator=generator.generator(), device=generator.device).to(like)
     return torch.rand((), dtype=like.dtype, device=like.device, generator=generator)

@@ -38,12 +38,7 @@ _ERFS = {torch.erf, torch.erf_, torch.Tensor.erf, torch.Tensor.erf_, torch.speci
 
 def watched_name(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> str | None:
     """
-    The name of the non-linearity that a call is. `x.clamp(min=0)` is a ReLU in disguise.
-
-    :param func: The function that is called.
-    :param args: Its arguments.
-    :param kwargs: Its keyword arguments.
-    :return: Its plain name, or None.
+    The plain name of the non-linearity that a call is, or None. `x.clamp(min=0)` is a ReLU in disguise.
 
     Example:
     >>> from art_sensreg.penalties.forward.nonlinearities import watched_name
@@ -59,12 +54,7 @@ def watched_name(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str
 
 def gate_name(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> str | None:
     """
-    The name of a function that is no activation by itself, but the gate of one: of a GELU or hard-swish by hand.
-
-    :param func: The function that is called.
-    :param args: Its arguments.
-    :param kwargs: Its keyword arguments.
-    :return: Its plain name, or None.
+    The plain name of a function that is no activation by itself, but the gate in a hand-written GELU or hard-swish.
 
     Example:
     >>> from art_sensreg.penalties.forward.nonlinearities import gate_name

@@ -84,11 +84,10 @@ def recomputed_alike(begin: Callable[[], Again]) -> Iterator[None]:
     """
     Forward passes inside may be checkpointed; what they recompute later runs in contexts of the caller's.
 
-    :param begin: Called where a checkpointed part begins; returns a function that makes the context in which this part
-        is recomputed.
+    `begin` is called where a checkpointed part begins and returns a function that makes the context for
+    its recomputation.
 
     Example:
-    >>> from contextlib import nullcontext
     >>> import torch
     >>> from torch.utils.checkpoint import checkpoint
     >>> from art_sensreg.penalties.forward.recomputation import recomputed_alike
@@ -109,7 +108,7 @@ def recomputed_alike(begin: Callable[[], Again]) -> Iterator[None]:
 
 
 def with_graph() -> AbstractContextManager[None]:
-    """Inside, a model in evaluation mode, or tried out, is as without activation checkpointing to autograd."""
+    """To autograd, a model that is tried out or evaluated inside is as without activation checkpointing."""
     return recomputed_alike(lambda: nullcontext)
 
 
@@ -121,14 +120,12 @@ def recomputed_by(
     twice: bool = False,
 ) -> Callable[[], Again]:
     """
-    What :func:`recomputed_alike` takes for a pass of a model under rules.
+    The `begin` of :func:`recomputed_alike` for a pass of a model under rules.
 
-    :param model: The model, whose BatchNorm statistics do not move once more.
     :param rules: The rules, or None.
-    :param sources: Generators beside torch's own that the model draws from.
-    :param moved: Other state of the model that a pass changes: modules, and names of their buffers or attributes.
+    :param sources: Generators other than torch's own that the model draws from.
+    :param moved: State that a pass changes, beside BatchNorm's: modules, and names of their buffers or attributes.
     :param twice: Whether attention runs in the form that can be differentiated twice.
-    :return: Function to be called where a checkpointed part begins.
     """
     names = ("running_mean", "running_var", "num_batches_tracked")
     norms = [(norm, name) for norm in batch_norms(model) for name in names if getattr(norm, name) is not None]

@@ -32,12 +32,12 @@ class ActivationTaps(TorchFunctionMode):
     Context manager that records activations of `model` while a forward pass runs inside it.
 
     :param model: Any `nn.Module`.
-    :param layers: `hidden` (outputs of every non-linearity, the model's own output excluded; of a gate its product with
+    :param layers: `hidden` (outputs of every non-linearity, except the model's own output; of a gate its product with
         the signal, see `gating`), `pre_activation` (inputs of the functions called), `logits`, `hidden+logits`, or a
         list of module names (`"features.0"`), module classes (`nn.Conv2d`) and `"logits"`. A module that runs twice is
         two layers.
     :param clone: Copy what is read, for models whose in-place operations overwrite it afterwards.
-    :raises ValueError: If a name or kind matches no module of the model.
+    :raises ValueError: If a name or class matches no module of the model.
 
     Example:
     >>> from art_sensreg.penalties.forward.taps import ActivationTaps
@@ -144,12 +144,7 @@ class ActivationTaps(TorchFunctionMode):
         return [*found, ("logits", logits)] if self._with_logits else found
 
     def hidden(self, logits: torch.Tensor) -> list[Tap]:
-        """
-        What was recorded, without the model's own output.
-
-        :param logits: The model's output.
-        :return: The taps.
-        """
+        """What was recorded, without the model's own output."""
         return [tap for tap in self._taps if not (self._watch_after and tap.original is logits)]
 
 
@@ -158,10 +153,8 @@ class TapPlan:
     """
     What a trial run has shown of a layer selection.
 
-    :param names: Names of the tapped layers.
-    :param clone: Whether their activations must be copied.
-    :param width: Activations of all of them together, for one image.
-    :param layers: The selection, as for :class:`ActivationTaps`.
+    `names` of the tapped layers; whether their activations must be copied (`clone`); how many activations they have
+    together for one image (`width`); and the selection itself.
     """
 
     names: tuple[str, ...]
@@ -242,9 +235,8 @@ def check_layers(layers: Layers) -> None:
     """
     Check the form of a layer selection; the model is needed to check the names themselves.
 
-    :param layers: As for :class:`ActivationTaps`.
     :raises ValueError: If a string is no known keyword, or a list is empty.
-    :raises TypeError: If it is neither, or a list holds something else than names and module classes.
+    :raises TypeError: If it is neither, or a list holds something other than names and module classes.
     """
     expected = f"one of {', '.join(KEYWORDS)}, or a list of module names and module classes"
     if isinstance(layers, str):

@@ -1,4 +1,4 @@
-"""How many rows a model is tried on before training."""
+"""How many examples a model is tried on before training, and which."""
 
 from __future__ import annotations
 
@@ -15,16 +15,9 @@ T = TypeVar("T")
 
 def trial_rows(x: torch.Tensor, count: int = 8) -> torch.Tensor:
     """
-    The first rows, and noisy copies of them until there are enough.
+    The first `count` examples, and noisy copies of them until there are enough.
 
-    :param x: Inputs, `(n, ...)`.
-    :param count: How many rows. BatchNorm turns two into +1 and -1, whatever the weights are.
-    :return: So many rows.
-
-    Example:
-    >>> from art_sensreg.penalties.forward.trial_rows import trial_rows
-    >>> trial_rows(torch.rand(3, 2)).shape
-    torch.Size([8, 2])
+    BatchNorm turns two examples into +1 and -1, whatever the weights are, so that few are too few.
     """
     rows = x[:count].detach()
     generator = torch.Generator().manual_seed(_SEED)
@@ -36,12 +29,7 @@ def trial_rows(x: torch.Tensor, count: int = 8) -> torch.Tensor:
 
 def with_enough_rows(look: Callable[[int], T], count: int) -> T:
     """
-    Look at a model with a few rows; with more, if it does not take so few.
-
-    :param look: Is given the number of rows.
-    :param count: The number to begin with.
-    :return: What it returned.
-    :raises Exception: What it raised at first, if it does so with any number.
+    Try a model on `count` examples, or on more if it does not take so few; raises what it raised at first.
 
     Example:
     >>> from art_sensreg.penalties.forward.trial_rows import with_enough_rows
@@ -59,7 +47,7 @@ def with_enough_rows(look: Callable[[int], T], count: int) -> T:
 
 
 def two_batches(x: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two batches of different rows, in the range of the data; made up where there are too few of them."""
+    """Two batches of different examples, in the range of the data; made up where there are too few."""
     both = x[torch.arange(2 * count, device=x.device) % len(x)]
     generator = torch.Generator().manual_seed(0)
     if len(x) < len(both) or bool((x == x[:1]).all()):
