@@ -3,13 +3,12 @@
 import json
 import runpy
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from art_sensreg.benchmark.cli.suite import main
-from tests.benchmark.results.examples import case, run_record
+from art_sensreg.benchmark.studies.choose_settings import GRIDS
 from tests.paths import ROOT
 
 SCRIPTS = ROOT / "benchmarks"
@@ -41,7 +40,7 @@ def finished(tmp_path_factory):
 
 
 def test_two_defences_are_compared_image_by_image(finished, monkeypatch, capsys):
-    assert call(monkeypatch, "compare_defences", finished, "none", "sr") == 0
+    call(monkeypatch, "compare_defences", finished, "none", "sr")
     page = (finished / "comparison.md").read_text()
     runs = json.loads((finished / "results.json").read_text())["runs"]
     for row, eps in enumerate((0.1, 0.2)):
@@ -61,7 +60,7 @@ def test_settings_are_chosen_on_held_out_training_images(tmp_path, monkeypatch, 
     words = ["--dataset", "digits", "--of", "jr", "--attacks", "fgm", *SMALL, "--epochs", "1", "--out", tmp_path]
     call(monkeypatch, "choose_settings", *words)
     page = (tmp_path / "validation.md").read_text()
-    grid = script("choose_settings")["JR_GRID"]
+    grid = GRIDS["jr"]
     for number, options in enumerate(grid):
         config = json.loads((tmp_path / f"jr-{number}" / "results.json").read_text())["config"]
         assert config["validation"]
@@ -69,25 +68,6 @@ def test_settings_are_chosen_on_held_out_training_images(tmp_path, monkeypatch, 
         assert f"\n| {options['jr_weight']} |" in page
     assert "Chosen: `jr_weight` " in page
     assert "magic" in wrong(monkeypatch, capsys, "choose_settings", "--dataset", "digits", "--of", "magic")
-
-
-def candidate(weight, clean, *worst, half=0.05):
-    cases = [replace(case(share), ci_low=share - half, ci_high=share + half) for share in worst]
-    return {"weight": weight}, run_record(clean_accuracy=clean, worst_case=tuple(cases))
-
-
-@pytest.mark.parametrize(
-    ("candidates", "weight"),
-    [
-        ([candidate(1.0, 0.99, 0.8, 0.3), candidate(2.0, 0.99, 0.95, 0.6)], 2.0),  # the best
-        ([candidate(1.0, 0.99, 0.9, 0.55), candidate(2.0, 0.99, 0.95, 0.6)], 1.0),  # as good, and lighter
-        ([candidate(1.0, 0.99, 0.9, 0.3), candidate(2.0, 0.99, 0.95, 0.6)], 2.0),  # as good at one eps only
-        ([candidate(1.0, 0.99, 0.8, 0.3), candidate(2.0, 0.97, 0.95, 0.6)], 1.0),  # at the cost of clean accuracy
-        ([candidate(1.0, 0.98, 0.8, 0.3), candidate(2.0, 0.99, 0.81, 0.31)], 1.0),  # one point is still allowed
-    ],
-)
-def test_the_rule(candidates, weight):
-    assert script("choose_settings")["chosen"](candidates) == {"weight": weight}
 
 
 def test_what_has_no_run_or_no_weights_is_one_line(finished, monkeypatch, capsys):
