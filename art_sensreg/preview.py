@@ -16,8 +16,8 @@ from torch import nn
 from art_sensreg.art_bridge.checks import check_labels
 from art_sensreg.art_bridge.data import Reader
 from art_sensreg.art_bridge.dtypes import model_dtype
-from art_sensreg.art_bridge.effect_warning import is_own, layers_of
-from art_sensreg.art_bridge.fit import FitOptions, _prepare, _trained, in_input_units
+from art_sensreg.art_bridge.fit import in_input_units
+from art_sensreg.art_bridge.prepare import is_own, layers_of, prepare, trained_parameters
 from art_sensreg.objectives import Objective
 from art_sensreg.outputs import predicted_classes
 from art_sensreg.penalties.effect import TappedLayer, TrainedBatch, penalty_effect
@@ -190,7 +190,7 @@ def _terms(batch: _Batch) -> tuple[float, dict[str, float], dict[str, float]]:
 
 
 def _classifier_batch(classifier: PyTorchClassifier, penalties: Sequence[Penalty], x: Any, y: Any, rows: int) -> _Batch:
-    reader = Reader(classifier, TrainingConfig(batch_size=rows), in_input_units(penalties, FitOptions()))
+    reader = Reader(classifier, TrainingConfig(batch_size=rows), in_input_units(penalties))
     images, labels = reader.check(
         x, np.zeros(len(x) if hasattr(x, "__len__") else 0, dtype=np.int64) if y is None else y
     )
@@ -198,8 +198,8 @@ def _classifier_batch(classifier: PyTorchClassifier, penalties: Sequence[Penalty
     if y is None:
         labels = predicted_classes(classifier.predict(images), classifier)
     inputs, targets = reader.arrays(images, labels).sample(rows)
-    function, objective = _prepare(classifier, penalties, inputs[:LOOK], FitOptions())
-    return _Batch(function, objective, inputs, targets, _trained(classifier))
+    function, objective = prepare(classifier, penalties, inputs[:LOOK])
+    return _Batch(function, objective, inputs, targets, trained_parameters(classifier))
 
 
 def _module_batch(model: nn.Module, penalties: Sequence[Penalty], x: Any, y: Any, rows: int) -> _Batch:

@@ -1,4 +1,4 @@
-"""From an ART classifier and numpy data to the training loop: checks, preprocessing, objective."""
+"""From an ART classifier and numpy data to the training loop and back."""
 
 from __future__ import annotations
 
@@ -8,43 +8,33 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from art.data_generators import NumpyDataGenerator
 from art.estimators.classification import PyTorchClassifier
-from torch import nn
 
 from art_sensreg.adversaries import Adversary
-from art_sensreg.art_bridge.checks import clip_bounds
 from art_sensreg.art_bridge.data import Reader
-from art_sensreg.art_bridge.effect_warning import warn_without_effect
 from art_sensreg.art_bridge.loaders import BatchAdapter, describe_source, loader_source
 from art_sensreg.art_bridge.placement import move, place, run_device
-from art_sensreg.art_bridge.preprocessing import Preprocessing
-from art_sensreg.art_bridge.run_description import description, preprocessors
-from art_sensreg.objectives import Objective
-from art_sensreg.outputs import SingleOutput
-from art_sensreg.penalties.forward.main_output import with_main_output
+from art_sensreg.art_bridge.prepare import check_trainable, prepare
 from art_sensreg.penalties.forward.row_coupling import LOOK
-from art_sensreg.penalties.forward.taps import trial
 from art_sensreg.penalty_lists import Penalty, active_penalties
 from art_sensreg.randomization import BayesianKL
-from art_sensreg.training.batches import HeldOut, HeldOutTensors, LoaderBatches, TensorBatches
+from art_sensreg.training.batches import HeldOut, HeldOutLoader, HeldOutTensors, LoaderBatches, TensorBatches
 from art_sensreg.training.callbacks import History
+from art_sensreg.training.checkpoint.comparison import Fingerprint
 from art_sensreg.training.checkpoint.describe import Describer
-from art_sensreg.training.checkpoint.fingerprint import describe_data
-from art_sensreg.training.checkpoint.loading import check_live_state
+from art_sensreg.training.checkpoint.fingerprint import describe_data, fingerprint, own_things
 from art_sensreg.training.checkpoint.run import Checkpoints
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.distributed import Processes, join_processes
 from art_sensreg.training.loop import train
-from art_sensreg.training.numerics.loss_checks import check_divisible, check_loss_alone
-from art_sensreg.training.optimizers import needs_closure
+from art_sensreg.training.numerics.loss_checks import check_divisible
 from art_sensreg.training.overfitting import POINTS, OverfittingGuard, Watched, watched_attacks
 from art_sensreg.training.resources import one_run_at_a_time
 from art_sensreg.training.run import RunSetup
-from art_sensreg.training.schedules.stepping import check_scheduler
-from art_sensreg.utils import check_differentiable, check_flag, enable_grad
-from art_sensreg.utils.modes import preserve_mode, set_mode
+from art_sensreg.utils import check_flag, enable_grad
+
+DescribeData = Callable[[Describer], dict[str, str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +49,7 @@ class FitOptions:
     :param verbose: Whether a progress bar is shown.
     :param training_mode: Whether the model trains in training mode.
     :param adversary: Adversarial training to combine with the penalties, or None.
-    :param batch_adapter: Function that makes a pair of images and labels of each batch of a loader, or None.
+    :param batch_adapter: Function that turns each batch of a loader into a pair of images and labels, or None.
     """
 
     validation_data: Any = None
@@ -83,19 +73,7 @@ class FitOptions:
 
 
 def with_given(config: TrainingConfig, **given: Any) -> TrainingConfig:
-    """
-    Settings in which the arguments of `fit` win over the config.
-
-    :param config: The config.
-    :param given: Settings by name; None leaves the config's.
-    :return: A new config.
-    :raises TypeError: If `config` is something else.
-
-    Example:
-    >>> from art_sensreg.art_bridge.fit import with_given
-    >>> with_given(TrainingConfig(seed=1), seed=None, batch_size=32).batch_size
-    32
-    """
+    """Settings in which the arguments of `fit` win over the config, except for those that are None."""
     if not isinstance(config, TrainingConfig):
         raise TypeError(f"`config` is {config!r}; expected a TrainingConfig.")
     return replace(config, **{name: value for name, value in given.items() if value is not None})
@@ -111,21 +89,9 @@ def fit_arrays(
     y: Any,
     options: FitOptions,
 ) -> History:
-    """
-    Check the data and train any ART PyTorch classifier on it.
-
-    :param classifier: The classifier, trained in place.
-    :param penalties: The penalties.
-    :param config: Settings.
-    :param x: Images, as for :meth:`SensRegClassifier.fit`. Arrays mapped from a file stay there.
-    :param y: Labels.
-    :param options: The rest.
-    :return: The history (see `training.loop.train`).
-    :raises TypeError: If something is of a wrong type.
-    :raises ValueError: If something is out of range, before any weight has moved.
-    """
-    _check_optimizer(classifier, options.scheduler)
-    reader = Reader(classifier, config, in_input_units(penalties, options))
+    """Check the data and train any ART PyTorch classifier on it, in place; arrays mapped from a file stay there."""
+    check_trainable(classifier, options.scheduler)
+    reader = Reader(classifier, config, in_input_units(penalties, options.adversary))
     images, labels = reader.check(x, y)
     processes = _move(classifier, penalties, config, options)
     batches = reader.arrays(images, labels, least=2 * processes.count)
@@ -133,7 +99,7 @@ def fit_arrays(
     @functools.cache  # arrays are read once
     def data(describe: Describer) -> dict[str, str]:
         described = describe_data(images, batches.y)
-        changed = any(operation.apply_fit for operation in preprocessors(classifier))
+        changed = any(operation.apply_fit for operation in _preprocessors(classifier))
         return {**described, **({"preprocessed": describe_data(batches.x, batches.y)["content"]} if changed else {})}
 
     return _train(reader, penalties, batches, data, options, processes)
@@ -149,19 +115,12 @@ def fit_batches(
     options: FitOptions,
 ) -> History:
     """
-    Train any ART PyTorch classifier on batches of a loader.
+    Train any ART PyTorch classifier on batches of a loader, each checked as it comes.
 
-    :param classifier: The classifier, trained in place.
-    :param penalties: The penalties.
-    :param config: Settings; `batch_size` and `drop_last` are the loader's affair.
-    :param loader: One of ART's data generators with a known `size`, or a torch `DataLoader` of images and labels.
-    :param options: The rest.
-    :return: The history.
-    :raises TypeError: If something is of a wrong type.
-    :raises ValueError: If something is out of range; each batch is checked as it comes.
+    `batch_size` and `drop_last` are up to the loader: one of ART's data generators, or a torch `DataLoader`.
     """
-    _check_optimizer(classifier, options.scheduler)
-    reader = Reader(classifier, config, in_input_units(penalties, options))
+    check_trainable(classifier, options.scheduler)
+    reader = Reader(classifier, config, in_input_units(penalties, options.adversary))
     source = loader_source(loader, options.batch_adapter)
     if isinstance(loader, NumpyDataGenerator) and options.batch_adapter is None:
         reader.check(loader.x, loader.y)  # all of it, before any weight moves
@@ -170,28 +129,22 @@ def fit_batches(
     return _train(reader, penalties, batches, lambda describe: describe_source(source, describe), options, processes)
 
 
-def in_input_units(penalties: Sequence[Penalty], options: FitOptions) -> list[str]:
-    """
-    What is measured in the unit of the training images.
-
-    :param penalties: The penalties.
-    :param options: The rest.
-    :return: Names of arguments, for messages.
-    """
+def in_input_units(penalties: Sequence[Penalty], adversary: Adversary | None = None) -> list[str]:
+    """Names of the arguments that are in the unit of the training images, for messages."""
     measured = any(not isinstance(penalty, BayesianKL) for penalty in active_penalties(penalties))
-    return ["`penalties`"] * measured + ["`adversary`"] * (options.adversary is not None)
+    return ["`penalties`"] * measured + ["`adversary`"] * (adversary is not None)
 
 
 def _train(
     reader: Reader,
     penalties: Sequence[Penalty],
     batches: TensorBatches | LoaderBatches,
-    data: Callable[[Describer], dict[str, str]],
+    data: DescribeData,
     options: FitOptions,
     processes: Processes,
 ) -> History:
     classifier, config = reader.classifier, reader.config
-    model, objective = _prepare(classifier, penalties, batches.look(LOOK), options)
+    model, objective = prepare(classifier, penalties, batches.look(LOOK), options.adversary, options.training_mode)
     if config.accumulate > 1:
         check_divisible(objective, model, *batches.sample(LOOK))
     validation = reader.held_out(options.validation_data, options.batch_adapter)
@@ -210,8 +163,7 @@ def _train(
     )
     if options.checkpoint_dir is None:
         return train(setup)
-    folder = Path(options.checkpoint_dir).expanduser()
-    describe = description(classifier, setup, data)
+    folder, describe = Path(options.checkpoint_dir).expanduser(), _description(classifier, setup, data)
     with Checkpoints(folder, config.keep, options.resume, describe, processes) as checkpoints:
         return train(replace(setup, checkpoints=checkpoints))
 
@@ -242,71 +194,41 @@ def _move(
     return join_processes(device)
 
 
-def _check_optimizer(classifier: PyTorchClassifier, scheduler: Any) -> torch.optim.Optimizer:
-    expected = "expected a torch optimizer of the model's parameters"
-    if classifier.loss is None:
-        raise ValueError("`loss` of the classifier is None; expected the loss to train with.")
-    check_differentiable(classifier.model, "model")
-    if classifier.optimizer is None:
-        raise ValueError(f"`optimizer` of the classifier is None; {expected}.")
-    optimizer: torch.optim.Optimizer = classifier.optimizer
-    needs_closure(optimizer)
-    trained = {id(parameter) for parameter in classifier.model.parameters() if parameter.requires_grad}
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    if not trained & held:
-        raise ValueError(
-            f"`optimizer` of the classifier holds none of the {len(trained)} parameters that require gradients; "
-            f"{expected}."
-        )
-    check_scheduler(scheduler, optimizer)
-    check_live_state(optimizer)
-    return optimizer
+def _description(classifier: PyTorchClassifier, setup: RunSetup, data: DescribeData) -> Callable[[bool], Fingerprint]:
+    """
+    A function that describes a run, for its checkpoints, as it is at the time of the call.
+
+    Told that an epoch is over, it looks at loaders a second time: what has changed by then (the counter or cache of a
+    data set) moves, and is no setting. Arrays are read once.
+    """
+    describe = Describer([*own_things(setup), classifier])
+    read = functools.cache(lambda used: data(describe))
+    scored = functools.cache(lambda used: _describe_held_out(setup.validation, describe))
+    used = False
+
+    def described(epoch_over: bool = False) -> Fingerprint:
+        nonlocal used
+        used = used or epoch_over
+        preprocessing: dict[str, str] = {}
+        for number, operation in enumerate(_preprocessors(classifier)):
+            preprocessing[str(number)] = type(operation).__name__
+            preprocessing.update(describe.attributes(f"{number}", operation))
+        further = {
+            "preprocessing's": preprocessing,
+            "validation data's": scored(used and isinstance(setup.validation, HeldOutLoader)),
+        }
+        return fingerprint(setup, read(used), describe, further)
+
+    return described
 
 
-def _prepare(
-    classifier: PyTorchClassifier, penalties: Sequence[Penalty], x: torch.Tensor, options: FitOptions
-) -> tuple[nn.Module, Objective]:
-    bounds = None
-    if classifier.clip_values is not None:
-        low, high = (
-            torch.as_tensor(bound, dtype=x.dtype, device=x.device)
-            for bound in clip_bounds(classifier.clip_values, classifier.input_shape)
-        )
-        bounds = (low, high)
-    model = Preprocessing.of(classifier).trained_model()
-    _check_output(classifier, model, x[:2])
-    model = with_main_output(model, x, _columns(classifier), options.training_mode)
-    objective = Objective(penalties, classifier.loss, bounds, options.adversary)
-    # In the mode of training: a model's own randomness shows in no other.
-    with preserve_mode(model.modules()):
-        set_mode(model, options.training_mode)
-        objective.prepare(model, x)
-        check_loss_alone(objective, model, x[:2])
-        warn_without_effect(model, x, penalties, _trained(classifier), bounds, objective.plan)
-    return model, objective
+def _preprocessors(classifier: PyTorchClassifier) -> list[Any]:
+    """The preprocessing of a classifier but for mean and standard deviation, which are described with the data."""
+    operations = classifier.preprocessing_operations
+    return [part for part in operations if not type(part).__name__.startswith("StandardisationMeanStd")]
 
 
-def _check_output(classifier: PyTorchClassifier, model: nn.Module, x: torch.Tensor) -> None:
-    """Two rows through the model in evaluation mode: does it return one logit a class?"""
-    with trial(model, x):
-        logits = model(x.clone())
-    shapes = [(len(x), columns) for columns in _columns(classifier)]
-    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) not in shapes:
-        came = f"shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ValueError(f"`model` returns {came} for {len(x)} images; expected logits of shape {shapes[0]}.")
-    if logits.shape[1] == 1:
-        SingleOutput.of(classifier).check()  # what accuracy is counted by
-
-
-def _columns(classifier: PyTorchClassifier) -> tuple[int, ...]:
-    """How many outputs a model may have: one a class, or a single one for two."""
-    classes = classifier.nb_classes
-    return (classes, 1) if classes == 2 else (classes,)
-
-
-def _trained(classifier: PyTorchClassifier) -> list[nn.Parameter]:
-    """The weights of the model that training moves: the optimizer holds them, and they require a gradient."""
-    if classifier.optimizer is None:
-        return [p for p in classifier.model.parameters() if p.requires_grad]
-    held = {id(parameter) for group in classifier.optimizer.param_groups for parameter in group["params"]}
-    return [p for p in classifier.model.parameters() if p.requires_grad and id(p) in held]
+def _describe_held_out(validation: HeldOut | None, describe: Describer) -> dict[str, str]:
+    if isinstance(validation, HeldOutTensors):
+        return describe_data(validation.x, validation.y)
+    return describe_source(validation.source, describe) if isinstance(validation, HeldOutLoader) else {}

@@ -178,7 +178,7 @@ def test_the_run_is_the_same_bit_for_bit_whether_it_is_looked_at_or_not(monkeypa
     weights = []
     for look in (True, False):
         if not look:
-            monkeypatch.setattr("art_sensreg.art_bridge.fit.warn_without_effect", lambda *args: None)
+            monkeypatch.setattr("art_sensreg.art_bridge.prepare.warn_without_effect", lambda *args: None)
         model = nn.Sequential(build(hidden=True), nn.BatchNorm1d(3), nn.Dropout(0.1))
         model[0][0].second.requires_grad_(False)
         SensRegTrainer(classifier_of(model), config=TrainingConfig(seed=0)).fit(X, Y, nb_epochs=2, verbose=False)
