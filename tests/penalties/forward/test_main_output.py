@@ -56,9 +56,8 @@ def make(model, **kwargs):
     for module in (model.body, model.head, model.aux):
         module.reset_parameters()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    return SensRegClassifier(
-        model, nn.CrossEntropyLoss(), (4,), 3, optimizer=optimizer, device_type="cpu", clip_values=(0.0, 1.0), **kwargs
-    )
+    kwargs = {"penalties": [], "clip_values": (0.0, 1.0), **kwargs}
+    return SensRegClassifier(model, nn.CrossEntropyLoss(), (4,), 3, optimizer=optimizer, device_type="cpu", **kwargs)
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
