@@ -133,7 +133,30 @@ class HiddenLoss:
         return reference, torch.where(found, -1.0, 1.0).to(x)
 
 
-class HiddenDistanceAttack(ProjectedAscent):
+class GuidedAscent(ProjectedAscent):
+    """Projected ascent that may read hidden `layers`, and move towards `guides`; subclasses set both."""
+
+    attack_params: ClassVar[list[str]] = [*ProjectedAscent.attack_params, "layers", "guides"]
+    layers: Layers
+    guides: Any
+
+    def get_pool(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The guides: those given, or the batch."""
+        return (x, y) if self.guides is None else check_guides(self.estimator, self.guides)
+
+    def get_hidden_loss_fn(self, victim: Victim, loss: HiddenLoss) -> LossFunction:
+        """A loss of hidden activations as a function of perturbed images."""
+        return loss.loss_fn(TappedModel.plan(victim.model, self.estimator.model, self.layers, victim.x), victim)
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        check_layers(self.layers)
+        ActivationTaps(self.estimator.model, self.layers)  # refuses names that the model does not have
+        if self.guides is not None:
+            check_guides(self.estimator, self.guides)
+
+
+class HiddenDistanceAttack(GuidedAscent):
     """
     Projected ascent on a loss plus the hidden distances that sensitivity regularisation (SR) suppresses.
 
@@ -168,7 +191,7 @@ class HiddenDistanceAttack(ProjectedAscent):
     [1, 1]
     """
 
-    attack_params: ClassVar[list[str]] = [*ProjectedAscent.attack_params, "layers", "direction", "weight", "guides"]
+    attack_params: ClassVar[list[str]] = [*GuidedAscent.attack_params, "direction", "weight"]
 
     def __init__(
         self,
@@ -183,27 +206,13 @@ class HiddenDistanceAttack(ProjectedAscent):
         self.layers, self.direction, self.weight, self.guides = layers, direction, weight, guides
         super().__init__(estimator, nb_restarts=nb_restarts, **settings)
 
-    def get_pool(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The guides: those given, or the batch."""
-        return (x, y) if self.guides is None else check_guides(self.estimator, self.guides)
-
     def get_loss_fn(self, victim: Victim) -> LossFunction:
         """The loss plus the distance; in every second restart the distance alone."""
-        tapped = TappedModel.plan(victim.model, self.estimator.model, self.layers, victim.x)
         guide = None if self.direction == "away" else victim.restart // 2
         base = None if victim.restart % 2 else self.loss
-        return HiddenLoss(guide=guide, base=base, weight=self.weight).loss_fn(tapped, victim)
+        return self.get_hidden_loss_fn(victim, HiddenLoss(guide=guide, base=base, weight=self.weight))
 
     def _check_params(self) -> None:
         super()._check_params()
-        check_hidden(self.estimator, self.layers, self.guides)
         check_choice("direction", self.direction, DIRECTIONS)
         check_number("weight", self.weight, minimum=0.0)
-
-
-def check_hidden(classifier: PyTorchClassifier, layers: Layers, guides: Any) -> None:
-    """Refuse layers that the model does not have, and guides that do not fit it."""
-    check_layers(layers)
-    ActivationTaps(classifier.model, layers)
-    if guides is not None:
-        check_guides(classifier, guides)

@@ -11,11 +11,11 @@ from art.estimators.classification import PyTorchClassifier
 from art_sensreg.attacks.base.ascent import LossFunction, Steps, loss_on_logits
 from art_sensreg.attacks.base.inputs import attack_images
 from art_sensreg.attacks.base.losses import LOSSES, targeted_margin, unit_scale_cross_entropy
-from art_sensreg.attacks.base.other_classes import check_guides, likely_classes
+from art_sensreg.attacks.base.other_classes import likely_classes
 from art_sensreg.attacks.base.predictions import labels_of, predicted_labels
 from art_sensreg.attacks.far_starts import start_at
-from art_sensreg.attacks.hidden_distance import HiddenLoss, TappedModel, check_hidden
-from art_sensreg.attacks.projected_ascent import ProjectedAscent, Victim
+from art_sensreg.attacks.hidden_distance import GuidedAscent, HiddenLoss
+from art_sensreg.attacks.projected_ascent import Victim
 from art_sensreg.penalties.forward.taps import Layers
 from art_sensreg.utils import check_count
 
@@ -31,7 +31,7 @@ _STEPS: tuple[tuple[str, float | None], ...] = (
 )
 
 
-class KitchenSinkAttack(ProjectedAscent):
+class KitchenSinkAttack(GuidedAscent):
     """
     Long projected ascent that tries everything in turn: losses, starts, schedules and step sizes.
 
@@ -64,7 +64,7 @@ class KitchenSinkAttack(ProjectedAscent):
     [False, True, False]
     """
 
-    attack_params: ClassVar[list[str]] = [*ProjectedAscent.attack_params, "max_points", "layers", "guides"]
+    attack_params: ClassVar[list[str]] = [*GuidedAscent.attack_params, "max_points"]
 
     def __init__(
         self,
@@ -92,17 +92,12 @@ class KitchenSinkAttack(ProjectedAscent):
         images[chosen] = super()._generate(images[chosen], labels[chosen])
         return images
 
-    def get_pool(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The guides: those given, or the batch."""
-        return (x, y) if self.guides is None else check_guides(self.estimator, self.guides)
-
     def get_loss_fn(self, victim: Victim) -> LossFunction:
         """Each loss in turn."""
         name, turn = _LOSSES[victim.restart % len(_LOSSES)], victim.restart // len(_LOSSES)
         if name in ("towards", "away"):
-            tapped = TappedModel.plan(victim.model, self.estimator.model, self.layers, victim.x)
             guide, base = turn if name == "towards" else None, None if turn % 2 else "cross_entropy"
-            return HiddenLoss(guide=guide, base=base).loss_fn(tapped, victim)
+            return self.get_hidden_loss_fn(victim, HiddenLoss(guide=guide, base=base))
         if name == "targeted_margin":
             likely = likely_classes(victim.model, victim.x, victim.y)
             loss = targeted_margin(likely[:, turn % likely.shape[1]])
@@ -123,4 +118,3 @@ class KitchenSinkAttack(ProjectedAscent):
     def _check_params(self) -> None:
         super()._check_params()
         check_count("max_points", self.max_points)
-        check_hidden(self.estimator, self.layers, self.guides)

@@ -23,18 +23,14 @@ def parse_size(name: str, value: Any) -> float:
     >>> round(parse_size("eps", "8/255"), 4), parse_size("eps", 0.1)
     (0.0314, 0.1)
     """
-    number = value
     if isinstance(value, str):
         fraction = _FRACTION.fullmatch(value)
         try:
-            number = float(fraction[1]) / float(fraction[2]) if fraction else float(value)
+            value = float(fraction[1]) / float(fraction[2]) if fraction else float(value)
         except (ValueError, ZeroDivisionError):
             raise TypeError(f"`{name}` is {value!r}; expected a number above 0, or a fraction such as 8/255.") from None
-    try:
-        check_number(name, number, minimum=0.0, exclusive=True)
-        return float(number)
-    except OverflowError:
-        raise ValueError(f"`{name}` has more digits than a float; expected a finite number above 0.") from None
+    check_number(name, value, minimum=0.0, exclusive=True)
+    return float(value)
 
 
 def diameter(norm: str, shape: tuple[int, ...], low: Any, high: Any) -> float:
