@@ -1,7 +1,5 @@
 """Class indices from labels and predictions in every form; models that return something else are refused."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
@@ -11,33 +9,13 @@ from art.preprocessing.expectation_over_transformation import EoTGaussianNoisePy
 from torch import nn
 
 from art_sensreg import SensRegClassifier
-from art_sensreg.attacks import (
-    HiddenDistanceAttack,
-    KitchenSinkAttack,
-    OfficialAutoAttack,
-    ProjectedAscent,
-    ScaledLogitsAttack,
-    TargetedMarginAttack,
-    TransferAttack,
-    differentiable_model,
-)
+from art_sensreg.attacks import ProjectedAscent, differentiable_model
 from art_sensreg.attacks.base.predictions import labels_of, predicted_labels
-from art_sensreg.models import build_model
-
-
-def coloured(n=6):
-    return np.random.default_rng(0).random((n, 3, 8, 8), dtype=np.float32), np.arange(n) % 4
-
-
-def colour_classifier(kind=SensRegClassifier, **settings):
-    torch.manual_seed(0)
-    model = build_model("cnn-small", (3, 8, 8), 4)
-    settings = {"clip_values": (0.0, 1.0), "device_type": "cpu", **settings}
-    return kind(model, nn.CrossEntropyLoss(), (3, 8, 8), 4, **settings)
+from tests.attacks.base.linear import ATTACKS, EPS, SHAPE, X, Y, classifier_of
 
 
 def test_labels_in_all_forms():
-    classifier = colour_classifier()
+    classifier = classifier_of()
     expected = [0, 3, 1]
     for y in (expected, np.array(expected, dtype=np.float32), np.eye(4)[expected], np.array(expected)[:, None]):
         labels = labels_of(classifier, y, 3)
@@ -48,37 +26,6 @@ def test_labels_in_all_forms():
             labels_of(classifier, y, 3)
     with pytest.raises(TypeError, match="`classifier` is CrossEntropyLoss"):
         differentiable_model(nn.CrossEntropyLoss())
-
-
-SHAPE, EPS = (3, 2, 2), 0.1
-X = np.random.default_rng(0).random((12, *SHAPE), dtype=np.float32)
-WEIGHT = np.random.default_rng(1).normal(size=(4, 12))
-
-
-def classifier_of(kind=SensRegClassifier, dtype=torch.float32, **settings):
-    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4, bias=False))
-    with torch.no_grad():
-        model[1].weight.copy_(torch.from_numpy(WEIGHT))
-    settings = {"clip_values": (0.0, 1.0), "device_type": "cpu", **settings}
-    return kind(model.to(dtype), nn.CrossEntropyLoss(), SHAPE, 4, **settings)
-
-
-Y = (X.reshape(12, 12) @ WEIGHT.T).argmax(axis=1)
-
-
-def transfer(classifier, **settings):
-    return TransferAttack(classifier, [classifier_of(clip_values=classifier.clip_values)], **settings)
-
-
-ATTACKS = {
-    "ascent": ProjectedAscent,
-    "scaled": partial(ScaledLogitsAttack, scales=(1.0,)),
-    "targeted": TargetedMarginAttack,
-    "hidden": partial(HiddenDistanceAttack, nb_restarts=1),
-    "sink": partial(KitchenSinkAttack, max_iter=10, nb_restarts=7),
-    "transfer": transfer,
-    "official": partial(OfficialAutoAttack, attacks=("apgd-ce", "fab-t", "square"), nb_iter=10, nb_queries=20),
-}
 
 
 class Twice(PreprocessorPyTorch):
