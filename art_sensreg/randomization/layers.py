@@ -152,53 +152,23 @@ def _parameters(layer: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
     return layer.weight, layer.bias
 
 
-class NoisyConv1d(NoisyInput, nn.Conv1d):
-    """A one-dimensional convolution with noise on its input."""
+def _random(name: str, noise: type[RandomLayer], plain: type[nn.Module]) -> type[RandomLayer]:
+    """A layer of torch with a kind of noise; the name is that of the variable, by which it is pickled."""
+    return type(name, (noise, plain), {"__module__": __name__})
 
 
-class NoisyConv2d(NoisyInput, nn.Conv2d):
-    """A two-dimensional convolution with noise on its input."""
-
-
-class NoisyConv3d(NoisyInput, nn.Conv3d):
-    """A three-dimensional convolution with noise on its input."""
-
-
-class NoisyLinear(NoisyInput, nn.Linear):
-    """A linear layer with noise on its input."""
-
-
-class BayesianConv1d(GaussianWeights, nn.Conv1d):
-    """A one-dimensional convolution with Gaussian weights."""
-
-
-class BayesianConv2d(GaussianWeights, nn.Conv2d):
-    """A two-dimensional convolution with Gaussian weights."""
-
-
-class BayesianConv3d(GaussianWeights, nn.Conv3d):
-    """A three-dimensional convolution with Gaussian weights."""
-
-
-class BayesianLinear(GaussianWeights, nn.Linear):
-    """A linear layer with Gaussian weights."""
-
-
-class InjectedConv1d(NoisyWeights, nn.Conv1d):
-    """A one-dimensional convolution with noise on its weights."""
-
-
-class InjectedConv2d(NoisyWeights, nn.Conv2d):
-    """A two-dimensional convolution with noise on its weights."""
-
-
-class InjectedConv3d(NoisyWeights, nn.Conv3d):
-    """A three-dimensional convolution with noise on its weights."""
-
-
-class InjectedLinear(NoisyWeights, nn.Linear):
-    """A linear layer with noise on its weights."""
-
+NoisyConv1d = _random("NoisyConv1d", NoisyInput, nn.Conv1d)
+NoisyConv2d = _random("NoisyConv2d", NoisyInput, nn.Conv2d)
+NoisyConv3d = _random("NoisyConv3d", NoisyInput, nn.Conv3d)
+NoisyLinear = _random("NoisyLinear", NoisyInput, nn.Linear)
+BayesianConv1d = _random("BayesianConv1d", GaussianWeights, nn.Conv1d)
+BayesianConv2d = _random("BayesianConv2d", GaussianWeights, nn.Conv2d)
+BayesianConv3d = _random("BayesianConv3d", GaussianWeights, nn.Conv3d)
+BayesianLinear = _random("BayesianLinear", GaussianWeights, nn.Linear)
+InjectedConv1d = _random("InjectedConv1d", NoisyWeights, nn.Conv1d)
+InjectedConv2d = _random("InjectedConv2d", NoisyWeights, nn.Conv2d)
+InjectedConv3d = _random("InjectedConv3d", NoisyWeights, nn.Conv3d)
+InjectedLinear = _random("InjectedLinear", NoisyWeights, nn.Linear)
 
 _PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 LAYERS: dict[str, dict[type[nn.Module], type[RandomLayer]]] = {
