@@ -28,7 +28,7 @@ class TappedModel:
     A model that returns its hidden activations beside its logits.
 
     :param model: Module from images in the user's units to logits.
-    :param tapped: The module inside of it whose layers are read.
+    :param tapped: The module inside it whose layers are read.
     :param layers: As for `ActivationTaps`.
     :param clone: Whether activations are copied, because the model overwrites them.
     :param kept: Indices of the activations that have one entry for each image; None: the logits are taken instead.

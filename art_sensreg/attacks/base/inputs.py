@@ -18,7 +18,7 @@ def attack_images(x: Any, classifier: Any) -> np.ndarray:
     """
     Images of any real type to attack, as a new float32 array, checked for shape, finite values and range.
 
-    Values that rounding has put just outside of `clip_values` are clipped; those further outside are refused, because
+    Values that rounding has put just outside `clip_values` are clipped; those further outside are refused, because
     an attack would move them by more than `eps`.
     """
     with np.errstate(over="ignore"):  # what overflows is infinite, and refused
@@ -51,7 +51,7 @@ def attack_number(name: str, value: Any) -> float:
 
 class _Generate:
     """
-    `generate`, outside of ART's class hierarchy.
+    `generate`, outside ART's class hierarchy.
 
     ART's metaclass would wrap it to convert what is no array by `np.array`, which fails with numpy's own errors on
     tensors that require grad, are on a GPU or are of type bfloat16.
@@ -69,7 +69,7 @@ class _Generate:
         :param kwargs: Nothing: an unknown argument is an error.
         :return: Images of the same shape: misclassified where the attack succeeded.
         :raises TypeError: If an argument is unknown, or `x` or `y` holds no numbers.
-        :raises ValueError: If images or labels do not fit, images are outside of `clip_values`, or `mask` is given.
+        :raises ValueError: If images or labels do not fit, images are outside `clip_values`, or `mask` is given.
         """
         check_known("generate()", kwargs, ("x", "y"))
         if mask is not None:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
-from art_sensreg.attacks.wrappers.randomness import Draw, graph_bytes, rows_share_noise
+from art_sensreg.attacks.wrappers.randomness import Draw, graph_bytes, examples_share_noise
 from art_sensreg.penalties.forward.taps import ActivationTaps
 from art_sensreg.utils import check_choice, check_count
 from art_sensreg.utils.model_rng import Replay, random_sources
@@ -28,12 +28,12 @@ class Plan:
     How the samples of a batch are divided among forward passes.
 
     :param samples: Samples in a pass.
-    :param rows: Images in a pass, each `samples` times.
+    :param images: Images in a pass, each `samples` times.
     :param recompute: Whether a pass is recomputed for its gradient, so that its graph need not be kept.
     """
 
     samples: int
-    rows: int
+    images: int
     recompute: bool
 
 
@@ -123,7 +123,7 @@ class EOT(nn.Module):
         outputs = []
         for done in range(0, self.samples, plan.samples):
             count = min(plan.samples, self.samples - done)
-            outputs.append(torch.cat([self._pass(part, count, sources) for part in x.split(plan.rows)], dim=1))
+            outputs.append(torch.cat([self._pass(part, count, sources) for part in x.split(plan.images)], dim=1))
         return self._mean(torch.cat(outputs))
 
     def draw(self, x: torch.Tensor) -> torch.Tensor:
@@ -162,11 +162,11 @@ class EOT(nn.Module):
         total = self.samples * len(x)
         fixed, each = (0, 0) if self.max_rows is not None or self.samples == 1 else self._footprint(x)
         most = self.max_rows or (max(1, (self.memory - fixed) // each) if each else total)
-        rows = min(len(x), most)
-        together = 1 if self.samples == 1 or self._shared(x) else min(self.samples, max(1, most // rows))
-        passes = -(-self.samples // together) * -(-len(x) // rows)
+        images = min(len(x), most)
+        together = 1 if self.samples == 1 or self._shared(x) else min(self.samples, max(1, most // images))
+        passes = -(-self.samples // together) * -(-len(x) // images)
         too_many = total > self.max_rows if self.max_rows else passes * fixed + total * each > self.memory
-        return Plan(together, rows, recompute=passes > 1 and too_many)
+        return Plan(together, images, recompute=passes > 1 and too_many)
 
     def forget(self) -> None:
         """Measure the model again at its next use, as after training and after loading weights into this module."""
@@ -220,7 +220,7 @@ class EOT(nn.Module):
             return self.noise == "shared"
         key = ("noise", tuple(module.training for module in self.modules()))
         if key not in self._measured:
-            self._measured[key] = rows_share_noise(self.draw, self, x, self.max_rows)
+            self._measured[key] = examples_share_noise(self.draw, self, x, self.max_rows)
         return bool(self._measured[key])
 
     def _footprint(self, x: torch.Tensor) -> tuple[int, int]:

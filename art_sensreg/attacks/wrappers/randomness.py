@@ -23,7 +23,7 @@ _ROUNDING = 1e-5
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def rows_share_noise(draw: Draw, module: nn.Module, x: torch.Tensor, most: int | None = None) -> bool:
+def examples_share_noise(draw: Draw, module: nn.Module, x: torch.Tensor, most: int | None = None) -> bool:
     """
     Whether the examples of one forward pass share randomness: noise on weights, one size of a random resize.
 

@@ -33,7 +33,7 @@ def check_classifier(classifier: Any) -> PyTorchClassifier:
 
 def differentiable_model(classifier: PyTorchClassifier, surrogates: bool = True) -> nn.Module:
     """
-    A classifier as one module, so that attacks outside of ART see its preprocessing too.
+    A classifier as one module, so that attacks outside ART see its preprocessing too.
 
     :param classifier: ART classifier, with any preprocessing.
     :param surrogates: Whether torch preprocessors with a zero gradient are differentiated straight through (BPDA);

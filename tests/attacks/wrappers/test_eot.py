@@ -118,7 +118,7 @@ def test_several_passes_give_the_gradient_of_one(source, noise):
     for settings in ({"max_rows": 3}, {"max_rows": 12}, {"max_rows": 1}, {"max_rows": 29}, {"memory": 400}):
         plan, parts = gradients(**settings)
         assert plan.recompute is True
-        assert plan.samples * plan.rows <= settings.get("max_rows", 30)
+        assert plan.samples * plan.images <= settings.get("max_rows", 30)
         assert all(torch.allclose(a, b, rtol=0, atol=1e-12) for a, b in zip(whole, parts, strict=True))
 
 

@@ -61,7 +61,7 @@ ROWS = {
 def test_shared_noise_is_recognised(name):
     for x in (IMAGES, IMAGES[:1], torch.zeros_like(IMAGES[:1])):  # a black image hides noise on weights
         plan = EOT(SHARED[name]).eval().plan(x)
-        assert (plan.samples, plan.rows) == (1, len(x))
+        assert (plan.samples, plan.images) == (1, len(x))
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -120,7 +120,7 @@ def test_what_is_measured_is_measured_once_and_again_after_training():
 def test_memory_of_an_example_is_measured():
     model = nn.Sequential(nn.Linear(10, 500), nn.Tanh(), nn.Linear(500, 2))
     eot = EOT(model, 8, noise="rows", memory=100 * 4 * (10 + 500)).eval()
-    assert (eot.plan(torch.rand(10, 10)).samples, eot.plan(torch.rand(200, 10)).rows) == (8, 100)
+    assert (eot.plan(torch.rand(10, 10)).samples, eot.plan(torch.rand(200, 10)).images) == (8, 100)
     assert eot.plan(torch.rand(40, 10)).samples == 2
     weights = EOT(Random(weights=0.1, features=1000, classes=100), 8, memory=10**6).eval()
     assert weights.plan(torch.rand(2, 1000)).recompute  # 8 times the noisy weights are more than that
