@@ -14,7 +14,7 @@ from art_sensreg.adversaries import Adversary
 from art_sensreg.penalties.base import FusedPenalty, measure, plan_forward
 from art_sensreg.penalties.feature_sigma import smallest_size
 from art_sensreg.penalties.forward.batch_norm import uses_batch_statistics
-from art_sensreg.penalties.forward.branches import NO_PLAN, plain_forward, statistics_untouched
+from art_sensreg.penalties.forward.branches import NO_PLAN, plain_forward, preserve_statistics
 from art_sensreg.penalties.forward.inner_ascent import ClipValues
 from art_sensreg.penalties.forward.noise import Randomness
 from art_sensreg.penalties.forward.plan import works_in_place
@@ -232,7 +232,7 @@ class Objective:
         """
         given = None
         if self.adversary is not None:
-            with self.plan.moved.kept(), self.attacked():
+            with self.plan.moved.preserved(), self.attacked():
                 perturbed = self.adversary.perturb(model, x, y, self.base_loss, generator, self.clip_values)
             given = GivenBranch(perturbed, self.adversary.root_mean_square(x) if self._on_adversarial else None)
         counts = self.weights(share)
@@ -241,7 +241,7 @@ class Objective:
         )
         logits, found = self._measure(model, inputs)
         if self._separate:
-            with statistics_untouched(model, len(x), self.plan):
+            with preserve_statistics(model, len(x), self.plan):
                 found.update((name, check_term(name, p(model, x, y))) for name, p in self._separate.items())
         terms = self._base_terms(logits, y)
         whole = isinstance(counts["base"], float) and counts["base"] == 1

@@ -228,7 +228,7 @@ def measure(
             if given is not None and given.sigma is not None and penalty.compares:
                 made_for[name] = range(1, 2), given.sigma
                 continue
-            with plan.moved.kept():
+            with plan.moved.preserved():
                 made, sigma = penalty.branches(model, some, generator, inputs.clip_values)
             made_for[name] = range(len(branches), len(branches) + len(made)), sigma
             branches.extend(made)

@@ -105,7 +105,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 @contextmanager
-def same_draws(sources: Sequence[Any]) -> Iterator[Callable[[], None]]:
+def rewindable_rng_state(sources: Sequence[Any]) -> Iterator[Callable[[], None]]:
     """Yield a function that goes back to the present random states; at the end they are those at its first call."""
     start, after = _states(sources), []
 

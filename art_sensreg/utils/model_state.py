@@ -99,7 +99,7 @@ class MovedState:
         """Copies of the present values."""
         return [_copy(getattr(module, name)) for module, name in self.entries]
 
-    def put_back(self, values: list[Any]) -> None:
+    def restore(self, values: list[Any]) -> None:
         """Go back to former values, from :meth:`values`."""
         for (module, name), value in zip(self.entries, values, strict=True):
             now = getattr(module, name)
@@ -109,8 +109,8 @@ class MovedState:
                 setattr(module, name, value)
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
-        """Passes inside leave the tensors alone; numbers go on counting passes."""
+    def preserved(self) -> Iterator[None]:
+        """Afterwards tensors are what they were; numbers go on counting passes."""
         tensors = [(m, name) for m, name in self.entries if isinstance(getattr(m, name, None), torch.Tensor)]
         if not tensors:
             yield
@@ -139,7 +139,7 @@ class MovedState:
         finally:
             self._set(start)
             if keep and after:
-                self.put_back(after[0])
+                self.restore(after[0])
 
     def _set(self, values: list[Any]) -> None:
         for (module, name), value in zip(self.entries, values, strict=True):

@@ -11,7 +11,7 @@ from art_sensreg.utils.model_rng import (
     preserve_model,
     preserve_rng_state,
     random_sources,
-    same_draws,
+    rewindable_rng_state,
     same_states,
     seeded,
     torch_generator,
@@ -65,12 +65,12 @@ def test_rewinding_ends_where_the_first_draws_ended():
     sources = random_sources(None, CPU)
     replay = Replay(sources)
     expected = [draws(), draws()]
-    with replay, same_draws(sources) as rewind:
+    with replay, rewindable_rng_state(sources) as rewind:
         for _ in range(3):
             assert draws() == expected[0]
             rewind()
     with replay:
-        with same_draws(sources) as rewind:
+        with rewindable_rng_state(sources) as rewind:
             draws()
             rewind()
             draws()

@@ -76,9 +76,9 @@ def test_replayed_passes_begin_alike_and_end_at_the_first(keep):
     assert model.running_mean.tolist() == pytest.approx([0.1, 0.1] if keep else [0.0, 0.0])
 
 
-def test_kept_tensors_stay_and_numbers_count_on():
+def test_preserved_tensors_stay_and_numbers_count_on():
     model = Counting()
-    with MovedState([(model, "mean"), (model, "calls")]).kept():
+    with MovedState([(model, "mean"), (model, "calls")]).preserved():
         model(torch.ones(3, 2))
     assert (model.mean.tolist(), model.calls) == ([0.0, 0.0], 1)
 

@@ -31,7 +31,7 @@ from art_sensreg.penalties.forward.clean_branch import CleanBranchRules, Unstack
 from art_sensreg.penalties.forward.plan import ForwardPlan
 from art_sensreg.penalties.forward.recomputation import recomputed_alike, recomputed_by
 from art_sensreg.penalties.forward.taps import ActivationTaps, TapPlan
-from art_sensreg.utils.model_rng import random_sources, same_draws, torch_generator
+from art_sensreg.utils.model_rng import random_sources, rewindable_rng_state, torch_generator
 
 NO_PLAN = ForwardPlan()
 """How a model of which nothing is known is run: stacked, with copies of its inputs."""
@@ -105,16 +105,16 @@ def forward_branches(
     if plan.stacked:
         rules = CleanBranchRules([len(x) for x in inputs], plan.updates_state, per_row)
         before = plan.moved.values()
-        untouched = nullcontext() if plan.updates_state else plan.moved.kept()
+        untouched = nullcontext() if plan.updates_state else plan.moved.preserved()
         try:
-            with _counters_kept(model, plan.updates_state), untouched:
+            with _preserve_counters(model, plan.updates_state), untouched:
                 return _cut(inputs, _forward(model, torch.cat(list(inputs)), taps, plan, rules), rules.gradient)
         except UnstackableError as error:
             moved = _undone(model, rules, inputs[0].device)
-            plan.moved.put_back(before)
+            plan.moved.restore(before)
             refused = str(error)
     rules = CleanBranchRules([len(inputs[0])], plan.updates_state, per_row, repeated=True, moved=moved)
-    with _counters_kept(model, False):
+    with _preserve_counters(model, False):
         outputs, counts = _separate_passes(model, inputs, taps, plan, rules)
     for (counter, _), count in zip(_batch_counters(model), counts if plan.updates_state else (), strict=False):
         counter.copy_(count)
@@ -165,7 +165,7 @@ def _separate_passes(
     counts: list[torch.Tensor] = []
     sources = plan.sources or random_sources(model, inputs[0].device)
     rows = len(inputs[0])
-    with plan.moved.replayed(plan.updates_state) as again, same_draws(sources) as rewind:
+    with plan.moved.replayed(plan.updates_state) as again, rewindable_rng_state(sources) as rewind:
         for x in inputs:
             # Equal draws need equal shapes: a shorter branch is filled up, and cut again.
             whole = x if len(x) == rows else torch.cat([x, inputs[0][len(x) :].detach()])
@@ -231,15 +231,15 @@ def _recomputation(
 
 
 @contextmanager
-def statistics_untouched(model: nn.Module, rows: int, plan: ForwardPlan) -> Iterator[None]:
+def preserve_statistics(model: nn.Module, rows: int, plan: ForwardPlan) -> Iterator[None]:
     """Forward passes inside, of `rows` examples, use BatchNorm's batch statistics; no state of the model moves."""
     rules = CleanBranchRules([rows], update_statistics=False)
-    with _counters_kept(model, False), plan.moved.kept(), rules, _recomputation(model, rules, plan):
+    with _preserve_counters(model, False), plan.moved.preserved(), rules, _recomputation(model, rules, plan):
         yield
 
 
 @contextmanager
-def _counters_kept(model: nn.Module, move: bool) -> Iterator[None]:
+def _preserve_counters(model: nn.Module, move: bool) -> Iterator[None]:
     """BatchNorm's `num_batches_tracked` moves outside of `F.batch_norm`, so it is put back by hand."""
     counters = [] if move else _batch_counters(model)
     try:

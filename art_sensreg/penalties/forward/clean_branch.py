@@ -20,7 +20,7 @@ from art_sensreg.penalties.forward.batch_norm import (
     statistics,
 )
 from art_sensreg.penalties.forward.draws import DRAWS, DROPOUTS, drops_nothing, of_parameter
-from art_sensreg.utils.model_rng import same_draws, torch_generator
+from art_sensreg.utils.model_rng import rewindable_rng_state, torch_generator
 
 # The arguments of `torch.batch_norm` and `torch.native_batch_norm` in their order, which is not that of `F.batch_norm`.
 _NATIVE = ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps", "cudnn_enabled")
@@ -190,7 +190,7 @@ class CleanBranchRules(TorchFunctionMode):
         generator = torch_generator(input.device)
         if self.random_state is None:
             self.random_state = generator.get_state()
-        with same_draws([generator]) as rewind:
+        with rewindable_rng_state([generator]) as rewind:
             parts = torch.split(input, sizes)
             for part in parts:
                 filled = part

@@ -139,7 +139,7 @@ def recomputed_by(
         def again() -> Iterator[None]:
             own = None if frozen is None else frozen.replica()
             with ExitStack() as stack:
-                stack.enter_context(state.kept())
+                stack.enter_context(state.preserved())
                 stack.enter_context(replay)
                 if own is not None:
                     stack.enter_context(own)
