@@ -110,7 +110,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--budget", choices=BUDGETS, help="strength of the attacks; default: smoke on digits, else quick")
     add("--seeds", type=whole_number, default=1, metavar="N", help="training seeds 0 to N-1 (default 1)")
     add("--epochs", type=whole_number, metavar="N", help="default: by data set")
-    add("--batch-size", type=whole_number, metavar="N", help="rows of a training step; default: by data set")
+    add("--batch-size", type=whole_number, metavar="N", help="examples in a training step; default: by data set")
     add(
         "--learning-rate",
         type=positive_number,
@@ -122,7 +122,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--validation", action="store_true", help="attack held-out training images instead: for choosing settings")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--out", type=Path, metavar="DIR", help="default: results/DATASET-TIME")
-    add("--resume", action="store_true", help="keep the finished cells of the run in --out")
+    add("--resume", action="store_true", help="keep what is finished of the run in --out")
     add("--list", action="store_true", help="list defences and attacks, each with its paper, and stop")
     add(
         "--jobs",
@@ -139,8 +139,6 @@ def request_of(given: argparse.Namespace) -> SuiteRequest:
     """
     What parsed arguments ask for.
 
-    :param given: Arguments that :func:`make_parser` has parsed.
-    :return: The request.
     :raises argparse.ArgumentTypeError: If the sizes do not fit the norms.
     """
     values = {entry.name: getattr(given, entry.name) for entry in fields(SuiteRequest)}
@@ -152,13 +150,7 @@ def request_of(given: argparse.Namespace) -> SuiteRequest:
 
 
 def known_names(known: dict[str, Any], groups: dict[str, list[str]] | None = None) -> Any:
-    """
-    Make a parser of names separated by commas, for argparse.
-
-    :param known: The names allowed; `all` stands for all of them.
-    :param groups: Further words, and the names that they stand for.
-    :return: Function of a text that returns a tuple of names.
-    """
+    """A parser of names separated by commas, for argparse; `all` and the names of groups stand for several."""
 
     def parse(text: str) -> tuple[str, ...]:
         if text == "all":
@@ -181,8 +173,6 @@ def positive_number(text: str) -> float:
     """
     Parse a finite number above 0, or a fraction such as 8/255, for argparse.
 
-    :param text: The text.
-    :return: The number.
     :raises argparse.ArgumentTypeError: If it is none.
     """
     try:
@@ -197,9 +187,6 @@ def size_groups(text: str, count: int) -> list[tuple[float, ...]]:
 
     Groups are separated by `;`, or by `/` as long as it is clear which of the slashes belong to fractions.
 
-    :param text: `0.1,0.2`, `8/255,16/255`, `0.1,0.2/0.5` or `8/255;0.5`.
-    :param count: Number of norms.
-    :return: The sizes of each group, ascending; as many groups as there are if they cannot be `count`.
     :raises argparse.ArgumentTypeError: If a size is no number above 0, or it is not clear what a slash means.
 
     Example:
@@ -227,8 +214,6 @@ def sizes(text: str) -> tuple[float, ...]:
     """
     Parse attack sizes separated by commas, for argparse.
 
-    :param text: The text.
-    :return: The sizes, ascending.
     :raises argparse.ArgumentTypeError: If one of them is no number above 0.
 
     Example:
@@ -252,8 +237,6 @@ def whole_number(text: str) -> int:
     """
     Parse a whole number of at least 1, for argparse.
 
-    :param text: The text.
-    :return: The number.
     :raises argparse.ArgumentTypeError: If it is none.
     """
     if not text.isascii() or not text.isdecimal() or not text.strip("0"):

@@ -21,7 +21,6 @@ def say(*lines: str) -> None:
     """
     Print lines. If nobody reads them any more (`... | head`), that is no failure: the rest is dropped.
 
-    :param lines: The lines.
     :raises OSError: If they cannot be written for another reason.
 
     Example:
@@ -38,11 +37,8 @@ def say(*lines: str) -> None:
 
 def run_program(main: Callable[[], int | None]) -> int:
     """
-    Run a program.
-
-    :param main: It; returns the exit code.
-    :return: Its exit code; 1 for what no program expects (a full disk, say), 130 for Ctrl-C, each with one line. With
-        ART_SENSREG_DEBUG set the traceback is shown too.
+    Run a program, and return its exit code: 1 for what no program expects (a full disk, say), 130 for Ctrl-C, each with
+    one line. With ART_SENSREG_DEBUG set the traceback is shown too.
 
     Example:
     >>> from art_sensreg.benchmark.cli.console import run_program

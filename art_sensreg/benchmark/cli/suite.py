@@ -21,12 +21,7 @@ from art_sensreg.utils.text import describe
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """
-    Run the suite.
-
-    :param arguments: Command line; that of the process if None.
-    :return: Exit code: 0 done, 1 a run failed (what was done is kept). Wrong arguments exit with 2, Ctrl-C with 130.
-    """
+    """Run the suite: exit code 0 if done, 1 if a run failed; wrong arguments exit with 2, Ctrl-C with 130."""
     _load_plugin(arguments)
     parser = make_parser()
     given = parser.parse_args(arguments)

@@ -1,1 +1,19 @@
-"""What is asked of a run: its settings, and what the attacker may do."""
+"""What is asked of a run: the request, the settings that follow from it, and what the attacker may do."""
+
+from art_sensreg.benchmark.config.request import SuiteRequest
+from art_sensreg.benchmark.config.settings import BUDGETS, FILE_RECIPE, RECIPES, Recipe, SuiteSettings
+from art_sensreg.benchmark.config.threat_models import NORMS, Threat, Threats, allowed, pair_threats
+
+__all__ = [
+    "BUDGETS",
+    "FILE_RECIPE",
+    "NORMS",
+    "RECIPES",
+    "Recipe",
+    "SuiteRequest",
+    "SuiteSettings",
+    "Threat",
+    "Threats",
+    "allowed",
+    "pair_threats",
+]

@@ -106,7 +106,7 @@ def pair_threats(
 
 def perturbation_size(x: np.ndarray, x_adv: np.ndarray, norm: str) -> np.ndarray:
     """
-    Size of each row's perturbation; infinite where it is not finite, so that it counts at no eps.
+    Size of the perturbation of each image; infinite where it is not finite, so that it counts at no eps.
 
     :param x: Images, `(n, ...)`.
     :param x_adv: Adversarial images.
@@ -142,8 +142,8 @@ def allowed(x: np.ndarray, x_adv: np.ndarray, norm: str, eps: float) -> np.ndarr
     >>> allowed(np.zeros((3, 1)), np.array([[0.1], [0.2], [-0.1]]), "linf", 0.1)
     array([ True, False, False])
     """
-    rows = x_adv.reshape(len(x_adv), int(np.prod(x_adv.shape[1:])))
-    in_range = ((rows >= 0) & (rows <= 1)).all(axis=1)
+    pixels = x_adv.reshape(len(x_adv), int(np.prod(x_adv.shape[1:])))
+    in_range = ((pixels >= 0) & (pixels <= 1)).all(axis=1)
     return in_range & (perturbation_size(x, x_adv, norm) <= eps * (1 + 1e-5) + 1e-6)
 
 

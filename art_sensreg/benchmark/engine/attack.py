@@ -16,7 +16,7 @@ from art_sensreg.benchmark.config.settings import SuiteSettings
 from art_sensreg.benchmark.config.threat_models import NOISE_DRAWS, NORMS, Threats, allowed, random_noise
 from art_sensreg.benchmark.engine.runtime import quiet
 from art_sensreg.benchmark.engine.target import Scores, Target
-from art_sensreg.benchmark.results.records import AttackKey, NoiseRecord
+from art_sensreg.benchmark.results.entries import AttackKey, NoiseRecord
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.datasets import Dataset
 from art_sensreg.utils.rng import seed_everything
@@ -80,13 +80,7 @@ class AttackOutcome:
 
 
 def plan_attacks(settings: SuiteSettings, views: Sequence[str]) -> tuple[AttackStep, ...]:
-    """
-    All attacks on a target, in the order in which they run.
-
-    :param settings: The settings of the suite.
-    :param views: How the target is attacked.
-    :return: The steps.
-    """
+    """All attacks on a target, in the order in which they run."""
     several = len(views) > 1
     return tuple(
         AttackStep(spec=ATTACKS[name], view=view, norm=threat.norm, sizes=sizes)
@@ -104,15 +98,9 @@ def attack(
     target: Target, x: np.ndarray, y: np.ndarray, step: AttackStep, resources: Resources, draw: tuple[Any, ...]
 ) -> AttackOutcome:
     """
-    Attack images.
+    Attack images, at least one: a function of what is given alone, since all random numbers are drawn for `draw`.
 
-    :param target: What is attacked.
-    :param x: Images, `(n, ...)`, at least one.
-    :param y: Class indices.
-    :param step: The attack, and its sizes.
-    :param resources: What it may use.
-    :param draw: What the random numbers are drawn for: equal ones give equal outcomes.
-    :return: The outcome.
+    An image counts as broken at a size only where the perturbation keeps within it and within the range of images.
     """
     seed = zlib.crc32(repr(draw).encode()) & 0x7FFFFFFF
     dataset = resources.dataset
@@ -133,14 +121,7 @@ def attack(
 
 
 def joined(outcomes: Sequence[AttackOutcome], target: Target, step: AttackStep) -> AttackOutcome:
-    """
-    The outcome on several parts of the images as one.
-
-    :param outcomes: The parts in order; there may be none.
-    :param target: What was attacked.
-    :param step: The attack.
-    :return: The outcome on all of them.
-    """
+    """The outcome on several parts of the images, in order, as one; there may be none."""
     repeats = None if target.random is None else np.zeros((target.repeats, 0), dtype=bool)
     none = Scores(np.zeros(0, dtype=bool), repeats, repeats)
     parts = [AttackOutcome(within=np.zeros((len(step.sizes), 0), dtype=bool), scores=none), *outcomes]
@@ -156,16 +137,7 @@ def joined(outcomes: Sequence[AttackOutcome], target: Target, step: AttackStep) 
 def noise_accuracy(
     target: Target, x: np.ndarray, y: np.ndarray, threats: Threats, seed: int
 ) -> tuple[NoiseRecord, ...]:
-    """
-    The accuracy under random noise of each size, the mean over ten draws.
-
-    :param target: The trained defence.
-    :param x: Images.
-    :param y: Class indices.
-    :param threats: Norms and sizes.
-    :param seed: Seed of the run.
-    :return: One record for each size.
-    """
+    """The accuracy under random noise of each size, the mean over ten draws."""
     records = []
     for norm, eps in ((threat.norm, eps) for threat in threats for eps in threat.eps):
         seed_everything("random noise", seed, norm, eps)

@@ -23,8 +23,8 @@ from art_sensreg.benchmark.engine.attack import (
 )
 from art_sensreg.benchmark.engine.context import TrainedRun
 from art_sensreg.benchmark.engine.runtime import attempt
+from art_sensreg.benchmark.results.entries import AttackRecord, RandomScores
 from art_sensreg.benchmark.results.masks import read_mask
-from art_sensreg.benchmark.results.records import AttackRecord, RandomScores
 from art_sensreg.utils.modes import frozen
 from art_sensreg.utils.text import describe
 
@@ -37,12 +37,7 @@ _MINIMAL_RANDOM = {"smoke": 10, "quick": 10, "full": 100}
 
 
 def attack_run(run: TrainedRun, progress: Callable[[str], None]) -> None:
-    """
-    Attack with all that is not yet stored.
-
-    :param run: The trained defence.
-    :param progress: Called with the name of each attack before it runs.
-    """
+    """Attack with all that is not yet stored; `progress` gets the name of each attack before it runs."""
     steps = plan_attacks(run.suite.settings, run.target.views)
     with ExitStack() as stack:
         # Attacks need the gradients of the images alone; those of the weights, which ART computes too, cost time.
@@ -204,6 +199,6 @@ def _random_scores(outcome: AttackOutcome, number: int, images: _Images) -> Rand
 def _measure_noise(run: TrainedRun) -> None:
     threats = run.suite.settings.threats
     sizes = [(threat.norm, eps) for threat in threats for eps in threat.eps]
-    if [(noise.norm, noise.eps) for noise in run.record.random_noise or ()] != sizes:
+    if [noise.threat for noise in run.record.random_noise or ()] != sizes:
         noise = noise_accuracy(run.target, *run.images(), threats, run.seed)
         run.suite.store.put(replace(run.record, random_noise=noise))

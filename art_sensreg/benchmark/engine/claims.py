@@ -10,8 +10,9 @@ import numpy as np
 from art_sensreg.benchmark.defences.claims import Claim
 from art_sensreg.benchmark.defences.registry import DEFENCES
 from art_sensreg.benchmark.engine.runtime import attempt
+from art_sensreg.benchmark.results.entries import ClaimRecord, QueryCounts, WorstCase
 from art_sensreg.benchmark.results.masks import worst_case
-from art_sensreg.benchmark.results.records import ClaimRecord, QueryCounts, RunRecord, WorstCase
+from art_sensreg.benchmark.results.records import RunRecord
 from art_sensreg.benchmark.results.store import ResultStore
 from art_sensreg.datasets import Dataset
 from art_sensreg.utils.stats import share_half_width
@@ -41,12 +42,7 @@ class Evidence:
 
 
 def judge_claims(store: ResultStore, dataset: Dataset) -> None:
-    """
-    Store of every trained defence whether the run shows what it claims.
-
-    :param store: The results.
-    :param dataset: The data.
-    """
+    """Store of every trained defence whether the run shows what it claims."""
     for run in store.results.runs:
         if run.trained and run.defence in DEFENCES:
             claim = DEFENCES[run.defence].claim
@@ -71,13 +67,7 @@ def _evidence(store: ResultStore, dataset: Dataset, run: RunRecord, claim: Claim
 
 
 def judged(claim: Claim, evidence: Evidence) -> ClaimRecord:
-    """
-    Judge a claim by a run.
-
-    :param claim: The claim.
-    :param evidence: What was measured.
-    :return: Its record: `met`, `not met`, `none made` or `not measured`, with the figures.
-    """
+    """Judge a claim: `met`, `not met`, `none made` or `not measured`, with the figures."""
     judges: dict[str, Callable[[Evidence], tuple[str, str]]] = {
         "robust_accuracy": _judge_robust,
         "certified_accuracy": _judge_certified,

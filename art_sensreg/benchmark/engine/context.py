@@ -24,14 +24,7 @@ NO_RUN = "the run has no record"
 
 
 def training_spec(settings: SuiteSettings, dataset: Dataset, seed: int) -> TrainingSpec:
-    """
-    What every defence of a seed is trained with.
-
-    :param settings: The settings.
-    :param dataset: The data.
-    :param seed: The seed.
-    :return: The training specification.
-    """
+    """What every defence of a seed is trained with."""
     return TrainingSpec(
         dataset=dataset,
         model=settings.model,
@@ -64,12 +57,7 @@ class SuiteContext:
     processes: Processes = Processes()  # noqa: RUF009 - frozen
 
     def training_spec(self, seed: int) -> TrainingSpec:
-        """
-        What every defence is trained with.
-
-        :param seed: The seed.
-        :return: The training specification.
-        """
+        """What every defence is trained with."""
         return training_spec(self.settings, self.dataset, seed)
 
 
@@ -111,24 +99,11 @@ class TrainedRun:
         return found
 
     def images(self, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """
-        The test images that are attacked.
-
-        :param most: The first so many; None: all.
-        :return: Images and class indices.
-        """
+        """The test images that are attacked, the first `most` of them, and their class indices."""
         dataset = self.suite.dataset
         n = self.target.attackable(min(len(dataset.x_test), len(dataset.x_test) if most is None else most))
         return dataset.x_test[:n], dataset.y_test[:n]
 
     def mask_name(self, attack: str, norm: str, eps: float, *more: Any) -> str:
-        """
-        Where the outcome of an attack is stored.
-
-        :param attack: Name of the attack.
-        :param norm: Name of the norm.
-        :param eps: Size.
-        :param more: Further parts of the name.
-        :return: Path relative to the output folder.
-        """
+        """Where the outcome of an attack is stored."""
         return mask_name(self.name, f"seed{self.seed}", attack, norm, eps, *more)

@@ -24,7 +24,7 @@ from art_sensreg.benchmark.defences.train_spec import NotApplicable
 from art_sensreg.benchmark.engine.context import TrainedRun
 from art_sensreg.benchmark.engine.runtime import attempt, quiet
 from art_sensreg.benchmark.engine.target import Target
-from art_sensreg.benchmark.results.records import (
+from art_sensreg.benchmark.results.entries import (
     AttackRecord,
     CertifiedRecord,
     CurvePoint,
@@ -66,9 +66,7 @@ def evaluate_run(run: TrainedRun, interpret: bool = False) -> None:
     """
     Measure and store what is not yet stored of what a defence calls for.
 
-    :param run: The trained defence.
-    :param interpret: Whether to score the explanations too.
-    :raises Exception: The first failure; what did not fail is stored.
+    :raises BaseException: The first failure; what did not fail is stored.
     """
     defence = run.defence
     wanted: dict[str, Callable[[], Finding] | None] = {
@@ -223,14 +221,7 @@ def _explanations(run: TrainedRun) -> Finding:
 
 
 def draw_saliency(targets: Mapping[str, Target | None], x: np.ndarray, y: np.ndarray, path: Path) -> None:
-    """
-    Draw images with the saliency maps of the undefended, an adversarially trained and the SR+JR model.
-
-    :param targets: The trained defences of a seed by name.
-    :param x: Images.
-    :param y: Class indices.
-    :param path: PNG file; not written if there is no such model.
-    """
+    """Draw images with the saliency maps of the undefended, an adversarially trained and the SR+JR model."""
     models = {name: target.model for name, target in targets.items() if target is not None}
     adversarial = [name for name in _ADVERSARIAL if name in models][:1]
     chosen = {name: models[name] for name in ("none", *adversarial, "sr+jr") if name in models}

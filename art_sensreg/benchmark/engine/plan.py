@@ -75,14 +75,7 @@ def plan_suite(request: SuiteRequest) -> SuitePlan:
 
 
 def plan_training(request: SuiteRequest) -> SuitePlan:
-    """
-    As :func:`plan_suite`, but without the packages that only attacks and the report need.
-
-    :param request: What is asked for.
-    :return: The plan.
-    :raises ValueError: If something does not fit.
-    :raises FileNotFoundError: If a data file is missing.
-    """
+    """As :func:`plan_suite`, but without asking for the packages that only attacks and the report need."""
     _check_names(request)
     device = _device(request.device)
     recipe = RECIPES.get(request.dataset, FILE_RECIPE)

@@ -20,11 +20,9 @@ STOPS = (KeyboardInterrupt, ProcessLostError)
 
 def attempt(stage: Callable[[], T]) -> tuple[T | None, BaseException | None]:
     """
-    Run a stage whose failure must not take the others with it.
+    Run a stage whose failure must not take the others with it: what it returned and None, or None and what it raised.
 
-    :param stage: Function without arguments.
-    :return: What it returned and None, or None and what it raised.
-    :raises KeyboardInterrupt: If that is what it raised; so a `ProcessLostError`.
+    :raises KeyboardInterrupt: If that is what it raised; so with a `ProcessLostError`.
 
     Example:
     >>> from art_sensreg.benchmark.engine.runtime import attempt

@@ -29,9 +29,10 @@ from art_sensreg.benchmark.engine.runtime import attempt, quiet
 from art_sensreg.benchmark.engine.target import Target
 from art_sensreg.benchmark.engine.train import clean_outcome, train_run
 from art_sensreg.benchmark.engine.workers import attack_side_by_side
+from art_sensreg.benchmark.results.entries import AuditRecord
 from art_sensreg.benchmark.results.masks import summarised
 from art_sensreg.benchmark.results.reading import audit_record, stored_results
-from art_sensreg.benchmark.results.records import AuditRecord, Results, RunRecord
+from art_sensreg.benchmark.results.records import Results, RunRecord
 from art_sensreg.benchmark.results.report import write_report
 from art_sensreg.benchmark.results.store import ResultStore
 from art_sensreg.training.checkpoint.lock import FolderLock
@@ -65,9 +66,6 @@ class Suite:
 
         Of each seed all defences are trained before any is attacked, so that every attack that needs other models
         finds them, whatever the order of the defences is.
-
-        :param command: The command that is shown in the report.
-        :return: The files of the report; none on processes other than the first.
         """
         settings, store, processes = self.plan.settings, self.context.store, self.context.processes
         store.leave_out(*self.plan.left_out)
@@ -154,8 +152,6 @@ def open_suite(request: SuiteRequest) -> Iterator[Suite]:
     """
     Get a run ready: plan it, join the processes of this job, lock the output folder until it is left.
 
-    :param request: What is asked for.
-    :return: The run.
     :raises ValueError: If something of the request does not fit, or the output folder cannot be used.
     :raises OSError: If nothing can be written into the folder.
     """
@@ -194,11 +190,7 @@ def _lock(out: Path, previous: Results | None) -> FolderLock:
 
 
 def use_threads_of(plan: SuitePlan) -> None:
-    """
-    Set the threads of torch that the data set calls for, unless `OMP_NUM_THREADS` is set.
-
-    :param plan: The plan of a run.
-    """
+    """Set the threads of torch that the data set calls for, unless `OMP_NUM_THREADS` is set."""
     if plan.recipe.threads and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(plan.recipe.threads)
 
@@ -207,8 +199,6 @@ def resumed_results(plan: SuitePlan) -> Results | None:
     """
     Read what the output folder of a run has of it.
 
-    :param plan: The plan.
-    :return: The results, or None if there are none.
     :raises ValueError: If they are there and not to be resumed, have other settings, or cannot be read.
     """
     previous = stored_results(plan.out)
@@ -225,14 +215,7 @@ def resumed_results(plan: SuitePlan) -> Results | None:
 
 
 def attack_and_evaluate(run: TrainedRun, progress: Callable[[str], None], plan: SuitePlan, targets: Targets) -> None:
-    """
-    Attack a trained defence, measure what else is asked for, and store it all.
-
-    :param run: The trained defence.
-    :param progress: Called with the name of each stage before it runs.
-    :param plan: What the suite does.
-    :param targets: All trained defences of the seed, by name.
-    """
+    """Attack a trained defence, measure what else is asked for, and store it all; a failure is stored too."""
 
     def stages() -> None:
         attack_run(run, progress)

@@ -71,41 +71,19 @@ class Target:
         return self.default if self.adaptive is None else self.adaptive
 
     def classifier(self, view: str) -> SensRegClassifier:
-        """
-        What attacks are given.
-
-        :param view: One of `views`.
-        :return: The classifier.
-        """
+        """What attacks are given in a view."""
         return self.default if view == "default" else self.with_gradients
 
     def attackable(self, n: int) -> int:
-        """
-        How many of the test images are attacked at most.
-
-        :param n: Their number.
-        :return: The first so many.
-        """
+        """How many of `n` test images are attacked: the first so many."""
         return n if self.points is None else min(n, self.points)
 
     def scored(self, n: int) -> int:
-        """
-        How many of the test images the clean accuracy is measured on.
-
-        :param n: Their number.
-        :return: The first so many.
-        """
+        """How many of `n` test images the clean accuracy is measured on: the first so many."""
         return n if self.points is None else min(n, max(self.points, _CLEAN_POINTS))
 
     def score(self, x: np.ndarray, y: np.ndarray, seed: int) -> Scores:
-        """
-        Score images.
-
-        :param x: Images.
-        :param y: Class indices.
-        :param seed: Seed of a random model's draws.
-        :return: Which are classified correctly.
-        """
+        """Which images are classified correctly; `seed` is that of a random model's draws."""
         if self.random is None:
             # One answer each time would count its own noise as an attack's success, once for every attack.
             answers = [self.default.predict(x) for _ in range(self.answers)]
@@ -122,12 +100,6 @@ def make_target(
     """
     Make what is attacked of a trained model.
 
-    :param spec: What it was trained with.
-    :param model: The trained classifier.
-    :param defence: What stands before or behind the model.
-    :param options: Its options.
-    :param budget: `smoke`, `quick` or `full`.
-    :return: The target.
     :raises NotApplicable: If the preprocessing cannot run here.
 
     Example:

@@ -43,9 +43,6 @@ def train_run(suite: SuiteContext, name: str, seed: int) -> Target | None:
     """
     Train a defence, or read the model that an earlier run has trained, and store the record.
 
-    :param suite: What all stages share.
-    :param name: The defence.
-    :param seed: The seed.
     :return: What is attacked; None if it could not be trained, for which the record has the reason.
     """
     stored = suite.processes.agree(suite.store.results.run(name, seed))
@@ -65,11 +62,8 @@ def train_run(suite: SuiteContext, name: str, seed: int) -> Target | None:
 
 def clean_outcome(target: Target, spec: TrainingSpec) -> np.ndarray:
     """
-    Which test images are classified correctly unattacked.
+    Which test images are classified correctly unattacked; of a slow defence, the first ones alone.
 
-    :param target: The trained defence.
-    :param spec: What it was trained with.
-    :return: Boolean array; of a slow defence for the first images only.
     :raises FloatingPointError: If the model returns NaN or infinite logits.
     """
     n = target.scored(len(spec.dataset.x_test))
@@ -103,13 +97,7 @@ def _model_before(suite: SuiteContext, name: str, seed: int) -> nn.Module | None
 
 
 def stored_weights(checkpoint: Path, model: nn.Module) -> dict[str, torch.Tensor] | None:
-    """
-    The weights of a model that was trained before.
-
-    :param checkpoint: The file.
-    :param model: The model that they are read into.
-    :return: Its state, or None if the file cannot be read into it.
-    """
+    """The weights of a model that was trained before, or None if the file cannot be read into it."""
     try:
         check_regular(checkpoint)
         load_weights(checkpoint, model)

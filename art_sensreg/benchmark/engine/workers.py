@@ -27,15 +27,11 @@ def attack_side_by_side(
     runs: Sequence[TrainedRun], attack: Attack, workers: int, progress: Callable[[TrainedRun, str], None]
 ) -> None:
     """
-    Attack in several processes. Every outcome has a seed of its own, so that it does not depend on their number.
+    Attack in several processes, the outcome of which does not depend on their number: every block of images has a
+    seed of its own.
 
     The workers write masks; records go to this process, which alone writes the results. On the CPU only: a GPU cannot
     be used after a fork.
-
-    :param runs: The trained defences.
-    :param attack: Function of one of them and of what is called with the name of each stage before it runs.
-    :param workers: Number of processes.
-    :param progress: Called with a trained defence and the name of each stage that begins.
     """
     # What is attacked on few images is slow, image by image: begun last, all other processes would wait for it.
     waiting = deque(sorted(range(len(runs)), key=lambda number: runs[number].target.points or math.inf))

@@ -1,1 +1,22 @@
-"""What a run leaves behind: its files, tables and report."""
+"""What stays of a run: typed records, the folder that they are stored in, tables, plots and the report."""
+
+from art_sensreg.benchmark.results.entries import AttackRecord, WorstCase
+from art_sensreg.benchmark.results.reading import read_results
+from art_sensreg.benchmark.results.records import Results, RunRecord
+from art_sensreg.benchmark.results.report import write_report
+from art_sensreg.benchmark.results.store import ResultStore
+from art_sensreg.benchmark.results.tables import summary_table
+from art_sensreg.benchmark.results.writing import json_text, write_text
+
+__all__ = [
+    "AttackRecord",
+    "ResultStore",
+    "Results",
+    "RunRecord",
+    "WorstCase",
+    "json_text",
+    "read_results",
+    "summary_table",
+    "write_report",
+    "write_text",
+]

@@ -6,13 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from art_sensreg.auditing import AuditReport
 from art_sensreg.benchmark.attacks import ATTACKS
-from art_sensreg.benchmark.results.records import (
-    AttackRecord,
-    ExplanationRecord,
-    QueryCounts,
-    Results,
-    RunRecord,
-)
+from art_sensreg.benchmark.results.entries import AttackRecord, ExplanationRecord, QueryCounts
+from art_sensreg.benchmark.results.records import Results, RunRecord
 from art_sensreg.benchmark.results.tables import (
     claim_mark,
     percent,
@@ -26,13 +21,7 @@ from art_sensreg.utils.tables import Table
 
 
 def extra_tables(results: Results, wide: bool = True) -> list[tuple[str, Table]]:
-    """
-    The tables that not every run has, with their headings.
-
-    :param results: The results.
-    :param wide: Whether tables of many words are wanted too, which no terminal is wide enough for.
-    :return: Those of the tables that have rows.
-    """
+    """The tables that not every run has, with their headings; those of many words only if `wide`."""
     tables = [
         ("Union over the norms: % of the images that no attack of any norm broke [95 % CI]", _union_table(results)),
         (
@@ -53,12 +42,7 @@ def extra_tables(results: Results, wide: bool = True) -> list[tuple[str, Table]]
 
 
 def audit_details(results: Results) -> list[tuple[str, Table, list[str]]]:
-    """
-    Every audit, check by check.
-
-    :param results: The results.
-    :return: For each run that was audited: a heading, a table, and what to do about the checks that did not pass.
-    """
+    """Of every audit a heading, the table of its checks, and what to do about those that did not pass."""
     details = []
     for run in results.runs:
         if run.audit is not None and run.audit.checks:
@@ -168,8 +152,8 @@ def _curve_table(results: Results) -> Table:
     draws = sorted({point.samples for run in results.runs for point in run.eot_curve or ()})
     for run in results.runs:
         curve = run.eot_curve or ()
-        for size in dict.fromkeys((point.norm, point.eps) for point in curve):
-            found = {point.samples: point for point in curve if (point.norm, point.eps) == size}
+        for size in dict.fromkeys(point.threat for point in curve):
+            found = {point.samples: point for point in curve if point.threat == size}
             entries = [with_interval([found[n]]) if n in found else "-" for n in draws]
             rows.append([run_name(run, results), f"{size[0]} {size[1]:.4g}", *entries])
     return Table(["defence", "size", *[f"n = {n}: robust %" for n in draws]], rows)

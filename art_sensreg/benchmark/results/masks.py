@@ -11,14 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from art_sensreg.benchmark.config.threat_models import Threats
-from art_sensreg.benchmark.results.records import (
-    MASK_NAME,
-    AttackRecord,
-    RunRecord,
-    UnionCase,
-    WorstCase,
-    share_of,
-)
+from art_sensreg.benchmark.results.entries import MASK_NAME, AttackRecord, UnionCase, WorstCase, share_of
+from art_sensreg.benchmark.results.records import RunRecord
 from art_sensreg.utils.files import atomic_write, read_regular
 from art_sensreg.utils.npz import read_npz
 from art_sensreg.utils.text import one_line
@@ -32,9 +26,6 @@ Outcome = tuple[np.ndarray, np.ndarray]
 def mask_name(*parts: object) -> str:
     """
     Where the outcome of an attack is stored.
-
-    :param parts: What the file is named after.
-    :return: Path relative to the output folder.
 
     Example:
     >>> from art_sensreg.benchmark.results.masks import mask_name
@@ -61,11 +52,8 @@ def write_mask(out: Path, name: str, robust: np.ndarray, attacked: np.ndarray, s
 
 def read_mask(out: Path, name: str) -> Outcome:
     """
-    Read the outcome of an attack.
+    Read the outcome of an attack: the `robust` and the `attacked` array, `(n,)`.
 
-    :param out: Output folder of the run.
-    :param name: Path of the file, relative to it.
-    :return: The `robust` and the `attacked` array, `(n,)`.
     :raises OSError: If there is no such file, or it is a link, a pipe or a device.
     :raises ValueError: If the name leads out of the folder, or the file is damaged.
     """
@@ -79,14 +67,7 @@ def read_mask(out: Path, name: str) -> Outcome:
 
 
 def has_mask(out: Path, name: str | None, n: int | None = None) -> bool:
-    """
-    Tell whether the outcome of an attack can be read.
-
-    :param out: Output folder of the run.
-    :param name: Path of the file, relative to it, or None.
-    :param n: Number of images, if it is to be compared.
-    :return: False if the file is missing, damaged, or of another number of images.
-    """
+    """Whether the outcome of an attack can be read; with `n`, only if it is one of so many images."""
     try:
         return name is not None and n in (None, len(read_mask(out, name)[0]))
     except (OSError, ValueError):
@@ -94,14 +75,7 @@ def has_mask(out: Path, name: str | None, n: int | None = None) -> bool:
 
 
 def joint_outcome(out: Path, attacks: Iterable[AttackRecord], threat: tuple[str, float]) -> Outcome:
-    """
-    Which images no attack of a size broke, and which were attacked.
-
-    :param out: Output folder of the run.
-    :param attacks: The attacks of a run.
-    :param threat: Norm and eps.
-    :return: Both arrays `(n,)`; empty if nothing was attacked.
-    """
+    """Which images no attack of a size broke, and which were attacked; empty arrays if nothing was."""
     found = [
         read_mask(out, attack.mask)
         for attack in attacks
@@ -115,27 +89,15 @@ def joint_outcome(out: Path, attacks: Iterable[AttackRecord], threat: tuple[str,
 
 def worst_case(out: Path, run: RunRecord, threat: tuple[str, float], n: int | None = None) -> WorstCase | None:
     """
-    The mean over images of the minimum over attacks. Images that no attack was run on do not count.
-
-    :param out: Output folder of the run.
-    :param run: The run.
-    :param threat: Norm and eps.
-    :param n: Count the first so many images; None: all.
-    :return: The worst case, or None if nothing was attacked.
+    The mean over images of the minimum over attacks, of all images or the first `n`; None if nothing was attacked.
+    Images that no attack was run on do not count.
     """
     robust, attacked = (mask[:n] for mask in joint_outcome(out, run.attacks, threat))
     return WorstCase(norm=threat[0], eps=threat[1], **share_of(robust[attacked])) if attacked.any() else None
 
 
 def summarised(out: Path, run: RunRecord, threats: Threats) -> RunRecord:
-    """
-    Fill in the worst case of each size, and the union over the norms: of their first sizes, their second ones, ...
-
-    :param out: Output folder of the run.
-    :param run: The run.
-    :param threats: Norms and sizes.
-    :return: The run.
-    """
+    """Fill in the worst case of each size, and the union over the norms: of their first sizes, and so on."""
     sizes = [(threat.norm, eps) for threat in threats for eps in threat.eps]
     outcomes = {size: joint_outcome(out, run.attacks, size) for size in sizes}
     union = []

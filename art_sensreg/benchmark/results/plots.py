@@ -12,12 +12,7 @@ from art_sensreg.benchmark.results.writing import save_picture
 
 
 def plot_curve(results: Results, path: Path) -> None:
-    """
-    Plot the robust accuracy of random models over the number of draws that the attacker averages.
-
-    :param results: The results.
-    :param path: PNG file.
-    """
+    """Plot the robust accuracy of random models over the number of draws that the attacker averages."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 5), layout="constrained")
@@ -43,13 +38,7 @@ def plot_curve(results: Results, path: Path) -> None:
 
 
 def plot_robustness(results: Results, path: Path, threat: Threat) -> None:
-    """
-    Plot the worst case over eps, one line per defence, with the clean accuracy at eps 0.
-
-    :param results: The results.
-    :param path: PNG file.
-    :param threat: Norm and sizes.
-    """
+    """Plot the worst case over eps, one line per defence, with the clean accuracy at eps 0."""
     from matplotlib.figure import Figure
 
     groups = trained_runs(results)

@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 from art_sensreg.auditing import AuditReport
 from art_sensreg.benchmark.config.settings import BUDGETS, SuiteSettings
 from art_sensreg.benchmark.config.threat_models import NORMS, Threats, threats_of
-from art_sensreg.benchmark.results.records import ATTACK_NAME, AuditRecord, Results, RunRecord
+from art_sensreg.benchmark.results.entries import ATTACK_NAME, AuditRecord
+from art_sensreg.benchmark.results.records import Results, RunRecord
 from art_sensreg.benchmark.results.schema import (
     COUNT,
     FLAG,
@@ -116,21 +117,14 @@ def read_results(path: Path) -> Results:
 
 
 def audit_record(report: AuditReport) -> AuditRecord:
-    """
-    The record of an audit.
-
-    :param report: The report.
-    :return: Its record.
-    """
+    """The record of an audit."""
     return record(AuditRecord)(report.to_dict(), "audit")
 
 
 def stored_results(out: Path) -> Results | None:
     """
-    Read what an output folder has.
+    Read the results that an output folder has, or None.
 
-    :param out: The folder.
-    :return: The results, or None if there are none.
     :raises ValueError: If they cannot be read, or are not what this program writes.
     """
     check_run_folder(out)
@@ -147,7 +141,6 @@ def check_run_folder(out: Path) -> None:
     """
     Refuse a folder in which something else lies where a run would read or write: a link, a pipe, a device.
 
-    :param out: Output folder of a run; it may be missing.
     :raises ValueError: If there is such a thing; one line.
     """
     places = [out / name for name in ("masks", "checkpoints")]

@@ -1,240 +1,43 @@
-"""What is stored of a run of the suite: frozen records, each entry with what `results.json` may hold there."""
+"""The results of the suite: one frozen record for each run, and all of them together."""
 
 # ruff: noqa: RUF009 - `required` and `optional` make fields
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
-from art_sensreg.auditing.report import STATUSES
-from art_sensreg.benchmark.attacks import ATTACKS
 from art_sensreg.benchmark.config.settings import SuiteSettings
-from art_sensreg.benchmark.config.threat_models import NORMS
+from art_sensreg.benchmark.results.entries import (
+    AttackKey,
+    AttackRecord,
+    AuditRecord,
+    CertifiedRecord,
+    ClaimRecord,
+    CurvePoint,
+    ExplanationRecord,
+    NoiseRecord,
+    NotCounted,
+    QueryCounts,
+    UnionCase,
+    WorstCase,
+)
 from art_sensreg.benchmark.results.schema import (
-    COUNT,
     FLAG,
     NAME,
-    NUMBER,
-    PLAIN,
-    POSITIVE,
     SECONDS,
     SHARE,
     TEXT,
     WHOLE,
     Record,
-    checked,
     list_of,
     one_of,
     optional,
     or_none,
     record,
     required,
-    table_of,
 )
-from art_sensreg.utils.stats import wilson_interval
 from art_sensreg.utils.text import describe
-
-MASK_NAME = re.compile(r"masks/[A-Za-z0-9.+_-]{1,240}\.npz")
-VIEWS = ("default", "adaptive")
-AttackKey = tuple[str, str, float, str]
-
-_NORM = one_of(*NORMS)
-_MASK = checked("a file in masks/", lambda value: isinstance(value, str) and MASK_NAME.fullmatch(value) is not None)
-ATTACK_NAME = checked(
-    "the name of an attack",
-    lambda value: isinstance(value, str) and (value in ATTACKS or re.fullmatch(r"pgd-eot-\d{1,4}", value) is not None),
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RandomScores(Record):
-    """Accuracies of a random model by one draw and by its mean prediction, and their spreads over the repeats."""
-
-    single_draw: float | None = optional(or_none(NUMBER))
-    single_draw_spread: float | None = optional(or_none(NUMBER))
-    mean: float | None = optional(or_none(NUMBER))
-    mean_spread: float | None = optional(or_none(NUMBER))
-    repeats: int | None = optional(or_none(NUMBER))
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttackRecord(Record):
-    """
-    One attack on one run at one size.
-
-    :param view: `default`: through the defence as ART attacks it; `adaptive`: through BPDA and EOT, or underneath.
-    :param robust_accuracy: Share of the `n` images that are still classified correctly; None if it did not run.
-    :param seen: Images that it worked on: the others were lost before.
-    :param mask: File of the outcome of each image; None if it did not run.
-    :param reason: Why it did not run.
-    :param surrogates: Defences whose models it transferred from.
-    """
-
-    attack: str = required(ATTACK_NAME)
-    norm: str = required(_NORM)
-    eps: float = required(POSITIVE)
-    view: str = optional(one_of(*VIEWS), "default")
-    status: str | None = optional(one_of("ok", "not_applicable", "error"))
-    robust_accuracy: float | None = required(or_none(SHARE), None)
-    n: int = required(WHOLE, 0)
-    seen: int | None = optional(WHOLE)
-    seconds: float = required(SECONDS, 0.0)
-    mask: str | None = required(or_none(_MASK), None)
-    reason: str | None = optional(TEXT)
-    surrogates: tuple[str, ...] | None = optional(list_of(TEXT))
-    random: RandomScores | None = optional(record(RandomScores))
-
-    def __post_init__(self) -> None:
-        if self.status is None:  # in files of old
-            object.__setattr__(self, "status", "ok" if self.mask else "error")
-
-    @property
-    def key(self) -> AttackKey:
-        """Attack, norm, eps and view: no two of a run have the same."""
-        return self.attack, self.norm, self.eps, self.view
-
-    @property
-    def threat(self) -> tuple[str, float]:
-        """Norm and eps."""
-        return self.norm, self.eps
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorstCase(Record):
-    """Share of the attacked images that no attack of a size broke, with Wilson's 95 % interval."""
-
-    norm: str = required(_NORM)
-    eps: float = required(POSITIVE)
-    robust_accuracy: float = required(SHARE)
-    ci_low: float = required(SHARE)
-    ci_high: float = required(SHARE)
-    n: int = required(COUNT)
-
-    @property
-    def threat(self) -> tuple[str, float]:
-        """Norm and eps."""
-        return self.norm, self.eps
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnionCase(Record):
-    """The worst case over several norms; `eps` has the size in each."""
-
-    eps: Mapping[str, float] = required(table_of(_NORM, POSITIVE))
-    robust_accuracy: float = required(SHARE)
-    ci_low: float = required(SHARE)
-    ci_high: float = required(SHARE)
-    n: int = required(COUNT)
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoiseRecord(Record):
-    """Accuracy under random noise of a size, the mean over draws."""
-
-    norm: str = required(_NORM)
-    eps: float = required(POSITIVE)
-    accuracy: float = required(SHARE)
-    n: int = required(WHOLE)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CurvePoint(Record):
-    """Robust accuracy of a random model against PGD that averages `samples` draws."""
-
-    norm: str = required(_NORM)
-    eps: float = required(POSITIVE)
-    samples: int = required(COUNT)
-    robust_accuracy: float = required(SHARE)
-    ci_low: float = required(SHARE)
-    ci_high: float = required(SHARE)
-    n: int = required(COUNT)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CertifiedRecord(Record):
-    """Share of the images that are provably correct within eps."""
-
-    norm: str = required(_NORM)
-    eps: float = required(POSITIVE)
-    accuracy: float = required(SHARE)
-    ci_low: float = required(SHARE)
-    ci_high: float = required(SHARE)
-    n: int = required(COUNT)
-
-    @property
-    def robust_accuracy(self) -> float:
-        """The share, as other records call it."""
-        return self.accuracy
-
-
-@dataclass(frozen=True, kw_only=True)
-class QueryCounts(Record):
-    """Queries an image of a score-based attack, and what it leaves, with and without the defence."""
-
-    attack: str = required(ATTACK_NAME)
-    norm: str = required(_NORM)
-    eps: float = required(POSITIVE)
-    n: int = required(COUNT)
-    steps: int = required(COUNT)
-    mean: float = required(SECONDS)
-    robust_accuracy: float = required(SHARE)
-    undefended_mean: float = required(SECONDS)
-    undefended_robust_accuracy: float = required(SHARE)
-
-
-@dataclass(frozen=True, kw_only=True)
-class NotCounted(Record):
-    """Queries that could not be counted: an empty object."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExplanationRecord(Record):
-    """One score of how readable the explanations are."""
-
-    metric: str = required(TEXT)
-    saliency: str = required(TEXT)
-    value: float = required(NUMBER)
-    ci_low: float | None = required(or_none(NUMBER))
-    ci_high: float | None = required(or_none(NUMBER))
-    n: int = required(WHOLE)
-    better: str = required(one_of("higher", "lower"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClaimRecord(Record):
-    """What a defence claims, and what the run shows of it."""
-
-    metric: str = required(TEXT)
-    threat: str = required(TEXT)
-    status: str = required(TEXT)
-    text: str = required(TEXT)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckRecord(Record):
-    """The answer of one check of the audit."""
-
-    name: str = required(NAME)
-    status: str = required(one_of(*STATUSES))
-    value: float | None = required(or_none(NUMBER))
-    threshold: float | None = required(or_none(NUMBER))
-    source: str = required(TEXT)
-    meaning: str | None = optional(TEXT)
-    note: str | None = optional(TEXT)
-    seconds: float | None = optional(SECONDS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AuditRecord(Record):
-    """The audit of a run; without checks, the verdict says why there is none."""
-
-    verdict: str = required(TEXT)
-    settings: Mapping[str, Any] | None = optional(table_of(TEXT, PLAIN))
-    checks: tuple[CheckRecord, ...] = required(list_of(record(CheckRecord)))
 
 
 def _queries(value: Any, place: str) -> QueryCounts | NotCounted:
@@ -286,33 +89,17 @@ class RunRecord(Record):
         return self.clean_accuracy is not None
 
     def attack(self, key: AttackKey) -> AttackRecord | None:
-        """
-        The record of an attack.
-
-        :param key: Attack, norm, eps and view.
-        :return: The record, or None.
-        """
+        """The record of an attack."""
         return next((attack for attack in self.attacks if attack.key == key), None)
 
     def with_attacks(self, attacks: Iterable[AttackRecord]) -> RunRecord:
-        """
-        The run with further attacks, in the place of those of the same key.
-
-        :param attacks: The attacks.
-        :return: The run.
-        """
+        """The run with further attacks, in the place of those of the same key."""
         added = tuple(attacks)
         keys = {attack.key for attack in added}
         return replace(self, attacks=tuple(old for old in self.attacks if old.key not in keys) + added)
 
     def failed(self, doing: str, error: BaseException) -> RunRecord:
-        """
-        The run with a failure behind those that it has.
-
-        :param doing: What failed.
-        :param error: What was raised.
-        :return: The run.
-        """
+        """The run with a failure behind those that it has."""
         reasons = filter(None, [self.reason, f"{doing}: {describe(error)}"])
         return replace(self, status="error", reason="; ".join(reasons))
 
@@ -334,22 +121,11 @@ class Results:
     left_out: tuple[str, ...] = ()
 
     def run(self, defence: str, seed: int) -> RunRecord | None:
-        """
-        The record of a run.
-
-        :param defence: Name of the defence.
-        :param seed: Seed.
-        :return: The record, or None.
-        """
+        """The record of a run."""
         return next((run for run in self.runs if run.key == (defence, seed)), None)
 
     def with_run(self, run: RunRecord) -> Results:
-        """
-        The results with a run, in the place of the former one, in the order of the settings.
-
-        :param run: The run.
-        :return: The results.
-        """
+        """The results with a run, in the place of the former one, in the order of the settings."""
         if self.run(*run.key) is not None:
             return replace(self, runs=tuple(run if other.key == run.key else other for other in self.runs))
         names = self.config.defences
@@ -358,14 +134,3 @@ class Results:
             return one.seed, names.index(one.defence) if one.defence in names else len(names)
 
         return replace(self, runs=tuple(sorted([*self.runs, run], key=place)))
-
-
-def share_of(outcomes: np.ndarray) -> dict[str, Any]:
-    """
-    The share of True as records have it.
-
-    :param outcomes: Boolean array `(n,)`, at least one.
-    :return: `robust_accuracy`, `ci_low`, `ci_high` and `n`.
-    """
-    low, high = wilson_interval(int(outcomes.sum()), len(outcomes))
-    return {"robust_accuracy": float(outcomes.mean()), "ci_low": low, "ci_high": high, "n": len(outcomes)}

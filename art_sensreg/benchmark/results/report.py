@@ -102,12 +102,7 @@ def _tables(results: Results) -> list[tuple[str, Table]]:
 
 
 def total_minutes(results: Results) -> float:
-    """
-    Time of all training and attacks.
-
-    :param results: The results.
-    :return: Minutes; a minimal-norm attack, one run of which answers several sizes, counts once.
-    """
+    """Time of all training and attacks; a minimal-norm attack, one run of which answers several sizes, counts once."""
     seconds = 0.0
     for run in results.runs:
         seconds += run.train_seconds or 0.0

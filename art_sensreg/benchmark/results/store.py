@@ -14,20 +14,16 @@ import numpy as np
 import torch
 
 from art_sensreg.benchmark.config.settings import SuiteSettings
+from art_sensreg.benchmark.results.entries import AttackKey, AttackRecord
 from art_sensreg.benchmark.results.masks import has_mask, write_mask
 from art_sensreg.benchmark.results.reading import check_run_folder
-from art_sensreg.benchmark.results.records import AttackKey, AttackRecord, Results, RunRecord
+from art_sensreg.benchmark.results.records import Results, RunRecord
 from art_sensreg.benchmark.results.writing import results_csv, results_json, write_text
 from art_sensreg.utils.files import usable_folder
 
 
 def environment(device: str) -> dict[str, Any]:
-    """
-    Versions and machine of a run.
-
-    :param device: Device of the run.
-    :return: What goes into `results.json`.
-    """
+    """Versions and machine of a run."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -67,11 +63,7 @@ class ResultStore:
         self.results = Results(config=settings, environment=environment(settings.device), runs=runs)
 
     def put(self, run: RunRecord) -> None:
-        """
-        Store a record in the place of the former one, and save.
-
-        :param run: The record.
-        """
+        """Store a record in the place of the former one, and save."""
         self.results = self.results.with_run(run)
         if self.deliver is not None:
             self.deliver(run)
@@ -79,11 +71,7 @@ class ResultStore:
             self.save()
 
     def leave_out(self, *lines: str) -> None:
-        """
-        Note what was asked for and not done.
-
-        :param lines: One for each thing.
-        """
+        """Note what was asked for and not done."""
         self.results = replace(self.results, left_out=self.results.left_out + lines)
 
     def save(self) -> None:
@@ -93,37 +81,16 @@ class ResultStore:
             write_text(self.out / "results.csv", results_csv(self.results))
 
     def checkpoint(self, defence: str, seed: int) -> Path:
-        """
-        Where the trained weights of a run are.
-
-        :param defence: Name of the defence.
-        :param seed: Seed.
-        :return: The file.
-        """
+        """Where the trained weights of a run are."""
         return self.out / "checkpoints" / f"{defence}-seed{seed}.safetensors"
 
     def write_mask(self, name: str, robust: np.ndarray, attacked: np.ndarray, seen: np.ndarray | None = None) -> str:
-        """
-        Store the outcome of an attack, if this process writes.
-
-        :param name: Path of the file, relative to the folder.
-        :param robust: As in :func:`~art_sensreg.benchmark.results.masks.write_mask`, and so the other two.
-        :param attacked: Which images belong to the attacked part.
-        :param seen: Which images the attack worked on.
-        :return: The name.
-        """
+        """Store the outcome of an attack, if this process writes; returns the name."""
         if self.writes:
             write_mask(self.out, name, robust, attacked, seen)
         return name
 
     def finished(self, run: RunRecord, key: AttackKey, n: int) -> AttackRecord | None:
-        """
-        The record of an attack, if its outcome can be read.
-
-        :param run: The run.
-        :param key: Attack, norm, eps and view.
-        :param n: Number of images.
-        :return: The record, or None.
-        """
+        """The record of an attack, if the outcome of its `n` images can be read."""
         found = run.attack(key)
         return found if found is not None and has_mask(self.out, found.mask, n) else None

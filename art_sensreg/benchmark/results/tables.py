@@ -7,7 +7,8 @@ from statistics import fmean, stdev
 from typing import Protocol
 
 from art_sensreg.benchmark.attacks import ATTACKS
-from art_sensreg.benchmark.results.records import AttackRecord, Results, RunRecord
+from art_sensreg.benchmark.results.entries import AttackRecord
+from art_sensreg.benchmark.results.records import Results, RunRecord
 from art_sensreg.utils.stats import wilson_interval
 from art_sensreg.utils.tables import Table
 from art_sensreg.utils.text import one_line
@@ -28,12 +29,7 @@ class Share(Protocol):
 
 
 def trained_runs(results: Results) -> dict[str, list[RunRecord]]:
-    """
-    The runs that have a trained model, by defence.
-
-    :param results: The results.
-    :return: Runs by the name of the defence, in the order of the settings.
-    """
+    """The runs that have a trained model, by defence."""
     groups: dict[str, list[RunRecord]] = {}
     for run in results.runs:
         if run.trained:
@@ -42,12 +38,7 @@ def trained_runs(results: Results) -> dict[str, list[RunRecord]]:
 
 
 def sizes_of(results: Results) -> list[tuple[str, float]]:
-    """
-    Every norm with each of its sizes.
-
-    :param results: The results.
-    :return: Pairs of norm and eps.
-    """
+    """Every norm with each of its sizes."""
     return [(threat.norm, eps) for threat in results.config.threats for eps in threat.eps]
 
 
@@ -55,9 +46,6 @@ def summary_table(results: Results) -> Table:
     """
     One row per defence: clean accuracy, worst case at each eps with its interval, cost, whether its claim is met; what
     could not run at all says why.
-
-    :param results: The results.
-    :return: The table.
     """
     sizes = sizes_of(results)
     worst = [f"{norm} {eps:.4g}: worst case % [95 % CI]" for norm, eps in sizes]
@@ -80,28 +68,18 @@ def summary_table(results: Results) -> Table:
 
 
 def claim_mark(runs: Sequence[RunRecord]) -> str:
-    """
-    What the runs of several seeds show of a claim: it is met if it is in every one.
-
-    :param runs: Runs of one defence.
-    :return: Text for a table; what is not met stands out.
-    """
+    """What the runs of several seeds show of a claim: it is met if it is in every one."""
     found = [run.claim.status for run in runs if run.claim is not None]
     mark = next((status for status in ("not met", "not measured", "met", "none made") if status in found), "-")
     return "NOT MET" if mark == "not met" else mark
 
 
 def noise_table(results: Results) -> Table:
-    """
-    One row per defence: accuracy under random noise of each size.
-
-    :param results: The results.
-    :return: The table.
-    """
+    """One row per defence: accuracy under random noise of each size."""
     sizes, rows = sizes_of(results), []
     for name, runs in trained_runs(results).items():
         noise = [entry for run in runs for entry in run.random_noise or ()]
-        found = [[entry.accuracy for entry in noise if (entry.norm, entry.eps) == size] for size in sizes]
+        found = [[entry.accuracy for entry in noise if entry.threat == size] for size in sizes]
         if any(found):
             rows.append([name, *[percent(shares) if shares else "-" for shares in found]])
     return Table(["defence", *[f"{norm} {eps:.4g}" for norm, eps in sizes]], rows)
@@ -109,12 +87,8 @@ def noise_table(results: Results) -> Table:
 
 def attack_table(results: Results, norm: str, eps: float) -> Table:
     """
-    One row per defence, or two if it is attacked as ART does by default and adaptively; one column per attack.
-
-    :param results: The results.
-    :param norm: Name of the norm.
-    :param eps: Attack size.
-    :return: The table; a star marks attacks on part of the images only.
+    One row per defence, or two if it is attacked as ART does by default and adaptively; one column per attack. A star
+    marks attacks on part of the images.
     """
     names = results.config.attacks
     rows = []
@@ -138,23 +112,12 @@ def _attack_entry(found: Sequence[AttackRecord], results: Results) -> str:
 
 
 def run_name(run: RunRecord, results: Results) -> str:
-    """
-    How a run is called in a table.
-
-    :param run: The run.
-    :param results: The results.
-    :return: Its defence, and its seed if there are several.
-    """
+    """How a run is called in a table."""
     return run.defence if results.config.seeds == 1 else _with_seed(run)
 
 
 def explanations(results: Results) -> list[str]:
-    """
-    What did not run, and why.
-
-    :param results: The results.
-    :return: One line for each such thing.
-    """
+    """What did not run, and why."""
     lines = [
         f"{_with_seed(run)}: {words}: {run.reason}"
         for status, words in FAILED.items()
@@ -189,9 +152,6 @@ def percent(shares: Sequence[float]) -> str:
     """
     Shares of several seeds as text: their mean in percent, and their spread.
 
-    :param shares: One for each seed.
-    :return: Text.
-
     Example:
     >>> from art_sensreg.benchmark.results.tables import percent
     >>> percent([0.5]), percent([0.5, 0.52])
@@ -202,12 +162,7 @@ def percent(shares: Sequence[float]) -> str:
 
 
 def with_interval(cases: Sequence[Share]) -> str:
-    """
-    Shares of several seeds as text, with Wilson's interval.
-
-    :param cases: One for each seed.
-    :return: Text; a dash if there are none.
-    """
+    """Shares of several seeds as text, with Wilson's interval."""
     if not cases:
         return "-"
     shares = [case.robust_accuracy for case in cases]

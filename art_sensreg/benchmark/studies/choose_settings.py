@@ -9,7 +9,8 @@ from statistics import fmean
 
 from art_sensreg.benchmark.config.request import SuiteRequest
 from art_sensreg.benchmark.engine.suite import run_suite
-from art_sensreg.benchmark.results.records import RunRecord, WorstCase
+from art_sensreg.benchmark.results.entries import WorstCase
+from art_sensreg.benchmark.results.records import RunRecord
 from art_sensreg.benchmark.results.tables import summary_table
 from art_sensreg.utils.tables import Table
 

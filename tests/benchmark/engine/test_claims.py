@@ -5,15 +5,9 @@ import pytest
 
 from art_sensreg.benchmark.defences.claims import Claim, robust_accuracy
 from art_sensreg.benchmark.engine.claims import Evidence, judged
+from art_sensreg.benchmark.results.entries import AttackRecord, CertifiedRecord, NotCounted, QueryCounts, WorstCase
 from art_sensreg.benchmark.results.masks import mask_name, worst_case, write_mask
-from art_sensreg.benchmark.results.records import (
-    AttackRecord,
-    CertifiedRecord,
-    NotCounted,
-    QueryCounts,
-    RunRecord,
-    WorstCase,
-)
+from art_sensreg.benchmark.results.records import RunRecord
 
 CERTIFIED = Claim(metric="certified_accuracy", threat="any")
 QUERIES = Claim(metric="attack_queries", threat="scores")

@@ -6,8 +6,9 @@ import numpy as np
 
 from art_sensreg.benchmark.config.settings import SuiteSettings
 from art_sensreg.benchmark.config.threat_models import Threat
+from art_sensreg.benchmark.results.entries import AttackRecord, WorstCase
 from art_sensreg.benchmark.results.masks import mask_name, write_mask
-from art_sensreg.benchmark.results.records import AttackRecord, Results, RunRecord, WorstCase
+from art_sensreg.benchmark.results.records import Results, RunRecord
 
 
 def settings(**changes) -> SuiteSettings:

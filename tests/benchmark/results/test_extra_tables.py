@@ -2,9 +2,7 @@
 
 from art_sensreg.auditing import AuditReport, Check
 from art_sensreg.benchmark.config.threat_models import Threat
-from art_sensreg.benchmark.results.extra_tables import audit_details, extra_tables
-from art_sensreg.benchmark.results.reading import audit_record
-from art_sensreg.benchmark.results.records import (
+from art_sensreg.benchmark.results.entries import (
     AttackRecord,
     CertifiedRecord,
     CurvePoint,
@@ -13,6 +11,8 @@ from art_sensreg.benchmark.results.records import (
     QueryCounts,
     UnionCase,
 )
+from art_sensreg.benchmark.results.extra_tables import audit_details, extra_tables
+from art_sensreg.benchmark.results.reading import audit_record
 from tests.benchmark.results.examples import results, run_record
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from art_sensreg.benchmark.config.threat_models import Threat
+from art_sensreg.benchmark.results.entries import AttackRecord
 from art_sensreg.benchmark.results.masks import has_mask, mask_name, read_mask, summarised, worst_case, write_mask
-from art_sensreg.benchmark.results.records import AttackRecord
 from art_sensreg.utils.stats import wilson_interval
 from tests.benchmark.results.examples import attacked, run_record
 

@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError
 import numpy as np
 import pytest
 
-from art_sensreg.benchmark.results.records import AttackRecord, share_of
+from art_sensreg.benchmark.results.entries import AttackRecord, share_of
 from art_sensreg.utils.stats import wilson_interval
 from tests.benchmark.results.examples import results, run_record
 

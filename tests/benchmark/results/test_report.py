@@ -1,7 +1,7 @@
 """The report: pages and plots, made from results alone."""
 
 from art_sensreg.benchmark.config.threat_models import Threat
-from art_sensreg.benchmark.results.records import AttackRecord, CurvePoint
+from art_sensreg.benchmark.results.entries import AttackRecord, CurvePoint
 from art_sensreg.benchmark.results.report import total_minutes, write_report
 from tests.benchmark.results.examples import case, results, run_record
 

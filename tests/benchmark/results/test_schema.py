@@ -2,7 +2,8 @@
 
 import pytest
 
-from art_sensreg.benchmark.results.records import AttackRecord, RunRecord
+from art_sensreg.benchmark.results.entries import AttackRecord
+from art_sensreg.benchmark.results.records import RunRecord
 from art_sensreg.benchmark.results.schema import COUNT, OPTION, SHARE, TEXT, Unfit, list_of, record, table_of
 
 ATTACK = {"attack": "pgd", "norm": "linf", "eps": 0.1, "robust_accuracy": None, "n": 0, "seconds": 0.0, "mask": None}

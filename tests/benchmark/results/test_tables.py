@@ -2,7 +2,7 @@
 
 import pytest
 
-from art_sensreg.benchmark.results.records import AttackRecord, ClaimRecord, NoiseRecord
+from art_sensreg.benchmark.results.entries import AttackRecord, ClaimRecord, NoiseRecord
 from art_sensreg.benchmark.results.tables import (
     attack_table,
     claim_mark,

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from art_sensreg.benchmark.results.entries import AttackRecord, NotCounted, RandomScores
 from art_sensreg.benchmark.results.reading import read_results
-from art_sensreg.benchmark.results.records import AttackRecord, NotCounted, RandomScores
 from art_sensreg.benchmark.results.writing import json_text, plain, results_csv, results_json, write_text
 from tests.benchmark.results.examples import results, run_record
 
