@@ -16,12 +16,18 @@ from art.defences.preprocessor.preprocessor import Preprocessor
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from art_sensreg.art_bridge.arrays import ArrayInterface
-from art_sensreg.art_bridge.classifier_arguments import check_arguments
-from art_sensreg.art_bridge.placement import place
-from art_sensreg.art_bridge.preprocessing import as_given, numbers_or_arrays
-from art_sensreg.art_bridge.train_interface import TrainInterface
-from art_sensreg.art_bridge.weights import clone_optimizer, load_weights, save_weights, weights_file
+from art_sensreg.art_bridge import (
+    ArrayInterface,
+    TrainInterface,
+    as_given,
+    check_arguments,
+    clone_optimizer,
+    load_weights,
+    numbers_or_arrays,
+    place,
+    save_weights,
+    weights_file,
+)
 from art_sensreg.penalty_lists import Penalty, check_penalties
 from art_sensreg.training.checkpoint.loading import check_live_state
 from art_sensreg.utils import enable_grad

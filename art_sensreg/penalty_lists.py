@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from itertools import count
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from art_sensreg.adversaries import Adversary
 from art_sensreg.penalties.base import check_together
 from art_sensreg.utils import check_number
+from art_sensreg.utils.checks import check_known
 
 Penalty = Callable[..., torch.Tensor]
 # Names that a penalty cannot have: entries of the history, and terms of the loop's own.
@@ -47,6 +49,20 @@ def check_penalties(penalties: Any, adversary: Adversary | None = None) -> tuple
     if adversary is None or adversary.pair == "noisy":
         check_together(active_penalties(penalties))
     return tuple(penalties)
+
+
+def one_penalty(kind: Any, penalty: Any, settings: dict[str, Any]) -> Any:
+    """A penalty that was given, or one made of settings; not both."""
+    known = [field.name for field in fields(kind)]
+    unknown = {name: value for name, value in settings.items() if name not in known}
+    check_known(f"{kind.__name__}()", unknown, known)
+    if penalty is None:
+        return kind(**settings)
+    if settings:
+        raise TypeError(f"`penalty` and `{next(iter(settings))}` are both given; expected one of them.")
+    if not isinstance(penalty, kind):
+        raise TypeError(f"`penalty` is {penalty!r}; expected a {kind.__name__}.")
+    return penalty
 
 
 def active_penalties(penalties: Sequence[Penalty]) -> list[Penalty]:

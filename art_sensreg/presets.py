@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from art.estimators.classification import PyTorchClassifier
 
-from art_sensreg.art_bridge.checks import clip_bounds
-from art_sensreg.art_bridge.classifier_arguments import check_clip_values
+from art_sensreg.art_bridge import check_clip_values, clip_bounds
 from art_sensreg.penalties import JacobianPenalty, SensitivityPenalty
 from art_sensreg.penalty_lists import Penalty
 from art_sensreg.utils import check_choice

@@ -1,4 +1,4 @@
-"""`describe`: what each penalty taps, and how much it weighs against the loss, before training."""
+"""`describe`: what each penalty taps, and how large it is beside the loss, before training."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ import torch
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from art_sensreg.art_bridge.checks import check_labels
-from art_sensreg.art_bridge.data import Reader
-from art_sensreg.art_bridge.dtypes import model_dtype
-from art_sensreg.art_bridge.fit import in_input_units
-from art_sensreg.art_bridge.prepare import is_own, layers_of, prepare, trained_parameters
+from art_sensreg.art_bridge import (
+    Reader,
+    check_labels,
+    in_input_units,
+    is_own,
+    layers_of,
+    model_dtype,
+    prepare,
+    trained_parameters,
+)
 from art_sensreg.objectives import Objective
 from art_sensreg.outputs import predicted_classes
 from art_sensreg.penalties.effect import TappedLayer, TrainedBatch, penalty_effect
@@ -41,9 +46,9 @@ class PenaltyDescription:
     :param name: Its name in the history.
     :param weight: Its weight.
     :param value: Its unweighted value.
-    :param gradient: Norm of the gradient of that value by the weights that are trained.
+    :param gradient: Norm of the gradient of that value with respect to the trained weights.
     :param share: Weighted value over base loss.
-    :param has_effect: Whether it can move a weight that is trained.
+    :param has_effect: Whether it can move a trained weight.
     :param layers: What it taps, in the order of the forward pass.
     """
 
@@ -66,8 +71,8 @@ class Description:
     """
     What :func:`describe` found; printed, it is a table.
 
-    :param rows: Rows of the batch.
-    :param labels: Where the labels of the base loss are from.
+    :param rows: Size of the batch.
+    :param labels: Where the labels of the base loss come from.
     :param base_loss: The base loss.
     :param penalties: The penalties.
     """
@@ -104,15 +109,15 @@ def describe(
     rows: int = 128,
 ) -> Description:
     """
-    Say, before training, what each penalty taps, how large it is against the base loss, and whether it does anything.
+    Say, before training, what each penalty taps, how large it is beside the base loss, and whether it does anything.
 
-    Everything is measured as a training step would, in training mode; of the model nothing changes.
+    Everything is measured as in a training step, in training mode; nothing of the model changes.
 
     :param model: A classifier; or a module from `(n, ...)` inputs to `(n, C)` logits, with cross-entropy as loss.
     :param x: Inputs `(n, ...)`, an array (of a module also a tensor), in the user's input units.
-    :param y: Labels, as for `fit`; None: what the model predicts, with which the base loss is as small as it can be.
+    :param y: Labels, as for `fit`; None: what the model predicts, for which the base loss is as small as it can be.
     :param penalties: The penalties; None: those that `SensRegTrainer` would take. Those of weight 0 are left out.
-    :param rows: How many of the first rows are looked at, at most.
+    :param rows: How many of the first inputs are looked at, at most.
     :return: The description; print it.
     :raises TypeError: If an argument is of a wrong type.
     :raises ValueError: If an argument is out of range, a penalty does not fit the model, or nothing trains at all.
@@ -175,7 +180,7 @@ class _Batch:
 
 
 def _terms(batch: _Batch) -> tuple[float, dict[str, float], dict[str, float]]:
-    """Base loss, and of each penalty value and norm of the gradient, in one training step that is not done."""
+    """The base loss, and value and gradient norm of each penalty, of one training step that is not taken."""
     model, objective, parameters = batch.model, batch.objective, batch.parameters
     gradients = {}
     with preserve_model(model, batch.x.device, seed=0), torch.enable_grad():
@@ -183,8 +188,8 @@ def _terms(batch: _Batch) -> tuple[float, dict[str, float], dict[str, float]]:
         for name in objective.names:
             squares = []
             if terms[name].requires_grad:
-                by = torch.autograd.grad(terms[name], parameters, allow_unused=True, retain_graph=True)
-                squares = [float(gradient.float().pow(2).sum()) for gradient in by if gradient is not None]
+                found = torch.autograd.grad(terms[name], parameters, allow_unused=True, retain_graph=True)
+                squares = [float(gradient.float().pow(2).sum()) for gradient in found if gradient is not None]
             gradients[name] = sum(squares) ** 0.5
     return float(terms["base"].detach()), {name: float(terms[name].detach()) for name in objective.names}, gradients
 
@@ -203,7 +208,7 @@ def _classifier_batch(classifier: PyTorchClassifier, penalties: Sequence[Penalty
 
 
 def _module_batch(model: nn.Module, penalties: Sequence[Penalty], x: Any, y: Any, rows: int) -> _Batch:
-    """Of a bare module: cross-entropy, and every parameter that requires a gradient."""
+    """Of a bare module: cross-entropy, and every parameter that requires gradients."""
     first = next(model.parameters(), torch.zeros(()))
     if not isinstance(x, (np.ndarray, torch.Tensor)) or (isinstance(x, np.ndarray) and x.dtype.kind not in "fiub"):
         raise TypeError(f"`x` is {shown(x)}; expected an array or a tensor of inputs (n, ...).")
@@ -224,7 +229,7 @@ def _module_batch(model: nn.Module, penalties: Sequence[Penalty], x: Any, y: Any
             "another loss than cross-entropy, describe a classifier."
         )
     classes = logits.shape[1]
-    labels = logits.argmax(1) if y is None else torch.as_tensor(_rows_of(y, classes, x)[:rows])
+    labels = logits.argmax(1) if y is None else torch.as_tensor(_targets_of(y, classes, x)[:rows])
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
         raise ValueError("`model` has no parameter that requires a gradient; expected something to train.")
@@ -235,8 +240,8 @@ def _module_batch(model: nn.Module, penalties: Sequence[Penalty], x: Any, y: Any
     return _Batch(function, objective, inputs, labels.to(first.device), parameters)
 
 
-def _rows_of(y: Any, classes: int, x: Any) -> np.ndarray:
-    """Class indices, or, where labels are soft, rows of class probabilities."""
+def _targets_of(y: Any, classes: int, x: Any) -> np.ndarray:
+    """Class indices, or class probabilities where labels are soft."""
     labels = check_labels(y.detach().cpu().numpy() if isinstance(y, torch.Tensor) else y, classes, len(x))
     hard: np.ndarray = labels.argmax(1) if labels.ndim == 2 and (labels.max(1) == 1).all() else labels
     return hard

@@ -13,8 +13,7 @@ from art.defences.postprocessor.postprocessor import Postprocessor
 from art.defences.preprocessor.preprocessor import Preprocessor
 from torch import nn
 
-from art_sensreg.art_bridge.checks import check_images, check_labels, class_indices
-from art_sensreg.art_bridge.dtypes import numpy_dtype
+from art_sensreg.art_bridge import check_images, check_labels, class_indices, numpy_dtype
 from art_sensreg.attacks.wrappers.eot import AVERAGES, EOT
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.outputs import predicted_classes

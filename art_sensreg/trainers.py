@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from art.data_generators import DataGenerator as ArtDataGenerator
 from art.defences.trainer import Trainer
 from art.estimators.classification import PyTorchClassifier
 
 from art_sensreg.adversaries import Adversary
 from art_sensreg.adversaries.base import check_adversary
-from art_sensreg.art_bridge.dtypes import model_dtype
-from art_sensreg.art_bridge.fit import FitOptions, fit_arrays, fit_batches, with_given
-from art_sensreg.art_bridge.loaders import BatchAdapter
-from art_sensreg.art_bridge.whole_model import keep_whole
+from art_sensreg.art_bridge import (
+    BatchAdapter,
+    FitOptions,
+    fit_arrays,
+    fit_batches,
+    keep_whole,
+    model_dtype,
+    number_of_images,
+    with_given,
+)
 from art_sensreg.penalties import FisherRaoPenalty, GradientDiversityPenalty
 from art_sensreg.penalties.fisher_rao import FIRE_PRESETS
-from art_sensreg.penalty_lists import Penalty, check_penalties
+from art_sensreg.penalty_lists import Penalty, check_penalties, one_penalty
 from art_sensreg.presets import default_penalties
 from art_sensreg.randomization import BayesianKL, GaussianWeights, draws_differ
 from art_sensreg.training.callbacks import History
@@ -110,16 +114,16 @@ class SensRegTrainer(Trainer):
 
         :param x: Images `(n, *input_shape)`, floating point, finite, within `clip_values`; an array mapped from a file
             is read batch by batch.
-        :param y: Class indices `(n,)`, or rows `(n, nb_classes)` that sum to 1.
+        :param y: Class indices `(n,)`, or class probabilities `(n, nb_classes)`, one-hot or soft.
         :param validation_data: Images and labels that are scored after every epoch: a pair, or a loader as for
             `fit_generator`.
-        :param batch_size: Rows of a step; the config's (default 128) if None.
+        :param batch_size: Size of a batch; the config's (default 128) if None.
         :param nb_epochs: Passes over the data; the config's (default 20) if None.
         :param scheduler: Any torch learning rate scheduler; see `TrainingConfig.scheduler_interval`.
         :param checkpoint_dir: Folder for checkpoints, or None: one after every epoch, and every
             `TrainingConfig.checkpoint_every` steps.
-        :param resume: Whether to continue from the newest checkpoint in it, if there is one; the end is then the same,
-            on the CPU bit for bit, as that of a run never stopped.
+        :param resume: Whether to continue from the newest checkpoint in it, if there is one; the run then ends as one
+            that was never stopped, on the CPU bit for bit.
         :param verbose: Whether a progress bar is shown.
         :param kwargs: Nothing: an unknown argument is an error.
         :raises TypeError: If an argument is unknown or of a wrong type.
@@ -156,15 +160,14 @@ class SensRegTrainer(Trainer):
 
         :param generator: One of ART's data generators with a known `size`, or a torch `DataLoader`. The batches of a
             `DataLoader` over an `IterableDataset` without a length are counted first.
-        :param nb_epochs: Passes over the data; the config's (default 20) if None.
-        :param validation_data: Images and labels that are scored after every epoch: a pair, or a loader as for
-            `fit_generator`.
+        :param nb_epochs: As for `fit`.
+        :param validation_data: As for `fit`.
         :param scheduler: As for `fit`.
         :param checkpoint_dir: As for `fit`; one after every epoch.
         :param resume: As for `fit`, from the start of an epoch: a loader cannot be rewound.
-        :param verbose: Whether a progress bar is shown.
-        :param batch_adapter: Function that makes of each batch a pair of images and labels, where it is something
-            else: `lambda batch: (batch["image"], batch["label"])`. For a validation loader too.
+        :param verbose: As for `fit`.
+        :param batch_adapter: Function that turns a batch into a pair of images and labels, where it is something else:
+            `lambda batch: (batch["image"], batch["label"])`. Batches of a validation loader too.
         :param kwargs: Nothing: an unknown argument is an error.
         :raises TypeError: If an argument is unknown or of a wrong type.
         :raises ValueError: If an argument is out of range, or the first batch is unusable.
@@ -184,19 +187,20 @@ class SensRegTrainer(Trainer):
 
     def __repr__(self) -> str:
         """The call that makes it, with `classifier` for the one given and without what is left at its default."""
-        arguments = self._penalty_arguments()
-        if self.config != self._default_config:
-            arguments["config"] = self.config
-        if self.adversary is not None:
-            arguments["adversary"] = self.adversary
-        text = "".join(f", {name}={value!r}" for name, value in arguments.items())
+        defaults = {"config": self._default_config, "adversary": None}
+        arguments = {**self._penalty_arguments(), "config": self.config, "adversary": self.adversary}
+        text = "".join(
+            f", {name}={value!r}"
+            for name, value in arguments.items()
+            if name not in defaults or value != defaults[name]
+        )
         return f"{type(self).__name__}(classifier{text})"
 
     def _penalty_arguments(self) -> dict[str, Any]:
         return {"penalties": list(self.penalties)}
 
     def _penalties_for(self, data: Any) -> Sequence[Penalty]:
-        """The penalties of a run on some data, for trainers that have one whose weight depends on their number."""
+        """The penalties of a run on some data: the weight of one may depend on the number of images."""
         return self.penalties
 
 
@@ -246,17 +250,17 @@ class FIRETrainer(_OnePenaltyTrainer):
         if isinstance(penalty, str):
             check_choice("penalty", penalty, tuple(FIRE_PRESETS))
             penalty = FIRE_PRESETS[penalty]
-        chosen = _one_of(FisherRaoPenalty, penalty, settings)
+        chosen = one_penalty(FisherRaoPenalty, penalty, settings)
         super().__init__(classifier, [chosen, *check_penalties(penalties)], config)
 
 
 class GradDivTrainer(_OnePenaltyTrainer):
     """
-    GradDiv on a randomised network: its draws' gradients are pushed apart, so that averaging them wins less.
+    GradDiv on a randomised network: the gradients of its draws are pushed apart, so that averaging them gains less.
 
-    Of a network with Bayesian layers the divergence from their prior, over the number of training images, is added, as
-    in Adv-BNN: give `adversary=PGD(...)` too for that. With many more weights than images the prior is then all that is
-    learned: give `penalties=[BayesianKL(weight=...)]` of a smaller weight, which takes its place.
+    For a network with Bayesian layers, the divergence from their prior over the number of training images is added, as
+    in Adv-BNN (give `adversary=PGD(...)` too for that). With many more weights than images, the prior is then all that
+    is learned: `penalties=[BayesianKL(weight=...)]` of a smaller weight takes its place.
 
     | Paper link: https://arxiv.org/abs/2107.02425
 
@@ -296,7 +300,7 @@ class GradDivTrainer(_OnePenaltyTrainer):
         adversary: Adversary | None = None,
         **settings: Any,
     ) -> None:
-        chosen = _one_of(GradientDiversityPenalty, penalty, settings)
+        chosen = one_penalty(GradientDiversityPenalty, penalty, settings)
         further = check_penalties(penalties, check_adversary(adversary))
         super().__init__(classifier, [chosen, *further], config, adversary)
         model = classifier.model
@@ -311,33 +315,4 @@ class GradDivTrainer(_OnePenaltyTrainer):
         bayesian = any(isinstance(module, GaussianWeights) for module in self._classifier.model.modules())
         if not bayesian or any(isinstance(penalty, BayesianKL) for penalty in self.penalties):
             return self.penalties
-        return (*self.penalties, BayesianKL(weight=1 / _number_of_images(data)))
-
-
-def _number_of_images(data: Any) -> int:
-    """Of an array, one of ART's generators (`size`) or a torch loader (`dataset`)."""
-    if isinstance(data, ArtDataGenerator):
-        return int(data.size)
-    try:
-        return max(1, len(getattr(data, "dataset", data)))  # none at all is refused with the other arguments
-    except TypeError as error:
-        if isinstance(size := getattr(data, "size", None), int) and size > 0:
-            return size  # made like one of ART's generators
-        raise TypeError(
-            f"The training data are {type(data).__name__}, whose number of images is not known; expected an array, or "
-            "a loader of a data set with a length (the weight of BayesianKL is one over it)."
-        ) from error
-
-
-def _one_of(kind: Any, penalty: Any, settings: dict[str, Any]) -> Any:
-    """A penalty that was given, or made of settings; not both."""
-    known = [field.name for field in fields(kind)]
-    unknown = {name: value for name, value in settings.items() if name not in known}
-    check_known(f"{kind.__name__}()", unknown, known)
-    if penalty is None:
-        return kind(**settings)
-    if settings:
-        raise TypeError(f"`penalty` and `{next(iter(settings))}` are both given; expected one of them.")
-    if not isinstance(penalty, kind):
-        raise TypeError(f"`penalty` is {penalty!r}; expected a {kind.__name__}.")
-    return penalty
+        return (*self.penalties, BayesianKL(weight=1 / number_of_images(data)))

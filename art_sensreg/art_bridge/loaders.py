@@ -113,6 +113,21 @@ def is_loader(data: Any) -> bool:
     return isinstance(data, (DataGenerator, DataLoader))
 
 
+def number_of_images(data: Any) -> int:
+    """How many images an array, one of ART's generators (`size`) or a torch loader (`dataset`) holds."""
+    if isinstance(data, DataGenerator):
+        return int(data.size)
+    try:
+        return max(1, len(getattr(data, "dataset", data)))  # none at all is refused with the other arguments
+    except TypeError as error:
+        if isinstance(size := getattr(data, "size", None), int) and size > 0:
+            return size  # made like one of ART's generators
+        raise TypeError(
+            f"The training data are {type(data).__name__}, whose number of images is not known; expected an array, or "
+            "a loader of a data set with a length (the weight of BayesianKL is one over it)."
+        ) from error
+
+
 def describe_source(source: LoaderSource, describe: Describer) -> dict[str, str]:
     """
     Describe a loader by all of its data and settings that can be seen from outside.
