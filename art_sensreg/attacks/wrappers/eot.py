@@ -13,7 +13,7 @@ from torch import nn
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
-from art_sensreg.attacks.wrappers.randomness import Draw, graph_bytes, examples_share_noise
+from art_sensreg.attacks.wrappers.randomness import Draw, examples_share_noise, graph_bytes
 from art_sensreg.penalties.forward.taps import ActivationTaps
 from art_sensreg.utils import check_choice, check_count
 from art_sensreg.utils.model_rng import Replay, random_sources

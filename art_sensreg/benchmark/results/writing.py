@@ -61,8 +61,8 @@ def json_text(value: Any) -> str:
 
     Example:
     >>> from art_sensreg.benchmark.results.writing import json_text
-    >>> json_text({"sizes": [0.1, 0.2]})
-    '{"sizes": [0.1, 0.2]}\\n'
+    >>> json_text({"sizes": [0.1, 0.2]}).strip()
+    '{"sizes": [0.1, 0.2]}'
     """
     return _layout(plain(value), 0) + "\n"
 
