@@ -21,9 +21,9 @@ from art_sensreg.benchmark.cli.arguments import OneLineParser, known_names, whol
 from art_sensreg.benchmark.cli.console import run_program, say
 from art_sensreg.benchmark.step_cost.loops import MODELS, PRECISIONS
 from art_sensreg.benchmark.step_cost.memory import memory_rise
-from art_sensreg.benchmark.step_cost.report import cost_table, model_heading, note_lines, write_step_cost
+from art_sensreg.benchmark.step_cost.report import cost_table, list_names, model_heading, note_lines, write_step_cost
 from art_sensreg.benchmark.step_cost.timing import StepCostSettings, run_step_cost
-from art_sensreg.benchmark.step_cost.variants import TARGETS, VARIANTS
+from art_sensreg.benchmark.step_cost.variants import VARIANTS
 from art_sensreg.utils.files import usable_folder
 
 
@@ -103,22 +103,6 @@ def _settings(given: argparse.Namespace) -> StepCostSettings:
         threads=given.threads,
         memory=not given.no_memory,
     )
-
-
-def list_names() -> str:
-    """Every model and variant, one line each."""
-    lines = ["Models:"]
-    for model in MODELS.values():
-        shape = "x".join(map(str, model.input_shape))
-        norm = ", BatchNorm" if model.norm_layer == "batch" else ""
-        lines.append(f"  {model.name:18} {model.architecture} with {model.activation}{norm} on {shape}")
-    lines.append("Variants:")
-    for variant in VARIANTS.values():
-        bounds = sorted({str(bound) for bound in TARGETS.get(variant.name, {}).values()})
-        by_model = ", by model" if len(bounds) > 1 else ""
-        target = f" (target: at most {' or '.join(bounds)}{by_model})" if bounds else ""
-        lines.append(f"  {variant.name:18} {variant.summary}{target}")
-    return "\n".join(lines)
 
 
 def _device(text: str) -> str:

@@ -10,9 +10,6 @@ from art_sensreg.benchmark.defences.spec import Defence, Options
 from art_sensreg.utils.checks import did_you_mean
 
 DEFENCES: dict[str, Defence] = {}
-UNDEFENDED = "none"
-"""The defence that is none: what the others are compared with, and whose model those have that train none."""
-
 SMOKE_DEFENCES = (
     *("none", "sr", "jr", "sr+jr", "sr+jr-cheap", "n-fgsm+sr+jr", "at+sr+jr", "fire"),
     *("art-adversarial", "art-madry", "art-trades-fixed", "art-fbf-fixed"),

@@ -48,15 +48,15 @@ class TrainingSpec:
 
     dataset: Dataset
     model: str
-    activation: str
-    norm_layer: str
-    seed: int
+    activation: str = "relu"
+    norm_layer: str = "none"
+    seed: int = 0
     epochs: int
     batch_size: int
     learning_rate: float
-    norm: str
+    norm: str = "linf"
     eps: float
-    device: str
+    device: str = "cpu"
     checkpoint_dir: Path | None = None
 
     @property
@@ -92,11 +92,8 @@ class TrainingSpec:
 
     def art_classifier(self, learning_rate: float | None = None, sgd: float | None = None) -> PyTorchClassifier:
         """
-        A plain ART classifier with a new model, as ART's trainers take it.
-
-        :param learning_rate: Learning rate of Adam; None: the peak of the schedule.
-        :param sgd: Learning rate of SGD, which then takes Adam's place.
-        :return: The classifier.
+        A plain ART classifier with a new model, as ART's trainers take it; with Adam at a learning rate (None: the peak
+        of the schedule), or with SGD at another.
         """
         model = self.new_model()
         optimizer: torch.optim.Optimizer
@@ -110,12 +107,8 @@ class TrainingSpec:
         self, model: nn.Module | None = None, kind: type[SensRegClassifier] = SensRegClassifier, **kwargs: Any
     ) -> SensRegClassifier:
         """
-        The classifier that this package's defences are trained as, and through which every model is attacked.
-
-        :param model: A trained model; a new one if None.
-        :param kind: Its class.
-        :param kwargs: Further arguments of the class, such as `preprocessing_defences`.
-        :return: The classifier.
+        The classifier that this package's defences are trained as, and through which every model is attacked. Without a
+        model it gets a new one; further arguments are those of its class.
         """
         model = model or self.new_model()
         optimizer = torch.optim.Adam(model.parameters(), lr=self.learning_rate)
@@ -138,11 +131,8 @@ class TrainingSpec:
 
     def fit(self, trainer: Trainer, **kwargs: Any) -> PyTorchClassifier:
         """
-        Train with any ART trainer: those of this package get a schedule and checkpoints, others data and epochs.
-
-        :param trainer: The trainer.
-        :param kwargs: Further arguments of `fit`.
-        :return: The trained classifier.
+        Train with any ART trainer, and return its classifier. Trainers of this package get a schedule and checkpoints,
+        others data and epochs; further arguments are those of `fit`.
         """
         x, y, classifier = self.dataset.x_train, self.dataset.y_train, trainer.get_classifier()
         if isinstance(trainer, SensRegTrainer):
@@ -166,11 +156,8 @@ class TrainingSpec:
 
     def plain_step_seconds(self, steps: int = 30, patience: float = 3.0) -> float:
         """
-        Time a plain PyTorch loop of cross-entropy steps, the unit of `step_cost`.
-
-        :param steps: Number of steps.
-        :param patience: Seconds after which the loop of a large model ends, with three steps at least.
-        :return: Median seconds of a step.
+        Median seconds of a cross-entropy step in a plain PyTorch loop, the unit of `step_cost`. The loop of a large
+        model ends after `patience` seconds, with three steps at least.
         """
         device = torch.device(self.device)
         model = self.new_model().to(device).train()

@@ -45,7 +45,7 @@ def separable_images(n: int, shape: tuple[int, ...], seed: int = 0) -> tuple[np.
     return images.astype(np.float32), labels
 
 
-def make_classifier(name: str, device: str, penalties: Sequence[Penalty] = ()) -> SensRegClassifier:
+def make_classifier(name: str, device: str) -> SensRegClassifier:
     """A classifier with the same initial weights on every device."""
     chosen = MODELS[name]
     torch.manual_seed(0)
@@ -54,7 +54,7 @@ def make_classifier(name: str, device: str, penalties: Sequence[Penalty] = ()) -
     loss = nn.CrossEntropyLoss()
     return SensRegClassifier(
         model, loss, chosen.input_shape, CLASSES, optimizer,
-        clip_values=(0.0, 1.0), device_type=device, penalties=penalties,
+        clip_values=(0.0, 1.0), device_type=device,
     )  # fmt: skip
 
 

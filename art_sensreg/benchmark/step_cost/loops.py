@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,6 @@ from torch.nn import functional
 
 from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingSpec
 from art_sensreg.datasets import Dataset
-from art_sensreg.training.config import TrainingConfig
 
 CLASSES = 10
 EPS = 0.1  # of the adversarial trainers: the time of a step does not depend on it
@@ -70,11 +68,6 @@ class Bench:
     precision: str
 
     @property
-    def steps(self) -> int:
-        """Steps of an epoch."""
-        return self.spec.steps
-
-    @property
     def x(self) -> np.ndarray:
         """Training images."""
         return self.spec.dataset.x_train
@@ -89,16 +82,8 @@ class Bench:
         dataset = self.spec.dataset.limited(train_size=steps * self.spec.batch_size)
         return replace(self, spec=replace(self.spec, dataset=dataset))
 
-    def config(self, **options: Any) -> TrainingConfig:
-        """The settings of one epoch."""
-        return TrainingConfig(batch_size=self.spec.batch_size, nb_epochs=1, seed=0, precision=self.precision, **options)
-
     def require_float32(self) -> None:
-        """
-        Refuse other precisions.
-
-        :raises NotApplicable: If the precision is not float32.
-        """
+        """Raise `NotApplicable` in other precisions."""
         if self.precision != "float32":
             raise NotApplicable(f"it trains in float32 only, and the plain loop of this run is in {self.precision}")
 
@@ -123,11 +108,9 @@ def make_bench(model: TimedModel, batch_size: int, steps: int, device: str, prec
         model=model.architecture,
         activation=model.activation,
         norm_layer=model.norm_layer,
-        seed=0,
         epochs=1,
         batch_size=batch_size,
         learning_rate=1e-3,
-        norm="linf",
         eps=EPS,
         device=torch.device(device).type,
     )

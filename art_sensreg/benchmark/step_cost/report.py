@@ -7,7 +7,8 @@ from statistics import median
 from typing import Any
 
 from art_sensreg.benchmark.results.writing import json_text, save_picture, write_text
-from art_sensreg.benchmark.step_cost.variants import VARIANTS
+from art_sensreg.benchmark.step_cost.loops import MODELS
+from art_sensreg.benchmark.step_cost.variants import TARGETS, VARIANTS
 from art_sensreg.utils.tables import Table
 
 UNITS = {"epoch": "PyTorch epoch", "predict": "PyTorch predict", "gradient": "PyTorch gradient"}
@@ -126,6 +127,22 @@ def _target(record: dict[str, Any]) -> str:
     number = "" if record["target"] is None else f"{record['target']:.2f}"
     words = " ".join(filter(None, [number, record["target_variant"] and f"({record['target_variant']})"]))
     return f"at most {words}" if words else ""
+
+
+def list_names() -> str:
+    """Every model and variant, one line each."""
+    lines = ["Models:"]
+    for model in MODELS.values():
+        shape = "x".join(map(str, model.input_shape))
+        norm = ", BatchNorm" if model.norm_layer == "batch" else ""
+        lines.append(f"  {model.name:18} {model.architecture} with {model.activation}{norm} on {shape}")
+    lines.append("Variants:")
+    for variant in VARIANTS.values():
+        bounds = sorted({str(bound) for bound in TARGETS.get(variant.name, {}).values()})
+        by_model = ", by model" if len(bounds) > 1 else ""
+        target = f" (target: at most {' or '.join(bounds)}{by_model})" if bounds else ""
+        lines.append(f"  {variant.name:18} {variant.summary}{target}")
+    return "\n".join(lines)
 
 
 def plot_step_cost(data: dict[str, Any], path: Path) -> None:

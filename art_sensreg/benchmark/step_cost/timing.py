@@ -189,10 +189,10 @@ class _Timed:
         try:
             self.run = variant.prepare(bench)
             # An epoch of a slow one takes long; it makes its model anew each time anyway.
-            warm = variant.prepare(bench.limited(min(LEAST_STEPS, bench.steps))) if variant.slow else self.run
+            warm = variant.prepare(bench.limited(min(LEAST_STEPS, bench.spec.steps))) if variant.slow else self.run
             warm()
             if settings.memory and bench.device.type == "cuda":
-                self.record["memory"] = [{"steps": bench.steps, "megabytes": cuda_peak(self.run, bench.device)}]
+                self.record["memory"] = [{"steps": bench.spec.steps, "megabytes": cuda_peak(self.run, bench.device)}]
         except Exception as error:  # noqa: BLE001 - one failing variant must not take the others with it
             self.fail(error)
 

@@ -73,7 +73,9 @@ def _trainer(
     """A variant that is `SensRegTrainer.fit` with some penalties."""
 
     def prepare(bench: Bench) -> Run:
-        trainer = SensRegTrainer(bench.spec.classifier(), penalties(), bench.config(**options()))
+        trainer = SensRegTrainer(
+            bench.spec.classifier(), penalties(), bench.spec.config(precision=bench.precision, **options())
+        )
         return lambda: trainer.fit(bench.x, bench.y, batch_size=bench.spec.batch_size, nb_epochs=1, verbose=False)
 
     return Variant(name, summary, prepare, slow=slow, memory=memory)

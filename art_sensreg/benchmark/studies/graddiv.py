@@ -47,15 +47,11 @@ def _specification(dataset: Dataset, seed: int, epochs: int) -> TrainingSpec:
     return TrainingSpec(
         dataset=dataset,
         model=recipe.model,
-        activation="relu",
-        norm_layer="none",
         seed=seed,
         epochs=epochs,
         batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate,
-        norm="linf",
         eps=0.2,
-        device="cpu",
     )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegClassifier, SensRegTrainer, TrainingConfig
-from art_sensreg.benchmark.results.writing import json_text, write_text
+from art_sensreg.benchmark.results.writing import json_text, save_picture, write_text
 from art_sensreg.models import build_model
 from art_sensreg.training import Callback
 from art_sensreg.utils.tables import Table
@@ -140,4 +140,4 @@ def _plot(medians: dict[int, dict[int, float]], path: Path) -> None:
     axes.plot(counts, [n / counts[0] for n in counts], "k:", label="ideal")
     axes.set(xlabel="processes", ylabel="speed-up", xticks=counts)
     axes.legend()
-    figure.savefig(path, dpi=120)
+    save_picture(figure, path)

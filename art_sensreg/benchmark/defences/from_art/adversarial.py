@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,10 +32,6 @@ class ArtOneCycle(_LRScheduler):
     """
     A one-cycle schedule that is stepped once an epoch, and that TRADES and AWP accept: ART asks for torch's retired
     `_LRScheduler` class, of which no scheduler of torch 2 is an instance.
-
-    :param optimizer: Optimizer to drive.
-    :param max_lr: Peak of the learning rate.
-    :param epochs: Number of epochs.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, max_lr: float, epochs: int) -> None:
@@ -64,11 +61,8 @@ class RepairedFBF(AdversarialTrainerFBFPyTorch):
     Fast is better than free (Wong et al. 2020, arXiv 2001.03994) with ART's defects repaired.
 
     As shipped it never enters training mode, overwrites the learning rate with a fixed schedule that peaks at 0.21
-    whatever the optimizer is, and reads the accuracy off the first layer of an `nn.Sequential`.
-
-    :param classifier: Classifier to train.
-    :param eps: L-inf size of the perturbation.
-    :param scheduler: Scheduler that is stepped after every batch.
+    whatever the optimizer is, and reads the accuracy off the first layer of an `nn.Sequential`. The scheduler is
+    stepped after every batch.
     """
 
     def __init__(self, classifier: PyTorchClassifier, eps: float, scheduler: LRScheduler) -> None:
@@ -95,8 +89,13 @@ class RepairedFBF(AdversarialTrainerFBFPyTorch):
         return loss.item() * n, float((logits.argmax(1) == targets).sum()), n
 
 
-def _attack(classifier: PyTorchClassifier, spec: TrainingSpec, options: Options, kind: Any = None) -> Any:
-    return (kind or ProjectedGradientDescent)(
+def _attack(
+    classifier: PyTorchClassifier,
+    spec: TrainingSpec,
+    options: Options,
+    kind: type[ProjectedGradientDescent] = ProjectedGradientDescent,
+) -> ProjectedGradientDescent:
+    return kind(
         classifier,
         norm=spec.art_norm,
         eps=spec.eps,
@@ -108,7 +107,10 @@ def _attack(classifier: PyTorchClassifier, spec: TrainingSpec, options: Options,
     )
 
 
-def _epochs(spec: TrainingSpec, classifier: PyTorchClassifier) -> ArtOneCycle:
+def _schedule(spec: TrainingSpec, options: Options, classifier: PyTorchClassifier) -> ArtOneCycle | None:
+    """None where a constant learning rate is an option."""
+    if "learning_rate" in options:
+        return None
     return ArtOneCycle(classifier.optimizer, spec.learning_rate, spec.epochs)
 
 
@@ -129,18 +131,13 @@ def train_madry(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     return spec.fit(trainer, scheduler=spec.one_cycle(classifier))
 
 
-def train_trades(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
-    """`AdversarialTrainerTRADESPyTorch` as shipped: PGD on the true labels, constant learning rate."""
-    classifier = spec.art_classifier(learning_rate=options["learning_rate"])
-    return spec.fit(AdversarialTrainerTRADESPyTorch(classifier, _attack(classifier, spec, options), options["beta"]))
-
-
-def train_trades_fixed(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
-    """TRADES with the KL attack of its paper and a one-cycle schedule."""
-    classifier = spec.art_classifier()
-    attack = _attack(classifier, spec, options, KLProjectedGradientDescent)
-    trainer = AdversarialTrainerTRADESPyTorch(classifier, attack, options["beta"])
-    return spec.fit(trainer, scheduler=_epochs(spec, classifier))
+def train_trades(
+    spec: TrainingSpec, options: Options, attack: type[ProjectedGradientDescent] = ProjectedGradientDescent
+) -> PyTorchClassifier:
+    """`AdversarialTrainerTRADESPyTorch`: as shipped PGD on the true labels, with a constant learning rate."""
+    classifier = spec.art_classifier(learning_rate=options.get("learning_rate"))
+    trainer = AdversarialTrainerTRADESPyTorch(classifier, _attack(classifier, spec, options, attack), options["beta"])
+    return spec.fit(trainer, scheduler=_schedule(spec, options, classifier))
 
 
 def train_fbf(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
@@ -157,23 +154,19 @@ def train_fbf_fixed(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     return spec.fit(RepairedFBF(classifier, spec.eps, spec.one_cycle(classifier)))
 
 
-def _awp(spec: TrainingSpec, options: Options, classifier: PyTorchClassifier) -> AdversarialTrainerAWPPyTorch:
-    proxy = spec.art_classifier(sgd=options["proxy_learning_rate"])
-    attack = _attack(classifier, spec, options)
-    return AdversarialTrainerAWPPyTorch(
-        classifier, proxy, attack, mode="PGD", gamma=options["gamma"], beta=6.0, warmup=0
-    )
-
-
 def train_awp(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
-    """`AdversarialTrainerAWPPyTorch` as shipped, in PGD mode, constant learning rate."""
-    return spec.fit(_awp(spec, options, spec.art_classifier(learning_rate=options["learning_rate"])))
-
-
-def train_awp_fixed(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
-    """AWP with a one-cycle schedule."""
-    classifier = spec.art_classifier()
-    return spec.fit(_awp(spec, options, classifier), scheduler=_epochs(spec, classifier))
+    """`AdversarialTrainerAWPPyTorch` in PGD mode: as shipped with a constant learning rate."""
+    classifier = spec.art_classifier(learning_rate=options.get("learning_rate"))
+    trainer = AdversarialTrainerAWPPyTorch(
+        classifier,
+        spec.art_classifier(sgd=options["proxy_learning_rate"]),
+        _attack(classifier, spec, options),
+        mode="PGD",
+        gamma=options["gamma"],
+        beta=6.0,
+        warmup=0,
+    )
+    return spec.fit(trainer, scheduler=_schedule(spec, options, classifier))
 
 
 _PGD = {"max_iter": 7}
@@ -220,7 +213,7 @@ ADVERSARIAL = (
         _TRADES_PAPER,
         {**_PGD, "beta": 6.0},
         _ANY_NORM,
-        training=train_trades_fixed,
+        training=partial(train_trades, attack=KLProjectedGradientDescent),
         repaired="the inner attack maximises KL as in the paper; a torch 2 scheduler is accepted",
     ),
     Defence(
@@ -259,7 +252,7 @@ ADVERSARIAL = (
         _AWP_PAPER,
         {**_PGD, "gamma": 0.005, "proxy_learning_rate": 0.01},
         _ANY_NORM,
-        training=train_awp_fixed,
+        training=train_awp,
         repaired="a torch 2 scheduler is accepted",
         check=within(above_zero=("proxy_learning_rate",)),
     ),
