@@ -83,5 +83,6 @@ if [ ! -f docs/results/scaling.md ]; then
     keep results/scaling/scaling.json scaling.json
     keep results/scaling/scaling.png scaling.png
 fi
+[ -f docs/results/freed-memory.md ] || $PYTHON benchmarks/freed_memory.py
 $PYTHON benchmarks/installed_size.py
 $PYTHON benchmarks/update_readme.py

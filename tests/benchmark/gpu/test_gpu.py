@@ -26,10 +26,11 @@ def test_without_a_gpu():
         ("gpu.py", ["--secondss", "3"], "unrecognized arguments: --secondss 3"),
         ("update_readme.py", ["--chek"], "'--chek' came; expected nothing or --check"),
         ("installed_size.py", ["--list"], "unrecognized arguments: --list."),
+        ("freed_memory.py", ["7"], "unrecognized arguments: 7"),
     ],
 )
 def test_wrong_arguments_of_the_small_programs(program, words, message):
-    """The last two would have written their pages."""
+    """The last three would have written their pages."""
     command = [sys.executable, str(ROOT / "benchmarks" / program), *words]
     where = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=where)
