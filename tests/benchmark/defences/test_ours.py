@@ -1,0 +1,81 @@
+"""The defences of this package: which penalties, adversary and network each is."""
+
+import pytest
+import torch
+
+from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES
+from art_sensreg.benchmark.config.settings import RECIPES
+from art_sensreg.benchmark.defences import DEFENCES
+from art_sensreg.benchmark.defences.ours import OURS
+from art_sensreg.benchmark.defences.registry import resolve_options
+from art_sensreg.penalties import FisherRaoPenalty, GradientDiversityPenalty, JacobianPenalty, SensitivityPenalty
+from tests.benchmark.defences.from_art.training import accuracy, small_spec
+
+PENALTIES = {
+    "none": [],
+    "sr": [SensitivityPenalty],
+    "jr": [JacobianPenalty],
+    "sr+jr": [SensitivityPenalty, JacobianPenalty],
+    "sr+jr-cheap": [SensitivityPenalty, JacobianPenalty],
+    "fgsm-rs+sr+jr": [SensitivityPenalty, JacobianPenalty],
+    "n-fgsm": [],
+    "n-fgsm+sr+jr": [SensitivityPenalty, JacobianPenalty],
+    "at+sr+jr": [SensitivityPenalty, JacobianPenalty],
+    "trades+sr+jr": [SensitivityPenalty, JacobianPenalty],
+    "fire": [FisherRaoPenalty],
+    "rse": [],
+    "graddiv": [GradientDiversityPenalty],
+    "pni": [],
+}
+ADVERSARIES = {
+    "fgsm-rs+sr+jr": FGSMRS, "n-fgsm": NFGSM, "n-fgsm+sr+jr": NFGSM, "at+sr+jr": PGD, "trades+sr+jr": TRADES,
+    "pni": PGD,
+}  # fmt: skip
+
+
+def options_of(name, **given):
+    recipe = RECIPES["digits"].penalties.get(name, {})
+    return resolve_options(name, given, {"eps": 0.1, "norm": "linf", **recipe})
+
+
+def test_each_has_the_penalties_and_the_adversary_of_its_name():
+    assert {defence.name for defence in OURS} == {*PENALTIES, "adv-bnn"}
+    for name, kinds in PENALTIES.items():
+        options = options_of(name)
+        assert [type(penalty) for penalty in DEFENCES[name].penalties(options)] == kinds
+        make = DEFENCES[name].adversary
+        assert (None if make is None else type(make(options))) == ADVERSARIES.get(name)
+
+
+def test_options_of_sensitivity_regularisation_reach_its_penalty():
+    (penalty,) = DEFENCES["sr"].penalties(options_of("sr", sr_weight=2.0, noise="uniform", sigma=0.2, probes=3))
+    assert penalty == SensitivityPenalty(weight=2.0, noise="uniform", sigma=0.2, probes=3)
+    with pytest.raises(ValueError, match="`noise` is 'pink'"):
+        options_of("sr", noise="pink")
+
+
+def test_the_step_of_fire_follows_its_size_and_number_of_steps():
+    (penalty,) = DEFENCES["fire"].penalties(options_of("fire", max_iter=5))
+    assert penalty.eps_step == pytest.approx(2.5 * 0.1 / 5)
+    (penalty,) = DEFENCES["fire"].penalties(options_of("fire", eps_step=0.01))
+    assert penalty.eps_step == 0.01
+
+
+@pytest.mark.parametrize("name", ["rse", "graddiv", "adv-bnn", "pni"])
+def test_networks_of_random_defences_are_random_at_test_time(digits, name):
+    spec = small_spec(digits, model="cnn-small")
+    model = DEFENCES[name].new_model(spec, options_of(name)).eval()
+    x = torch.from_numpy(digits.x_test[:2])
+    assert not torch.equal(model(x), model(x))
+    assert DEFENCES[name].random is not None
+
+
+@pytest.mark.parametrize("name", ["sr+jr", "adv-bnn"])
+def test_they_learn(digits, name):
+    spec = small_spec(digits, epochs=5, learning_rate=0.01)
+    options = options_of(name, **({"max_iter": 1} if name == "adv-bnn" else {}))
+    classifier = DEFENCES[name].train(spec, options)
+    if name == "sr+jr":
+        assert accuracy(spec, classifier.model) > 0.5
+    else:
+        assert (classifier.predict(digits.x_test).argmax(axis=1) == digits.y_test).mean() > 0.5

@@ -1,0 +1,21 @@
+"""The stages that only a GPU can run: their names, their times, and the page that has room for each."""
+
+from art_sensreg.benchmark.gpu import run as gpu_run
+from art_sensreg.benchmark.gpu.report import _NOTES, _TITLES
+from art_sensreg.benchmark.gpu.stages import REDUCED, STAGES, Size
+
+
+def test_the_page_has_a_heading_and_a_note_for_each_stage():
+    assert set(_TITLES) == {"tests", *STAGES}
+    assert set(_NOTES) == set(STAGES)
+
+
+def test_problems_of_an_emulated_device_are_smaller():
+    whole = Size()
+    assert REDUCED.images < whole.images
+    assert REDUCED.steps < whole.steps
+    assert set(REDUCED.models) <= set(whole.models)
+
+
+def test_all_stages_fit_nine_minutes():
+    assert gpu_run.TESTS_SECONDS + sum(limit for _, limit in STAGES.values()) <= 540
