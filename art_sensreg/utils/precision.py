@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -21,8 +21,8 @@ def full_float32(device: torch.device) -> Iterator[None]:
     """Inside, float32 is computed in float32 on a GPU; afterwards TF32 is enabled where it was."""
     with ExitStack() as stack:
         if device.type == "cuda":
-            stack.callback(_without_tf32_in_products())
-            stack.callback(_without_tf32_in_convolutions())
+            _disable_in_products(stack)
+            _disable_in_convolutions(stack)
         yield
 
 
@@ -36,49 +36,36 @@ def input_width(clip_values: tuple[torch.Tensor, torch.Tensor] | None) -> float:
     return 1.0 if clip_values is None else float((clip_values[1] - clip_values[0]).max())
 
 
-def _without_tf32_in_products() -> Callable[[], None]:
-    """Disable it, and return what restores it, by the one of torch's two interfaces that is in use: they do not mix."""
+# Torch has two interfaces and refuses to mix them: the one that is in use is used.
+
+
+def _disable_in_products(stack: ExitStack) -> None:
     try:
         former = torch.get_float32_matmul_precision()
     except RuntimeError:
-        return _disabled(torch.backends.cuda.matmul)
-    if former == "highest":
-        return _no_op
-    on_cpu = getattr(torch.backends.mkldnn, "matmul", None)  # which the old interface sets too
-    kept = None if on_cpu is None else on_cpu.fp32_precision
-    torch.set_float32_matmul_precision("highest")
-
-    def restore() -> None:
-        torch.set_float32_matmul_precision(former)
+        _set(stack, torch.backends.cuda.matmul, "fp32_precision", "ieee")
+        return
+    if former != "highest":
+        on_cpu = getattr(torch.backends.mkldnn, "matmul", None)  # which the old interface sets too
         if on_cpu is not None:
-            on_cpu.fp32_precision = kept
+            stack.callback(setattr, on_cpu, "fp32_precision", on_cpu.fp32_precision)
+        stack.callback(torch.set_float32_matmul_precision, former)
+        torch.set_float32_matmul_precision("highest")
 
-    return restore
 
-
-def _without_tf32_in_convolutions() -> Callable[[], None]:
+def _disable_in_convolutions(stack: ExitStack) -> None:
     cudnn: Any = torch.backends.cudnn
     try:
         allowed = cudnn.allow_tf32
     except RuntimeError:
-        convolutions, recurrent = _disabled(cudnn.conv), _disabled(cudnn.rnn)
-
-        def restore() -> None:
-            convolutions()
-            recurrent()
-
-        return restore
-    if not allowed:
-        return _no_op
-    cudnn.allow_tf32 = False
-    return lambda: setattr(cudnn, "allow_tf32", True)
+        for setting in (cudnn.conv, cudnn.rnn):
+            _set(stack, setting, "fp32_precision", "ieee")
+        return
+    if allowed:
+        _set(stack, cudnn, "allow_tf32", False)
 
 
-def _disabled(setting: Any) -> Callable[[], None]:
-    former = setting.fp32_precision
-    setting.fp32_precision = "ieee"
-    return lambda: setattr(setting, "fp32_precision", former)
-
-
-def _no_op() -> None:
-    pass
+def _set(stack: ExitStack, holder: Any, name: str, value: Any) -> None:
+    """Set an attribute until the stack is unwound."""
+    stack.callback(setattr, holder, name, getattr(holder, name))
+    setattr(holder, name, value)
