@@ -66,7 +66,7 @@ def train(
     fit: dict[str, Any] | None = None,
     **config: Any,
 ) -> list[dict[str, float]]:
-    """Train a classifier."""
+    """Train a classifier, with further settings and arguments of `fit`, and return the history."""
     settings = TrainingConfig(seed=0, on_catastrophic_overfitting="ignore", **config)
     trainer = SensRegTrainer(classifier, penalties, settings, adversary)
     trainer.fit(*data, batch_size=settings.batch_size, nb_epochs=settings.nb_epochs, verbose=False, **(fit or {}))
@@ -75,7 +75,7 @@ def train(
 
 @contextmanager
 def waits_counted() -> Iterator[list[str]]:
-    """Yield a list of where the host has waited for the GPU inside, as torch's debug mode for it tells."""
+    """Yield a list of the places where the host waits for the GPU, as torch's debug mode reports them."""
     places: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -96,7 +96,7 @@ def waits_counted() -> Iterator[list[str]]:
 
 
 class StepsCounted:
-    """Callback that counts the waits of each step, from the end of one to that of the next; not of an epoch's first."""
+    """Counts the waits of each step, from the end of one to that of the next, but for the first of an epoch."""
 
     def __init__(self) -> None:
         self.steps: list[list[str]] = []

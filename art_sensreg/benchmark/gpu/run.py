@@ -1,4 +1,4 @@
-"""All stages of `benchmarks/gpu.py`: each in a process of its own, within its time, and none ends the others."""
+"""All stages of `benchmarks/gpu.py`: each in a separate process, within its time; a failure stops no other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from art_sensreg.benchmark.step_cost.timing import without_folders
 
 Record = dict[str, Any]
 MARK = "gpu-stage-result: "
-"""A stage prints its records as JSON behind this."""
+"""What a stage prints before its records, which are JSON."""
 
 TESTS_SECONDS = 150
 
@@ -72,6 +72,6 @@ def _run(name: str, command: list[str], limit: float, folder: Path | None) -> Re
 
 
 def _test_results(output: str) -> list[Record]:
-    """Of pytest's output with `-rA -q`: every test and what became of it."""
+    """Every test of pytest's output with `-rA -q`, and its outcome."""
     found = re.findall(r"^(PASSED|FAILED|ERROR|SKIPPED) (\S+)", output, re.MULTILINE)
     return [{"test": test, "outcome": outcome.lower()} for outcome, test in found]

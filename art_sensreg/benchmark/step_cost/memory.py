@@ -32,7 +32,7 @@ def cuda_peak(run: Run, device: torch.device) -> float:
 def memory_in_child(
     script: Path, variant: str, model: str, batch_size: int, precision: str, threads: int
 ) -> list[dict[str, Any]]:
-    """Measure in a process of its own, whose memory no other variant has grown."""
+    """Measure in a separate process, whose memory no other variant has enlarged."""
     options = {
         "--memory-of": variant,
         "--model": model,
@@ -50,9 +50,9 @@ def memory_in_child(
 
 def memory_rise(variant: str, model: str, batch_size: int, precision: str) -> list[dict[str, Any]]:
     """
-    Train for an epoch of few and one of more steps, and see how far the peak of this process's memory rises.
+    How far the peak of this process's memory rises in an epoch of few steps, and in one of more.
 
-    Both rises are above the memory just before the first epoch, when the data of the longer one was there already.
+    Both are measured from just before the first epoch, when the data of the longer one is there already.
     Call it in a fresh process: memory that was used and freed before would hide the rise.
     """
     prepare = VARIANTS[variant].prepare

@@ -22,7 +22,7 @@ from art_sensreg.benchmark.step_cost.variants import TARGETS, UNITS, VARIANTS, V
 
 SCHEMA = 1
 EPOCH_SECONDS = 0.4  # of the plain loop: what `fit` does once must not count for more than it does in real epochs
-CALLS_SECONDS = 0.03  # `predict` and `gradient` are called again and again for so long, to be timed together
+CALLS_SECONDS = 0.03  # `predict` and `gradient` are timed together for so long
 LEAST_STEPS, MOST_STEPS = 2, 256
 
 Record = dict[str, Any]
@@ -59,7 +59,7 @@ class StepCostSettings:
 
 
 def run_step_cost(settings: StepCostSettings, script: Path, progress: Progress = lambda text: None) -> Record:
-    """Time all variants of all models."""
+    """Time all variants of all models; the script is called again for each measurement of memory on the CPU."""
     device = torch.device(settings.device)
     start = time.perf_counter()
     if device.type == "cuda":
@@ -188,7 +188,7 @@ class _Timed:
         }
         try:
             self.run = variant.prepare(bench)
-            # An epoch of a slow one takes long; it makes its model anew each time anyway.
+            # An epoch of a slow one takes long, and it makes a new model each time anyway.
             warm = variant.prepare(bench.limited(min(LEAST_STEPS, bench.spec.steps))) if variant.slow else self.run
             warm()
             if settings.memory and bench.device.type == "cuda":
@@ -197,7 +197,7 @@ class _Timed:
             self.fail(error)
 
     def fail(self, error: Exception) -> None:
-        """Put it out of the race."""
+        """Record why, and time it no more."""
         self.repeats = 0
         known = isinstance(error, NotApplicable)
         reason = without_folders(str(error) if known else f"{type(error).__name__}: {error}")

@@ -41,9 +41,9 @@ class Variant:
     :param summary: One line.
     :param prepare: Function of a bench that returns what is timed; raises `NotApplicable` where there is no such thing.
     :param unit: Name in `UNITS` of what its time is divided by.
-    :param slow: Whether an epoch takes so long that a few repeats must do.
+    :param slow: Whether an epoch takes so long that a few repeats must suffice.
     :param ours: Whether it is this package's.
-    :param memory: Whether its memory is measured on the CPU, in a process of its own.
+    :param memory: Whether its memory is measured on the CPU, in a separate process.
     """
 
     name: str
@@ -62,23 +62,15 @@ UNITS: dict[str, Callable[[Bench], Run]] = {
 }
 
 
-def _trainer(
-    name: str,
-    summary: str,
-    penalties: Callable[[], list[Penalty]],
-    options: Callable[[], dict[str, Any]] = dict,
-    slow: bool = False,
-    memory: bool = False,
-) -> Variant:
-    """A variant that is `SensRegTrainer.fit` with some penalties."""
+def _trainer(*penalties: Penalty, **settings: Any) -> Callable[[Bench], Run]:
+    """`SensRegTrainer.fit` with penalties, and settings of its configuration."""
 
     def prepare(bench: Bench) -> Run:
-        trainer = SensRegTrainer(
-            bench.spec.classifier(), penalties(), bench.spec.config(precision=bench.precision, **options())
-        )
+        config = bench.spec.config(precision=bench.precision, **settings)
+        trainer = SensRegTrainer(bench.spec.classifier(), penalties, config)
         return lambda: trainer.fit(bench.x, bench.y, batch_size=bench.spec.batch_size, nb_epochs=1, verbose=False)
 
-    return Variant(name, summary, prepare, slow=slow, memory=memory)
+    return prepare
 
 
 def _classifier_fit(bench: Bench) -> Run:
@@ -137,26 +129,25 @@ def _gradient(name: str, summary: str, make: Callable[[Bench], PyTorchClassifier
 VARIANTS = {
     variant.name: variant
     for variant in (
-        _trainer("plain", "SensRegTrainer.fit without penalties", list, memory=True),
+        Variant("plain", "SensRegTrainer.fit without penalties", _trainer(), memory=True),
         Variant("classifier-fit", "SensRegClassifier.fit without penalties", _classifier_fit),
         Variant("art-fit", "ART's PyTorchClassifier.fit, as shipped", _art_fit, ours=False),
-        _trainer(
+        Variant(
             "sr+jr",
             "SensRegTrainer.fit with SR and JR, which share one noisy pass",
-            lambda: [SensitivityPenalty(), JacobianPenalty()],
+            _trainer(SensitivityPenalty(), JacobianPenalty()),
             memory=True,
         ),
-        _trainer(
+        Variant(
             "sr+jr-cheap",
             "the same, measured on a part of each batch (TrainingConfig.penalty_fraction)",
-            lambda: [SensitivityPenalty(), JacobianPenalty()],
-            lambda: {"penalty_fraction": CHEAP_FRACTION},
+            _trainer(SensitivityPenalty(), JacobianPenalty(), penalty_fraction=CHEAP_FRACTION),
             memory=True,
         ),
-        _trainer(
+        Variant(
             "jr-projection",
             "SensRegTrainer.fit with JR by random projection",
-            lambda: [JacobianPenalty(estimator="projection")],
+            _trainer(JacobianPenalty(estimator="projection")),
             memory=True,
         ),
         Variant(
@@ -165,10 +156,10 @@ VARIANTS = {
             lambda bench: epoch_loop(bench, hoffman_step),
             ours=False,
         ),
-        _trainer(
+        Variant(
             "sr+hoffman",
             "SensRegTrainer.fit with SR, and JR by random projection",
-            lambda: [SensitivityPenalty(), JacobianPenalty(estimator="projection")],
+            _trainer(SensitivityPenalty(), JacobianPenalty(estimator="projection")),
             slow=True,
         ),
         Variant(
@@ -189,8 +180,8 @@ VARIANTS = {
 
 CONVOLUTIONAL = tuple(name for name in MODELS if name != "mlp")
 
-# What the ratios should be at most. A name stands for the ratio of
-# that variant in the same run; a model that is missing has no target.
+# What the ratios should be at most. A name stands for the ratio of that variant in the same run; a missing model has no
+# target.
 TARGETS: dict[str, dict[str, float | str]] = {
     "plain": dict.fromkeys(MODELS, 1.05),
     "sr+jr": {**dict.fromkeys(CONVOLUTIONAL, 2.3), "mlp": 2.6},

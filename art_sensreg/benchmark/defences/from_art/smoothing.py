@@ -23,6 +23,7 @@ As shipped in ART 1.20.1, Gaussian training and MACER's do what their papers say
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -195,24 +196,18 @@ def _adversarial(options: Options) -> Options:
     return {name: options[option] for option, name in names.items()}
 
 
-def train_smoothadv(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
-    """`PyTorchSmoothAdv.fit` as shipped: L-inf steps of 0.1, of which the last one is kept."""
-    return _fit(spec, options, PyTorchSmoothAdv, epsilon=options["eps"], **_adversarial(options))
+def train_smoothadv(
+    spec: TrainingSpec, options: Options, kind: type[PyTorchSmoothAdv] = PyTorchSmoothAdv
+) -> PyTorchClassifier:
+    """`PyTorchSmoothAdv.fit`: as shipped L-inf steps of 0.1, of which the last one is kept."""
+    return _fit(spec, options, kind, epsilon=options["eps"], **_adversarial(options))
 
 
-def train_smoothadv_fixed(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
-    """SmoothAdv with the attack of its paper, on several noise vectors."""
-    return _fit(spec, options, RepairedSmoothAdv, epsilon=options["eps"], **_adversarial(options))
-
-
-def train_smoothmix(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
-    """`PyTorchSmoothMix.fit` as shipped: its attack moves by a thousandth a step."""
-    return _fit(spec, options, PyTorchSmoothMix, eta=options["eta"], **_adversarial(options))
-
-
-def train_smoothmix_fixed(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
-    """SmoothMix whose attack moves."""
-    return _fit(spec, options, RepairedSmoothMix, eta=options["eta"], **_adversarial(options))
+def train_smoothmix(
+    spec: TrainingSpec, options: Options, kind: type[PyTorchSmoothMix] = PyTorchSmoothMix
+) -> PyTorchClassifier:
+    """`PyTorchSmoothMix.fit`: as shipped its attack moves by a thousandth a step."""
+    return _fit(spec, options, kind, eta=options["eta"], **_adversarial(options))
 
 
 def certified_radii(
@@ -289,7 +284,7 @@ SMOOTHING = (
         "ART SmoothAdv, repaired",
         _SMOOTHADV_PAPER,
         {**CERTIFICATE_OPTIONS, **SMOOTHADV_FIXED_OPTIONS},
-        training=train_smoothadv_fixed,
+        training=partial(train_smoothadv, kind=RepairedSmoothAdv),
         repaired="the L2 attack of the paper, on the true labels, over several noise vectors",
         **_FIELDS,
     ),
@@ -306,7 +301,7 @@ SMOOTHING = (
         "ART SmoothMix, repaired",
         _SMOOTHMIX_PAPER,
         {**CERTIFICATE_OPTIONS, **SMOOTHMIX_FIXED_OPTIONS},
-        training=train_smoothmix_fixed,
+        training=partial(train_smoothmix, kind=RepairedSmoothMix),
         repaired="the attack has a step size (ART passes it the failure probability)",
         **_FIELDS,
     ),

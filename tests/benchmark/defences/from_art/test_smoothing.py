@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -26,10 +27,8 @@ from art_sensreg.benchmark.defences.from_art.smoothing import (
     certify_smoothing,
     train_macer,
     train_smoothadv,
-    train_smoothadv_fixed,
     train_smoothing,
     train_smoothmix,
-    train_smoothmix_fixed,
 )
 from art_sensreg.datasets import Dataset
 from tests.benchmark.defences.from_art.training import accuracy, small_spec, trained
@@ -39,9 +38,9 @@ TRAINED = [
     (train_smoothing, SMOOTHING_OPTIONS),
     (train_macer, {**MACER_OPTIONS, "samples": 4, "lmbda": 1.0}),
     (train_smoothadv, {**SMOOTHADV_OPTIONS, "max_iter": 2}),
-    (train_smoothadv_fixed, {**SMOOTHADV_FIXED_OPTIONS, "max_iter": 2}),
+    (partial(train_smoothadv, kind=RepairedSmoothAdv), {**SMOOTHADV_FIXED_OPTIONS, "max_iter": 2}),
     (train_smoothmix, {**SMOOTHMIX_OPTIONS, "max_iter": 2}),
-    (train_smoothmix_fixed, {**SMOOTHMIX_FIXED_OPTIONS, "max_iter": 2}),
+    (partial(train_smoothmix, kind=RepairedSmoothMix), {**SMOOTHMIX_FIXED_OPTIONS, "max_iter": 2}),
 ]
 
 
