@@ -39,7 +39,7 @@ def test_adversaries_train_in_the_norm_of_the_run_or_not_at_all(tmp_path, norm, 
     assert (f"this run is in {norm}" in entry["reason"]) == (status == "not_applicable")
 
 
-def test_a_failing_cell_is_reported_and_the_rest_goes_on(tmp_path, monkeypatch, capsys):
+def test_a_failing_run_is_reported_and_the_rest_goes_on(tmp_path, monkeypatch, capsys):
     replaced(monkeypatch, "sr", training=raising(RuntimeError("it broke")))
     replaced(monkeypatch, "art-trades", training=raising(RuntimeError("it broke")))
     replaced(monkeypatch, "art-trades-fixed", training=raising(RuntimeError("it broke")))

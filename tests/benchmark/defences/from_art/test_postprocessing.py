@@ -125,9 +125,9 @@ def test_random_answers_are_scored_by_their_mean(
 ) -> None:
     spec, classifier = undefended
     defence = DEFENCES["art-output-noise"]
-    cell = make_target(spec, classifier, defence, defence.options)
+    target = make_target(spec, classifier, defence, defence.options)
     x, y = digits.x_test[:100], digits.y_test[:100]
     truth = classifier.predict(x).argmax(axis=1) == y
-    several = np.stack([cell.score(x, y, seed=0).correct for _ in range(8)])
-    single = np.stack([cell.default.predict(x).argmax(axis=1) == y for _ in range(8)])
+    several = np.stack([target.score(x, y, seed=0).correct for _ in range(8)])
+    single = np.stack([target.default.predict(x).argmax(axis=1) == y for _ in range(8)])
     assert (several.all(axis=0) != truth).mean() < (single.all(axis=0) != truth).mean() / 2

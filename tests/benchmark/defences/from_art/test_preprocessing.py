@@ -49,16 +49,18 @@ def model(spec):
     return classifier
 
 
-def cell(spec, model, name, **changes):
+def target_of(spec, model, name, **changes):
     defence = BY_NAME[name]
     defence = replace(defence, preprocessing=replace(defence.preprocessing, **changes))
     return make_target(spec, model, defence, defence.options)
 
 
 @pytest.fixture(scope="module")
-def cells(spec, model):
+def targets(spec, model):
     """Each is prepared once: what EOT measures of a slow preprocessor takes long."""
-    return {name: cell(spec, model, name, **({"samples": {"smoke": 2}} if name in RANDOM else {})) for name in BY_NAME}
+    return {
+        name: target_of(spec, model, name, **({"samples": {"smoke": 2}} if name in RANDOM else {})) for name in BY_NAME
+    }
 
 
 @pytest.fixture(scope="module")
@@ -125,8 +127,8 @@ def test_a_preprocessing_run_can_be_resumed(finished):
 
 @pytest.mark.parametrize("attack", default_attacks("quick"))
 @pytest.mark.parametrize("name", BY_NAME)
-def test_every_default_attack_runs_through_every_preprocessor(spec, model, cells, name, attack):
-    preprocessed = cells[name]
+def test_every_default_attack_runs_through_every_preprocessor(spec, model, targets, name, attack):
+    preprocessed = targets[name]
     x, y = spec.dataset.x_test[:3], np.eye(10, dtype=np.float32)[spec.dataset.y_test[:3]]
     guides = (spec.dataset.x_train[:20], spec.dataset.y_train[:20])
     views = preprocessed.views if ATTACKS[attack].art else preprocessed.views[1:]
@@ -143,7 +145,7 @@ def test_every_default_attack_runs_through_every_preprocessor(spec, model, cells
 
 @pytest.mark.parametrize("name", BY_NAME)
 def test_both_views_compute_the_same_function(spec, model, name):
-    target = cell(spec, model, name)
+    target = target_of(spec, model, name)
     classifiers = [target.classifier(view) for view in target.views]
     x = spec.dataset.x_test[:20]
     outputs = []
@@ -179,7 +181,7 @@ def test_total_variation_smooths_images_and_not_channels(spec):
 def test_what_cannot_run_says_why(spec, monkeypatch):
     monkeypatch.setattr(preprocessing_rows, "find_spec", lambda name: None)
     with pytest.raises(NotApplicable, match="needs Pillow"):
-        cell(spec, spec.classifier(), "art-jpeg")
+        target_of(spec, spec.classifier(), "art-jpeg")
 
 
 def test_options_of_a_preprocessor_are_set_and_checked(tmp_path, capsys):
