@@ -71,7 +71,7 @@ class SuiteRequest:
     test_size: int | None = None
     validation: bool = False
     device: str = "auto"
-    out: Path | None = None
+    out: str | Path | None = None
     resume: bool = False
     jobs: int | None = None
     verbose: bool = True

@@ -114,7 +114,7 @@ def plan_training(request: SuiteRequest) -> SuitePlan:
     return SuitePlan(
         settings=settings,
         dataset=dataset,
-        out=request.out or Path("results") / f"{dataset.name}-{time.strftime('%Y%m%d-%H%M%S')}",
+        out=Path(request.out) if request.out else Path("results") / f"{dataset.name}-{time.strftime('%Y%m%d-%H%M%S')}",
         resume=request.resume,
         audit=request.audit,
         interpret=request.interpret,
