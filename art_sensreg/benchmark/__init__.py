@@ -1,11 +1,11 @@
 """
 The benchmark suite behind `benchmarks/run_art_suite.py`. Nothing else in the package imports it.
 
-For Python callers: fill a `SuiteRequest`, and `run_suite` it.
+For Python callers: fill a `SuiteRequest` and `run_suite` it, or an `AuditRequest` and `run_audit` it.
 """
 
-from art_sensreg.benchmark.config import SuiteRequest
-from art_sensreg.benchmark.engine import run_suite
+from art_sensreg.benchmark.config import AuditRequest, SuiteRequest
+from art_sensreg.benchmark.engine import run_audit, run_suite
 from art_sensreg.benchmark.results import Results, RunRecord, read_results
 
-__all__ = ["Results", "RunRecord", "SuiteRequest", "read_results", "run_suite"]
+__all__ = ["AuditRequest", "Results", "RunRecord", "SuiteRequest", "read_results", "run_audit", "run_suite"]

@@ -14,6 +14,7 @@ from pathlib import Path
 from art_sensreg.auditing import CHECKS
 from art_sensreg.benchmark.cli.arguments import OneLineParser, known_names, positive_number, whole_number
 from art_sensreg.benchmark.cli.console import say
+from art_sensreg.benchmark.cli.plugin import load_plugin
 from art_sensreg.benchmark.config.audit_request import AuditRequest
 from art_sensreg.benchmark.config.threat_models import NORMS
 from art_sensreg.benchmark.defences.registry import DEFENCES
@@ -61,6 +62,7 @@ def make_audit_parser() -> argparse.ArgumentParser:
         help="weights of another trained model",
     )
     add("--checks", type=known_names(CHECKS), metavar="NAME,NAME...", help="default: all; see --list")
+    add("--plugin", type=Path, metavar="FILE", help="Python file that registers your own checks: docs/extending.md")
     add("--quick", action="store_true", help="fewer points, steps and restarts")
     add("--seed", type=int, default=0, metavar="N")
     add("--epochs", type=whole_number, metavar="N", help="with --defence; default: by data set")
@@ -78,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :param arguments: Command line; that of the process if None.
     :return: Exit code: 0 done, whatever the verdict; 1 a check raised. Wrong arguments exit with 2, Ctrl-C with 130.
     """
+    load_plugin(arguments, "audit.py")
     parser = make_audit_parser()
     given = parser.parse_args(arguments)
     if given.list:

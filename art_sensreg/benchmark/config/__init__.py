@@ -1,11 +1,13 @@
 """What is asked of a run: the request, the settings that follow from it, and what the attacker may do."""
 
+from art_sensreg.benchmark.config.audit_request import AuditRequest
 from art_sensreg.benchmark.config.request import SuiteRequest
 from art_sensreg.benchmark.config.settings import BUDGETS, FILE_RECIPE, RECIPES, Recipe, SuiteSettings
 from art_sensreg.benchmark.config.threat_models import NORMS, Threat, Threats, allowed, pair_threats
 
 __all__ = [
     "BUDGETS",
+    "AuditRequest",
     "FILE_RECIPE",
     "NORMS",
     "RECIPES",

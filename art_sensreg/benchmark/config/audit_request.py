@@ -32,7 +32,7 @@ class AuditRequest:
     :raises ValueError: If there is not exactly one of `checkpoint` and `defence`.
 
     Example:
-    >>> from art_sensreg.benchmark.config.audit_request import AuditRequest
+    >>> from art_sensreg.benchmark import AuditRequest
     >>> AuditRequest(defence="sr+jr", quick=True).folder.as_posix()
     'results/audit-sr+jr'
     """
