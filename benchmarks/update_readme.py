@@ -3,7 +3,8 @@ Put measured figures into the README and docs/*.md, so that none is typed in by 
 
 usage: update_readme.py [--check]
 
-Each block `<!-- begin: NAME -->` ... `<!-- end: NAME -->` becomes the first table of docs/results/NAME.md.
+Each block `<!-- begin: NAME -->` ... `<!-- end: NAME -->` becomes the first table of docs/results/NAME.md. The
+picture of the README, docs/results/digits-bench-cost.png, is drawn from digits-bench.json.
 With --check nothing is written, and a page that is out of date is exit code 1.
 """
 
@@ -11,7 +12,11 @@ import re
 import sys
 from pathlib import Path
 
+from art_sensreg.benchmark.results.plots import plot_cost
+from art_sensreg.benchmark.results.reading import read_results
+
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "results"
 
 
 def first_table(text: str) -> str:
@@ -24,7 +29,7 @@ def first_table(text: str) -> str:
 def updated(readme: str) -> str:
     def block(match: re.Match[str]) -> str:
         name = match.group(1)
-        table = first_table((ROOT / "docs" / "results" / f"{name}.md").read_text())
+        table = first_table((RESULTS / f"{name}.md").read_text())
         return f"<!-- begin: {name} -->\n{table}<!-- end: {name} -->"
 
     return re.sub(r"<!-- begin: (\S+) -->\n.*?<!-- end: \1 -->", block, readme, flags=re.DOTALL)
@@ -40,3 +45,4 @@ if __name__ == "__main__":
         sys.exit(f"out of date: {', '.join(page.name for page in outdated)}" if outdated else 0)
     for page in outdated:
         page.write_text(updated(page.read_text()))
+    plot_cost(read_results(RESULTS / "digits-bench.json"), RESULTS / "digits-bench-cost.png", norm="linf", eps=0.2)

@@ -1,4 +1,4 @@
-"""The plots of a run: worst case over eps, and robust accuracy of random models over the attacker's draws."""
+"""The plots of a run: worst case over eps and against training time, and random models over the attacker's draws."""
 
 from __future__ import annotations
 
@@ -65,4 +65,46 @@ def plot_robustness(results: Results, path: Path, threat: Threat) -> None:
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), ncols=columns, fontsize="small")
+    save_picture(figure, path)
+
+
+def plot_cost(results: Results, path: Path, norm: str, eps: float) -> None:
+    """
+    Plot the worst case against the time of training, that of `none` being 1: each defence that is trained, with its
+    interval. Pre- and postprocessors of the undefended model are left out.
+    """
+    from matplotlib.figure import Figure
+
+    groups = trained_runs(results)
+    runs_of_none = {run.seed: run.train_seconds for run in groups["none"]}
+    plain = fmean(seconds or 0.0 for seconds in runs_of_none.values())
+    points = []
+    for name, runs in groups.items():
+        cases = [case for run in runs for case in run.worst_case if case.threat == (norm, eps)]
+        trained = name == "none" or any(run.train_seconds != runs_of_none[run.seed] for run in runs)
+        if cases and trained:
+            shares = [(case.ci_low, case.robust_accuracy, case.ci_high) for case in cases]
+            low, share, high = (100 * fmean(column) for column in zip(*shares, strict=True))
+            points.append((name, fmean(run.train_seconds or 0.0 for run in runs) / plain, low, share, high))
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for name, cost, low, share, high in points:
+        ours = not name.startswith("art-") and name != "none"
+        color = "C0" if ours else "0.45"
+        under = any(share < other[3] < share + 12 and 0.75 < cost / other[1] < 1.33 for other in points)
+        axes.errorbar(cost, share, [[share - low], [high - share]], fmt="o" if ours else "s", color=color, lw=1, ms=5)
+        axes.annotate(
+            name,
+            (cost, share),
+            (5, -11 if under else 4),
+            textcoords="offset points",
+            fontsize="small",
+            color=color,
+        )
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlim(0.9, 1.5 * max(point[1] for point in points))
+    axes.set_xlabel("time of training, that of the undefended model = 1")
+    axes.set_ylabel(f"worst case over the attacks, %, {norm} {eps:g}")
+    axes.grid(alpha=0.3)
     save_picture(figure, path)

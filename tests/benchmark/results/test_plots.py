@@ -34,3 +34,15 @@ def test_a_random_model_has_a_line_for_each_size(drawn, tmp_path):
     lines = drawn[0].axes[0].lines
     assert [list(line.get_xdata()) for line in lines] == [[1, 4]] * 2
     assert list(lines[0].get_ydata()) == [100, 25]
+
+
+def test_cost_is_that_of_training_over_that_of_none(drawn, tmp_path):
+    runs = [
+        run_record(train_seconds=2.0, worst_case=(case(0.1, 0.2),)),
+        run_record(defence="sr", train_seconds=5.0, worst_case=(case(0.6, 0.2),)),
+        run_record(defence="quantise", train_seconds=2.0, worst_case=(case(0.3, 0.2),)),  # the model of `none`
+    ]
+    plots.plot_cost(results(*runs), tmp_path / "a.png", "linf", 0.2)
+    points = [container.lines[0] for container in drawn[0].axes[0].containers]
+    assert [(float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in points] == [(1, 10), (2.5, 60)]
+    assert [text.get_text() for text in drawn[0].axes[0].texts] == ["none", "sr"]
