@@ -78,7 +78,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--plugin",
         type=Path,
         metavar="FILE",
-        help="Python file that registers your own defences: docs/extending.md",
+        help="Python file that registers defences, attacks or checks of your own: docs/extending.md",
     )
     add("--attacks", type=known_names(ATTACKS), metavar="NAME,NAME...", help="default: by budget; see --list")
     add(

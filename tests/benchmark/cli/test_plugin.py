@@ -36,7 +36,12 @@ def test_a_check_of_a_plugin_can_be_asked_for(plugin, tmp_path):
 
 @pytest.mark.parametrize("program", [audit, suite])
 @pytest.mark.parametrize(
-    ("text", "words"), [(None, "there is no file"), ("1 / 0", "ZeroDivisionError: division by zero")]
+    ("text", "words"),
+    [
+        (None, "there is no file"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("from art_sensreg.benchmark.defences import *\nregister(DEFENCES['sr'])", "`name` is 'sr', which is taken"),
+    ],
 )
 def test_a_plugin_that_cannot_be_run_is_one_line(plugin, capsys, program, text, words):
     if text is not None:
@@ -44,4 +49,6 @@ def test_a_plugin_that_cannot_be_run_is_one_line(plugin, capsys, program, text, 
     with pytest.raises(SystemExit) as stopped:
         program.main(["--plugin", str(plugin), "--list"])
     assert stopped.value.code == 2
-    assert words in capsys.readouterr().err.splitlines()[-1]
+    shown = capsys.readouterr().err
+    assert words in shown
+    assert shown.count("\n") == 1
