@@ -20,7 +20,7 @@ from art_sensreg.art_bridge import (
     is_own,
     layers_of,
     model_dtype,
-    prepare,
+    prepare_training,
     trained_parameters,
 )
 from art_sensreg.objectives import Objective
@@ -203,7 +203,7 @@ def _classifier_batch(classifier: PyTorchClassifier, penalties: Sequence[Penalty
     if y is None:
         labels = predicted_classes(classifier.predict(images), classifier)
     inputs, targets = reader.arrays(images, labels).sample(rows)
-    function, objective = prepare(classifier, penalties, inputs[:LOOK])
+    function, objective = prepare_training(classifier, penalties, inputs[:LOOK])
     return _Batch(function, objective, inputs, targets, trained_parameters(classifier))
 
 

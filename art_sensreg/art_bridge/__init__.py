@@ -8,7 +8,7 @@ from art_sensreg.art_bridge.dtypes import model_dtype, numpy_dtype
 from art_sensreg.art_bridge.fit import FitOptions, fit_arrays, fit_batches, in_input_units, with_given
 from art_sensreg.art_bridge.loaders import BatchAdapter, number_of_images
 from art_sensreg.art_bridge.placement import place
-from art_sensreg.art_bridge.prepare import is_own, layers_of, prepare, trained_parameters
+from art_sensreg.art_bridge.prepare import is_own, layers_of, prepare_training, trained_parameters
 from art_sensreg.art_bridge.preprocessing import (
     PreprocessedModel,
     as_given,
@@ -52,7 +52,7 @@ __all__ = [
     "numpy_dtype",
     "place",
     "predicting_model",
-    "prepare",
+    "prepare_training",
     "save_weights",
     "standardised",
     "trained_parameters",

@@ -15,7 +15,7 @@ from art_sensreg.adversaries import Adversary
 from art_sensreg.art_bridge.data import Reader
 from art_sensreg.art_bridge.loaders import BatchAdapter, describe_source, loader_source
 from art_sensreg.art_bridge.placement import move, place, run_device
-from art_sensreg.art_bridge.prepare import check_trainable, prepare
+from art_sensreg.art_bridge.prepare import check_trainable, prepare_training
 from art_sensreg.penalties.forward.row_coupling import LOOK
 from art_sensreg.penalty_lists import Penalty, active_penalties
 from art_sensreg.randomization import BayesianKL
@@ -144,7 +144,8 @@ def _train(
     processes: Processes,
 ) -> History:
     classifier, config = reader.classifier, reader.config
-    model, objective = prepare(classifier, penalties, batches.look(LOOK), options.adversary, options.training_mode)
+    inputs, mode = batches.look(LOOK), options.training_mode
+    model, objective = prepare_training(classifier, penalties, inputs, options.adversary, mode)
     if config.accumulate > 1:
         check_divisible(objective, model, *batches.sample(LOOK))
     validation = reader.held_out(options.validation_data, options.batch_adapter)
@@ -158,7 +159,7 @@ def _train(
         validation=validation,
         guard=_guard(options.adversary, config, batches, validation),
         processes=processes,
-        training_mode=options.training_mode,
+        training_mode=mode,
         verbose=options.verbose and processes.rank == 0,
     )
     if options.checkpoint_dir is None:

@@ -36,7 +36,7 @@ _WHY = (
 )
 
 
-def prepare(
+def prepare_training(
     classifier: PyTorchClassifier,
     penalties: Sequence[Penalty],
     x: torch.Tensor,

@@ -1,4 +1,4 @@
-"""Who owns what `SensRegClassifier` returns, whom it asks, and when it leaves the work to ART."""
+"""Whom `SensRegClassifier` asks on its way to predictions and gradients, and who owns what it returns."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from art.preprocessing.standardisation_mean_std.pytorch import StandardisationMe
 from torch import nn
 
 from art_sensreg import SensRegClassifier
-from tests.art_bridge.test_inference import PREPROCESSING, SHAPE, Function, classifiers, images_and_labels, mlp
+from tests.art_bridge.twins import PREPROCESSING, SHAPE, Function, classifiers, images_and_labels, mlp
 
 
 @pytest.fixture
