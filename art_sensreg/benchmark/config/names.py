@@ -17,8 +17,6 @@ def check_new_name(name: Any, taken: Container[str]) -> None:
     """
     Check the name of a new defence or attack.
 
-    :param name: The name.
-    :param taken: Names that there are already.
     :raises ValueError: If it is one of them, or cannot be part of a list or a file's name.
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _GROUPS:

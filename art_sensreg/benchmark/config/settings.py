@@ -21,7 +21,7 @@ class Recipe:
     :param model: Name of the model.
     :param eps: Attack sizes of each norm; the largest is also what adversarial training trains at.
     :param epochs: Passes over the training data.
-    :param batch_size: Rows of a training step.
+    :param batch_size: Examples in a training step.
     :param learning_rate: Peak of the one-cycle schedule (Adam).
     :param test_size: Test images that are attacked, by budget.
     :param penalties: Settings of the penalties, by defence.
@@ -104,27 +104,15 @@ FILE_RECIPE = Recipe(
 @dataclass(frozen=True, kw_only=True)
 class SuiteSettings:
     """
-    All settings of a run; stored in `results.json` and compared when a run is resumed.
+    All settings of a run, every choice made; stored in `results.json` and compared when a run is resumed. Those of the
+    same name are what :class:`SuiteRequest` asks for.
 
-    :param dataset: `digits`, `mnist`, `cifar10`, or the path of an `.npz` file.
-    :param defences: Names of the defences.
     :param attacks: Names of the attacks, in the order in which they run.
     :param threats: Norms and attack sizes; ART's adversarial trainers train at the first norm's largest size.
-    :param model: Name of the model.
-    :param activation: Name of the activation.
-    :param norm_layer: `none` or `batch`.
-    :param budget: Strength of the attacks: `smoke`, `quick` or `full`.
-    :param seeds: Number of training seeds, from 0.
-    :param epochs: Passes over the training data.
-    :param batch_size: Rows of a training step.
-    :param learning_rate: Peak of the one-cycle schedule.
     :param train_size: Training images used, or None for all.
     :param test_size: Images attacked.
-    :param validation: Whether held-out training images stand in the place of the test images.
     :param data_crc32: Checksum of the images and labels used.
     :param device: `cpu` or `cuda`.
-    :param all_points: Whether every attack sees every image, and not only those that earlier ones left.
-    :param options: Options of single defences, `{defence: {option: value}}`.
     """
 
     dataset: str
@@ -156,12 +144,7 @@ class SuiteSettings:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def first_difference(self, stored: SuiteSettings) -> str | None:
-        """
-        Compare with the settings of a stored run. Defences, attacks and seeds may be added to it.
-
-        :param stored: Its settings.
-        :return: What differs first, in words, or None.
-        """
+        """What differs first from the settings of a stored run, in words; defences, attacks and seeds may be added to it."""
         # Through JSON and back: it knows no tuples.
         ours, theirs = (json.loads(json.dumps(settings.as_json())) for settings in (self, stored))
         for name, value in ours.items():

@@ -61,9 +61,6 @@ def threats_of(config: dict[str, Any]) -> Threats:
     """
     Read norms and sizes from `results.json`.
 
-    :param config: Its `config`.
-    :return: The threats.
-
     Example:
     >>> from art_sensreg.benchmark.config.threat_models import threats_of
     >>> threats_of({"norm": "linf", "eps": [0.1, 0.2]})
@@ -108,11 +105,6 @@ def perturbation_size(x: np.ndarray, x_adv: np.ndarray, norm: str) -> np.ndarray
     """
     Size of the perturbation of each image; infinite where it is not finite, so that it counts at no eps.
 
-    :param x: Images, `(n, ...)`.
-    :param x_adv: Adversarial images.
-    :param norm: `linf`, `l2` or `l1`.
-    :return: Array of shape `(n,)`.
-
     Example:
     >>> from art_sensreg.benchmark.config.threat_models import perturbation_size
     >>> [perturbation_size(np.zeros((1, 2)), np.array([[3.0, -4.0]]), norm).item() for norm in ("linf", "l2", "l1")]
@@ -131,12 +123,6 @@ def allowed(x: np.ndarray, x_adv: np.ndarray, norm: str, eps: float) -> np.ndarr
     """
     Which perturbed images keep to the rules: within eps but for rounding, and in the range of images.
 
-    :param x: Images in [0, 1], `(n, ...)`.
-    :param x_adv: Adversarial images.
-    :param norm: `linf`, `l2` or `l1`.
-    :param eps: Size.
-    :return: Boolean array `(n,)`.
-
     Example:
     >>> from art_sensreg.benchmark.config.threat_models import allowed
     >>> allowed(np.zeros((3, 1)), np.array([[0.1], [0.2], [-0.1]]), "linf", 0.1)
@@ -150,12 +136,6 @@ def allowed(x: np.ndarray, x_adv: np.ndarray, norm: str, eps: float) -> np.ndarr
 def random_noise(x: np.ndarray, norm: str, eps: float, seed: int) -> np.ndarray:
     """
     Images under random noise of a size: uniform in the ball in L-inf, on the sphere in L2 and L1; cut to [0, 1].
-
-    :param x: Images, float32 `(n, ...)`.
-    :param norm: `linf`, `l2` or `l1`.
-    :param eps: Size.
-    :param seed: Seed of the draw.
-    :return: Noisy images.
 
     Example:
     >>> from art_sensreg.benchmark.config.threat_models import random_noise

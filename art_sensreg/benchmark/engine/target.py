@@ -101,20 +101,6 @@ def make_target(
     Make what is attacked of a trained model.
 
     :raises NotApplicable: If the preprocessing cannot run here.
-
-    Example:
-    >>> from art_sensreg.benchmark.defences.registry import DEFENCES
-    >>> from art_sensreg.benchmark.engine.target import make_target
-    >>> from art_sensreg.datasets import load_dataset
-    >>> spec = TrainingSpec(
-    ...     dataset=load_dataset("digits"), model="mlp", activation="relu", norm_layer="none", seed=0, epochs=1,
-    ...     batch_size=64, learning_rate=0.001, norm="linf", eps=0.1, device="cpu",
-    ... )
-    >>> quantise = DEFENCES["quantise"]
-    >>> target = make_target(spec, spec.classifier(), quantise, quantise.options)
-    >>> x, y = spec.dataset.x_test[:2], np.eye(10, dtype=np.float32)[:2]
-    >>> [bool(target.classifier(view).loss_gradient(x, y).any()) for view in target.views]
-    [False, True]
     """
     if defence.random is not None:
         return _random_target(spec, model, defence.random, options, budget)
