@@ -18,10 +18,10 @@ from art_sensreg.benchmark.defences.registry import DEFENCES, options_of
 from art_sensreg.benchmark.engine.audit import ADVERSARIAL, Companions, audited_threat, companions_of
 from art_sensreg.benchmark.engine.context import SuiteContext, training_spec
 from art_sensreg.benchmark.engine.plan import SuitePlan, plan_training
-from art_sensreg.benchmark.engine.suite import resumed_results, use_threads_of
+from art_sensreg.benchmark.engine.suite import use_threads_of
 from art_sensreg.benchmark.engine.target import Target, make_target
 from art_sensreg.benchmark.engine.train import train_run
-from art_sensreg.benchmark.results.reading import read_results
+from art_sensreg.benchmark.results.reading import read_results, stored_results
 from art_sensreg.benchmark.results.store import ResultStore
 from art_sensreg.datasets import Dataset
 from art_sensreg.utils import check_seed
@@ -84,14 +84,11 @@ def load_target(settings: SuiteSettings, dataset: Dataset, seed: int, file: Path
 def _audit_defence(request: AuditRequest, name: str) -> AuditResult:
     """Train a defence, its twin and a surrogate, then audit it."""
     out, names = request.folder, tuple(dict.fromkeys([*_BESIDE, name]))
-    try:
-        plan = _plan(request, plan_training(request.suite_request(names, out)))
-        previous = resumed_results(plan)
-    except ValueError as error:
-        if "--resume" in str(error):
-            raise ValueError(f"`--out` {out} holds models of other settings; choose another folder") from None
-        raise
-    settings, dataset = plan.settings, plan.dataset
+    plan = _plan(request, plan_training(request.suite_request(names, out)))
+    settings, dataset, previous = plan.settings, plan.dataset, stored_results(out)
+    difference = previous and settings.first_difference(previous.config)
+    if difference:
+        raise ValueError(f"`--out` {out} holds models of other settings ({difference}); choose another folder")
     suite = SuiteContext(settings=settings, dataset=dataset, store=ResultStore(out, settings, previous))
     targets = {each: train_run(suite, each, request.seed) for each in names}
     target = targets[name]

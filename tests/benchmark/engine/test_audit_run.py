@@ -49,3 +49,8 @@ def test_settings_and_weights_of_a_run_are_read_back(trained, tmp_path):
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
     with pytest.raises(ValueError, match=r"holds no `results\.json` of a run"):
         settings_of_run(tmp_path, "sr")
+
+
+def test_a_folder_with_models_of_other_settings_is_refused(trained):
+    with pytest.raises(ValueError, match=r"`--out` .* holds models of other settings \(`epochs` was 2 and is now 3\)"):
+        run_audit(AuditRequest(defence="sr", out=trained, **{**SMALL, "epochs": 3}))
