@@ -144,7 +144,7 @@ class SuiteSettings:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def first_difference(self, stored: SuiteSettings) -> str | None:
-        """What differs first from the settings of a stored run, in words; defences, attacks and seeds may be added to it."""
+        """What differs first from the settings of a stored run; defences, attacks and seeds may be added to it."""
         # Through JSON and back: it knows no tuples.
         ours, theirs = (json.loads(json.dumps(settings.as_json())) for settings in (self, stored))
         for name, value in ours.items():
