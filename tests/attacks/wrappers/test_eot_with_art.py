@@ -76,7 +76,7 @@ def test_averaging_breaks_what_single_draws_leave(digits):
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     shape, clip = digits.input_shape, (0.0, 1.0)
     defended = RandomizedClassifier(
-        model, nn.CrossEntropyLoss(), shape, 10, optimizer=optimizer, clip_values=clip, device_type="cpu"
+        model, nn.CrossEntropyLoss(), shape, 10, optimizer=optimizer, clip_values=clip, device_type="cpu", penalties=[]
     )
     defended.fit(digits.x_train, digits.y_train, batch_size=64, nb_epochs=20, seed=1)
     plain = PyTorchClassifier(model, nn.CrossEntropyLoss(), shape, 10, clip_values=clip, device_type="cpu")
