@@ -6,7 +6,7 @@ from torch import nn
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty
 from art_sensreg.objectives import Objective
-from art_sensreg.penalty_lists import check_penalties
+from art_sensreg.randomization import randomize
 
 
 @pytest.fixture
@@ -121,32 +121,6 @@ def test_batch_norm_statistics_are_those_of_plain_training(batch):
     assert all(torch.allclose(a, b) for a, b in zip(net.buffers(), plain.buffers(), strict=True))
 
 
-@pytest.mark.parametrize(
-    ("penalties", "error", "message"),
-    [
-        (SensitivityPenalty(), TypeError, r"`penalties` is SensitivityPenalty\(.*\); expected a list"),
-        ([SensitivityPenalty], TypeError, r"`penalties` holds <class .*SensitivityPenalty'>; expected objects"),
-        ([3], TypeError, r"`penalties` holds 3"),
-        ([JacobianPenalty()], ValueError, r"which shares the noise of a SensitivityPenalty"),
-        ([JacobianPenalty(), SensitivityPenalty(weight=0)], ValueError, r"there is none with a weight above 0"),
-    ],
-)
-def test_wrong_penalties(penalties, error, message):
-    with pytest.raises(error, match=message):
-        check_penalties(penalties)
-
-
-def test_a_negative_weight_of_an_own_penalty():
-    class Negative:
-        weight = -1.0
-
-        def __call__(self, model, x, y):
-            return x.sum()
-
-    with pytest.raises(ValueError, match=r"`weight` is -1.0"):
-        check_penalties([Negative()])
-
-
 @pytest.mark.parametrize("name", ["loss", "base", "accuracy", "seconds", "epoch"])
 def test_a_penalty_cannot_take_the_place_of_another_entry(net, batch, name):
     def own(model, x, y):
@@ -189,3 +163,27 @@ def test_an_own_penalty_moves_no_batch_norm_statistics(batch):
     plain(batch[0])
     evaluate(Objective([lambda model, x, y: model(x).mean()]), net, batch)
     assert all(torch.allclose(a, b) for a, b in zip(net.buffers(), plain.buffers(), strict=True))
+
+
+def test_a_model_that_works_in_place_leaves_the_batch_to_the_others():
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+
+        def forward(self, x):
+            return self.inner(x.sub_(0.5).div_(0.25))
+
+    seen = []
+
+    def watching(model, x, y):
+        seen.append(x.detach().clone())
+        return x.sum() * 0
+
+    x = torch.rand(8, 6)
+    before = x.clone()
+    model = randomize(InPlace(), kind="rse")
+    objective = Objective([SensitivityPenalty(), watching])
+    objective.prepare(model, x)
+    objective(model, x, torch.arange(8) % 3)
+    assert torch.equal(seen[-1], before)

@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -6,8 +7,10 @@ from torch import nn
 from torch.autograd.functional import jacobian
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty
+from art_sensreg.penalties.forward.noise import draw_unit_sphere
 from art_sensreg.penalties.jacobian import difference_squared_norm, exact_squared_norm, projected_squared_norm
-from tests.penalties.helpers import by_weights, generator
+from art_sensreg.randomization import randomize
+from tests.penalties.helpers import Attending, by_weights, generator, slopes
 
 PROBES = 20_000
 
@@ -174,3 +177,54 @@ def test_gradients_by_the_input(net, penalty, batch_norm):
     assert torch.autograd.gradcheck(value, x)
     frozen = penalty(net, x.detach(), generator=torch.Generator().manual_seed(0), clip_values=(0.0, 1.0))
     assert torch.isclose(value(x), frozen)
+
+
+def full_jacobian(model, x, seed):
+    """`dz_i/dx_i` for each example, the draws of the model being those of a seed."""
+
+    def logits(x):
+        torch.manual_seed(seed)
+        return model(x)
+
+    return torch.stack([row[:, i] for i, row in enumerate(torch.autograd.functional.jacobian(logits, x))])
+
+
+@pytest.mark.parametrize("estimator", ["projection", "exact"])
+def test_jacobians_of_a_random_model_with_batch_norm(estimator):
+    """With the draws of the pass, at the statistics of the batch."""
+    torch.manual_seed(0)
+    x = torch.rand(6, 5).double()
+    model = randomize(nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3)), kind="rse")
+    model = model.double().train()
+    penalty = JacobianPenalty(estimator=estimator)
+    torch.manual_seed(3)
+    found = penalty(model, x, generator=torch.Generator().manual_seed(1))
+    frozen = copy.deepcopy(model)
+    (norm,) = (module for module in frozen.modules() if isinstance(module, nn.BatchNorm1d))
+    norm.momentum = 1.0
+    torch.manual_seed(3)
+    frozen(x)
+    norm.running_var.mul_(5 / 6)
+    norm.eval()
+    jacobians = full_jacobian(frozen, x, 3)
+    if estimator == "projection":
+        vectors = draw_unit_sphere(6, 3, x, torch.Generator().manual_seed(1))
+        wanted = 3 * torch.einsum("nc,ncd->nd", vectors, jacobians).pow(2).sum(1).mean() / 2
+    else:
+        wanted = jacobians.pow(2).sum((1, 2)).mean() / 2
+    assert torch.isclose(found, wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("estimator", ["projection", "exact"])
+def test_attention_is_differentiated_twice(estimator):
+    torch.manual_seed(0)
+    model, x = Attending().double().train(), torch.rand(4, 6).double()
+
+    def value():
+        return JacobianPenalty(estimator=estimator)(model, x, generator=torch.Generator().manual_seed(1))
+
+    if estimator == "exact":
+        assert torch.isclose(value(), full_jacobian(model, x, 0).pow(2).sum((1, 2)).mean() / 2)
+    found, wanted = slopes(value, model.head.weight)
+    assert wanted != 0
+    assert found == pytest.approx(wanted, rel=1e-4)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from art_sensreg import GradDivTrainer, SensRegClassifier
 from art_sensreg.randomization import BayesianKL, randomize
 from art_sensreg.randomization.bayesian import gaussian_divergence
 from art_sensreg.randomization.layers import RandomLayer
@@ -32,3 +33,11 @@ def test_the_divergence_against_torchs_own():
     assert BayesianKL()(half).item() == pytest.approx(BayesianKL()(copy.deepcopy(half).double()).item(), rel=1e-2)
     with pytest.raises(ValueError, match="no Bayesian layer"):
         BayesianKL()(nn.Linear(2, 2))
+
+
+def test_data_of_unknown_length_are_refused_where_the_weight_of_the_divergence_needs_it():
+    model = randomize(nn.Linear(6, 3), kind="bayesian")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    classifier = SensRegClassifier(model, nn.CrossEntropyLoss(), (6,), 3, optimizer=optimizer, device_type="cpu")
+    with pytest.raises(TypeError, match="The training data are generator, whose number of images is not known"):
+        GradDivTrainer(classifier).fit((x for x in torch.rand(8, 6).numpy()), [0] * 8, verbose=False)

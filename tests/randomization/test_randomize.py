@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import spectral_norm
 
 from art_sensreg.randomization import draws_differ, is_randomized, randomize
 from tests.randomization.models import KINDS, functional_model
@@ -135,3 +136,10 @@ def test_hidden_layers_are_those_of_the_network(kind, width):
     assert plan_taps(random, "hidden", torch.rand(2, 4)).names == ("tanh",)
     SensitivityPenalty()(random, torch.rand(6, 4)).backward()
     assert random[0].weight.grad is not None
+
+
+def test_hooked_weights_are_refused_with_their_name():
+    model = nn.Sequential(nn.Linear(6, 4), spectral_norm(nn.Linear(4, 3)))
+    model(torch.rand(5, 6))
+    with pytest.raises(ValueError, match=r"`model` has a layer '1' whose weight is computed by a hook"):
+        randomize(model, kind="rse")

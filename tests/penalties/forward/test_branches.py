@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +8,9 @@ from torch import nn
 from torch.autograd.functional import jacobian
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty
+from art_sensreg.objectives import Objective
 from art_sensreg.penalties.forward.branches import forward_branches
+from art_sensreg.penalties.forward.noise import Probes
 from art_sensreg.penalties.forward.plan import ForwardPlan
 from art_sensreg.penalties.forward.row_coupling import survey
 
@@ -220,3 +223,21 @@ def test_models_that_work_in_place(estimator):
     assert JacobianPenalty(estimator=estimator)(net, x) > 0
     SensitivityPenalty()(net, x)
     assert torch.equal(x, before)
+
+
+def test_separate_passes_measure_what_stacked_ones_do():
+    """BatchNorm's statistics of the clean pass, also where the outputs are differentiated by the inputs."""
+    values = []
+    for stacked in (True, False):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).double().train()
+        objective = Objective([SensitivityPenalty(), JacobianPenalty(estimator="projection")])
+        x, y = torch.linspace(0, 1, 240).sin().view(40, 6).double(), torch.arange(40) % 3
+        objective.prepare(model, x)
+        objective.plan = replace(objective.plan, stacked=stacked)
+        terms, _ = objective(model, x, y, Probes(0, x.device).at(0))
+        terms["loss"].backward()
+        gradients = [parameter.grad for parameter in model.parameters()]
+        values.append([*(terms[name].detach() for name in sorted(terms)), *gradients])
+    for one, other in zip(*values, strict=True):
+        assert torch.allclose(one, other, atol=1e-10)

@@ -1,6 +1,6 @@
-"""What the branches of a batch share, in the forms in which published networks are written."""
+"""Randomness of the model's own: clean and perturbed examples get the same draws."""
 
-import warnings
+import random
 
 import numpy as np
 import pytest
@@ -9,139 +9,128 @@ from torch import nn
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegTrainer, TrainingConfig
 from art_sensreg.objectives import Objective
-from tests.penalties.forward.branch_models import Body, HandwrittenBatchNorm
-from tests.penalties.forward.test_row_coupling import X, Y, batch, built, by_hand, classifier
-from tests.penalties.helpers import generator
+from art_sensreg.penalties.forward.draws import DRAWS, DROPOUTS, drops_nothing, of_parameter
+from art_sensreg.penalties.forward.row_coupling import survey
+from art_sensreg.utils.model_rng import Replay, random_sources, same_states
+from tests.penalties.forward.branch_models import DRAWING, Body, ViT
+from tests.penalties.helpers import X, Y, batch, built, by_hand, classifier, generator, quiet
 
 
-@pytest.mark.parametrize("dropout", [nn.Dropout, nn.AlphaDropout])
-def test_dropout_in_place(dropout):
-    """As MNASNet, EfficientNet and MobileNetV3 of torchvision have it."""
-    net, (x, y) = built(lambda: Body(dropout(0.5, inplace=True))), batch()
-    objective = Objective([JacobianPenalty(sigma=0.1)])
+def test_parameters_and_their_views_are_told_from_functions_of_the_batch():
+    weight = nn.Linear(3, 2).weight
+    assert of_parameter(weight)
+    assert of_parameter(weight.view(1, 2, 3))
+    assert not of_parameter(weight * 2)
+    assert not of_parameter("weight")
+
+
+def test_dropout_that_drops_nothing():
+    assert not drops_nothing(0.5, (True,), {})
+    assert not drops_nothing(0.5, (), {"train": True})
+    assert drops_nothing(0.5, (), {"training": False})
+    assert drops_nothing(0.5, (False,), {})
+    assert drops_nothing(0, (), {})
+
+
+CALLS = {
+    "bernoulli_": (torch.Tensor.bernoulli_, (torch.ones(3), 0.5), {}, True),
+    "randn_like": (torch.randn_like, (torch.ones(3),), {}, True),
+    "noise on weights": (torch.randn_like, (nn.Parameter(torch.ones(3)),), {}, False),
+    "rrelu in evaluation mode": (nn.functional.rrelu, (torch.ones(3),), {}, False),
+    "rrelu in training mode": (nn.functional.rrelu, (torch.ones(3),), {"training": True}, True),
+    "attention": (nn.functional.scaled_dot_product_attention, (), {"dropout_p": 0.1}, True),
+    "attention without dropout": (nn.functional.scaled_dot_product_attention, (), {}, False),
+}
+
+
+@pytest.mark.parametrize(("function", "args", "kwargs", "drawn"), CALLS.values(), ids=CALLS)
+def test_which_calls_draw(function, args, kwargs, drawn):
+    assert DRAWS[function](args, kwargs) == drawn
+    assert function not in DROPOUTS
+
+
+@quiet
+@pytest.mark.parametrize("sigma", [0.3, 0.03])
+@pytest.mark.parametrize("name", [name for name in DRAWING if name != "numpy-variable" and name != "own-generator"])
+def test_clean_and_noisy_rows_get_the_same_draws(name, sigma):
+    net, (x, y) = built(DRAWING[name]), batch()
+    objective = Objective([JacobianPenalty(sigma=sigma)])
     objective.prepare(net, x)
-    assert objective.plan.stacked
-    wanted = by_hand(net, x, 0.1)
+    wanted = by_hand(net, x, sigma)
     terms, _ = objective(net, x, y, generator())
     assert torch.isclose(terms["jacobian"], wanted, rtol=1e-3)
-    terms["loss"].backward()
 
 
-class SplitBatchNorm(nn.Module):
-    """Ghost BatchNorm as a view: it takes batches that it can divide, and no others."""
-
-    def __init__(self, width, splits):
-        super().__init__()
-        self.splits = splits
-        self.register_buffer("mean", torch.zeros(width * splits))
-        self.register_buffer("var", torch.ones(width * splits))
-
-    def forward(self, x):
-        if not self.training:
-            return nn.functional.batch_norm(x, *(v.view(self.splits, -1).mean(0) for v in (self.mean, self.var)))
-        return nn.functional.batch_norm(x.view(-1, len(self.mean)), self.mean, self.var, training=True).view_as(x)
-
-
-class Quarters(nn.BatchNorm1d):
-    def forward(self, x):
-        return torch.cat([super(Quarters, self).forward(part) for part in x.chunk(4)]) if self.training else x
+@pytest.mark.parametrize("name", ["layer-scale", "zero-gamma"])
+def test_branches_that_the_initial_weights_hide(name):
+    """They count as soon as the scale has grown; nothing is looked at again then."""
+    net, (x, y) = built(DRAWING[name]), batch()
+    objective = Objective([JacobianPenalty(sigma=0.03)])
+    objective.prepare(net, x)
+    with torch.no_grad():
+        for key, parameter in net.named_parameters():
+            if key.endswith(("scale", "gamma")):
+                parameter.fill_(1.0)
+    wanted = by_hand(net, x, 0.03)
+    terms, _ = objective(net, x, y, generator())
+    assert torch.isclose(terms["jacobian"], wanted, rtol=1e-3)
 
 
-@pytest.mark.filterwarnings("ignore:Clean and perturbed images")
-@pytest.mark.parametrize("norm", [lambda: SplitBatchNorm(6, 8), lambda: SplitBatchNorm(6, 4), lambda: Quarters(6)])
-def test_models_that_take_large_batches_only(norm):
-    """Two, seven or eight rows, on which others are tried, are none that they can divide."""
-    runs = []
-    for penalties in ([], [JacobianPenalty(weight=1e-9, sigma=0.1), SensitivityPenalty(weight=1e-9)]):
-        net = built(lambda: Body(norm()))
-        before = net.first.weight.detach().clone()
-        trainer = SensRegTrainer(classifier(net), penalties, TrainingConfig(seed=0))
-        trainer.fit(X, Y, batch_size=16, nb_epochs=2, verbose=False)
-        assert not torch.equal(before, net.first.weight)
-        runs.append(net.state_dict())
-    for (key, one), other in zip(runs[0].items(), runs[1].values(), strict=True):
-        assert torch.allclose(one.double(), other.double(), atol=1e-4), key
+def test_the_same_for_any_initial_state():
+    """Where a look at two rows saw no difference in some, the penalty was several times as large as it is."""
+    for seed in range(12):
+        net, (x, y) = built(lambda: ViT(0.1), seed), batch()
+        torch.manual_seed(seed)
+        objective = Objective([JacobianPenalty(sigma=0.03)])
+        objective.prepare(net, x)
+        wanted = by_hand(net, x, 0.03)
+        terms, _ = objective(net, x, y, generator())
+        assert torch.isclose(terms["jacobian"], wanted, rtol=1e-3)
 
 
-class Switched(Body):
-    """Something that begins when a rate is raised, or a part exchanged."""
-
-    def __init__(self, kind):
-        super().__init__(nn.Identity())
-        self.kind, self.rate, self.steps = kind, 0.0, 0
-
-    def inner(self, x):
-        if self.rate and self.kind == "numpy":
-            return x * torch.from_numpy((np.random.rand(len(x), 1) >= self.rate).astype("f"))
-        return x + self.rate * x.flip(0) if self.kind == "rows" else self.middle(x)
-
-    def on_epoch(self, state):
-        self.rate = 0.5
-        if self.kind == "module" and isinstance(self.middle, nn.Identity):
-            self.middle = HandwrittenBatchNorm(6).train()
-
-
-@pytest.mark.filterwarnings("ignore:Clean and perturbed images")
-@pytest.mark.parametrize("kind", ["numpy", "rows", "module"])
-def test_what_begins_between_two_epochs(kind):
-    """A callback that raises a rate from 0, or puts in another module: the model is looked at once more."""
-    runs = []
-    for weight, seed in ((0.0, 0), (1e-9, 1)):
-        net = built(lambda: Switched(kind))
-        config = TrainingConfig(seed=0, callbacks=[net])
-        trainer = SensRegTrainer(classifier(net), [JacobianPenalty(weight=weight, sigma=0.1)], config)
+@quiet
+@pytest.mark.parametrize("name", DRAWING)
+def test_whether_they_do_is_no_matter_of_chance(name):
+    net, (x, _) = built(DRAWING[name]), batch()
+    for seed in range(5):
+        torch.manual_seed(seed)
         np.random.seed(seed)
-        trainer.fit(X, Y, batch_size=16, nb_epochs=3, verbose=False)
-        runs.append(net.state_dict())
-    for (key, one), other in zip(runs[0].items(), runs[1].values(), strict=True):
-        assert torch.allclose(one.double(), other.double(), atol=1e-4), key
+        random.seed(seed)
+        before = Replay(random_sources(net, x.device))
+        objective = Objective([JacobianPenalty(sigma=0.1)])
+        objective.prepare(net, x)
+        assert not objective.plan.stacked
+        assert same_states(before)
 
 
-@pytest.mark.filterwarnings("ignore:Clean and perturbed images")
-@pytest.mark.parametrize("kind", ["numpy", "rows", "module"])
-def test_the_penalty_of_what_has_begun(kind):
-    net, (x, y) = built(lambda: Switched(kind)), batch()
-    objective = Objective([JacobianPenalty(sigma=0.1)])
-    objective.prepare(net, x)
-    net.on_epoch(None)
-    objective.look_again(net, x)
-    assert not objective.plan.stacked
-    wanted = by_hand(net, x, 0.1)
-    terms, _ = objective(net, x, y, generator())
-    assert torch.isclose(terms["jacobian"], wanted, rtol=1e-3)
+@quiet
+@pytest.mark.parametrize("name", DRAWING)
+def test_same_seed_same_bits_whatever_the_global_generators(name):
+    weights = []
+    for seed in (1, 2):
+        net = built(DRAWING[name])
+        trainer = SensRegTrainer(classifier(net), [SensitivityPenalty()], TrainingConfig(seed=0))
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        trainer.fit(X, Y, batch_size=16, nb_epochs=1, verbose=False)
+        weights.append([parameter.detach().clone() for parameter in net.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*weights, strict=True))
 
 
-def test_a_model_that_counts_is_warned_of_once():
-    """It is looked at again once it has begun to count."""
-
-    class Counting(Switched):
+def test_a_source_that_cannot_be_found_is_an_error():
+    class Hidden(Body):
         def inner(self, x):
-            self.steps += 1
-            return x + 0.5 * x.flip(0)
+            return x + torch.from_numpy(np.random.default_rng().random(x.shape, dtype=np.float32))
 
-    trainer = SensRegTrainer(classifier(built(lambda: Counting("rows"))), [JacobianPenalty(sigma=0.1)])
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        trainer.fit(X, Y, batch_size=16, nb_epochs=3, verbose=False)
-    assert [str(item.message).startswith("Clean and perturbed images") for item in caught].count(True) == 1
+    net, (x, _) = built(Hidden), batch()
+    with pytest.raises(ValueError, match="`model` returns other outputs for the same inputs and random states"):
+        Objective([SensitivityPenalty()]).prepare(net, x)
 
 
-def test_a_pass_that_is_broken_off_counts_for_nothing():
-    class Later(Body):
-        def __init__(self):
-            super().__init__()
-            self.register_buffer("count", torch.zeros(()))
-            self.steps, self.rate = 0, 0.0
+def test_noise_on_weights_is_shared_by_stacked_rows():
+    class Noisy(nn.Linear):
+        def forward(self, x):
+            return nn.functional.linear(x, self.weight + 0.1 * torch.randn_like(self.weight), self.bias)
 
-        def inner(self, x):
-            self.count += 1
-            self.steps += 1
-            return x * (torch.rand(len(x), 1) >= self.rate) if self.rate else x
-
-    net, (x, y) = built(Later), batch()
-    objective = Objective([JacobianPenalty(sigma=0.1)])
-    objective.prepare(net, x)
-    net.rate = 0.5
-    with pytest.warns(UserWarning, match="because it draws random numbers"):
-        objective(net, x, y, generator())
-    assert (net.steps, net.count.item()) == (1, 1)
+    assert survey(built(lambda: Body(Noisy(6, 6))), batch()[0]).stacked

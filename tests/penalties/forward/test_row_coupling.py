@@ -1,25 +1,19 @@
 """Models that draw random numbers, couple the rows of a batch, or keep state: each branch is what it is alone."""
 
 import copy
-import random
-import warnings
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegClassifier, SensRegTrainer, TrainingConfig
+from art_sensreg import JacobianPenalty, SensitivityPenalty
 from art_sensreg.objectives import Objective
-from art_sensreg.penalties.forward.branches import forward_branches
 from art_sensreg.penalties.forward.row_coupling import survey
-from art_sensreg.utils.model_rng import Replay, random_sources, same_states
 from art_sensreg.utils.model_state import Snapshot
 from tests.penalties.forward.branch_models import (
     ALONE,
     COUPLED,
-    DRAWING,
     KNOWN,
     Block,
     Body,
@@ -28,176 +22,9 @@ from tests.penalties.forward.branch_models import (
     HandwrittenBatchNorm,
     ViT,
 )
-from tests.penalties.helpers import generator
-
-X, Y = np.random.default_rng(0).random((48, 8), dtype=np.float32), np.arange(48) % 3
-quiet = pytest.mark.filterwarnings("ignore:Clean and perturbed images")
-
-
-def built(make, seed=0):
-    torch.manual_seed(seed)
-    return make().train()
-
-
-def batch(rows=16):
-    return torch.from_numpy(X[:rows]), torch.from_numpy(Y[:rows])
-
-
-def by_hand(net, x, sigma):
-    """JR of a model alone: two passes with the same draws, from the same state."""
-    noisy = x + sigma * torch.randn(x.shape, generator=generator())
-    replay = Replay(random_sources(net, x.device))
-    logits = []
-    for inputs in (x, noisy):
-        with replay:
-            logits.append(copy.deepcopy(net)(inputs))
-    return (logits[1] - logits[0]).pow(2).sum(1).mean() / sigma**2 / 2
-
+from tests.penalties.helpers import batch, built, by_hand, generator, quiet
 
 # --- randomness ------------------------------------------------------------------------------------------------------
-
-
-@quiet
-@pytest.mark.parametrize("sigma", [0.3, 0.03])
-@pytest.mark.parametrize("name", [name for name in DRAWING if name != "numpy-variable" and name != "own-generator"])
-def test_clean_and_noisy_rows_get_the_same_draws(name, sigma):
-    net, (x, y) = built(DRAWING[name]), batch()
-    objective = Objective([JacobianPenalty(sigma=sigma)])
-    objective.prepare(net, x)
-    wanted = by_hand(net, x, sigma)
-    terms, _ = objective(net, x, y, generator())
-    assert torch.isclose(terms["jacobian"], wanted, rtol=1e-3)
-
-
-@pytest.mark.parametrize("name", ["layer-scale", "zero-gamma"])
-def test_branches_that_the_initial_weights_hide(name):
-    """They count as soon as the scale has grown; nothing is looked at again then."""
-    net, (x, y) = built(DRAWING[name]), batch()
-    objective = Objective([JacobianPenalty(sigma=0.03)])
-    objective.prepare(net, x)
-    with torch.no_grad():
-        for key, parameter in net.named_parameters():
-            if key.endswith(("scale", "gamma")):
-                parameter.fill_(1.0)
-    wanted = by_hand(net, x, 0.03)
-    terms, _ = objective(net, x, y, generator())
-    assert torch.isclose(terms["jacobian"], wanted, rtol=1e-3)
-
-
-def test_the_same_for_any_initial_state():
-    """Where a look at two rows saw no difference in some, the penalty was several times as large as it is."""
-    for seed in range(12):
-        net, (x, y) = built(lambda: ViT(0.1), seed), batch()
-        torch.manual_seed(seed)
-        objective = Objective([JacobianPenalty(sigma=0.03)])
-        objective.prepare(net, x)
-        wanted = by_hand(net, x, 0.03)
-        terms, _ = objective(net, x, y, generator())
-        assert torch.isclose(terms["jacobian"], wanted, rtol=1e-3)
-
-
-@quiet
-@pytest.mark.parametrize("name", DRAWING)
-def test_whether_they_do_is_no_matter_of_chance(name):
-    net, (x, _) = built(DRAWING[name]), batch()
-    for seed in range(5):
-        torch.manual_seed(seed)
-        np.random.seed(seed)
-        random.seed(seed)
-        before = Replay(random_sources(net, x.device))
-        objective = Objective([JacobianPenalty(sigma=0.1)])
-        objective.prepare(net, x)
-        assert not objective.plan.stacked
-        assert same_states(before)
-
-
-@quiet
-@pytest.mark.parametrize("name", DRAWING)
-def test_same_seed_same_bits_whatever_the_global_generators(name):
-    weights = []
-    for seed in (1, 2):
-        net = built(DRAWING[name])
-        trainer = SensRegTrainer(classifier(net), [SensitivityPenalty()], TrainingConfig(seed=0))
-        torch.manual_seed(seed)
-        np.random.seed(seed)
-        random.seed(seed)
-        trainer.fit(X, Y, batch_size=16, nb_epochs=1, verbose=False)
-        weights.append([parameter.detach().clone() for parameter in net.parameters()])
-    assert all(torch.equal(one, other) for one, other in zip(*weights, strict=True))
-
-
-def classifier(net):
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    return SensRegClassifier(net, nn.CrossEntropyLoss(), (8,), 3, optimizer=optimizer, device_type="cpu")
-
-
-def test_a_source_that_cannot_be_found_is_an_error():
-    class Hidden(Body):
-        def inner(self, x):
-            return x + torch.from_numpy(np.random.default_rng().random(x.shape, dtype=np.float32))
-
-    net, (x, _) = built(Hidden), batch()
-    with pytest.raises(ValueError, match="`model` returns other outputs for the same inputs and random states"):
-        Objective([SensitivityPenalty()]).prepare(net, x)
-
-
-@pytest.mark.parametrize("rows", [16, 40])
-def test_randomness_that_begins_later(rows):
-    """As where the rate of stochastic depth rises over the epochs, behind layers that have state."""
-    net, (x, y) = nn.Sequential(nn.BatchNorm1d(8), nn.Dropout(0.2), built(lambda: ViT(0.0))).train(), batch(rows)
-    objective = Objective([JacobianPenalty(sigma=0.1)])
-    objective.prepare(net, x)
-    assert objective.plan.stacked
-    for block in net[2].blocks:
-        block.path.p = 0.3
-    plain = copy.deepcopy(net)
-    torch.manual_seed(7)
-    plain(x)
-    after = torch.rand(1)
-    fixed = copy.deepcopy(net)
-    fixed[0] = nn.BatchNorm1d(8, momentum=1.0)
-    fixed[0](x)
-    fixed[0].running_var.mul_((rows - 1) / rows)
-    fixed[0].eval()
-    torch.manual_seed(7)
-    wanted = by_hand(fixed, x, 0.1)
-    torch.manual_seed(7)
-    with pytest.warns(UserWarning, match="because it draws random numbers"):
-        terms, _ = objective(net, x, y, generator())
-    assert torch.isclose(terms["jacobian"], wanted, rtol=1e-3)
-    assert torch.equal(torch.rand(1), after)
-    assert all(torch.allclose(a, b) for a, b in zip(net.buffers(), plain.buffers(), strict=True))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        objective(net, x, y, generator())
-
-
-@pytest.mark.parametrize("rows", [16, 10])
-def test_a_shared_mask_is_that_of_the_clean_rows_alone_in_any_layout(rows):
-    """Masks are drawn in the order in which a tensor lies in memory."""
-    net = built(lambda: Body(Transposed()))
-    assert survey(net, batch()[0]).stacked
-    x, _ = batch()
-    torch.manual_seed(3)
-    wanted = copy.deepcopy(net)(x)
-    torch.manual_seed(3)
-    clean, noisy = forward_branches(net, [x, x[:rows]]).logits
-    assert torch.allclose(clean, wanted, atol=1e-6)
-    assert torch.allclose(noisy, wanted[:rows], atol=1e-6)
-
-
-class Transposed(nn.Module):
-    def forward(self, x):
-        steps_first = x.view(len(x), 2, 3).transpose(0, 1).contiguous()
-        return nn.functional.dropout(steps_first.transpose(0, 1), 0.5, self.training).reshape(len(x), 6)
-
-
-def test_noise_on_weights_is_shared_by_stacked_rows():
-    class Noisy(nn.Linear):
-        def forward(self, x):
-            return nn.functional.linear(x, self.weight + 0.1 * torch.randn_like(self.weight), self.bias)
-
-    assert survey(built(lambda: Body(Noisy(6, 6))), batch()[0]).stacked
 
 
 # --- rows that influence each other, and state -----------------------------------------------------------------------
@@ -233,17 +60,6 @@ def test_a_penalty_of_no_weight_leaves_training_as_it_is(name, penalties):
         assert torch.allclose(one.double(), two.double(), atol=1e-4), key
     counts = [[getattr(module, "calls", None) for module in model.modules()] for model in (plain, net)]
     assert counts[0] == counts[1]
-
-
-@pytest.mark.parametrize("name", COUPLED)
-def test_it_is_said_once(name):
-    net, (x, y) = built(COUPLED[name]), batch()
-    objective = Objective([SensitivityPenalty()])
-    with pytest.warns(UserWarning, match="cannot share a forward pass of this model, because"):
-        objective.prepare(net, x)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        objective(net, x, y)
 
 
 @quiet
@@ -355,6 +171,14 @@ def test_modules_that_fold_their_weights_in_evaluation_mode():
     assert torch.equal(net.middle.weight, before)
 
 
+def test_ordinary_models_are_stacked():
+    for make in (lambda: Body(nn.BatchNorm1d(6)), lambda: ViT(0.0), lambda: Body(nn.Dropout()), lambda: Block(8, 0.0)):
+        net = built(make)
+        x = torch.rand(14, 3, 8) if isinstance(net, Block) else batch(14)[0]
+        assert survey(net, x).stacked
+    assert not survey(Body(DropPath(0.0)).train(), batch()[0]).random
+
+
 def test_what_a_snapshot_puts_back():
     net = built(Stateful)
     snapshot = Snapshot(net)
@@ -362,11 +186,3 @@ def test_what_a_snapshot_puts_back():
     assert {"count", "calls", "centre", "running_mean", "running_var"} <= {name for _, name in snapshot.changed()}
     snapshot.restore()
     assert (net.count, net.log) == (0, [])
-
-
-def test_ordinary_models_are_stacked():
-    for make in (lambda: Body(nn.BatchNorm1d(6)), lambda: ViT(0.0), lambda: Body(nn.Dropout()), lambda: Block(8, 0.0)):
-        net = built(make)
-        x = torch.rand(14, 3, 8) if isinstance(net, Block) else batch(14)[0]
-        assert survey(net, x).stacked
-    assert not survey(Body(DropPath(0.0)).train(), batch()[0]).random
