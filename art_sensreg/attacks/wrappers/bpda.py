@@ -94,14 +94,7 @@ class BPDA(nn.Module):
         elif surrogate is None and _declares(operation, Preprocessor, "estimate_gradient"):
             replaced: torch.Tensor = _EstimatedGradient.apply(x, exact, operation)
             return replaced
-        approximate = x if surrogate is None else surrogate(x)
-        if not isinstance(approximate, torch.Tensor):
-            raise TypeError(f"`surrogate` returns {type(approximate).__name__}; expected a tensor.")
-        if x.requires_grad and torch.is_grad_enabled() and not approximate.requires_grad:
-            raise ValueError(
-                "`surrogate` returns a tensor to which autograd finds no path from the images; expected differentiable "
-                "operations of torch, without `detach`, `numpy` or `no_grad`."
-            )
+        approximate = x if surrogate is None else check_traced("surrogate", surrogate(x), x)
         if approximate.shape != exact.shape:
             name = "identity" if surrogate is None else "`surrogate`"
             raise ValueError(
@@ -167,6 +160,19 @@ class BPDA(nn.Module):
     def extra_repr(self) -> str:
         name = getattr(self.preprocessing, "__name__", type(self.preprocessing).__name__)
         return f"preprocessing={name}, surrogate={'identity' if self.surrogate is None else self.surrogate}"
+
+
+def check_traced(name: str, output: Any, x: torch.Tensor) -> torch.Tensor:
+    """Refuse what a function of images returned if it is no tensor, or autograd finds no path to it from them."""
+    if not isinstance(output, torch.Tensor):
+        raise TypeError(f"`{name}` returns {type(output).__name__}; expected a tensor.")
+    if x.requires_grad and torch.is_grad_enabled() and not output.requires_grad:
+        raise ValueError(
+            f"`{name}` returns a tensor to which autograd finds no path from the images; expected differentiable "
+            "operations of torch, without `detach`, `numpy` or `no_grad`: only the `preprocessing` of "
+            "art_sensreg.attacks.BPDA may use those."
+        )
+    return output
 
 
 def _declares(operation: Any, kind: type, method: str) -> bool:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
+from art_sensreg.attacks.wrappers.bpda import check_traced
 from art_sensreg.attacks.wrappers.randomness import Draw, examples_share_noise, graph_bytes
 from art_sensreg.penalties.forward.taps import ActivationTaps
 from art_sensreg.utils import check_choice, check_count
@@ -133,20 +134,10 @@ class EOT(nn.Module):
         :param x: Images, `(n, ...)`.
         :return: Logits `(n, C)`.
         """
-        logits: torch.Tensor = self.model(x if self.transform is None else self._transformed(x, self.transform))
+        if self.transform is not None:
+            x = check_traced("transform", self.transform(x), x)
+        logits: torch.Tensor = self.model(x)
         return logits
-
-    @staticmethod
-    def _transformed(x: torch.Tensor, transform: Draw) -> torch.Tensor:
-        output = transform(x)
-        if not isinstance(output, torch.Tensor):
-            raise TypeError(f"`transform` returns {type(output).__name__}; expected a tensor: it is given tensors.")
-        if x.requires_grad and torch.is_grad_enabled() and not output.requires_grad:
-            raise ValueError(
-                "`transform` returns a tensor to which autograd finds no path from the images; expected differentiable "
-                "operations of torch, and what is not differentiable inside art_sensreg.attacks.BPDA."
-            )
-        return output
 
     @contextmanager
     def single_draws(self) -> Iterator[None]:
