@@ -22,8 +22,9 @@ def batched_logits(model: nn.Module, x: np.ndarray, batch_size: int, device: tor
     outputs = []
     with torch.no_grad():
         for batch in torch.from_numpy(x).split(batch_size):
-            # Copies: the first layer may work in place, and the last one may use its memory again.
-            output = model(batch.to(device, copy=True))[-1]
+            # Copies: the first layer may work in place, and the last one may use its memory again. Contiguous, as ART's
+            # loader stacks them: images that a preprocessor has transposed are rounded differently by convolutions.
+            output = model(batch.to(device, copy=True, memory_format=torch.contiguous_format))[-1]
             logits = output.to("cpu", torch.float32, copy=True).numpy()
             outputs.append(logits[:, None] if logits.ndim == 1 else logits)
     return np.vstack(outputs)

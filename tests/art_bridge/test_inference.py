@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from art_sensreg import SensRegClassifier
+from art_sensreg.art_bridge.inference import batched_logits
 from tests.art_bridge.twins import MODELS, PREPROCESSING, SHAPE, classifiers, images_and_labels, mlp
 
 
@@ -219,3 +220,17 @@ def test_on_a_gpu(name, preprocessing, x, y):
     gradient = ours.loss_gradient(tensor, torch.from_numpy(y).to(ours.device))
     assert gradient.device == tensor.device
     assert np.allclose(gradient.cpu().numpy(), ours.loss_gradient(x, y), atol=1e-5)
+
+
+def test_the_model_sees_transposed_images_as_contiguous_ones():
+    """Convolutions round others differently."""
+    transposed = np.zeros((4, 8, 8, 1), dtype=np.float32).transpose(0, 3, 1, 2)
+    seen = []
+
+    class Watching(nn.Module):
+        def forward(self, x):
+            seen.append(x.stride())
+            return [x.flatten(1)]
+
+    batched_logits(Watching(), transposed, 128, torch.device("cpu"))
+    assert seen == [(64, 64, 8, 1)]
