@@ -27,8 +27,8 @@ class RandomizedScore:
     """
     How a random model does on given images, scored several times with fresh samples.
 
-    Spreads are sample standard deviations over the repeats: how far a figure of one scoring may be off because the
-    model is random, not because the images are few. NaN after a single repeat, which has none.
+    Spreads are sample standard deviations over the repeats: how far a single scoring may be off because the model is
+    random, not because the images are few. NaN for a single repeat.
 
     :param single_draw: Accuracy of one draw, mean over the repeats.
     :param single_draw_spread: Its spread.
@@ -36,8 +36,8 @@ class RandomizedScore:
     :param mean_spread: Its spread.
     :param repeats: Number of times.
     :param samples: Draws that are averaged.
-    :param correct: Which images the mean prediction takes for their label, `(repeats, n)`.
-    :param single_correct: The same of one draw, `(repeats, n)`.
+    :param correct: Which images the mean prediction classifies correctly, `(repeats, n)`.
+    :param single_correct: The same for one draw, `(repeats, n)`.
     """
 
     single_draw: float
@@ -55,9 +55,9 @@ class RandomizedClassifier(SensRegClassifier):
     A :class:`SensRegClassifier` whose model is random at test time.
 
     The model is wrapped into `EOT`, and `.model` is that module: predictions and gradients are means over samples for
-    every attack of ART, those that rebuild a plain classifier from `.model` included. `fit` trains with single draws;
-    its validation data are scored by the mean. Names of layers, for penalties and activations, are those in the
-    module: `model.` and the user's own.
+    every attack of ART, including those that rebuild a plain classifier from `.model`. `fit` trains with single draws;
+    its validation data are scored by the mean. Layers, for penalties and activations, are named as in that module:
+    `model.` and the user's own name.
 
     Files of weights hold the user's model alone, so that `SensRegClassifier` and this class read each other's; only
     where a `transform` of the `EOT` has weights too they hold both.
@@ -185,7 +185,7 @@ class RandomizedClassifier(SensRegClassifier):
 
         :param x: Images `(n, *input_shape)`.
         :param layer: Name or index of the layer.
-        :param batch_size: Rows of a forward pass.
+        :param batch_size: Size of a forward pass.
         :param framework: Whether a torch tensor is returned.
         :return: Activations `(n, ...)`.
         """
@@ -239,9 +239,9 @@ class RandomizedClassifier(SensRegClassifier):
         question, which this answers.
 
         :param x: Images `(n, *input_shape)`, finite.
-        :param y: Class indices `(n,)`, or rows `(n, nb_classes)`.
+        :param y: Class indices `(n,)`, or class probabilities `(n, nb_classes)`.
         :param repeats: Number of times.
-        :param batch_size: Rows of a batch.
+        :param batch_size: Size of a batch.
         :param seed: Seed of the draws; the random states are then left as they were. None: go on from them.
         :return: Accuracy of one draw and of the mean prediction, with their spreads.
         :raises TypeError: If an argument is of a wrong type.

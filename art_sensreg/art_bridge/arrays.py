@@ -62,7 +62,7 @@ class ArrayInterface(_Base):
         Predict logits.
 
         :param x: Images `(n, *input_shape)` of any float type, within `clip_values` or not.
-        :param batch_size: Rows of a forward pass.
+        :param batch_size: Size of a forward pass.
         :param training_mode: Whether the model predicts in training mode.
         :param kwargs: Passed on to ART.
         :return: float32 array of shape `(n, nb_classes)`, after postprocessing defences.
@@ -86,7 +86,7 @@ class ArrayInterface(_Base):
         The loss.
 
         :param x: Images `(n, *input_shape)`, numpy or torch.
-        :param y: Class indices `(n,)`, or rows `(n, nb_classes)`.
+        :param y: Class indices `(n,)`, or class probabilities `(n, nb_classes)`.
         :param reduction: `none`: of each image; or their `mean` or `sum`.
         :param kwargs: Passed on to ART.
         :return: The loss, of the kind of `x`; of each image `(n,)`.
@@ -97,17 +97,17 @@ class ArrayInterface(_Base):
         finally:
             if former is not None:  # which ART puts back only if nothing is raised
                 self._loss.reduction = former
-        rows = copies_per_image(self)
-        if rows == 1 or reduction == "mean":
+        copies = copies_per_image(self)
+        if copies == 1 or reduction == "mean":
             return losses
-        return losses / rows if reduction == "sum" else losses.reshape(len(x), rows).mean(1)
+        return losses / copies if reduction == "sum" else losses.reshape(len(x), copies).mean(1)
 
     def loss_gradient(self, x: Any, y: Any, training_mode: bool = False, **kwargs: Any) -> Any:
         """
-        Gradient of the loss by the input; the `.grad` of the weights stays as it is.
+        Gradient of the loss with respect to the input; the `.grad` of the weights stays as it is.
 
         :param x: Images `(n, *input_shape)`, numpy or torch.
-        :param y: Labels as rows `(n, nb_classes)`, one-hot or probabilities; or class indices `(n,)`.
+        :param y: Class probabilities `(n, nb_classes)`, one-hot or soft; or class indices `(n,)`.
         :param training_mode: Whether the model is in training mode.
         :param kwargs: Passed on to ART.
         :return: Gradients of the shape and kind (numpy float32, or torch) of `x`; zeros, and a warning in the log, if
@@ -136,7 +136,7 @@ class ArrayInterface(_Base):
         self, x: np.ndarray, label: Any = None, training_mode: bool = False, **kwargs: Any
     ) -> np.ndarray:
         """
-        Gradient of each class's logit by the input.
+        Gradient of each class's logit with respect to the input.
 
         :param x: Images `(n, *input_shape)`.
         :param label: Class to differentiate, or one for each image `(n,)`, or None for all.
@@ -150,7 +150,7 @@ class ArrayInterface(_Base):
         x = cast(x.detach().cpu().float().numpy() if isinstance(x, torch.Tensor) else x, self._model)
         with enable_grad(), preserve_grad(self.model):
             gradients = self._float32(super().class_gradient(x, label, training_mode=training_mode, **kwargs))
-        # ART adds the rows of an image up.
+        # ART adds up the copies of an image.
         mean: np.ndarray = gradients / np.float32(copies_per_image(self))
         return mean
 
@@ -167,7 +167,7 @@ class ArrayInterface(_Base):
         return check_inputs(x, shape=None if self.is_rnn or of_objects else self.input_shape)
 
     def _labels(self, y: Any, n: int) -> Any:
-        """As many labels as images; class indices as the rows that ART expects for losses that take indices."""
+        """As many labels as images; class indices become one-hot, as ART expects for losses that take indices."""
         y = check_inputs(y, "y")
         classes = self.nb_classes
         widths = {1, max(classes, 2)}  # a model with one output takes either
@@ -206,7 +206,7 @@ class ArrayInterface(_Base):
 
         :param x: Images `(n, *input_shape)`.
         :param layer: Name or index of the layer.
-        :param batch_size: Rows of a forward pass.
+        :param batch_size: Size of a forward pass.
         :param framework: Whether a torch tensor is returned.
         :return: Activations `(n, ...)`.
         :raises ValueError: If there is no such layer, or it does not run.

@@ -94,7 +94,7 @@ def check_labels(y: Any, nb_classes: int, nb_samples: int, name: str = "y") -> n
     """
     labels = _as_array(y, name)
     if labels.dtype.kind not in "iubf":
-        raise TypeError(f"`{name}` has dtype {labels.dtype}; expected class indices or rows of class probabilities.")
+        raise TypeError(f"`{name}` has dtype {labels.dtype}; expected class indices or class probabilities.")
     expected = f"class indices of shape (n,) or rows of shape (n, {nb_classes})"
     if labels.ndim not in (1, 2):
         raise ValueError(f"`{name}` has shape {labels.shape}; expected {expected}.")
@@ -105,7 +105,7 @@ def check_labels(y: Any, nb_classes: int, nb_samples: int, name: str = "y") -> n
     if labels.ndim == 2 and labels.shape[1] == 1 and nb_classes != 1:
         labels = labels[:, 0]
     if labels.ndim == 2:
-        return _check_rows(labels, nb_classes, name)
+        return _check_probabilities(labels, nb_classes, name)
     indices = labels.astype(np.int64)
     if (indices != labels).any():
         raise ValueError(
@@ -124,17 +124,17 @@ def class_indices(labels: np.ndarray) -> np.ndarray:
     return indices
 
 
-def _check_rows(labels: np.ndarray, nb_classes: int, name: str) -> np.ndarray:
+def _check_probabilities(labels: np.ndarray, nb_classes: int, name: str) -> np.ndarray:
     if labels.shape[1] != nb_classes:
         raise ValueError(f"`{name}` has rows of width {labels.shape[1]}; expected {nb_classes}, the number of classes.")
-    rows = labels.astype(np.float32)
-    sums = rows.sum(axis=1)
-    if (rows < 0).any() or np.abs(sums - 1).max(initial=0) > 1e-3:
+    probabilities = labels.astype(np.float32)
+    sums = probabilities.sum(axis=1)
+    if (probabilities < 0).any() or np.abs(sums - 1).max(initial=0) > 1e-3:
         worst = sums[np.abs(sums - 1).argmax()]
         raise ValueError(
             f"`{name}` has rows that sum to {worst:g} or negative entries; expected probabilities that sum to 1."
         )
-    return rows
+    return probabilities
 
 
 def _as_array(value: Any, name: str) -> np.ndarray:

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def batched_logits(model: nn.Module, x: np.ndarray, batch_size: int, device: torch.device) -> np.ndarray:
-    """What ART's `predict` makes of preprocessed images, without its `DataLoader`, which collates single rows."""
+    """What ART's `predict` makes of preprocessed images, without its `DataLoader`, which collates single images."""
     # The loader draws one number, so that a model with noise of its own sees the same noise after the same seed.
     torch.empty((), dtype=torch.int64).random_()
     outputs = []

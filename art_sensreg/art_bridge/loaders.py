@@ -192,7 +192,7 @@ def _check_workers(loader: DataLoader[Any], argument: str) -> None:
     names |= {name for part in functions if hasattr(part, "__code__") for name in globals_used(part.__code__)}
     if loader.worker_init_fn is None and functions and "get_worker_info" not in names:
         logger.warning(
-            "`%s` has an IterableDataset and %d workers, and nothing is seen that shares it out among them: every row "
+            "`%s` has an IterableDataset and %d workers, and nothing is seen that divides it among them: every example "
             "may come once for each worker; %s.",
             argument, loader.num_workers, remedy,
         )  # fmt: skip

@@ -104,16 +104,16 @@ def warn_without_effect(
     Users' own penalties are not called outside of training. A ValueError if neither the logits nor any penalty depends
     on a trained weight.
     """
-    rows = trial_rows(x, 8 if plan is None else max(8, plan.trial_size))
-    labels = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
-    batch = TrainedBatch(model=model, x=rows, y=labels, parameters=parameters, clip_values=clip_values, plan=plan)
+    inputs = trial_rows(x, 8 if plan is None else max(8, plan.trial_size))
+    labels = torch.zeros(len(inputs), dtype=torch.long, device=inputs.device)
+    batch = TrainedBatch(model=model, x=inputs, y=labels, parameters=parameters, clip_values=clip_values, plan=plan)
     found, without = [], []
     active = active_penalties(penalties)
     for name, penalty in zip(unique_names(active), active, strict=True):
         if not is_own(penalty):
             found.append(name)
             continue
-        layers = layers_of(penalty, model, rows, parameters)
+        layers = layers_of(penalty, model, inputs, parameters)
         dead = [f"layer {number}, {layer}" for number, layer in enumerate(layers, 1) if not layer.trains]
         if (dead and len(dead) == len(layers)) or not penalty_effect(penalty, batch):
             without.append(f"`{name}` moves none" + (f" (all layers: {'; '.join(dead)})" if dead else ""))
@@ -121,9 +121,9 @@ def warn_without_effect(
         found.append(name)
         if dead:
             without.append(f"`{name}` on {len(dead)} of its {len(layers)} layers ({'; '.join(dead)})")
-    if not found and not reaches_logits(model, rows, parameters):
+    if not found and not reaches_logits(model, inputs, parameters):
         raise ValueError(
-            "`model` returns logits that depend on no parameter that requires a gradient and is held by the optimizer; "
+            "`model` returns logits that depend on no parameter that requires gradients and is held by the optimizer; "
             "expected something to train: is the whole model frozen, detached, or under torch.no_grad()?"
         )
     if without:

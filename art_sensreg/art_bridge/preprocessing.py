@@ -181,8 +181,8 @@ def mean_of_copies(values: np.ndarray, images: int, copies: int) -> np.ndarray:
     """The mean over the copies of each image, `(images, ...)`; a ValueError if there is another number of them."""
     if len(values) != images * copies:
         raise ValueError(
-            f"`preprocessing_defences` makes {len(values)} rows of {images} images; expected one row an image, or "
-            "ART's EoT preprocessors, whose rows are averaged."
+            f"`preprocessing_defences` makes {len(values)} images of {images}; expected one of each, or "
+            "ART's EoT preprocessors, whose copies are averaged."
         )
     mean: np.ndarray = values.reshape(images, copies, *values.shape[1:]).mean(axis=1)
     return mean
@@ -192,7 +192,7 @@ def _check_unit(operation: Preprocessor, before: np.ndarray, after: np.ndarray, 
     name = type(operation).__name__
     if len(after) != len(before):
         raise ValueError(
-            f"`preprocessing_defences` holds {name}, which makes {len(after)} rows of {len(before)} images; "
+            f"`preprocessing_defences` holds {name}, which makes {len(after)} images of {len(before)}; "
             "expected one of each. For several random ones an image, attack art_sensreg.attacks.EOT(model, "
             "transform=...), and train with a preprocessor that draws one."
         )
@@ -213,7 +213,7 @@ def _applied(operation: Any, x: np.ndarray, y: np.ndarray, nb_classes: int) -> t
             new_x, new_y = operation(x, y)
             if new_y is y or np.array_equal(new_y, y):
                 return new_x, y
-        except Exception:  # noqa: BLE001 - it takes rows only, or fails with those too
+        except Exception:  # noqa: BLE001 - it takes probabilities only, or fails with those too
             pass
         restore_random_state(drawn)
     x, y = operation(x, to_categorical(y, nb_classes) if y.ndim == 1 else y)

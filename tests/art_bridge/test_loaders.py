@@ -160,14 +160,14 @@ def test_workers_that_share_a_stream_out_give_every_row_once(caplog):
     assert "may come once for each worker" not in caplog.text
 
 
-def test_workers_that_may_repeat_rows_are_named(caplog):
+def test_workers_that_may_repeat_examples_are_named(caplog):
     class Shuffled(Stream):
         def __iter__(self):
             for index in torch.randperm(self.n):
                 yield torch.from_numpy(X[index]), int(Y[index])
 
     loader_source(DataLoader(Shuffled(), batch_size=5, num_workers=2))
-    assert "every row may come once for each worker" in caplog.text
+    assert "every example may come once for each worker" in caplog.text
 
 
 @pytest.mark.parametrize("attack", [None, ValidationAttack(eps=0.1, max_iter=2)])

@@ -240,9 +240,9 @@ def test_several_rows_an_image():
     assert np.allclose(gradient[:, 0], expected, atol=1e-5)
     assert several.compute_loss(X[:5], rows).shape == (5,)
     assert np.allclose(mean - bias, (one.predict(X[:5]) - bias) * factors.mean(axis=1)[:, None], atol=1e-2)
-    with pytest.raises(ValueError, match=r"holds Draws, which makes 120 rows of 40 images"):
+    with pytest.raises(ValueError, match=r"holds Draws, which makes 120 images of 40;"):
         fitted(several, penalties=False, validate=True)
-    with pytest.raises(ValueError, match=r"holds Draws, which makes 120 rows of 40 images"):
+    with pytest.raises(ValueError, match=r"holds Draws, which makes 120 images of 40;"):
         fitted(make([Draws(3, apply_fit=True)], model=linear), penalties=False, validate=False)
 
 
