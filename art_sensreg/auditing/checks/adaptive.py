@@ -16,8 +16,7 @@ from art_sensreg.attacks.hidden_distance import TappedModel
 from art_sensreg.attacks.wrappers.eot import EOT
 from art_sensreg.auditing.checks.exemptions import DETERMINISTIC, NOTHING_CORRECT, TWIN_IS_THE_MODEL, is_same_model
 from art_sensreg.auditing.checks.registry import Finding, not_applicable, register_check, skip
-from art_sensreg.auditing.context import AuditContext
-from art_sensreg.auditing.context.shared_attacks import PgdSettings
+from art_sensreg.auditing.context import AuditContext, PgdSettings
 from art_sensreg.classifiers import SensRegClassifier
 
 _CARLINI = "Carlini et al. 2019, arXiv 1902.06705, "

@@ -13,8 +13,7 @@ from art.attacks.evasion import SquareAttack
 from art_sensreg.attacks.autoattack.attack import OfficialAutoAttack
 from art_sensreg.auditing.checks.exemptions import NOTHING_CORRECT, ONE_CLASS
 from art_sensreg.auditing.checks.registry import Finding, not_applicable, register_check, skip
-from art_sensreg.auditing.context import AuditContext
-from art_sensreg.auditing.context.shared_attacks import PgdSettings
+from art_sensreg.auditing.context import AuditContext, PgdSettings
 from art_sensreg.classifiers import SensRegClassifier
 
 _PINTOR = "Pintor et al. 2022, arXiv 2106.09947, section 3, "

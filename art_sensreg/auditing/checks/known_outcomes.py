@@ -14,8 +14,7 @@ from art_sensreg.auditing.checks.binarised import BinarisedCopies
 from art_sensreg.auditing.checks.exemptions import NOTHING_CORRECT, ONE_CLASS, TWIN_IS_THE_MODEL
 from art_sensreg.auditing.checks.linear_truth import linear_robust_accuracy
 from art_sensreg.auditing.checks.registry import Finding, not_applicable, register_check, skip
-from art_sensreg.auditing.context import AuditContext
-from art_sensreg.auditing.context.shared_attacks import PgdSettings
+from art_sensreg.auditing.context import AuditContext, PgdSettings
 
 _CARLINI = "Carlini et al. 2019, arXiv 1902.06705, "
 

@@ -17,11 +17,11 @@ class AuditContext:
     """
     The argument of every check.
 
-    :param inputs: What the audit was given, validated.
-
     `inputs` is what was given, `threat` the norm, eps and range of the images, `model` the classifier and its
     predictions, `attacks` the reference attack and what others find beyond it. All of it is computed when a check first
     asks for it, and once.
+
+    :param inputs: What the audit was given, validated.
     """
 
     def __init__(self, inputs: AuditInputs) -> None:
