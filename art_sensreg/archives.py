@@ -24,6 +24,7 @@ from art import config
 
 from art_sensreg.utils.files import atomic_write, read_regular
 from art_sensreg.utils.npz import read_npz
+from art_sensreg.utils.text import describe
 
 Arrays = dict[str, np.ndarray]
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -168,7 +169,7 @@ def _batch(name: str, data: bytes) -> tuple[np.ndarray, np.ndarray]:
         if images.dtype != np.uint8 or labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
             raise ValueError(f"images of {images.dtype}, labels of {labels.dtype} {labels.shape}")
     except Exception as error:  # a pickle may be damaged in any way
-        raise ValueError(f"CIFAR-10: {name} cannot be read: {type(error).__name__}: {error}") from error
+        raise ValueError(f"CIFAR-10: {name} cannot be read: {describe(error)}") from error
     return images, labels.astype(np.int64)
 
 

@@ -18,7 +18,7 @@ from art_sensreg.attacks.wrappers.eot import AVERAGES, EOT
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.outputs import predicted_classes
 from art_sensreg.penalty_lists import Penalty
-from art_sensreg.utils import check_choice, check_count
+from art_sensreg.utils import check_choice, check_count, check_seed
 from art_sensreg.utils.model_rng import preserve_rng_state
 
 
@@ -256,7 +256,7 @@ class RandomizedClassifier(SensRegClassifier):
         check_count("repeats", repeats)
         check_count("batch_size", batch_size)
         if seed is not None:
-            check_count("seed", seed, minimum=0)
+            check_seed("seed", seed)
         images = check_images(x, self.input_shape, dtype=numpy_dtype(self.model))
         labels = class_indices(check_labels(y, self.nb_classes, len(images)))
         single, mean = [], []

@@ -11,6 +11,7 @@ from zipfile import BadZipFile, ZipFile, ZipInfo
 import numpy as np
 
 from art_sensreg.utils.files import available_memory, check_regular
+from art_sensreg.utils.text import one_line
 
 # What expands by more than this factor, and to more than that many bytes, is meant to fill the memory.
 _EXPANSION, _LARGE = 100, 2**30
@@ -44,7 +45,7 @@ def read_npz(source: Path | IO[bytes], name: str, keys: Sequence[str]) -> dict[s
     except BadZipFile as error:
         raise ValueError(f"{name} cannot be used: it is not an archive, or damaged ({error}).") from error
     except Exception as error:  # a file may be damaged in any way
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise ValueError(f"{name} cannot be used: {reason[:500]}.") from error
 
 

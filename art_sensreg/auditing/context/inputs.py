@@ -14,7 +14,7 @@ from art_sensreg.attacks.base.norms import norm_name
 from art_sensreg.attacks.base.predictions import labels_of
 from art_sensreg.attacks.base.sizes import check_size, parse_size
 from art_sensreg.attacks.wrappers.torch_model import check_classifier
-from art_sensreg.utils import as_array, check_count, check_differentiable, shown
+from art_sensreg.utils import as_array, check_differentiable, check_seed, shown
 from art_sensreg.utils.rng import derive_seed
 
 
@@ -78,7 +78,7 @@ def validated(given: AuditInputs) -> AuditInputs:
     images, labels = _checked_data(given.classifier, given.x, given.y)
     eps, norm = parse_size("eps", given.eps), norm_name(given.norm)
     _check_eps(given.classifier, images, eps, norm)
-    check_count("seed", given.seed, minimum=0)
+    check_seed("seed", given.seed)
     for name, others in (("twin", _as_tuple(given.twin)), ("surrogates", surrogates)):
         for other in others:
             _check_other(name, other, given.classifier)

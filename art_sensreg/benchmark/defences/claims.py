@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from art_sensreg.utils import check_choice
+
 METRICS = ("robust_accuracy", "certified_accuracy", "attack_queries", "none")
 
 
@@ -27,8 +29,7 @@ class Claim:
     unmet: str = ""
 
     def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise ValueError(f"`metric` is {self.metric!r}; expected one of {', '.join(METRICS)}.")
+        check_choice("metric", self.metric, METRICS)
 
 
 def robust_accuracy(threat: str = "white-box evasion within eps", unmet: str = "") -> Claim:

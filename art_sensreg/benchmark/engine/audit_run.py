@@ -26,6 +26,7 @@ from art_sensreg.benchmark.results.store import ResultStore
 from art_sensreg.datasets import Dataset
 from art_sensreg.utils import check_seed
 from art_sensreg.utils.files import usable_folder
+from art_sensreg.utils.text import one_line
 
 # What is trained beside a defence, for want of a run that has it: the twin, and the cheapest surrogate.
 _BESIDE = ("none", "art-fbf-fixed")
@@ -76,7 +77,7 @@ def load_target(settings: SuiteSettings, dataset: Dataset, seed: int, file: Path
     try:
         load_weights(file, model)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)[:300]
         raise ValueError(f"{file} does not hold the weights of {settings.model} for {dataset.name}: {reason}") from None
     return make_target(spec, spec.classifier(model), defence, options, settings.budget)
 

@@ -35,6 +35,7 @@ from art_sensreg.benchmark.results.schema import (
     table_of,
 )
 from art_sensreg.utils.files import read_regular
+from art_sensreg.utils.text import one_line
 
 SCHEMA = 1
 # The largest run so far has two megabytes.
@@ -111,7 +112,7 @@ def read_results(path: Path) -> Results:
         file = record(_File)(data, "")
         _check_runs(file.runs)
     except (OSError, ValueError, RecursionError, MemoryError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise ValueError(f"{path} cannot be used as the results of a run ({reason})") from None
     return Results(config=file.config, environment=file.environment, runs=file.runs, left_out=file.left_out)
 

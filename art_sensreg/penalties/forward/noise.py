@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from art_sensreg.utils import check_choice
 from art_sensreg.utils.rng import derive_seed
 
 # On a GPU the first of many numbers depend on how many are drawn at once: so it is always as many.
@@ -121,8 +122,7 @@ def draw_noise(like: torch.Tensor, noise: str = "gaussian", generator: Randomnes
     >>> sorted(signs.unique().tolist())
     [-1.0, 1.0]
     """
-    if noise not in NOISES:
-        raise ValueError(f"`noise` is {noise!r}; expected one of {', '.join(NOISES)}.")
+    check_choice("noise", noise, NOISES)
     if noise == "sphere":
         rows = draw_noise(like, "gaussian", generator).flatten(1)
         return torch.nn.functional.normalize(rows, dim=1).mul_(math.sqrt(rows.shape[1])).reshape(like.shape)
