@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from art_sensreg.utils.precision import at_least_float32
+
 # What a single output can be: the logit of class 1, or its probability.
 KINDS = ("logit", "probability")
 
@@ -220,7 +222,7 @@ def _columns(output: Any, single: SingleOutput) -> torch.Tensor:
 
 
 def _log_odds(p: torch.Tensor) -> torch.Tensor:
-    wide = p.float() if p.itemsize < 4 else p
+    wide = at_least_float32(p)
     info = torch.finfo(wide.dtype)
     wide = wide.clamp(info.tiny, 1 - info.eps / 2)
     return (wide.log() - torch.log1p(-wide)).to(p.dtype)

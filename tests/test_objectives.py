@@ -187,3 +187,20 @@ def test_a_model_that_works_in_place_leaves_the_batch_to_the_others():
     objective.prepare(model, x)
     objective(model, x, torch.arange(8) % 3)
     assert torch.equal(seen[-1], before)
+
+
+def test_a_step_compiles_to_one_graph():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4)).train()
+    x, y = torch.rand(5, 6), torch.tensor([0, 1, 2, 3, 0])
+    objective = Objective([SensitivityPenalty(sigma=0.1), JacobianPenalty()])
+    objective.prepare(net, x)
+
+    def loss():
+        torch.manual_seed(0)
+        return objective(net, x, y)[0]["loss"]
+
+    wanted = loss()
+    torch.manual_seed(0)
+    compiled = torch.compile(lambda x: objective(net, x, y)[0]["loss"], backend="eager", fullgraph=True)
+    assert torch.isclose(compiled(x), wanted)

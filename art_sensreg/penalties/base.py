@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from art_sensreg.penalties.feature_sigma import smallest_size
+from art_sensreg.penalties.feature_sigma import FeatureSigma, smallest_size
 from art_sensreg.penalties.forward.batch_norm import uses_batch_statistics
 from art_sensreg.penalties.forward.branches import forward_branches
 from art_sensreg.penalties.forward.inner_ascent import ClipValues
@@ -78,8 +78,11 @@ class FusedPenalty:
         Check settings whose shape depends on the inputs, before any weight moves.
 
         :param x: Some inputs, `(n, ...)`.
-        :raises ValueError: If a setting does not fit.
+        :raises ValueError: If a `sigma` for each feature does not fit them.
         """
+        sigma = getattr(self, "sigma", None)
+        if isinstance(sigma, FeatureSigma):
+            sigma.check_fits(x)
 
     def branches(
         self, model: nn.Module, x: torch.Tensor, generator: Randomness, clip_values: ClipValues | None
@@ -199,8 +202,9 @@ def plan_forward(
     for penalty in penalties.values():
         if plan.coupled and penalty.sums_rows:
             raise ValueError(
-                f"`model` makes a row's logits depend on other rows in a way other than that of torch's BatchNorm, and "
-                f"{penalty!r} sums over rows that it takes for independent; expected another `estimator`."
+                "`model` makes the logits of an example depend on other examples in a way other than through torch's "
+                f"BatchNorm, and {penalty!r} sums over examples as if they were independent; expected another "
+                "`estimator`."
             )
     return plan
 

@@ -13,6 +13,7 @@ from art_sensreg.penalties.forward.inner_ascent import Ascent, ClipValues, evalu
 from art_sensreg.penalties.forward.noise import Randomness, draw_noise
 from art_sensreg.penalties.inputs import Comparison, Sigma
 from art_sensreg.utils import check_count, check_number
+from art_sensreg.utils.precision import at_least_float32
 
 # Size of the Gaussian noise at which the ascent starts: at the input itself the distance has no slope.
 _START = 0.001
@@ -29,7 +30,7 @@ def root_probabilities(logits: torch.Tensor) -> torch.Tensor:
     >>> root_probabilities(torch.zeros(1, 4))
     tensor([[0.5000, 0.5000, 0.5000, 0.5000]])
     """
-    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    logits = at_least_float32(logits)
     # The difference of nearby floats is exact: a large common offset must not cost the digits that count.
     shifted = logits - logits.detach().amax(dim=1, keepdim=True)
     return torch.exp(torch.log_softmax(shifted, dim=1) / 2)

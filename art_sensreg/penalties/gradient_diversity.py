@@ -15,6 +15,7 @@ from art_sensreg.penalties.forward.branches import forward_branches
 from art_sensreg.penalties.forward.plan import ForwardPlan
 from art_sensreg.penalties.inputs import check_batch
 from art_sensreg.utils import check_choice, check_count, check_number, outside_inference_mode, python_numbers
+from art_sensreg.utils.precision import at_least_float32
 
 KINDS = ("kappa", "mean", "dpp")
 # At `R = 1` the concentration is infinite: it is cut where all gradients agree to three digits or so.
@@ -139,18 +140,14 @@ def draw_gradients(
         for _ in range(samples):
             leaf = x.detach().requires_grad_(True)
             passed = forward_branches(model, [leaf], plan=plan, per_row=coupled)
-            loss = _summed_loss(_single_precision(passed.logits[0]), y)
+            loss = _summed_loss(at_least_float32(passed.logits[0]), y)
             # Only a gradient with a graph takes the statistics for constants.
             with passed.gradient.stopped():
                 (gradient,) = torch.autograd.grad(
                     loss, leaf, create_graph=create_graph or coupled, materialize_grads=True
                 )
-            gradients.append(_single_precision(gradient if create_graph else gradient.detach()))
+            gradients.append(at_least_float32(gradient if create_graph else gradient.detach()))
     return torch.stack(gradients)
-
-
-def _single_precision(value: torch.Tensor) -> torch.Tensor:
-    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
 def _summed_loss(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ from art_sensreg.penalties.forward.inner_ascent import ClipValues
 from art_sensreg.penalties.forward.noise import Randomness, draw_noise, draw_unit_sphere
 from art_sensreg.penalties.inputs import Comparison, Sigma
 from art_sensreg.utils import check_choice, check_count, check_flag
+from art_sensreg.utils.precision import at_least_float32
 
 ESTIMATORS = ("finite_difference", "projection", "exact")
 
@@ -72,9 +73,7 @@ def difference_squared_norm(noisy: torch.Tensor, clean: torch.Tensor, sigma: Sig
     >>> difference_squared_norm(torch.ones(1, 2), torch.zeros(1, 2), sigma=0.5).tolist()
     [8.0]
     """
-    if clean.dtype in (torch.float16, torch.bfloat16):
-        noisy, clean = noisy.float(), clean.float()
-    return (noisy - clean).pow(2).sum(1) / sigma**2
+    return (at_least_float32(noisy) - at_least_float32(clean)).pow(2).sum(1) / sigma**2
 
 
 def _vjp_squared_norm(logits: torch.Tensor, x: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
@@ -149,10 +148,6 @@ class JacobianPenalty(FusedPenalty):
     @property
     def shares_noise(self) -> bool:
         return self.estimator == "finite_difference" and self.sigma is None
-
-    def check_input(self, x: torch.Tensor) -> None:
-        if isinstance(self.sigma, FeatureSigma):
-            self.sigma.check_fits(x)
 
     def branches(
         self, model: nn.Module, x: torch.Tensor, generator: Randomness, clip_values: ClipValues | None

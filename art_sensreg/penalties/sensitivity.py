@@ -20,6 +20,7 @@ from art_sensreg.penalties.forward.noise import NOISES, Randomness, draw_noise, 
 from art_sensreg.penalties.forward.taps import Layers, check_layers
 from art_sensreg.penalties.inputs import Comparison, Sigma
 from art_sensreg.utils import check_choice, check_count, check_flag, check_number, shown
+from art_sensreg.utils.precision import at_least_float32
 
 DISTANCES = ("squared", "absolute")
 SCALES = ("per_neuron", "relative")
@@ -51,8 +52,7 @@ def layer_sensitivity(
     4.0
     """
     _check_kinds(distance, scale)
-    if clean.dtype in (torch.float16, torch.bfloat16):
-        noisy, clean = noisy.float(), clean.float()
+    noisy, clean = at_least_float32(noisy), at_least_float32(clean)
     target = clean.detach() if detach_clean else clean
     value = F.mse_loss(noisy, target) / sigma**2 if distance == "squared" else F.l1_loss(noisy, target) / sigma
     return value / _size(clean, distance) if scale == "relative" else value
@@ -92,7 +92,7 @@ def _check_kinds(distance: str, scale: str) -> None:
 
 
 def _size(clean: torch.Tensor, distance: str) -> torch.Tensor:
-    size = clean.detach().float().pow(2).mean() if clean.itemsize < 4 else clean.detach().pow(2).mean()
+    size = at_least_float32(clean.detach()).pow(2).mean()
     size = size.clamp_min(torch.finfo(size.dtype).tiny)
     return size if distance == "squared" else size.sqrt()
 
@@ -160,10 +160,6 @@ class SensitivityPenalty(FusedPenalty):
     @property
     def tapped_layers(self) -> Layers:
         return self.layers
-
-    def check_input(self, x: torch.Tensor) -> None:
-        if isinstance(self.sigma, FeatureSigma):
-            self.sigma.check_fits(x)
 
     def branches(
         self, model: nn.Module, x: torch.Tensor, generator: Randomness, clip_values: ClipValues | None

@@ -16,6 +16,11 @@ The difference of two nearly equal activations that are rounded to 11 bits is no
 """
 
 
+def at_least_float32(value: torch.Tensor) -> torch.Tensor:
+    """The tensor itself, or in float32 if its type has fewer bits."""
+    return value.float() if value.itemsize < 4 else value
+
+
 @contextmanager
 def full_float32(device: torch.device) -> Iterator[None]:
     """Inside, float32 is computed in float32 on a GPU; afterwards TF32 is enabled where it was."""

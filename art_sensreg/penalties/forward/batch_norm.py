@@ -17,6 +17,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from art_sensreg.utils.precision import at_least_float32
+
 Running = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -82,7 +84,7 @@ def statistics(clean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
     On the CPU several times as fast for images as `torch.var_mean`.
     """
-    wide = clean.float() if clean.itemsize < 4 else clean
+    wide = at_least_float32(clean)
     count = wide.numel() // wide.shape[1]
     mean = _channel_sum(wide) / count
     centred = wide - _shaped(mean, wide)
@@ -97,7 +99,7 @@ def statistics(clean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def move_statistics(clean: torch.Tensor, running: Running | None, momentum: float) -> tuple[torch.Tensor, torch.Tensor]:
     """:func:`statistics` in one kernel, without a graph; running ones move on."""
     with torch.no_grad():
-        wide = clean.float() if clean.itemsize < 4 else clean
+        wide = at_least_float32(clean)
         if running is not None and running[0].dtype != wide.dtype:  # the kernel wants one type
             mean, variance = torch.batch_norm_update_stats(wide, None, None, momentum)
             count = wide.numel() // wide.shape[1]
@@ -173,7 +175,7 @@ def _differentiable_backward(
     input: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor, how: CleanStatistics
 ) -> tuple[torch.Tensor | None, ...]:
     """The same, made of operations that can be differentiated: the statistics depend on the input once more."""
-    wide, gradient = (value.float() if value.itemsize < 4 else value for value in (input, gradient))
+    wide, gradient = at_least_float32(input), at_least_float32(gradient)
     clean = wide[: how.rows]
     mean, variance = statistics(clean)
     inverse = torch.rsqrt(variance + how.eps)

@@ -170,7 +170,9 @@ class CleanBranchRules(TorchFunctionMode):
 
     def _repeated(self) -> tuple[torch.Tensor, torch.Tensor]:
         if self._place >= len(self._statistics):
-            raise RuntimeError("The model normalises more often on noisy rows than on clean ones; expected as often.")
+            raise RuntimeError(
+                "The model normalises noisy examples more often than clean ones; expected the same number of times."
+            )
         self._place += 1
         return self._statistics[self._place - 1]
 

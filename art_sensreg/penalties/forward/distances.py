@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from art_sensreg.utils.precision import at_least_float32
+
 
 def paired_distance(
     whole: torch.Tensor, rows: int, starts: Sequence[int], absolute: bool = False, detach_clean: bool = False
@@ -35,7 +37,7 @@ def _plain_distance(
     whole: torch.Tensor, rows: int, starts: tuple[int, ...], absolute: bool, detach_clean: bool
 ) -> torch.Tensor:
     """The same by torch's own operations: for double backward."""
-    wide = whole.float() if whole.itemsize < 4 else whole
+    wide = at_least_float32(whole)
     clean = wide[:rows].detach() if detach_clean else wide[:rows]
     differences = torch.stack([wide[start : start + rows] - clean for start in starts])
     return differences.abs().mean() if absolute else differences.pow(2).mean()
@@ -47,7 +49,7 @@ class _PairedDistance(torch.autograd.Function):
         ctx: Any, whole: torch.Tensor, rows: int, starts: tuple[int, ...], absolute: bool, detach_clean: bool
     ) -> torch.Tensor:
         # Sums in float32: differences of half precision have lost enough bits already.
-        wide = whole.float() if whole.itemsize < 4 else whole
+        wide = at_least_float32(whole)
         differences = [wide[start : start + rows] - wide[:rows] for start in starts]
         ctx.save_for_backward(whole, *differences)
         ctx.arguments = (rows, starts, absolute, detach_clean)

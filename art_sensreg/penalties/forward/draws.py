@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from art_sensreg.penalties.forward.nonlinearities import named_functions
 
 Call = Callable[[Sequence[Any], dict[str, Any]], bool]
 
@@ -80,19 +82,11 @@ native_dropout
 """
 
 
-def _found(names: str, *owners: Any) -> Iterator[Callable[..., Any]]:
-    for name in names.split():
-        for owner in owners:
-            function = getattr(owner, name, None)
-            if function is not None:
-                yield function
-
-
 DRAWS: dict[Callable[..., Any], Call] = {
-    **dict.fromkeys(_found(_DRAWN, torch, torch.Tensor), _always),
-    **dict.fromkeys(_found(_LIKE, torch), _not_like_weights),
-    **dict.fromkeys(_found(_IN_TRAINING, torch), _train(2, True)),
-    **dict.fromkeys(_found("rrelu rrelu_", torch, F), _train(3, False)),
+    **dict.fromkeys(named_functions(_DRAWN, torch, torch.Tensor), _always),
+    **dict.fromkeys(named_functions(_LIKE, torch), _not_like_weights),
+    **dict.fromkeys(named_functions(_IN_TRAINING, torch), _train(2, True)),
+    **dict.fromkeys(named_functions("rrelu rrelu_", torch, F), _train(3, False)),
     F.gumbel_softmax: _always,
     F.fractional_max_pool2d: _unsampled,
     F.fractional_max_pool3d: _unsampled,

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+
+from art_sensreg.penalties.forward.nonlinearities import named_functions
 
 
 @dataclass(eq=False)
@@ -32,24 +33,18 @@ class Tap:
     original: torch.Tensor
 
 
-def _named(names: str) -> set[Callable[..., Any]]:
-    """Functions of torch, of `torch.nn.functional` and methods of tensors, by name."""
-    found = (getattr(owner, name, None) for name in names.split() for owner in (torch, F, torch.Tensor))
-    return {function for function in found if function is not None}
-
-
 _GATES = frozenset({"sigmoid", "tanh", "hardsigmoid", "hardtanh", "relu6", "erf", "clamp"})
-_TIMES = _named("mul mul_ multiply multiply_ __mul__ __rmul__ __imul__")
-_OVER = _named("div div_ divide divide_ true_divide true_divide_ __truediv__ __itruediv__")
-_PLUS = _named("add add_ sub sub_ subtract subtract_ rsub neg neg_ negative negative_ __rsub__")
-_SAME_NUMBERS = _named("""
+_TIMES = named_functions("mul mul_ multiply multiply_ __mul__ __rmul__ __imul__")
+_OVER = named_functions("div div_ divide divide_ true_divide true_divide_ __truediv__ __itruediv__")
+_PLUS = named_functions("add add_ sub sub_ subtract subtract_ rsub neg neg_ negative negative_ __rsub__")
+_SAME_NUMBERS = named_functions("""
     view view_as reshape reshape_as flatten unflatten squeeze unsqueeze squeeze_ unsqueeze_ expand expand_as permute
     transpose t swapaxes movedim contiguous to float double half bfloat16 type type_as clone __getitem__ interpolate
     broadcast_to narrow select moveaxis repeat repeat_interleave tile
 """)
-_PARTS = _named("chunk split split_with_sizes tensor_split unbind")
-_LOOKED_AT = _named("detach requires_grad_ retain_grad register_hook")
-_DRAWS = _named("""
+_PARTS = named_functions("chunk split split_with_sizes tensor_split unbind")
+_LOOKED_AT = named_functions("detach requires_grad_ retain_grad register_hook")
+_DRAWS = named_functions("""
     rand randn rand_like randn_like randint randint_like bernoulli bernoulli_ normal normal_ uniform_ poisson
     exponential_ log_normal_ random_
 """)

@@ -15,25 +15,17 @@ tanh tanh_ sigmoid sigmoid_ glu
 """
 
 
-def _nonlinear_functions() -> dict[Callable[..., Any], str]:
-    """The callables that the taps watch, each with its plain name (`torch.relu`, `F.relu`, `Tensor.relu_`, ...)."""
-    found: dict[Callable[..., Any], str] = {}
-    for name in _NONLINEARITIES.split():
-        for owner in (torch, F, torch.Tensor):
-            function = getattr(owner, name, None)
-            if function is not None:
-                found[function] = name.rstrip("_")
-    found[torch.special.expit] = "sigmoid"
-    return found
+def named_functions(names: str, *owners: Any) -> dict[Callable[..., Any], str]:
+    """Functions by name (`torch.relu`, `F.relu`, `Tensor.relu_`, ...), each with its plain name."""
+    found = (
+        (getattr(owner, name, None), name) for name in names.split() for owner in owners or (torch, F, torch.Tensor)
+    )
+    return {function: name.rstrip("_") for function, name in found if function is not None}
 
 
-_WATCHED = _nonlinear_functions()
-_CLAMPS = {
-    getattr(owner, name)
-    for owner in (torch, torch.Tensor)
-    for name in ("clamp", "clamp_", "clamp_min", "clamp_min_", "clip", "clip_")
-}
-_ERFS = {torch.erf, torch.erf_, torch.Tensor.erf, torch.Tensor.erf_, torch.special.erf}
+_WATCHED = {**named_functions(_NONLINEARITIES), torch.special.expit: "sigmoid"}
+_CLAMPS = named_functions("clamp clamp_ clamp_min clamp_min_ clip clip_")
+_ERFS = named_functions("erf erf_", torch, torch.Tensor, torch.special)
 
 
 def watched_name(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> str | None:

@@ -33,7 +33,7 @@ LOOK = 2 * _ROWS
 _ROUNDING = 1e-2
 _SAME = 1e-5
 _SMALL = 1e-3
-_INFLUENCE = "rows of a batch influence each other in a way other than that of torch's BatchNorm"
+_INFLUENCE = "the examples of a batch influence each other in a way other than through torch's BatchNorm"
 
 State = dict[tuple[int, str], Any]
 
@@ -187,7 +187,7 @@ class _Trial:
             except UnstackableError as error:
                 return str(error)
             if logits.shape[:1] != x.shape[:1]:
-                return "its outputs are not one row for each row of the batch"
+                return "its outputs are not one for each example of the batch"
             slope = _slope(logits[:rows], x)
             # Passes of equal size round alike, so that little is enough to tell.
             same = _close(logits[:rows], clean) if first is None else _close(logits[:rows], first, _SAME)
@@ -197,9 +197,9 @@ class _Trial:
             start, after = dict(self.snapshot.values()), dict(self.snapshot.values(current=True))
             for key, value in state.items():
                 if not moved_alike(start.get(key), value, after.get(key), _ROUNDING):
-                    return f"rows of noisy images would move its {key[1]!r}"
+                    return f"noisy images would move its {key[1]!r}"
         one, other = self._pass([self.rows, self.rows])[0].split(rows)
-        return "" if _close(one, other) else "it treats equal rows of a batch differently"
+        return "" if _close(one, other) else "it treats equal examples of a batch differently"
 
     def _pass(
         self, branches: list[torch.Tensor], update: bool = True, per_row: bool = False, gradient: bool = False

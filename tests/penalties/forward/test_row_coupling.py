@@ -85,11 +85,11 @@ def test_ghost_batches_larger_than_the_trial():
 
 
 @quiet
-def test_the_exact_jacobian_of_coupled_rows_is_refused():
+def test_the_exact_jacobian_of_coupled_examples_is_refused():
     net, (x, _) = built(COUPLED["handwritten"]), batch()
-    with pytest.raises(ValueError, match=r"depend on other rows .* expected another `estimator`"):
+    with pytest.raises(ValueError, match=r"depend on other examples .* expected another `estimator`"):
         Objective([JacobianPenalty(estimator="exact")]).prepare(net, x)
-    with pytest.raises(ValueError, match="depend on other rows"):
+    with pytest.raises(ValueError, match="depend on other examples"):
         JacobianPenalty(estimator="exact")(net, x)
 
 
