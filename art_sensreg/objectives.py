@@ -18,7 +18,7 @@ from art_sensreg.penalties.forward.branches import NO_PLAN, plain_forward, prese
 from art_sensreg.penalties.forward.inner_ascent import ClipValues
 from art_sensreg.penalties.forward.noise import Randomness
 from art_sensreg.penalties.forward.plan import works_in_place
-from art_sensreg.penalties.forward.row_coupling import treats_rows_alone
+from art_sensreg.penalties.forward.row_coupling import treats_examples_alone
 from art_sensreg.penalties.inputs import GivenBranch, PenaltyInputs
 from art_sensreg.penalty_lists import Penalty, active_penalties, check_penalties, check_term, unique_names
 from art_sensreg.utils.model_state import Composition, composition
@@ -87,7 +87,7 @@ class Objective:
         self.names = unique_names(active)
         self.penalties: dict[str, Penalty] = dict(zip(self.names, active, strict=True))
         self.base_loss = base_loss or nn.CrossEntropyLoss()
-        self.additive = getattr(self.base_loss, "reduction", "mean") == "sum"  # of a batch the sum over its rows
+        self.additive = getattr(self.base_loss, "reduction", "mean") == "sum"  # the sum over the examples of a batch
         self.clip_values = clip_values
         self.adversary = adversary
         self.attacked: Callable[[], AbstractContextManager[None]] = nullcontext  # keeps what a loss remembers
@@ -126,9 +126,9 @@ class Objective:
         clean = bool(self._fused) or (self.adversary is not None and self.adversary.needs_clean)
         if clean and plan.reason != before:  # once
             plan.warn_if_unstacked()
-        rowwise = bool(self._fused) and treats_rows_alone(model, x, plan)
+        separable = bool(self._fused) and treats_examples_alone(model, x, plan)
         in_place = self.double_backward and works_in_place(model, x)
-        self.plan = replace(plan, rowwise=rowwise, overwrites_input=in_place)
+        self.plan = replace(plan, separable=separable, overwrites_input=in_place)
 
     @property
     def smallest_sigma(self) -> float | None:
@@ -171,7 +171,7 @@ class Objective:
         means = type(loss) is nn.CrossEntropyLoss and loss.weight is None  # a subclass may do anything
         means = means and loss.reduction == "mean" and loss.ignore_index < 0  # type: ignore[union-attr]
         means = means and all(getattr(penalty, "scale", "per_neuron") == "per_neuron" for penalty in noisy)
-        whole = self._separate or self.double_backward or not (plan.rowwise and plan.stacked)
+        whole = self._separate or self.double_backward or not (plan.separable and plan.stacked)
         width = max((tap.width for tap in plan.taps.values()), default=0)
         if whole or not means or not width or uses_batch_statistics(plan.norms):
             return None
@@ -248,7 +248,7 @@ class Objective:
         loss = terms["base"] if whole else terms["base"] * counts["base"]
         for name in self.names:
             loss = loss + self.strength * self._weights[name] * counts[name] * found[name]
-        # Which rows are returned depends on the settings, and not on what a share of the batch happens to need.
+        # Which logits are returned depends on the settings, and not on what a share of the batch happens to need.
         shown = logits[0] if self.adversary is None or self.adversary.needs_clean else logits[-1]
         return {"loss": loss, **terms, **{name: found[name] for name in self.names}}, shown
 

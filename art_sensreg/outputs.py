@@ -75,12 +75,6 @@ class SingleOutput:
     What a classifier's single output would be, kept apart from the classifier so that it can be copied.
 
     `kind` is `logit`, `probability`, or None where the loss, whose name is `loss`, does not tell.
-
-    Example:
-    >>> from art.estimators.classification import PyTorchClassifier
-    >>> from art_sensreg.outputs import SingleOutput
-    >>> SingleOutput.of(PyTorchClassifier(nn.Sigmoid(), nn.BCELoss(), (1,), 2))
-    SingleOutput(kind='probability', loss='BCELoss', nb_classes=2)
     """
 
     kind: str | None
@@ -121,13 +115,6 @@ def class_logits(model: nn.Module, x: torch.Tensor, single: SingleOutput, rows: 
     :raises TypeError: If the model returns no tensor.
     :raises ValueError: If its shape is another one, the loss does not tell, or there are more than two classes for one
         output.
-
-    Example:
-    >>> from art.estimators.classification import PyTorchClassifier
-    >>> from art_sensreg.outputs import SingleOutput, class_logits
-    >>> classifier = PyTorchClassifier(nn.Sigmoid(), nn.BCELoss(), (1,), 2)
-    >>> class_logits(classifier.model, torch.tensor([[80.0]]), SingleOutput.of(classifier))
-    tensor([[ 0., 80.]])
     """
     if rows > 1:
         output = _columns(model(x), single)
@@ -156,13 +143,6 @@ def class_scores(outputs: np.ndarray, classifier: Any) -> np.ndarray:
     :param classifier: ART classifier that predicted it.
     :return: `(n, C)`: the outputs themselves; of a single one `[0, z]`, of a probability `[1 - p, p]`.
     :raises ValueError: If the loss does not tell what a single output is, or probabilities are outside [0, 1].
-
-    Example:
-    >>> from art.estimators.classification import PyTorchClassifier
-    >>> from art_sensreg.outputs import class_scores
-    >>> classifier = PyTorchClassifier(nn.Sigmoid(), nn.BCELoss(), (1,), 2)
-    >>> class_scores(np.array([[0.25]]), classifier)
-    array([[0.75, 0.25]])
     """
     columns = np.asarray(outputs)
     columns = columns[:, None] if columns.ndim == 1 else columns
@@ -181,16 +161,7 @@ def class_scores(outputs: np.ndarray, classifier: Any) -> np.ndarray:
 
 
 def predicted_classes(outputs: np.ndarray, classifier: Any) -> np.ndarray:
-    """
-    The class of each prediction, an int64 array `(n,)`; arguments and errors as for :func:`class_scores`.
-
-    Example:
-    >>> from art.estimators.classification import PyTorchClassifier
-    >>> from art_sensreg.outputs import predicted_classes
-    >>> classifier = PyTorchClassifier(nn.Identity(), nn.BCEWithLogitsLoss(), (1,), 2)
-    >>> predicted_classes(np.array([[-0.3], [0.4]]), classifier)
-    array([0, 1])
-    """
+    """The class of each prediction, an int64 array `(n,)`; arguments and errors as for :func:`class_scores`."""
     if not len(outputs):
         return np.zeros(0, dtype=np.int64)
     classes: np.ndarray = class_scores(outputs, classifier).argmax(axis=1)
@@ -198,14 +169,7 @@ def predicted_classes(outputs: np.ndarray, classifier: Any) -> np.ndarray:
 
 
 def single_output_threshold(loss: Any) -> float:
-    """
-    Where a single output turns to class 1: at 0 for a logit, 0.5 for a probability, NaN where the loss does not tell.
-
-    Example:
-    >>> from art_sensreg.outputs import single_output_threshold
-    >>> single_output_threshold(nn.BCELoss()), single_output_threshold(nn.CrossEntropyLoss())
-    (0.5, nan)
-    """
+    """Where a single output turns to class 1: 0 for a logit, 0.5 for a probability, NaN if the loss does not tell."""
     kind = _known_kind(loss)
     return float("nan") if kind is None else {"logit": 0.0, "probability": 0.5}[kind]
 

@@ -8,7 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from art_sensreg.outputs import SingleOutput, class_logits, class_scores, predicted_classes, single_output_kind
+from art_sensreg.outputs import (
+    SingleOutput,
+    class_logits,
+    class_scores,
+    predicted_classes,
+    single_output_kind,
+    single_output_threshold,
+)
 
 PROBABILITY = SingleOutput("probability", "BCELoss", 2)
 LOGIT = SingleOutput("logit", "BCEWithLogitsLoss", 2)
@@ -105,3 +112,8 @@ def test_scores_and_classes_of_predictions():
     assert predicted_classes(outputs[:0], Classifier()).shape == (0,)
     with pytest.raises(ValueError, match=r"predicts 0\.2 to 1\.7 and its loss takes probabilities"):
         class_scores(outputs + [0, 1], Classifier())
+
+
+def test_where_a_single_output_turns_to_class_1():
+    thresholds = [single_output_threshold(loss) for loss in (nn.BCELoss(), nn.BCEWithLogitsLoss(), nn.MSELoss())]
+    np.testing.assert_equal(thresholds, [0.5, 0.0, np.nan])

@@ -64,7 +64,7 @@ class FusedPenalty:
         return self.tapped_layers is not None or self.shares_noise
 
     @property
-    def sums_rows(self) -> bool:
+    def assumes_independence(self) -> bool:
         """Whether the value is right only where no example's logits depend on another example."""
         return False
 
@@ -200,7 +200,7 @@ def plan_forward(
             "generators that are attributes of modules or global variables named in their code."
         )
     for penalty in penalties.values():
-        if plan.coupled and penalty.sums_rows:
+        if plan.coupled and penalty.assumes_independence:
             raise ValueError(
                 "`model` makes the logits of an example depend on other examples in a way other than through torch's "
                 f"BatchNorm, and {penalty!r} sums over examples as if they were independent; expected another "

@@ -171,14 +171,6 @@ def penalty_effect(penalty: Any, batch: TrainedBatch) -> bool:
 
     It can if some gradient, here or at weights nearby, is not zero, and the value depends on the weights (of a penalty
     on layers: see :func:`tapped_layers`).
-
-    Example:
-    >>> from art_sensreg import JacobianPenalty
-    >>> from art_sensreg.penalties.effect import TrainedBatch, penalty_effect
-    >>> model, x = nn.Linear(4, 2), torch.rand(5, 4)
-    >>> batches = [TrainedBatch(model=model, x=x, parameters=[weight]) for weight in model.parameters()]
-    >>> [penalty_effect(JacobianPenalty(estimator="exact"), batch) for batch in batches]
-    [True, False]
     """
     if batch.plan is None:
         batch = replace(batch, plan=survey(batch.model, batch.x))
@@ -276,7 +268,7 @@ def _moved(parameters: Sequence[nn.Parameter]) -> Iterator[float]:
 
 
 def _changed(before: torch.Tensor, after: torch.Tensor, slope: float) -> bool:
-    """Whether the differences between rows, which are all that a penalty sees of a layer, have changed or would."""
+    """Whether the differences between examples, which are all that a penalty sees of a layer, have changed or would."""
     before, after = before.detach().float(), after.detach().float()
     one, two = before[1:] - before[:1], after[1:] - after[:1]
     rounding = 1e-6 * float(torch.maximum(before.abs().max(), after.abs().max()))

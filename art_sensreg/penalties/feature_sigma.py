@@ -116,11 +116,6 @@ def as_sigma(value: Any, ranges: bool = False) -> Any:
 
     :raises TypeError: If it is something else.
     :raises ValueError: If a number is not finite or not above 0, or a range is the wrong way round.
-
-    Example:
-    >>> from art_sensreg.penalties.feature_sigma import as_sigma
-    >>> as_sigma(0.3), as_sigma((0.1, 0.3), ranges=True), as_sigma(torch.tensor([0.5, 2.0]))
-    (0.3, (0.1, 0.3), array([0.5, 2.0]))
     """
     if isinstance(value, FeatureSigma):
         return value
@@ -140,14 +135,7 @@ def as_sigma(value: Any, ranges: bool = False) -> Any:
 
 
 def noise_sizes(sigma: float | torch.Tensor | FeatureSigma, x: torch.Tensor) -> tuple[Any, float | torch.Tensor]:
-    """
-    What noise of unit variance is multiplied by, and what differences are divided by; for one number twice the same.
-
-    Example:
-    >>> from art_sensreg.penalties.feature_sigma import FeatureSigma, noise_sizes
-    >>> noise_sizes(FeatureSigma(np.array([1.0, 7.0])), torch.zeros(3, 2))
-    (tensor([1., 7.]), 5.0)
-    """
+    """What noise of unit variance is multiplied by, and what differences are divided by; one number is both."""
     if isinstance(sigma, FeatureSigma):
         return sigma.like(x), sigma.root_mean_square
     return sigma, sigma

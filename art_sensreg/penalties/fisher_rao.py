@@ -24,11 +24,6 @@ def root_probabilities(logits: torch.Tensor) -> torch.Tensor:
     `sqrt(softmax(z))`, a point on the unit sphere, without a root of small numbers: `exp(log_softmax(z) / 2)`.
 
     Half precision is computed in float32.
-
-    Example:
-    >>> from art_sensreg.penalties.fisher_rao import root_probabilities
-    >>> root_probabilities(torch.zeros(1, 4))
-    tensor([[0.5000, 0.5000, 0.5000, 0.5000]])
     """
     logits = at_least_float32(logits)
     # The difference of nearby floats is exact: a large common offset must not cost the digits that count.
@@ -45,11 +40,6 @@ def fisher_rao_distance(logits: torch.Tensor, others: torch.Tensor) -> torch.Ten
     pi; the gradient is 0 where the two are equal.
 
     | Paper link: https://arxiv.org/abs/2106.06685 (Picot et al. 2022, equation 6)
-
-    Example:
-    >>> from art_sensreg.penalties.fisher_rao import fisher_rao_distance
-    >>> fisher_rao_distance(torch.tensor([[0.0, 0.0], [200.0, 0.0]]), torch.tensor([[0.0, 0.0], [0.0, 200.0]]))
-    tensor([0.0000, 3.1416])
     """
     squares = (root_probabilities(logits) - root_probabilities(others)).pow(2).sum(1)
     # `where` before and after: an infinite derivative times 0 would be NaN.

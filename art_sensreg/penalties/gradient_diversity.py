@@ -28,12 +28,6 @@ def unit_gradients(gradients: torch.Tensor) -> torch.Tensor:
     derivative.
 
     So do those so small (1e-31 in float32) that the derivative of their direction could overflow.
-
-    Example:
-    >>> from art_sensreg.penalties.gradient_diversity import unit_gradients
-    >>> unit_gradients(torch.tensor([[[3.0, 4.0], [0.0, 0.0]]]))
-    tensor([[[0.6000, 0.8000],
-             [0.0000, 0.0000]]])
     """
     flat = gradients.flatten(2)
     # Squares of the tiny gradients of a confident network would underflow.
@@ -50,11 +44,6 @@ def mean_resultant_length(units: torch.Tensor) -> torch.Tensor:
     `R = ||mean_i g_i||`: 1 where all unit gradients agree, about `1/sqrt(n)` where they are isotropic.
 
     Of `(samples, n, d)`, `(n,)`; its derivative is 0 where R is.
-
-    Example:
-    >>> from art_sensreg.penalties.gradient_diversity import mean_resultant_length
-    >>> mean_resultant_length(torch.eye(2)[:, None])
-    tensor([0.7071])
     """
     squares = units.mean(0).pow(2).sum(1)
     none = squares == 0
@@ -68,25 +57,13 @@ def concentration(length: torch.Tensor, d: int) -> torch.Tensor:
     Above 0.999 `R` counts as 0.999, with the derivative there; `d` is the dimension of an input.
 
     | Paper link: https://arxiv.org/abs/2107.02425 (Lee et al. 2022; the estimate: Banerjee et al. 2005)
-
-    Example:
-    >>> from art_sensreg.penalties.gradient_diversity import concentration
-    >>> concentration(torch.tensor([0.5]), d=10)
-    tensor([6.5000])
     """
     cut = length - (length - _LARGEST_R).clamp_min(0).detach()
     return cut * (d - cut**2) / (1 - cut**2)
 
 
 def mean_pairwise_cosine(units: torch.Tensor) -> torch.Tensor:
-    """
-    Mean cosine of all pairs of different draws: `(n R^2 - 1) / (n - 1)` for unit vectors, of at least two.
-
-    Example:
-    >>> from art_sensreg.penalties.gradient_diversity import mean_pairwise_cosine
-    >>> mean_pairwise_cosine(torch.eye(3)[:, None])
-    tensor([0.])
-    """
+    """Mean cosine of all pairs of different draws: `(n R^2 - 1) / (n - 1)` for unit vectors, of at least two."""
     n = len(units)
     # Zero gradients count with length 0: the sum over pairs is the square of the sum less the squares.
     pairs = units.sum(0).pow(2).sum(1) - units.pow(2).sum((0, 2))
@@ -94,14 +71,7 @@ def mean_pairwise_cosine(units: torch.Tensor) -> torch.Tensor:
 
 
 def negative_log_volume(units: torch.Tensor, delta: float) -> torch.Tensor:
-    """
-    `-log det(G G^T + delta I)`: of a determinantal point process, large where some gradients are alike.
-
-    Example:
-    >>> from art_sensreg.penalties.gradient_diversity import negative_log_volume
-    >>> negative_log_volume(torch.eye(2)[:, None], delta=1.0)
-    tensor([-1.3863])
-    """
+    """`-log det(G G^T + delta I)`: of a determinantal point process, large where some gradients are alike."""
     rows = units.transpose(0, 1)
     with torch.autocast(units.device.type, enabled=False):  # there is no determinant in half precision
         gram = rows @ rows.transpose(1, 2)
@@ -139,7 +109,7 @@ def draw_gradients(
     with torch.enable_grad(), single(), torch.autocast(x.device.type, enabled=False):
         for _ in range(samples):
             leaf = x.detach().requires_grad_(True)
-            passed = forward_branches(model, [leaf], plan=plan, per_row=coupled)
+            passed = forward_branches(model, [leaf], plan=plan, input_gradient=coupled)
             loss = _summed_loss(at_least_float32(passed.logits[0]), y)
             # Only a gradient with a graph takes the statistics for constants.
             with passed.gradient.stopped():

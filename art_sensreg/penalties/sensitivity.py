@@ -66,16 +66,7 @@ def stacked_sensitivity(
     scale: str = "per_neuron",
     detach_clean: bool = False,
 ) -> torch.Tensor:
-    """
-    :func:`layer_sensitivity`, mean over several noisy branches of one stacked pass, faster: see `distances`.
-
-    Example:
-    >>> from art_sensreg.penalties.forward.branches import Activations
-    >>> from art_sensreg.penalties.sensitivity import stacked_sensitivity
-    >>> whole = torch.tensor([[0.0], [0.0], [1.0], [1.0]])
-    >>> stacked_sensitivity(Activations(whole.split(2), whole), [1], sigma=0.5).item()
-    4.0
-    """
+    """:func:`layer_sensitivity`, mean over several noisy branches of one stacked pass, faster: see `distances`."""
     _check_kinds(distance, scale)
     assert layer.whole is not None
     sizes = [len(part) for part in layer.parts]

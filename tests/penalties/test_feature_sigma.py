@@ -11,7 +11,7 @@ from torch import nn
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegClassifier, SensRegTrainer, TrainingConfig
 from art_sensreg.objectives import Objective
-from art_sensreg.penalties.feature_sigma import FeatureSigma
+from art_sensreg.penalties.feature_sigma import FeatureSigma, as_sigma, noise_sizes, smallest_size
 
 SIZES = np.array([0.1, 20.0, 3.0, 0.5])
 WEIGHT = torch.tensor([[3.0, 0.0, 0.0, 0.0], [0.0, 0.02, 0.0, 0.0], [0.0, 0.0, 0.1, 0.0], [0.0, 0.0, 0.0, -1.0]])
@@ -218,3 +218,11 @@ def test_a_small_entry_keeps_the_pass_in_float32():
     for sizes, low in ((np.array([0.01, 1.0, 1.0, 1.0]), None), (np.ones(4), torch.bfloat16)):
         objective = Objective([SensitivityPenalty(sigma=sizes)], clip_values=bounds)
         assert StepModule(nn.Linear(4, 2), objective, "bfloat16").low is low
+
+
+def test_factor_divisor_and_smallest_size():
+    sigma = as_sigma(np.array([1.0, 7.0]))
+    factor, divisor = noise_sizes(sigma, torch.zeros(3, 2))
+    assert (factor.tolist(), divisor, smallest_size(sigma)) == ([1.0, 7.0], 5.0, 1.0)
+    assert noise_sizes(0.3, torch.zeros(3, 2)) == (0.3, 0.3)
+    assert smallest_size(as_sigma((0.1, 0.3), ranges=True)) == 0.1

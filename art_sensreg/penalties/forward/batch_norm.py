@@ -67,14 +67,7 @@ def batch_norms(model: nn.Module) -> tuple[nn.Module, ...]:
 
 
 def uses_batch_statistics(norms: Iterable[Any]) -> bool:
-    """
-    Whether some BatchNorm layer normalises with the statistics of the batch, as it stands now.
-
-    Example:
-    >>> from art_sensreg.penalties.forward.batch_norm import uses_batch_statistics
-    >>> uses_batch_statistics([nn.BatchNorm1d(2)]), uses_batch_statistics([nn.BatchNorm1d(2).eval()])
-    (True, False)
-    """
+    """Whether some BatchNorm layer normalises with the statistics of the batch, as it stands now."""
     return any(norm.training or norm.running_mean is None for norm in norms)
 
 
@@ -114,14 +107,7 @@ def move_statistics(clean: torch.Tensor, running: Running | None, momentum: floa
 def normalise(
     input: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, clean: CleanStatistics
 ) -> torch.Tensor:
-    """
-    Normalise all examples with the statistics of the first ones; differentiable twice.
-
-    Example:
-    >>> from art_sensreg.penalties.forward.batch_norm import CleanStatistics, normalise
-    >>> normalise(torch.tensor([[1.0], [3.0], [5.0]]), None, None, CleanStatistics(rows=2, eps=0.0)).flatten().tolist()
-    [-1.0, 1.0, 3.0]
-    """
+    """Normalise all examples with the statistics of the first ones; differentiable twice."""
     kind = torch.float32 if input.itemsize < 4 else input.dtype
     channels = input.shape[1]
     scale = torch.ones(channels, dtype=kind, device=input.device) if weight is None else weight.to(kind)

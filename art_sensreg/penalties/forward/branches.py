@@ -77,7 +77,7 @@ def forward_branches(
     inputs: Sequence[torch.Tensor],
     taps: Sequence[TapPlan] = (),
     plan: ForwardPlan = NO_PLAN,
-    per_row: bool = False,
+    input_gradient: bool = False,
 ) -> Branches:
     """
     Run the model on all branches and read the chosen activations of each.
@@ -88,22 +88,16 @@ def forward_branches(
     :param taps: Layer selections (see `taps.plan_taps`).
     :param plan: How the model is run. Where a stacked pass shows that its branches cannot be stacked, they run one
         after another, and `refused` says why.
-    :param per_row: Whether the outputs will be differentiated with respect to the inputs at fixed statistics.
+    :param input_gradient: Whether the outputs will be differentiated with respect to the inputs at fixed statistics.
     :return: Inputs, logits and activations of all branches.
     :raises RuntimeError: If the model overwrites a tapped activation that it left alone in the trial run.
-
-    Example:
-    >>> from art_sensreg.penalties.forward.branches import forward_branches
-    >>> passed = forward_branches(nn.Linear(3, 2), [torch.zeros(4, 3), torch.ones(2, 3)])
-    >>> [tuple(logits.shape) for logits in passed.logits]
-    [(4, 2), (2, 2)]
     """
-    if len(inputs) == 1 and plan.updates_state and not per_row:
+    if len(inputs) == 1 and plan.updates_state and not input_gradient:
         return _cut(inputs, _forward(model, inputs[0], taps, plan), StatisticsGradient())
     moved: Counter[int] | None = None
     refused = ""
     if plan.stacked:
-        rules = CleanBranchRules([len(x) for x in inputs], plan.updates_state, per_row)
+        rules = CleanBranchRules([len(x) for x in inputs], plan.updates_state, input_gradient)
         before = plan.moved.values()
         untouched = nullcontext() if plan.updates_state else plan.moved.preserved()
         try:
@@ -113,7 +107,7 @@ def forward_branches(
             moved = _undone(model, rules, inputs[0].device)
             plan.moved.restore(before)
             refused = str(error)
-    rules = CleanBranchRules([len(inputs[0])], plan.updates_state, per_row, repeated=True, moved=moved)
+    rules = CleanBranchRules([len(inputs[0])], plan.updates_state, input_gradient, repeated=True, moved=moved)
     with _preserve_counters(model, False):
         outputs, counts = _separate_passes(model, inputs, taps, plan, rules)
     for (counter, _), count in zip(_batch_counters(model), counts if plan.updates_state else (), strict=False):
@@ -131,7 +125,7 @@ def _cut(inputs: Sequence[torch.Tensor], outputs: _Outputs, gradient: Statistics
     total = sum(sizes)
 
     def cut(value: torch.Tensor) -> Activations:
-        # A layer may see several rows for each image (patches, time steps).
+        # A layer may have several entries for each image (patches, time steps).
         return Activations(torch.split(value, [len(value) * size // total for size in sizes]), value)
 
     logits, activations = outputs

@@ -57,7 +57,7 @@ class CleanBranchRules(TorchFunctionMode):
 
     :param sizes: Examples in each branch of a stacked batch; or in the one branch that runs alone.
     :param update_statistics: Whether BatchNorm's running statistics move.
-    :param per_row: Whether the outputs will be differentiated with respect to the inputs at fixed statistics.
+    :param input_gradient: Whether the outputs will be differentiated with respect to the inputs at fixed statistics.
     :param repeated: Whether further passes are to be normalised with the statistics of this one.
     :param moved: Running means that have moved in this step already, with the number of times.
     """
@@ -66,12 +66,12 @@ class CleanBranchRules(TorchFunctionMode):
         self,
         sizes: Sequence[int],
         update_statistics: bool,
-        per_row: bool = False,
+        input_gradient: bool = False,
         repeated: bool = False,
         moved: Counter[int] | None = None,
     ) -> None:
         super().__init__()
-        self.per_row, self.repeated = per_row, repeated
+        self.input_gradient, self.repeated = input_gradient, repeated
         self.sizes = sizes
         self.rows = sum(sizes)
         self.stacked = len(sizes) > 1
@@ -91,7 +91,7 @@ class CleanBranchRules(TorchFunctionMode):
 
     def replica(self) -> CleanBranchRules:
         """The same rules from here on, for the recomputation of what follows: statistics do not move once more."""
-        made = CleanBranchRules(self.sizes, False, self.per_row, self.repeated)
+        made = CleanBranchRules(self.sizes, False, self.input_gradient, self.repeated)
         made.gradient = self.gradient
         made._repeating, made._place = self._repeating, self._place
         made._statistics = self._statistics if self._repeating else []
@@ -137,7 +137,7 @@ class CleanBranchRules(TorchFunctionMode):
             raise ValueError(
                 f"Expected more than 1 value per channel when training, got input size {input[:rows].shape}."
             )
-        if not self._repeating and (self.stacked or self.per_row):
+        if not self._repeating and (self.stacked or self.input_gradient):
             clean = CleanStatistics(rows=rows, eps=eps, running=running, momentum=momentum, gradient=self.gradient)
             output = normalise(input, call.weight, call.bias, clean)
             if self.repeated:  # the passes after this one need them with their graph

@@ -23,11 +23,6 @@ def paired_distance(
 
     The first `rows` of `whole` are clean; block `start : start + rows` belongs to them, for each of `starts`. 0-d, in
     float32 at least, and differentiable twice.
-
-    Example:
-    >>> from art_sensreg.penalties.forward.distances import paired_distance
-    >>> paired_distance(torch.tensor([[1.0], [2.0], [4.0], [2.0]]), rows=2, starts=[2]).item()
-    4.5
     """
     value: torch.Tensor = _PairedDistance.apply(whole, rows, tuple(starts), absolute, detach_clean)
     return value

@@ -42,7 +42,7 @@ def _always(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
 
 
 def _not_like_weights(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
-    """Noise on weights is the same for all rows of a pass."""
+    """Noise on weights is the same for all examples of a pass."""
     return not of_parameter(args[0] if args else kwargs.get("input"))
 
 

@@ -21,14 +21,7 @@ NORMS = ("linf", "l2")
 def inside_ball(
     x: torch.Tensor, perturbed: torch.Tensor, eps: float, norm: str = "linf", clip_values: ClipValues | None = None
 ) -> torch.Tensor:
-    """
-    Bring perturbed inputs back into the ball around the clean ones, and into the range of inputs.
-
-    Example:
-    >>> from art_sensreg.penalties.forward.inner_ascent import inside_ball
-    >>> inside_ball(torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]), eps=1.0, norm="l2")
-    tensor([[0.6000, 0.8000]])
-    """
+    """Bring perturbed inputs back into the ball around the clean ones, and into the range of inputs."""
     delta = perturbed - x
     if norm_name(norm, NORMS) == "linf":
         delta = delta.clamp(-eps, eps)

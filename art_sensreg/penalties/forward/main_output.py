@@ -53,11 +53,6 @@ def main_logits(output: Any) -> Any:
 
     A tensor stands for itself; otherwise the attribute or key `logits` (torchvision's and Hugging Face's outputs), the
     key `out`, or the first entry of a tuple or list.
-
-    Example:
-    >>> from art_sensreg.penalties.forward.main_output import main_logits
-    >>> main_logits({"aux": 1, "logits": 2}), main_logits((3, 4)), main_logits({"aux": 5})
-    (2, 3, None)
     """
     if isinstance(output, torch.Tensor):
         return output

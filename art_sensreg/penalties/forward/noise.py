@@ -138,14 +138,7 @@ def draw_noise(like: torch.Tensor, noise: str = "gaussian", generator: Randomnes
 
 
 def draw_unit_sphere(n: int, dim: int, like: torch.Tensor, generator: Randomness = None) -> torch.Tensor:
-    """
-    Draw `n` vectors uniformly from the unit sphere of `R^dim`, as the projection estimator needs them.
-
-    Example:
-    >>> from art_sensreg.penalties.forward.noise import draw_unit_sphere
-    >>> draw_unit_sphere(3, 5, torch.zeros(1)).norm(dim=1).round(decimals=4).tolist()
-    [1.0, 1.0, 1.0]
-    """
+    """Draw `n` vectors uniformly from the unit sphere of `R^dim`, as the projection estimator needs them."""
     return torch.nn.functional.normalize(draw_noise(like.new_empty(n, dim), "gaussian", generator), dim=1)
 
 

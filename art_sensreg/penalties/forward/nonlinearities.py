@@ -29,14 +29,7 @@ _ERFS = named_functions("erf erf_", torch, torch.Tensor, torch.special)
 
 
 def watched_name(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> str | None:
-    """
-    The plain name of the non-linearity that a call is, or None. `x.clamp(min=0)` is a ReLU in disguise.
-
-    Example:
-    >>> from art_sensreg.penalties.forward.nonlinearities import watched_name
-    >>> watched_name(F.relu, (), {}), watched_name(torch.clamp, (torch.ones(1), 0), {}), watched_name(torch.add, (), {})
-    ('relu', 'relu', None)
-    """
+    """The plain name of the non-linearity that a call is, or None. `x.clamp(min=0)` is a ReLU in disguise."""
     if func in _CLAMPS:
         low = args[1] if len(args) > 1 else kwargs.get("min")
         high = args[2] if len(args) > 2 else kwargs.get("max")
@@ -45,14 +38,7 @@ def watched_name(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str
 
 
 def gate_name(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> str | None:
-    """
-    The plain name of a function that is no activation by itself, but the gate in a hand-written GELU or hard-swish.
-
-    Example:
-    >>> from art_sensreg.penalties.forward.nonlinearities import gate_name
-    >>> gate_name(torch.erf, (), {}), gate_name(torch.clamp, (torch.ones(1), 0, 6), {}), gate_name(torch.relu, (), {})
-    ('erf', 'clamp', None)
-    """
+    """The plain name of a function that is only the gate of an activation, of a hand-written GELU or hard-swish."""
     if func in _CLAMPS:
         low = args[1] if len(args) > 1 else kwargs.get("min")
         high = args[2] if len(args) > 2 else kwargs.get("max")

@@ -23,7 +23,7 @@ class ForwardPlan:
     :param stacked: Whether the branches form one batch; otherwise each has a forward pass of its own.
     :param reason: Why they are not stacked; empty if that is the model's randomness, which the branches share anyway.
     :param norms: The model's BatchNorm layers.
-    :param rowwise: Whether a batch may be computed in parts.
+    :param separable: Whether a batch may be computed in parts.
     :param overwrites_input: Whether the model works in place on its input, or may do so.
     :param updates_state: Whether running statistics and other state move; not when a penalty is only looked at.
     :param coupled: Whether an example's logits depend on other examples in a way other than through torch's BatchNorm.
@@ -40,7 +40,7 @@ class ForwardPlan:
     stacked: bool = True
     reason: str = ""
     norms: tuple[nn.Module, ...] = ()
-    rowwise: bool = False
+    separable: bool = False
     overwrites_input: bool = True
     updates_state: bool = True
     coupled: bool = False
@@ -76,14 +76,7 @@ class ForwardPlan:
 
 
 def works_in_place(model: nn.Module, x: torch.Tensor) -> bool:
-    """
-    Whether a model overwrites its input, tried out on a copy.
-
-    Example:
-    >>> from art_sensreg.penalties.forward.plan import works_in_place
-    >>> works_in_place(nn.ReLU(), torch.rand(2, 3)), works_in_place(nn.ReLU(inplace=True), torch.rand(2, 3))
-    (False, True)
-    """
+    """Whether a model overwrites its input, tried out on a copy."""
     rows = x[:2].detach().clone()
     before = rows._version
     with trial(model, rows):

@@ -86,16 +86,6 @@ def recomputed_alike(begin: Callable[[], Again]) -> Iterator[None]:
 
     `begin` is called where a checkpointed part begins and returns a function that makes the context for
     its recomputation.
-
-    Example:
-    >>> import torch
-    >>> from torch.utils.checkpoint import checkpoint
-    >>> from art_sensreg.penalties.forward.recomputation import recomputed_alike
-    >>> x = torch.ones(2, requires_grad=True)
-    >>> with recomputed_alike(lambda: nullcontext):
-    ...     y = checkpoint(torch.exp, x, use_reentrant=True).sum()
-    >>> torch.autograd.grad(y, x)[0]  # which torch's re-entrant kind refuses
-    tensor([2.7183, 2.7183])
     """
     _install()
     former = getattr(_current, "begin", None)

@@ -49,13 +49,6 @@ def survey(model: nn.Module, x: torch.Tensor, branches: bool = True) -> ForwardP
     :param x: Some inputs, `(n, ...)`; the first :data:`LOOK` count.
     :param branches: Whether several branches will be run. Otherwise only randomness and checkpointing are looked for.
     :return: The plan, without the layers to be read.
-
-    Example:
-    >>> from art_sensreg.penalties.forward.row_coupling import survey
-    >>> survey(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Dropout()), torch.rand(14, 3)).stacked
-    True
-    >>> survey(nn.RReLU(), torch.randn(14, 3)).stacked
-    False
     """
 
     def look(count: int) -> ForwardPlan:
@@ -71,16 +64,8 @@ def survey(model: nn.Module, x: torch.Tensor, branches: bool = True) -> ForwardP
         return with_enough_rows(look, _ROWS)
 
 
-def treats_rows_alone(model: nn.Module, x: torch.Tensor, plan: ForwardPlan) -> bool:
-    """
-    Whether a batch may be computed in parts: an example's output depends on it alone, and no state moves.
-
-    Example:
-    >>> from art_sensreg.penalties.forward.row_coupling import survey, treats_rows_alone
-    >>> x = torch.rand(14, 3)
-    >>> [treats_rows_alone(model, x, survey(model, x)) for model in (nn.Linear(3, 2), nn.BatchNorm1d(3))]
-    [True, False]
-    """
+def treats_examples_alone(model: nn.Module, x: torch.Tensor, plan: ForwardPlan) -> bool:
+    """Whether a batch may be computed in parts: an example's output depends on it alone, and no state moves."""
     rows = x[:2].detach()
     if len(rows) < 2 or uses_batch_statistics(plan.norms):
         return False
@@ -157,7 +142,7 @@ class _Trial:
     def _alone(self) -> tuple[bool, torch.Tensor, State]:
         """Whether an example's logits depend on others in a clean batch; the logits; the state after."""
         fixed = uses_batch_statistics(self.norms)
-        logits, x, statistics = self._pass([self.rows], per_row=fixed, gradient=True)
+        logits, x, statistics = self._pass([self.rows], input_gradient=fixed, gradient=True)
         state = dict(self.snapshot.values(current=True))
         with statistics.stopped() if fixed else nullcontext():
             slope = _slope(logits[:1], x, again=fixed)
@@ -202,10 +187,10 @@ class _Trial:
         return "" if _close(one, other) else "it treats equal examples of a batch differently"
 
     def _pass(
-        self, branches: list[torch.Tensor], update: bool = True, per_row: bool = False, gradient: bool = False
+        self, branches: list[torch.Tensor], update: bool = True, input_gradient: bool = False, gradient: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor, StatisticsGradient]:
         """Logits of a pass from the state at the start, and what they can be differentiated with respect to."""
-        rules = CleanBranchRules([len(branch) for branch in branches], update, per_row)
+        rules = CleanBranchRules([len(branch) for branch in branches], update, input_gradient)
         x = torch.cat(branches).requires_grad_(gradient)
         with self._prepared(0, rules), torch.set_grad_enabled(gradient):
             before = Replay(self.sources)

@@ -172,14 +172,6 @@ def trial(model: nn.Module, like: torch.Tensor) -> Iterator[None]:
 
     :param model: Any `nn.Module`.
     :param like: Tensor on the model's device.
-
-    Example:
-    >>> from art_sensreg.penalties.forward.taps import trial
-    >>> model = nn.Dropout().train()
-    >>> with trial(model, torch.zeros(1)):
-    ...     inside = model.training
-    >>> inside, model.training
-    (False, True)
     """
     with preserve_model(model, like.device, seed=0, weights=True), eval_mode(model), torch.no_grad():
         yield
@@ -196,14 +188,6 @@ def plan_taps(model: nn.Module, layers: Layers, x: torch.Tensor) -> TapPlan:
     :param x: Batch of inputs, `(n, ...)`.
     :return: The plan.
     :raises ValueError: If a name is unknown, nothing can be tapped, or a layer's first dimension is not the batch.
-
-    Example:
-    >>> from art_sensreg.penalties.forward.taps import plan_taps
-    >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(inplace=True), nn.Linear(3, 2))
-    >>> plan_taps(model, "hidden", torch.zeros(5, 4))
-    TapPlan(names=('relu',), clone=False)
-    >>> plan_taps(model, ["0"], torch.zeros(5, 4))
-    TapPlan(names=('0',), clone=True)
     """
     check_layers(layers)
     rows = x[:2].detach().clone()  # the model may work in place

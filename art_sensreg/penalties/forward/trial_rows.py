@@ -28,14 +28,7 @@ def trial_rows(x: torch.Tensor, count: int = 8) -> torch.Tensor:
 
 
 def with_enough_rows(look: Callable[[int], T], count: int) -> T:
-    """
-    Try a model on `count` examples, or on more if it does not take so few; raises what it raised at first.
-
-    Example:
-    >>> from art_sensreg.penalties.forward.trial_rows import with_enough_rows
-    >>> with_enough_rows(lambda count: torch.zeros(count).view(16, -1).shape, 2)
-    torch.Size([16, 2])
-    """
+    """Try a model on `count` examples, or on more if it does not take so few; raises what it raised at first."""
     first: Exception | None = None
     for number in (count, *_MORE):
         try:

@@ -14,6 +14,7 @@ from art_sensreg.penalties.forward.batch_norm import (
     move_statistics,
     normalise,
     statistics,
+    uses_batch_statistics,
 )
 
 
@@ -132,3 +133,9 @@ def test_running_statistics_move_as_torchs_do():
     half = [torch.zeros(3, dtype=torch.bfloat16), torch.ones(3, dtype=torch.bfloat16)]
     normalise(x, None, None, CleanStatistics(rows=4, eps=1e-5, running=tuple(half), momentum=0.3))
     assert torch.allclose(half[1].float(), ours[1], atol=0.02)
+
+
+def test_which_layers_use_the_statistics_of_the_batch():
+    assert uses_batch_statistics([nn.BatchNorm1d(2).eval(), nn.BatchNorm1d(2)])
+    assert uses_batch_statistics([nn.BatchNorm1d(2, track_running_stats=False).eval()])
+    assert not uses_batch_statistics([nn.BatchNorm1d(2).eval()])

@@ -11,6 +11,7 @@ from torch import nn
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegClassifier, SensRegTrainer, TrainingConfig
 from art_sensreg.adversaries import FGSMRS
+from art_sensreg.penalties.forward.main_output import main_logits
 from tests.conftest import same_weights, weights_of
 
 Outputs = namedtuple("Outputs", ["logits", "aux_logits"])
@@ -147,3 +148,10 @@ def test_evaluation_mode_is_not_asked():
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         make(Inception(FORMS["tuple"])).fit(X, Y, nb_epochs=1, training_mode=False)
+
+
+def test_where_the_main_logits_stand():
+    logits = torch.ones(1)
+    outputs = [logits, {"aux": 1, "logits": logits}, {"out": logits}, (logits, 3), [logits], Outputs(logits, 1)]
+    assert all(main_logits(output) is logits for output in outputs)
+    assert [main_logits(output) for output in ({"aux": 5}, (), None)] == [None, None, None]

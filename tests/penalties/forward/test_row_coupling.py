@@ -9,12 +9,13 @@ from torch import nn
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty
 from art_sensreg.objectives import Objective
-from art_sensreg.penalties.forward.row_coupling import survey
+from art_sensreg.penalties.forward.row_coupling import survey, treats_examples_alone
 from art_sensreg.utils.model_state import Snapshot
 from tests.penalties.forward.branch_models import (
     ALONE,
     COUPLED,
     KNOWN,
+    BatchRange,
     Block,
     Body,
     DropPath,
@@ -186,3 +187,11 @@ def test_what_a_snapshot_puts_back():
     assert {"count", "calls", "centre", "running_mean", "running_var"} <= {name for _, name in snapshot.changed()}
     snapshot.restore()
     assert (net.count, net.log) == (0, [])
+
+
+def test_which_models_may_be_computed_in_parts():
+    x = torch.rand(14, 3)
+    alone = {"linear": nn.Linear(3, 2), "evaluated": nn.BatchNorm1d(3).eval()}
+    together = {"norm": nn.BatchNorm1d(3), "dropout": nn.Dropout(), "range": BatchRange()}
+    assert all(treats_examples_alone(model, x, survey(model, x)) for model in alone.values())
+    assert not any(treats_examples_alone(model, x, survey(model, x)) for model in together.values())

@@ -28,6 +28,10 @@ def test_two_batches_have_different_examples_in_the_range_of_the_data():
             assert torch.cat([one, other]).max() <= x.max()
 
 
+def test_a_model_that_takes_large_batches_only_gets_one():
+    assert with_enough_rows(lambda count: torch.zeros(count).view(16, -1).shape, 2) == (16, 2)
+
+
 def test_the_first_error_is_raised_if_no_number_of_examples_will_do():
     seen = []
 
