@@ -27,7 +27,7 @@ from art_sensreg.attacks import (
     ScaledLogitsAttack,
     TargetedMarginAttack,
 )
-from art_sensreg.interpret import deletion_area, explain, input_gradient, insertion_area
+from art_sensreg.interpret import ExplanationConfig, deletion_area, explain, input_gradient, insertion_area
 from tests.conftest import same_weights, weights_of
 from tests.wrong_inputs.kinds import none_taken
 
@@ -135,6 +135,7 @@ def attacked(kind, **settings):
 
 
 # Of each: the call, and what it takes besides good arrays.
+FEW = ExplanationConfig(steps=2, samples=2)
 CALLS = {
     "fit": (lambda x, y: classifier().fit(x, y, nb_epochs=1), set()),
     "trainer": (lambda x, y: SensRegTrainer(classifier()).fit(x, y, nb_epochs=1, verbose=False), set()),
@@ -152,9 +153,9 @@ CALLS = {
     ),
     "score": (lambda x, y: random_classifier().score(x, y, repeats=1), {"above", "below", "bytes scale"}),
     "gradient": (lambda x, y: input_gradient(classifier(), x, y), {"above", "below", "bytes scale"}),
-    "insertion": (lambda x, y: insertion_area(classifier(), x, y, X, steps=2), {"above", "below", "bytes scale"}),
-    "deletion": (lambda x, y: deletion_area(classifier(), x, y, X, steps=2), {"above", "below", "bytes scale"}),
-    "explain": (lambda x, y: explain(classifier(), x, y, steps=2, samples=2), set()),
+    "insertion": (lambda x, y: insertion_area(classifier(), x, y, X, FEW), {"above", "below", "bytes scale"}),
+    "deletion": (lambda x, y: deletion_area(classifier(), x, y, X, FEW), {"above", "below", "bytes scale"}),
+    "explain": (lambda x, y: explain(classifier(), x, y, FEW), set()),
 }
 
 

@@ -1,5 +1,6 @@
 """Arguments of the functions beside training and attacks: one clear error for each that cannot be one, none taken."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import nn
 
 from art_sensreg import audit, describe
 from art_sensreg.interpret import (
+    ExplanationConfig,
     alignment,
     blurred,
     deletion_area,
@@ -86,6 +88,8 @@ ARGUMENTS = {
     },
     "describe": {"model": [None, 3, "x", nn.Linear], "rows": COUNT, "penalties": [3, "x", [3], {}]},
 }
+EXPLANATIONS = ("infidelity", "insertion", "deletion", "integrated", "max_sensitivity", "explain")
+SETTINGS = {field.name for field in dataclasses.fields(ExplanationConfig)}
 CASES = [(call, name) for call, arguments in ARGUMENTS.items() for name in arguments]
 
 
@@ -97,6 +101,9 @@ def test_a_wrong_argument_is_one_clear_error(call, name):
     owner = {"classifiers": {"a": classifier()}} if call == "picture" else owner
 
     def giving(value):
+        # Settings of explanations are one value; all of them go through the same calls.
+        if call in EXPLANATIONS and name in SETTINGS:
+            return lambda: function(**{**owner, **given, "config": ExplanationConfig(**{name: value})})
         return lambda: function(**{**owner, **given, name: value})
 
     none_taken(name, [(value, giving(value)) for value in ARGUMENTS[call][name]])
@@ -131,7 +138,7 @@ def test_a_wrong_name_of_weights(how, tmp_path):
 
 def test_where_a_baseline_is_none():
     def giving(value):
-        return lambda: integrated_gradients(classifier(), X, Y, baseline=value)
+        return lambda: integrated_gradients(classifier(), X, Y, ExplanationConfig(baseline=value))
 
     none_taken("baseline", [(value, giving(value)) for value in BASELINES])
 

@@ -150,6 +150,7 @@ SETTINGS = {
         "compile": FLAG,
         "checkpoint_every": optional(COUNT),
         "keep": COUNT,
+        "keep_freed_memory": FLAG,
         "on_nonfinite": CHOICE,
         "max_skipped": [*COUNT[:2], *COUNT[3:]],
         "validation_attack": [3, "pgd", {}, object(), ValidationAttack],
