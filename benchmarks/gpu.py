@@ -52,9 +52,7 @@ def main() -> int:
     given = parser.parse_args()
     if given.emulated:
         emulate()
-    from art_sensreg.benchmark.gpu.report import write_gpu
-    from art_sensreg.benchmark.gpu.run import MARK, run_all
-    from art_sensreg.benchmark.gpu.stages import REDUCED, STAGES, Size, run_stage
+    from art_sensreg.benchmark.gpu import MARK, REDUCED, STAGES, Size, run_all, run_stage, write_gpu
     from art_sensreg.utils.files import usable_folder
 
     if given.stage and given.stage not in STAGES:

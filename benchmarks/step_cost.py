@@ -19,11 +19,19 @@ from tqdm.auto import tqdm
 
 from art_sensreg.benchmark.cli.arguments import OneLineParser, known_names, whole_number
 from art_sensreg.benchmark.cli.console import run_program, say
-from art_sensreg.benchmark.step_cost.loops import MODELS, PRECISIONS
-from art_sensreg.benchmark.step_cost.memory import memory_rise
-from art_sensreg.benchmark.step_cost.report import cost_table, list_names, model_heading, note_lines, write_step_cost
-from art_sensreg.benchmark.step_cost.timing import StepCostSettings, run_step_cost
-from art_sensreg.benchmark.step_cost.variants import VARIANTS
+from art_sensreg.benchmark.step_cost import (
+    MODELS,
+    PRECISIONS,
+    VARIANTS,
+    StepCostSettings,
+    cost_table,
+    list_names,
+    memory_rise,
+    model_heading,
+    note_lines,
+    run_step_cost,
+    write_step_cost,
+)
 from art_sensreg.utils.files import usable_folder
 
 

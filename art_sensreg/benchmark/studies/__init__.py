@@ -1,1 +1,1 @@
-"""What the smaller programs of `benchmarks/` do: comparisons and measurements beside the suite."""
+"""What the smaller programs of `benchmarks/` do, one module for each: comparisons and measurements beside the suite."""
