@@ -85,7 +85,7 @@ class Objective:
     ) -> None:
         active = active_penalties(check_penalties(penalties, adversary))
         self.names = unique_names(active)
-        self.penalties: dict[str, Penalty] = dict(zip(self.names, active, strict=True))
+        named = dict(zip(self.names, active, strict=True))
         self.base_loss = base_loss or nn.CrossEntropyLoss()
         self.additive = getattr(self.base_loss, "reduction", "mean") == "sum"  # the sum over the examples of a batch
         self.clip_values = clip_values
@@ -94,9 +94,10 @@ class Objective:
         self.strength = 1.0  # of all weights, for a while after the start
         self.plan = NO_PLAN
         self._adversarial_size = 0.0
-        self._fused = {name: p for name, p in self.penalties.items() if isinstance(p, FusedPenalty)}
-        self._separate = {name: p for name, p in self.penalties.items() if name not in self._fused}
-        self._weights = {name: float(getattr(penalty, "weight", 1.0)) for name, penalty in self.penalties.items()}
+        self._fused = {name: p for name, p in named.items() if isinstance(p, FusedPenalty)}
+        self._separate = {name: p for name, p in named.items() if name not in self._fused}
+        self.penalties: dict[str, Penalty] = {**self._fused, **self._separate}
+        self._weights = {name: float(getattr(penalty, "weight", 1.0)) for name, penalty in named.items()}
         self._composition: Composition = frozenset()
         for penalty in self._fused.values():
             if getattr(penalty, "clip", False) and clip_values is None:

@@ -1,5 +1,7 @@
 """BatchNorm with statistics of the clean rows, against torch's own operations in double precision."""
 
+import threading
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -54,7 +56,7 @@ def test_second_derivatives(inputs):
     assert torch.autograd.gradgradcheck(lambda x, w, b: normalise(x, w, b, clean), inputs, atol=1e-4)
 
 
-def test_at_fixed_statistics_rows_do_not_see_each_other(inputs):
+def test_at_fixed_statistics_examples_do_not_see_each_other(inputs):
     x, weight, bias = inputs
     statistics_gradient = StatisticsGradient()
     output = normalise(x, weight, bias, CleanStatistics(rows=6, eps=1e-3, gradient=statistics_gradient))
@@ -139,3 +141,23 @@ def test_which_layers_use_the_statistics_of_the_batch():
     assert uses_batch_statistics([nn.BatchNorm1d(2).eval(), nn.BatchNorm1d(2)])
     assert uses_batch_statistics([nn.BatchNorm1d(2, track_running_stats=False).eval()])
     assert not uses_batch_statistics([nn.BatchNorm1d(2).eval()])
+
+
+def test_a_backward_pass_in_another_thread_sees_that_the_statistics_are_fixed():
+    """As on a GPU, where autograd has threads of its own; another pass at the same time is not concerned."""
+    passes = []
+    for _ in range(2):
+        x, gradient = torch.rand(4, 2).requires_grad_(), StatisticsGradient()
+        passes.append((x, normalise(x, None, None, CleanStatistics(rows=4, eps=1e-3, gradient=gradient)), gradient))
+    leaks = []
+
+    def differentiate():
+        for x, output, _ in passes:
+            (slope,) = torch.autograd.grad(output[0].sum(), x, create_graph=True)
+            leaks.append(bool(slope[1:].any()))
+
+    with passes[0][2].stopped():
+        thread = threading.Thread(target=differentiate)
+        thread.start()
+        thread.join()
+    assert leaks == [False, True]

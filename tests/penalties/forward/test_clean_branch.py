@@ -11,7 +11,7 @@ from art_sensreg import JacobianPenalty
 from art_sensreg.objectives import Objective
 from art_sensreg.penalties.forward.branches import forward_branches
 from art_sensreg.penalties.forward.row_coupling import survey
-from tests.penalties.forward.branch_models import Body, ViT
+from tests.penalties.branch_models import Body, ViT
 from tests.penalties.helpers import batch, built, by_hand, generator
 
 

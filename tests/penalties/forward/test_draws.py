@@ -12,7 +12,7 @@ from art_sensreg.objectives import Objective
 from art_sensreg.penalties.forward.draws import DRAWS, DROPOUTS, drops_nothing, of_parameter
 from art_sensreg.penalties.forward.row_coupling import survey
 from art_sensreg.utils.model_rng import Replay, random_sources, same_states
-from tests.penalties.forward.branch_models import DRAWING, Body, ViT
+from tests.penalties.branch_models import DRAWING, Body, ViT
 from tests.penalties.helpers import X, Y, batch, built, by_hand, classifier, generator, quiet
 
 
@@ -52,7 +52,7 @@ def test_which_calls_draw(function, args, kwargs, drawn):
 @quiet
 @pytest.mark.parametrize("sigma", [0.3, 0.03])
 @pytest.mark.parametrize("name", [name for name in DRAWING if name != "numpy-variable" and name != "own-generator"])
-def test_clean_and_noisy_rows_get_the_same_draws(name, sigma):
+def test_clean_and_noisy_examples_get_the_same_draws(name, sigma):
     net, (x, y) = built(DRAWING[name]), batch()
     objective = Objective([JacobianPenalty(sigma=sigma)])
     objective.prepare(net, x)
@@ -76,7 +76,7 @@ def test_branches_that_the_initial_weights_hide(name):
     assert torch.isclose(terms["jacobian"], wanted, rtol=1e-3)
 
 
-def test_the_same_for_any_initial_state():
+def test_equal_draws_whatever_the_initial_weights():
     """Where a look at two rows saw no difference in some, the penalty was several times as large as it is."""
     for seed in range(12):
         net, (x, y) = built(lambda: ViT(0.1), seed), batch()
@@ -90,7 +90,7 @@ def test_the_same_for_any_initial_state():
 
 @quiet
 @pytest.mark.parametrize("name", DRAWING)
-def test_whether_they_do_is_no_matter_of_chance(name):
+def test_models_that_draw_are_recognised_whatever_the_seed(name):
     net, (x, _) = built(DRAWING[name]), batch()
     for seed in range(5):
         torch.manual_seed(seed)
@@ -105,7 +105,7 @@ def test_whether_they_do_is_no_matter_of_chance(name):
 
 @quiet
 @pytest.mark.parametrize("name", DRAWING)
-def test_same_seed_same_bits_whatever_the_global_generators(name):
+def test_equal_seeds_give_equal_weights_whatever_the_global_generators(name):
     weights = []
     for seed in (1, 2):
         net = built(DRAWING[name])

@@ -11,7 +11,7 @@ from torch import nn
 from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegTrainer, TrainingConfig
 from art_sensreg.objectives import Objective
 from art_sensreg.penalties.forward.plan import ForwardPlan, works_in_place
-from tests.penalties.forward.branch_models import COUPLED, Body, HandwrittenBatchNorm
+from tests.penalties.branch_models import COUPLED, Body, HandwrittenBatchNorm
 from tests.penalties.helpers import X, Y, batch, built, by_hand, classifier, generator
 
 
@@ -38,7 +38,7 @@ def test_a_model_that_works_in_place_is_found_out_on_a_copy():
 
 
 @pytest.mark.parametrize("name", COUPLED)
-def test_it_is_said_once(name):
+def test_unstacked_branches_are_warned_of_once(name):
     net, (x, y) = built(COUPLED[name]), batch()
     objective = Objective([SensitivityPenalty()])
     with pytest.warns(UserWarning, match="cannot share a forward pass of this model, because"):
@@ -68,7 +68,7 @@ class Switched(Body):
 
 @pytest.mark.filterwarnings("ignore:Clean and perturbed images")
 @pytest.mark.parametrize("kind", ["numpy", "rows", "module"])
-def test_what_begins_between_two_epochs(kind):
+def test_a_model_that_changes_between_epochs_is_planned_anew(kind):
     """A callback that raises a rate from 0, or puts in another module: the model is looked at once more."""
     runs = []
     for weight, seed in ((0.0, 0), (1e-9, 1)):
@@ -84,7 +84,7 @@ def test_what_begins_between_two_epochs(kind):
 
 @pytest.mark.filterwarnings("ignore:Clean and perturbed images")
 @pytest.mark.parametrize("kind", ["numpy", "rows", "module"])
-def test_the_penalty_of_what_has_begun(kind):
+def test_the_penalty_after_a_change_of_the_model(kind):
     net, (x, y) = built(lambda: Switched(kind)), batch()
     objective = Objective([JacobianPenalty(sigma=0.1)])
     objective.prepare(net, x)

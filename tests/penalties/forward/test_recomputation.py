@@ -12,7 +12,7 @@ from art_sensreg import FisherRaoPenalty, GradientDiversityPenalty, JacobianPena
 from art_sensreg.adversaries import PGD, TRADES
 from art_sensreg.objectives import Objective
 from art_sensreg.penalties.forward.inner_ascent import Ascent, inner_ascent
-from tests.penalties.forward.branch_models import DropPath, GhostBatchNorm
+from tests.penalties.branch_models import DropPath, GhostBatchNorm
 from tests.penalties.helpers import generator
 
 

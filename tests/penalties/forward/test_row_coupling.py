@@ -11,7 +11,7 @@ from art_sensreg import JacobianPenalty, SensitivityPenalty
 from art_sensreg.objectives import Objective
 from art_sensreg.penalties.forward.row_coupling import survey, treats_examples_alone
 from art_sensreg.utils.model_state import Snapshot
-from tests.penalties.forward.branch_models import (
+from tests.penalties.branch_models import (
     ALONE,
     COUPLED,
     KNOWN,
@@ -53,7 +53,7 @@ PENALTIES = {
 @quiet
 @pytest.mark.parametrize("penalties", PENALTIES)
 @pytest.mark.parametrize("name", [*COUPLED, *KNOWN, *ALONE])
-def test_a_penalty_of_no_weight_leaves_training_as_it_is(name, penalties):
+def test_a_penalty_of_negligible_weight_leaves_training_unchanged(name, penalties):
     make = {**COUPLED, **KNOWN, **ALONE}[name]
     (logits, plain), (others, net) = trained(built(make), []), trained(built(make), PENALTIES[penalties])
     assert torch.allclose(logits, others, atol=1e-4)

@@ -6,7 +6,7 @@ from torch import nn
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegTrainer, TrainingConfig
 from art_sensreg.penalties.forward.trial_rows import trial_rows, two_batches, with_enough_rows
-from tests.penalties.forward.branch_models import Body
+from tests.penalties.branch_models import Body
 from tests.penalties.helpers import X, Y, built, classifier
 
 
