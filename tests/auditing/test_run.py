@@ -77,7 +77,7 @@ def test_an_untrained_model_has_a_report(digits):
 
 @pytest.mark.parametrize(("norm", "eps"), [(2, 0.5), ("l1", 2.0), (np.inf, 0.1)])
 def test_no_failure_in_any_norm(digits, plain, norm, eps):
-    report = report_of(plain, digits, 60, eps=eps, norm=norm, twin=plain)
+    report = report_of(plain, digits, 40, eps=eps, norm=norm, twin=plain)
     assert report.verdict == "no failure detected"
     assert 0 < report.settings["accuracy under the attack"] < report.settings["clean accuracy"]
 

@@ -27,8 +27,8 @@ def test_a_random_model_is_judged_by_its_samples_if_it_is_declared(digits, plain
         "repeated_scoring_agrees",
         "gradients_not_zero",
     ]
-    first = report_of(undeclared, digits, 60, checks=checks)
-    second = report_of(declared, digits, 60, checks=checks)
+    first = report_of(undeclared, digits, 40, checks=checks)
+    second = report_of(declared, digits, 40, checks=checks)
     assert first["deterministic"].status == "FAIL"
     assert second["deterministic"].status == "N/A"
     assert second["batch_independent"].status == "N/A"
