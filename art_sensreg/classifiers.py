@@ -39,8 +39,8 @@ class SensRegClassifier(TrainInterface, ArrayInterface, PyTorchClassifier):
     """
     ART's `PyTorchClassifier` whose `fit` trains with penalties.
 
-    Every ART attack takes it unchanged. Beyond the penalties it mends what stands in the way in ART 1.20.1: inputs of
-    any float type are cast to the model's and outputs are float32; `clone_for_refitting` keeps optimizer settings,
+    Every ART attack takes it unchanged. Apart from the penalties it repairs what gets in the way in ART 1.20.1: inputs
+    of any float type are cast to the model's and outputs are float32; `clone_for_refitting` keeps optimizer settings,
     parameter groups and device; `copy.deepcopy` and `pickle` write no files; weights are saved as safetensors.
 
     | Paper link: https://arxiv.org/abs/2009.11349
@@ -181,7 +181,7 @@ class SensRegClassifier(TrainInterface, ArrayInterface, PyTorchClassifier):
         """
         Make an untrained classifier with the same architecture, optimizer settings, device and arguments.
 
-        :return: The clone; its weights are drawn anew by the modules' own `reset_parameters`.
+        :return: The clone; its weights are initialised again by the modules' own `reset_parameters`.
         :raises ValueError: If there is no optimizer, or it holds parameters that are not the model's.
         """
         if self._optimizer is None:
@@ -200,7 +200,7 @@ class SensRegClassifier(TrainInterface, ArrayInterface, PyTorchClassifier):
         return clone
 
     def reset(self) -> None:
-        """Draw the weights anew, by the modules' `reset_parameters`; a warning names weights that have none."""
+        """Initialise the weights again, by the modules' `reset_parameters`; a warning names weights that have none."""
         kept = []
         for name, module in self.model.named_modules():
             reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
@@ -228,7 +228,7 @@ class SensRegClassifier(TrainInterface, ArrayInterface, PyTorchClassifier):
         """
         Save the weights, and the optimizer's state if there is one, as one file `filename.safetensors`.
 
-        It is written aside and renamed, so that an interrupted save leaves the former one.
+        It is written to a temporary file and renamed, so that an interrupted save leaves the former one.
 
         :param filename: Name without ending, in the folder.
         :param path: Folder, made if missing; ART's data folder if None.

@@ -38,8 +38,8 @@ class PenaltySettings:
     :param adversarial_jr: Weight of JR between clean and adversarial images.
     :param fire: Weight of FIRE.
     :param graddiv: Weight of GradDiv.
-    :param kl: Factor of KL / N in Adv-BNN. With as many weights and as few images, the prior would be all that is
-        learned at the 1 of the evidence bound.
+    :param kl: Factor of KL / N in Adv-BNN; at the 1 of the evidence bound, with so many weights and so few images, the
+        prior would be all that is learned.
     """
 
     sigma: float = 0.3
@@ -157,5 +157,5 @@ def _width(clip_values: Any) -> Any:
 
 
 def _mean_square(width: Any) -> float:
-    """How much squared derivatives shrink as the range grows; noise in several units is divided by its mean square."""
+    """The factor by which squared gradients shrink as the range grows; of several ranges the mean square counts."""
     return float(np.mean(np.square(width)))

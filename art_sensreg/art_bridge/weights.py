@@ -49,7 +49,7 @@ def save_weights(file: Path, model: nn.Module, optimizer: torch.optim.Optimizer 
     Write the weights of a model, and the state of its optimizer if there is one, into one sealed file of safetensors.
 
     The tensors have the names of the model's own `state_dict`, those of the optimizer begin with `/optimizer`. The file
-    is written aside first, then renamed.
+    is written to a temporary one first, then renamed.
     """
     tree: dict[str, Any] = dict(model.state_dict())
     if optimizer is not None:

@@ -134,8 +134,8 @@ def attacked(kind, **settings):
     return lambda x, y: kind(classifier(), eps=0.1, **small, **settings).generate(x, y)
 
 
-# Of each: the call, and what it takes besides good arrays.
 FEW = ExplanationConfig(steps=2, samples=2)
+# Of each: the call, and what it takes besides good arrays.
 CALLS = {
     "fit": (lambda x, y: classifier().fit(x, y, nb_epochs=1), set()),
     "trainer": (lambda x, y: SensRegTrainer(classifier()).fit(x, y, nb_epochs=1, verbose=False), set()),
