@@ -33,9 +33,6 @@ _GENERATORS = ("_checkpoint_without_reentrant_generator_impl", "_checkpoint_with
 _NAMES = (next((name for name in _GENERATORS if hasattr(torchs, name)), _GENERATORS[0]), "CheckpointFunction")
 
 _current = threading.local()
-_lock = threading.Lock()
-_originals: dict[str, Any] = {}
-_users = 0
 
 
 class _Recomputation:
@@ -55,7 +52,7 @@ class _Recomputation:
 
 
 def _without_reentrant(*args: Any, **kwargs: Any) -> Any:
-    original = _originals[_NAMES[0]]
+    original = _patch.originals[_NAMES[0]]
     begin: Callable[[], Again] | None = getattr(_current, "begin", None)
     if begin is None:
         return original(*args, **kwargs)
@@ -75,8 +72,43 @@ class _Reentrant:
     @staticmethod
     def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
         if getattr(_current, "begin", None) is None:
-            return _originals[_NAMES[1]].apply(function, preserve, *args)
+            return _patch.originals[_NAMES[1]].apply(function, preserve, *args)
         return torchs.checkpoint(function, *args, use_reentrant=False)
+
+
+class _Patch:
+    """Replaces two functions of torch while anybody is inside; threads outside do not notice it."""
+
+    def __init__(self) -> None:
+        self.originals: dict[str, Any] = {}
+        self._lock = threading.Lock()
+        self._users = 0
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        with self._lock:
+            self._users += 1
+            if not hasattr(torchs, _NAMES[0]):
+                warnings.warn(
+                    f"Activation checkpointing of torch {torch.__version__} works in another way than that of the "
+                    "versions that are supported: do not train models that use it.",
+                    stacklevel=2,
+                )
+            elif self._users == 1:
+                for name, replacement in zip(_NAMES, (_without_reentrant, _Reentrant), strict=True):
+                    self.originals[name] = getattr(torchs, name)
+                    setattr(torchs, name, replacement)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if self._users == 0:
+                    for name, original in self.originals.items():
+                        setattr(torchs, name, original)
+
+
+_patch = _Patch()
 
 
 @contextmanager
@@ -84,17 +116,16 @@ def recomputed_alike(begin: Callable[[], Again]) -> Iterator[None]:
     """
     Forward passes inside may be checkpointed; what they recompute later runs in contexts of the caller's.
 
-    `begin` is called where a checkpointed part begins and returns a function that makes the context for
-    its recomputation.
+    `begin` is called where a checkpointed part begins and returns a function that makes the context for its
+    recomputation.
     """
-    _install()
     former = getattr(_current, "begin", None)
-    _current.begin = begin
-    try:
-        yield
-    finally:
-        _current.begin = former
-        _uninstall()
+    with _patch.applied():
+        _current.begin = begin
+        try:
+            yield
+        finally:
+            _current.begin = former
 
 
 def with_graph() -> AbstractContextManager[None]:
@@ -141,29 +172,3 @@ def recomputed_by(
         return again
 
     return begin
-
-
-def _install() -> None:
-    """Other threads that are inside at the same time share the replacement, and those outside do not notice it."""
-    global _users
-    with _lock:
-        _users += 1
-        if not hasattr(torchs, _NAMES[0]):
-            warnings.warn(
-                f"Activation checkpointing of torch {torch.__version__} works in another way than that of the versions "
-                "that are supported: do not train models that use it.",
-                stacklevel=2,
-            )
-        elif _users == 1:
-            for name, replacement in zip(_NAMES, (_without_reentrant, _Reentrant), strict=True):
-                _originals[name] = getattr(torchs, name)
-                setattr(torchs, name, replacement)
-
-
-def _uninstall() -> None:
-    global _users
-    with _lock:
-        _users -= 1
-        if _users == 0:
-            for name, original in _originals.items():
-                setattr(torchs, name, original)
