@@ -151,7 +151,7 @@ def test_copies_after_reading_activations(make_classifier, digits):
     assert not any(module._forward_hooks for module in classifier.model.modules())
 
 
-def test_clones_name_the_weights_that_cannot_be_drawn_anew(digits, caplog):
+def test_clones_name_the_weights_that_cannot_be_initialised_again(digits, caplog):
     class Token(nn.Module):
         def __init__(self):
             super().__init__()

@@ -68,7 +68,7 @@ def test_the_numbers(scale):
     assert penalty.has_effect
 
 
-def test_what_has_no_effect_is_said():
+def test_a_penalty_without_effect_is_named():
     model = build()
     model[:4].requires_grad_(False)
     described = describe(classifier_of(model, optimizer=torch.optim.SGD(model[4].parameters(), lr=0.1)), X, Y)
@@ -82,7 +82,7 @@ def test_what_has_no_effect_is_said():
     assert "gradient" in lines[6]
 
 
-def test_penalties_of_ones_own_and_those_of_a_classifier():
+def test_users_own_penalties_and_those_of_a_classifier_are_described():
     def shrink(model, x, y):
         return model(x).pow(2).mean()
 
@@ -109,7 +109,7 @@ def test_nothing_is_left_behind(training):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_rows_and_kinds_of_classifiers():
+def test_the_number_of_inputs_and_every_kind_of_classifier():
     assert describe(build(), X, rows=7).rows == 7
     described = describe(classifier_of(build(), RandomizedClassifier), X, Y)
     assert isinstance(described, Description)

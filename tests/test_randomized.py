@@ -141,7 +141,7 @@ def test_copies(make, digits, copier):
     assert same_weights(weights_of(twin), weights_of(classifier))
 
 
-def test_files_are_those_of_the_users_model(make, digits, tmp_path):
+def test_files_hold_the_users_model_alone(make, digits, tmp_path):
     x, y = digits.x_train[:100], digits.y_train[:100]
     classifier, plain, other = make(samples=5), make(kind=SensRegClassifier), make(samples=5)
     classifier.fit(x, y, nb_epochs=1, seed=0)

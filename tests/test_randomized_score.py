@@ -111,7 +111,7 @@ def test_seeded_scores_are_reproducible_and_leave_no_trace(make, digits):
     assert not np.array_equal(free.single_correct, classifier.score(x, y, repeats=3).single_correct)
 
 
-def test_labels_in_every_form(make, digits):
+def test_scores_take_labels_in_every_form(make, digits):
     classifier = make()
     x, y = digits.x_test[:20], digits.y_test[:20]
     forms = [y, y.tolist(), y[:, None], np.eye(10)[y], torch.from_numpy(y), y.astype(np.float32)]
@@ -140,7 +140,7 @@ def test_wrong_arguments_of_score(make, digits, changes, kind, message):
 
 
 @pytest.mark.parametrize("loss", [nn.BCELoss(), nn.BCEWithLogitsLoss()])
-def test_one_output_for_two_classes(loss):
+def test_a_model_with_one_output_is_scored(loss):
     class Half(nn.Module):
         def forward(self, x):
             return x[:, :1] if isinstance(loss, nn.BCELoss) else x[:, :1] - 0.5

@@ -45,7 +45,7 @@ def test_a_plain_art_classifier_gets_the_same_weights_as_ours(make_classifier, d
     assert same_weights(*results)
 
 
-def test_whose_penalties_count(make_classifier):
+def test_penalties_of_the_trainer_win_over_those_of_the_classifier(make_classifier):
     own, other = (SensitivityPenalty(sigma=0.1),), (SensitivityPenalty(sigma=0.2),)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -64,7 +64,7 @@ def test_the_form_of_an_array_changes_nothing(form, defence):
 
 @pytest.mark.parametrize("defence", [None, SpatialSmoothing(channels_first=True)], ids=["plain", "smoothed"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_models_of_other_types(dtype, defence):
+def test_models_in_bfloat16_and_float64_return_float32(dtype, defence):
     classifier, exact = make(dtype, preprocessing_defences=defence), make(preprocessing_defences=defence)
     tolerance = 0.03 if dtype is torch.bfloat16 else 1e-6
     for first, second in (
@@ -108,7 +108,7 @@ def test_a_default_type_of_float64_changes_nothing():
     assert np.isfinite(found[3]).all()
 
 
-def test_one_value_for_each_feature():
+def test_clip_values_may_be_flat_arrays():
     low, high = np.zeros(16), np.full(16, 1.0)
     flat = make(clip_values=(low, high), penalties=[SensitivityPenalty(clip=True)])
     shaped = make(clip_values=(low.reshape(SHAPE), high.reshape(SHAPE)), penalties=[SensitivityPenalty(clip=True)])
@@ -121,7 +121,7 @@ def test_one_value_for_each_feature():
 
 @pytest.mark.parametrize("preprocessing", [None, SpatialSmoothing(channels_first=True)])
 @pytest.mark.parametrize("gradients", [None, 1.0])
-def test_gradients_by_the_input_leave_those_of_the_weights_alone(gradients, preprocessing):
+def test_gradients_with_respect_to_the_input_leave_those_of_the_weights_alone(gradients, preprocessing):
     classifier = make(preprocessing_defences=preprocessing)
     for parameter in classifier.model.parameters():
         parameter.grad = None if gradients is None else torch.full_like(parameter, gradients)
@@ -142,7 +142,7 @@ def test_gradients_by_the_input_leave_those_of_the_weights_alone(gradients, prep
 
 
 @pytest.mark.parametrize("defence", [None, SpatialSmoothing(channels_first=True)], ids=["plain", "smoothed"])
-def test_labels_as_indices(defence):
+def test_labels_may_be_class_indices(defence):
     classifier = make(preprocessing_defences=defence)
     expected = classifier.loss_gradient(X, ROWS)
     for labels in (Y, Y.astype(np.float32), Y.tolist(), Y.astype(np.uint8)):

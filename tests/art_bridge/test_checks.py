@@ -91,7 +91,7 @@ WRONG = [
 
 @pytest.mark.parametrize("kind", ["classifier", "trainer", "trainer of ART's classifier"])
 @pytest.mark.parametrize(("change", "error", "message"), [row[1:] for row in WRONG], ids=[row[0] for row in WRONG])
-def test_wrong_input(make_classifier, kind, change, error, message):
+def test_wrong_input_is_refused_before_any_weight_moves(make_classifier, kind, change, error, message):
     options = (
         {"penalties": [SensitivityPenalty()]} if kind != "trainer of ART's classifier" else {"kind": PyTorchClassifier}
     )
@@ -129,6 +129,6 @@ def test_the_hint_for_integer_images_fits_the_range(make_classifier, clip_values
         ({"epochs": 3}, TypeError, r"epochs"),
     ],
 )
-def test_wrong_config(options, error, message):
+def test_a_wrong_config_is_refused(options, error, message):
     with pytest.raises(error, match=message):
         TrainingConfig(**options)

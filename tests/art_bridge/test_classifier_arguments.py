@@ -46,7 +46,7 @@ MASKED = np.ma.array(X, mask=X > 0.5)
         (X.astype("datetime64[s]"), TypeError, "`x` "),
     ],
 )
-def test_what_is_no_array_of_numbers(x, kind, message):
+def test_what_is_not_an_array_of_numbers_is_refused(x, kind, message):
     classifier = make()
     before = weights_of(classifier)
     for call in (
@@ -63,7 +63,7 @@ def test_what_is_no_array_of_numbers(x, kind, message):
 
 @pytest.mark.parametrize("name", ["predict", "loss_gradient", "class_gradient", "compute_loss", "get_activations"])
 @pytest.mark.parametrize("defence", [None, SpatialSmoothing(channels_first=True)], ids=["plain", "smoothed"])
-def test_images_of_another_shape_are_named(name, defence):
+def test_images_of_another_shape_are_refused(name, defence):
     classifier = make(preprocessing_defences=defence)
     rest = {"loss_gradient": [ROWS], "compute_loss": [ROWS], "get_activations": [1]}.get(name, [])
     with pytest.raises(ValueError, match=r"`x` has shape \(6, 1, 2, 4\); expected \(n, 1, 4, 4\)"):
@@ -71,7 +71,7 @@ def test_images_of_another_shape_are_named(name, defence):
     assert len(getattr(classifier, name)(X, *rest)) == len(X)
 
 
-def test_masked_labels():
+def test_masked_labels_are_refused():
     classifier = make()
     for call in (
         lambda: classifier.fit(X, np.ma.array(Y, mask=Y == 1), nb_epochs=1),

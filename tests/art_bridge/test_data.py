@@ -57,7 +57,7 @@ def test_models_that_work_in_place_leave_the_users_images_alone():
     assert trainer.history[-1]["<lambda>"] == 0
 
 
-def test_read_only_images(make_classifier, recwarn):
+def test_read_only_images_are_trained_on_without_a_warning(make_classifier, recwarn):
     x = X.copy()
     x.flags.writeable = False
     make_classifier().fit(x, Y, nb_epochs=1)
@@ -81,7 +81,7 @@ def test_read_only_images(make_classifier, recwarn):
     ],
     ids=lambda change: f"{next(iter(change))} {type(next(iter(change.values()))).__name__}",
 )
-def test_what_is_converted(make_classifier, same):
+def test_images_and_labels_of_every_type_train_alike(make_classifier, same):
     def trained(**data):
         classifier = make_classifier(penalties=[SensitivityPenalty()])
         classifier.fit(**{"x": X, "y": Y, **data}, nb_epochs=2, seed=0)
@@ -100,7 +100,7 @@ def test_soft_labels_are_kept(make_classifier):
 
 
 @pytest.mark.parametrize("flat", [False, True])
-def test_a_range_of_clip_values_per_pixel(make_classifier, flat):
+def test_clip_values_may_differ_by_pixel(make_classifier, flat):
     low, high = np.zeros((1, 8, 8)), np.ones((1, 8, 8))
     high[0, 0, 0] = 0.5
     bounds = (low.ravel(), high.ravel()) if flat else (low, high)

@@ -21,14 +21,14 @@ X = RNG.random((N, 1, 8, 8)).astype(np.float32)
 Y = np.arange(N) % 10
 
 
-def test_no_optimizer(make_classifier):
+def test_a_classifier_without_an_optimizer_is_refused(make_classifier):
     classifier = make_classifier(optimizer=None)
     for target in (classifier, SensRegTrainer(classifier)):
         with pytest.raises(ValueError, match=r"`optimizer` of the classifier is None; expected a torch optimizer"):
             target.fit(X, Y)
 
 
-def test_optimizers_that_would_train_nothing(make_classifier):
+def test_optimizers_that_would_train_nothing_are_refused(make_classifier):
     stranger = make_classifier().model
     for optimizer, error, message in (
         (torch.optim.SGD(stranger.parameters(), 0.1), ValueError, r"`optimizer` of the classifier holds none of the 4"),
@@ -49,7 +49,7 @@ def test_optimizers_that_would_train_nothing(make_classifier):
     ("outputs", "message"),
     [(7, r"`model` returns shape \(2, 7\) for 2 images; expected logits of shape \(2, 10\)"), (12, r"shape \(2, 12\)")],
 )
-def test_models_of_another_width(outputs, message):
+def test_models_with_another_number_of_outputs_are_refused(outputs, message):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, outputs))
     classifier = PyTorchClassifier(
         model,
@@ -63,7 +63,7 @@ def test_models_of_another_width(outputs, message):
         SensRegTrainer(classifier, []).fit(X, Y, verbose=False)
 
 
-def test_models_that_return_several_outputs():
+def test_models_that_return_several_outputs_are_refused():
     class Two(nn.Module):
         def __init__(self):
             super().__init__()
@@ -90,7 +90,7 @@ def test_a_missing_argument_is_pythons_own_error(make_classifier):
         make_classifier().fit(X)
 
 
-def test_unknown_layer(make_classifier):
+def test_an_unknown_layer_is_refused(make_classifier):
     classifier = make_classifier(penalties=[SensitivityPenalty(layers=["conv9"])])
     before = weights_of(classifier)
     with pytest.raises(
@@ -100,7 +100,7 @@ def test_unknown_layer(make_classifier):
     assert same_weights(before, weights_of(classifier))
 
 
-def test_clip_without_clip_values(make_classifier):
+def test_clipping_noise_without_clip_values_is_refused(make_classifier):
     classifier = make_classifier(penalties=[SensitivityPenalty(clip=True)], clip_values=None)
     with pytest.raises(ValueError, match=r"`clip` of SensitivityPenalty\(.*\) is True; expected a classifier"):
         classifier.fit(X, Y, nb_epochs=1)

@@ -104,7 +104,7 @@ def test_two_classes_with_a_single_logit(x, y):
     same_numbers(*classifiers(mlp(1), nn.BCEWithLogitsLoss(), 2), x, labels)
 
 
-def test_losses_that_are_not_a_number_are_refused_like_arts(x, y):
+def test_losses_that_are_not_scalar_are_refused_as_by_art(x, y):
     for classifier in classifiers(mlp(), nn.CrossEntropyLoss(reduction="none")):
         with pytest.raises(RuntimeError, match="grad can be implicitly created only for scalar outputs"):
             classifier.loss_gradient(x, y)
@@ -184,7 +184,7 @@ def test_arrays(name, x, y):
     assert np.array_equal(array, before)
 
 
-def test_lists_and_nothing(x, y):
+def test_lists_and_empty_arrays_are_taken(x, y):
     ours, arts = classifiers(mlp())
     assert np.allclose(ours.predict(x.tolist()), arts.predict(x))
     assert np.allclose(ours.predict(x=x.tolist()), arts.predict(x))
@@ -203,7 +203,7 @@ def test_batch_sizes_that_are_refused(batch_size, error, x):
         SensRegClassifier(mlp(), nn.CrossEntropyLoss(), SHAPE, 3, device_type="cpu").predict(x, batch_size=batch_size)
 
 
-def test_a_model_may_return_one_number_a_row(x):
+def test_a_model_may_return_one_number_per_image(x):
     ours, arts = classifiers(mlp(1, [nn.Flatten(0)]), nn.BCEWithLogitsLoss(), 2)
     assert ours.predict(x, batch_size=3).shape == arts.predict(x, batch_size=3).shape == (7, 1)
 

@@ -87,7 +87,7 @@ def test_outputs_that_do_not_depend_on_the_input(frozen, x, y, caplog):
     assert "does not depend on `x`" in caplog.text
 
 
-def test_where_gradients_are_switched_off_they_are_the_same(x, y):
+def test_gradients_are_the_same_inside_no_grad(x, y):
     ours, _ = classifiers(mlp())
     usual = ours.loss_gradient(x, y)
     for off in (torch.no_grad, torch.inference_mode):

@@ -116,7 +116,7 @@ def test_each_loss_gets_what_it_takes(name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_indices_and_rows_train_alike(name):
+def test_indices_and_one_hot_labels_train_alike(name):
     """Bit for bit, with noise, a validation attack, and batches in their own order."""
     loss, last, _ = LOSSES[name]
     results = []
@@ -225,7 +225,7 @@ def test_arts_attacks_get_indices_too():
     assert np.allclose(adversarial, expected, atol=1e-6)
 
 
-def test_preprocessors_of_labels_get_rows():
+def test_preprocessors_of_labels_get_probabilities():
     smoothing = LabelSmoothing(max_value=0.9)
     smoothed = np.where(ROWS[Y] == 1, 0.9, 0.05).astype(np.float32)
     squeezing = FeatureSqueezing(clip_values=(0, 1), bit_depth=3, apply_fit=True)
@@ -236,7 +236,7 @@ def test_preprocessors_of_labels_get_rows():
         assert same_weights(result[0], expected[0])
 
 
-def test_preprocessors_that_draw_draw_once():
+def test_random_preprocessors_draw_once():
     results = []
     for y in (Y, ROWS[Y]):
         np.random.seed(0)
@@ -244,7 +244,7 @@ def test_preprocessors_that_draw_draw_once():
     assert same_weights(results[0][0], results[1][0])
 
 
-def test_a_preprocessor_of_the_users_own_gets_rows():
+def test_a_users_own_preprocessor_gets_probabilities():
     from art.defences.preprocessor import Preprocessor
 
     class Noisy(Preprocessor):

@@ -133,7 +133,7 @@ def test_wrong_batches_are_refused_before_a_weight_moves(name, kind):
 
 
 @pytest.mark.parametrize("dataset", [Stream(), LongStream(length=22)], ids=["without length", "with length"])
-def test_streams_train_as_their_rows_do(dataset):
+def test_streams_train_as_their_examples_do(dataset):
     weights, history = trained(DataLoader(dataset, batch_size=5), epochs=3)
     assert same_weights(weights, trained(PAIRS, epochs=3)[0])
     assert [record["epoch"] for record in history] == [1, 2, 3]
@@ -144,13 +144,13 @@ def test_a_stream_without_length_is_counted_and_says_so(caplog):
     assert "does not know the number of its batches: they are counted before training" in caplog.text
 
 
-def test_workers_that_all_give_the_same_are_refused():
+def test_workers_that_all_give_the_same_examples_are_refused():
     for dataset in (Stream(), LongStream(length=22)):
         with pytest.raises(ValueError, match=r"an IterableDataset and 2 workers that all give the same data; expected"):
             trained(DataLoader(dataset, batch_size=5, num_workers=2))
 
 
-def test_workers_that_share_a_stream_out_give_every_row_once(caplog):
+def test_workers_that_divide_a_stream_give_every_example_once(caplog):
     loader = DataLoader(LongStream(length=22, shared=True), batch_size=4, num_workers=2)  # 11 rows each: 3 + 3 batches
     assert len(loader) == 6
     source = loader_source(loader)

@@ -110,7 +110,7 @@ def test_the_jacobian_does_not_depend_on_the_last_bias(estimator):
     "penalty",
     [JacobianPenalty(estimator="projection"), JacobianPenalty(estimator="exact"), GradientDiversityPenalty(samples=2)],
 )
-def test_derivatives_by_the_input_stop_at_a_backbone_without_gradients(penalty):
+def test_gradients_with_respect_to_the_input_stop_at_a_backbone_without_gradients(penalty):
     model = build(gradients=False)
     if isinstance(penalty, GradientDiversityPenalty):
         model = randomize(model, kind="rse")
@@ -120,7 +120,7 @@ def test_derivatives_by_the_input_stop_at_a_backbone_without_gradients(penalty):
     assert [record[penalty.name] for record in trainer.history] == [0.0, 0.0]
 
 
-def test_fire_and_graddiv_are_looked_at():
+def test_fire_and_graddiv_are_checked_too():
     """A bias of the logits moves both: softmax and loss depend on it. An output of constants moves neither."""
     random = randomize(last_bias(), kind="rse")
     assert not said(FIRETrainer(classifier_of(last_bias()), max_iter=2))[0]
@@ -156,7 +156,7 @@ def test_nothing_to_train_is_an_error(penalties):
 
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.SiLU])
 @pytest.mark.parametrize("norm", [nn.Identity, lambda: nn.BatchNorm1d(6)])
-def test_where_there_is_an_effect_there_is_silence(activation, norm):
+def test_penalties_with_an_effect_are_not_warned_of(activation, norm):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 6), norm(), activation(), nn.Dropout(0.2), nn.Linear(6, 3))
     penalties = [SensitivityPenalty(), JacobianPenalty(), JacobianPenalty(estimator="projection")]
@@ -174,7 +174,7 @@ def test_a_users_own_penalty_is_not_called_before_training():
     assert calls == [8, 8, 8, 8]
 
 
-def test_the_run_is_the_same_bit_for_bit_whether_it_is_looked_at_or_not(monkeypatch):
+def test_the_check_changes_nothing_in_the_run(monkeypatch):
     weights = []
     for look in (True, False):
         if not look:

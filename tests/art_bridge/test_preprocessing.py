@@ -223,7 +223,7 @@ def test_random_preprocessors_inside_draw_the_same_for_clean_and_noisy_images():
     assert trainer.history[-1]["sensitivity"] < bound
 
 
-def test_several_rows_an_image():
+def test_several_copies_of_an_image_are_refused_in_training_and_averaged_in_prediction():
     linear = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
     several, one = make([Draws(3)], model=linear), make(model=linear)
     torch.manual_seed(0)
@@ -246,7 +246,7 @@ def test_several_rows_an_image():
         fitted(make([Draws(3, apply_fit=True)], model=linear), penalties=False, validate=False)
 
 
-def test_penalties_without_weight_are_in_no_unit():
+def test_penalties_of_weight_0_need_no_unit():
     plain, idle = make([Numpy(2.0)]), make([Numpy(2.0)])
     for classifier, penalties in ((plain, []), (idle, [SensitivityPenalty(weight=0.0)])):
         SensRegTrainer(classifier, penalties, TrainingConfig(seed=0)).fit(X, Y, nb_epochs=1, verbose=False)

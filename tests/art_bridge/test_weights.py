@@ -136,7 +136,7 @@ def test_other_weights_are_refused(tmp_path, change, message, plain):
     refused(trained(), tmp_path, message)
 
 
-def test_an_infinite_mask_of_the_models_own_is_none_of_the_damage(tmp_path):
+def test_an_infinite_buffer_of_the_model_is_not_damage(tmp_path):
     class Masked(nn.Linear):
         def __init__(self):
             super().__init__(2, 2)
@@ -183,7 +183,7 @@ def test_plain_files_are_read_with_a_warning(tmp_path, caplog):
         (lambda file: torch.save({}, file), ValueError),
     ],
 )
-def test_what_is_no_file_of_weights(tmp_path, put, kind):
+def test_files_that_hold_no_weights_are_refused(tmp_path, put, kind):
     put(tmp_path / "net.safetensors")
     refused(trained(), tmp_path, "net.safetensors", kind)
 

@@ -52,7 +52,7 @@ def refused(classifier, folder, message, kind=ValueError):
     assert same(snapshot(classifier), before)
 
 
-def test_the_next_net_of_that_name_does_not_get_the_former_ones_optimizer(tmp_path):
+def test_the_next_model_of_a_name_does_not_get_the_optimizer_of_the_former(tmp_path):
     trained(4).save("net", str(tmp_path))
     make(64, optimizer=None).save("net", str(tmp_path))  # wider, and without an optimizer
     classifier = make(64)
@@ -105,7 +105,7 @@ def test_a_state_of_another_optimizer_is_refused(change, message):
     assert re.search(message, altered(change))
 
 
-def test_averages_of_other_shapes_than_the_weights_are_known(tmp_path):
+def test_optimizers_with_averages_of_other_shapes_are_saved(tmp_path):
     for name in ("Adafactor", "ASGD", "NAdam", "Rprop", "Adadelta", "SGD"):
         classifier = trained(optimizer=getattr(torch.optim, name))
         check_optimizer_state(classifier.optimizer, state_of(classifier), "The file")
