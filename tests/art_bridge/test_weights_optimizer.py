@@ -105,16 +105,19 @@ def test_a_state_of_another_optimizer_is_refused(change, message):
     assert re.search(message, altered(change))
 
 
-def test_optimizers_with_averages_of_other_shapes_are_saved(tmp_path):
-    for name in ("Adafactor", "ASGD", "NAdam", "Rprop", "Adadelta", "SGD"):
-        classifier = trained(optimizer=getattr(torch.optim, name))
-        check_optimizer_state(classifier.optimizer, state_of(classifier), "The file")
-        check_live_state(classifier.optimizer)
-        classifier.save("net", str(tmp_path))
-        other = make(optimizer=getattr(torch.optim, name))
-        other.load_weights("net", str(tmp_path))
-        assert same(snapshot(other), snapshot(classifier))
-    assert "row_var" in altered(lambda s: s["state"][0].update(row_var=torch.zeros(4, 2)), torch.optim.Adafactor)
+@pytest.mark.parametrize("name", ["Adafactor", "ASGD", "NAdam", "Rprop", "Adadelta", "SGD"])
+def test_optimizers_with_averages_of_other_shapes_are_saved(name, tmp_path):
+    if not hasattr(torch.optim, name):
+        pytest.skip(f"torch {torch.__version__} has no {name}")
+    classifier = trained(optimizer=getattr(torch.optim, name))
+    check_optimizer_state(classifier.optimizer, state_of(classifier), "The file")
+    check_live_state(classifier.optimizer)
+    classifier.save("net", str(tmp_path))
+    other = make(optimizer=getattr(torch.optim, name))
+    other.load_weights("net", str(tmp_path))
+    assert same(snapshot(other), snapshot(classifier))
+    if name == "Adafactor":
+        assert "row_var" in altered(lambda s: s["state"][0].update(row_var=torch.zeros(4, 2)), torch.optim.Adafactor)
 
 
 def test_a_weight_replaced_after_the_optimizer_was_made(tmp_path):
