@@ -9,10 +9,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from art_sensreg import SensRegClassifier
+from art_sensreg import SensRegClassifier, SensRegTrainer, TrainingConfig
+from art_sensreg.training import Callback
 from art_sensreg.utils.rng import derive_seed
 
 X = np.random.default_rng(0).random((24, 4)).astype("float32")
+
+
 Y = np.arange(24) % 3
 
 
@@ -54,11 +57,10 @@ def by_hand(
     epochs: int,
     batch_size: int,
     clip: tuple[list[torch.Tensor], float] | None = None,
-    seed: int = 0,
 ) -> None:
     """Plain training: `objective(x, y)` is minimised."""
     model.train()
-    for rows in batches_of(seed, epochs, batch_size):
+    for rows in batches_of(0, epochs, batch_size):
         x, y = torch.from_numpy(X)[rows], torch.from_numpy(Y)[rows]
         for parameter in model.parameters():
             parameter.grad = None
@@ -72,3 +74,35 @@ def by_hand(
 def close(first: list[torch.Tensor], second: list[torch.Tensor], atol: float = 1e-5) -> bool:
     """Equal but for rounding."""
     return all(torch.allclose(a, b, atol=atol) for a, b in zip(first, second, strict=True))
+
+
+class StopAfter(Callback):
+    """Ends a run after some steps, without an error."""
+
+    def __init__(self, after):
+        self.after = after
+
+    def on_step(self, state):
+        state.stop = state.total_steps == self.after
+
+
+class Arm(Callback):
+    """Tells modules that ask for it the number of the step, from 1: before the first one the model has been tried."""
+
+    def on_start(self, state):
+        for module in state.model.modules():
+            if hasattr(module, "step"):
+                module.step = state.total_steps + 1
+
+    on_step = on_start
+
+
+def fit_armed(model, penalties=(), epochs=2, folder=None, **config):
+    callbacks = [Arm(), *config.pop("callbacks", ())]
+    trainer = SensRegTrainer(
+        classifier_of(model, torch.optim.SGD(model.parameters(), lr=0.1)),
+        list(penalties),
+        TrainingConfig(**{"seed": 0, "batch_size": 8, **config}, callbacks=callbacks),
+    )
+    trainer.fit(X, Y, nb_epochs=epochs, checkpoint_dir=folder, verbose=False)
+    return trainer

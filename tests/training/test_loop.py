@@ -1,17 +1,88 @@
+"""The training loop against training written by hand."""
+
+import copy
+
 import numpy as np
 import pytest
 import torch
-from art.data_generators import NumpyDataGenerator, PyTorchDataGenerator
-from torch.optim import lr_scheduler as schedulers
+from art.data_generators import PyTorchDataGenerator
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegTrainer, TrainingConfig
-from art_sensreg.training.batches import TensorBatches
-from art_sensreg.training.distributed import Processes
+from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegClassifier, SensRegTrainer, TrainingConfig
 from art_sensreg.utils.rng import derive_seed
 from tests.conftest import same_weights, weights_of
+from tests.training.digits import PENALTIES, classifier_around, fit_digits, fit_into
 
-PENALTIES = [SensitivityPenalty(), JacobianPenalty()]
+
+def test_a_device_can_be_named(make_classifier, digits):
+    assert same_weights(
+        weights_of(fit_digits(make_classifier(), digits, device=torch.device("cpu", 0)).classifier),
+        weights_of(fit_digits(make_classifier(), digits).classifier),
+    )
+
+
+@pytest.mark.gpu
+def test_training_moves_the_classifier_to_the_device(make_classifier, digits):
+    classifier = make_classifier("cnn-small", device_type="cpu")
+    fit_digits(classifier, digits, device="cuda:0", precision="bfloat16", channels_last=True)
+    assert classifier.device == torch.device("cuda:0")
+    assert next(classifier.model.parameters()).device == classifier.device
+    assert classifier.predict(digits.x_test[:5]).shape == (5, 10)
+
+
+def test_compiling_double_backward_is_refused(make_classifier, digits):
+    with pytest.raises(ValueError, match=r"`compile` is True with a penalty that needs double backward"):
+        fit_digits(make_classifier(), digits, [JacobianPenalty(estimator="projection")], compile=True)
+
+
+class TrainingNoise(nn.Module):
+    def forward(self, x):
+        return x + 0.5 * torch.randn_like(x) if self.training else x
+
+
+def test_a_model_that_was_used_before_trains_as_a_new_one(digits):
+    def run(used):
+        torch.manual_seed(0)
+        classifier = classifier_around(
+            nn.Sequential(nn.Flatten(), nn.Linear(64, 32), TrainingNoise(), nn.ReLU(), nn.Linear(32, 10))
+        )
+        if used:
+            classifier.predict(digits.x_test[:2])  # leaves it in evaluation mode
+        return weights_of(fit_into(classifier, digits).classifier)
+
+    assert same_weights(run(False), run(True))
+
+
+def test_preparing_leaves_the_mode_alone(make_classifier, digits):
+    classifier = make_classifier()
+    classifier.model.eval()
+    with pytest.raises(ValueError, match="layers"):
+        fit_into(classifier, digits, penalties=[SensitivityPenalty(layers=["nothing"])])
+    assert not classifier.model.training
+
+
+def test_a_penalty_cannot_take_the_name_of_an_entry_of_the_history(make_classifier, digits):
+    class Skipped:
+        weight, name = 1.0, "skipped"
+
+        def __call__(self, model, x, y):
+            return model(x).sum() * 0
+
+    trainer = fit_into(make_classifier(), digits, penalties=[Skipped()], on_nonfinite="skip")
+    assert trainer.history[0]["skipped"] == 0
+    assert trainer.history[0]["skipped_2"] == 0
+
+
+def test_a_double_model_with_a_loss_of_probabilities(digits):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 1), nn.Sigmoid()).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    classifier = SensRegClassifier(
+        model, nn.BCELoss(), (1, 8, 8), 2, optimizer=optimizer, penalties=PENALTIES, device_type="cpu"
+    )
+    before = copy.deepcopy(model.state_dict())
+    classifier.fit(digits.x_train[:40], digits.y_train[:40] % 2, nb_epochs=1, seed=0)
+    assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def fitted(make_classifier, digits, config=None, penalties=(), name="mlp", n=200, **kwargs):
@@ -94,166 +165,11 @@ def test_one_progress_bar_shows_the_terms_and_quiet_mode_shows_nothing(make_clas
         assert term in shown.replace("\r", "\n").strip().splitlines()[-1]
 
 
-@pytest.mark.parametrize(
-    ("make", "steps"),
-    [
-        (lambda optimizer: schedulers.StepLR(optimizer, 1), 2),
-        (lambda optimizer: schedulers.CosineAnnealingLR(optimizer, 2), 2),
-        (lambda optimizer: schedulers.LambdaLR(optimizer, lambda epoch: 1 / (epoch + 1)), 2),
-        (lambda optimizer: schedulers.ReduceLROnPlateau(optimizer, patience=0), 2),
-        (lambda optimizer: schedulers.ReduceLROnPlateau(optimizer, mode="max"), 2),
-        (lambda optimizer: schedulers.OneCycleLR(optimizer, 1e-2, total_steps=8), 8),
-        (lambda optimizer: schedulers.OneCycleLR(optimizer, 1e-2, total_steps=2), 2),
-        (lambda optimizer: schedulers.CyclicLR(optimizer, 1e-4, 1e-2, cycle_momentum=False), 8),
-        (
-            lambda optimizer: schedulers.SequentialLR(
-                optimizer, [schedulers.ConstantLR(optimizer), schedulers.ExponentialLR(optimizer, 0.9)], [1]
-            ),
-            2,
-        ),
-    ],
-)
-def test_any_scheduler(make_classifier, digits, make, steps):
-    classifier = make_classifier()
-    scheduler = make(classifier.optimizer)
-    start = scheduler.last_epoch
-    trainer = SensRegTrainer(classifier, [], TrainingConfig(seed=0))
-    trainer.fit(
-        digits.x_train[:200], digits.y_train[:200], nb_epochs=2, batch_size=50, scheduler=scheduler, verbose=False
-    )
-    assert scheduler.last_epoch - start == steps
-
-
-def test_the_interval_of_a_scheduler_can_be_given(make_classifier, digits):
-    classifier = make_classifier()
-    scheduler = schedulers.StepLR(classifier.optimizer, 1000)
-    trainer = SensRegTrainer(classifier, [], TrainingConfig(seed=0, scheduler_interval="step"))
-    trainer.fit(
-        digits.x_train[:200], digits.y_train[:200], nb_epochs=2, batch_size=50, scheduler=scheduler, verbose=False
-    )
-    assert scheduler.last_epoch == 8
-
-
-def test_a_plateau_cannot_be_watched_every_step(make_classifier, digits):
-    classifier = make_classifier()
-    scheduler = schedulers.ReduceLROnPlateau(classifier.optimizer)
-    trainer = SensRegTrainer(classifier, [], TrainingConfig(scheduler_interval="step"))
-    with pytest.raises(ValueError, match=r"`scheduler_interval` is 'step' and `scheduler` a ReduceLROnPlateau"):
-        trainer.fit(digits.x_train[:50], digits.y_train[:50], nb_epochs=1, scheduler=scheduler, verbose=False)
-
-
-def test_a_scheduler_that_is_too_short_is_refused_before_training(make_classifier, digits):
-    classifier = make_classifier()
-    scheduler = schedulers.OneCycleLR(classifier.optimizer, 1e-2, total_steps=5)
-    before = weights_of(classifier)
-    with pytest.raises(ValueError, match=r"`scheduler` has 5 of 5 steps left; expected at least 8"):
-        classifier.fit(digits.x_train[:200], digits.y_train[:200], nb_epochs=2, batch_size=50, scheduler=scheduler)
-    assert same_weights(before, weights_of(classifier))
-
-
-def test_every_row_once_per_epoch():
-    data = torch.arange(10.0)[:, None]
-    batches = TensorBatches(data, torch.arange(10), batch_size=3)
-
-    def rows(seed, first=0):
-        return torch.cat([x for x, _, _ in batches.epoch(seed, first, Processes())]).flatten()
-
-    assert sorted(rows(0).tolist()) == sorted(rows(1).tolist()) == list(range(10))
-    assert not torch.equal(rows(0), rows(1))
-    assert torch.equal(rows(0, first=2), rows(0)[6:])
-
-    def sizes(batch_size, **options):
-        batches = TensorBatches(data, data, batch_size, **options)
-        found = [len(x) for x, _, _ in batches.epoch(0, 0, Processes())]
-        assert len(batches) == len(found)
-        return found
-
-    assert sizes(3) == [3, 3, 3, 1]
-    assert sizes(3, drop_last=True) == [3, 3, 3]
-    assert sizes(3, least=2) == [3, 3, 4]
-    assert sizes(3, drop_last=True, least=2) == [3, 3, 3]
-    assert sizes(100, drop_last=True) == [10]
-
-
-def test_batch_norm_survives_a_last_batch_of_one_row(make_classifier, digits):
-    classifier = make_classifier(norm_layer="batch", penalties=PENALTIES)
-    classifier.fit(digits.x_train[:101], digits.y_train[:101], batch_size=50, nb_epochs=1)
-    assert len(classifier.history) == 1
-
-
-def test_a_nonfinite_loss_stops_before_the_step(make_classifier, digits):
-    classifier = make_classifier()
-    steps = []
-
-    def exploding(model, x, y):
-        steps.append(weights_of(classifier))
-        return model(x).sum() * (float("nan") if len(steps) == 3 else 0.0)
-
-    trainer = SensRegTrainer(classifier, [exploding], TrainingConfig(seed=0))
-    with pytest.raises(FloatingPointError, match=r"The term 'exploding' is nan in epoch 2, step 1"):
-        trainer.fit(digits.x_train[:200], digits.y_train[:200], nb_epochs=5, verbose=False)
-    assert same_weights(steps[-1], weights_of(classifier))
-
-
-def test_gradient_clipping(make_classifier, digits):
-    classifier = make_classifier()
-    norms = []
-    classifier.optimizer.register_step_pre_hook(
-        lambda *_: norms.append(torch.cat([p.grad.flatten() for p in classifier.model.parameters()]).norm().item())
-    )
-    trainer = SensRegTrainer(classifier, [], TrainingConfig(max_grad_norm=0.1))
-    trainer.fit(digits.x_train[:200], digits.y_train[:200], nb_epochs=1, verbose=False)
-    assert norms == pytest.approx([0.1] * len(norms), rel=1e-3)
-
-
-def test_generators(make_classifier, digits):
-    x, y = torch.from_numpy(digits.x_train[:100]), torch.nn.functional.one_hot(torch.from_numpy(digits.y_train[:100]))
-    loader = DataLoader(TensorDataset(x, y), batch_size=32, shuffle=True)
-    generator = PyTorchDataGenerator(loader, size=100, batch_size=32)
-    validation = (digits.x_test, digits.y_test)
-    classifier = make_classifier(penalties=PENALTIES)
-    classifier.fit_generator(generator, nb_epochs=3, validation_data=validation, seed=0)
-    trainer = SensRegTrainer(make_classifier(), PENALTIES)
-    trainer.fit_generator(generator, nb_epochs=30, verbose=False)
-    assert [len(classifier.history), len(trainer.history)] == [3, 30]
-    assert trainer.history[-1]["accuracy"] > 0.7
-    assert "val_accuracy" in classifier.history[0]
-
-
-def test_wrong_generators(make_classifier, digits):
-    classifier = make_classifier()
-    x = torch.from_numpy(digits.x_train[:100]) * 2
-    bad = PyTorchDataGenerator(
-        DataLoader(TensorDataset(x, torch.zeros(100).long()), batch_size=32), size=100, batch_size=32
-    )
-    before = weights_of(classifier)
-    for target, options in ((classifier, {}), (SensRegTrainer(classifier, []), {"verbose": False})):
-        with pytest.raises(ValueError, match=r"`x` has values from 0 to 2; expected \[0, 1\]"):
-            target.fit_generator(bad, nb_epochs=1, **options)
-        with pytest.raises(TypeError, match=r"`generator` is list; expected an art.data_generators.DataGenerator"):
-            target.fit_generator([1, 2], nb_epochs=1, **options)
-        with pytest.raises(TypeError, match=r"fit_generator\(\) got an unknown keyword argument `epochs`=1"):
-            target.fit_generator(bad, epochs=1, **options)
-        with pytest.raises(ValueError, match=r"`nb_epochs` is 0"):
-            target.fit_generator(bad, nb_epochs=0, **options)
-    assert same_weights(before, weights_of(classifier))
-
-
 def test_evaluation_mode_training_leaves_batch_norm_alone(make_classifier, digits):
     classifier = make_classifier(norm_layer="batch", penalties=PENALTIES)
     before = [buffer.clone() for buffer in classifier.model.buffers()]
     classifier.fit(digits.x_train[:100], digits.y_train[:100], nb_epochs=1, training_mode=False)
     assert all(torch.equal(a, b) for a, b in zip(before, classifier.model.buffers(), strict=True))
-
-
-def test_a_numpy_generator_is_checked_whole_before_training(make_classifier, digits):
-    x = digits.x_train[:100].copy()
-    x[90] = np.nan
-    classifier = make_classifier()
-    before = weights_of(classifier)
-    with pytest.raises(ValueError, match=r"`x` has NaN or infinite values in 1 of 100 images"):
-        classifier.fit_generator(NumpyDataGenerator(x, digits.y_train[:100], batch_size=10), nb_epochs=1)
-    assert same_weights(before, weights_of(classifier))
 
 
 def test_batch_norm_survives_a_generator_with_a_batch_of_one_row(make_classifier, digits):

@@ -8,8 +8,7 @@ from torch import nn
 from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegTrainer, TrainingConfig
 from art_sensreg.training import Callback
 from tests.conftest import same_weights, weights_of
-from tests.training.helpers import X, Y, batches_of, classifier_of, close, small_model
-from tests.training.numerics.test_rollback import Arm
+from tests.training.helpers import Arm, StopAfter, X, Y, batches_of, classifier_of, close, small_model
 
 
 class SAM(torch.optim.Optimizer):
@@ -111,14 +110,9 @@ def test_both_passes_see_the_same_noise_masks_and_statistics():
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in states)
 
 
-class Stop(Callback):
-    def on_step(self, state):
-        state.stop = state.total_steps == 4
-
-
 def test_a_run_resumes_with_the_momentum_of_the_optimizer_inside(tmp_path):
     whole = fit(small_model())
-    fit(small_model(), folder=tmp_path, callbacks=[Stop()])
+    fit(small_model(), folder=tmp_path, callbacks=[StopAfter(4)])
     resumed = fit(small_model(), folder=tmp_path, resume=True)
     assert same_weights(weights_of(whole.classifier), weights_of(resumed.classifier))
     optimizer = resumed.classifier.optimizer
@@ -194,3 +188,40 @@ def test_the_state_of_a_wrapped_optimizer_is_checked_too():
     state["exp_avg"] = state["exp_avg"][:2]
     with pytest.raises(ValueError, match=r"`optimizer` holds 'exp_avg' of parameter 0 .* of shape \(2, 4\); expected"):
         fit(model, optimizer=optimizer)
+
+
+class Preconditioned(torch.optim.Optimizer):
+    """Counts its steps in a tensor of the group, and keeps a list of matrices for each weight."""
+
+    def __init__(self, parameters, lr=0.1):
+        super().__init__(parameters, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group.setdefault("step", torch.tensor(0.0)).add_(1)
+            for p in group["params"]:
+                factors = self.state[p].setdefault("factors", [torch.eye(len(p))])
+                gradient = p.grad.reshape(len(p), -1)
+                factors[0].addmm_(gradient, gradient.T)
+                update = torch.linalg.solve(factors[0], gradient).reshape(p.shape)
+                p.sub_(update, alpha=group["lr"] / group["step"].item())
+
+
+def test_counters_in_groups_and_lists_of_other_shapes_go_on(tmp_path):
+    def run(folder=None, resume=False, after=None):
+        model = small_model()
+        optimizer = Preconditioned(model.parameters())
+        config = TrainingConfig(seed=0, batch_size=8, callbacks=[] if after is None else [StopAfter(after)])
+        trainer = SensRegTrainer(classifier_of(model, optimizer), [], config)
+        trainer.fit(X, Y, nb_epochs=2, checkpoint_dir=folder, resume=resume, verbose=False)
+        steps = optimizer.param_groups[0]["step"].item()
+        if not resume and folder is None:
+            trainer.fit(X, Y, nb_epochs=1, verbose=False)  # looking at its state moves nothing
+            assert optimizer.param_groups[0]["step"].item() == steps + 3
+        return weights_of(trainer.classifier) if folder else [steps]
+
+    assert run() == [6]
+    whole = run(tmp_path / "whole")
+    run(tmp_path / "part", after=2)
+    assert same_weights(whole, run(tmp_path / "part", resume=True))

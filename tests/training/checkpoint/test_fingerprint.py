@@ -1,52 +1,18 @@
 """What `resume=True` refuses: every difference that would change the weights, and nothing else."""
 
-import copy
-import json
-import shutil
 import types
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
-from art.defences.preprocessor import FeatureSqueezing, GaussianAugmentation, SpatialSmoothing
+from art.defences.preprocessor import FeatureSqueezing, GaussianAugmentation
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, TensorDataset
 
 from art_sensreg import SensitivityPenalty, SensRegClassifier, SensRegTrainer, TrainingConfig
 from art_sensreg.adversaries import NFGSM, PGD
 from art_sensreg.training import Callback, ValidationAttack
-from art_sensreg.training.checkpoint.folder import list_checkpoints, read_checkpoint, write_checkpoint
-
-X = np.random.default_rng(0).random((150, 4), dtype=np.float32)
-Y = np.arange(150) % 3
-PENALTY = "def ridge(model, x, y):\n    return {factor} * model(x).pow(2).mean()"
-
-
-def one_changed(values, index=1):
-    """The same but for one entry of the second row: a sample of every second row does not see it."""
-    values = values.copy()
-    values[index] = values[index] * 0.5 if values.dtype.kind == "f" else (values[index] + 1) % 3
-    return values
-
-
-def penalty(factor=1.0, helper="x"):
-    """A penalty as a user's program defines it, anew in each process."""
-    names = {"__name__": "__main__"}
-    exec(PENALTY.format(factor=factor), names)
-    return names["ridge"]
-
-
-class Ridge:
-    weight, name = 0.1, "ridge"
-
-    def __init__(self, power=2, values=(1.0, 2.0)):
-        self.power, self.values, self.calls = power, np.array(values), 0
-
-    def __call__(self, model, x, y):
-        self.calls += 1
-        return self.values.mean() * model(x).pow(self.power).mean()
+from tests.training.checkpoint.helpers import Net, Ridge, Run, X, Y, one_changed, penalty
 
 
 class Teacher(nn.Module):
@@ -68,20 +34,6 @@ def temperature(value):
     return lambda logits, y: functional.cross_entropy(logits / value, y)
 
 
-class Net(nn.Sequential):
-    """Two modules with the same parts and another way through them."""
-
-    scale = 1.0
-
-    def __init__(self):
-        super().__init__(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
-        self.factor = 1.0
-        self.register_buffer("shift", torch.zeros(4), persistent=False)
-
-    def forward(self, x):
-        return super().forward(self.factor * x + self.shift)
-
-
 class OtherNet(Net):
     def forward(self, x):
         return super().forward(x.flip(1))
@@ -95,51 +47,6 @@ def changed_net(**attributes):
     for name, value in attributes.items():
         setattr(net, name, value)
     return net
-
-
-@dataclass
-class Run:
-    """What a program that trains asks for."""
-
-    net: object = None
-    loss: object = None
-    optimizer: object = None
-    penalties: object = ()
-    adversary: object = None
-    x: object = None
-    y: object = None
-    validation: object = None
-    scheduler: object = None
-    clip_values: object = (0.0, 1.0)
-    preprocessing: object = None
-    defences: object = None
-    config: object = None
-    epochs: int = 1
-    frozen: str = ""
-    prepare: object = None
-
-    def start(self, folder, resume=False):
-        torch.manual_seed(0)
-        net = Net() if self.net is None else self.net()
-        for name, parameter in net.named_parameters():
-            parameter.requires_grad_(name != self.frozen)
-        optimizer = self.optimizer(net) if self.optimizer else torch.optim.Adam(net.parameters(), 1e-2)
-        if self.prepare is not None:
-            self.prepare(net, optimizer)
-        classifier = SensRegClassifier(
-            net, nn.CrossEntropyLoss() if self.loss is None else self.loss, (4,), 3, optimizer=optimizer,
-            clip_values=self.clip_values, preprocessing=self.preprocessing, preprocessing_defences=self.defences,
-            device_type="cpu",
-        )  # fmt: skip
-        config = TrainingConfig(**{"seed": 0, "batch_size": 75, **(self.config or {})})
-        trainer = SensRegTrainer(classifier, list(self.penalties), config, adversary=self.adversary)
-        x, y = X if self.x is None else self.x, Y if self.y is None else self.y
-        scheduler = self.scheduler(optimizer) if self.scheduler else None
-        trainer.fit(
-            x, y, validation_data=self.validation, nb_epochs=self.epochs, scheduler=scheduler, checkpoint_dir=folder,
-            resume=resume, verbose=False,
-        )  # fmt: skip
-        return trainer
 
 
 def adam(**settings):
@@ -378,106 +285,3 @@ def test_a_penalty_that_holds_the_trained_model_can_go_on(tmp_path):
     Run(**holding(1.0), epochs=2).start(tmp_path, resume=True)
     with pytest.raises(ValueError, match=r"objective `penalty.scale` is 1.0 in the checkpoint; expected 2.0"):
         Run(**holding(2.0), epochs=2).start(tmp_path, resume=True)
-
-
-def test_a_mapped_file_is_read_whole_and_in_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr("art_sensreg.training.checkpoint.describe._CHUNK", 100)
-    np.save(tmp_path / "x.npy", X)
-    Run(x=np.load(tmp_path / "x.npy", mmap_mode="r")).start(tmp_path / "run")
-    Run(x=X).start(tmp_path / "run", resume=True)
-    np.save(tmp_path / "x.npy", one_changed(X, 149))
-    with pytest.raises(ValueError, match=r"training data's `content`"):
-        Run(x=np.load(tmp_path / "x.npy", mmap_mode="r")).start(tmp_path / "run", resume=True)
-
-
-def test_frozen_weights_come_back_as_they_were(tmp_path):
-    """Weights that a callback froze in the middle of a run stay so."""
-
-    class Freeze(Callback):
-        def on_epoch(self, state):
-            if state.epoch == 1:
-                dict(state.model.named_parameters())["0.weight"].requires_grad_(False)
-
-    whole = Run(config={"callbacks": [Freeze()]}, epochs=3).start(None)
-    Run(config={"callbacks": [Freeze()]}, epochs=1).start(tmp_path)
-    resumed = Run(epochs=3).start(tmp_path, resume=True)
-    pairs = zip(whole.classifier.model.parameters(), resumed.classifier.model.parameters(), strict=True)
-    assert all(torch.equal(a, b) and a.requires_grad == b.requires_grad for a, b in pairs)
-
-
-def test_a_checkpoint_of_an_earlier_version_is_refused(tmp_path):
-    Run().start(tmp_path)
-    path = list_checkpoints(tmp_path)[0]
-    step, tree = read_checkpoint(path)
-    write_checkpoint(tmp_path, step, {**tree, "run": json.dumps(json.loads(tree["run"])["run"])}, keep=1)
-    with pytest.raises(ValueError, match=r"is of another version of art_sensreg.* expected the version that wrote it"):
-        Run().start(tmp_path, resume=True)
-
-
-def test_code_of_another_python_cannot_be_compared(tmp_path):
-    Run(penalties=[penalty()]).start(tmp_path)
-    path = list_checkpoints(tmp_path)[0]
-    step, tree = read_checkpoint(path)
-    text = tree["run"].replace("code 3.", "code 2.")
-    assert text != tree["run"]
-    write_checkpoint(tmp_path, step, {**tree, "run": text}, keep=1)
-    Run(penalties=[penalty(2.0)]).start(tmp_path, resume=True)
-
-
-def test_copies_and_shared_things_are_described_alike():
-    from art_sensreg.training.checkpoint.describe import Describer
-
-    shared = np.arange(3)
-    thing = types.SimpleNamespace(a=shared, b=[shared, {1, "x"}, {"k": Ridge()}], c=lambda x: x)
-    thing.itself = thing
-    assert dict(Describer()("thing", thing)) == dict(Describer()("thing", copy.deepcopy(thing)))
-
-
-def test_loaders_are_told_by_their_data_and_settings(tmp_path):
-    def start(x=X, batch_size=50, resume=True, **settings):
-        torch.manual_seed(0)
-        net = Net()
-        classifier = SensRegClassifier(
-            net, nn.CrossEntropyLoss(), (4,), 3, optimizer=torch.optim.SGD(net.parameters(), 0.1), device_type="cpu"
-        )
-        data = TensorDataset(torch.from_numpy(x), torch.from_numpy(Y))
-        classifier.fit_generator(
-            DataLoader(data, batch_size, **settings), nb_epochs=1, checkpoint_dir=tmp_path, resume=resume, seed=0
-        )
-
-    start(resume=False)
-    start()
-    start(num_workers=0, pin_memory=False)
-    for change, message in (
-        ({"x": one_changed(X)}, r"`dataset.tensors.0` is array"),
-        ({"batch_size": 30}, r"`content` is DataLoader of 3 batches.* expected DataLoader of 5"),
-        ({"shuffle": True}, r"`sampler`"),
-        ({"drop_last": True}, r"`drop_last`"),
-        ({"collate_fn": lambda rows: torch.utils.data.default_collate(rows)}, r"`collate_fn`"),
-    ):
-        with pytest.raises(ValueError, match=r"training data's " + message):
-            start(**change)
-
-
-def test_the_folder_of_a_run_can_be_copied(tmp_path):
-    Run().start(tmp_path / "a")
-    shutil.copytree(tmp_path / "a", tmp_path / "b")
-    Run(epochs=2).start(tmp_path / "b", resume=True)
-
-
-def test_smoothing_window(tmp_path):
-    images = np.random.default_rng(0).random((6, 1, 4, 4), dtype=np.float32)
-
-    def start(window, resume):
-        torch.manual_seed(0)
-        net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
-        classifier = SensRegClassifier(
-            net, nn.CrossEntropyLoss(), (1, 4, 4), 3, optimizer=torch.optim.SGD(net.parameters(), 0.1),
-            preprocessing_defences=SpatialSmoothing(window, channels_first=True), device_type="cpu",
-        )  # fmt: skip
-        classifier.fit(images, np.arange(6) % 3, nb_epochs=1, seed=0, checkpoint_dir=tmp_path, resume=resume)
-
-    start(3, False)
-    start(3, True)
-    with pytest.raises(ValueError, match=r"preprocessing's `0.window_size` is 3 in the checkpoint; expected 2"):
-        start(2, True)

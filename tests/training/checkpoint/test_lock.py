@@ -11,7 +11,7 @@ from art_sensreg.training import Callback
 from art_sensreg.training.checkpoint.folder import list_checkpoints
 from art_sensreg.training.checkpoint.lock import FolderLock
 from tests.conftest import same_weights, weights_of
-from tests.training.checkpoint.test_fingerprint import Run
+from tests.training.checkpoint.helpers import Run
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 

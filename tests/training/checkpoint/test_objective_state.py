@@ -14,7 +14,7 @@ from art_sensreg.objectives import Objective
 from art_sensreg.training import Callback
 from art_sensreg.training.checkpoint.objective_state import ObjectiveState
 from tests.conftest import same_weights, weights_of
-from tests.training.helpers import X, Y, by_hand, classifier_of, close, small_model
+from tests.training.helpers import StopAfter, X, Y, by_hand, classifier_of, close, small_model
 
 
 class Tempered(nn.Module):
@@ -117,14 +117,6 @@ def test_what_the_optimizer_does_not_hold_stays():
     assert loss.scale.grad is None
 
 
-class Stop(Callback):
-    def __init__(self, after):
-        self.after = after
-
-    def on_step(self, state):
-        state.stop = state.total_steps == self.after
-
-
 @pytest.mark.parametrize("after", [2, 4, 5])
 def test_a_resumed_run_has_the_same_bits_outside_of_the_model_too(tmp_path, after):
     def run(folder=None, resume=False, callbacks=()):
@@ -138,7 +130,7 @@ def test_a_resumed_run_has_the_same_bits_outside_of_the_model_too(tmp_path, afte
         return [*weights_of(trainer.classifier), loss.scale, loss.mean, centres.centres, moving.mean]
 
     whole = run()
-    run(tmp_path, callbacks=[Stop(after)])
+    run(tmp_path, callbacks=[StopAfter(after)])
     assert same_weights(whole, run(tmp_path, resume=True))
 
 
@@ -159,6 +151,19 @@ def test_the_best_weights_are_those_of_the_loss_too():
     trainer = SensRegTrainer(classifier_of(model, optimizer, loss), [centres], config)
     trainer.fit(X, Y, (X, Y), nb_epochs=3, verbose=False)
     assert same_weights([*model.parameters(), loss.scale, loss.mean], seen["best"])
+
+
+def test_a_run_resumes_with_the_best_weights_of_the_loss(tmp_path):
+    def run(folder=None, resume=False, after=100):
+        model, loss, centres, optimizer = made()
+        callbacks = [StopAfter(after)]
+        config = TrainingConfig(seed=0, batch_size=8, restore_best=True, monitor="val_loss", callbacks=callbacks)
+        trainer = SensRegTrainer(classifier_of(model, optimizer, loss), [centres], config)
+        trainer.fit(X, Y, (X, Y), nb_epochs=3, checkpoint_dir=folder, resume=resume, verbose=False)
+        return [*model.parameters(), loss.scale, loss.mean]
+
+    run(tmp_path, after=4)
+    assert same_weights(run(tmp_path, resume=True), run())
 
 
 def test_validation_leaves_a_losss_buffers_alone():

@@ -11,7 +11,11 @@ from tests.conftest import weights_of
 from tests.training.helpers import X, Y, classifier_of, small_model
 
 UNEVEN = np.where(np.arange(len(Y)) < 9, 0, Y)  # the batches' class weights differ
+
+
 WEIGHT = torch.tensor([1.0, 4.0, 0.5])
+
+
 LOSSES = {
     "mean": (nn.CrossEntropyLoss(), lambda z, y: F.cross_entropy(z, y)),
     "sum": (nn.CrossEntropyLoss(reduction="sum"), lambda z, y: F.cross_entropy(z, y)),

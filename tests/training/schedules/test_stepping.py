@@ -1,145 +1,88 @@
-"""When schedulers step, judged by the learning rate of every step."""
+"""When schedulers step, and which are refused."""
 
-import math
-
-import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.optim import lr_scheduler as schedulers
 
-from art_sensreg import SensRegClassifier, SensRegTrainer, TrainingConfig
-from art_sensreg.training import Callback, ValidationAttack
+from art_sensreg import SensRegTrainer, TrainingConfig
+from art_sensreg.training import ValidationAttack
 from tests.conftest import same_weights, weights_of
-
-X = np.random.default_rng(0).random((40, 4)).astype("float32")
-Y = np.arange(40) % 2
-STEPS, EPOCHS = 10, 5  # of an epoch of batches of 4; epochs of a run
+from tests.training.digits import Stop, fit_into
+from tests.training.schedules.helpers import EPOCHS, STEPS, Rates, X, Y, by_hand, classifier, rates_of
 
 
-def classifier():
-    torch.manual_seed(0)
-    model = nn.Linear(4, 2)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    return SensRegClassifier(
-        model, nn.CrossEntropyLoss(), (4,), 2, optimizer=optimizer, clip_values=(0.0, 1.0), device_type="cpu"
+def test_a_one_cycle_schedule_resumes_with_the_same_objects(make_classifier, digits, tmp_path):
+    def one_cycle(classifier, steps=12):
+        return schedulers.OneCycleLR(classifier.optimizer, 1e-2, total_steps=steps)
+
+    whole = make_classifier()
+    fit_into(whole, digits, scheduler=one_cycle(whole))
+    classifier = make_classifier()
+    scheduler = one_cycle(classifier)
+    with pytest.raises(InterruptedError):
+        fit_into(classifier, digits, tmp_path, scheduler=scheduler, callbacks=[Stop(6)])
+    fit_into(classifier, digits, tmp_path, scheduler=scheduler, resume=True)
+    assert same_weights(weights_of(classifier), weights_of(whole))
+    longer = make_classifier()
+    with pytest.raises(ValueError, match=r"scheduler's `total_steps` is 12 in the checkpoint; expected 20"):
+        fit_into(longer, digits, tmp_path, scheduler=one_cycle(longer, 20), resume=True, epochs=5)
+
+
+@pytest.mark.parametrize(
+    ("make", "steps"),
+    [
+        (lambda optimizer: schedulers.StepLR(optimizer, 1), 2),
+        (lambda optimizer: schedulers.CosineAnnealingLR(optimizer, 2), 2),
+        (lambda optimizer: schedulers.LambdaLR(optimizer, lambda epoch: 1 / (epoch + 1)), 2),
+        (lambda optimizer: schedulers.ReduceLROnPlateau(optimizer, patience=0), 2),
+        (lambda optimizer: schedulers.ReduceLROnPlateau(optimizer, mode="max"), 2),
+        (lambda optimizer: schedulers.OneCycleLR(optimizer, 1e-2, total_steps=8), 8),
+        (lambda optimizer: schedulers.OneCycleLR(optimizer, 1e-2, total_steps=2), 2),
+        (lambda optimizer: schedulers.CyclicLR(optimizer, 1e-4, 1e-2, cycle_momentum=False), 8),
+        (
+            lambda optimizer: schedulers.SequentialLR(
+                optimizer, [schedulers.ConstantLR(optimizer), schedulers.ExponentialLR(optimizer, 0.9)], [1]
+            ),
+            2,
+        ),
+    ],
+)
+def test_any_scheduler(make_classifier, digits, make, steps):
+    classifier = make_classifier()
+    scheduler = make(classifier.optimizer)
+    start = scheduler.last_epoch
+    trainer = SensRegTrainer(classifier, [], TrainingConfig(seed=0))
+    trainer.fit(
+        digits.x_train[:200], digits.y_train[:200], nb_epochs=2, batch_size=50, scheduler=scheduler, verbose=False
     )
+    assert scheduler.last_epoch - start == steps
 
 
-class Rates(Callback):
-    """The learning rate that each step was done with."""
-
-    def __init__(self, optimizer):
-        self.optimizer, self.rates = optimizer, []
-        optimizer.register_step_pre_hook(lambda *_: self.rates.append(optimizer.param_groups[0]["lr"]))
-
-    def on_end(self, state):
-        """Nothing; it makes this a callback."""
-
-
-def rates_of(make, epochs=EPOCHS, validation=False, **config):
-    trained = classifier()
-    scheduler = make(trained.optimizer)
-    record = Rates(trained.optimizer)
-    trainer = SensRegTrainer(trained, [], TrainingConfig(seed=0, batch_size=4, **config))
-    data = (X, Y) if validation else None
-    trainer.fit(X, Y, data, nb_epochs=epochs, scheduler=scheduler, verbose=False)
-    return record.rates
+def test_the_interval_of_a_scheduler_can_be_given(make_classifier, digits):
+    classifier = make_classifier()
+    scheduler = schedulers.StepLR(classifier.optimizer, 1000)
+    trainer = SensRegTrainer(classifier, [], TrainingConfig(seed=0, scheduler_interval="step"))
+    trainer.fit(
+        digits.x_train[:200], digits.y_train[:200], nb_epochs=2, batch_size=50, scheduler=scheduler, verbose=False
+    )
+    assert scheduler.last_epoch == 8
 
 
-def by_hand(make, calls_per_epoch, epochs=EPOCHS):
-    """The learning rates of plain torch."""
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    scheduler = make(optimizer)
-    rates = []
-    for _ in range(epochs):
-        for _ in range(STEPS):
-            rates.append(optimizer.param_groups[0]["lr"])
-            optimizer.step()
-            if calls_per_epoch == STEPS:
-                scheduler.step()
-        if calls_per_epoch == 1:
-            scheduler.step()
-    return rates
+def test_a_plateau_cannot_be_watched_every_step(make_classifier, digits):
+    classifier = make_classifier()
+    scheduler = schedulers.ReduceLROnPlateau(classifier.optimizer)
+    trainer = SensRegTrainer(classifier, [], TrainingConfig(scheduler_interval="step"))
+    with pytest.raises(ValueError, match=r"`scheduler_interval` is 'step' and `scheduler` a ReduceLROnPlateau"):
+        trainer.fit(digits.x_train[:50], digits.y_train[:50], nb_epochs=1, scheduler=scheduler, verbose=False)
 
 
-def warm_up_and_cosine(optimizer):
-    total = STEPS * EPOCHS
-
-    def factor(step):
-        return min(1.0, (step + 1) / 4) * 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0)))
-
-    return schedulers.LambdaLR(optimizer, factor)
-
-
-class Custom(schedulers.LRScheduler):
-    """A warm-up of one's own over 40 steps, and a decay to 0 at the 50th."""
-
-    def get_lr(self):
-        factor = min(1.0, (self.last_epoch + 1) / 40) * max(0.0, 1 - self.last_epoch / 50)
-        return [base * factor for base in self.base_lrs]
-
-
-FOR_STEPS = {
-    "a warm-up and a cosine": warm_up_and_cosine,
-    "a warm-up by its argument's name": lambda o: schedulers.LambdaLR(o, lambda step: min(1.0, (step + 1) / 4)),
-    "cosine": lambda o: schedulers.CosineAnnealingLR(o, STEPS * EPOCHS),
-    "one after another": lambda o: schedulers.SequentialLR(
-        o, [schedulers.LinearLR(o, 0.1, total_iters=8), schedulers.CosineAnnealingLR(o, STEPS * EPOCHS - 8)], [8]
-    ),
-    "together": lambda o: schedulers.ChainedScheduler(
-        [schedulers.LinearLR(o, 0.1, total_iters=8), schedulers.PolynomialLR(o, STEPS * EPOCHS)], o
-    ),
-    "of one's own": Custom,
-    "one cycle": lambda o: schedulers.OneCycleLR(o, 1.0, total_steps=STEPS * EPOCHS + 1),
-    "cyclic": lambda o: schedulers.CyclicLR(o, 0.1, 1.0, step_size_up=5, cycle_momentum=False),
-}
-FOR_EPOCHS = {
-    "step": lambda o: schedulers.StepLR(o, 2),
-    "a trial of a long schedule": lambda o: schedulers.StepLR(o, 60),
-    "milestones": lambda o: schedulers.MultiStepLR(o, [2, 4]),
-    "exponential": lambda o: schedulers.ExponentialLR(o, 0.9),
-    "cosine": lambda o: schedulers.CosineAnnealingLR(o, EPOCHS),
-    "restarts": lambda o: schedulers.CosineAnnealingWarmRestarts(o, 2),
-    "a function": lambda o: schedulers.LambdaLR(o, lambda epoch: 1 / (epoch + 1)),
-    "a table": lambda o: schedulers.LambdaLR(o, [1.0, 0.5, 0.2, 0.1, 0.05, 0.0].__getitem__),
-    "a product": lambda o: schedulers.MultiplicativeLR(o, lambda epoch: 0.5),
-    "a warm-up": lambda o: schedulers.LinearLR(o, 0.1, total_iters=3),
-}
-AMBIGUOUS = {
-    "a warm-up": lambda o: schedulers.LambdaLR(o, lambda t: min(1.0, (t + 1) / 20)),
-    "linear": lambda o: schedulers.LinearLR(o, 0.01, total_iters=20),
-    "a warm-up first": lambda o: schedulers.SequentialLR(
-        o, [schedulers.LinearLR(o, 0.01, total_iters=20), schedulers.ExponentialLR(o, 0.9)], [20]
-    ),
-    "together": lambda o: schedulers.ChainedScheduler(
-        [schedulers.LinearLR(o, 0.01, total_iters=20), schedulers.ExponentialLR(o, 0.99)], o
-    ),
-    "restarts after each two epochs": lambda o: schedulers.CosineAnnealingWarmRestarts(o, 2 * STEPS),
-    "milestones of steps": lambda o: schedulers.MultiStepLR(o, [25, 37]),
-    "steps by name": lambda o: schedulers.LambdaLR(o, lambda step: 0.9**step),
-}
-
-
-@pytest.mark.parametrize("name", FOR_STEPS)
-def test_a_schedule_for_steps_steps_every_step(name):
-    assert rates_of(FOR_STEPS[name]) == by_hand(FOR_STEPS[name], STEPS)
-
-
-@pytest.mark.parametrize("name", FOR_EPOCHS)
-def test_a_schedule_for_epochs_steps_every_epoch(name):
-    assert rates_of(FOR_EPOCHS[name]) == by_hand(FOR_EPOCHS[name], 1)
-
-
-@pytest.mark.parametrize("name", AMBIGUOUS)
-def test_what_may_be_either_is_refused_before_training_and_can_be_said(name):
-    trained = classifier()
-    before = weights_of(trained)
-    with pytest.raises(ValueError, match=r"`scheduler_interval` is 'auto' and `scheduler`.*expected 'step'"):
-        trained.fit(X, Y, batch_size=4, nb_epochs=EPOCHS, scheduler=AMBIGUOUS[name](trained.optimizer))
-    assert same_weights(before, weights_of(trained))
-    assert rates_of(AMBIGUOUS[name], scheduler_interval="step") == by_hand(AMBIGUOUS[name], STEPS)
-    assert rates_of(AMBIGUOUS[name], scheduler_interval="epoch") == by_hand(AMBIGUOUS[name], 1)
+def test_a_scheduler_that_is_too_short_is_refused_before_training(make_classifier, digits):
+    classifier = make_classifier()
+    scheduler = schedulers.OneCycleLR(classifier.optimizer, 1e-2, total_steps=5)
+    before = weights_of(classifier)
+    with pytest.raises(ValueError, match=r"`scheduler` has 5 of 5 steps left; expected at least 8"):
+        classifier.fit(digits.x_train[:200], digits.y_train[:200], nb_epochs=2, batch_size=50, scheduler=scheduler)
+    assert same_weights(before, weights_of(classifier))
 
 
 @pytest.mark.parametrize(
@@ -188,9 +131,6 @@ class NeedsMetric(schedulers.LRScheduler):
         self.step = lambda quality: None
 
 
-# --- schedulers of timm's kind --------------------------------------------------------------------------------------
-
-
 class TimmLike:
     """The interface of `timm.scheduler.Scheduler`: calls with the numbers of epochs and updates done."""
 
@@ -223,9 +163,6 @@ def test_schedulers_of_timms_kind(t_in_epochs):
     other = "step" if t_in_epochs else "epoch"
     with pytest.raises(ValueError, match=rf"`scheduler_interval` is '{other}' and `scheduler` counts in units of"):
         rates_of(lambda o: TimmLike(o, t_in_epochs), scheduler_interval=other)
-
-
-# --- what a plateau watches -----------------------------------------------------------------------------------------
 
 
 class Spy(schedulers.ReduceLROnPlateau):

@@ -12,8 +12,7 @@ from art_sensreg.adversaries import FGSMRS, PGD, TRADES
 from art_sensreg.penalties.forward.row_coupling import LOOK
 from art_sensreg.training import Callback
 from tests.conftest import same_weights, weights_of
-from tests.training.helpers import X, Y, classifier_of, close, small_model
-from tests.training.numerics.test_rollback import Arm
+from tests.training.helpers import Arm, X, Y, classifier_of, close, small_model
 
 
 def run(batch_size, accumulate, penalties=(), n=24, loss=None, adversary=None, model=None, **options):

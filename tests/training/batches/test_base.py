@@ -1,4 +1,4 @@
-"""Images that are a little outside of the range: clipped within a tolerance that the caller gives."""
+"""Images that are a little outside of the range: clipped within a tolerance that the caller sets."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,11 @@ from art_sensreg import SensitivityPenalty, SensRegClassifier, SensRegTrainer, T
 from tests.conftest import same_weights, weights_of
 
 X = np.random.default_rng(0).random((12, 4), dtype=np.float32) * 1.1 - 0.05
+
+
 CLIPPED = X.clip(0, 1)
+
+
 Y = np.arange(12) % 3
 
 
