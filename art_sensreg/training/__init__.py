@@ -1,7 +1,18 @@
-"""Training: the one loop, its settings and the checks of its inputs. Nothing here knows of ART."""
+"""Training: the one loop, its settings, and what it does for a run (data, steps, schedules, checkpoints). No ART."""
 
-from art_sensreg.training.callbacks import Callback, TrainingState
-from art_sensreg.training.config import TrainingConfig
+from art_sensreg.training.callbacks import Callback, History, TrainingState
+from art_sensreg.training.config import CHEAP_FRACTION, TrainingConfig
+from art_sensreg.training.loop import train
+from art_sensreg.training.run import RunSetup
 from art_sensreg.training.validation import ValidationAttack
 
-__all__ = ["Callback", "TrainingConfig", "TrainingState", "ValidationAttack"]
+__all__ = [
+    "CHEAP_FRACTION",
+    "Callback",
+    "History",
+    "RunSetup",
+    "TrainingConfig",
+    "TrainingState",
+    "ValidationAttack",
+    "train",
+]

@@ -29,6 +29,7 @@ class StepRunner:
     def __init__(self, setup: RunSetup, progress: Progress, objective_state: ObjectiveState) -> None:
         self._setup, self._progress, self.objective_state = setup, progress, objective_state
         self.model_may_have_changed = False
+        self._device = setup.device
         unused = False
         if setup.processes.count > 1:
             # Of a loader no batch can be tried without losing it.
@@ -53,7 +54,7 @@ class StepRunner:
     def renew_probes(self) -> None:
         """Take the noise from the run's seed, which a checkpoint may have changed."""
         make = _probes_outside_of_compiled_code if self._setup.config.compile else Probes
-        self._probes = make(self._progress.seed, self._setup.device)
+        self._probes = make(self._progress.seed, self._device)
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor, total: int) -> bool:
         """Do a step with this process's images and labels of a batch of `total`; tell whether it counts."""
@@ -97,7 +98,7 @@ class StepRunner:
         """The model's own randomness (dropout) depends on seed, step and process alone, so that a run can resume."""
         state = self._progress.state
         seed = derive_seed(self._progress.seed, "model", state.total_steps, state.rank)
-        for generator in (torch.default_generator, torch_generator(self._setup.device)):
+        for generator in (torch.default_generator, torch_generator(self._device)):
             generator.manual_seed(seed)
         seed_sources(self._setup.objective.plan.sources_to_seed, seed)  # numpy's, Python's, its modules' own
 

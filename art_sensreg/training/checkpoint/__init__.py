@@ -1,1 +1,1 @@
-"""Checkpoints: what a run is made of, its files, and which run they belong to."""
+"""Checkpoints: the state of a run as named parts, sealed files that run no code, and which run they belong to."""

@@ -18,11 +18,11 @@ logger = logging.getLogger(__name__)
 
 # Sections whose objects go on from where they were.
 _RESTORED = ("module", "term of the objective")
-# How texts of activations begin, which models and losses keep to be looked at.
+# How texts of activations begin, which models and losses keep for inspection.
 _RECORDS = {"module": ("array of", "list of", "tuple of", "dict of"), "term of the objective": ("array of",)}
 
 _RECORDED = 3
-"""Which version of the description of a run: one that told less cannot be compared."""
+"""Version of the description of a run: one that recorded less cannot be compared."""
 
 
 @dataclass
@@ -58,9 +58,8 @@ class Checkpoints:
 
     def newest(self) -> dict[str, Any] | None:
         """
-        Read the newest checkpoint that can be read; on every process.
+        What the newest checkpoint that can be read holds, on every process; None to start from scratch.
 
-        :return: What was stored; None to start anew.
         :raises OSError: If the folder cannot be written.
         :raises ValueError: If no checkpoint can be read, it is of another run, or there are some and `resume` is False.
         """
@@ -68,7 +67,7 @@ class Checkpoints:
         return tree
 
     def _on_first(self, work: Callable[[], Any]) -> Any:
-        """Do something on the first process; all get what comes of it, be it an error."""
+        """Do something on the first process; all get its result or error."""
         result: Any = None
         error: Exception | None = None
         if self.processes.rank == 0:
@@ -141,10 +140,8 @@ class Checkpoints:
 
     def write(self, step: int, tree: dict[str, Any]) -> None:
         """
-        Write a checkpoint; the first process does, the others wait for the outcome.
+        Write a checkpoint after so many steps in all: the first process does, the others wait for the outcome.
 
-        :param step: Steps done in all.
-        :param tree: What to store.
         :raises OSError: If it cannot be written; the last one is intact.
         """
         self._on_first(lambda: self._write(step, tree))

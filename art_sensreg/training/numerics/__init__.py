@@ -1,1 +1,1 @@
-"""What keeps the numbers of a training run right: rollback, non-finite values, means of losses, weight averaging."""
+"""What keeps the numbers right: undone steps, non-finite values, micro-batches, means of losses, weight averages."""

@@ -30,7 +30,7 @@ class Plan:
 
     :param rise: Calls until the learning rate is highest (a warm-up); 0 if it only falls.
     :param length: Calls until the schedule ends, starts again or first moves; None if nothing tells.
-    :param says_step: Whether its author says that it counts steps.
+    :param says_step: Whether the name of its argument says that it counts steps.
     """
 
     rise: int = 0
@@ -40,23 +40,20 @@ class Plan:
 
 def interval_of(plan: Plan, epochs: int, steps_of_epoch: int, done: int = 0) -> str | None:
     """
-    Tell after what a schedule steps in a run.
+    Whether a schedule counts in `epoch` or `step`, or None if that cannot be known.
 
-    A warm-up that would not be over at the end of the run was not meant for epochs, or the run is a short trial of a
-    long schedule: nobody can know. A schedule as long as the run has steps was meant for steps.
+    A schedule as long as the run has steps was meant for steps. If a warm-up would not be over at the end of the run,
+    either it was not meant for epochs, or the run is a short trial of a long schedule: nobody can know.
 
     :param plan: The schedule.
     :param epochs: Epochs of the run.
     :param steps_of_epoch: Steps of an epoch.
     :param done: Calls that the scheduler has had already.
-    :return: `epoch`, `step`, or None if it cannot be told.
 
     Example:
     >>> from art_sensreg.training.schedules.shapes import Plan, interval_of
     >>> interval_of(Plan(length=1000), epochs=10, steps_of_epoch=100)
     'step'
-    >>> interval_of(Plan(length=10), epochs=10, steps_of_epoch=100)
-    'epoch'
     >>> interval_of(Plan(rise=200, length=200), epochs=10, steps_of_epoch=100) is None
     True
     """
@@ -78,19 +75,13 @@ def interval_of(plan: Plan, epochs: int, steps_of_epoch: int, done: int = 0) -> 
 
 def plan_of(scheduler: Any, steps: int) -> Plan:
     """
-    Find the shape of a schedule; the scheduler and its optimizer stay as they are.
-
-    :param scheduler: A torch learning rate scheduler.
-    :param steps: Training steps of the run.
-    :return: Its shape.
+    The shape of a torch scheduler in a run of that many steps; the scheduler and its optimizer stay as they are.
 
     Example:
     >>> from art_sensreg.training.schedules.shapes import plan_of
     >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
     >>> plan_of(schedulers.LambdaLR(optimizer, lambda t: min(1, t / 50)), steps=1000)
     Plan(rise=50, length=50, says_step=False)
-    >>> plan_of(schedulers.CosineAnnealingLR(optimizer, 30), steps=1000).length
-    30
     """
     kind = type(scheduler)
     if kind is schedulers.SequentialLR:

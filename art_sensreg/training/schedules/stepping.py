@@ -16,17 +16,10 @@ from art_sensreg.training.schedules.shapes import interval_of, plan_of
 
 def check_scheduler(scheduler: Any, optimizer: torch.optim.Optimizer) -> None:
     """
-    Check that a scheduler is one, and drives the optimizer of the run.
+    Check that a scheduler is one of torch's or timm's kind, or None, and drives the optimizer of the run.
 
-    :param scheduler: A torch learning rate scheduler, one of timm's, or None.
-    :param optimizer: The optimizer.
     :raises TypeError: If it is something else: a class, a function that makes one, an optimizer.
     :raises ValueError: If it drives another optimizer.
-
-    Example:
-    >>> from art_sensreg.training.schedules.stepping import check_scheduler
-    >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
-    >>> check_scheduler(schedulers.StepLR(optimizer, 5), optimizer)
     """
     if scheduler is None:
         return
@@ -58,8 +51,8 @@ class Schedule:
     """
     Steps a scheduler at the right moments of a run.
 
-    Schedulers of timm's kind, with `step(epoch)` and `step_update(num_updates)`, are told of both: they know themselves
-    which of them counts.
+    Schedulers of timm's kind, with `step(epoch)` and `step_update(num_updates)`, get both calls: they know which of
+    them counts.
 
     :param scheduler: Any torch learning rate scheduler, one of timm's, or None.
     :param config: `scheduler_interval` and `scheduler_monitor`.
@@ -96,10 +89,7 @@ class Schedule:
         """
         Decide whether the scheduler steps after every step or every epoch, and check that it lasts for the run.
 
-        :param nb_epochs: Epochs of the run.
-        :param steps_of_epoch: Training steps of an epoch.
-        :param steps_left: Training steps that are left.
-        :raises ValueError: If it cannot be told, or the scheduler is too short.
+        :raises ValueError: If that cannot be known, or the scheduler is too short.
         """
         if self.scheduler is None or self._both:
             self.per_step = False
@@ -140,12 +130,7 @@ class Schedule:
         return interval == "step"
 
     def after_step(self, total_steps: int) -> None:
-        """
-        Note that a step was done.
-
-        :param total_steps: Steps done in all.
-        :raises ValueError: If the scheduler sets a learning rate that is none.
-        """
+        """Step the scheduler if it counts steps; ValueError if it sets a learning rate that is not one."""
         if self._both:
             self.scheduler.step_update(num_updates=total_steps)
         elif self.per_step:
@@ -155,13 +140,7 @@ class Schedule:
         self._check_rates()
 
     def after_epoch(self, epoch: int, record: dict[str, float]) -> None:
-        """
-        Note that an epoch is over.
-
-        :param epoch: Its number, from 1.
-        :param record: Its entry of the history.
-        :raises ValueError: If the scheduler sets a learning rate that is none.
-        """
+        """Step the scheduler if it counts epochs (from 1); ValueError if it sets a learning rate that is not one."""
         if self.scheduler is None or self.per_step:
             return
         watched = () if self.entry is None else (record[self.entry],)
@@ -176,17 +155,13 @@ class Schedule:
                 raise ValueError(f"`scheduler` sets a learning rate of {rate}; expected a finite one of at least 0.")
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint shall hold beside the scheduler's own state."""
+        """What a checkpoint must hold besides the scheduler's own state."""
         inner = getattr(self.scheduler, "lr_scheduler", None)  # timm's plateau keeps half of its state there
         kept = inner.state_dict() if isinstance(inner, schedulers.LRScheduler) else None
         return {"per_step": self.per_step, "inner": kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """
-        Take back what `state_dict` returned: a run that is longer than it was to be steps its scheduler as before.
-
-        :param state: The same.
-        """
+        """Take back what `state_dict` returned: a run that is made longer steps its scheduler as before."""
         self.per_step = state["per_step"]
         if state["inner"] is not None:
             self.scheduler.lr_scheduler.load_state_dict(state["inner"])
