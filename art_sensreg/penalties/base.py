@@ -253,5 +253,5 @@ def measure(
 
 
 def _leaf(x: torch.Tensor) -> torch.Tensor:
-    """A copy to differentiate by; where the caller differentiates by `x` himself, gradients flow on to it."""
+    """A copy that requires grad; if `x` itself does, gradients flow on to it."""
     return x.clone() if x.requires_grad else x.detach().requires_grad_(True)

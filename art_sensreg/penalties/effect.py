@@ -180,8 +180,8 @@ def penalty_effect(penalty: Any, batch: TrainedBatch) -> bool:
         return connected
     with _moved(parameters) as size:
         other, there, _ = _measured(cheap, batch)
-    # Of several layers the value may be that of a fixed one: each was looked at alone. A value that stays the same, but
-    # has a gradient, is that of a straight-through estimator.
+    # With several layers the value may come from a fixed one: each is tried alone elsewhere. A value that stays the
+    # same, but has a gradient, is that of a straight-through estimator.
     one = getattr(penalty, "tapped_layers", None) is None
     same = one and abs(other - value) <= 1e-4 * abs(value) and gradient * size <= 1e-3 * abs(value)
     return (gradient != 0 or there != 0) and not same
@@ -246,7 +246,8 @@ def _all_trained(model: nn.Module, parameters: Sequence[nn.Parameter]) -> bool:
 @contextmanager
 def _moved(parameters: Sequence[nn.Parameter]) -> Iterator[float]:
     """
-    Inside, the parameters are a little off: a gradient that is zero there too is no accident of the first values.
+    Inside, the parameters are slightly changed: a gradient that is zero there too is no accident of the initial
+    values.
 
     Yields how far off they are.
     """
@@ -268,7 +269,7 @@ def _moved(parameters: Sequence[nn.Parameter]) -> Iterator[float]:
 
 
 def _changed(before: torch.Tensor, after: torch.Tensor, slope: float) -> bool:
-    """Whether the differences between examples, which are all that a penalty sees of a layer, have changed or would."""
+    """Whether the differences between examples, all that a penalty sees of a layer, have changed or would."""
     before, after = before.detach().float(), after.detach().float()
     one, two = before[1:] - before[:1], after[1:] - after[:1]
     rounding = 1e-6 * float(torch.maximum(before.abs().max(), after.abs().max()))

@@ -40,7 +40,7 @@ class FeatureSigma:
         expected = "expected a number, a range (low, high), or an array of finite numbers above 0, one for each feature"
         if isinstance(values, torch.Tensor):
             if values.requires_grad:
-                raise TypeError(f"`sigma` is a tensor that requires a gradient, and is not trained; {expected}.")
+                raise TypeError(f"`sigma` is a tensor that requires grad, but it is not trained; {expected}.")
             values = values.detach().cpu()
             values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
         if isinstance(values, np.ma.MaskedArray):

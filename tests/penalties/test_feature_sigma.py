@@ -151,7 +151,7 @@ def test_settings_are_compared_copied_and_printed():
         (np.array([True, True]), TypeError, r"`sigma` is an array of bool"),
         (np.array([1j, 1.0]), TypeError, r"`sigma` is an array of complex128"),
         (np.ma.masked_array([1.0, 2.0], [True, False]), TypeError, r"`sigma` is a masked array"),
-        (torch.ones(3, requires_grad=True), TypeError, r"`sigma` is a tensor that requires a gradient"),
+        (torch.ones(3, requires_grad=True), TypeError, r"`sigma` is a tensor that requires grad"),
         ("0.3", TypeError, r"`sigma` is '0.3'"),
     ],
 )

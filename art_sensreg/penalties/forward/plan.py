@@ -25,7 +25,7 @@ class ForwardPlan:
     :param norms: The model's BatchNorm layers.
     :param separable: Whether a batch may be computed in parts.
     :param overwrites_input: Whether the model works in place on its input, or may do so.
-    :param updates_state: Whether running statistics and other state move; not when a penalty is only looked at.
+    :param updates_state: Whether running statistics and other state move; not when a penalty is only measured.
     :param coupled: Whether an example's logits depend on other examples in a way other than through torch's BatchNorm.
     :param random: Whether anything random is drawn.
     :param draws: Whether more is drawn than what stacked branches share.

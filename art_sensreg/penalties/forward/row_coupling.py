@@ -228,7 +228,7 @@ class _Trial:
             buffers = dict(module.named_buffers(recurse=False))
             if not counted and not (record and name not in buffers):
                 found[id(module), name] = (module, name)
-                # What has not moved beside a buffer that has may do so another time.
+                # Other buffers of a module of which one has moved may do so another time.
                 others = buffers if name in buffers and id(module) not in norms else ()
                 found.update(((id(module), other), (module, other)) for other in others)
         return MovedState(list(found.values()))
