@@ -191,19 +191,21 @@ def _forward(
         contexts.append(sdpa_kernel(SDPBackend.MATH))
     contexts.append(_recomputation(model, rules, plan, twice))
     # What is differentiated with respect to must not be overwritten by a model that works in place.
-    logits = _called_inside(contexts, model, x.clone() if twice and plan.overwrites_input else x)
+    with _all_of(contexts):
+        logits = model(x.clone() if twice and plan.overwrites_input else x)
     if any(tap.overwritten for tap in active):
         raise RuntimeError("The model overwrites a tapped activation in training mode only; name other `layers`.")
     return logits, [[value for _, value in tap.read(logits)] for tap in active]
 
 
-def _called_inside(contexts: Sequence[AbstractContextManager[Any]], model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """`model(x)` inside of contexts; `torch.compile` follows `with`, and no `ExitStack`."""
+@contextmanager
+def _all_of(contexts: Sequence[AbstractContextManager[Any]]) -> Iterator[None]:
+    """Inside of all contexts, the first being the outermost; `torch.compile` follows `with`, and no `ExitStack`."""
     if not contexts:
-        logits: torch.Tensor = model(x)
-        return logits
-    with contexts[0]:
-        return _called_inside(contexts[1:], model, x)
+        yield
+        return
+    with contexts[0], _all_of(contexts[1:]):
+        yield
 
 
 def plain_forward(model: nn.Module, x: torch.Tensor, plan: ForwardPlan) -> torch.Tensor:
