@@ -5,7 +5,7 @@ import pytest
 
 from art_sensreg.training import Callback
 from tests.conftest import same_weights, weights_of
-from tests.training.digits import Stop, fit_digits, fit_into
+from tests.training.helpers import Stop, fit_digits, fit_into
 
 
 def test_callbacks_are_called_in_order(make_classifier, digits):

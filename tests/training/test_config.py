@@ -7,7 +7,7 @@ import torch
 from art_sensreg import TrainingConfig
 from art_sensreg.training import Callback
 from tests.conftest import same_weights, weights_of
-from tests.training.digits import PENALTIES
+from tests.training.helpers import PENALTIES
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegClassifier, SensRegTrainer, TrainingConfig
 from art_sensreg.utils.rng import derive_seed
 from tests.conftest import same_weights, weights_of
-from tests.training.digits import PENALTIES, classifier_around, fit_digits, fit_into
+from tests.training.helpers import PENALTIES, classifier_around, fit_digits, fit_into
 
 
 def test_a_device_can_be_named(make_classifier, digits):

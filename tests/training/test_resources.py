@@ -12,8 +12,7 @@ from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegClassifier, 
 from art_sensreg.training import Callback
 from art_sensreg.training.resources import TURN
 from tests.conftest import same_weights, weights_of
-from tests.training.digits import Stop, fit_digits, fit_into
-from tests.training.helpers import X, Y, classifier_of, small_model
+from tests.training.helpers import Stop, X, Y, classifier_of, fit_digits, fit_into, small_model
 
 
 def made(seed, callbacks=()):

@@ -6,7 +6,7 @@ import pytest
 
 from art_sensreg.training import Callback
 from art_sensreg.training.checkpoint.folder import list_checkpoints
-from tests.training.digits import fit_into
+from tests.training.helpers import fit_into
 
 
 @pytest.mark.usefixtures("interruptible")

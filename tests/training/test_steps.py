@@ -9,7 +9,7 @@ from art_sensreg.objectives import WHOLE_BATCH, Objective, Share
 from art_sensreg.penalties.forward.noise import Probes
 from art_sensreg.training import Callback
 from art_sensreg.training.steps import LOW_PRECISION_SIGMA, StepModule
-from tests.training.digits import PENALTIES, fit_digits, fit_into
+from tests.training.helpers import PENALTIES, fit_digits, fit_into
 
 
 def noisy_seen(classifier, digits, **config):

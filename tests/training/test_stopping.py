@@ -7,7 +7,7 @@ from torch import nn
 from art_sensreg.training import Callback, ValidationAttack
 from art_sensreg.training.stopping import EarlyStopping
 from tests.conftest import same_weights, weights_of
-from tests.training.digits import fit_digits
+from tests.training.helpers import fit_digits
 
 
 def test_early_stopping_and_the_best_weights(make_classifier, digits):

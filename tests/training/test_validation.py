@@ -6,7 +6,7 @@ import torch
 from art_sensreg.objectives import Objective
 from art_sensreg.training import ValidationAttack
 from art_sensreg.training.metrics import correct
-from tests.training.digits import fit_digits
+from tests.training.helpers import fit_digits
 
 
 def test_validation_under_attack_is_the_attacks_own_success(make_classifier, digits):

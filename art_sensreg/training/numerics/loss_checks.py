@@ -52,7 +52,7 @@ def check_divisible(objective: Objective, model: nn.Module, x: torch.Tensor, y: 
         objective.additive = adds_up(loss, model(x.clone()), y)
     if not objective.only_base_loss and (objective.additive or not isinstance(divisor(loss, y), float)):
         raise ValueError(
-            f"`accumulate` divides batches, and {type(objective.adversary).__name__} adds a mean over the rows to the "
-            "`loss` of the classifier, which is a sum or has class weights; expected a loss that is a mean over the "
-            "rows, or accumulate=1."
+            f"`accumulate` divides batches, and {type(objective.adversary).__name__} adds a mean over the examples to "
+            "the `loss` of the classifier, which is a sum or has class weights; expected a loss that is a mean over "
+            "the examples, or accumulate=1."
         )

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from art_sensreg import SensRegTrainer, TrainingConfig
 from art_sensreg.training import Callback
 from tests.conftest import same_weights, weights_of
-from tests.training.digits import PENALTIES, Stop, classifier_around
+from tests.training.helpers import PENALTIES, Stop, classifier_around
 
 
 def test_a_data_loader_trains(make_classifier, digits):

@@ -11,7 +11,7 @@ import torch
 from art_sensreg.training.batches import TensorBatches
 from art_sensreg.training.distributed import Processes
 from tests.conftest import same_weights, weights_of
-from tests.training.digits import PENALTIES
+from tests.training.helpers import PENALTIES
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -15,7 +15,7 @@ from torch.optim import lr_scheduler
 
 from art_sensreg.training.checkpoint.codec import pack, unpack
 from art_sensreg.training.checkpoint.folder import read_checkpoint, write_checkpoint
-from tests.training.checkpoint.trees import FLOATING, WHOLE, header, same
+from tests.training.checkpoint.helpers import FLOATING, WHOLE, header, same
 
 NAN_WITH_SIGN = struct.unpack(">d", bytes.fromhex("fff8000000000001"))[0]
 

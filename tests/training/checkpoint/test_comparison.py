@@ -8,7 +8,7 @@ from torch.optim import lr_scheduler as schedulers
 from art_sensreg import SensitivityPenalty
 from art_sensreg.training.checkpoint.folder import list_checkpoints, read_checkpoint, write_checkpoint
 from tests.training.checkpoint.helpers import Run, penalty
-from tests.training.digits import PENALTIES, classifier_around, fit_into
+from tests.training.helpers import PENALTIES, classifier_around, fit_into
 
 
 def test_what_changes_the_weights_belongs_to_a_run(make_classifier, digits, tmp_path):

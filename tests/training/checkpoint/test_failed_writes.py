@@ -15,7 +15,7 @@ from art_sensreg.training.checkpoint.folder import (
     read_newest,
     write_checkpoint,
 )
-from tests.training.checkpoint.trees import SMALL, names, same, steps
+from tests.training.checkpoint.helpers import SMALL, names, same, steps
 
 
 def failing(number):

@@ -15,7 +15,7 @@ from art_sensreg.training.checkpoint.folder import (
     read_checkpoint,
     write_checkpoint,
 )
-from tests.training.checkpoint.trees import FLOATING, SMALL, WHOLE, header, same
+from tests.training.checkpoint.helpers import FLOATING, SMALL, WHOLE, header, same
 
 
 def unnoticed(path, bits):

@@ -22,7 +22,7 @@ from art_sensreg.training.checkpoint.folder import list_checkpoints, read_checkp
 from tests.conftest import same_weights, weights_of
 from tests.paths import ROOT
 from tests.training.checkpoint.helpers import Run
-from tests.training.digits import PENALTIES, Stop, fit_into
+from tests.training.helpers import PENALTIES, Stop, fit_into
 
 SCRIPT = Path(__file__).with_name("interrupted.py")
 

@@ -6,7 +6,7 @@ import torch
 from art_sensreg.training import Callback
 from tests.conftest import same_weights, weights_of
 from tests.training.checkpoint.helpers import Run
-from tests.training.digits import Stop, fit_into
+from tests.training.helpers import Stop, fit_into
 
 
 def test_what_cannot_be_stored_is_an_error_before_training(make_classifier, digits, tmp_path):

@@ -6,7 +6,7 @@ import torch
 
 from art_sensreg.training import Callback
 from tests.conftest import same_weights, weights_of
-from tests.training.digits import fit_digits
+from tests.training.helpers import fit_digits
 
 
 def test_the_moving_average_is_what_is_returned(make_classifier, digits):

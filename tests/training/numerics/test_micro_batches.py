@@ -84,7 +84,7 @@ def test_it_is_a_larger_batch(name):
 
 @pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(reduction="sum"), nn.CrossEntropyLoss(torch.ones(3))])
 def test_what_cannot_be_divided_is_refused(loss):
-    with pytest.raises(ValueError, match=r"`accumulate` divides batches, and TRADES adds a mean over the rows to"):
+    with pytest.raises(ValueError, match=r"`accumulate` divides batches, and TRADES adds a mean over the examples to"):
         run(4, 2, loss=loss, adversary=TRADES(eps=0.1))
     run(8, 1, loss=loss, adversary=TRADES(eps=0.1))
 

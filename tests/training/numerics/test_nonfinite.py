@@ -11,8 +11,7 @@ from art_sensreg import SensRegTrainer, TrainingConfig
 from art_sensreg.training import Callback
 from art_sensreg.training.checkpoint.folder import list_checkpoints, read_checkpoint
 from tests.conftest import same_weights, weights_of
-from tests.training.digits import fit_digits, fit_into
-from tests.training.helpers import fit_armed, small_model
+from tests.training.helpers import fit_armed, fit_digits, fit_into, small_model
 
 
 class Exploding:

@@ -7,7 +7,7 @@ from torch.optim import lr_scheduler as schedulers
 from art_sensreg import SensRegTrainer, TrainingConfig
 from art_sensreg.training import ValidationAttack
 from tests.conftest import same_weights, weights_of
-from tests.training.digits import Stop, fit_into
+from tests.training.helpers import Stop, fit_into
 from tests.training.schedules.helpers import EPOCHS, STEPS, Rates, X, Y, by_hand, classifier, rates_of
 
 
