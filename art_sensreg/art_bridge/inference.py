@@ -57,6 +57,6 @@ def set_training(model: nn.Module, mode: bool) -> None:
     own_train = nn.Module.train
     for module in walk(model):
         # A module with a `train` of its own decides itself what that does.
-        if module.training is not mode or getattr(module.train, "__func__", None) is not own_train:
+        if module.training is not mode or type(module).train is not own_train or "train" in module.__dict__:
             model.train(mode)
             return

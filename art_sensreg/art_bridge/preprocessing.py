@@ -54,7 +54,7 @@ def is_identity(operation: Any) -> bool:
     if type(operation) is not StandardisationMeanStdPyTorch:
         return False
     mean, std = operation.mean, operation.std
-    return mean.ndim == std.ndim == 0 and bool(mean == 0 and std == 1)
+    return bool(mean.ndim == std.ndim == 0 and mean.item() == 0 and std.item() == 1)
 
 
 def as_given(preprocessing: Any) -> Any:
