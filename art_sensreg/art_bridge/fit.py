@@ -157,7 +157,7 @@ def _train(
         config=config,
         scheduler=options.scheduler,
         validation=validation,
-        guard=_guard(options.adversary, config, batches, validation),
+        guard=overfitting_guard(options.adversary, config, batches, validation),
         processes=processes,
         training_mode=mode,
         verbose=options.verbose and processes.rank == 0,
@@ -169,7 +169,7 @@ def _train(
         return train(replace(setup, checkpoints=checkpoints))
 
 
-def _guard(
+def overfitting_guard(
     adversary: Adversary | None,
     config: TrainingConfig,
     batches: TensorBatches | LoaderBatches,

@@ -68,12 +68,12 @@ def saliency_picture(
         figsize=(_INCHES * shape[1], (_INCHES + 0.3) * shape[0] + 0.5), layout="constrained"
     )
     axes = figure.subplots(*shape, squeeze=False)
-    low, high = _range(next(iter(classifiers.values())), images)
+    low, high = value_range(next(iter(classifiers.values())), images)
     for row, image in enumerate(images):
-        _show_image(axes[row, 0], image, low, high)
+        show_image(axes[row, 0], image, low, high)
         axes[row, 0].set_xlabel(f"label {labels[row]}", fontsize=8)
         for axis, ((model, kind), values) in zip(axes[row, 1:], maps.items(), strict=True):
-            _show_map(axis, values[row])
+            show_map(axis, values[row])
             right = predicted[model][row] == labels[row]
             text = f"predicts {predicted[model][row]}, {'right' if right else 'wrong'}"
             axis.set_xlabel(text, fontsize=8, color="black" if right else "firebrick")
@@ -111,13 +111,13 @@ def _predicted(classifier: PyTorchClassifier, images: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _range(classifier: PyTorchClassifier, images: np.ndarray) -> tuple[float, float]:
+def value_range(classifier: PyTorchClassifier, images: np.ndarray) -> tuple[float, float]:
     clip = (images, images) if classifier.clip_values is None else classifier.clip_values
     low, high = float(np.min(clip[0])), float(np.max(clip[1]))
     return low, high if high > low else low + 1.0
 
 
-def _show_image(axis: Any, image: np.ndarray, low: float, high: float) -> None:
+def show_image(axis: Any, image: np.ndarray, low: float, high: float) -> None:
     if image.ndim == 3 and image.shape[0] == 3:
         axis.imshow(np.clip((image.transpose(1, 2, 0) - low) / (high - low), 0.0, 1.0))
     else:
@@ -126,7 +126,7 @@ def _show_image(axis: Any, image: np.ndarray, low: float, high: float) -> None:
     axis.set_yticks([])
 
 
-def _show_map(axis: Any, values: np.ndarray) -> None:
+def show_map(axis: Any, values: np.ndarray) -> None:
     plane = values if values.ndim == 2 else values.sum(axis=0)
     # A few pixels of extreme slope would leave the others white.
     limit = float(np.percentile(np.abs(plane), 99)) or float(np.abs(plane).max()) or 1.0

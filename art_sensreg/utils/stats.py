@@ -8,7 +8,7 @@ from statistics import NormalDist
 import numpy as np
 from scipy.stats import binomtest  # type: ignore[import-untyped]
 
-_Z95 = NormalDist().inv_cdf(0.975)  # two-sided 95 % quantile
+_QUANTILE = NormalDist().inv_cdf(0.975)
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
@@ -23,9 +23,9 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
 
 def share_half_width(*samples: tuple[float, int]) -> float:
     """Half the normal interval of a share, or of the difference of two; each is given with its number of trials."""
-    return _Z95 * math.sqrt(sum(share * (1 - share) / n for share, n in samples))
+    return _QUANTILE * math.sqrt(sum(share * (1 - share) / n for share, n in samples))
 
 
 def mean_half_width(values: np.ndarray) -> float:
     """Half the normal interval of the mean of at least two independent values."""
-    return _Z95 * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return _QUANTILE * float(values.std(ddof=1)) / math.sqrt(len(values))

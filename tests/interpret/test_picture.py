@@ -3,7 +3,7 @@ import pytest
 from torch import nn
 
 from art_sensreg.interpret import saliency_picture
-from art_sensreg.interpret.picture import _range, _show_image, _show_map
+from art_sensreg.interpret.picture import show_image, show_map, value_range
 from tests.interpret.models import images, linear_classifier, smooth_classifier
 
 LABELS = [0, 1, 2]
@@ -52,23 +52,23 @@ def test_a_map_has_a_symmetric_scale_of_its_own():
     axis, values = Axis(), np.zeros((2, 20, 20))
     values[:, 3, 4] = -1e6
     values[0] += np.linspace(-1, 1, 400).reshape(20, 20)
-    _show_map(axis, values)
+    show_map(axis, values)
     np.testing.assert_array_equal(axis.values, values.sum(0))
     assert axis.settings["vmax"] == -axis.settings["vmin"] == np.percentile(np.abs(values.sum(0)), 99) < 2
     for plane, limit in ((np.zeros((20, 20)), 1.0), (np.eye(20)[:1] * np.eye(20) * 7, 7.0)):
-        _show_map(axis, plane)
+        show_map(axis, plane)
         assert axis.settings["vmax"] == limit
 
 
 def test_images_are_shown_in_their_range():
     axis = Axis()
     classifier, _ = linear_classifier(clip_values=(-1.0, 3.0))
-    assert _range(classifier, images()) == (-1.0, 3.0)
-    assert _range(linear_classifier()[0], np.zeros((1, 2, 4, 4))) == (0.0, 1.0)
+    assert value_range(classifier, images()) == (-1.0, 3.0)
+    assert value_range(linear_classifier()[0], np.zeros((1, 2, 4, 4))) == (0.0, 1.0)
     colours = np.stack([np.full((4, 4), value) for value in (-1.0, 1.0, 3.0)])
-    _show_image(axis, colours, -1.0, 3.0)
+    show_image(axis, colours, -1.0, 3.0)
     np.testing.assert_array_equal(axis.values[0, 0], [0.0, 0.5, 1.0])
-    _show_image(axis, colours[:1], -1.0, 3.0)
+    show_image(axis, colours[:1], -1.0, 3.0)
     assert (axis.settings["vmin"], axis.settings["vmax"]) == (-1.0, 3.0)
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from art_sensreg import TrainingConfig
 from art_sensreg.adversaries import FGSMRS
-from art_sensreg.art_bridge.fit import _guard
+from art_sensreg.art_bridge.fit import overfitting_guard
 from art_sensreg.training.batches import HeldOutLoader, HeldOutTensors, TensorBatches
 from art_sensreg.training.overfitting import OverfittingGuard, Watched, watched_attacks
 from tests.adversaries.helpers import prototypes, trainer_of
@@ -91,7 +91,7 @@ def test_all_classes_of_sorted_validation_data_are_watched(loader):
     batches = TensorBatches(x, y, batch_size=100)
     parts = list(zip(x.split(64), y.split(64), strict=True))
     validation = HeldOutLoader(lambda: iter(parts), len(parts)) if loader else HeldOutTensors(x, y)
-    guard = _guard(FGSMRS(eps=0.1), TrainingConfig(), batches, validation)
+    guard = overfitting_guard(FGSMRS(eps=0.1), TrainingConfig(), batches, validation)
     seen, labels = guard.watched.data.sample(1000)
     assert labels.unique().tolist() == list(range(10))
     assert len(seen) == 256

@@ -53,7 +53,7 @@ PUBLISHED = (
 )
 def plausible(context: AuditContext) -> Finding:
     """Robust accuracy, against the best published for such images, eps and model size, and what the labels allow."""
-    allowed, source = _allowed_by_labels(context), "the distances between points of different classes"
+    allowed, source = allowed_by_labels(context), "the distances between points of different classes"
     for entry in PUBLISHED:
         if entry.robust < allowed and entry.bounds(context):
             allowed, source = entry.robust, entry.source
@@ -63,7 +63,7 @@ def plausible(context: AuditContext) -> Finding:
     return Finding(context.attacks.robust_accuracy, threshold, f"bound: {source}.")
 
 
-def _allowed_by_labels(context: AuditContext) -> float:
+def allowed_by_labels(context: AuditContext) -> float:
     """
     The largest robust accuracy that any classifier can have on these points.
 

@@ -89,7 +89,7 @@ def clean_accuracy(context: AuditContext) -> Finding:
     if one_class:  # the share of that class among the predictions is the accuracy itself: take equal shares instead
         chance = 1 / max(context.inputs.classifier.nb_classes, 2)
     agreement = (accuracy - chance) / (1 - chance)
-    deviation = math.sqrt(chance * (1 - chance) / n) if one_class else _deviation_if_blind(predicted, y)
+    deviation = math.sqrt(chance * (1 - chance) / n) if one_class else deviation_if_blind(predicted, y)
     error = _Z999 * deviation / (1 - chance)
     needed = max(_AGREEMENT, min(error, 1.0))
     if one_class and agreement >= needed:
@@ -223,7 +223,7 @@ def budget_kept(context: AuditContext) -> Finding:
     return Finding(max(beyond, outside, 0.0) / threat.eps, 1e-5 + 1e-6 / threat.eps)
 
 
-def _deviation_if_blind(predicted: np.ndarray, y: np.ndarray) -> float:
+def deviation_if_blind(predicted: np.ndarray, y: np.ndarray) -> float:
     """
     Standard deviation of the accuracy if the same predictions are dealt out to the points at random.
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from art_sensreg.benchmark.config.threat_models import Threats, threats_as_json
+from art_sensreg.benchmark.config.threat_models import Threats, threats_to_dict
 from art_sensreg.presets import PRESETS, PenaltySettings
 
 BUDGETS = ("smoke", "quick", "full")
@@ -135,18 +135,18 @@ class SuiteSettings:
     all_points: bool = False
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The settings as they stand in `results.json`."""
         values: dict[str, Any] = {}
         for name, value in asdict(self).items():
             # The place of the two older entries: a page that shows the settings keeps its order.
-            values.update(threats_as_json(self.threats) if name == "threats" else {name: value})
+            values.update(threats_to_dict(self.threats) if name == "threats" else {name: value})
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def first_difference(self, stored: SuiteSettings) -> str | None:
         """What differs first from the settings of a stored run; defences, attacks and seeds may be added to it."""
         # Through JSON and back: it knows no tuples.
-        ours, theirs = (json.loads(json.dumps(settings.as_json())) for settings in (self, stored))
+        ours, theirs = (json.loads(json.dumps(settings.to_dict())) for settings in (self, stored))
         for name, value in ours.items():
             if name not in ("defences", "attacks", "seeds") and theirs[name] != value:
                 return f"`{name}` was {theirs[name]!r} and is now {value!r}"

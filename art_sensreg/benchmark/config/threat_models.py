@@ -35,7 +35,7 @@ class Threat:
 Threats = tuple[Threat, ...]
 
 
-def threats_as_json(threats: Threats) -> dict[str, Any]:
+def threats_to_dict(threats: Threats) -> dict[str, Any]:
     """
     How norms and sizes stand in `results.json`: of one norm its name and a list, of several a list and a table.
 
@@ -43,10 +43,10 @@ def threats_as_json(threats: Threats) -> dict[str, Any]:
     :return: The entries `norm` and `eps`.
 
     Example:
-    >>> from art_sensreg.benchmark.config.threat_models import threats_as_json
-    >>> threats_as_json((Threat("linf", (0.1, 0.2)),))
+    >>> from art_sensreg.benchmark.config.threat_models import threats_to_dict
+    >>> threats_to_dict((Threat("linf", (0.1, 0.2)),))
     {'norm': 'linf', 'eps': [0.1, 0.2]}
-    >>> threats_as_json((Threat("linf", (0.1,)), Threat("l2", (0.5,))))
+    >>> threats_to_dict((Threat("linf", (0.1,)), Threat("l2", (0.5,))))
     {'norm': ['linf', 'l2'], 'eps': {'linf': [0.1], 'l2': [0.5]}}
     """
     if len(threats) == 1:

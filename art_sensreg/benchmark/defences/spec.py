@@ -149,6 +149,11 @@ class Defence:
         return any(way is not None for way in (self.penalties, self.trainer, self.training))
 
     @property
+    def from_art(self) -> bool:
+        """Whether it is one of ART's, as shipped or repaired."""
+        return not self.ours or bool(self.repaired)
+
+    @property
     def answered_for(self) -> bool:
         """Whether a crash is an error: of what is our own, or repaired by us. What ART ships may be not applicable."""
         return self.ours or bool(self.repaired)

@@ -10,7 +10,7 @@ from art_sensreg.utils.tables import Table
 
 Record = dict[str, Any]
 
-_TITLES = {
+TITLES = {
     "tests": "Tests marked `gpu`",
     "waits": "Waits of the host",
     "agreement": "Agreement with the CPU",
@@ -18,7 +18,7 @@ _TITLES = {
     "precision": "Lower precision",
     "step_cost": "Step cost and memory",
 }
-_NOTES = {
+NOTES = {
     "waits": "Most waits of the host for the device in a training step (from an epoch's second step on). How often an "
     "attack waits does not depend on its number of steps.",
     "agreement": "Largest difference from the CPU's numbers, divided by the largest of them; and results of the same "
@@ -56,13 +56,13 @@ def page(data: Record) -> str:
         "",
     ]
     for stage in data["stages"]:
-        lines += [f"## {_TITLES[stage['stage']]}", ""]
+        lines += [f"## {TITLES[stage['stage']]}", ""]
         if stage["status"] != "ok":
             lines += [f"**{stage['status']}**: {stage['reason']}", ""]
         if stage["stage"] == "tests":
             lines += [*_tests(stage["records"]), ""]
         elif stage["records"]:
-            lines += [_NOTES[stage["stage"]], "", *_tables(stage["records"]), ""]
+            lines += [NOTES[stage["stage"]], "", *_tables(stage["records"]), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 

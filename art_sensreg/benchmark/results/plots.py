@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import fmean
 
 from art_sensreg.benchmark.config.threat_models import Threat
+from art_sensreg.benchmark.defences import DEFENCES
 from art_sensreg.benchmark.results.records import Results
 from art_sensreg.benchmark.results.tables import trained_runs
 from art_sensreg.benchmark.results.writing import save_picture
@@ -55,7 +56,7 @@ def plot_robustness(results: Results, path: Path, threat: Threat) -> None:
             [eps for eps, _ in points],
             [100 * share for _, share in points],
             label=name,
-            linestyle="--" if name.startswith("art-") else "-",
+            linestyle="--" if _from_art(name) else "-",
             color=f"C{number % 10}",
             marker="os^Dvx"[number // 10 % 6],
         )
@@ -89,7 +90,7 @@ def plot_cost(results: Results, path: Path, norm: str, eps: float) -> None:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for name, cost, low, share, high in points:
-        ours = not name.startswith("art-") and name != "none"
+        ours = name != "none" and not _from_art(name)
         color = "C0" if ours else "0.45"
         under = any(share < other[3] < share + 12 and 0.75 < cost / other[1] < 1.33 for other in points)
         axes.errorbar(cost, share, [[share - low], [high - share]], fmt="o" if ours else "s", color=color, lw=1, ms=5)
@@ -108,3 +109,8 @@ def plot_cost(results: Results, path: Path, norm: str, eps: float) -> None:
     axes.set_ylabel(f"worst case over the attacks, %, {norm} {eps:g}")
     axes.grid(alpha=0.3)
     save_picture(figure, path)
+
+
+def _from_art(name: str) -> bool:
+    """Whether a defence is ART's; those of plug-ins, which need not be loaded, are not."""
+    return name in DEFENCES and DEFENCES[name].from_art

@@ -28,7 +28,7 @@ def results_json(results: Results) -> str:
     return json_text(
         {
             "schema": SCHEMA,
-            "config": results.config.as_json(),
+            "config": results.config.to_dict(),
             "environment": results.environment,
             "runs": results.runs,
             "left_out": results.left_out,

@@ -28,7 +28,7 @@ def paired_distance(
     return value
 
 
-def _plain_distance(
+def plain_distance(
     whole: torch.Tensor, rows: int, starts: tuple[int, ...], absolute: bool, detach_clean: bool
 ) -> torch.Tensor:
     """The same by torch's own operations: for double backward."""
@@ -58,7 +58,7 @@ class _PairedDistance(torch.autograd.Function):
         rows, starts, absolute, detach_clean = ctx.arguments
         (gradient,) = gradients
         if torch.is_grad_enabled():
-            value = _plain_distance(whole, *ctx.arguments)
+            value = plain_distance(whole, *ctx.arguments)
             (by_whole,) = torch.autograd.grad(value, whole, gradient, create_graph=True)
             return by_whole, None, None, None, None
         factor = gradient * ((1 if absolute else 2) / (len(starts) * differences[0].numel()))

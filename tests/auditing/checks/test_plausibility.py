@@ -9,7 +9,7 @@ import pytest
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from art_sensreg.auditing.checks.plausibility import PUBLISHED, _allowed_by_labels
+from art_sensreg.auditing.checks.plausibility import PUBLISHED, allowed_by_labels
 from tests.auditing.reports import context_of
 
 
@@ -37,7 +37,7 @@ def test_the_bound_by_labels_is_never_below_what_some_classifier_reaches(norm):
         flat = x.reshape(9, -1).astype(np.float64)
         distance = np.linalg.norm(flat[:, None] - flat, ord=order, axis=2)
         meets = (distance <= 0.5) & (y[:, None] != y)
-        allowed = _allowed_by_labels(context(x, y, 0.25, norm=norm))
+        allowed = allowed_by_labels(context(x, y, 0.25, norm=norm))
         assert allowed >= most_that_can_hold(meets) / 9 - 1e-12
         assert (allowed < 1) == meets.any()
         bounded += allowed < 1

@@ -13,7 +13,7 @@ from torch import nn
 
 from art_sensreg import audit
 from art_sensreg.auditing import Check
-from art_sensreg.auditing.checks.preconditions import _deviation_if_blind
+from art_sensreg.auditing.checks.preconditions import deviation_if_blind
 from tests.auditing.models.planted import PLANTED
 from tests.auditing.models.planted_base import Back, wrap
 from tests.auditing.reports import report_of, statuses
@@ -85,7 +85,7 @@ def test_few_points_of_a_rare_class_can_show_that_a_model_does_not_guess(found, 
 def test_the_deviation_of_blind_predictions_is_that_of_all_ways_to_deal_them_out():
     answers, y = np.array([0, 0, 1, 2, 2, 2]), np.array([0, 1, 1, 0, 2, 3])
     accuracies = [(np.array(dealt) == y).mean() for dealt in itertools.permutations(answers)]
-    assert _deviation_if_blind(answers, y) == pytest.approx(np.std(accuracies), rel=1e-12)
+    assert deviation_if_blind(answers, y) == pytest.approx(np.std(accuracies), rel=1e-12)
 
 
 @pytest.mark.parametrize(("n", "status"), [(1, "N/A"), (2, "N/A"), (20, "PASS")])

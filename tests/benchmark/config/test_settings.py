@@ -25,4 +25,4 @@ def test_a_resumed_run_may_add_defences_attacks_and_seeds_alone():
 
 
 def test_settings_are_json():
-    assert json.loads(json.dumps(settings().as_json()))["eps"] == [0.1, 0.2]
+    assert json.loads(json.dumps(settings().to_dict()))["eps"] == [0.1, 0.2]

@@ -9,8 +9,8 @@ from art_sensreg.benchmark.config.threat_models import (
     pair_threats,
     perturbation_size,
     random_noise,
-    threats_as_json,
     threats_of,
+    threats_to_dict,
 )
 
 
@@ -37,7 +37,7 @@ def test_perturbations_that_are_not_finite_count_at_no_eps():
 
 @pytest.mark.parametrize("threats", [(Threat("linf", (0.1, 0.2)),), (Threat("linf", (0.1,)), Threat("l2", (0.5, 1.0)))])
 def test_what_is_stored_is_read_again(threats):
-    assert threats_of(threats_as_json(threats)) == threats
+    assert threats_of(threats_to_dict(threats)) == threats
 
 
 def test_every_norm_needs_its_sizes():

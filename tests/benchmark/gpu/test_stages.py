@@ -1,13 +1,13 @@
 """The stages that only a GPU can run: their names, their times, and the page that has room for each."""
 
 from art_sensreg.benchmark.gpu import run as gpu_run
-from art_sensreg.benchmark.gpu.report import _NOTES, _TITLES
+from art_sensreg.benchmark.gpu.report import NOTES, TITLES
 from art_sensreg.benchmark.gpu.stages import REDUCED, STAGES, Size
 
 
 def test_the_page_has_a_heading_and_a_note_for_each_stage():
-    assert set(_TITLES) == {"tests", *STAGES}
-    assert set(_NOTES) == set(STAGES)
+    assert set(TITLES) == {"tests", *STAGES}
+    assert set(NOTES) == set(STAGES)
 
 
 def test_problems_of_an_emulated_device_are_smaller():

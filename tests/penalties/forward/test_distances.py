@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from art_sensreg.penalties.forward.distances import _plain_distance, paired_distance
+from art_sensreg.penalties.forward.distances import paired_distance, plain_distance
 
 CASES = [
     (rows, starts, n, absolute, detach)
@@ -21,7 +21,7 @@ def test_value_and_gradient(rows, starts, n, absolute, detach):
     expected = torch.stack([part.abs().mean() if absolute else part.pow(2).mean() for part in parts]).mean()
     assert value.item() == pytest.approx(expected.item(), rel=1e-12)
     (gradient,) = torch.autograd.grad(3 * value, whole)
-    (plain,) = torch.autograd.grad(3 * _plain_distance(whole, rows, tuple(starts), absolute, detach), whole)
+    (plain,) = torch.autograd.grad(3 * plain_distance(whole, rows, tuple(starts), absolute, detach), whole)
     assert torch.allclose(gradient, plain, atol=1e-14)
 
 
