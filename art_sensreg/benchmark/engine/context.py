@@ -20,8 +20,6 @@ from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.datasets import Dataset
 from art_sensreg.training.distributed import Processes
 
-NO_RUN = "the run has no record"
-
 
 def training_spec(settings: SuiteSettings, dataset: Dataset, seed: int) -> TrainingSpec:
     """What every defence of a seed is trained with."""
@@ -60,6 +58,12 @@ class SuiteContext:
         """What every defence is trained with."""
         return training_spec(self.settings, self.dataset, seed)
 
+    def record(self, name: str, seed: int) -> RunRecord:
+        """What is stored of a run that was trained."""
+        found = self.store.results.run(name, seed)
+        assert found is not None, f"{name} with seed {seed} has no record"
+        return found
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedRun:
@@ -94,9 +98,7 @@ class TrainedRun:
     @property
     def record(self) -> RunRecord:
         """What is stored of the run by now."""
-        found = self.suite.store.results.run(self.name, self.seed)
-        assert found is not None, NO_RUN
-        return found
+        return self.suite.record(self.name, self.seed)
 
     def images(self, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The test images that are attacked, the first `most` of them, and their class indices."""

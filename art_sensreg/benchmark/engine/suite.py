@@ -32,7 +32,7 @@ from art_sensreg.benchmark.engine.workers import attack_side_by_side
 from art_sensreg.benchmark.results.entries import AuditRecord
 from art_sensreg.benchmark.results.masks import summarised
 from art_sensreg.benchmark.results.reading import audit_record, stored_results
-from art_sensreg.benchmark.results.records import Results, RunRecord
+from art_sensreg.benchmark.results.records import Results
 from art_sensreg.benchmark.results.report import write_report
 from art_sensreg.benchmark.results.store import ResultStore
 from art_sensreg.training.checkpoint.lock import FolderLock
@@ -104,7 +104,7 @@ class Suite:
                 runs.append(run)
                 continue
             if error is not None:
-                store.put(_stored(store, name, seed).failed("clean images", error))
+                store.put(context.record(name, seed).failed("clean images", error))
             bar.update(len(settings.attacks))
         self._attack(runs, targets, bar)
         if context.processes.rank == 0:
@@ -243,12 +243,6 @@ def _ready(context: SuiteContext, name: str, seed: int, targets: Targets) -> Tra
     others = {other: targets.get(other) for other in SURROGATES if other != name}
     surrogates = {other: found.model for other, found in others.items() if found is not None}
     return TrainedRun(suite=context, name=name, seed=seed, target=target, surrogates=surrogates, clean=clean)
-
-
-def _stored(store: ResultStore, name: str, seed: int) -> RunRecord:
-    run = store.results.run(name, seed)
-    assert run is not None
-    return run
 
 
 def _evaluate(run: TrainedRun, interpret: bool) -> None:

@@ -19,18 +19,12 @@ from art_sensreg.benchmark.cli import audit as audit_cli
 from art_sensreg.benchmark.cli import console
 from art_sensreg.benchmark.cli import suite as cli
 from art_sensreg.benchmark.cli.console import INTERRUPTED, run_program
+from tests.benchmark.runs import raising
 from tests.paths import ROOT
 
 SCRIPTS = ROOT / "benchmarks"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 SMALL = ["--model", "mlp", "--train-size", "60", "--test-size", "12", "--epochs", "1", "--attacks", "fgm", "--quiet"]
-
-
-def raising(error: BaseException):
-    def raises(*args, **kwargs):
-        raise error
-
-    return raises
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,6 @@ from art_sensreg.training.distributed import ProcessLostError
 from tests.benchmark.runs import raising, replaced
 
 WORDS = ["--model", "mlp", "--train-size", "60", "--test-size", "12", "--epochs", "1", "--eps", "0.1", "--quiet"]
-
-
 HOSTILE = "=1+1 | <script>alert(1)</script>\n# title [x](http://y) `code` ``` \x1b[31m"
 
 

@@ -1,4 +1,4 @@
-"""Cells attacked side by side give what one process gives."""
+"""Trained defences attacked side by side give what one process gives."""
 
 import json
 import os
@@ -7,14 +7,13 @@ import sys
 
 import pytest
 
-from tests.paths import ROOT
+from tests.benchmark.runs import SCRIPT
 
-SCRIPT = ROOT / "benchmarks" / "run_art_suite.py"
 SMALL = ["--train-size", "300", "--test-size", "40", "--epochs", "2", "--model", "mlp", "--quiet", "--seeds", "2"]
 DEFENCES = "none,sr,jr,art-rounded,art-gaussian-augmentation"
 
 
-def run(out, *arguments, plugin=None):
+def run(out, *arguments):
     """The suite in a process of its own: what is forked from one with threads may hang."""
     command = [sys.executable, str(SCRIPT), "--out", str(out), "--defences", DEFENCES, "--attacks", "fgm,pgd", *SMALL]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
