@@ -11,7 +11,6 @@ from art_sensreg.utils import check_choice
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 NORM_LAYERS = ("none", "batch")
-Norm = Callable[[int], nn.Module]
 
 
 def build_model(

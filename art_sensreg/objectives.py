@@ -105,11 +105,8 @@ class Objective:
 
     def prepare(self, model: nn.Module, x: torch.Tensor) -> None:
         """
-        Plan the forward pass, before any weight moves.
-
-        :param model: The model to be trained.
-        :param x: Some inputs, `(n, ...)`.
-        :raises ValueError: If a layer selection does not fit the model, or a penalty cannot be measured on it.
+        Plan the forward pass on some inputs `(n, ...)`, before any weight moves. ValueError if a layer selection does
+        not fit the model, or a penalty cannot be measured on it.
         """
         if self.adversary is not None:
             self._adversarial_size = self.adversary.root_mean_square(x)

@@ -25,36 +25,8 @@ _SIGMOIDS = {torch.sigmoid, torch.Tensor.sigmoid, torch.special.expit, *_IN_PLAC
 _CLAMPS = {torch.clamp, torch.clip, torch.Tensor.clamp, torch.Tensor.clip, torch.Tensor.clamp_, torch.Tensor.clip_}
 
 
-def single_output_kind(loss: Any) -> str:
-    """
-    What a model with one output returns, by the loss that it is trained with.
-
-    :param loss: `BCELoss` (probabilities) or `BCEWithLogitsLoss` (logits), their functional forms, or any loss with an
-        attribute `single_output` that is `logit` or `probability`.
-    :return: `logit` or `probability`.
-    :raises ValueError: If the loss does not tell, because a wrong guess would judge every prediction wrongly.
-
-    Example:
-    >>> from art_sensreg.outputs import single_output_kind
-    >>> single_output_kind(nn.BCELoss()), single_output_kind(nn.BCEWithLogitsLoss())
-    ('probability', 'logit')
-    """
-    kind = _known_kind(loss)
-    if kind is None:
-        raise _unknown(_name(loss))
-    return kind
-
-
 def _name(loss: Any) -> str:
     return str(getattr(loss, "__name__", type(loss).__name__))
-
-
-def _unknown(loss: str) -> ValueError:
-    return ValueError(
-        f"`loss` is {loss} and the model has one output; expected BCELoss (the output is the probability of class 1) "
-        "or BCEWithLogitsLoss (its logit). For another loss say which: `loss.single_output = 'logit'` or "
-        "'probability'; or let the model return one logit a class."
-    )
 
 
 def _known_kind(loss: Any) -> str | None:
@@ -88,33 +60,31 @@ class SingleOutput:
 
     def check(self) -> str:
         """
-        The kind, once a model has turned out to have one output.
-
-        :raises ValueError: If the loss does not tell, or there are more than two classes.
+        The kind, once a model has turned out to have one output. ValueError if the loss does not tell, or there are
+        more than two classes.
         """
         if self.nb_classes > 2:
             raise ValueError(f"`nb_classes` is {self.nb_classes} and the model has one output; expected 2.")
         if self.kind is None:
-            raise _unknown(self.loss)
+            raise ValueError(
+                f"`loss` is {self.loss} and the model has one output; expected BCELoss (the output is the probability "
+                "of class 1) or BCEWithLogitsLoss (its logit). For another loss say which: `loss.single_output = "
+                "'logit'` or 'probability'; or let the model return one logit a class."
+            )
         return self.kind
 
 
 def class_logits(model: nn.Module, x: torch.Tensor, single: SingleOutput, rows: int = 1) -> torch.Tensor:
     """
-    Logits of all classes, differentiably; of a model with one output two columns, `[0, z]`.
+    Logits of all classes, differentiably; of a model with one output two columns, `[0, z]`. Outputs are averaged over
+    the `rows` successive entries of `x` that belong to one image.
 
     `z` is the output itself if that is a logit. If it is a probability, `z` is the input of the sigmoid that it comes
     from (whether or not it was clamped afterwards), or else `log p - log(1 - p)`: a probability rounded to 0 or 1 has
     no gradient, and a model that ends in a sigmoid would look robust wherever it is sure.
 
-    :param model: Module from `x` to `(n, C)`, or to `(n, 1)` or `(n,)`.
-    :param x: Its input, `(n, ...)`.
-    :param single: What a single output is.
-    :param rows: Entries of `x` that belong to one image, one after the other; outputs are averaged over them.
-    :return: `(n, C)`, or `(n / rows, C)`.
-    :raises TypeError: If the model returns no tensor.
-    :raises ValueError: If its shape is another one, the loss does not tell, or there are more than two classes for one
-        output.
+    TypeError if the model returns no tensor; ValueError if its shape is another one, the loss does not tell, or there
+    are more than two classes for one output.
     """
     if rows > 1:
         output = _columns(model(x), single)
@@ -137,12 +107,9 @@ def class_logits(model: nn.Module, x: torch.Tensor, single: SingleOutput, rows: 
 
 def class_scores(outputs: np.ndarray, classifier: Any) -> np.ndarray:
     """
-    A column for each class from what a classifier predicts; the predicted class is the largest.
-
-    :param outputs: What `predict` returned: `(n, C)`, `(n, 1)` or `(n,)`.
-    :param classifier: ART classifier that predicted it.
-    :return: `(n, C)`: the outputs themselves; of a single one `[0, z]`, of a probability `[1 - p, p]`.
-    :raises ValueError: If the loss does not tell what a single output is, or probabilities are outside [0, 1].
+    A column for each class, `(n, C)`, from what a classifier predicted; the predicted class is the largest. A single
+    output becomes `[0, z]`, or of a probability `[1 - p, p]`. ValueError if the loss does not tell which of the two it
+    is, or probabilities are outside [0, 1].
     """
     columns = np.asarray(outputs)
     columns = columns[:, None] if columns.ndim == 1 else columns

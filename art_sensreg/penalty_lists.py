@@ -24,21 +24,11 @@ HISTORY_KEYS = (
 
 def check_penalties(penalties: Any, adversary: Adversary | None = None) -> tuple[Penalty, ...]:
     """
-    Check a list of penalties: the package's own, plain functions, or objects with `__call__(model, x, y)`.
+    Check a sequence of penalties: the package's own, plain functions, or objects with `__call__(model, x, y)`, which
+    may have a `weight` (default 1) and a `name` (default: its function's or class's name).
 
-    An object may have a `weight` (default 1) and a `name` (default: its function's or class's name).
-
-    :param penalties: Sequence of penalties.
-    :param adversary: What makes the adversarial images that penalties may be measured on, or None.
-    :return: The same as a tuple.
-    :raises TypeError: If it is no sequence, or an entry cannot be called.
-    :raises ValueError: If a weight is negative or not finite, or a penalty needs the noise of another that is missing.
-
-    Example:
-    >>> from art_sensreg import SensitivityPenalty
-    >>> from art_sensreg.penalty_lists import check_penalties
-    >>> len(check_penalties([SensitivityPenalty(), lambda model, x, y: x.sum()]))
-    2
+    TypeError if it is no sequence, or an entry cannot be called; ValueError if a weight is negative or not finite, or a
+    penalty needs the noise of another, or the images of an adversary, that is missing.
     """
     if isinstance(penalties, (str, bytes)) or not isinstance(penalties, Sequence):
         raise TypeError(f"`penalties` is {penalties!r}; expected a list of penalties.")

@@ -126,10 +126,8 @@ def jr(dataset: str | None = None, clip_values: Any = UNIT_RANGE) -> list[Penalt
 
 def default_penalties(classifier: PyTorchClassifier) -> tuple[Penalty, ...]:
     """
-    The penalties that a classifier is trained with if none are named.
-
-    :param classifier: ART classifier.
-    :return: Its own, if it has some; else SR and JR for the range of its `clip_values`.
+    The penalties that a classifier is trained with if none are named: its own, if it has some; else SR and JR for the
+    range of its `clip_values`.
     """
     own: Sequence[Penalty] = getattr(classifier, "penalties", ())
     if own:

@@ -1,6 +1,7 @@
 """The class that a model's output stands for, against the logits that it was made of."""
 
 import functools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,6 @@ from art_sensreg.outputs import (
     class_logits,
     class_scores,
     predicted_classes,
-    single_output_kind,
     single_output_threshold,
 )
 
@@ -92,8 +92,16 @@ def test_outputs_that_stand_for_no_class_are_refused(model, single, error, messa
         class_logits(model, torch.rand(6, 4), single)
 
 
+def single_output_kind(loss):
+    return SingleOutput.of(SimpleNamespace(loss=loss, nb_classes=2)).check()
+
+
 def test_what_losses_say():
-    assert single_output_kind(functools.partial(F.binary_cross_entropy, reduction="sum")) == "probability"
+    probability, logit = F.binary_cross_entropy, F.binary_cross_entropy_with_logits
+    losses = (nn.BCELoss(), probability, functools.partial(probability, reduction="sum"))
+    assert {single_output_kind(loss) for loss in losses} == {"probability"}
+    losses = (nn.BCEWithLogitsLoss(), logit, functools.partial(logit, pos_weight=None))
+    assert {single_output_kind(loss) for loss in losses} == {"logit"}
     own = nn.MSELoss()
     with pytest.raises(ValueError, match="`loss` is MSELoss and the model has one output"):
         single_output_kind(own)

@@ -25,13 +25,9 @@ DIRECTIONS = ("away", "towards")
 @dataclass(frozen=True)
 class TappedModel:
     """
-    A model that returns its hidden activations beside its logits.
-
-    :param model: Module from images in the user's units to logits.
-    :param tapped: The module inside it whose layers are read.
-    :param layers: As for `ActivationTaps`.
-    :param clone: Whether activations are copied, because the model overwrites them.
-    :param kept: Indices of the activations that have one entry for each image; None: the logits are taken instead.
+    A model that returns its hidden activations, read from `tapped` inside it, beside its logits. They are copied
+    (`clone`) if the model overwrites them; `kept` are the indices of those that have one entry for each image, None:
+    the logits are taken instead.
     """
 
     model: nn.Module

@@ -30,15 +30,9 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Victim:
     """
-    What one restart of an attack works on.
-
-    :param model: Module from images in the user's units to logits.
-    :param x: Images that are still classified correctly, `(n, ...)`.
-    :param y: Their labels, `(n,)`.
-    :param ball: The perturbations allowed.
-    :param restart: Number of the restart.
-    :param generator: Source of this restart's random numbers, on the CPU.
-    :param pool: Images and labels of several classes, which guide towards other classes.
+    What one restart of an attack works on: the images that are still classified correctly, `(n, ...)`, and their
+    labels. The generator is on the CPU; the pool holds images and labels of several classes, which guide towards other
+    classes.
     """
 
     model: nn.Module

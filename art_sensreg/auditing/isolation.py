@@ -15,10 +15,8 @@ from art_sensreg.utils.modes import preserve_mode
 @contextmanager
 def preserve_all(classifiers: Sequence[PyTorchClassifier], seed: int) -> Iterator[None]:
     """
-    Inside, the global random states begin with a seed; they, modes and weight gradients are put back afterwards.
-
-    :param classifiers: Those that are looked at.
-    :param seed: Seed inside.
+    Inside, the global random states begin with a seed; they, and the modes and weight gradients of the classifiers, are
+    put back afterwards.
     """
     with ExitStack() as stack:
         stack.enter_context(preserve_rng_state(seed=seed))

@@ -47,9 +47,8 @@ class BayesianKL:
 
     def __call__(self, model: nn.Module, x: torch.Tensor | None = None, y: torch.Tensor | None = None) -> torch.Tensor:
         """
-        The unweighted value of a model with Bayesian layers, a 0-d tensor; inputs and labels are not used.
-
-        :raises ValueError: If the model has no Bayesian layer.
+        The unweighted value of a model with Bayesian layers, a 0-d tensor; inputs and labels are not used. ValueError
+        if the model has none.
         """
         layers = [module for module in model.modules() if isinstance(module, GaussianWeights)]
         if not layers:

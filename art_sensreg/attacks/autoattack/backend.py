@@ -29,16 +29,8 @@ _PACKAGE_NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 @dataclass(frozen=True, kw_only=True)
 class BackendSettings:
     """
-    What the package is told. A strength (the last four) that is None is the package's own.
-
-    :param norm: `linf`, `l2` or `l1`.
-    :param eps: Size of the perturbation of images in [0, 1].
-    :param version: A key of `VERSIONS`, or `custom`.
-    :param attacks: Stages of `custom`, else None.
-    :param nb_iter: Steps of APGD and FAB.
-    :param nb_queries: Queries of Square.
-    :param nb_restarts: Restarts of each stage.
-    :param eot_iter: Gradients that APGD averages.
+    What the package is told, about images in [0, 1]; `version` is a key of `VERSIONS`, or `custom` with its stages in
+    `attacks`. A strength (the last four) that is None is the package's own.
     """
 
     nb_classes: int
@@ -56,11 +48,8 @@ class BackendSettings:
 
 class AutoAttackBackend:
     """
-    What `pyautoattack.AutoAttack` makes of a version: one attack of each kind, and its checks.
-
-    :param model: Module from images `(n, channels, height, width)` in [0, 1] to logits, in evaluation mode.
-    :param settings: What the package is told.
-    :raises ImportError: If pyautoattack is missing.
+    What `pyautoattack.AutoAttack` makes of a version, for images `(n, channels, height, width)` in [0, 1]: one attack
+    of each kind, and its checks. ImportError if pyautoattack is missing.
     """
 
     def __init__(self, model: nn.Module, settings: BackendSettings) -> None:
@@ -141,9 +130,8 @@ class AutoAttackBackend:
 
     def check_square(self, accuracies: dict[str, float]) -> None:
         """
-        The package's check after the attack: whether Square broke images that gradients had not.
-
-        :param accuracies: Robust accuracy of `clean` and after each stage.
+        The package's check after the attack, from the robust accuracy of `clean` and after each stage: whether Square
+        broke images that gradients had not.
         """
         from pyautoattack import checks
 

@@ -17,22 +17,8 @@ from art_sensreg.utils.norms import norm_name
 
 class RescaledModel(nn.Module):
     """
-    A classifier of images `(n, channels, height, width)` in [0, 1], in evaluation mode, and the change of units.
-
-    :param classifier: ART classifier with `clip_values`.
-    :param shape: Shape in which an image is shown to the attack, of as many values as the classifier's own.
-    :raises TypeError: If it is not one of ART's PyTorch classifiers.
-    :raises ValueError: If `clip_values` is missing, or is not the same for all channels.
-
-    Example:
-    >>> from art_sensreg.attacks.autoattack.rescale import RescaledModel
-    >>> classifier = PyTorchClassifier(nn.Identity(), nn.CrossEntropyLoss(), (2,), 2, clip_values=(0.0, 255.0))
-    >>> model, x = RescaledModel(classifier, (1, 1, 2)), np.array([[0.0, 51.0]], dtype=np.float32)
-    >>> scaled = model.rescale(x)
-    >>> scaled.round(3), model(torch.from_numpy(scaled))
-    (array([[[[0. , 0.2]]]], dtype=float32), tensor([[ 0., 51.]]))
-    >>> model.restore(x, np.full((1, 1, 1, 2), 0.1), eps=30.0, norm="linf").round(3).tolist()
-    [[25.5, 25.5]]
+    A classifier, in evaluation mode, as a module from images of another shape in [0, 1] to its logits, and the change
+    of units. It must be one of ART's PyTorch classifiers, with `clip_values` that are the same for all channels.
     """
 
     def __init__(self, classifier: PyTorchClassifier, shape: tuple[int, ...]) -> None:
@@ -59,14 +45,8 @@ class RescaledModel(nn.Module):
 
     def restore(self, x: np.ndarray, perturbed: np.ndarray, eps: float, norm: str) -> np.ndarray:
         """
-        Perturbed images as the user gets them.
-
-        :param x: Images in the user's units, `(n, *input_shape)`.
-        :param perturbed: Perturbed images in [0, 1].
-        :param eps: Size of the perturbation, in the user's units.
-        :param norm: `linf`, `l2` or `l1`.
-        :return: Images of the shape and type of `x`, within eps of it; for float32 images already in [0, 1], those of
-            the attack, bit for bit.
+        Perturbed images in [0, 1] as the user gets them: of the shape, type and units of `x`, within eps (in the same
+        units) of it. For float32 images already in [0, 1] they are those of the attack, bit for bit.
         """
         images = perturbed.reshape(len(x), *self.user_shape)
         if self._same_units and x.dtype == perturbed.dtype:
@@ -92,10 +72,8 @@ def _range(classifier: PyTorchClassifier) -> tuple[float, float]:
 
 def within_budget(x: np.ndarray, perturbed: np.ndarray, eps: float, norm: str, low: float, high: float) -> np.ndarray:
     """
-    Perturbed images whose difference from `x`, as it is stored, is at most eps: rounding goes towards `x`.
-
-    :param x: Images `(n, ...)` from `low` to `high`, of any float type, which is that of the result.
-    :param perturbed: Perturbed ones, float64.
+    Perturbed images, float64, in the float type of `x`, whose difference from `x`, as it is stored, is at most eps:
+    rounding goes towards `x`.
     """
     norm, start = norm_name(norm), x.astype(np.float64)
     delta = np.clip(perturbed, low, high) - start
@@ -115,17 +93,11 @@ def within_budget(x: np.ndarray, perturbed: np.ndarray, eps: float, norm: str, l
 
 def attackable_shape(input_shape: tuple[int, ...], windows: bool) -> tuple[int, ...] | None:
     """
-    The shape in which pyautoattack can attack images: a set of values is as robust in one layout as in another.
+    The shape in which pyautoattack can attack images: their own if it will do, else that of the most square image with
+    as many values (which are as robust in one layout as in another); None if there is none.
 
-    :param input_shape: Shape of one image; channels, height and width, or any other.
-    :param windows: Whether Square runs in L2 or L1: it tiles the image, and fails where its tiles do not fit (heights
-        below 5; 12, 14, 18, 19, 24).
-    :return: The shape itself if it will do, else that of the most square image that does; None if there is none.
-
-    Example:
-    >>> from art_sensreg.attacks.autoattack.rescale import attackable_shape
-    >>> attackable_shape((3, 32, 32), True), attackable_shape((3, 24, 24), True), attackable_shape((20,), True)
-    ((3, 32, 32), (3, 16, 36), (1, 5, 4))
+    With `windows` Square runs in L2 or L1: it tiles the image, and fails where its tiles do not fit (heights below 5;
+    12, 14, 18, 19, 24).
     """
     usable = _tiles_fit if windows else lambda height, width: True
     if len(input_shape) == 3 and usable(*input_shape[1:]):

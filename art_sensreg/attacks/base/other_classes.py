@@ -30,10 +30,8 @@ def random_guides(
     x: torch.Tensor, y: torch.Tensor, pool: tuple[torch.Tensor, torch.Tensor], generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    For each image a random one of another class (itself where there is none), and whether there is one, `(n,)`.
-
-    :param pool: Images and labels to choose from.
-    :param generator: On the CPU.
+    For each image a random one of another class out of a pool of images and labels (itself where there is none), and
+    whether there is one, `(n,)`. The generator is on the CPU.
     """
     cost = torch.rand((len(x), len(pool[1])), generator=generator, dtype=torch.float32).to(x)
     chosen, found = cheapest(cost, pool[1] != y[:, None])

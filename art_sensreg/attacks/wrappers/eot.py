@@ -26,11 +26,8 @@ NOISES = ("auto", "rows", "shared")
 @dataclass(frozen=True)
 class Plan:
     """
-    How the samples of a batch are divided among forward passes.
-
-    :param samples: Samples in a pass.
-    :param images: Images in a pass, each `samples` times.
-    :param recompute: Whether a pass is recomputed for its gradient, so that its graph need not be kept.
+    How the samples of a batch are divided among forward passes: each holds `images` images, each of them `samples`
+    times. A pass may be recomputed for its gradient, so that its graph need not be kept.
     """
 
     samples: int

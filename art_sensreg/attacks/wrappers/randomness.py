@@ -25,18 +25,14 @@ _ROUNDING = 1e-5
 @torch.no_grad()
 def examples_share_noise(draw: Draw, module: nn.Module, x: torch.Tensor, most: int | None = None) -> bool:
     """
-    Whether the examples of one forward pass share randomness: noise on weights, one size of a random resize.
+    Whether the examples of one forward pass share randomness: noise on weights, one size of a random resize. `x` are
+    some inputs, at least one; statistics of the module and all random states are left as they were.
 
     A permutation test. Copies of some images run through the model in many passes. If their noise is independent, it
     does not matter which of them came in one pass: passes of permuted examples look the same. Shared noise makes the
     mean of a pass (or, where it is the size of the noise that is shared, the mean of its magnitude) vary more from pass
     to pass than under any permutation. One in 250 models with independent noise is taken to share it, which is slower
     but no less correct; so is a model in which nothing random was seen.
-
-    :param draw: The function of a batch.
-    :param module: The model inside it; its statistics and all random states are left as they were.
-    :param x: Some inputs, `(n, ...)`, at least one.
-    :param most: Most examples in a pass.
     """
     size = _EXAMPLES_PER_PASS if most is None else min(most, _EXAMPLES_PER_PASS)
     if size < 2:
@@ -97,9 +93,8 @@ def _test_images(x: torch.Tensor, count: int) -> torch.Tensor:
 @torch.enable_grad()
 def graph_bytes(draw: Draw, module: nn.Module, x: torch.Tensor) -> tuple[int, int]:
     """
-    What a forward pass keeps for its gradient, apart from the model's own weights.
-
-    :return: Bytes of a pass regardless of its size (noisy weights), and bytes for each example.
+    What a forward pass keeps for its gradient, apart from the model's own weights: bytes regardless of its size (noisy
+    weights), and bytes for each example.
     """
     own = {tensor.untyped_storage().data_ptr() for tensor in [*module.parameters(), *module.buffers()]}
     fixed, each = 0, x[:1].nbytes

@@ -13,21 +13,15 @@ from art_sensreg.penalties.forward.taps import ActivationTaps
 
 class BinarisedCopies(nn.Module):
     """
-    For each image a two-class classifier on the features of the model: the image and random points around it are one
-    class, a random point on the border of the ball is the other. The ball thus contains an adversarial example by
-    construction, and an attack that does not find one does not work on these features.
+    For each image a two-class classifier on the features of the model, the last hidden layer of `tapped`: the image and
+    `inner` random points around it are one class, a random point on the border of the ball is the other. The ball thus
+    contains an adversarial example by construction, and an attack that does not find one does not work on these
+    features.
 
     A batch must hold the images in the order in which the copies were made; :meth:`single` is the copy for one image,
-    with batches of any size.
+    with batches of any size. The generator is on the CPU.
 
     | Paper link: https://arxiv.org/abs/2206.13991 (Zimmermann et al. 2022)
-
-    :param model: Module from images to logits, in evaluation mode.
-    :param x: Images, `(n, ...)`.
-    :param ball: The perturbations allowed.
-    :param generator: Source of the random points, on the CPU.
-    :param tapped: The part of the model whose last hidden layer gives the features; the model itself if None.
-    :param inner: Number of random points inside the ball that belong to the class of the image.
     """
 
     weight: torch.Tensor

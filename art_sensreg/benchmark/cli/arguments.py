@@ -170,11 +170,7 @@ def known_names(known: dict[str, Any], groups: dict[str, list[str]] | None = Non
 
 
 def positive_number(text: str) -> float:
-    """
-    Parse a finite number above 0, or a fraction such as 8/255, for argparse.
-
-    :raises argparse.ArgumentTypeError: If it is none.
-    """
+    """Parse a finite number above 0, or a fraction such as 8/255, for argparse."""
     try:
         return parse_size("size", text)
     except (TypeError, ValueError):

@@ -14,11 +14,7 @@ _GROUPS = ("all", "trainers")
 
 
 def check_new_name(name: Any, taken: Container[str]) -> None:
-    """
-    Check the name of a new defence or attack.
-
-    :raises ValueError: If it is one of them, or cannot be part of a list or a file's name.
-    """
+    """Refuse the name of a new defence or attack that is taken, or cannot be part of a list or a file's name."""
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _GROUPS:
         raise ValueError(f"`name` is {shown(name)}; expected a word of at most 64 letters, digits, `+`, `-` and `_`.")
     if name in taken:

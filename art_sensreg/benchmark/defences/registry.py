@@ -51,19 +51,8 @@ def options_of(settings: SuiteSettings, name: str) -> Options:
 
 def resolve_options(name: str, given: Options, recipe: Options) -> Options:
     """
-    Fill in a defence's options: what was given, else its default, else the recipe of the data set.
-
-    :param name: Name of the defence.
-    :param given: Options from the command line.
-    :param recipe: The data set's values for the options whose default is None.
-    :return: All options.
-    :raises ValueError: If an option is unknown or out of range.
-    :raises TypeError: If an option is of a wrong type.
-
-    Example:
-    >>> from art_sensreg.benchmark.defences.registry import resolve_options
-    >>> resolve_options("art-madry", {"max_iter": 10}, {})
-    {'max_iter': 10}
+    Fill in a defence's options: what was given, else its default, else the recipe of the data set. ValueError or
+    TypeError if an option is unknown, out of range or of a wrong type.
     """
     defaults = DEFENCES[name].options
     for option in given:

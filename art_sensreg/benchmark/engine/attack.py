@@ -28,12 +28,8 @@ _GUIDES = 500
 @dataclass(frozen=True, kw_only=True)
 class AttackStep:
     """
-    A planned attack.
-
-    :param spec: The attack.
-    :param view: Whether it is given the target as ART attacks it by `default`, or as an `adaptive` attacker does.
-    :param norm: Name of the norm.
-    :param sizes: Sizes that one run of it answers, ascending: several of a minimal-norm attack, else one.
+    A planned attack on the target as ART attacks it by `default`, or as an `adaptive` attacker does. One run of it
+    answers all its sizes, ascending: several of a minimal-norm attack, else one.
     """
 
     spec: AttackSpec
@@ -49,11 +45,8 @@ class AttackStep:
 @dataclass(frozen=True, kw_only=True)
 class Resources:
     """
-    What attacks may use beside the target.
-
-    :param budget: Their strength.
-    :param dataset: Its training images serve as examples of other classes.
-    :param surrogates: Other trained models, by the name of their defence.
+    What attacks may use beside the target: training images as examples of other classes, and other trained models, by
+    the name of their defence.
     """
 
     budget: str

@@ -51,9 +51,8 @@ def audit_target(
     settings: SuiteSettings, dataset: Dataset, name: str, targets: Mapping[str, Target | None], seed: int
 ) -> AuditReport:
     """
-    Audit one of the trained defences of a seed on the first test images, as ART attacks it by default.
-
-    :raises ValueError: If the defence has not been trained.
+    Audit one of the trained defences of a seed on the first test images, as ART attacks it by default. ValueError if it
+    has not been trained.
     """
     target, companions = targets.get(name), companions_of(settings, name, targets)
     if target is None:

@@ -27,12 +27,8 @@ Share = tuple[float, int]
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
     """
-    What a claim is judged by.
-
-    :param run: The run of the defence.
-    :param rival: Name of the defence that it is compared with.
-    :param rival_cases: The worst cases of that one at the same seed and on the same images; None: it was not trained.
-    :param chance: Share of the most frequent class: what a constant prediction gets right, attacked or not.
+    What a claim is judged by: the run; the worst cases of the rival at the same seed and on the same images (None: it
+    was not trained); and the share of the most frequent class, which a constant prediction gets right, attacked or not.
     """
 
     run: RunRecord

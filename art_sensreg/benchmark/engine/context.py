@@ -40,14 +40,7 @@ def training_spec(settings: SuiteSettings, dataset: Dataset, seed: int) -> Train
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteContext:
-    """
-    What all stages share.
-
-    :param settings: The settings.
-    :param dataset: The data.
-    :param store: Where records go.
-    :param processes: Those that share the work.
-    """
+    """What all stages share: settings, data, where records go, and the processes that share the work."""
 
     settings: SuiteSettings
     dataset: Dataset
@@ -68,14 +61,8 @@ class SuiteContext:
 @dataclass(frozen=True, kw_only=True)
 class TrainedRun:
     """
-    A trained defence, ready to be attacked.
-
-    :param suite: What all stages share.
-    :param name: The defence.
-    :param seed: The seed.
-    :param target: What is attacked.
-    :param surrogates: Other trained models of the same seed, by the name of their defence.
-    :param clean: Which images are classified correctly unattacked, `(n,)`; False of images that are not attacked.
+    A trained defence, ready to be attacked, with other trained models of the same seed, by the name of their defence.
+    `clean` says which images are classified correctly unattacked, `(n,)`; False of images that are not attacked.
     """
 
     suite: SuiteContext

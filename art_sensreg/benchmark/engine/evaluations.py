@@ -63,11 +63,7 @@ class Finding:
 
 
 def evaluate_run(run: TrainedRun, interpret: bool = False) -> None:
-    """
-    Measure and store what is not yet stored of what a defence calls for.
-
-    :raises BaseException: The first failure; what did not fail is stored.
-    """
+    """Measure and store what is not yet stored of what a defence calls for; then raise the first failure, if any."""
     defence = run.defence
     wanted: dict[str, Callable[[], Finding] | None] = {
         "certified": None if defence.certificate is None else partial(_certified, run, defence.certificate),

@@ -21,13 +21,7 @@ STOPS = (KeyboardInterrupt, ProcessLostError)
 def attempt(stage: Callable[[], T]) -> tuple[T | None, BaseException | None]:
     """
     Run a stage whose failure must not take the others with it: what it returned and None, or None and what it raised.
-
-    :raises KeyboardInterrupt: If that is what it raised; so with a `ProcessLostError`.
-
-    Example:
-    >>> from art_sensreg.benchmark.engine.runtime import attempt
-    >>> attempt(lambda: 1 // 0)
-    (None, ZeroDivisionError('integer division or modulo by zero'))
+    KeyboardInterrupt and `ProcessLostError` get through.
     """
     try:
         return stage(), None

@@ -197,9 +197,8 @@ def use_threads_of(plan: SuitePlan) -> None:
 
 def resumed_results(plan: SuitePlan) -> Results | None:
     """
-    Read what the output folder of a run has of it.
-
-    :raises ValueError: If they are there and not to be resumed, have other settings, or cannot be read.
+    Read what the output folder of a run has of it. ValueError if results are there and not to be resumed, have other
+    settings, or cannot be read.
     """
     previous = stored_results(plan.out)
     if previous is None:

@@ -97,11 +97,7 @@ class Target:
 def make_target(
     spec: TrainingSpec, model: SensRegClassifier, defence: Defence, options: Options, budget: str = "smoke"
 ) -> Target:
-    """
-    Make what is attacked of a trained model.
-
-    :raises NotApplicable: If the preprocessing cannot run here.
-    """
+    """Make what is attacked of a trained model. NotApplicable if the preprocessing cannot run here."""
     if defence.random is not None:
         return _random_target(spec, model, defence.random, options, budget)
     if defence.preprocessing is not None:

@@ -41,9 +41,8 @@ class Training:
 
 def train_run(suite: SuiteContext, name: str, seed: int) -> Target | None:
     """
-    Train a defence, or read the model that an earlier run has trained, and store the record.
-
-    :return: What is attacked; None if it could not be trained, for which the record has the reason.
+    Train a defence, or read the model that an earlier run has trained, and store the record. None if it could not be
+    trained, for which the record has the reason.
     """
     stored = suite.processes.agree(suite.store.results.run(name, seed))
     if stored is not None and stored.status == "not_applicable" and not stored.crashed:
@@ -62,9 +61,8 @@ def train_run(suite: SuiteContext, name: str, seed: int) -> Target | None:
 
 def clean_outcome(target: Target, spec: TrainingSpec) -> np.ndarray:
     """
-    Which test images are classified correctly unattacked; of a slow defence, the first ones alone.
-
-    :raises FloatingPointError: If the model returns NaN or infinite logits.
+    Which test images are classified correctly unattacked; of a slow defence, the first ones alone. FloatingPointError
+    if the model returns NaN or infinite logits.
     """
     n = target.scored(len(spec.dataset.x_test))
     x, y = spec.dataset.x_test[:n], spec.dataset.y_test[:n]

@@ -37,13 +37,10 @@ def mask_name(*parts: object) -> str:
 
 def write_mask(out: Path, name: str, robust: np.ndarray, attacked: np.ndarray, seen: np.ndarray | None = None) -> None:
     """
-    Store the outcome of an attack.
-
-    :param out: Output folder of the run.
-    :param name: Path of the file, relative to it.
-    :param robust: True where the image is still classified correctly after this attack and those before it, `(n,)`.
-    :param attacked: True where the image belongs to the attacked part, `(n,)`: what accuracies are shares of.
-    :param seen: True where this attack worked on the image: it was not lost before, `(n,)`; None: the attacked.
+    Store the outcome of an attack in a file below the output folder. `robust`: whether the image is still classified
+    correctly after this attack and those before it, `(n,)`; `attacked`: whether it belongs to the attacked part, what
+    accuracies are shares of; `seen`: whether this attack worked on it, because it was not lost before (None: the
+    attacked).
     """
     file = io.BytesIO()
     np.savez_compressed(file, robust=robust, attacked=attacked, seen=attacked if seen is None else seen)
@@ -52,10 +49,8 @@ def write_mask(out: Path, name: str, robust: np.ndarray, attacked: np.ndarray, s
 
 def read_mask(out: Path, name: str) -> Outcome:
     """
-    Read the outcome of an attack: the `robust` and the `attacked` array, `(n,)`.
-
-    :raises OSError: If there is no such file, or it is a link, a pipe or a device.
-    :raises ValueError: If the name leads out of the folder, or the file is damaged.
+    Read the outcome of an attack: the `robust` and the `attacked` array, `(n,)`. OSError if it is no regular file,
+    ValueError if the name leads out of the folder or the file is damaged.
     """
     if not isinstance(name, str) or not MASK_NAME.fullmatch(name):
         raise ValueError(f"{one_line(name)!r} is no file in masks/")

@@ -123,11 +123,7 @@ def audit_record(report: AuditReport) -> AuditRecord:
 
 
 def stored_results(out: Path) -> Results | None:
-    """
-    Read the results that an output folder has, or None.
-
-    :raises ValueError: If they cannot be read, or are not what this program writes.
-    """
+    """Read the results that an output folder has, or None. ValueError if they are not what this program writes."""
     check_run_folder(out)
     path = out / "results.json"
     if not path.exists():
@@ -139,11 +135,7 @@ def stored_results(out: Path) -> Results | None:
 
 
 def check_run_folder(out: Path) -> None:
-    """
-    Refuse a folder in which something else lies where a run would read or write: a link, a pipe, a device.
-
-    :raises ValueError: If there is such a thing; one line.
-    """
+    """Refuse a folder in which a link, a pipe or a device lies where a run would read or write."""
     places = [out / name for name in ("masks", "checkpoints")]
     for folder in places:
         if os.path.lexists(folder) and not stat.S_ISDIR(os.lstat(folder).st_mode):

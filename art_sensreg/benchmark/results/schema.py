@@ -21,9 +21,8 @@ class Unfit(ValueError):
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """
-    An object of a JSON file. Its fields are declared by :func:`required` and :func:`optional`.
-
-    :param more: Entries that this version does not know; they are kept.
+    An object of a JSON file. Its fields are declared by :func:`required` and :func:`optional`; `more` keeps the entries
+    that this version does not know.
     """
 
     more: Mapping[str, Any] = field(default_factory=dict, repr=False)

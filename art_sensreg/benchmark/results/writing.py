@@ -119,11 +119,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def save_picture(figure: Any, path: Path) -> None:
-    """
-    Write a picture aside and rename it.
-
-    :raises OSError: If it cannot be written.
-    """
+    """Write a picture aside and rename it."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=120)
     atomic_write(path, file.getvalue())

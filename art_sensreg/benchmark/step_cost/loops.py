@@ -56,11 +56,8 @@ MODELS = {
 @dataclass(frozen=True)
 class Bench:
     """
-    What every variant of a model gets: the same data, initial weights, optimizer and batch size.
-
-    :param spec: Data, model and training settings, as a defence of the suite gets them.
-    :param device: Device of the plain loops; ART's classifiers use it as torch's current one.
-    :param precision: Name of the number format that the steps are computed in.
+    What every variant of a model gets: the same data, initial weights, optimizer and batch size. The device is that of
+    the plain loops; ART's classifiers use it as torch's current one.
     """
 
     spec: TrainingSpec

@@ -99,11 +99,7 @@ def run_attacks(
 
 
 def read_outcomes(path: Path, n: int) -> Outcomes:
-    """
-    What an earlier run has stored about n images.
-
-    :raises ValueError: If the file holds something else.
-    """
+    """What an earlier run has stored about n images. ValueError if the file holds something else."""
     if not os.path.lexists(path):
         return {}
     try:

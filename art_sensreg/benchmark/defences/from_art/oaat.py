@@ -62,13 +62,8 @@ class RepairedOAAT(AdversarialTrainerOAATPyTorch):
         p_classifier: PyTorchClassifier, input_1: torch.Tensor, input_2: torch.Tensor, layers: list[int | str]
     ) -> torch.Tensor:
         """
-        Perceptual distance of images by the normalised activations of a network.
-
-        :param p_classifier: Classifier of the network.
-        :param input_1: Images `(n, channels, height, width)`.
-        :param input_2: Images of the same shape.
-        :param layers: Names or indices of its layers, of four-dimensional output.
-        :return: Distances `(n,)`.
+        Perceptual distance, `(n,)`, of two batches of images by the normalised activations of some layers, of
+        four-dimensional output.
         """
         vectors = []
         for images in (input_1, input_2):

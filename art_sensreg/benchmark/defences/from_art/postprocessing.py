@@ -99,20 +99,11 @@ class Queries:
 @contextmanager
 def counted_queries(classifier: PyTorchClassifier) -> Iterator[Queries]:
     """
-    Count the examples that a classifier's `predict` is asked for: the cost of a score- or decision-based attack.
+    Count the examples that a classifier's `predict` is asked for inside the `with` block: the cost of a score- or
+    decision-based attack.
 
     Gradients are not counted, nor calls of the model itself. ART's Square asks about three times an iteration, twice of
     them for what it knows already: its counts can be compared with each other, not with those of papers.
-
-    :param classifier: The classifier; its `predict` is replaced inside the `with` block.
-
-    Example:
-    >>> from art_sensreg.benchmark.defences.from_art.postprocessing import counted_queries
-    >>> classifier = PyTorchClassifier(nn.Linear(4, 2), nn.CrossEntropyLoss(), (4,), 2)
-    >>> with counted_queries(classifier) as queries:
-    ...     _ = classifier.predict(np.zeros((3, 4), dtype=np.float32), batch_size=2)
-    >>> queries
-    Queries(count=3, calls=1)
     """
     queries, predict, before = Queries(), classifier.predict, classifier.__dict__.get("predict")
 
