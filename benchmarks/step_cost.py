@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from art_sensreg.benchmark.cli.arguments import OneLineParser, known_names, whole_number
 from art_sensreg.benchmark.cli.console import run_program, say
+from art_sensreg.benchmark.results.writing import plain
 from art_sensreg.benchmark.step_cost import (
     MODELS,
     PRECISIONS,
@@ -80,21 +81,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(given.threads)
     logging.getLogger("art").setLevel(logging.ERROR)
     if given.memory_of:
-        print(json.dumps(memory_rise(given.memory_of, given.model[0], given.batch_size, given.precision)))
+        print(json.dumps(plain(memory_rise(given.memory_of, given.model[0], given.batch_size, given.precision))))
         return 0
     try:
         usable_folder("--out", given.out)
     except OSError as error:
         parser.error(str(error))
+    command = shlex.join(["python", "benchmarks/step_cost.py", *_without_out(typed)])
     with tqdm(bar_format="{desc} [{elapsed}]", disable=None) as bar:
-        data = run_step_cost(_settings(given), Path(__file__), bar.set_description_str)
-    data["command"] = shlex.join(["python", "benchmarks/step_cost.py", *_without_out(typed)])
-    paths = write_step_cost(data, given.out)
-    for model in data["models"]:
+        results = run_step_cost(_settings(given), Path(__file__), command, bar.set_description_str)
+    paths = write_step_cost(results, given.out)
+    for model in results.models:
         say(f"\n{model_heading(model)}\n{cost_table(model, notes=False).as_text()}", *note_lines(model))
     say("\nWrote:", *(f"  {path}" for path in paths))
-    records = [record for model in data["models"] for record in model["variants"]]
-    return int(any(record["status"] == "error" and VARIANTS[record["variant"]].ours for record in records))
+    records = [record for model in results.models for record in model.variants]
+    return int(any(record.status == "error" and VARIANTS[record.variant].ours for record in records))
 
 
 def _settings(given: argparse.Namespace) -> StepCostSettings:

@@ -8,11 +8,12 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from art_sensreg.benchmark.results.schema import list_of, record
 from art_sensreg.benchmark.step_cost.loops import MODELS, Run, make_bench
+from art_sensreg.benchmark.step_cost.records import MemoryRise
 from art_sensreg.benchmark.step_cost.variants import VARIANTS
 
 STEPS = (2, 8)  # two sizes of the data: the peak should grow with the batch, not with these
@@ -31,7 +32,7 @@ def cuda_peak(run: Run, device: torch.device) -> float:
 
 def memory_in_child(
     script: Path, variant: str, model: str, batch_size: int, precision: str, threads: int
-) -> list[dict[str, Any]]:
+) -> tuple[MemoryRise, ...]:
     """Measure in a separate process, whose memory no other variant has enlarged."""
     options = {
         "--memory-of": variant,
@@ -44,11 +45,11 @@ def memory_in_child(
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError((done.stderr.splitlines() or [f"exit code {done.returncode}"])[-1])
-    rises: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    rises: tuple[MemoryRise, ...] = list_of(record(MemoryRise))(json.loads(done.stdout.splitlines()[-1]), "")
     return rises
 
 
-def memory_rise(variant: str, model: str, batch_size: int, precision: str) -> list[dict[str, Any]]:
+def memory_rise(variant: str, model: str, batch_size: int, precision: str) -> tuple[MemoryRise, ...]:
     """
     How far the peak of this process's memory rises in an epoch of few steps, and in one of more.
 
@@ -65,8 +66,8 @@ def memory_rise(variant: str, model: str, batch_size: int, precision: str) -> li
     rises = []
     for steps, run in zip(STEPS, runs, strict=True):
         run()
-        rises.append({"steps": steps, "megabytes": max(_status("VmHWM") - before, 0) / MEGABYTE})
-    return rises
+        rises.append(MemoryRise(steps=steps, megabytes=max(_status("VmHWM") - before, 0) / MEGABYTE))
+    return tuple(rises)
 
 
 def _status(field: str) -> int:

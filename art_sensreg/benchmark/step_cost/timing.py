@@ -6,26 +6,29 @@ import platform
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-import numpy as np
 import torch
 
 from art_sensreg.benchmark.defences.train_spec import NotApplicable
 from art_sensreg.benchmark.results.store import environment
 from art_sensreg.benchmark.step_cost.loops import MODELS, Bench, Run, epoch_loop, make_bench
 from art_sensreg.benchmark.step_cost.memory import cuda_peak, memory_in_child
-from art_sensreg.benchmark.step_cost.variants import TARGETS, UNITS, VARIANTS, Variant
+from art_sensreg.benchmark.step_cost.records import (
+    MemoryRise,
+    ModelRecord,
+    StepCostResults,
+    VariantRecord,
+    summarised,
+)
+from art_sensreg.benchmark.step_cost.variants import UNITS, VARIANTS, Variant
 
-SCHEMA = 1
 EPOCH_SECONDS = 0.4  # of the plain loop: what `fit` does once must not count for more than it does in real epochs
 CALLS_SECONDS = 0.03  # `predict` and `gradient` are timed together for so long
 LEAST_STEPS, MOST_STEPS = 2, 256
 
-Record = dict[str, Any]
 Progress = Callable[[str], object]
 
 
@@ -58,39 +61,47 @@ class StepCostSettings:
     memory: bool = True
 
 
-def run_step_cost(settings: StepCostSettings, script: Path, progress: Progress = lambda text: None) -> Record:
-    """Time all variants of all models; the script is called again for each measurement of memory on the CPU."""
+def run_step_cost(
+    settings: StepCostSettings, script: Path, command: str = "", progress: Progress = lambda text: None
+) -> StepCostResults:
+    """
+    Time all variants of all models.
+
+    :param settings: The settings.
+    :param script: Called again for each measurement of memory on the CPU.
+    :param command: The command line, for the page.
+    :param progress: Function that is told what is being done.
+    :return: What was measured.
+    """
     device = torch.device(settings.device)
     start = time.perf_counter()
     if device.type == "cuda":
         torch.cuda.set_device(device)  # where ART's classifiers go
     models = [_time_model(settings, name, progress) for name in settings.models]
     if settings.memory and device.type == "cpu":
-        for model in models:
-            _measure_memory(settings, model, script, progress)
+        models = [_with_memory(settings, model, script, progress) for model in models]
     machine = {**environment(device.type), "device": _device_name(device)}
     minutes = (time.perf_counter() - start) / 60
-    return {
-        "schema": SCHEMA,
-        "config": asdict(settings),
-        "environment": machine,
-        "minutes": minutes,
-        "models": models,
-    }
+    return StepCostResults(
+        config=asdict(settings), environment=machine, minutes=minutes, models=tuple(models), command=command
+    )
 
 
-def _measure_memory(settings: StepCostSettings, model: Record, script: Path, progress: Progress) -> None:
-    for record in model["variants"]:
-        name = record["variant"]
-        if record["status"] != "ok" or not VARIANTS[name].memory:
-            continue
-        progress(f"{model['model']}: memory of {name}")
-        try:
-            record["memory"] = memory_in_child(
-                script, name, model["model"], settings.batch_size, settings.precision, settings.threads
-            )
-        except RuntimeError as error:
-            record["reason"] = f"memory not measured: {without_folders(str(error))}"
+def _with_memory(settings: StepCostSettings, model: ModelRecord, script: Path, progress: Progress) -> ModelRecord:
+    """The record of a model with the memory of its variants, on the CPU."""
+    records = []
+    for timed in model.variants:
+        if timed.status == "ok" and VARIANTS[timed.variant].memory:
+            progress(f"{model.model}: memory of {timed.variant}")
+            try:
+                rises = memory_in_child(
+                    script, timed.variant, model.model, settings.batch_size, settings.precision, settings.threads
+                )
+                timed = replace(timed, memory=rises)
+            except RuntimeError as error:
+                timed = replace(timed, reason=f"memory not measured: {without_folders(str(error))}")
+        records.append(timed)
+    return replace(model, variants=tuple(records))
 
 
 def without_folders(text: str) -> str:
@@ -113,7 +124,7 @@ def _device_name(device: torch.device) -> str:
     return found[1].strip() if found else platform.machine()
 
 
-def _time_model(settings: StepCostSettings, name: str, progress: Progress) -> Record:
+def _time_model(settings: StepCostSettings, name: str, progress: Progress) -> ModelRecord:
     progress(f"{name}: warming up")
     steps = settings.epoch_steps or _choose_steps(settings, name)
     bench = make_bench(MODELS[name], settings.batch_size, steps, settings.device, settings.precision)
@@ -123,12 +134,15 @@ def _time_model(settings: StepCostSettings, name: str, progress: Progress) -> Re
     for repeat in range(max(settings.repeats, settings.slow_repeats)):
         progress(f"{name}: repeat {repeat + 1} of {settings.repeats}")
         _time_round([entry for entry in timed if repeat < entry.repeats], units)
-    records = [entry.record for entry in timed]
-    summarise(name, records)
     units_seconds = {
-        unit: median(seconds) / (steps if unit == "epoch" else 1) for unit, seconds in units.seconds.items()
+        unit: median(seconds) / (steps if unit == "epoch" else 1) for unit, seconds in units.seconds.items() if seconds
     }
-    return {"model": name, "epoch_steps": steps, "lean_seconds": units_seconds, "variants": records}
+    return ModelRecord(
+        model=name,
+        epoch_steps=steps,
+        lean_seconds=units_seconds,
+        variants=summarised(name, [entry.record for entry in timed]),
+    )
 
 
 def _choose_steps(settings: StepCostSettings, name: str) -> int:
@@ -177,22 +191,15 @@ class _Timed:
     def __init__(self, variant: Variant, bench: Bench, settings: StepCostSettings) -> None:
         self.variant = variant
         self.repeats = settings.slow_repeats if variant.slow else settings.repeats
-        self.record: Record = {
-            "variant": variant.name,
-            "unit": variant.unit,
-            "status": "ok",
-            "reason": "",
-            "seconds": [],
-            "ratios": [],
-            "memory": [],
-        }
+        self.record = VariantRecord(variant=variant.name, unit=variant.unit)
         try:
             self.run = variant.prepare(bench)
             # An epoch of a slow one takes long, and it makes a new model each time anyway.
             warm = variant.prepare(bench.limited(min(LEAST_STEPS, bench.spec.steps))) if variant.slow else self.run
             warm()
             if settings.memory and bench.device.type == "cuda":
-                self.record["memory"] = [{"steps": bench.spec.steps, "megabytes": cuda_peak(self.run, bench.device)}]
+                rise = MemoryRise(steps=bench.spec.steps, megabytes=cuda_peak(self.run, bench.device))
+                self.record = replace(self.record, memory=(rise,))
         except Exception as error:  # noqa: BLE001 - one failing variant must not take the others with it
             self.fail(error)
 
@@ -201,7 +208,12 @@ class _Timed:
         self.repeats = 0
         known = isinstance(error, NotApplicable)
         reason = without_folders(str(error) if known else f"{type(error).__name__}: {error}")
-        self.record.update(status="not_applicable" if known else "error", reason=reason)
+        self.record = replace(self.record, status="not_applicable" if known else "error", reason=reason)
+
+    def add(self, seconds: float, unit: float) -> None:
+        """Record a repeat, and the mean time of the plain loop around it."""
+        times, ratios = (*self.record.seconds, seconds), (*self.record.ratios, seconds / unit)
+        self.record = replace(self.record, seconds=times, ratios=ratios)
 
 
 def _time_round(entries: Sequence[_Timed], units: _Units) -> None:
@@ -217,29 +229,4 @@ def _time_round(entries: Sequence[_Timed], units: _Units) -> None:
             last = ("", 0.0)
             continue
         last = (unit, units.time(unit))
-        entry.record["seconds"].append(seconds)
-        entry.record["ratios"].append(2 * seconds / (before + last[1]))
-
-
-def summarise(model: str, records: Sequence[Record]) -> None:
-    """
-    Fill in median, quartiles, and whether the target is met.
-
-    Example:
-    >>> from art_sensreg.benchmark.step_cost.timing import summarise
-    >>> record = {"variant": "plain", "status": "ok", "ratios": [1.0, 1.02, 1.1]}
-    >>> summarise("mlp", [record])
-    >>> record["ratio"], record["target"], record["met"]
-    (1.02, 1.05, True)
-    """
-    for record in records:
-        ratios = record["ratios"] if record["status"] == "ok" else []
-        record["ratio"] = median(ratios) if ratios else None
-        record["quartiles"] = np.quantile(ratios, [0.25, 0.75]).tolist() if ratios else None
-    measured = {record["variant"]: record["ratio"] for record in records}
-    for record in records:
-        target = TARGETS.get(record["variant"], {}).get(model)
-        record["target_variant"] = target if isinstance(target, str) else None
-        record["target"] = measured.get(target) if isinstance(target, str) else target
-        known = record["ratio"] is not None and record["target"] is not None
-        record["met"] = record["ratio"] <= record["target"] if known else None
+        entry.add(seconds, (before + last[1]) / 2)

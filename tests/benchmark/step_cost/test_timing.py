@@ -1,14 +1,48 @@
-"""Medians, quartiles and targets of timed repeats."""
+"""Variants are timed in one process, and one that fails takes no other with it."""
 
-from art_sensreg.benchmark.step_cost.timing import summarise
+from pathlib import Path
+
+import torch
+
+from art_sensreg.benchmark.defences import NotApplicable
+from art_sensreg.benchmark.step_cost.report import cost_table, note_lines
+from art_sensreg.benchmark.step_cost.timing import StepCostSettings, run_step_cost, seconds_of
+from art_sensreg.benchmark.step_cost.variants import VARIANTS, Variant
 
 
-def test_a_target_can_be_another_variant():
-    records = [
-        {"variant": "jr-projection", "status": "ok", "ratios": [2.0, 2.2, 2.1]},
-        {"variant": "hoffman-plain", "status": "ok", "ratios": [2.0]},
+def test_the_time_of_several_calls_is_that_of_one():
+    calls = []
+    assert seconds_of(lambda: calls.append(0), torch.device("cpu"), calls=3) > 0
+    assert len(calls) == 3
+
+
+def test_what_does_not_run_has_its_reason(monkeypatch):
+    def refuse(bench):
+        raise NotApplicable("it is not there")
+
+    def fail():
+        raise RuntimeError("it\nbroke in /some/folder/file.py")
+
+    monkeypatch.setitem(VARIANTS, "art-fit", Variant("art-fit", "-", refuse, ours=False))
+    monkeypatch.setitem(VARIANTS, "plain", Variant("plain", "-", lambda bench: fail))
+    settings = StepCostSettings(
+        models=("mlp",), variants=("plain", "art-fit", "fgsm"), batch_size=8, repeats=2, epoch_steps=2, memory=False
+    )
+    (model,) = run_step_cost(settings, Path("unused.py")).models
+    assert [record.status for record in model.variants] == ["error", "not_applicable", "ok"]
+    assert len(model.variants[2].ratios) == 2
+    assert note_lines(model) == [
+        "plain: failed: RuntimeError: it broke in file.py",
+        "art-fit: not available: it is not there",
     ]
-    summarise("mlp", records)
-    assert (records[0]["target"], records[0]["target_variant"], records[0]["met"]) == (2.0, "hoffman-plain", False)
-    summarise("mlp", records[:1])
-    assert (records[0]["target"], records[0]["met"]) == (None, None)
+    assert cost_table(model).rows[0][-1] == "failed: RuntimeError: it broke in file.py"
+
+
+def test_memory_that_is_not_measured_has_its_reason(monkeypatch):
+    def fail(*settings):
+        raise RuntimeError("no /proc/self/status")
+
+    monkeypatch.setattr("art_sensreg.benchmark.step_cost.timing.memory_in_child", fail)
+    settings = StepCostSettings(models=("mlp",), variants=("sr+jr",), batch_size=8, repeats=1, epoch_steps=2)
+    ((record,),) = (model.variants for model in run_step_cost(settings, Path("unused.py")).models)
+    assert (record.memory, record.reason) == ((), "memory not measured: no status")
