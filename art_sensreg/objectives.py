@@ -255,19 +255,19 @@ class Objective:
     ) -> tuple[Sequence[torch.Tensor], dict[str, torch.Tensor]]:
         """Logits of the clean branch (if some term needs it) and of the perturbed one, and the penalties' values."""
         x, given, fused = inputs.x, inputs.given, self._fused
-        values = dict.fromkeys(fused, x.new_zeros(()))
         if inputs.noisy_rows == 0:  # only what needs no noisy copies is measured
             on_given = given is not None and given.sigma is not None
             fused = {name: penalty for name, penalty in fused.items() if penalty.compares} if on_given else {}
             inputs = replace(inputs, noisy_rows=None)
+        zeros = {} if len(fused) == len(self._fused) else dict.fromkeys(self._fused, x.new_zeros(()))
         if not fused and (self.adversary is None or not self.adversary.needs_clean):
             batch = x if given is None else given.x
             # A model that works in place must not change what the user's own penalties see.
-            return [plain_forward(model, batch.clone() if self._separate else batch, self.plan)], values
+            return [plain_forward(model, batch.clone() if self._separate else batch, self.plan)], zeros
         found = measure(model, fused, inputs, self.plan)
         if found.plan is not self.plan:
             self.plan = found.plan
-        return found.logits, {**values, **found.values}
+        return found.logits, {**zeros, **found.values}
 
     def _base_terms(self, logits: Sequence[torch.Tensor], y: torch.Tensor) -> dict[str, torch.Tensor]:
         if self.adversary is None:
