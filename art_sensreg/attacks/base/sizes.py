@@ -34,14 +34,7 @@ def parse_size(name: str, value: Any) -> float:
 
 
 def diameter(norm: str, shape: tuple[int, ...], low: Any, high: Any) -> float:
-    """
-    The largest distance between two images of a shape with values from `low` to `high`, each broadcastable to it.
-
-    Example:
-    >>> from art_sensreg.attacks.base.sizes import diameter
-    >>> [diameter(norm, (1, 2, 2), 0.0, 1.0) for norm in ("linf", "l2", "l1")]
-    [1.0, 2.0, 4.0]
-    """
+    """The largest distance between two images of a shape with values from `low` to `high`, each broadcastable to it."""
     norm = norm_name(norm)
     width = np.broadcast_to(np.asarray(high, dtype=np.float64) - np.asarray(low, dtype=np.float64), shape)
     if norm == "linf":

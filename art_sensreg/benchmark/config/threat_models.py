@@ -58,14 +58,7 @@ def threats_to_dict(threats: Threats) -> dict[str, Any]:
 
 
 def threats_of(config: dict[str, Any]) -> Threats:
-    """
-    Read norms and sizes from `results.json`.
-
-    Example:
-    >>> from art_sensreg.benchmark.config.threat_models import threats_of
-    >>> threats_of({"norm": "linf", "eps": [0.1, 0.2]})
-    (Threat(norm='linf', eps=(0.1, 0.2)),)
-    """
+    """Read norms and sizes from `results.json`."""
     norm, eps = config["norm"], config["eps"]
     if isinstance(norm, str):
         return (Threat(norm, tuple(eps)),)
@@ -102,14 +95,7 @@ def pair_threats(
 
 
 def perturbation_size(x: np.ndarray, x_adv: np.ndarray, norm: str) -> np.ndarray:
-    """
-    Size of the perturbation of each image; infinite where it is not finite, so that it counts at no eps.
-
-    Example:
-    >>> from art_sensreg.benchmark.config.threat_models import perturbation_size
-    >>> [perturbation_size(np.zeros((1, 2)), np.array([[3.0, -4.0]]), norm).item() for norm in ("linf", "l2", "l1")]
-    [4.0, 5.0, 7.0]
-    """
+    """Size of the perturbation of each image; infinite where it is not finite, so that it counts at no eps."""
     norm = norm_name(norm)
     difference = (np.asarray(x_adv, dtype=np.float64) - x).reshape(len(x), int(np.prod(x.shape[1:])))
     if norm == "linf":

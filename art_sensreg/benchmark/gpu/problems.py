@@ -30,14 +30,7 @@ MODELS = {
 
 
 def separable_images(n: int, shape: tuple[int, ...], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Images of ten classes that a network learns within a few steps: a random picture a class, under noise.
-
-    Example:
-    >>> from art_sensreg.benchmark.gpu.problems import separable_images
-    >>> [part.shape for part in separable_images(4, (1, 3, 3))]
-    [(4, 1, 3, 3), (4,)]
-    """
+    """Images of ten classes that a network learns within a few steps: a random picture a class, under noise."""
     pictures = np.random.default_rng(0).random((CLASSES, *shape))
     generator = np.random.default_rng(seed + 1)
     labels = np.arange(n) % CLASSES

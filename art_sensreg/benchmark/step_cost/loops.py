@@ -122,16 +122,9 @@ def cross_entropy_step(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> tu
 
 def hoffman_penalty(logits: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """
-    Estimate `1/2 ||dz/dx||_F^2`, mean over the batch, by one random projection, written as plainly as its paper has
-    it.
+    Estimate `1/2 ||dz/dx||_F^2`, mean over the batch, by one random projection, written as plainly as its paper has it.
 
     | Paper link: https://arxiv.org/abs/1908.02729 (Hoffman, Roberts, Yaida 2019, algorithm 1, n_proj = 1)
-
-    Example:
-    >>> from art_sensreg.benchmark.step_cost.loops import hoffman_penalty
-    >>> x = torch.zeros(2, 3, requires_grad=True)
-    >>> round(hoffman_penalty(x @ torch.eye(3), x).item(), 4)
-    1.5
     """
     n, classes = logits.shape
     vectors = functional.normalize(torch.randn_like(logits), dim=1)

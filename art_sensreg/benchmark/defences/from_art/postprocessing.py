@@ -36,14 +36,7 @@ from art_sensreg.classifiers import SensRegClassifier
 
 
 class Probabilities(nn.Module):
-    """
-    A model's probabilities; not an `nn.Sequential`, on which some of ART's classes fail.
-
-    Example:
-    >>> from art_sensreg.benchmark.defences.from_art.postprocessing import Probabilities
-    >>> Probabilities(nn.Identity())(torch.zeros(1, 2))
-    tensor([[0.5000, 0.5000]])
-    """
+    """A model's probabilities; not an `nn.Sequential`, on which some of ART's classes fail."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

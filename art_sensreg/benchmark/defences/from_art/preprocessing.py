@@ -78,14 +78,7 @@ class Quantise(PreprocessorPyTorch):
 
 
 def median_filter(window: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    """
-    A differentiable median filter of images `(n, c, h, w)`: BPDA's substitute for ART's spatial smoothing.
-
-    Example:
-    >>> from art_sensreg.benchmark.defences.from_art.preprocessing import median_filter
-    >>> median_filter(3)(torch.tensor([[[[0.0, 9.0, 1.0]]]]))
-    tensor([[[[0., 1., 1.]]]])
-    """
+    """A differentiable median filter of images `(n, c, h, w)`: BPDA's substitute for ART's spatial smoothing."""
 
     def smooth(x: torch.Tensor) -> torch.Tensor:
         before, after = window // 2, (window - 1) // 2

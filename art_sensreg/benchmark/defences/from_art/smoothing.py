@@ -144,12 +144,6 @@ class SmoothedModule(nn.Module):
     """
     One draw of the smoothed classifier: the logits of a noisy copy of its input, drawn anew by each call from torch's
     global generator. EOT averages them in attacks, and fresh draws are scored.
-
-    Example:
-    >>> from art_sensreg.benchmark.defences.from_art.smoothing import SmoothedModule
-    >>> _ = torch.manual_seed(0)
-    >>> round(SmoothedModule(nn.Identity(), sigma=0.5)(torch.zeros(10000)).std().item(), 1)
-    0.5
     """
 
     def __init__(self, model: nn.Module, sigma: float) -> None:
