@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -52,7 +52,7 @@ def main() -> int:
     given = parser.parse_args()
     if given.emulated:
         emulate()
-    from art_sensreg.benchmark.gpu import MARK, REDUCED, STAGES, Size, run_all, run_stage, write_gpu
+    from art_sensreg.benchmark.gpu import MARK, REDUCED, STAGES, GpuResults, Size, run_all, run_stage, write_gpu
     from art_sensreg.utils.files import usable_folder
 
     if given.stage and given.stage not in STAGES:
@@ -73,18 +73,17 @@ def main() -> int:
     stage = [sys.executable, str(Path(__file__).resolve()), *flags, "--stage"]
     seconds = given.seconds or (1600.0 if given.emulated else 530.0)
     stages = run_all(stage, tests, seconds, folder=ROOT, patience=3.0 if given.emulated else 1.0)
-    data: dict[str, Any] = {
-        "schema": 1,
-        "emulated": given.emulated,
-        "command": shlex.join(["python", "benchmarks/gpu.py", *flags]),
-        "environment": machine(given.emulated),
-        "seconds": time.monotonic() - start,
-        "stages": stages,
-    }
-    print("Wrote:", *write_gpu(data, given.out), sep="\n  ")
+    results = GpuResults(
+        emulated=given.emulated,
+        command=shlex.join(["python", "benchmarks/gpu.py", *flags]),
+        environment=machine(given.emulated),
+        seconds=time.monotonic() - start,
+        stages=stages,
+    )
+    print("Wrote:", *write_gpu(results, given.out), sep="\n  ")
     for stage in stages:
-        print(f"{stage['stage']:10} {stage['status']:9} {stage['seconds']:6.1f} s  {stage['reason']}")
-    return int(any(stage["status"] != "ok" for stage in stages))
+        print(f"{stage.stage:10} {stage.status:9} {stage.seconds:6.1f} s  {stage.reason}")
+    return int(any(stage.status != "ok" for stage in stages))
 
 
 def emulate() -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from art_sensreg.benchmark.gpu.records import GpuResults, Row
 from art_sensreg.benchmark.results.writing import json_text, write_text
 from art_sensreg.utils.tables import Table
-
-Record = dict[str, Any]
 
 TITLES = {
     "tests": "Tests marked `gpu`",
@@ -31,7 +31,7 @@ NOTES = {
 }
 
 
-def write_gpu(data: Record, out: Path) -> list[Path]:
+def write_gpu(data: GpuResults, out: Path) -> list[Path]:
     """Write both files."""
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / "gpu.json", out / "gpu.md"]
@@ -40,11 +40,11 @@ def write_gpu(data: Record, out: Path) -> list[Path]:
     return paths
 
 
-def page(data: Record) -> str:
+def page(data: GpuResults) -> str:
     """The page."""
-    machine = data["environment"]
-    lines = ["# On a GPU" if not data["emulated"] else "# On an emulated device, not on a GPU", ""]
-    if data["emulated"]:
+    machine = data.environment
+    lines = ["# On a GPU" if not data.emulated else "# On an emulated device, not on a GPU", ""]
+    if data.emulated:
         lines += [
             "**No GPU was at hand: these numbers are of a device that is emulated on the CPU's memory** (tests/device) "
             "and of much smaller problems. They show that every stage runs and that the numbers agree with the CPU's; "
@@ -52,30 +52,30 @@ def page(data: Record) -> str:
             "",
         ]
     lines += [
-        f"Device: {machine['device']}; torch {machine['torch']}; {data['seconds']:.0f} seconds; `{data['command']}`.",
+        f"Device: {machine['device']}; torch {machine['torch']}; {data.seconds:.0f} seconds; `{data.command}`.",
         "",
     ]
-    for stage in data["stages"]:
-        lines += [f"## {TITLES[stage['stage']]}", ""]
-        if stage["status"] != "ok":
-            lines += [f"**{stage['status']}**: {stage['reason']}", ""]
-        if stage["stage"] == "tests":
-            lines += [*_tests(stage["records"]), ""]
-        elif stage["records"]:
-            lines += [NOTES[stage["stage"]], "", *_tables(stage["records"]), ""]
+    for stage in data.stages:
+        lines += [f"## {TITLES[stage.stage]}", ""]
+        if stage.status != "ok":
+            lines += [f"**{stage.status}**: {stage.reason}", ""]
+        if stage.stage == "tests":
+            lines += [*_tests(stage.records), ""]
+        elif stage.records:
+            lines += [NOTES[stage.stage], "", *_tables(stage.records), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _tests(records: list[Record]) -> list[str]:
+def _tests(records: Sequence[Row]) -> list[str]:
     outcomes = [record["outcome"] for record in records]
     counts = ", ".join(f"{outcomes.count(kind)} {kind}" for kind in dict.fromkeys(outcomes)) or "none was run"
     bad = [record for record in records if record["outcome"] in ("failed", "error")]
     return [f"{counts[0].upper()}{counts[1:]}.", *(f"- {record['outcome']}: `{record['test']}`" for record in bad)]
 
 
-def _tables(records: list[Record]) -> list[str]:
+def _tables(records: Sequence[Row]) -> list[str]:
     """One table for each kind of record."""
-    kinds: dict[tuple[str, ...], list[Record]] = {}
+    kinds: dict[tuple[str, ...], list[Row]] = {}
     for record in records:
         kinds.setdefault(tuple(record), []).append(record)
     tables = []
@@ -90,6 +90,6 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.3g}"
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return ", ".join(map(_cell, value))
     return str(value)

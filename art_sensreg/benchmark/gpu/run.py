@@ -8,12 +8,11 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+from art_sensreg.benchmark.gpu.records import Row, StageRecord
 from art_sensreg.benchmark.gpu.stages import STAGES
 from art_sensreg.benchmark.step_cost.timing import without_folders
 
-Record = dict[str, Any]
 MARK = "gpu-stage-result: "
 """What a stage prints before its records, which are JSON."""
 
@@ -27,7 +26,7 @@ def run_all(
     progress: Callable[[str], None] = print,
     folder: Path | None = None,
     patience: float = 1.0,
-) -> list[Record]:
+) -> tuple[StageRecord, ...]:
     """
     Run the tests marked `gpu`, then every stage, in so many seconds together: what no longer fits is left out. The name
     of a stage is appended to its command; `patience` multiplies the time that each may take.
@@ -40,16 +39,17 @@ def run_all(
         progress(name)
         left = deadline - time.monotonic()
         stages.append(_run(name, command, min(patience * limit, left), folder) if left > 5 else _left_out(name))
-    return stages
+    return tuple(stages)
 
 
-def _left_out(name: str) -> Record:
-    return {"stage": name, "status": "left out", "reason": "no time was left", "seconds": 0.0, "records": []}
+def _left_out(name: str) -> StageRecord:
+    return StageRecord(stage=name, status="left out", reason="no time was left")
 
 
-def _run(name: str, command: list[str], limit: float, folder: Path | None) -> Record:
+def _run(name: str, command: list[str], limit: float, folder: Path | None) -> StageRecord:
     start = time.monotonic()
-    status, reason, records = "ok", "", []
+    status, reason = "ok", ""
+    records: list[Row] = []
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False, cwd=folder)
     except subprocess.TimeoutExpired:
@@ -68,10 +68,11 @@ def _run(name: str, command: list[str], limit: float, folder: Path | None) -> Re
         if failed:
             said = [line for line in [*lines, *done.stderr.splitlines()] if line.strip()]
             status, reason = "failed", without_folders(said[-1] if said else f"exit code {done.returncode}")
-    return {"stage": name, "status": status, "reason": reason, "seconds": time.monotonic() - start, "records": records}
+    seconds = time.monotonic() - start
+    return StageRecord(stage=name, status=status, reason=reason, seconds=seconds, records=tuple(records))
 
 
-def _test_results(output: str) -> list[Record]:
+def _test_results(output: str) -> list[Row]:
     """Every test of pytest's output with `-rA -q`, and its outcome."""
     found = re.findall(r"^(PASSED|FAILED|ERROR|SKIPPED) (\S+)", output, re.MULTILINE)
     return [{"test": test, "outcome": outcome.lower()} for outcome, test in found]

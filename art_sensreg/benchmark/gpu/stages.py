@@ -22,6 +22,7 @@ from art_sensreg.benchmark.gpu.problems import (
     train,
     waits_counted,
 )
+from art_sensreg.benchmark.gpu.records import Row
 from art_sensreg.benchmark.step_cost.loops import epoch_loop, make_bench
 from art_sensreg.benchmark.step_cost.memory import cuda_peak
 from art_sensreg.benchmark.step_cost.timing import seconds_of
@@ -30,7 +31,6 @@ from art_sensreg.penalties import FisherRaoPenalty, JacobianPenalty, Sensitivity
 from art_sensreg.training.validation import ValidationAttack
 from art_sensreg.utils.precision import full_float32
 
-Record = dict[str, Any]
 GPU = torch.device("cuda")
 
 
@@ -57,10 +57,10 @@ REDUCED = Size(batches=(8, 16), models=("cnn-small",), steps=2, repeats=1, image
 """For a device that is emulated: that every stage runs, not how fast."""
 
 
-def waits(size: Size) -> list[Record]:
+def waits(size: Size) -> list[Row]:
     """How often the host waits for the GPU in a training step, and in a step of an attack."""
     sr, jr = SensitivityPenalty(sigma=0.3), JacobianPenalty()
-    cases: dict[str, Record] = {
+    cases: dict[str, dict[str, Any]] = {
         "plain": {},
         "sr+jr": {"penalties": [sr, jr]},
         "sr, sigma from a range": {"penalties": [SensitivityPenalty(sigma=(0.1, 0.3))]},
@@ -76,7 +76,7 @@ def waits(size: Size) -> list[Record]:
     }
     batch = size.images // 8
     data = separable_images(4 * batch, MODELS["cnn-small-bn"].input_shape)
-    records = []
+    records: list[Row] = []
     for name, case in cases.items():
         counted = StepsCounted()
         train(make_classifier("cnn-small-bn", "gpu"), data, batch_size=batch, nb_epochs=2, callbacks=[counted], **case)
@@ -95,9 +95,9 @@ def waits(size: Size) -> list[Record]:
     return records
 
 
-def step_cost(size: Size) -> list[Record]:
+def step_cost(size: Size) -> list[Row]:
     """Time of an epoch over that of a plain PyTorch loop, and its peak memory."""
-    records = []
+    records: list[Row] = []
     for model in size.models:
         for batch in size.batches:
             bench = make_bench(MODELS[model], batch, size.steps, "cuda")
@@ -120,14 +120,14 @@ def step_cost(size: Size) -> list[Record]:
     return records
 
 
-def agreement(size: Size) -> list[Record]:
+def agreement(size: Size) -> list[Row]:
     """
     How far the GPU's numbers are from the CPU's, relative to the largest: with TF32 as it is set, and without.
 
     What draws no random numbers must agree to rounding; trainings draw other noise on a GPU, so their accuracies are
     told side by side.
     """
-    records = []
+    records: list[Row] = []
     images, labels = separable_images(64, MODELS["cnn-small"].input_shape)
     one_hot = np.eye(10, dtype=np.float32)[labels]
     ours, theirs = (make_classifier("cnn-small", device) for device in ("gpu", "cpu"))
@@ -167,7 +167,7 @@ def agreement(size: Size) -> list[Record]:
     return records
 
 
-def resume(size: Size) -> list[Record]:
+def resume(size: Size) -> list[Row]:
     """Whether a run that was stopped ends with the bits of one that was not, and so does the same run again."""
     data = separable_images(size.images, MODELS["cnn-small"].input_shape)
     penalties = [SensitivityPenalty(sigma=0.3), JacobianPenalty()]
@@ -184,7 +184,7 @@ def resume(size: Size) -> list[Record]:
 
     torch.backends.cudnn.deterministic = True
     whole = weights((3,))
-    records = []
+    records: list[Row] = []
     for name, epochs in (("once more", (3,)), ("stopped after an epoch and resumed", (1, 3))):
         found = weights(epochs)
         largest = max(float(np.abs(one - other).max()) for one, other in zip(whole, found, strict=True))
@@ -192,11 +192,11 @@ def resume(size: Size) -> list[Record]:
     return records
 
 
-def precision(size: Size) -> list[Record]:
+def precision(size: Size) -> list[Row]:
     """The penalties in bfloat16 and with TF32 against float32, by the size of the noise; and a training in bfloat16."""
     model = make_classifier("cnn-small", "gpu").model.to(GPU)
     x = torch.from_numpy(separable_images(64, MODELS["cnn-small"].input_shape)[0]).to(GPU)
-    records: list[Record] = []
+    records: list[Row] = []
 
     def difference(sigma: float) -> float:
         noise = torch.randn(x.shape, generator=torch.Generator(GPU).manual_seed(0), device=GPU)
@@ -226,7 +226,7 @@ def precision(size: Size) -> list[Record]:
     return records
 
 
-STAGES: dict[str, tuple[Callable[[Size], list[Record]], int]] = {
+STAGES: dict[str, tuple[Callable[[Size], list[Row]], int]] = {
     "waits": (waits, 60),
     "agreement": (agreement, 60),
     "resume": (resume, 60),
@@ -236,7 +236,7 @@ STAGES: dict[str, tuple[Callable[[Size], list[Record]], int]] = {
 """Functions by name, each with the seconds that it may take."""
 
 
-def run_stage(name: str, size: Size) -> list[Record]:
+def run_stage(name: str, size: Size) -> list[Row]:
     """Run one stage."""
     torch.set_num_threads(1)
     return STAGES[name][0](replace(size))

@@ -4,19 +4,24 @@ import json
 
 import pytest
 
+from art_sensreg.benchmark.gpu.records import GpuResults
 from art_sensreg.benchmark.gpu.report import page, write_gpu
+from art_sensreg.benchmark.results.schema import record
 from tests.benchmark.gpu.stand_in import stages
 from tests.paths import ROOT
 
 
 @pytest.mark.parametrize("emulated", [True, False])
 def test_the_page(monkeypatch, tmp_path, emulated):
-    data = {
-        "schema": 1, "emulated": emulated, "command": "python benchmarks/gpu.py", "seconds": 1.0,
-        "environment": {"device": "a device", "torch": "2"}, "stages": stages(monkeypatch),
-    }  # fmt: skip
+    data = GpuResults(
+        emulated=emulated,
+        command="python benchmarks/gpu.py",
+        environment={"device": "a device", "torch": "2"},
+        seconds=1.0,
+        stages=stages(monkeypatch),
+    )
     paths = write_gpu(data, tmp_path / "out")
-    assert json.loads(paths[0].read_text()) == data
+    assert record(GpuResults)(json.loads(paths[0].read_text()), "") == data
     text = paths[1].read_text()
     assert text.startswith("# On a GPU\n") != emulated
     assert ("No GPU was at hand" in text) == emulated
@@ -27,7 +32,7 @@ def test_the_page(monkeypatch, tmp_path, emulated):
 
 def test_the_stored_page_is_that_of_the_stored_numbers():
     folder = ROOT / "docs" / "results"
-    data = json.loads((folder / "gpu.json").read_text())
+    data = record(GpuResults)(json.loads((folder / "gpu.json").read_text()), "")
     assert (folder / "gpu.md").read_text() == page(data)
-    assert {stage["status"] for stage in data["stages"]} == {"ok"}
-    assert all(row["waits"] <= 1 for row in data["stages"][1]["records"] if "attack" not in row["what"])
+    assert {stage.status for stage in data.stages} == {"ok"}
+    assert all(row["waits"] <= 1 for row in data.stages[1].records if "attack" not in row["what"])
