@@ -25,13 +25,9 @@ BatchAdapter = Callable[[Any], tuple[Any, Any]]
 @dataclass
 class LoaderSource:
     """
-    A loader whose epochs can be started.
-
-    :param length: Batches in an epoch.
-    :param name: A short description.
-    :param restarts: Whether each epoch is a new one, whatever was drawn before.
-    :param adapter: Function from a batch to images and labels; None: batches are pairs.
-    :param argument: The argument that it was given as, for messages.
+    A loader of `length` batches an epoch, whose epochs can be started; `restarts` if each epoch is a new one, whatever
+    was drawn before. An adapter turns a batch into images and labels (None: batches are such pairs). Messages use its
+    name, and the argument that it was given as.
     """
 
     loader: Any

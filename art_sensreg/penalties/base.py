@@ -182,14 +182,9 @@ def plan_forward(
     model: nn.Module, x: torch.Tensor, penalties: Mapping[str, FusedPenalty], branches: bool = True
 ) -> ForwardPlan:
     """
-    Find out, before any weight moves, how a model is to be run so that penalties can be measured on it.
-
-    :param model: The model, in the mode in which it is trained.
-    :param x: Some inputs.
-    :param penalties: The penalties, by name.
-    :param branches: Whether several branches will be run, of penalties or others.
-    :return: The plan.
-    :raises ValueError: If a layer selection does not fit the model, or a penalty cannot be measured on it.
+    Find out, before any weight moves, how a model, in the mode in which it is trained, is to be run so that penalties
+    can be measured on it, and on several branches if asked. ValueError if a layer selection does not fit the model, or
+    a penalty cannot be measured on it.
     """
     taps = plan_layers(model, x, penalties)
     plan = replace(survey(model, x, branches), taps=taps)

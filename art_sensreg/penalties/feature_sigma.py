@@ -24,16 +24,6 @@ class FeatureSigma:
     `s_j`, so that a change of units (`x_j` and `s_j` times 1000) changes no ratio between features; equal entries give
     exactly the value for the one number; and `s` is the root mean square of the perturbation, as it is for adversarial
     ones. To penalise raw features as if they were standardised, give `0.1 * x.std(axis=0)`.
-
-    :param values: Array or tensor that broadcasts to the shape of one input, of finite numbers above 0.
-    :raises TypeError: If it is no array of real numbers.
-    :raises ValueError: If it is empty, or an entry is not finite or not above 0.
-
-    Example:
-    >>> from art_sensreg.penalties.feature_sigma import FeatureSigma
-    >>> sigma = FeatureSigma(np.array([3.0, 4.0, 5.0]))
-    >>> sigma, sigma.smallest, round(sigma.root_mean_square, 4)
-    (array([3.0, 4.0, 5.0]), 3.0, 4.0825)
     """
 
     def __init__(self, values: Any) -> None:
@@ -111,12 +101,7 @@ class FeatureSigma:
 
 
 def as_sigma(value: Any, ranges: bool = False) -> Any:
-    """
-    Check a `sigma`: a number; a range `(low, high)`, if allowed; or an array, of which a :class:`FeatureSigma` is made.
-
-    :raises TypeError: If it is something else.
-    :raises ValueError: If a number is not finite or not above 0, or a range is the wrong way round.
-    """
+    """Check a `sigma`: a number, a range `(low, high)` if allowed, or an array, of which a `FeatureSigma` is made."""
     if isinstance(value, FeatureSigma):
         return value
     if isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim:

@@ -82,7 +82,8 @@ def draw_gradients(
     model: nn.Module, x: torch.Tensor, y: torch.Tensor, samples: int, create_graph: bool = False
 ) -> torch.Tensor:
     """
-    Gradients of the loss with respect to the input, for several draws of a random model.
+    Gradients of the loss with respect to the input, for several draws of a random model, one pass each: `(samples, n,
+    ...)`; those of half precision in float32.
 
     For class indices the loss is `m = log sum_{c != y} exp(z_c) - z_y`, of which the cross-entropy is `log(1 +
     exp(m))`: the directions are the same, and stay exact where the model is so confident that the cross-entropy's
@@ -91,15 +92,6 @@ def draw_gradients(
     The model keeps its mode; BatchNorm's running statistics do not move, and in training mode those of the batch count
     as constants, so that a gradient is that of its own example. A model that averages draws of its own (it has a
     `single_draws`) gives single ones.
-
-    :param model: Module from `(n, ...)` inputs to `(n, C)` logits.
-    :param x: Inputs, `(n, ...)`.
-    :param y: Class indices, or class probabilities `(n, C)`.
-    :param samples: Number of draws, one pass each.
-    :param create_graph: Whether the gradients can be differentiated themselves.
-    :return: `(samples, n, ...)`; those of half precision in float32.
-    :raises TypeError: If `model` is no module, or `x` no floating point tensor.
-    :raises ValueError: If `x` is empty.
     """
     check_batch(model, x)
     single = getattr(model, "single_draws", nullcontext)

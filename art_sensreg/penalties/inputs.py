@@ -21,11 +21,9 @@ Sigma = float | torch.Tensor
 @dataclass(frozen=True)
 class GivenBranch:
     """
-    Perturbed copies of a batch that somebody else has made, adversarial ones say.
-
-    :param x: The copies, `(n, ...)`.
-    :param sigma: If penalties that compare clean with perturbed examples are to be measured on these copies and draw no
-        noise: the `s` that their differences are divided by. Otherwise None.
+    Perturbed copies of a batch that somebody else has made, adversarial ones say. With a `sigma`, penalties that
+    compare clean with perturbed examples are measured on these copies and draw no noise: it is the `s` that their
+    differences are divided by.
     """
 
     x: torch.Tensor
@@ -35,14 +33,9 @@ class GivenBranch:
 @dataclass(frozen=True, kw_only=True)
 class PenaltyInputs:
     """
-    What penalties are measured on.
-
-    :param x: Clean batch, `(n, ...)`, in the user's input units.
-    :param generator: Source of randomness.
-    :param clip_values: Input range as two broadcastable tensors, or None.
-    :param noisy_rows: How many of the first examples get perturbed copies; None: all. Without effect unless the
-        branches are stacked.
-    :param given: A branch that comes after the clean one, or None.
+    What penalties are measured on: the clean batch in the user's input units, and a branch that comes after it, if one
+    is given. The first `noisy_rows` examples get perturbed copies (None: all), without effect unless the branches are
+    stacked.
     """
 
     x: torch.Tensor
@@ -55,11 +48,8 @@ class PenaltyInputs:
 @dataclass(frozen=True)
 class Measured:
     """
-    The result of one forward pass.
-
-    :param logits: Those of the clean branch and, if there is one, of the given branch, `(n, C)` each.
-    :param values: Each penalty's unweighted value, by name.
-    :param plan: How the model is to be run from now on.
+    The result of one forward pass: the logits of the clean branch and, if there is one, of the given branch, `(n, C)`
+    each; each penalty's unweighted value, by name; and how the model is to be run from now on.
     """
 
     logits: Sequence[torch.Tensor]
@@ -70,12 +60,8 @@ class Measured:
 @dataclass(frozen=True)
 class Comparison:
     """
-    What a penalty computes its value from.
-
-    :param branches: The result of the forward pass; branch 0 is the clean one.
-    :param perturbed: Numbers of the branches that the penalty compares with the clean one.
-    :param sigma: The `s` that these were made with.
-    :param layers: The activations of the penalty's layers.
+    What a penalty computes its value from: the branches, of which 0 is the clean one; the numbers of those that it
+    compares with it, and the `s` that these were made with; and the activations of its layers.
     """
 
     branches: Branches

@@ -35,21 +35,12 @@ def layer_sensitivity(
     detach_clean: bool = False,
 ) -> torch.Tensor:
     """
-    Sensitivity of one layer, `(1/N_l) || a_l(x + s*xi) - a_l(x) ||^2 / s^2`, mean over the batch.
+    Sensitivity of one layer, `(1/N_l) || a_l(x + s*xi) - a_l(x) ||^2 / s^2`, mean over the batch, a 0-d tensor.
 
-    :param noisy: Activations of the noisy branch, `(n, ...)`.
-    :param clean: Activations of the clean branch, same shape.
-    :param sigma: `s`, in input units.
-    :param distance: `squared`; or `absolute`, the mean of `|.| / s`, which has no limit in terms of the Frobenius norm.
-    :param scale: `per_neuron`; or `relative`, divided also by the layer's mean squared clean activation, detached (its
-        root for `absolute`), so that neither shrinking nor inflating all activations pays.
-    :param detach_clean: Whether the gradient flows through the noisy side only.
-    :return: 0-d tensor.
-
-    Example:
-    >>> from art_sensreg.penalties.sensitivity import layer_sensitivity
-    >>> layer_sensitivity(torch.ones(2, 3), torch.zeros(2, 3), sigma=0.5).item()
-    4.0
+    The distance `absolute` is the mean of `|.| / s`, which has no limit in terms of the Frobenius norm. The scale
+    `relative` divides also by the layer's mean squared clean activation, detached (its root for `absolute`), so that
+    neither shrinking nor inflating all activations pays. With `detach_clean` the gradient flows through the noisy side
+    only.
     """
     _check_kinds(distance, scale)
     noisy, clean = at_least_float32(noisy), at_least_float32(clean)

@@ -89,9 +89,8 @@ _METHODS = ("on_start", "on_step", "on_epoch", "on_end")
 
 def check_callbacks(callbacks: Any) -> tuple[Callback, ...]:
     """
-    Check a list of callbacks, and return it as a tuple.
-
-    :raises TypeError: If it is something else, or holds an object without any of the methods of :class:`Callback`.
+    Check a list of callbacks, and return it as a tuple: TypeError if an object has none of the methods of
+    :class:`Callback`.
     """
     if isinstance(callbacks, (str, bytes)) or not isinstance(callbacks, Sequence):
         raise TypeError(f"`callbacks` is {callbacks!r}; expected a list of callbacks.")

@@ -169,9 +169,8 @@ class TrainingConfig:
 
 def check_device(device: str | torch.device) -> torch.device:
     """
-    Make a device of anything that `torch.device` takes.
-
-    :raises ValueError: If torch does not know it, or this machine does not have it.
+    Make a device of anything that `torch.device` takes: ValueError if torch does not know it, or this machine does not
+    have it.
     """
     try:
         found = torch.device(device)

@@ -34,13 +34,9 @@ class ProcessLostError(RuntimeError):
 @dataclass(frozen=True)
 class Processes:
     """
-    The processes that share the work; by default this one alone.
+    The processes that share the work; by default this one alone. Tensors must be on `device` to be exchanged.
 
     What they exchange raises :class:`ProcessLostError` if another process has gone.
-
-    :param rank: Number of this process.
-    :param count: Number of processes.
-    :param device: Where tensors must be to be exchanged.
 
     Example:
     >>> from art_sensreg.training.distributed import Processes
@@ -56,13 +52,9 @@ class Processes:
 
     def share(self, total: int, noisy: int) -> tuple[int, Share]:
         """
-        How much of a global batch is this process's, whose examples are `rank, rank + count, ...`, and its weight.
-
-        A process for which no example is left computes one all the same, with weight 0, since all must take part.
-
-        :param total: Size of the global batch.
-        :param noisy: How many of its first examples get noisy copies.
-        :return: Examples of this process, and how they are weighted.
+        How much of a global batch, of which the first `noisy` examples get noisy copies, is this process's (its
+        examples are `rank, rank + count, ...`), and how that is weighted. A process for which no example is left
+        computes one all the same, with weight 0, since all must take part.
         """
         if self.count == 1:
             return total, WHOLE_BATCH if noisy == total else Share(noisy)
@@ -112,10 +104,8 @@ class Processes:
 
 def join_processes(device: torch.device) -> Processes:
     """
-    The processes of this job: those of the user's own process group, or of `torchrun`, which is joined now.
-
-    :param device: Where this process trains.
-    :return: The processes; this one alone outside of a distributed job.
+    The processes of this job: those of the user's own process group, or of `torchrun`, which is joined now; this one
+    alone outside of a distributed job.
     """
     if not dist.is_available():
         return Processes()
@@ -144,12 +134,7 @@ def leave_processes() -> None:
 
 
 def local_device(device: torch.device) -> torch.device:
-    """
-    The GPU of this process: `cuda` without an index means one for each process of a machine.
-
-    :param device: The device asked for.
-    :return: The same, with the index of `torchrun`'s local rank.
-    """
+    """The GPU of this process: `cuda` without an index becomes that of `torchrun`'s local rank."""
     if device.type != "cuda" or device.index is not None or not torch.cuda.is_available():
         return device
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())

@@ -109,14 +109,7 @@ def _borrowed(setup: RunSetup, objective_state: ObjectiveState) -> Iterator[None
 
 
 class Training:
-    """
-    The epochs of a run, its checkpoints and its end.
-
-    :param setup: What it is given.
-    :param progress: Where it stands.
-    :param steps: Does its steps.
-    :param epoch_end: Judges its epochs.
-    """
+    """The epochs of a run, its checkpoints and its end."""
 
     def __init__(self, setup: RunSetup, progress: Progress, steps: StepRunner, epoch_end: EpochEnd) -> None:
         self._setup, self._progress, self._steps, self._epoch_end = setup, progress, steps, epoch_end

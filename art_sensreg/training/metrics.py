@@ -15,17 +15,8 @@ from art_sensreg.training.distributed import Processes
 
 def correct(logits: torch.Tensor, y: torch.Tensor, at: float = 0.0) -> torch.Tensor:
     """
-    Which examples are classified correctly.
-
-    :param logits: `(n, C)`; or `(n, 1)` of ART's binary classifiers.
-    :param y: Class indices, or rows of class probabilities.
-    :param at: Above this a single output means the second class.
-    :return: Booleans, `(n,)`.
-
-    Example:
-    >>> from art_sensreg.training.metrics import correct
-    >>> correct(torch.eye(2), torch.tensor([0, 0])).tolist()
-    [True, False]
+    Which examples are classified correctly, `(n,)`, by logits `(n, C)`, or `(n, 1)` of ART's binary classifiers, where
+    above `at` is the second class. Labels are class indices, or rows of class probabilities.
     """
     if logits.ndim < 2 or logits.shape[1] == 1:
         return (logits.flatten() > at) == (y.flatten() > 0.5)
@@ -51,9 +42,8 @@ def read(values: Sequence[torch.Tensor | float]) -> list[float]:
 
 class EpochSums:
     """
-    Sums of the terms and of correct predictions over the steps of an epoch, weighted by the size of each batch.
-
-    :param at: Above this a single output means the second class.
+    Sums of the terms and of correct predictions over the steps of an epoch, weighted by the size of each batch. A
+    single output above `at` means the second class.
     """
 
     def __init__(self, at: float) -> None:
@@ -76,10 +66,8 @@ class EpochSums:
 
     def means(self, expected: Iterable[str] = (), processes: Processes = Processes()) -> dict[str, float]:  # noqa: B008 - frozen
         """
-        The means so far, and the accuracy over all processes.
-
-        :param expected: Terms that are NaN if no step has counted.
-        :param processes: The terms are those of whole batches already; each process has counted its own predictions.
+        The means so far, NaN of the `expected` terms if no step has counted, and the accuracy over all processes: the
+        terms are those of whole batches already, but each process has counted its own predictions.
         """
         right, *terms = read([self._correct, *self._terms.values()])
         right, own = processes.sum([right, float(self._own)])

@@ -15,8 +15,7 @@ _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
     """
     Whether an optimizer's `step` evaluates the loss again, as sharpness-aware minimisation does: `step(closure)`.
-
-    :raises TypeError: If its `step` needs something else, or it is `LBFGS`.
+    TypeError if it needs something else, or is `LBFGS`.
     """
     name = type(optimizer).__name__
     if isinstance(optimizer, torch.optim.LBFGS):
@@ -42,9 +41,8 @@ def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
 
 def plain_step(optimizer: torch.optim.Optimizer) -> None:
     """
-    One step of an optimizer that needs no closure.
-
-    :raises TypeError: If it needs one all the same, which the signature of its `step` did not say.
+    One step of an optimizer that needs no closure. TypeError if it needs one all the same, which the signature of its
+    `step` did not say.
     """
     try:
         optimizer.step()
@@ -60,9 +58,8 @@ def plain_step(optimizer: torch.optim.Optimizer) -> None:
 
 def check_precision(optimizer: torch.optim.Optimizer, precision: str) -> None:
     """
-    Check that an optimizer can train in a precision.
-
-    :raises ValueError: If it needs a gradient scaler, which takes one evaluation of the loss a step.
+    Refuse a precision that needs a gradient scaler, which takes one evaluation of the loss a step, for an optimizer
+    that takes more.
     """
     if precision == "float16" and needs_closure(optimizer):
         raise ValueError(

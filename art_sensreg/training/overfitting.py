@@ -29,11 +29,8 @@ _GAP = 0.4
 @dataclass(frozen=True)
 class Watched:
     """
-    What the guard measures after every epoch.
-
-    :param attacks: PGD of the size that training is to withstand, and a single step of that size, by the names of their
-        entries in the history: `pgd_accuracy` and `fgsm_accuracy`.
-    :param data: Images and labels.
+    What the guard measures after every epoch, and on which data: PGD of the size that training is to withstand, and a
+    single step of that size, by the names of their entries in the history (`pgd_accuracy`, `fgsm_accuracy`).
     """
 
     attacks: dict[str, ValidationAttack]
@@ -55,23 +52,8 @@ class OverfittingGuard:
 
     | Paper link: https://arxiv.org/abs/2001.03994 (Wong, Rice, Kolter 2020, section 5.4)
 
-    :param action: `report` it; `stop` training with the weights as they are; or `roll_back`: stop, and return the
-        weights of the best epoch before.
-    :param watched: The attack, and what it is run on.
-
-    Example:
-    >>> from art_sensreg.training.batches import HeldOutTensors
-    >>> from art_sensreg.training.overfitting import OverfittingGuard, Watched, watched_attacks
-    >>> watched = Watched(watched_attacks(0.1, "linf"), HeldOutTensors(torch.zeros(1, 1), torch.zeros(1)))
-    >>> guard, model = OverfittingGuard("roll_back", watched), nn.Linear(1, 1)
-    >>> epochs = [(0.4, 0.5), (0.5, 0.6), (0.02, 0.8)]
-    >>> [
-    ...     guard.stops_after({"epoch": number, "pgd_accuracy": pgd, "fgsm_accuracy": fgsm}, model)
-    ...     for number, (pgd, fgsm) in enumerate(epochs, start=1)
-    ... ]
-    [False, False, True]
-    >>> sorted(guard.weights)
-    ['bias', 'weight']
+    The action is to `report` it; to `stop` training with the weights as they are; or to `roll_back`: stop, and return
+    the weights of the best epoch before.
     """
 
     def __init__(self, action: str, watched: Watched) -> None:
@@ -87,11 +69,8 @@ class OverfittingGuard:
 
     def stops_after(self, record: dict[str, float], model: nn.Module | TrainedState) -> bool:
         """
-        Take note of an epoch; its record gets the entry `catastrophic_overfitting`, 1 in the epoch of the collapse.
-
-        :param record: Its entry of the history, with `pgd_accuracy` and `fgsm_accuracy`.
-        :param model: The model as measured.
-        :return: Whether training shall stop.
+        Take note of an epoch, by its record and the model as measured, and tell whether training shall stop. The record
+        gets the entry `catastrophic_overfitting`, 1 in the epoch of the collapse.
         """
         value, single = record["pgd_accuracy"], record["fgsm_accuracy"]
         fell = value < _SHARE * self.best and self.best - value >= _DROP

@@ -47,9 +47,8 @@ class TrainingTurn:
     @contextmanager
     def taken(self) -> Iterator[None]:
         """
-        Inside, no other thread trains: it waits.
-
-        :raises RuntimeError: If the other run is in a callback that does not end: it may be waiting for this run.
+        Inside, no other thread trains: it waits. RuntimeError if the other run is in a callback that does not end: it
+        may be waiting for this run.
         """
         if not self._lock.acquire(blocking=False):
             self._wait()

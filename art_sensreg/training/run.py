@@ -58,13 +58,7 @@ class RunSetup:
 
 
 class Progress:
-    """
-    Where a run stands.
-
-    :param state: What callbacks see of it.
-    :param seed: Seed of the run.
-    :param sums: Sums over the steps of the present epoch.
-    """
+    """Where a run stands: what callbacks see of it, its seed, and the sums over the steps of the present epoch."""
 
     def __init__(self, state: TrainingState, seed: int, sums: EpochSums) -> None:
         self.state, self.seed, self.sums = state, seed, sums
@@ -103,9 +97,8 @@ class Progress:
 
     def load_state_dict(self, stored: dict[str, Any]) -> None:
         """
-        Take back what `state_dict` returned.
-
-        :raises ValueError: If that run has gone further than this one is to go; nothing has been changed then.
+        Take back what `state_dict` returned. ValueError if that run has gone further than this one is to go; nothing
+        has been changed then.
         """
         if stored["epoch"] - stored["inside"] > self._nb_epochs:
             raise ValueError(f"`nb_epochs` is {self._nb_epochs}; the checkpoint has done {stored['epoch']} epochs.")

@@ -18,13 +18,7 @@ from art_sensreg.utils.rng import derive_seed
 
 
 class StepRunner:
-    """
-    Does the steps of a run.
-
-    :param setup: The run, its model on its device.
-    :param progress: Where it stands.
-    :param objective_state: The objective's own tensors.
-    """
+    """Does the steps of a run, whose model is on its device; with the objective's own tensors."""
 
     def __init__(self, setup: RunSetup, progress: Progress, objective_state: ObjectiveState) -> None:
         self._setup, self._progress, self.objective_state = setup, progress, objective_state

@@ -45,20 +45,8 @@ Terms = dict[str, torch.Tensor]
 
 class StepModule(nn.Module):
     """
-    The model and its objective as one module, so that `DistributedDataParallel` sees one forward pass a step.
-
-    :param model: The model.
-    :param objective: What is minimised.
-    :param precision: As in `TrainingConfig`.
-    :param own: The objective's own tensors as a module: their gradients are averaged over the processes too.
-
-    Example:
-    >>> from art_sensreg.objectives import WHOLE_BATCH
-    >>> from art_sensreg.training.steps import StepModule
-    >>> module = StepModule(nn.Linear(3, 2), Objective(), "bfloat16")
-    >>> terms, logits = module(torch.rand(4, 3), torch.zeros(4, dtype=torch.long), None, WHOLE_BATCH)
-    >>> list(terms), logits.dtype
-    (['loss', 'base'], torch.float32)
+    The model and its objective as one module, so that `DistributedDataParallel` sees one forward pass a step. The
+    objective's own tensors come as a module (`own`): their gradients are averaged over the processes too.
     """
 
     def __init__(
@@ -86,11 +74,8 @@ class StepModule(nn.Module):
 class Stepper:
     """
     Does training steps, and keeps what belongs to them: gradient scaler, weight average, the distributed wrapper.
-
-    :param setup: The run, its model on its device.
-    :param objective_state: The objective's own tensors.
-    :param unused: Whether some parameters do not take part in the loss.
-    :param reseed: Puts the model's own randomness back to what it was when the step began.
+    `unused` if some parameters do not take part in the loss; `reseed` puts the model's own randomness back to what it
+    was when the step began.
     """
 
     def __init__(
@@ -120,18 +105,12 @@ class Stepper:
         self, x: torch.Tensor, y: torch.Tensor, own: int, probes: Probes, share: Share, pieces: int = 1
     ) -> tuple[Terms, torch.Tensor, str | None]:
         """
-        Do one step, unless the loss or its gradient is not finite: then no weight moves.
+        Do one step, in `pieces` micro-batches, of which the first `own` examples count for this process; unless the
+        loss or its gradient is not finite: then no weight moves. The host waits for the device once, to learn whether
+        they are.
 
-        The host waits for the device once, to learn whether they are.
-
-        :param x: Images.
-        :param y: Labels.
-        :param own: How many of the examples count for this process.
-        :param probes: Source of the penalties' noise.
-        :param share: How the terms are weighted.
-        :param pieces: Number of micro-batches, whose gradients are added up.
-        :return: The terms of the whole batch, the logits of this process's examples, and the name of a term that is not
-            finite, or None.
+        Returns the terms of the whole batch, the logits of this process's examples, and the name of a term that is not
+        finite, or None.
         """
         if self._setup.config.channels_last and x.ndim in CHANNELS_LAST:
             x = x.contiguous(memory_format=CHANNELS_LAST[x.ndim])

@@ -20,17 +20,8 @@ from art_sensreg.utils.rng import derive_seed
 
 class EarlyStopping:
     """
-    Watches one entry of the history: when to stop, and which weights were best.
-
-    :param entry: Its name; of those ending in `loss` lower is better.
-    :param patience: Epochs without a better value after which training stops, or None.
-    :param restore_best: Whether the best weights are kept.
-
-    Example:
-    >>> from art_sensreg.training.stopping import EarlyStopping
-    >>> stopping, model = EarlyStopping("val_accuracy", patience=1, restore_best=False), nn.Linear(1, 1)
-    >>> [stopping.stops_after({"epoch": i, "val_accuracy": value}, model) for i, value in enumerate([0.1, 0.3, 0.2])]
-    [False, False, True]
+    Watches one entry of the history, of which lower is better if its name ends in `loss`: when to stop (after
+    `patience` epochs without a better value, if given), and which weights were best (kept if they are to be restored).
     """
 
     def __init__(self, entry: str, patience: int | None, restore_best: bool) -> None:
@@ -66,9 +57,8 @@ class EarlyStopping:
 
 def early_stopping(config: TrainingConfig, validated: bool) -> EarlyStopping | None:
     """
-    The early stopping that a config asks for, or None if there is nothing to watch.
-
-    :raises ValueError: If what is to be watched will not be there.
+    The early stopping that a config asks for, or None if there is nothing to watch. ValueError if what is to be watched
+    will not be there.
     """
     if config.validation_attack is not None and not validated:
         raise ValueError("`validation_attack` is given and `validation_data` is None; expected data to attack.")
@@ -84,11 +74,8 @@ def early_stopping(config: TrainingConfig, validated: bool) -> EarlyStopping | N
 
 class EpochEnd:
     """
-    Scores an epoch, steps the scheduler, and tells whether it is time to stop.
-
-    :param setup: The run.
-    :param objective_state: What its objective keeps.
-    :raises ValueError: If what scheduler or early stopping watch will not be there.
+    Scores an epoch, steps the scheduler, and tells whether it is time to stop. ValueError if what scheduler or early
+    stopping watch will not be there.
     """
 
     def __init__(self, setup: RunSetup, objective_state: ObjectiveState) -> None:
@@ -98,12 +85,8 @@ class EpochEnd:
 
     def __call__(self, record: dict[str, float], average: WeightAverage | None, progress: Progress) -> bool:
         """
-        Judge an epoch.
-
-        :param record: Its entry of the history, to which the scores are added.
-        :param average: The moving average of the weights, which is then what is judged, or None.
-        :param progress: The run's.
-        :return: Whether training shall stop.
+        Judge an epoch, by the moving average of the weights if there is one: add the scores to its record, and tell
+        whether training shall stop.
         """
         self._share_buffers(average)
         guard, stops, epoch = self._setup.guard, False, progress.state.epoch

@@ -86,12 +86,9 @@ class ValidationAttack:
 @dataclass(frozen=True)
 class Scorer:
     """
-    Scores models on held-out data; each process takes every so many batches.
-
-    :param objective: Its base loss is the `val_loss`: the mean over all examples, also of a loss that adds them up.
-    :param batch_size: Size of the batches.
-    :param seed: Seed of an attack's random starts; they are the same in every epoch.
-    :param processes: Those that share the work.
+    Scores models on held-out data; each process takes every so many batches. `val_loss` is the mean over all examples,
+    also of a base loss that adds them up; the seed is that of an attack's random starts, which are the same in every
+    epoch.
     """
 
     objective: Objective
@@ -102,12 +99,8 @@ class Scorer:
     @torch.no_grad()
     def __call__(self, model: nn.Module, data: HeldOut, attack: ValidationAttack | None = None) -> dict[str, float]:
         """
-        Score a model.
-
-        :param model: The model; left in evaluation mode.
-        :param data: Images and labels.
-        :param attack: Attack whose accuracy is reported too, or None.
-        :return: `val_loss`, `val_accuracy` and, with an attack, `val_robust_accuracy` (correct before and after it).
+        Score a model, which is left in evaluation mode: `val_loss`, `val_accuracy` and, with an attack,
+        `val_robust_accuracy` (correct before and after it).
         """
         model.eval()
         at, loss_fn, processes = threshold(self.objective), self.objective.base_loss, self.processes

@@ -45,13 +45,8 @@ class StatisticsGradient:
 @dataclass(frozen=True, kw_only=True)
 class CleanStatistics:
     """
-    How all examples are normalised with the statistics of the clean ones.
-
-    :param rows: How many of the first examples are clean.
-    :param eps: Added to the variance.
-    :param running: Running mean and variance, which move towards those of the clean examples; or None.
-    :param momentum: How far they move.
-    :param gradient: Whether gradients flow through the statistics.
+    How all examples are normalised with the statistics of the first `rows`, the clean ones. Running mean and variance,
+    if there are any, move towards these by the momentum; `gradient` says whether gradients flow through the statistics.
     """
 
     rows: int

@@ -40,10 +40,8 @@ NO_PLAN = ForwardPlan()
 @dataclass(frozen=True)
 class Activations:
     """
-    One layer's activations in all branches.
-
-    :param parts: One tensor for each branch, `(examples in the branch, ...)`; the first is the clean one.
-    :param whole: All of them as the one tensor that they are views of, or None after separate passes.
+    One layer's activations in all branches, `(examples in the branch, ...)` each, the clean one first; and the one
+    tensor that they are views of, or None after separate passes.
     """
 
     parts: Sequence[torch.Tensor]
@@ -53,13 +51,10 @@ class Activations:
 @dataclass(frozen=True)
 class Branches:
     """
-    The result of a forward pass over several branches.
-
-    :param inputs: The branches, `(examples, ...)` each.
-    :param logits: Their logits, `(examples, C)` each.
-    :param layers: For each layer selection, the activations of its layers.
-    :param gradient: Whether gradients flow through BatchNorm's statistics when the outputs are differentiated.
-    :param refused: Why the branches could not be stacked, if the pass has shown that; otherwise empty.
+    The result of a forward pass over several branches: inputs `(examples, ...)` and logits `(examples, C)` of each, and
+    for each layer selection the activations of its layers. `gradient` says whether gradients flow through BatchNorm's
+    statistics when the outputs are differentiated; `refused`, why the branches could not be stacked, if the pass has
+    shown that.
     """
 
     inputs: Sequence[torch.Tensor]
@@ -80,17 +75,12 @@ def forward_branches(
     input_gradient: bool = False,
 ) -> Branches:
     """
-    Run the model on all branches and read the chosen activations of each.
+    Run the model on all branches and read the activations that `taps` chooses of each. The first branch is the clean
+    one, `(n, ...)`; the `m <= n` examples of each other one belong to the first `m` of it.
 
-    :param model: Module from `(n, ...)` inputs to `(n, C)` logits.
-    :param inputs: The branches. The first is the clean one, `(n, ...)`; the `m <= n` examples of each other one belong
-        to the first `m` of it.
-    :param taps: Layer selections (see `taps.plan_taps`).
-    :param plan: How the model is run. Where a stacked pass shows that its branches cannot be stacked, they run one
-        after another, and `refused` says why.
-    :param input_gradient: Whether the outputs will be differentiated with respect to the inputs at fixed statistics.
-    :return: Inputs, logits and activations of all branches.
-    :raises RuntimeError: If the model overwrites a tapped activation that it left alone in the trial run.
+    Where a stacked pass shows that its branches cannot be stacked, they run one after another, and `refused` says why.
+    `input_gradient` if the outputs will be differentiated with respect to the inputs at fixed statistics. RuntimeError
+    if the model overwrites a tapped activation that it left alone in the trial run.
     """
     if len(inputs) == 1 and plan.updates_state and not input_gradient:
         return _cut(inputs, _forward(model, inputs[0], taps, plan), StatisticsGradient())

@@ -53,13 +53,12 @@ class _BatchNormCall:
 
 class CleanBranchRules(TorchFunctionMode):
     """
-    BatchNorm and dropout as the docstring of `branches` says, by intercepting their functional forms.
+    BatchNorm and dropout as the docstring of `branches` says, by intercepting their functional forms, in a stacked
+    batch of branches of these sizes, or in the one branch that runs alone.
 
-    :param sizes: Examples in each branch of a stacked batch; or in the one branch that runs alone.
-    :param update_statistics: Whether BatchNorm's running statistics move.
-    :param input_gradient: Whether the outputs will be differentiated with respect to the inputs at fixed statistics.
-    :param repeated: Whether further passes are to be normalised with the statistics of this one.
-    :param moved: Running means that have moved in this step already, with the number of times.
+    `input_gradient` if the outputs will be differentiated with respect to the inputs at fixed statistics; `repeated` if
+    further passes are to be normalised with the statistics of this one; `moved` counts how often running means have
+    moved in this step already.
     """
 
     def __init__(

@@ -62,10 +62,8 @@ class _Open:
 
 class Gating:
     """
-    Follows the outputs of non-linearities up to their use, and replaces gates by the products that they are part of.
-
-    :param taps: The activations read so far; changed in place.
-    :param record: Makes a tap of a name and a tensor.
+    Follows the outputs of non-linearities up to their use, and replaces gates, in the list of taps, by the products
+    that they are part of.
     """
 
     def __init__(self, taps: list[Tap], record: Callable[[str, torch.Tensor], Tap | None]) -> None:

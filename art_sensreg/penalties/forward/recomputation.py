@@ -141,12 +141,9 @@ def recomputed_by(
     twice: bool = False,
 ) -> Callable[[], Again]:
     """
-    The `begin` of :func:`recomputed_alike` for a pass of a model under rules.
-
-    :param rules: The rules, or None.
-    :param sources: Generators other than torch's own that the model draws from.
-    :param moved: State that a pass changes, beside BatchNorm's: modules, and names of their buffers or attributes.
-    :param twice: Whether attention runs in the form that can be differentiated twice.
+    The `begin` of :func:`recomputed_alike` for a pass of a model under rules. It knows the generators other than
+    torch's own that the model draws from, the buffers or attributes of modules that a pass changes beside BatchNorm's,
+    and whether attention runs in the form that can be differentiated twice.
     """
     names = ("running_mean", "running_var", "num_batches_tracked")
     norms = [(norm, name) for norm in batch_norms(model) for name in names if getattr(norm, name) is not None]

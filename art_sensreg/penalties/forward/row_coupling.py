@@ -40,15 +40,11 @@ State = dict[tuple[int, str], Any]
 
 def survey(model: nn.Module, x: torch.Tensor, branches: bool = True) -> ForwardPlan:
     """
-    Try a model in its present mode on a few examples, without leaving a trace, and plan how its branches are run.
+    Try a model in its present mode on the first :data:`LOOK` inputs, without leaving a trace, and plan how its branches
+    are run; without branches, only randomness and checkpointing are looked for.
 
     Weights that are all but zero, as those are with which many a residual branch begins, are replaced meanwhile: they
     would hide what the branch does. The random states of the caller do not matter, and do not move.
-
-    :param model: Any `nn.Module`.
-    :param x: Some inputs, `(n, ...)`; the first :data:`LOOK` count.
-    :param branches: Whether several branches will be run. Otherwise only randomness and checkpointing are looked for.
-    :return: The plan, without the layers to be read.
     """
 
     def look(count: int) -> ForwardPlan:

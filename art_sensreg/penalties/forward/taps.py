@@ -179,15 +179,9 @@ def trial(model: nn.Module, like: torch.Tensor) -> Iterator[None]:
 
 def plan_taps(model: nn.Module, layers: Layers, x: torch.Tensor) -> TapPlan:
     """
-    Run the model once on two examples, in a :func:`trial`, and see which layers `layers` selects.
-
-    So a wrong layer name is an error before any weight moves.
-
-    :param model: Any `nn.Module`.
-    :param layers: As for :class:`ActivationTaps`.
-    :param x: Batch of inputs, `(n, ...)`.
-    :return: The plan.
-    :raises ValueError: If a name is unknown, nothing can be tapped, or a layer's first dimension is not the batch.
+    Run the model once on two examples, in a :func:`trial`, and see which layers `layers` selects: so a wrong name is an
+    error before any weight moves. ValueError if a name is unknown, nothing can be tapped, or the first dimension of a
+    layer is not the batch.
     """
     check_layers(layers)
     rows = x[:2].detach().clone()  # the model may work in place

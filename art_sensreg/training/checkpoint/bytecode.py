@@ -17,14 +17,7 @@ _NO_BEHAVIOUR |= {"__static_attributes__", "__dict__", "__weakref__", "__repr__"
 def code_digest(function: types.FunctionType) -> str:
     """
     A checksum of a function's bytecode and constants, with the version of Python, which has a bytecode of its own.
-
     Docstring, place and names of variables do not count.
-
-    Example:
-    >>> from art_sensreg.training.checkpoint.bytecode import code_digest
-    >>> first, same, other = (lambda x: x + 1), (lambda y: y + 1), (lambda x: x + 2)
-    >>> code_digest(first) == code_digest(same), code_digest(first) == code_digest(other)
-    (True, False)
     """
     content = hashlib.blake2b(digest_size=8)
     _add_code(function.__code__, function.__doc__, content)
@@ -45,14 +38,7 @@ def _add_code(code: types.CodeType, doc: str | None, content: Any) -> None:
 
 
 def globals_used(code: types.CodeType) -> list[str]:
-    """
-    The global names that a function, and functions within it, read: sorted.
-
-    Example:
-    >>> from art_sensreg.training.checkpoint.bytecode import globals_used
-    >>> globals_used((lambda x: [len(row) for row in sorted(x)]).__code__)
-    ['len', 'sorted']
-    """
+    """The global names that a function, and functions within it, read: sorted."""
     names = {step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -62,14 +48,8 @@ def globals_used(code: types.CodeType) -> list[str]:
 
 def members(kind: type) -> dict[str, Any]:
     """
-    Functions and other attributes of a class and its bases by name; of a property its functions.
-
-    Nothing of installed packages is among them.
-
-    Example:
-    >>> from art_sensreg.training.checkpoint.bytecode import members
-    >>> members(type("Doubled", (dict,), {"factor": 2, "__module__": "__main__"}))
-    {'factor': 2}
+    Functions and other attributes of a class and its bases by name; of a property its functions. Nothing of installed
+    packages is among them.
     """
     found: dict[str, Any] = {}
     hidden = set(_NO_BEHAVIOUR)

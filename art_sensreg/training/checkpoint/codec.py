@@ -23,20 +23,12 @@ _EXPECTED = (
 
 def pack(tree: Any) -> tuple[dict[str, torch.Tensor], str]:
     """
-    Take a tree apart into tensors, named by their path in it, and JSON.
+    Take a tree of dicts, lists and tuples of tensors, numpy arrays, numbers, strings, bytes and None apart into
+    tensors, named by their path in it, and JSON. TypeError if it holds anything else.
 
     The tensors may be the tree's own, but no two of them share memory. :func:`unpack` gives the same tree, but numpy's
     scalars become Python's, `OrderedDict` and `defaultdict` plain dicts (a `Counter` stays one, as `MultiStepLR` calls
     its methods), and parameters plain tensors.
-
-    :param tree: Dicts, lists and tuples of tensors, numpy arrays, numbers, strings, bytes and None.
-    :raises TypeError: If the tree holds anything else.
-
-    Example:
-    >>> from art_sensreg.training.checkpoint.codec import pack
-    >>> pack({"epoch": 3, "model": {"weight": torch.ones(2)}})
-    ({'model/weight': tensor([1., 1.])},
-     '{"dict": [["epoch", 3], ["model", {"dict": [["weight", {"tensor": "model/weight"}]]}]]}')
     """
     tensors: dict[str, torch.Tensor] = {}
     text = json.dumps(_to_json(tree, (), tensors), allow_nan=False)
@@ -50,14 +42,8 @@ def pack(tree: Any) -> tuple[dict[str, torch.Tensor], str]:
 
 def unpack(tensors: dict[str, torch.Tensor], text: str) -> Any:
     """
-    Put together what :func:`pack` took apart; the tree holds the tensors themselves, not copies.
-
-    :raises ValueError: If the text does not come from :func:`pack`, or a tensor is missing.
-
-    Example:
-    >>> from art_sensreg.training.checkpoint.codec import pack, unpack
-    >>> unpack(*pack({"betas": (0.9, float("inf")), 0: torch.ones(2)}))
-    {'betas': (0.9, inf), 0: tensor([1., 1.])}
+    Put together what :func:`pack` took apart; the tree holds the tensors themselves, not copies. ValueError if the text
+    does not come from :func:`pack`, or a tensor is missing.
     """
     return _from_json(json.loads(text), tensors)
 

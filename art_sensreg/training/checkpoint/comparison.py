@@ -17,12 +17,8 @@ def first_difference(
     stored: Fingerprint, own: Fingerprint, moving: Mapping[str, Collection[str]] | None = None
 ) -> str | None:
     """
-    Compare two runs.
-
-    :param stored: Fingerprint in a checkpoint.
-    :param own: Fingerprint of this run.
-    :param moving: Names by section of what changed while the run of the checkpoint went on, and so is not a setting.
-    :return: The first difference in words, or None.
+    The first difference of the fingerprint in a checkpoint from that of this run, in words, or None. `moving` names, by
+    section, what changed while the run of the checkpoint went on, and so is not a setting.
 
     Example:
     >>> from art_sensreg.training.checkpoint.comparison import first_difference

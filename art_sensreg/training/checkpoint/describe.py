@@ -61,20 +61,8 @@ class Describer:
 
     A function is described by its bytecode, constants, defaults, closure and the global names that it uses, not by its
     name or place: the same function defined again is the same. Code of Python, torch, numpy, ART and other installed
-    packages is described by its name. Random generators and devices are left out.
-
-    :param own: What the run itself trains: its model, optimizer and so on. Objects may refer to it, and it changes
-        while it trains, so it is named and not looked into.
-
-    Example:
-    >>> from art_sensreg.training.checkpoint.describe import Describer
-    >>> describe = Describer()
-    >>> dict(describe("sigma", {"low": 0.1, "high": 0.5}))
-    {'sigma': "{'high': 0.5, 'low': 0.1}"}
-    >>> def scaled(factor):
-    ...     return lambda x: factor * x
-    >>> sorted(dict(describe("f", scaled(2))))
-    ['f', 'f.factor']
+    packages is described by its name. Random generators and devices are left out. What the run itself trains (`own`) is
+    named and not looked into: objects may refer to it, and it changes while it trains.
     """
 
     def __init__(self, own: Iterable[Any] = ()) -> None:

@@ -29,18 +29,8 @@ DAMAGE = (SafetensorError, ValueError, TypeError, LookupError, RuntimeError, Ass
 
 def to_bytes(tree: Any, kind: str, version: int, **extra: str) -> bytes:
     """
-    The content of a sealed file.
-
-    :param tree: See :func:`~art_sensreg.training.checkpoint.codec.pack`.
-    :param kind: Name of the format, `package-noun`.
-    :param version: Its version.
-    :param extra: Further entries of the metadata.
-    :raises TypeError: If the tree holds something that cannot be stored.
-
-    Example:
-    >>> from art_sensreg.training.checkpoint.files import from_bytes, to_bytes
-    >>> from_bytes(to_bytes({"weight": torch.ones(2)}, "my-file", 1), "my-file", 1)
-    ({'weight': tensor([1., 1.])}, {})
+    The content of a sealed file: a tree, as :func:`~art_sensreg.training.checkpoint.codec.pack` takes it, with its
+    format (`package-noun`), version and further entries as metadata.
     """
     tensors, text = pack(tree)
     sums = json.dumps({name: _checksum_of(tensor) for name, tensor in tensors.items()})
@@ -51,8 +41,7 @@ def to_bytes(tree: Any, kind: str, version: int, **extra: str) -> bytes:
 def from_bytes(data: bytes, kind: str, version: int, extra: tuple[str, ...] = ()) -> tuple[Any, dict[str, str]]:
     """
     The tree of a sealed file, its tensors on the CPU, and the further entries of its metadata; every byte is checked.
-
-    :raises ValueError: If it is truncated, damaged, of another format or version; or others of `DAMAGE`, from `load`.
+    ValueError if it is truncated, damaged, of another format or version; or others of `DAMAGE`, from `load`.
     """
     metadata = _checked(header_of(data), kind, version, extra)
     tensors = load(data)
@@ -64,8 +53,7 @@ def from_bytes(data: bytes, kind: str, version: int, extra: tuple[str, ...] = ()
 def header_of(data: bytes) -> dict[str, Any]:
     """
     The header of a safetensors file, of which `data` is the beginning; the metadata are its entry `__metadata__`.
-
-    :raises ValueError: If there is none.
+    ValueError if there is none.
     """
     end = 8 + int.from_bytes(data[:8], "little")
     if len(data) < max(9, end):
@@ -81,11 +69,8 @@ def header_of(data: bytes) -> dict[str, Any]:
 
 def read_bytes(path: Path) -> bytes:
     """
-    Read a whole safetensors file, if it is one: a pipe would never end, a sparse file need not fit into memory.
-
-    :param path: The file, or a symbolic link to it.
-    :raises OSError: If there is no such file, it is not a regular file, or it cannot be opened.
-    :raises ValueError: If its size is not what its header says.
+    Read a whole safetensors file, if it is one: a pipe would never end, a sparse file need not fit into memory. OSError
+    if it is no regular file or cannot be opened, ValueError if its size is not what its header says.
     """
     check_regular(path, links=True)
     with open(path, "rb") as file:

@@ -26,16 +26,12 @@ _PARTS = "checkpoint-*.safetensors.part"
 
 def write_checkpoint(folder: Path, step: int, tree: Any, keep: int) -> Path:
     """
-    Write one checkpoint: aside first, then renamed. Then remove all but the newest `keep` up to this step; those of
-    later steps (of a run that went on from an earlier one) stay, so that the new one is never removed.
+    Write a tree (see :func:`~art_sensreg.training.checkpoint.codec.pack`) as one checkpoint: aside first, then renamed.
+    Then remove all but the newest `keep` up to this step; those of later steps (of a run that went on from an earlier
+    one) stay, so that the new one is never removed.
 
-    :param folder: An existing folder.
-    :param step: Number of steps, at least 0.
-    :param tree: See :func:`~art_sensreg.training.checkpoint.codec.pack`.
-    :param keep: How many checkpoints to keep, at least 1.
-    :return: The file.
-    :raises TypeError: If the tree holds something that cannot be stored.
-    :raises OSError: If it cannot be written; of the class and number of the cause. Older checkpoints stay.
+    TypeError if the tree holds something that cannot be stored; OSError, of the class and number of the cause, if it
+    cannot be written: older checkpoints stay.
     """
     check_count("step", step, minimum=0)
     check_count("keep", keep)
@@ -52,11 +48,9 @@ def write_checkpoint(folder: Path, step: int, tree: Any, keep: int) -> Path:
 
 def check_folder(folder: str | Path) -> Path:
     """
-    Make a folder for checkpoints, with its parents, and prove that files can be written into it.
-
-    :raises NotADirectoryError: If it, or a parent of it, is a file.
-    :raises OSError: If it cannot be made or written into; of the class and number of the cause. If a link, a pipe or a
-        folder has the name of a checkpoint.
+    Make a folder for checkpoints, with its parents, and prove that files can be written into it. An OSError is of the
+    class and number of the cause (NotADirectoryError if a file is in the way); one too if a link, a pipe or a folder
+    has the name of a checkpoint.
     """
     folder = Path(folder)
     probe = folder / "checkpoint-probe.safetensors.part"  # a name that write_checkpoint would clear away
@@ -90,17 +84,8 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 def read_checkpoint(path: Path) -> tuple[int, Any]:
     """
-    The number of steps and the tree of a checkpoint, its tensors on the CPU; every byte is checked.
-
-    :raises OSError: If there is no such file, it is not a regular file, or it cannot be opened.
-    :raises ValueError: If the file is truncated, damaged, of another format or of a newer version.
-
-    Example:
-    >>> import tempfile, torch
-    >>> from art_sensreg.training.checkpoint.folder import read_checkpoint, write_checkpoint
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     read_checkpoint(write_checkpoint(Path(folder), 500, {"weight": torch.ones(2)}, keep=2))
-    (500, {'weight': tensor([1., 1.])})
+    The number of steps and the tree of a checkpoint, its tensors on the CPU; every byte is checked. OSError if it is no
+    regular file or cannot be opened; ValueError if it is truncated, damaged, of another format or of a newer version.
     """
     try:
         tree, metadata = from_bytes(read_bytes(path), FORMAT, VERSION, ("step",))
@@ -111,11 +96,8 @@ def read_checkpoint(path: Path) -> tuple[int, Any]:
 
 def read_newest(folder: Path) -> tuple[Path, Any] | None:
     """
-    The newest checkpoint that can be read and its tree, or None if there is none.
-
-    A warning is logged for each newer one that cannot be read.
-
-    :raises ValueError: If there are checkpoints, and none of them can be read.
+    The newest checkpoint that can be read and its tree, or None if there is none; ValueError if there are some, but
+    none can be read. A warning is logged for each newer one that cannot be read.
     """
     reasons = []
     paths = list_checkpoints(folder)

@@ -24,19 +24,8 @@ _KERNELS = ("fused", "foreach", "capturable", "differentiable")
 
 def check_model_state(model: nn.Module, stored: Any, where: str) -> None:
     """
-    Check that weights belong to this architecture (names, shapes, types) and are finite.
-
-    :param model: The model.
-    :param stored: Its future `state_dict`.
-    :param where: Where it comes from, for the message.
-    :raises ValueError: If it belongs to another one.
-
-    Example:
-    >>> from art_sensreg.training.checkpoint.loading import check_model_state
-    >>> check_model_state(nn.Linear(2, 1), nn.Linear(3, 1).state_dict(), "The file")
-    Traceback (most recent call last):
-    ...
-    ValueError: The file holds 'weight' of shape (1, 3); expected (1, 2) in this architecture.
+    Check that weights belong to this architecture (names, shapes, types) and are finite. `where` they come from is for
+    the message.
     """
     if not isinstance(stored, dict):
         raise ValueError(f"{where} holds {type(stored).__name__} for the weights; expected a dict of tensors.")
@@ -58,12 +47,8 @@ def check_model_state(model: nn.Module, stored: Any, where: str) -> None:
 
 def check_optimizer_state(optimizer: torch.optim.Optimizer, stored: Any, where: str) -> None:
     """
-    Check that a state belongs to an optimizer: its parameter groups, and every tensor for every parameter.
-
-    :param optimizer: The optimizer.
-    :param stored: Its future `state_dict`.
-    :param where: Where it comes from, for the message.
-    :raises ValueError: If it belongs to another one.
+    Check that a state belongs to an optimizer: its parameter groups, and every tensor for every parameter. `where` it
+    comes from is for the message.
     """
     other = f"{where} holds the state of another optimizer; expected one of {type(optimizer).__qualname__}"
     if not isinstance(stored, dict) or not {"state", "param_groups"} <= set(stored):
@@ -87,11 +72,7 @@ def check_optimizer_state(optimizer: torch.optim.Optimizer, stored: Any, where: 
 
 
 def check_live_state(optimizer: torch.optim.Optimizer) -> None:
-    """
-    Check the present state of an optimizer: a weight may have been replaced since it was made.
-
-    :raises ValueError: If a tensor of its state does not belong to its weight.
-    """
+    """Check the present state of an optimizer, tensor by tensor: a weight may have been replaced since it was made."""
     for each in (optimizer, *inner_optimizers(optimizer).values()):
         for index, (parameter, group) in _parameters(each, each.param_groups).items():
             if each.state.get(parameter):

@@ -32,23 +32,11 @@ _guard = threading.Lock()
 
 class FolderLock:
     """
-    Keeps other processes, and other threads of this one, out of a folder.
+    Keeps other processes, and other threads of this one, out of an existing folder.
 
     The system holds the lock for the process, in a file `.lock`: a process that is killed leaves the file, but the lock
     is free. Where a file system does not support locks, other threads are still kept out, other processes are not, and
     a warning says so.
-
-    :param folder: An existing folder.
-
-    Example:
-    >>> import tempfile
-    >>> from art_sensreg.training.checkpoint.lock import FolderLock
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     first, second = FolderLock(Path(folder)), FolderLock(Path(folder))
-    ...     taken = first.acquire(), second.acquire()
-    ...     first.release()
-    ...     taken, second.acquire(), second.release()
-    ((True, False), True, None)
     """
 
     def __init__(self, folder: Path) -> None:

@@ -26,24 +26,9 @@ Store = dict[str, Any]
 
 class ObjectiveState:
     """
-    The tensors of an objective, and whatever else the optimizer trains, that do not belong to the model.
+    The tensors of an objective, and whatever else the optimizer (if any) trains, that do not belong to the model.
 
     They are found in a loss or penalty that is a module, and in modules and tensors that a function or object holds.
-
-    :param objective: The objective.
-    :param model: The model that is trained; what belongs to it is left out.
-    :param optimizer: Its optimizer, or None.
-
-    Example:
-    >>> from art_sensreg.training.checkpoint.objective_state import ObjectiveState
-    >>> class Tempered(nn.CrossEntropyLoss):
-    ...     def __init__(self):
-    ...         super().__init__()
-    ...         self.scale = nn.Parameter(torch.ones(()))
-    >>> model, loss = nn.Linear(3, 2), Tempered()
-    >>> optimizer = torch.optim.SGD([*model.parameters(), *loss.parameters()], lr=0.1)
-    >>> sorted(ObjectiveState(Objective(base_loss=loss), model, optimizer).tensors())
-    ['base.scale']
     """
 
     def __init__(self, objective: Objective, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
@@ -188,11 +173,7 @@ class ObjectiveState:
         return {"tensors": tensors, "plain values": values_of(self.attributes()), "states": states}
 
     def check_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
-        """
-        Check tensors before any is loaded.
-
-        :raises ValueError: If a parameter has another shape.
-        """
+        """Check tensors before any is loaded: ValueError if a parameter has another shape."""
         own = self.tensors()
         for name, tensor in tensors.items():
             if name in own and own[name].requires_grad and own[name].shape != tensor.shape:
@@ -249,11 +230,7 @@ class TrainedState:
         return {**self.model.state_dict(), **own}
 
     def check(self, state: dict[str, torch.Tensor], where: str) -> None:
-        """
-        Check a state before it is loaded.
-
-        :raises ValueError: If a tensor of it does not belong to this model or objective.
-        """
+        """Check before it is loaded that the tensors of a state belong to this model and objective."""
         weights, own = self._divided(state)
         check_model_state(self.model, weights, where)
         self.objective.check_tensors(own)

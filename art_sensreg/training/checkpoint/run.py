@@ -28,13 +28,9 @@ _RECORDED = 3
 @dataclass
 class Checkpoints:
     """
-    The checkpoints of one run. As a context manager it keeps other runs out of the folder.
-
-    :param folder: Where they are.
-    :param keep: Number of the newest that are kept.
-    :param resume: Whether to continue from the newest.
-    :param describe: Function that describes the run, told whether an epoch is over; only the first process's is called.
-    :param processes: Only the first one writes.
+    The newest `keep` checkpoints of one run; as a context manager it keeps other runs out of the folder. `describe`
+    describes the run, told whether an epoch is over; it is called, and checkpoints are written, on the first process
+    only.
     """
 
     folder: Path
@@ -58,10 +54,9 @@ class Checkpoints:
 
     def newest(self) -> dict[str, Any] | None:
         """
-        What the newest checkpoint that can be read holds, on every process; None to start from scratch.
-
-        :raises OSError: If the folder cannot be written.
-        :raises ValueError: If no checkpoint can be read, it is of another run, or there are some and `resume` is False.
+        What the newest checkpoint that can be read holds, on every process; None to start from scratch. OSError if the
+        folder cannot be written; ValueError if no checkpoint can be read, it is of another run, or there are some and
+        `resume` is False.
         """
         tree: dict[str, Any] | None = self._on_first(self._read)
         return tree
@@ -140,9 +135,8 @@ class Checkpoints:
 
     def write(self, step: int, tree: dict[str, Any]) -> None:
         """
-        Write a checkpoint after so many steps in all: the first process does, the others wait for the outcome.
-
-        :raises OSError: If it cannot be written; the last one is intact.
+        Write a checkpoint after so many steps in all: the first process does, the others wait for the outcome. OSError
+        if it cannot be written; the last one is intact.
         """
         self._on_first(lambda: self._write(step, tree))
 

@@ -33,20 +33,8 @@ class Stateful(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class RunState:
     """
-    The parts of a run that the rest of it depends on, as one.
-
-    :param progress: Position, history and so on: entries of their own in the checkpoint.
-    :param model: The model, on its device.
-    :param average: The moving average of its weights, or None.
-    :param objective: What loss and penalties keep.
-    :param optimizer: The optimizer.
-    :param scheduler: The learning rate scheduler, or None.
-    :param schedule: When it steps.
-    :param scaler: The gradient scaler.
-    :param early_stopping: The best epoch so far, or None.
-    :param guard: The watch for catastrophic overfitting, or None.
-    :param callbacks: The user's own code.
-    :param batches: The training data.
+    The parts of a run that the rest of it depends on, as one; None where the run has no such part. Progress (position,
+    history and so on) gets entries of its own in the checkpoint.
     """
 
     progress: Stateful
@@ -84,11 +72,8 @@ class RunState:
 
     def load_state_dict(self, stored: dict[str, Any]) -> None:
         """
-        Continue a run, but for the random states: see :meth:`restore_random_state`.
-
-        :param stored: What `state_dict` returned.
-        :raises ValueError: If that run has gone further than this one is to go, or a tensor does not belong to this
-            run; nothing has been changed then.
+        Continue a run, but for the random states: see :meth:`restore_random_state`. ValueError if that run has gone
+        further than this one is to go, or a tensor does not belong to this run; nothing has been changed then.
         """
         self._check(stored)
         self.progress.load_state_dict(stored)

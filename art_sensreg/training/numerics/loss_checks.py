@@ -14,13 +14,8 @@ from art_sensreg.training.numerics.loss_means import adds_up, divisor
 
 def check_loss_alone(objective: Objective, model: nn.Module, x: torch.Tensor) -> None:
     """
-    Check that a loss does not use activations that a hook keeps for it: where other images go through the model
-    together with those of the loss, they would be those of all of them.
-
-    :param objective: The objective, with the base loss.
-    :param model: The model.
-    :param x: Some images.
-    :raises ValueError: If a forward pass of the model sets a tensor that the loss holds.
+    Check that a loss does not use activations that a hook keeps for it, by a forward pass of some images: where other
+    images go through the model together with those of the loss, they would be those of all of them.
     """
     passing = [penalty for penalty in objective.penalties.values() if isinstance(penalty, FusedPenalty)]
     adversary = objective.adversary is not None and (objective.adversary.needs_clean or bool(passing))
@@ -39,13 +34,9 @@ def check_loss_alone(objective: Objective, model: nn.Module, x: torch.Tensor) ->
 
 def check_divisible(objective: Objective, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
     """
-    Find out whether the loss of a batch is the sum or the mean of its parts' losses, where batches are divided.
-
-    :param objective: The objective; its `additive` is set.
-    :param model: The model.
-    :param x: Some images.
-    :param y: Their labels, in the form that the loss takes.
-    :raises ValueError: If the adversary mixes a loss that is not a plain mean over the examples with one that is.
+    Find out whether the loss of a batch is the sum or the mean of its parts' losses, where batches are divided, and set
+    the objective's `additive`. ValueError if the adversary mixes a loss that is not a plain mean over the examples with
+    one that is.
     """
     loss = objective.base_loss
     with ObjectiveState(objective, model, None).unchanged(), trial(model, x):

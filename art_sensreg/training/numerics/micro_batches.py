@@ -53,13 +53,8 @@ def weighted_by_divisor(parts: list[Part], loss: Any, y: torch.Tensor) -> list[P
 
 def cache_sized(size: int, share: Share, noisy: int, most: int) -> list[Part]:
     """
-    Divide a batch into parts whose activations stay in the processor's cache.
-
-    :param size: Size of the batch.
-    :param share: How it is weighted.
-    :param noisy: How many of its first examples have noisy copies, at least 1.
-    :param most: Examples of a part, at most. Those without noisy copies are the last part: they need no comparison.
-    :return: The parts.
+    Divide a batch into parts of at most `most` examples whose activations stay in the processor's cache. Those without
+    noisy copies (all but the first `noisy`, at least 1) are the last part: they need no comparison.
     """
     count = -(-noisy // most)
     weight, noisy_weight, rest = share.weight, share.noisy_weight, size - noisy

@@ -59,15 +59,9 @@ def all_finite(named: Tensors) -> dict[str, bool]:
 
 class NonFiniteGuard:
     """
-    What a run does about NaN and infinite values.
-
-    Buffers count if they are finite when the run begins: a mask of minus infinity does not.
-
-    :param model: The model.
-    :param average: The moving average of its weights, or None.
-    :param others: Function that returns what is trained besides, by name.
-    :param max_skipped: Steps of the run that may be left out; None: the first one ends it.
-    :param last_checkpoint: Function that returns a sentence for error messages about the last checkpoint, if any.
+    What a run does about NaN and infinite values: so many steps may be left out (None: the first one ends it). Buffers
+    count if they are finite when the run begins: a mask of minus infinity does not. Messages end in what
+    `last_checkpoint` says.
     """
 
     def __init__(
@@ -84,9 +78,8 @@ class NonFiniteGuard:
 
     def leave_out(self, culprit: str, state: TrainingState) -> None:
         """
-        Count a step whose term `culprit` is not finite; its buffers are restored already.
-
-        :raises FloatingPointError: If the run is to stop.
+        Count a step whose term `culprit` is not finite; its buffers are restored already. FloatingPointError if the run
+        is to stop.
         """
         self.check_weights(state)  # weights that are NaN already are the cause, and no later step mends them
         if self._max_skipped is not None and state.skipped < self._max_skipped:
@@ -103,8 +96,7 @@ class NonFiniteGuard:
     def check_weights(self, state: TrainingState) -> None:
         """
         A finite loss can lead to weights that are not (an infinite learning rate): never store or return them.
-
-        :raises FloatingPointError: If a weight, or a buffer that was finite, is not; of the average too.
+        FloatingPointError if a weight, or a buffer that was finite, is not; of the average too.
         """
         named: dict[str, torch.Tensor] = {}
         for prefix, model in self._models.items():

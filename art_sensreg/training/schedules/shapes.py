@@ -26,11 +26,9 @@ _STEP_WORDS = {
 @dataclass(frozen=True)
 class Plan:
     """
-    The shape of a schedule, in calls of its `step`.
-
-    :param rise: Calls until the learning rate is highest (a warm-up); 0 if it only falls.
-    :param length: Calls until the schedule ends, starts again or first moves; None if nothing tells.
-    :param says_step: Whether the name of its argument says that it counts steps.
+    The shape of a schedule, in calls of its `step`: until the learning rate is highest (0 if it only falls); until the
+    schedule ends, starts again or first moves (None if nothing tells); and whether its author says that it counts
+    steps.
     """
 
     rise: int = 0

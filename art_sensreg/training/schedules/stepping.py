@@ -88,8 +88,7 @@ class Schedule:
     def start(self, nb_epochs: int, steps_of_epoch: int, steps_left: int) -> None:
         """
         Decide whether the scheduler steps after every step or every epoch, and check that it lasts for the run.
-
-        :raises ValueError: If that cannot be known, or the scheduler is too short.
+        ValueError if it cannot be told, or it is too short.
         """
         if self.scheduler is None or self._both:
             self.per_step = False
