@@ -13,19 +13,6 @@ class StopRequest:
     Context manager that turns SIGTERM and SIGINT into a request, so that the step is finished and a checkpoint written.
 
     A second signal acts at once. Outside of the main thread signals are left alone.
-
-    Example:
-    >>> from art_sensreg.training.signals import StopRequest
-    >>> former = signal.signal(signal.SIGINT, signal.default_int_handler)
-    >>> try:
-    ...     with StopRequest() as request:
-    ...         signal.raise_signal(signal.SIGINT)
-    ...         print("finish the step")
-    ... except KeyboardInterrupt:
-    ...     print("stopped")
-    finish the step
-    stopped
-    >>> handler = signal.signal(signal.SIGINT, former)
     """
 
     def __init__(self) -> None:

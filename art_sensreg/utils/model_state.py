@@ -26,18 +26,6 @@ class Snapshot:
 
     In the meantime weights and buffers lie in other memory: what a graph holds of them is never written to. `weights`
     tells whether parameters, which some models change in a forward pass, and the content of lists count too.
-
-    Example:
-    >>> from art_sensreg.utils.model_state import Snapshot
-    >>> model = nn.BatchNorm1d(2)
-    >>> model.calls = 0
-    >>> snapshot = Snapshot(model)
-    >>> _, model.calls = model(torch.randn(5, 2)), 1
-    >>> sorted(name for _, name in snapshot.changed())
-    ['calls', 'num_batches_tracked', 'running_mean', 'running_var']
-    >>> snapshot.restore()
-    >>> model.running_mean.tolist(), model.calls
-    ([0.0, 0.0], 0)
     """
 
     def __init__(self, model: nn.Module, weights: bool = True) -> None:

@@ -149,14 +149,7 @@ def _first(results: Results, run: RunRecord) -> int:
 
 
 def percent(shares: Sequence[float]) -> str:
-    """
-    Shares of several seeds as text: their mean in percent, and their spread.
-
-    Example:
-    >>> from art_sensreg.benchmark.results.tables import percent
-    >>> percent([0.5]), percent([0.5, 0.52])
-    ('50.0', '51.0 ± 1.4')
-    """
+    """Shares of several seeds as text: their mean in percent, and their spread."""
     spread = f" ± {100 * stdev(shares):.1f}" if len(shares) > 1 else ""
     return f"{100 * fmean(shares):.1f}{spread}"
 

@@ -94,15 +94,7 @@ class StepCostResults(Record):
 
 
 def summarised(model: str, records: Iterable[VariantRecord]) -> tuple[VariantRecord, ...]:
-    """
-    The records of a model with median, quartiles, and whether the target is met.
-
-    Example:
-    >>> from art_sensreg.benchmark.step_cost.records import summarised
-    >>> (found,) = summarised("mlp", [VariantRecord(variant="plain", unit="epoch", ratios=(1.0, 1.02, 1.1))])
-    >>> found.ratio, found.target, found.met
-    (1.02, 1.05, True)
-    """
+    """The records of a model with median, quartiles, and whether the target is met."""
     measured = {}
     for timed in records:
         ratios = timed.ratios if timed.status == "ok" else ()

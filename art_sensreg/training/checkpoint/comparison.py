@@ -19,11 +19,6 @@ def first_difference(
     """
     The first difference of the fingerprint in a checkpoint from that of this run, in words, or None. `moving` names, by
     section, what changed while the run of the checkpoint went on, and so is not a setting.
-
-    Example:
-    >>> from art_sensreg.training.checkpoint.comparison import first_difference
-    >>> first_difference({"setting": {"batch_size": "64"}}, {"setting": {"batch_size": "32"}})
-    'the setting `batch_size` is 64 in the checkpoint; expected 32'
     """
     for section, entries in own.items():
         before = stored.get(section, {})

@@ -205,19 +205,7 @@ class ObjectiveState:
 
 
 class TrainedState:
-    """
-    The model and the tensors of its objective as one state: what early stopping and the guard keep and give back.
-
-    :param model: The model whose weights count.
-    :param objective: The state of the objective.
-
-    Example:
-    >>> from art_sensreg.training.checkpoint.objective_state import TrainedState
-    >>> model = nn.Linear(1, 1)
-    >>> state = ObjectiveState(Objective(), model, torch.optim.SGD(model.parameters(), lr=0.1))
-    >>> list(TrainedState(model, state).state_dict())
-    ['weight', 'bias']
-    """
+    """The model and the tensors of its objective as one state: what early stopping and the guard keep and give back."""
 
     _MARK = "(objective) "
 

@@ -19,16 +19,7 @@ _LARGEST = 2**16
 
 
 def values_of(holders: Iterable[tuple[str, Mapping[str, Any]]]) -> Values:
-    """
-    Collect plain values, and small tensors without a gradient, among the attributes (`vars`) of named objects.
-
-    Example:
-    >>> from art_sensreg.training.checkpoint.plain_state import values_of
-    >>> layer = nn.Dropout(0.1)
-    >>> layer.calls = 3
-    >>> values_of([("drop", vars(layer))])
-    {'drop': {'p': 0.1, 'inplace': False, 'calls': 3}}
-    """
+    """Collect plain values, and small tensors without a gradient, among the attributes (`vars`) of named objects."""
     found = {
         name: {key: item for key, item in held.items() if key not in _OWN_OF_TORCH and _counts(item)}
         for name, held in holders

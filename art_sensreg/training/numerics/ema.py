@@ -11,22 +11,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 class WeightAverage(AveragedModel):
     """
-    An exponential moving average of a model's weights and buffers, which begins with their first values.
-
-    Torch's own copies its counter of the steps to the device in each of them, for which the host waits.
-
-    :param model: The model.
-    :param decay: Of the average, above 0 and below 1.
-
-    Example:
-    >>> from art_sensreg.training.numerics.ema import WeightAverage
-    >>> model = nn.Linear(1, 1, bias=False)
-    >>> average = WeightAverage(model, decay=0.75)
-    >>> for value in (0.0, 4.0):
-    ...     _ = nn.init.constant_(model.weight, value)
-    ...     average.update_parameters(model)
-    >>> average.module.weight.item()
-    1.0
+    An exponential moving average of a model's weights and buffers, which begins with their first values. Torch's own
+    copies its counter of the steps to the device in each of them, for which the host waits.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

@@ -16,17 +16,8 @@ Part = tuple[int, Share]
 
 def micro_batches(size: int, share: Share, pieces: int) -> list[Part]:
     """
-    Divide a batch into micro-batches whose weighted terms add up to those of the batch.
-
-    :param size: Size of the batch.
-    :param share: How the batch is weighted; the first of its examples have noisy copies.
-    :param pieces: Number of micro-batches, at most `size`.
-    :return: The parts.
-
-    Example:
-    >>> from art_sensreg.training.numerics.micro_batches import micro_batches
-    >>> [(size, share.noisy_rows, share.weight) for size, share in micro_batches(8, Share(noisy_rows=6), pieces=2)]
-    [(4, None, 0.5), (4, 2, 0.5)]
+    Divide a batch, whose first examples have noisy copies, into `pieces` micro-batches (at most its size) whose
+    weighted terms add up to those of the batch.
     """
     if pieces == 1:
         return [(size, share)]

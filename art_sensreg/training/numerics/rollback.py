@@ -12,20 +12,8 @@ from torch import nn
 
 class SavedBuffers:
     """
-    The buffers as they were before a step.
-
-    :param stores: Where they are, by name: each module's `_buffers`. Values other than tensors, and tensors that are
-        trained, are left alone.
-
-    Example:
-    >>> from art_sensreg.training.numerics.rollback import SavedBuffers
-    >>> norm = nn.BatchNorm1d(1)
-    >>> saved = SavedBuffers([norm._buffers])
-    >>> saved.take()
-    >>> _ = norm(torch.tensor([[float("nan")], [0.0]]))
-    >>> saved.restore()
-    >>> norm.running_mean
-    tensor([0.])
+    The buffers as they were before a step. They are in the stores, each module's `_buffers`; values other than tensors,
+    and tensors that are trained, are left alone.
     """
 
     def __init__(self, stores: Iterable[MutableMapping[str, Any]]) -> None:

@@ -38,22 +38,11 @@ class Plan:
 
 def interval_of(plan: Plan, epochs: int, steps_of_epoch: int, done: int = 0) -> str | None:
     """
-    Whether a schedule counts in `epoch` or `step`, or None if that cannot be known.
+    Whether a schedule counts in `epoch` or `step`, or None if that cannot be known. `done` calls have been made
+    already.
 
     A schedule as long as the run has steps was meant for steps. If a warm-up would not be over at the end of the run,
     either it was not meant for epochs, or the run is a short trial of a long schedule: nobody can know.
-
-    :param plan: The schedule.
-    :param epochs: Epochs of the run.
-    :param steps_of_epoch: Steps of an epoch.
-    :param done: Calls that the scheduler has had already.
-
-    Example:
-    >>> from art_sensreg.training.schedules.shapes import Plan, interval_of
-    >>> interval_of(Plan(length=1000), epochs=10, steps_of_epoch=100)
-    'step'
-    >>> interval_of(Plan(rise=200, length=200), epochs=10, steps_of_epoch=100) is None
-    True
     """
     steps = epochs * steps_of_epoch
     rise, length = plan.rise - done, math.inf if plan.length is None else plan.length - done
@@ -72,15 +61,7 @@ def interval_of(plan: Plan, epochs: int, steps_of_epoch: int, done: int = 0) -> 
 
 
 def plan_of(scheduler: Any, steps: int) -> Plan:
-    """
-    The shape of a torch scheduler in a run of that many steps; the scheduler and its optimizer stay as they are.
-
-    Example:
-    >>> from art_sensreg.training.schedules.shapes import plan_of
-    >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
-    >>> plan_of(schedulers.LambdaLR(optimizer, lambda t: min(1, t / 50)), steps=1000)
-    Plan(rise=50, length=50, says_step=False)
-    """
+    """The shape of a torch scheduler in a run of that many steps; the scheduler and its optimizer stay as they are."""
     kind = type(scheduler)
     if kind is schedulers.SequentialLR:
         return _one_after_another([plan_of(s, steps) for s in scheduler._schedulers], scheduler._milestones)
