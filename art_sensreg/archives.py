@@ -1,9 +1,9 @@
 """
-MNIST and CIFAR-10 as published: read from ART's data folder, or downloaded into it, and checked before they are used.
+MNIST and CIFAR-10 as published: read from ART's data folder, or downloaded into it, and verified before use.
 
-ART's own loaders unpickle whatever lies in that folder, which is below /tmp if the home folder is not writable, and
-download without checking certificates. Here a file is used only if its checksum is the published one, and the pickles
-of CIFAR-10 can make numpy arrays and nothing else.
+ART's own loaders unpickle whatever is in that folder, which is below /tmp if the home folder is not writable, and
+download without checking certificates. Here a file is used only if its checksum matches the published one, and the
+pickles of CIFAR-10 may contain only numpy arrays.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ KEYS = ("x_train", "y_train", "x_test", "y_test")
 @dataclass(frozen=True, kw_only=True)
 class Archive:
     """
-    A published file: its names in the data folder, the first for downloads; its source, and its size at most.
+    A published file: its names in the data folder (the first is used for downloads), its source and its maximum size.
 
-    Of the published checksums, by the name of the algorithm, one that matches is enough.
+    `checksums` are the published ones by algorithm; one match is enough.
     """
 
     names: tuple[str, ...]
@@ -78,7 +78,7 @@ _INSTEAD = "or give a folder with {name}.npz as `--data-dir`"
 
 
 def data_folder() -> Path:
-    """ART's folder of data sets."""
+    """ART's data folder."""
     return Path(config.ART_DATA_PATH)
 
 
@@ -86,7 +86,7 @@ def load_archive(name: str) -> Arrays:
     """
     The arrays of `mnist` or `cifar10`, as published.
 
-    `ValueError` if a file is not the published one, or others can write into the folder.
+    `ValueError` if a file is not the published one, or if others can write to the folder.
     """
     folder, archive = data_folder(), ARCHIVES[name]
     instead = _INSTEAD.format(name=name)
@@ -106,9 +106,9 @@ def load_archive(name: str) -> Arrays:
 
 
 def check_private(folder: Path, instead: str) -> None:
-    """Refuse a folder, which may be missing, that others can write into or replace; `instead` is another way out."""
+    """Refuse a folder (which may be missing) that others can write to or replace; `instead` suggests an alternative."""
     if not hasattr(os, "getuid"):
-        return  # permission bits mean nothing there
+        return  # permission bits have no meaning there
     path, inner = folder.absolute(), None
     for place in (path, *path.parents):
         try:
@@ -131,9 +131,9 @@ def check_private(folder: Path, instead: str) -> None:
 
 def read_batches(files: Mapping[str, bytes], digests: Mapping[str, str] = BATCHES) -> Arrays:
     """
-    The arrays of CIFAR-10 from the content of its parts by name, and their MD5; the last part is the test images.
+    The arrays of CIFAR-10 from the content of its parts by name, and their MD5; the last part contains the test images.
 
-    `ValueError` if a part is missing, is not the published one, or holds anything but arrays.
+    `ValueError` if a part is missing, is not the published one, or contains anything but arrays.
     """
     parts = []
     for name, digest in digests.items():
@@ -145,7 +145,7 @@ def read_batches(files: Mapping[str, bytes], digests: Mapping[str, str] = BATCHE
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Makes numpy arrays, and builtin values that need no name: numbers, text, lists, dictionaries."""
+    """Unpickles only numpy arrays and builtin values: numbers, text, lists, dictionaries."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
@@ -178,7 +178,7 @@ def _joined(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.
 
 
 def _unpacked(data: bytes) -> dict[str, bytes]:
-    """The parts of CIFAR-10 from the archive, which is checked already, in memory."""
+    """The parts of CIFAR-10, in memory, from the archive, which has been verified already."""
     files = {}
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
         for member in archive:
@@ -193,7 +193,7 @@ def _as_published(data: bytes, digests: Mapping[str, str]) -> bool:
 
 
 def _downloaded(archive: Archive, folder: Path, instead: str) -> bytes:
-    """Download a file; only what is the published one is kept."""
+    """Download a file; it is kept only if it is the published one."""
     try:
         with urllib.request.urlopen(archive.url, timeout=60) as answer:
             data: bytes = answer.read(archive.limit + 1)

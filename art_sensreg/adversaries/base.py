@@ -1,4 +1,4 @@
-"""What adversaries have in common: how a batch is perturbed, and how clean and adversarial loss are combined."""
+"""The base class of adversaries: how a batch is perturbed, and how clean and adversarial losses are combined."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class Adversary:
     Base class of adversaries: gradient steps from a start, and how the losses of clean and adversarial images combine.
 
     Subclasses override the hooks below `perturb`. The model is in evaluation mode while it is attacked. In training,
-    clean and adversarial images are one batch; if there are clean ones, BatchNorm's statistics are theirs alone, as for
-    the penalties.
+    clean and adversarial images form one batch; if there are clean ones, BatchNorm's statistics come from those alone,
+    as for the penalties.
 
     :param eps: Size of the perturbation, in input units.
-    :param eps_step: Size of a step, in input units; None: the paper's.
-    :param clean_fraction: Share of the base loss that is on the clean images, from 0 (all adversarial) to below 1.
+    :param eps_step: Size of a step, in input units; None: that of the paper.
+    :param clean_fraction: Share of the base loss computed on the clean images, from 0 (all adversarial) to below 1.
     :param pair: What the penalties compare the clean images with: `noisy` copies, or the `adversarial` images, which
-        costs no further forward pass. The penalties' `sigma`, `noise` and `probes` are not used then: differences are
-        divided by `root_mean_square` of the adversary.
+        needs no extra forward pass. The penalties' `sigma`, `noise` and `probes` are then ignored: differences are
+        divided by the adversary's `root_mean_square`.
     :raises ValueError: If a setting is out of range.
-    :raises TypeError: If a setting is of a wrong type.
+    :raises TypeError: If a setting has the wrong type.
 
     Example:
     >>> from art_sensreg.adversaries import FGSMRS
@@ -72,7 +72,7 @@ class Adversary:
 
         :param model: Module from `(n, ...)` inputs to `(n, C)` logits; it keeps its mode.
         :param x: Clean images, `(n, ...)`.
-        :param y: Labels in the form that the base loss takes.
+        :param y: Labels in the form that the base loss expects.
         :param base_loss: Function of logits and labels, to a 0-d tensor.
         :param generator: Source of randomness.
         :param clip_values: Input range as two broadcastable tensors, or None.
@@ -110,11 +110,11 @@ class Adversary:
 
     @property
     def needs_clean(self) -> bool:
-        """Whether its loss needs the logits of the clean images."""
+        """Whether the loss needs the logits of the clean images."""
         return self.clean_fraction > 0
 
     def root_mean_square(self, x: torch.Tensor) -> float:
-        """Root mean square entry of a perturbation as large as can be, in input units, before images are clipped."""
+        """Root mean square entry of the largest possible perturbation, in input units, before images are clipped."""
         return self.eps
 
     def draw_start(self, x: torch.Tensor, generator: Randomness) -> torch.Tensor:

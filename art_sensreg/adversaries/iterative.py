@@ -1,4 +1,4 @@
-"""Adversaries of several gradient steps: PGD, and TRADES."""
+"""Adversaries with several gradient steps: PGD and TRADES."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from art_sensreg.utils.norms import norm_name
 @dataclass(frozen=True, kw_only=True)
 class PGD(Adversary):
     """
-    Projected gradient descent of `max_iter` steps from a random start; a step is `2.5 eps / max_iter` by default.
+    Projected gradient descent with `max_iter` steps from a random start; the default step is `2.5 eps / max_iter`.
 
     | Paper link: https://arxiv.org/abs/1706.06083 (Madry et al. 2018, equation 2 and section 3.1)
 
@@ -69,14 +69,14 @@ class PGD(Adversary):
 @dataclass(frozen=True, kw_only=True)
 class TRADES(PGD):
     """
-    TRADES: the base loss on clean images plus `beta` times the divergence of their predictions from adversarial ones.
+    TRADES: the base loss on clean images plus `beta` times the divergence of adversarial from clean predictions.
 
     The perturbation maximises the same divergence `KL(p(x) || p(x'))`, from `x + 0.001 N(0, I)`, without labels.
     `clean_fraction` must stay 0: the clean loss counts in full.
 
-    | Paper link: https://arxiv.org/abs/1901.08573 (Zhang et al. 2019, equation 5 and algorithm 1)
+    | Paper link: https://arxiv.org/abs/1901.08573 (Zhang et al. 2019, equation 5 and Algorithm 1)
 
-    :param beta: Weight of the divergence: 1/lambda of the paper. For the others see :class:`PGD`.
+    :param beta: Weight of the divergence: the paper's 1/lambda. For the others see :class:`PGD`.
 
     Example:
     >>> from art_sensreg.adversaries import TRADES

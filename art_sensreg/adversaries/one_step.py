@@ -1,4 +1,4 @@
-"""Adversaries of a single gradient step: cheap, and prone to catastrophic overfitting."""
+"""Adversaries with a single gradient step: cheap, and prone to catastrophic overfitting."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from art_sensreg.utils import check_number
 @dataclass(frozen=True, kw_only=True)
 class FGSMRS(Adversary):
     """
-    FGSM from a random start in the L-inf ball: one step of `1.25 eps`, back into the ball.
+    FGSM from a random start in the L-inf ball: one step of `1.25 eps`, projected back into the ball.
 
     | Paper link: https://arxiv.org/abs/2001.03994 (Wong, Rice, Kolter 2020, algorithm 3)
 
@@ -37,11 +37,11 @@ class FGSMRS(Adversary):
 @dataclass(frozen=True, kw_only=True)
 class NFGSM(Adversary):
     """
-    N-FGSM: uniform noise of `noise * eps`, then one step of `eps`, and not back into the ball.
+    N-FGSM: uniform noise of `noise * eps`, then one step of `eps`, without projection.
 
     | Paper link: https://arxiv.org/abs/2202.01181 (de Jorge et al. 2022, algorithm 1)
 
-    :param noise: Half width of the noise, in units of `eps`; the paper's choice is 2. For the others see
+    :param noise: Half-width of the noise, in units of `eps`; the paper uses 2. For the others see
         :class:`Adversary`.
 
     Example:

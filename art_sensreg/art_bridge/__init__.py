@@ -1,4 +1,4 @@
-"""Where numpy and ART meet tensors: from a classifier of ART and arrays to the training loop and back."""
+"""The boundary between numpy and ART on one side and torch on the other: from classifier and arrays to training."""
 
 from art_sensreg.art_bridge.arrays import ArrayInterface
 from art_sensreg.art_bridge.checks import check_images, check_labels, class_indices, clip_bounds

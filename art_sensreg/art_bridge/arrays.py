@@ -1,4 +1,4 @@
-"""What a classifier is asked by users and attacks: arrays of any kind in, float32 out."""
+"""The array interface of a classifier, for users and attacks: arrays of any kind in, float32 out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from art_sensreg.art_bridge.whole_model import ArtModelWrapper, WholeModel, whol
 from art_sensreg.utils import as_array, as_numbers, check_count, check_differentiable, enable_grad, shown
 from art_sensreg.utils.autograd import preserve_grad
 
-# ART's metaclass would wrap `predict` once more, to convert arrays that are converted here.
+# ART's metaclass would wrap `predict` again, to convert arrays that are already converted here.
 if TYPE_CHECKING:
     _Base = Any
 else:
@@ -61,8 +61,8 @@ class ArrayInterface(_Base):
         """
         Predict logits.
 
-        :param x: Images `(n, *input_shape)` of any float type, within `clip_values` or not.
-        :param batch_size: Size of a forward pass.
+        :param x: Images `(n, *input_shape)` of any float type, inside or outside `clip_values`.
+        :param batch_size: Images per forward pass.
         :param training_mode: Whether the model predicts in training mode.
         :param kwargs: Passed on to ART.
         :return: float32 array of shape `(n, nb_classes)`, after postprocessing defences.
@@ -83,13 +83,13 @@ class ArrayInterface(_Base):
 
     def compute_loss(self, x: Any, y: Any, reduction: str = "none", **kwargs: Any) -> Any:
         """
-        The loss.
+        Compute the loss.
 
         :param x: Images `(n, *input_shape)`, numpy or torch.
         :param y: Class indices `(n,)`, or class probabilities `(n, nb_classes)`.
-        :param reduction: `none`: of each image; or their `mean` or `sum`.
+        :param reduction: `none` (one value per image), `mean` or `sum`.
         :param kwargs: Passed on to ART.
-        :return: The loss, of the kind of `x`; of each image `(n,)`.
+        :return: The loss, numpy or torch like `x`; with `none`, `(n,)`.
         """
         former = getattr(self._loss, "reduction", None)
         try:
@@ -104,14 +104,14 @@ class ArrayInterface(_Base):
 
     def loss_gradient(self, x: Any, y: Any, training_mode: bool = False, **kwargs: Any) -> Any:
         """
-        Gradient of the loss with respect to the input; the `.grad` of the weights stays as it is.
+        Gradient of the loss with respect to the input; the `.grad` of the weights is left untouched.
 
         :param x: Images `(n, *input_shape)`, numpy or torch.
         :param y: Class probabilities `(n, nb_classes)`, one-hot or soft; or class indices `(n,)`.
         :param training_mode: Whether the model is in training mode.
         :param kwargs: Passed on to ART.
         :return: Gradients of the shape and kind (numpy float32, or torch) of `x`; zeros, and a warning in the log, if
-            autograd sees no way from `x` to the loss.
+            autograd finds no path from `x` to the loss.
         """
         if not torch.is_grad_enabled():
             check_differentiable(self.model, "model")
@@ -126,7 +126,7 @@ class ArrayInterface(_Base):
                 return input_gradient(self, cast(x, self._model), y)
             except RuntimeError as error:
                 check_differentiable(self.model, "model")
-                # Re-entrant checkpoints go backward through all weights or not at all.
+                # Re-entrant checkpoints differentiate with respect to all weights or nothing.
                 if "torch.utils.checkpoint" not in str(error):
                     raise
         with preserve_grad(self.model):
@@ -150,12 +150,12 @@ class ArrayInterface(_Base):
         x = cast(x.detach().cpu().float().numpy() if isinstance(x, torch.Tensor) else x, self._model)
         with enable_grad(), preserve_grad(self.model):
             gradients = self._float32(super().class_gradient(x, label, training_mode=training_mode, **kwargs))
-        # ART adds up the copies of an image.
+        # ART sums over the copies of an image.
         mean: np.ndarray = gradients / np.float32(copies_per_image(self))
         return mean
 
     def custom_loss_gradient(self, *args: Any, **kwargs: Any) -> Any:
-        """See ART's; the `.grad` of the weights stays as it is."""
+        """See ART's; the `.grad` of the weights is left untouched."""
         check_differentiable(self.model, "model")
         with enable_grad(), preserve_grad(self.model):
             return super().custom_loss_gradient(*args, **kwargs)
@@ -183,7 +183,7 @@ class ArrayInterface(_Base):
         return to_categorical(indices, classes)
 
     def _checked_classes(self, label: Any, n: int) -> Any:
-        """A class, or one for each image; ART would take a negative one for a class from the end."""
+        """Check a class, or one per image; ART would count a negative one from the end."""
         if label is None:
             return None
         classes = as_numbers(label, "label")
@@ -202,14 +202,14 @@ class ArrayInterface(_Base):
         self, x: Any, layer: int | str | None = None, batch_size: int = 128, framework: bool = False
     ) -> Any:
         """
-        Activations of one layer. ART's hook is taken away again: it would break `pickle` and `copy.deepcopy`.
+        Activations of one layer. ART's hook is removed afterwards: it would break `pickle` and `copy.deepcopy`.
 
         :param x: Images `(n, *input_shape)`.
         :param layer: Name or index of the layer.
         :param batch_size: Size of a forward pass.
         :param framework: Whether a torch tensor is returned.
         :return: Activations `(n, ...)`.
-        :raises ValueError: If there is no such layer, or it does not run.
+        :raises ValueError: If there is no such layer, or it does not run in a forward pass.
         """
         count = len(self._layer_names)
         known = layer in self._layer_names if isinstance(layer, str) else _is_index(layer, count)

@@ -1,4 +1,4 @@
-"""Checks of what users pass to `fit`: one clear error, before any weight moves, or data ready for training."""
+"""Checks of the data passed to `fit`: one clear error before any weight changes, or data ready for training."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def check_images(
     """
     Check images `(n, *input_shape)`: any float type, finite, within `clip_values`; convert them to `dtype`.
 
-    An array mapped from a file stays there, and keeps its type. Values outside of `clip_values` by at most `tolerance`
-    are clipped, but not those of a mapped array; None: the caller has no such setting.
+    A memory-mapped array stays on disk, and keeps its type. Values outside `clip_values` by at most `tolerance`
+    are clipped, except in a memory-mapped array; None: the caller has no such setting.
     """
     images = _as_array(x, name)
     if images.dtype.kind in "iub":
@@ -90,7 +90,7 @@ def check_labels(y: Any, nb_classes: int, nb_samples: int, name: str = "y") -> n
     """
     Check labels: whole class indices `(n,)` or `(n, 1)`, or class probabilities `(n, nb_classes)`.
 
-    Indices stay indices (int64), so that many classes cost nothing; probabilities become float32.
+    Indices stay indices (int64), so that many classes cost no memory; probabilities become float32.
     """
     labels = _as_array(y, name)
     if labels.dtype.kind not in "iubf":
@@ -119,7 +119,7 @@ def check_labels(y: Any, nb_classes: int, nb_samples: int, name: str = "y") -> n
 
 
 def class_indices(labels: np.ndarray) -> np.ndarray:
-    """The class of each label that :func:`check_labels` returns: of probabilities the likeliest."""
+    """The class of each label returned by :func:`check_labels`: for probabilities, the most likely one."""
     indices: np.ndarray = labels if labels.ndim == 1 else labels.argmax(axis=1)
     return indices
 
@@ -145,7 +145,7 @@ def _as_array(value: Any, name: str) -> np.ndarray:
 
 
 def _extremes(images: np.ndarray, clip_values: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Least and greatest value: of each feature where bounds are given for each, else of all, in one pass by torch."""
+    """Smallest and largest value: per feature where bounds are given per feature, else overall, in one torch pass."""
     each = clip_values is not None and max(np.size(bound) for bound in clip_values) > 1
     if each or not images.flags.c_contiguous or not images.flags.writeable:
         return images.min(axis=0), images.max(axis=0)

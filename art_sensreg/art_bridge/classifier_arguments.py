@@ -1,4 +1,4 @@
-"""Checks of what a classifier is made of: ART stores what it is given, and fails much later or not at all."""
+"""Checks of a classifier's constructor arguments: ART stores whatever it is given, and fails much later or never."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _PLAIN = {np.dtype(np.float32), np.dtype(np.float64)}
 
 def check_arguments(given: Mapping[str, Any], input_shape: Any = None) -> None:
     """
-    Check arguments of ART's `PyTorchClassifier` by name, before anything is made of them; others are ignored.
+    Check arguments of ART's `PyTorchClassifier` by name, before they are used; others are ignored.
 
-    `input_shape` is the shape of one image, where it is not among them.
+    `input_shape` is the shape of one image, if it is not among them.
     """
     if "model" in given and not isinstance(given["model"], nn.Module):
         raise TypeError(f"`model` is {shown(given['model'])}; expected an nn.Module that returns logits.")
@@ -53,10 +53,10 @@ def check_arguments(given: Mapping[str, Any], input_shape: Any = None) -> None:
 
 def check_inputs(x: Any, name: str = "x", shape: Sequence[int] | None = None) -> Any:
     """
-    What a classifier is asked about, in a form that torch takes: native numbers, at positive strides.
+    Images for a classifier in a form that torch accepts: native byte order and positive strides.
 
-    Tensors, and arrays of objects (images of several sizes, for which ART has preprocessors), stay as they are. Each
-    example must have the `shape`, unless that is None.
+    Tensors, and arrays of objects (images of several sizes, for which ART has preprocessors), are returned unchanged.
+    Each example must have the given `shape`, unless that is None.
     """
     if type(x) is np.ndarray and x.dtype in _PLAIN and x.flags.c_contiguous and x.ndim:
         return _of_shape(x, name, shape)
@@ -98,7 +98,7 @@ def _check_shape(shape: Any) -> None:
 
 
 def check_clip_values(clip_values: Any, input_shape: Any = None) -> None:
-    """A range of inputs: a pair of numbers or arrays, finite, with min below max."""
+    """Check an input range: a pair of numbers or arrays, finite, with min below max."""
     message = f"`clip_values` is {shown(clip_values)}; expected a pair (min, max) of finite numbers or arrays with min "
     message += "below max."
     if not isinstance(clip_values, (tuple, list, np.ndarray)) or len(clip_values) != 2:

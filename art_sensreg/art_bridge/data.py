@@ -1,4 +1,4 @@
-"""What users give to be trained and scored on, checked, preprocessed and made tensors."""
+"""Training and validation data as given by users: checked, preprocessed and converted to tensors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Reader:
     """
     Reads data for one classifier and one run.
 
-    :param in_units: What in the run is in the unit of the images, by names of arguments (see `Preprocessing.apply`).
+    :param in_units: The arguments of the run that are in the unit of the images (see `Preprocessing.apply`).
     """
 
     def __init__(self, classifier: PyTorchClassifier, config: TrainingConfig, in_units: Sequence[str] = ()) -> None:
@@ -38,14 +38,14 @@ class Reader:
         self._targets = Targets(classifier, config.batch_size)
 
     def check(self, x: Any, y: Any, prefix: str = "") -> tuple[np.ndarray, np.ndarray]:
-        """Images in the model's type, and labels as indices or probabilities; `prefix` precedes `x`, `y` in errors."""
+        """Images in the model's dtype, labels as indices or probabilities; `prefix` precedes `x`, `y` in errors."""
         classifier, dtype = self.classifier, numpy_dtype(self.classifier.model)
         tolerance = self.config.clip_tolerance
         images = check_images(x, classifier.input_shape, classifier.clip_values, f"{prefix}x", dtype, tolerance)
         return images, check_labels(y, classifier.nb_classes, len(images), f"{prefix}y")
 
     def arrays(self, images: np.ndarray, labels: np.ndarray, least: int = 1) -> TensorBatches:
-        """Shuffled batches of checked arrays, of at least `least` images where BatchNorm needs several."""
+        """Shuffled batches of checked arrays, with at least `least` images where BatchNorm needs several."""
         classifier = self.classifier
         images, labels = self._preprocessed(images, labels)
         x = self._as_tensor(images)
@@ -63,7 +63,7 @@ class Reader:
         )
 
     def loader(self, source: LoaderSource) -> LoaderBatches:
-        """Batches of a loader, each checked as it comes."""
+        """Batches of a loader, each checked as it arrives."""
         return LoaderBatches(
             lambda: self._drawn(source, fit=True),
             source.length,
@@ -74,7 +74,7 @@ class Reader:
         )
 
     def held_out(self, data: Any, adapter: Any = None) -> HeldOut | None:
-        """A pair of images and labels, or a loader, to score the model on; a loader's first batch is checked now."""
+        """A pair of images and labels, or a loader, for scoring; the first batch of a loader is checked immediately."""
         if data is None:
             return None
         prefix = "validation_data: "
@@ -102,11 +102,11 @@ class Reader:
 
     @cached_property
     def _preprocessing(self) -> Preprocessing:
-        """Found out when the classifier is on its device."""
+        """Determined once the classifier is on its device."""
         return Preprocessing.of(self.classifier)
 
     def _preprocessed(self, x: np.ndarray, y: np.ndarray, fit: bool = True) -> tuple[np.ndarray, np.ndarray]:
-        """Data as a whole: what preprocessors draw for them depends on the seed alone, so that a run can resume."""
+        """The preprocessed data; random preprocessors draw from the seed alone, so that a run can resume."""
         if self.config.seed is None:
             return self._applied(x, y, fit)
         with preserve_rng_state(seed=derive_seed(self.config.seed, "preprocessing") % 2**32):
@@ -131,7 +131,7 @@ class Reader:
             yield inputs, self._targets.encode(self._stored(inputs[:2], labels))
 
     def _stored(self, x: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
-        """Labels as a tensor; the first time, some images show in which form the loss takes them."""
+        """Labels as a tensor; on the first call, some images show which form the loss accepts."""
         classifier = self.classifier
         self._targets.decide(
             self._preprocessing.trained_model(), x.to(classifier.device, model_dtype(classifier.model))
@@ -139,7 +139,7 @@ class Reader:
         return self._targets.store(labels)
 
     def _clip(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Bounds for an array that stays in its file, within which its batches are clipped."""
+        """The bounds to which batches of a memory-mapped array are clipped."""
         clip_values = self.classifier.clip_values
         if not self.config.clip_tolerance or clip_values is None or not is_mapped(images):
             return None
@@ -147,7 +147,7 @@ class Reader:
         return torch.as_tensor(low), torch.as_tensor(high)
 
     def _as_tensor(self, images: np.ndarray) -> torch.Tensor:
-        """On the device of the model if the images take at most half of its free memory, else where they are."""
+        """Move the data to the model's device if they fit in half of its free memory, else leave them."""
         with warnings.catch_warnings():
             # Arrays mapped from a file may be read-only. Nothing writes into the tensor.
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")

@@ -1,4 +1,4 @@
-"""The floating point type that a model computes in, in torch and in numpy."""
+"""The floating point dtype that a model computes in, for torch and numpy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def model_dtype(model: nn.Module) -> torch.dtype:
     The floating point type that a model computes in.
 
     :param model: Any module.
-    :return: That of its first floating point parameter; float32 if it has none.
+    :return: The dtype of its first floating point parameter; float32 if it has none.
 
     Example:
     >>> from art_sensreg.art_bridge.dtypes import model_dtype
@@ -58,7 +58,7 @@ def numpy_dtype(model: nn.Module) -> np.dtype:
 
 
 def cast(x: Any, model: nn.Module) -> Any:
-    """Images in the type of a model's inputs; an array of objects as it is."""
+    """Images in the dtype of a model's inputs; an array of objects is returned unchanged."""
     dtype = model_dtype(model)
     if isinstance(x, torch.Tensor):
         return x.to(dtype)

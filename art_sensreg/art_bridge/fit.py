@@ -40,7 +40,7 @@ DescribeData = Callable[[Describer], dict[str, str]]
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
     """
-    What `fit` and `fit_generator` of classifier and trainer have in common beside the data.
+    The arguments that `fit` and `fit_generator` of classifier and trainer share, apart from the data.
 
     :param validation_data: Images and labels that are scored after every epoch, a pair or a loader; or None.
     :param scheduler: Learning rate scheduler of the classifier's optimizer, or None.
@@ -73,7 +73,7 @@ class FitOptions:
 
 
 def with_given(config: TrainingConfig, **given: Any) -> TrainingConfig:
-    """Settings in which the arguments of `fit` win over the config, except for those that are None."""
+    """The config, overridden by those arguments of `fit` that are not None."""
     if not isinstance(config, TrainingConfig):
         raise TypeError(f"`config` is {config!r}; expected a TrainingConfig.")
     return replace(config, **{name: value for name, value in given.items() if value is not None})
@@ -89,7 +89,7 @@ def fit_arrays(
     y: Any,
     options: FitOptions,
 ) -> History:
-    """Check the data and train any ART PyTorch classifier on it, in place; arrays mapped from a file stay there."""
+    """Check the data and train any ART PyTorch classifier on them, in place; memory-mapped arrays stay on disk."""
     check_trainable(classifier, options.scheduler)
     reader = Reader(classifier, config, in_input_units(penalties, options.adversary))
     images, labels = reader.check(x, y)
@@ -115,7 +115,7 @@ def fit_batches(
     options: FitOptions,
 ) -> History:
     """
-    Train any ART PyTorch classifier on batches of a loader, each checked as it comes.
+    Train any ART PyTorch classifier on batches of a loader, each checked as it arrives.
 
     `batch_size` and `drop_last` are up to the loader: one of ART's data generators, or a torch `DataLoader`.
     """
@@ -130,7 +130,7 @@ def fit_batches(
 
 
 def in_input_units(penalties: Sequence[Penalty], adversary: Adversary | None = None) -> list[str]:
-    """Names of the arguments that are in the unit of the training images, for messages."""
+    """The names of the arguments that are in the unit of the training images, for messages."""
     measured = any(not isinstance(penalty, BayesianKL) for penalty in active_penalties(penalties))
     return ["`penalties`"] * measured + ["`adversary`"] * (adversary is not None)
 
@@ -175,7 +175,7 @@ def overfitting_guard(
     batches: TensorBatches | LoaderBatches,
     validation: HeldOut | None,
 ) -> OverfittingGuard | None:
-    """Adversarial training of one step is watched, and of two, which has been seen to collapse too."""
+    """A guard for adversarial training with one step, or with two, which has been seen to collapse too."""
     if adversary is None or adversary.steps > 2 or config.on_catastrophic_overfitting == "ignore":
         return None
     x, y = batches.sample(POINTS) if validation is None else validation.sample(POINTS)
@@ -187,7 +187,7 @@ def overfitting_guard(
 def _move(
     classifier: PyTorchClassifier, penalties: Sequence[Penalty], config: TrainingConfig, options: FitOptions
 ) -> Processes:
-    """Bring the classifier to the device of the run, where it stays; find the processes that train with this one."""
+    """Move the classifier to the device of the run, for good, and find the processes that train with this one."""
     device = run_device(classifier, config)
     place(classifier, device)
     for part in (*penalties, options.adversary):
@@ -199,8 +199,8 @@ def _description(classifier: PyTorchClassifier, setup: RunSetup, data: DescribeD
     """
     A function that describes a run, for its checkpoints, as it is at the time of the call.
 
-    Told that an epoch is over, it looks at loaders a second time: what has changed by then (the counter or cache of a
-    data set) moves, and is no setting. Arrays are read once.
+    After an epoch it looks at loaders a second time: what has changed by then (the counter or cache of a data set) is
+    not a setting. Arrays are read once.
     """
     describe = Describer([*own_things(setup), classifier])
     read = functools.cache(lambda used: data(describe))
@@ -224,7 +224,7 @@ def _description(classifier: PyTorchClassifier, setup: RunSetup, data: DescribeD
 
 
 def _preprocessors(classifier: PyTorchClassifier) -> list[Any]:
-    """The preprocessing of a classifier but for mean and standard deviation, which are described with the data."""
+    """The preprocessing of a classifier except mean and standard deviation, which are described with the data."""
     operations = classifier.preprocessing_operations
     return [part for part in operations if not type(part).__name__.startswith("StandardisationMeanStd")]
 

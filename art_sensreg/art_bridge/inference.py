@@ -1,4 +1,4 @@
-"""Predictions and input gradients at the cost of a plain PyTorch loop, through all that ART would call."""
+"""Predictions and input gradients at the cost of a plain PyTorch loop, through everything that ART would call."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def batched_logits(model: nn.Module, x: np.ndarray, batch_size: int, device: torch.device) -> np.ndarray:
-    """What ART's `predict` makes of preprocessed images, without its `DataLoader`, which collates single images."""
+    """What ART's `predict` returns for preprocessed images, without its `DataLoader`, which collates single images."""
     # The loader draws one number, so that a model with noise of its own sees the same noise after the same seed.
     torch.empty((), dtype=torch.int64).random_()
     outputs = []
@@ -32,10 +32,10 @@ def batched_logits(model: nn.Module, x: np.ndarray, batch_size: int, device: tor
 
 def input_gradient(classifier: PyTorchClassifier, x: Any, y: Any) -> Any:
     """
-    What ART's `loss_gradient` computes where all preprocessing is in torch, but of the input alone.
+    What ART's `loss_gradient` computes if all preprocessing is in torch, but with respect to the input alone.
 
-    ART goes backward through all weights too, which costs as much again, and replaces their `.grad`. Of a loss that
-    does not depend on the input the gradient is zero; a warning in the log says so.
+    ART also computes the gradients of all weights, which doubles the cost, and replaces their `.grad`. If the loss does
+    not depend on the input, the gradient is zero and a warning is logged.
     """
     device = classifier.device
     leaf = x.clone().detach() if isinstance(x, torch.Tensor) else torch.from_numpy(x).to(device)
@@ -47,13 +47,13 @@ def input_gradient(classifier: PyTorchClassifier, x: Any, y: Any) -> Any:
     if loss.requires_grad:
         loss.backward(inputs=[leaf])  # into `.grad` of the leaf alone, and never into memory that others hold
     if leaf.grad is None:
-        logger.warning("The loss does not depend on `x` in a way that autograd sees: its gradient is given as zeros.")
+        logger.warning("Autograd finds no path from `x` to the loss: the gradient is returned as zeros.")
         leaf.grad = torch.zeros_like(leaf)
     return leaf.grad if isinstance(x, torch.Tensor) else leaf.grad.to("cpu", torch.float32).numpy()
 
 
 def set_training(model: nn.Module, mode: bool) -> None:
-    """`model.train(mode)`, which takes longer than to see that it would do nothing."""
+    """`model.train(mode)`, skipped if it would change nothing, which is faster to find out."""
     own_train = nn.Module.train
     for module in walk(model):
         # A module with a `train` of its own decides itself what that does.

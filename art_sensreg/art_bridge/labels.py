@@ -1,4 +1,4 @@
-"""Labels in the form that a loss takes: stored as class indices, and made probabilities a batch at a time."""
+"""Labels in the form that a loss expects: stored as class indices, turned into probabilities batch by batch."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from art_sensreg.utils.model_rng import preserve_rng_state
 
 logger = logging.getLogger(__name__)
 
-# Their form is known; any other loss is tried.
+# Their form is known; any other loss is tried out.
 _INDEX_LOSSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
 
 
 class Targets:
     """
-    Turns checked labels into what the loss of a classifier takes.
+    Turns checked labels into what the loss of a classifier expects.
 
     The forms are `indices` (int64, `(n,)`), `probabilities` `(n, C)`, and a `column` of floats `(n, 1)`. For a loss
     that is not torch's own, the form is found by trial: ART's choice first, which goes by the class of the loss, then
@@ -38,7 +38,7 @@ class Targets:
         self._rounded = False
 
     def decide(self, model: nn.Module, x: torch.Tensor) -> None:
-        """Find the form, once, before any weight moves, with some images; a ValueError if the loss takes none."""
+        """Find the form once, before any weight changes, with some images; ValueError if the loss accepts none."""
         if self._form is not None:
             return
         self._form = self._by_art
@@ -77,19 +77,19 @@ class Targets:
         return targets.to(model_dtype(classifier.model)) if targets.is_floating_point() else targets
 
     def encode(self, y: torch.Tensor) -> torch.Tensor:
-        """What the loss takes for a batch."""
+        """The labels of a batch in the form that the loss expects."""
         if self._form == "probabilities" and y.ndim == 1:
             return one_hot(y, self._classifier.nb_classes, model_dtype(self._classifier.model))
         return y
 
     @property
     def _own_reduction(self) -> bool:
-        """Whether the classifier turns probabilities into targets in a way of its own."""
+        """Whether the classifier has its own way of turning probabilities into targets."""
         own = type(self._classifier).reduce_labels is not PyTorchClassifier.reduce_labels
         return own or "reduce_labels" in self._classifier.__dict__
 
     def _check_soft(self, labels: np.ndarray) -> None:
-        """Soft labels for a loss that takes whole classes: ART rounds them, which ought to be known."""
+        """Warn about soft labels for a loss that takes class indices: ART rounds them."""
         classifier = self._classifier
         if self._form == "probabilities" or classifier._probability_labels or self._own_reduction:
             return
@@ -124,9 +124,9 @@ class Targets:
 
     def _score(self, loss: Any, form: str, size: int, outputs: int) -> int:
         """
-        How well a form fits: 1 if the value depends on the labels, 2 if each example also counts for itself.
+        How well a form fits: 1 if the value depends on the labels, 2 if each example also counts separately.
 
-        Labels of a shape that does not fit are often broadcast without an error.
+        Labels of the wrong shape are often broadcast without an error.
         """
         classifier = self._classifier
         dtype, device = model_dtype(classifier.model), classifier.device
@@ -160,7 +160,7 @@ def _value(loss: Any, logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def one_hot(indices: torch.Tensor, nb_classes: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """One-hot labels `(n, C)`, made in no more memory than they take themselves."""
+    """One-hot labels `(n, C)`, created without any extra memory."""
     zeros = torch.zeros(len(indices), nb_classes, dtype=dtype, device=indices.device)
     return zeros.scatter_(1, indices[:, None], 1.0)
 

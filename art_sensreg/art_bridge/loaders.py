@@ -1,4 +1,4 @@
-"""Loaders of other libraries as one thing: ART's data generators and torch's `DataLoader`."""
+"""One interface to the loaders of other libraries: ART's data generators and torch's `DataLoader`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class LoaderSource:
             yield self._pair(batch)
 
     def generators(self) -> list[torch.Generator]:
-        """The random generators of its own, which decide its order."""
+        """The loader's own random generators, which determine its order."""
         parts = [self.loader, *(getattr(self.loader, name, None) for name in ("sampler", "batch_sampler"))]
         parts.append(getattr(parts[-1], "sampler", None))
         found = [getattr(part, "generator", None) for part in parts]
@@ -77,8 +77,8 @@ def loader_source(loader: Any, adapter: Any = None, argument: str = "generator")
     """
     Check one of ART's data generators with a known `size`, or a torch `DataLoader`.
 
-    The batches of a `DataLoader` that does not know their number are counted, once, before training: one whose data set
-    is an `IterableDataset` without a length, or is shared out among several workers.
+    If a `DataLoader` does not know the number of its batches, they are counted once before training: its data set is an
+    `IterableDataset` without a length, or is divided among several workers.
     """
     if adapter is not None and (isinstance(adapter, type) or not callable(adapter)):
         raise TypeError(f"`batch_adapter` is {adapter!r}; expected a function from a batch to images and labels.")
@@ -110,7 +110,7 @@ def is_loader(data: Any) -> bool:
 
 
 def number_of_images(data: Any) -> int:
-    """How many images an array, one of ART's generators (`size`) or a torch loader (`dataset`) holds."""
+    """The number of images of an array, one of ART's generators (`size`) or a torch loader (`dataset`)."""
     if isinstance(data, DataGenerator):
         return int(data.size)
     try:
@@ -126,9 +126,9 @@ def number_of_images(data: Any) -> int:
 
 def describe_source(source: LoaderSource, describe: Describer) -> dict[str, str]:
     """
-    Describe a loader by all of its data and settings that can be seen from outside.
+    Describe a loader by all of its data and settings that are visible from outside.
 
-    Arrays and tensors in its data set are read in full; of files and streams the names are all that is known.
+    Arrays and tensors in its data set are read in full; of files and streams only the names are known.
     """
     loader = source.loader
     texts = {"content": source.name, **dict(describe("batch_adapter", source.adapter))}
@@ -148,8 +148,8 @@ def describe_source(source: LoaderSource, describe: Describer) -> dict[str, str]
 def _length(loader: DataLoader[Any], argument: str) -> int:
     if isinstance(loader.sampler, DistributedSampler):
         raise ValueError(
-            f"`{argument}` has a DistributedSampler, which repeats images to fill its parts up; expected the whole "
-            "loader: its batches are dealt out here."
+            f"`{argument}` has a DistributedSampler, which repeats images to even out its shards; expected a loader "
+            "over all the data: its batches are divided here."
         )
     stream = isinstance(loader.dataset, IterableDataset)
     if stream and loader.num_workers > 1:
