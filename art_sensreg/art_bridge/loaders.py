@@ -161,19 +161,19 @@ def _length(loader: DataLoader[Any], argument: str) -> int:
             raise ValueError(f"`{argument}` is a DataLoader of unknown length; expected one with a length.") from error
         length = 0
     if stream and (length == 0 or loader.num_workers > 1):
-        logger.warning("`%s` does not know the number of its batches: they are counted before training.", argument)
+        logger.warning("`%s` does not know how many batches it has: they are counted before training.", argument)
         with preserve_rng_state(seed=0):
             length = 0
             for length, _ in enumerate(loader, start=1):
                 if length % 1000 == 0:
-                    logger.warning("`%s` has at least %d batches; expected a stream that ends.", argument, length)
+                    logger.warning("`%s` has at least %d batches; expected a finite stream.", argument, length)
     return length
 
 
 def _check_workers(loader: DataLoader[Any], argument: str) -> None:
-    """Each worker of a stream has a copy of it: unless they divide it, every example comes once for each of them."""
+    """Each worker has a copy of the stream: unless they divide it, every example comes once per worker."""
     remedy = (
-        "expected num_workers of at most 1, or a data set that gives each worker a part of its own "
+        "expected num_workers of at most 1, or a data set that gives each worker its own shard "
         "(torch.utils.data.get_worker_info)"
     )
     with preserve_rng_state(seed=0):
@@ -188,8 +188,8 @@ def _check_workers(loader: DataLoader[Any], argument: str) -> None:
     names |= {name for part in functions if hasattr(part, "__code__") for name in globals_used(part.__code__)}
     if loader.worker_init_fn is None and functions and "get_worker_info" not in names:
         logger.warning(
-            "`%s` has an IterableDataset and %d workers, and nothing is seen that divides it among them: every example "
-            "may come once for each worker; %s.",
+            "`%s` has an IterableDataset and %d workers, and apparently nothing divides it among them: every example "
+            "may come once per worker; %s.",
             argument, loader.num_workers, remedy,
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""A classifier and all that it computes with on one device."""
+"""Moves a classifier and everything it computes with to one device."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def run_device(classifier: PyTorchClassifier, config: TrainingConfig) -> torch.d
     """
     The device of a run: the config's, else the classifier's.
 
-    Of the processes of `torchrun` each has the GPU of its local rank, unless another index was asked for: ART puts
-    every classifier on the first GPU, which is no choice of the user's.
+    Each process of `torchrun` uses the GPU of its local rank, unless another index was asked for: ART puts every
+    classifier on the first GPU, which the user did not choose.
     """
     device = check_device(classifier.device if config.device is None else config.device)
     several = dist.is_available() and dist.is_torchelastic_launched() and int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -47,10 +47,10 @@ def place(classifier: PyTorchClassifier, device: torch.device) -> None:
 
 def move(thing: Any, device: torch.device) -> None:
     """
-    Move what a loss, preprocessor or penalty computes with to a device, in place.
+    Move whatever a loss, preprocessor or penalty computes with to a device, in place.
 
-    That is a module, or the modules and tensors among the attributes of any object, in lists and dicts too, or among
-    the arguments of a `functools.partial`. What a function closes over cannot be moved.
+    That is a module, or the modules and tensors among the attributes of any object (in lists and dicts too) or among
+    the arguments of a `functools.partial`. Variables in a function's closure cannot be moved.
     """
     if isinstance(thing, functools.partial):
         moved = {name: _moved(value, device) for name, value in thing.keywords.items()}
@@ -73,7 +73,7 @@ _REGISTERED = ("_parameters", "_buffers", "_modules")
 
 
 def _moved(value: Any, device: torch.device) -> Any:
-    """The value on the device: itself if there is nothing to move, or if it is an object that stays the same."""
+    """The value on the device; the same object if there is nothing to move, or if it was moved in place."""
     if isinstance(value, torch.Tensor):
         if value.device == device:
             return value

@@ -1,4 +1,4 @@
-"""What is trained: the classifier's model behind its preprocessing, and the objective; what is checked of them."""
+"""The function to be trained (the classifier's model behind its preprocessing) and its objective, checked."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def prepare_training(
     adversary: Adversary | None = None,
     training_mode: bool = True,
 ) -> tuple[nn.Module, Objective]:
-    """The function that is trained and its objective, checked with some inputs; warns of penalties without effect."""
+    """The function to be trained and its objective, checked on some inputs; warns about penalties without effect."""
     bounds = None
     if classifier.clip_values is not None:
         low, high = (
@@ -55,7 +55,7 @@ def prepare_training(
     _check_output(classifier, model, x[:2])
     model = with_main_output(model, x, _outputs(classifier), training_mode)
     objective = Objective(penalties, classifier.loss, bounds, adversary)
-    with preserve_mode(model.modules()):  # in the mode of training: a model's own randomness shows in no other
+    with preserve_mode(model.modules()):  # in training mode: only there does a model's own randomness show
         set_mode(model, training_mode)
         objective.prepare(model, x)
         check_loss_alone(objective, model, x[:2])
@@ -64,7 +64,7 @@ def prepare_training(
 
 
 def trained_parameters(classifier: PyTorchClassifier) -> list[nn.Parameter]:
-    """The parameters that training moves: the optimizer, if there is one, holds them, and they require gradients."""
+    """The parameters that are trained: those that require gradients and, if there is an optimizer, belong to it."""
     trained = [parameter for parameter in classifier.model.parameters() if parameter.requires_grad]
     if classifier.optimizer is None:
         return trained
@@ -73,7 +73,7 @@ def trained_parameters(classifier: PyTorchClassifier) -> list[nn.Parameter]:
 
 
 def check_trainable(classifier: PyTorchClassifier, scheduler: Any) -> None:
-    """Refuse a classifier that cannot be trained as it is, for want of a loss or of a fitting optimizer."""
+    """Refuse a classifier without a loss or a suitable optimizer."""
     expected = "expected a torch optimizer of the model's parameters"
     if classifier.loss is None:
         raise ValueError("`loss` of the classifier is None; expected the loss to train with.")
@@ -99,10 +99,10 @@ def warn_without_effect(
     plan: ForwardPlan | None = None,
 ) -> None:
     """
-    Warn, once for all of them, of penalties and tapped layers that can move no trained weight.
+    Warn once about all penalties and tapped layers that cannot change any trained weight.
 
-    Users' own penalties are not called outside of training. A ValueError if neither the logits nor any penalty depends
-    on a trained weight.
+    Custom penalties are not called outside training. A ValueError if neither the logits nor any penalty depends on a
+    trained weight.
     """
     inputs = trial_rows(x, 8 if plan is None else max(8, plan.trial_size))
     labels = torch.zeros(len(inputs), dtype=torch.long, device=inputs.device)
@@ -134,14 +134,14 @@ def warn_without_effect(
 
 
 def is_own(penalty: Any) -> bool:
-    """Whether a penalty is the package's or a subclass of one: it may be measured outside of training."""
+    """Whether a penalty is the package's own, or a subclass of one: only those may be computed before training."""
     return any(kind.__module__.startswith("art_sensreg.") for kind in type(penalty).__mro__)
 
 
 def layers_of(
     penalty: Any, model: nn.Module, x: torch.Tensor, parameters: Sequence[nn.Parameter]
 ) -> tuple[TappedLayer, ...]:
-    """The layers that a penalty taps; one of weight 0 trains nothing."""
+    """The layers that a penalty reads; those of weight 0 train nothing."""
     selection = getattr(penalty, "tapped_layers", None)
     if selection is None:
         return ()
@@ -165,6 +165,6 @@ def _check_output(classifier: PyTorchClassifier, model: nn.Module, x: torch.Tens
 
 
 def _outputs(classifier: PyTorchClassifier) -> tuple[int, ...]:
-    """How many outputs a model may have: one per class, or a single one for two."""
+    """The allowed numbers of outputs: one per class, or a single one for two classes."""
     classes = classifier.nb_classes
     return (classes, 1) if classes == 2 else (classes,)

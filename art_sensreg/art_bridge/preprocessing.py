@@ -1,8 +1,8 @@
 """
-ART preprocessing during training: inside the trained function what autograd goes through, everything else once before.
+ART preprocessing in training: differentiable preprocessing is part of the trained function, the rest is applied once.
 
-Noise, perturbations and bounds are in the units of the trained function's input. So a preprocessor that stands before
-it, and may change the unit, is refused where one of them is asked for.
+Noise, perturbations and bounds are in the units of the trained function's input. A preprocessor that is applied before
+it and may change the unit is therefore refused if any of them is used.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from art_sensreg.utils.model_rng import preserve_rng_state
 from art_sensreg.utils.rng import random_state, restore_random_state
 
 _STANDARDISATIONS = (StandardisationMeanStd, StandardisationMeanStdPyTorch)
-# Of ART's own, those that make images of images, in the unit of `clip_values`; and the one that changes labels only.
+# ART's preprocessors that map images to images in the unit of `clip_values`, and the one that changes only labels.
 _UNIT_KEPT: tuple[type[Preprocessor], ...] = (
     defences.CutMix,
     defences.CutMixPyTorch,
@@ -50,7 +50,7 @@ _UNIT_KEPT: tuple[type[Preprocessor], ...] = (
 
 
 def is_identity(operation: Any) -> bool:
-    """Whether it is the `(x - 0) / 1` that ART puts before every model: it costs a small one a tenth of its time."""
+    """Whether it is the `(x - 0) / 1` that ART puts before every model, which costs a small one a tenth of its time."""
     if type(operation) is not StandardisationMeanStdPyTorch:
         return False
     mean, std = operation.mean, operation.std
@@ -66,7 +66,7 @@ def as_given(preprocessing: Any) -> Any:
 
 
 def numbers_or_arrays(pair: Any) -> Any:
-    """A pair that ART keeps as arrays, as users write it; None stays None."""
+    """A pair that ART stores as arrays, in the form that users write; None stays None."""
     return pair if pair is None else tuple(part if np.ndim(part) else float(part) for part in pair)
 
 
@@ -78,7 +78,7 @@ class StandardisedModel(ModelWrapper):
 
     def __init__(self, model: nn.Module, mean: torch.Tensor, std: torch.Tensor) -> None:
         super().__init__(model)
-        # They follow the model to another device or precision, and are in no file of its weights.
+        # They follow the model to another device or precision, but are not saved with its weights.
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
 
@@ -88,7 +88,7 @@ class StandardisedModel(ModelWrapper):
 
 
 def standardised(model: nn.Module, operation: Any, classifier: PyTorchClassifier) -> nn.Module:
-    """A model behind one of ART's standardisations; the model itself where that is the identity."""
+    """A model behind one of ART's standardisations; the model itself if that is the identity."""
     if not (np.any(np.asarray(operation.mean) != 0) or np.any(np.asarray(operation.std) != 1)):
         return model
     image = np.zeros((1, *classifier.input_shape), dtype=np.float32)
@@ -112,12 +112,12 @@ class PreprocessedModel(ModelWrapper):
 @dataclass(frozen=True)
 class Preprocessing:
     """
-    A classifier's preprocessing as training takes it.
+    A classifier's preprocessing, as training applies it.
 
     :param classifier: ART classifier.
-    :param before: What is applied to the data, in this order, before training.
-    :param inside: What comes after that, and is part of the trained function: standardisations, and torch preprocessors
-        that can be differentiated through, if they are applied in training and prediction alike.
+    :param before: What is applied to the data before training, in this order.
+    :param inside: What follows and is part of the trained function: standardisations, and differentiable torch
+        preprocessors, if they are applied both in training and in prediction.
     """
 
     classifier: PyTorchClassifier
@@ -126,7 +126,7 @@ class Preprocessing:
 
     @classmethod
     def of(cls, classifier: PyTorchClassifier) -> Preprocessing:
-        """Find out which of the last operations can be part of the trained function."""
+        """Determine which of the last operations can be part of the trained function."""
         operations = [op for op in classifier.preprocessing_operations if op.apply_fit or op.apply_predict]
         first = len(operations)
         for operation in reversed(operations):
@@ -136,7 +136,7 @@ class Preprocessing:
         return cls(classifier, tuple(operations[:first]), tuple(operations[first:]))
 
     def trained_model(self) -> nn.Module:
-        """The function that is trained: the classifier's model behind what is `inside`."""
+        """The function to be trained: the classifier's model behind the `inside` preprocessing."""
         model: nn.Module = self.classifier.model
         for operation in reversed(self.inside):
             if isinstance(operation, _STANDARDISATIONS):
@@ -150,15 +150,15 @@ class Preprocessing:
         self, x: np.ndarray, y: np.ndarray, fit: bool = True, unit_for: Sequence[str] = ()
     ) -> tuple[np.ndarray, np.ndarray]:
         """
-        Apply what comes before the trained function, once to all data, as ART's `fit` does.
+        Apply the preprocessing that precedes the trained function to all data at once, as ART's `fit` does.
 
         :param x: Images `(n, ...)`.
         :param y: Class indices `(n,)`, or class probabilities `(n, C)`. Preprocessors get probabilities where they need
             them: those of ART that leave labels alone do not.
         :param fit: Whether the training (`apply_fit`) or the test (`apply_predict`) preprocessors run.
-        :param unit_for: What is measured in the unit of the images, for the message; if nothing is, it may change.
+        :param unit_for: What is in the unit of the images, for the message; if nothing is, the unit may change.
         :return: Images, of the dtype of `x`, and labels.
-        :raises ValueError: If a preprocessor might change a unit that counts, or makes several images of one.
+        :raises ValueError: If a preprocessor might change a unit that matters, or makes several images from one.
         """
         kind = x.dtype
         for operation in self.before:
@@ -172,13 +172,13 @@ class Preprocessing:
 
 
 def copies_per_image(classifier: PyTorchClassifier) -> int:
-    """How many copies ART's EoT preprocessors make of an image at prediction; 1 without any."""
+    """How many copies of an image ART's EoT preprocessors make at prediction time; 1 if there are none."""
     operations = classifier.preprocessing_operations
     return math.prod(op.nb_samples for op in operations if isinstance(op, EoTPyTorch) and op.apply_predict)
 
 
 def mean_of_copies(values: np.ndarray, images: int, copies: int) -> np.ndarray:
-    """The mean over the copies of each image, `(images, ...)`; a ValueError if there is another number of them."""
+    """The mean over the copies of each image, `(images, ...)`; ValueError if their number is wrong."""
     if len(values) != images * copies:
         raise ValueError(
             f"`preprocessing_defences` makes {len(values)} images of {images}; expected one of each, or "
@@ -206,7 +206,7 @@ def _check_unit(operation: Preprocessor, before: np.ndarray, after: np.ndarray, 
 
 
 def _applied(operation: Any, x: np.ndarray, y: np.ndarray, nb_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Apply one preprocessor; class indices become probabilities for those that do something with labels."""
+    """Apply one preprocessor; class indices become probabilities if it changes labels."""
     if y.ndim == 1 and type(operation).__module__.partition(".")[0] in ("art", "art_sensreg"):
         drawn = random_state()
         try:
@@ -221,7 +221,7 @@ def _applied(operation: Any, x: np.ndarray, y: np.ndarray, nb_classes: int) -> t
 
 
 def _keeps_unit(operation: Preprocessor) -> bool:
-    """One of ART's that is known to, and not a subclass that does something else."""
+    """Whether it is one of ART's that is known to, and not a subclass that may differ."""
     kind = type(operation)
     return any(
         isinstance(operation, known) and kind.__call__ is known.__call__ and kind.forward is known.forward
@@ -252,9 +252,9 @@ def _sample(classifier: PyTorchClassifier) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _differentiable(operation: PreprocessorPyTorch, x: torch.Tensor, width: Any, nb_classes: int) -> bool:
     """
-    Whether it makes one image of one, leaves labels as they are, and autograd's gradients agree with differences.
+    Whether it maps one image to one, leaves labels unchanged, and has gradients that agree with finite differences.
 
-    Nothing may be rounded or detached. One that draws at random is given the same draws.
+    Nothing may be rounded or detached. A random preprocessor is given the same draws each time.
     """
     generator = torch.Generator().manual_seed(1)
     try:

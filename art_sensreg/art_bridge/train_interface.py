@@ -1,4 +1,4 @@
-"""How a classifier is trained by users and by ART's trainers: `fit` and `fit_generator`, with its penalties."""
+"""`fit` and `fit_generator` of a classifier with penalties, as called by users and by ART's trainers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TrainInterface(_Base):
     """
     Training of a classifier with penalties: a base class in front of ART's `PyTorchClassifier`.
 
-    :param penalties: The penalties; None: none were thought of, which the first `fit` warns of.
+    :param penalties: The penalties; None: not given, about which the first `fit` warns.
     """
 
     history: History
@@ -67,11 +67,11 @@ class TrainInterface(_Base):
         """
         Train on `(x, y)` with this classifier's loss, optimizer and penalties; the record goes to `history`.
 
-        The arguments are ART's, in its order, and some more. Where ART's classifier trains 10 epochs and shows no
-        progress by default, this one does as `SensRegTrainer` does: 20 epochs, with a progress bar.
+        The arguments are ART's, in its order, plus some more. By default ART's classifier trains for 10 epochs without
+        a progress bar; this one, like `SensRegTrainer`, trains for 20 epochs with one.
 
-        :param x: Images `(n, *input_shape)`, floating point, finite, within `clip_values`; an array mapped from a file
-            is read batch by batch.
+        :param x: Images `(n, *input_shape)`, floating point, finite, within `clip_values`; a memory-mapped array is
+            read batch by batch.
         :param y: Class indices `(n,)`, or class probabilities `(n, nb_classes)`, one-hot or soft.
         :param batch_size: Size of a batch; the config's (default 128) if None.
         :param nb_epochs: Passes over the data; the config's (default 20) if None.
@@ -82,12 +82,12 @@ class TrainInterface(_Base):
         :param validation_data: Images and labels that are scored after every epoch: a pair, or a loader as for
             `fit_generator`.
         :param seed: See `TrainingConfig.seed`.
-        :param config: All other settings; the arguments above win.
+        :param config: All other settings; the arguments above take precedence.
         :param checkpoint_dir: Folder for checkpoints, or None.
         :param resume: Whether to continue from the newest checkpoint in it, if there is one.
-        :param kwargs: Nothing: an unknown argument is an error.
-        :raises TypeError: If an argument is unknown or of a wrong type.
-        :raises ValueError: If an argument is out of range, before any weight has moved.
+        :param kwargs: Not supported: an unknown argument is an error.
+        :raises TypeError: If an argument is unknown or has the wrong type.
+        :raises ValueError: If an argument is out of range; no weight has changed then.
         """
         check_known("fit()", kwargs, self.fit)
         settings = with_given(
@@ -134,10 +134,10 @@ class TrainInterface(_Base):
         :param config: As for `fit`.
         :param checkpoint_dir: As for `fit`.
         :param resume: As for `fit`, from the start of an epoch.
-        :param batch_adapter: Function that turns a batch into a pair of images and labels, where it is something else:
-            `lambda batch: (batch["image"], batch["label"])`. Batches of a validation loader too.
-        :param kwargs: Nothing: an unknown argument is an error.
-        :raises TypeError: If an argument is unknown or of a wrong type.
+        :param batch_adapter: Function that turns a batch into a pair of images and labels, if it is something else:
+            `lambda batch: (batch["image"], batch["label"])`. It is applied to batches of a validation loader too.
+        :param kwargs: Not supported: an unknown argument is an error.
+        :raises TypeError: If an argument is unknown or has the wrong type.
         :raises ValueError: If an argument is out of range, or the first batch is unusable.
         """
         check_known("fit_generator()", kwargs, self.fit_generator)
@@ -154,7 +154,7 @@ class TrainInterface(_Base):
 
     def _penalties_to_train_with(self) -> tuple[Penalty, ...]:
         if self._penalties is None:
-            self._penalties = ()  # it has been said
+            self._penalties = ()  # the warning has been given
             warn_caller(
                 f"`penalties=` was not given to this {type(self).__name__}, which trains like ART's own classifier. "
                 "Give it penalties, `presets.sr_jr()` say; or `penalties=[]` if none are wanted."

@@ -1,4 +1,4 @@
-"""Weights and optimizers in files and in copies. Files are sealed: damage is refused, and reading one runs no code."""
+"""Weights and optimizers in files and copies. Files have checksums: damage is refused, and reading executes no code."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ logger = logging.getLogger(__name__)
 FORMAT, VERSION = "art_sensreg-weights", 1
 ENDING = ".safetensors"
 
-# Names of weights hold no slash, so this is the name of none.
+# Names of weights contain no slash, so none can have this name.
 _OPTIMIZER = "/optimizer"
 _SEALED = {"version", "tree", "tensors", "checksum"}
 
 
 def weights_file(filename: str, folder: str | Path) -> Path:
-    """The file of a name without ending, which may lie in a folder below `folder` but not outside of it."""
+    """The file for a name without extension, which may be in a subfolder of `folder` but not outside it."""
     if not isinstance(filename, str):
         raise TypeError(f"`filename` is {filename!r}; expected a name without ending.")
     expected = "expected a name without ending in the folder `path`"
@@ -46,10 +46,10 @@ def weights_file(filename: str, folder: str | Path) -> Path:
 
 def save_weights(file: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
     """
-    Write the weights of a model, and the state of its optimizer if there is one, into one sealed file of safetensors.
+    Write the weights of a model, and the state of its optimizer if any, to one safetensors file with checksums.
 
-    The tensors have the names of the model's own `state_dict`, those of the optimizer begin with `/optimizer`. The file
-    is written to a temporary one first, then renamed.
+    The tensors have their names in the model's `state_dict`; those of the optimizer begin with `/optimizer`. The file
+    is first written under a temporary name, then renamed.
     """
     tree: dict[str, Any] = dict(model.state_dict())
     if optimizer is not None:
@@ -61,10 +61,10 @@ def save_weights(file: Path, model: nn.Module, optimizer: torch.optim.Optimizer 
 
 def load_weights(file: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
     """
-    Read what :func:`save_weights` wrote; every byte is checked, and every tensor compared, before anything is copied.
+    Read what :func:`save_weights` wrote; every byte and every tensor is checked before anything is copied.
 
-    Plain files of safetensors, of other programs or of version 0.1, are read too: a warning says that nothing protects
-    them from damage, and the optimizer stays as it is.
+    Plain safetensors files, from other programs or version 0.1, are read too: a warning says that nothing protects
+    them from damage, and the optimizer is left unchanged.
     """
     try:
         weights = _read(file, model)
@@ -96,7 +96,7 @@ def _read(file: Path, model: nn.Module) -> dict[str, Any]:
     weights: dict[str, Any] = load(data)
     own = {name: value.data_ptr() for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
     held = {own[name]: value for name, value in weights.items() if name in own}
-    for name, address in own.items():  # of tied weights such a file holds one
+    for name, address in own.items():  # such a file contains only one of several tied weights
         if address in held:
             weights.setdefault(name, held[address])
     logger.warning(

@@ -1,8 +1,8 @@
 """
 Models that ART would take apart.
 
-It calls the children of an `nn.Sequential` in turn instead of the module itself, and so skips the module's own
-`forward` and the hooks on it.
+ART calls the children of an `nn.Sequential` in turn instead of the module itself, and so skips the module's own
+`forward` and hooks.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def is_its_children(model: nn.Module) -> bool:
 
 
 def whole(model: nn.Module) -> nn.Module:
-    """A model that ART does not take apart: a `WholeModel` of a Sequential that is more than its children."""
+    """A model that ART does not take apart: a `WholeModel` if it is a Sequential that is more than its children."""
     if not isinstance(model, nn.Sequential) or is_its_children(model):
         return model
     return WholeModel(model)
@@ -48,7 +48,7 @@ class WholeModel(nn.Module):
     whole: nn.Module
 
     def __init__(self, model: nn.Module) -> None:
-        # Not `super().__init__()`: whatever is set here is set there.
+        # Not `super().__init__()`: every attribute set here is set on the wrapped model.
         object.__setattr__(self, "whole", model)
         object.__setattr__(self, "__dict__", model.__dict__)
 
@@ -81,7 +81,7 @@ class WholeModel(nn.Module):
         return self
 
     def named_modules(self, *args: Any, **kwargs: Any) -> Any:
-        # The model itself, for those who look for its class.
+        # The model itself, for code that looks for its class.
         return self.whole.named_modules(*args, **kwargs)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
@@ -103,10 +103,10 @@ class ArtModelWrapper(nn.Module):
 
     def forward(self, x: torch.Tensor) -> list[Any]:
         """
-        Outputs of the layers as ART has them: of each child of a Sequential, of other models the logits alone.
+        Outputs of the layers, as in ART: of each child of a Sequential, of other models only the logits.
 
-        So it is where no gradient is recorded: to keep what each child returned would cost a convolutional network
-        twice its time.
+        Only where no gradient is recorded: keeping the output of each child would double the time of a convolutional
+        network.
         """
         model = self._model
         half = model_dtype(model) is torch.bfloat16
@@ -144,7 +144,7 @@ def keep_whole(classifier: PyTorchClassifier) -> None:
 
 
 def predicting_model(classifier: PyTorchClassifier) -> nn.Module:
-    """The model as a classifier's `predict` runs it: of a Sequential that ART takes apart, the children in turn."""
+    """The model as a classifier's `predict` runs it: for a Sequential that ART takes apart, the children in turn."""
     model: nn.Module = classifier.model
     if isinstance(classifier._model, ArtModelWrapper) or whole(model) is model:
         return model

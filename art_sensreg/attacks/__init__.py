@@ -1,4 +1,4 @@
-"""What ART lacks for adaptive evaluations: BPDA and EOT as modules, the official AutoAttack, and adaptive attacks."""
+"""What ART lacks for adaptive evaluation: BPDA and EOT as modules, the official AutoAttack, and adaptive attacks."""
 
 from art_sensreg.attacks.autoattack.attack import OfficialAutoAttack
 from art_sensreg.attacks.far_starts import FarStartsAttack

@@ -19,8 +19,8 @@ def start_at(kind: str, victim: Victim) -> torch.Tensor:
     """
     Starts on the `border` of the ball (corners in L-inf), `inside` of it, or towards `others`.
 
-    The last is a step towards a random image of another class, projected onto the ball; from the border where there is
-    none.
+    The last is a step towards a random image of another class, projected onto the ball; if there is none, a start on
+    the border.
     """
     check_choice("kind", kind, STARTS)
     ball, x = victim.ball, victim.x
@@ -37,8 +37,8 @@ class FarStartsAttack(ProjectedAscent):
     """
     Projected ascent from many far starts, for models that are flat around the images.
 
-    By turns: on the border of the ball (a corner in L-inf), a step towards an image of another class of the same batch,
-    projected onto the ball, and somewhere inside.
+    Starts alternate between the border of the ball (a corner in L-inf), a step towards an image of another class from
+    the same batch, projected onto the ball, and a random point inside.
 
     | Paper link: https://arxiv.org/abs/1705.07204 (Tramer et al. 2018: flat around the images, not beyond)
 

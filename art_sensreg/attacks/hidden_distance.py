@@ -38,7 +38,7 @@ class TappedModel:
 
     @classmethod
     def plan(cls, model: nn.Module, tapped: nn.Module, layers: Layers, x: torch.Tensor) -> TappedModel:
-        """Find out on two images which activations there are; the logits are taken if none can be."""
+        """Find out on two images which activations there are; if none is usable, the logits are used."""
         images = x[:2]
         with torch.no_grad(), ActivationTaps(tapped, layers) as taps:
             logits = model(images)
@@ -107,7 +107,7 @@ class HiddenLoss:
         """
         Activations of each layer, and the sign of the distance in the loss, `(n,)`.
 
-        Where there is no image of another class, it is away after all.
+        Where there is no image of another class, the direction is away.
         """
         x, y, (guides, classes) = victim.x, victim.y, victim.pool
         with torch.no_grad():
@@ -156,9 +156,9 @@ class HiddenDistanceAttack(GuidedAscent):
     """
     Projected ascent on a loss plus the hidden distances that sensitivity regularisation (SR) suppresses.
 
-    A model whose loss has no useful gradient may still have hidden activations that move. Every second restart leaves
-    the loss out, so that a misleading gradient of the last layer cannot outweigh the hidden ones. The idea of matching
-    the hidden activations of a guide, an image of another class, is that of Sabour et al.
+    Even if the loss has no useful gradient, hidden activations may still move. Every second restart omits the loss, so
+    that a misleading gradient of the last layer cannot outweigh the hidden ones. Matching the hidden activations of a
+    guide, an image of another class, is due to Sabour et al.
 
     | Paper link: https://arxiv.org/abs/1511.05122 (Sabour et al. 2016), https://arxiv.org/abs/2009.11349 (SR)
 

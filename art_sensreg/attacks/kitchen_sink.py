@@ -1,4 +1,4 @@
-"""The long attack on the few images that all others have failed to break."""
+"""A long attack on the few images that all others have failed to break."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from art_sensreg.attacks.projected_ascent import Victim
 from art_sensreg.penalties.forward.taps import Layers
 from art_sensreg.utils import check_count
 
-# Restarts cycle through each list at its own pace; the lengths have no common factor, so that all combinations occur.
+# Restarts cycle through all lists; their lengths have no common factor, so that all combinations occur.
 _LOSSES = ("cross_entropy", "targeted_margin", "logits_ratio", "towards", "margin", "away", "unit_scale")
 _STARTS = ("inside", "others", "border")
 # Schedules with the first step as a share of eps; None: the step that reaches the border from any start.

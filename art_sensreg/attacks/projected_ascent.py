@@ -49,7 +49,7 @@ class ProjectedAscent(CheckedAttack):
     Projected gradient ascent with restarts; each restart attacks only the images that earlier ones did not break.
 
     Stronger than ART's PGD at the same number of steps: every iterate counts, not only the last, and preprocessing
-    without a useful gradient is differentiated straight through. A template: an attack of your own overrides
+    without a useful gradient gets a straight-through one. To write your own attack, subclass it and override
     :meth:`get_loss_fn`, :meth:`get_start` or :meth:`get_steps`.
 
     | Paper link: https://arxiv.org/abs/1706.06083 (Madry et al. 2018)
@@ -142,7 +142,7 @@ class ProjectedAscent(CheckedAttack):
 
     @property
     def attempts(self) -> int:
-        """How often an image is attacked at most."""
+        """The maximum number of restarts per image."""
         return self.nb_restarts
 
     @contextmanager

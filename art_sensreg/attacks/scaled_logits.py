@@ -25,8 +25,8 @@ class ScaledLogitsAttack(ProjectedAscent):
     Projected ascent on the cross-entropy of scaled logits, and of a float64 copy of the model.
 
     Large logits hide the gradient behind a softmax that is 0 or 1 in float32; small ones behind rounding. There is one
-    ascent for each scale, on the logits times that; one on the logits brought to unit scale wherever the ascent stands;
-    and one on those of the float64 copy, whose inner functions saturate later.
+    ascent on the logits multiplied by each scale, one on the logits normalised to unit scale at every step, and one on
+    the logits of a float64 copy, whose inner functions saturate later.
 
     | Paper link: https://arxiv.org/abs/1608.04644 (Carlini and Wagner 2017, section IV: defensive distillation)
 
@@ -65,7 +65,7 @@ class ScaledLogitsAttack(ProjectedAscent):
 
     @property
     def attempts(self) -> int:
-        """How often an image is attacked at most."""
+        """The maximum number of restarts per image."""
         return self.nb_restarts * (len(self.scales) + 1 + self.double)
 
     def attempt(self, victim: Victim) -> Ascent:

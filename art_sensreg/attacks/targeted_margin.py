@@ -15,7 +15,7 @@ from art_sensreg.utils import check_count
 
 class TargetedMarginAttack(ProjectedAscent):
     """
-    Projected ascent on the margin of one other class after the other, the most likely ones first.
+    Projected ascent on the margin of each other class in turn, the most likely ones first.
 
     | Paper link: https://arxiv.org/abs/1910.09338 (Gowal et al. 2019: one ascent for each target class)
 
@@ -45,7 +45,7 @@ class TargetedMarginAttack(ProjectedAscent):
 
     @property
     def attempts(self) -> int:
-        """How often an image is attacked at most."""
+        """The maximum number of restarts per image."""
         targets = min(9, self.estimator.nb_classes - 1) if self.nb_targets is None else self.nb_targets
         return self.nb_restarts * targets
 

@@ -1,4 +1,4 @@
-"""Adversarial examples of other models, tried on the attacked one: its own gradients should find what they do."""
+"""Adversarial examples of other models, tried on the attacked one: its own gradients should find as many."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TransferAttack(ProjectedAscent):
     """
     Projected ascent on surrogates of the attacked model, one after the other and then on all together.
 
-    Every iterate is tried on the attacked model, of which nothing but the logits is used.
+    Every iterate is tried on the attacked model, of which only the logits are used.
 
     | Paper link: https://arxiv.org/abs/1611.02770 (Liu et al. 2017: ensembles of surrogates)
 
@@ -60,7 +60,7 @@ class TransferAttack(ProjectedAscent):
 
     @property
     def attempts(self) -> int:
-        """How often an image is attacked at most."""
+        """The maximum number of restarts per image."""
         together = self.ensemble and len(self.surrogates) > 1
         return self.nb_restarts * (len(self.surrogates) + together)
 

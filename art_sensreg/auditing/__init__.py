@@ -1,4 +1,4 @@
-"""The audit: checks that say whether an evaluation can be believed."""
+"""The audit: checks that say whether an evaluation can be trusted."""
 
 from art_sensreg.auditing.checks import CHECKS, CheckSpec, Exemption, Finding, not_applicable, register_check, skip
 from art_sensreg.auditing.context import AuditContext, PgdSettings

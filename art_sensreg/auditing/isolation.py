@@ -1,4 +1,4 @@
-"""What is looked at is left as it was: random states, modes, weight gradients."""
+"""Inspected classifiers are left as they were: random states, modes, weight gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an audit says: one `Check` for each question, and the verdict."""
+"""The report of an audit: one `Check` for each question, and the verdict."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from art_sensreg.utils.tables import Table
 from art_sensreg.utils.text import escape_markdown, one_line
 
 STATUSES = ("PASS", "FAIL", "SKIP", "N/A", "ERROR")
-# Columns that a printed report takes at most.
+# Maximum width of a printed report.
 _WIDTH = 100
 _COLOURS = {"PASS": "#1a7f37", "FAIL": "#cf222e", "ERROR": "#cf222e"}
 
@@ -23,14 +23,14 @@ class Check:
     The answer to one question of the audit.
 
     :param name: Stable name, in snake_case.
-    :param status: `PASS`, `FAIL`, `SKIP` (something was not given), `N/A` (the question has no meaning for this model)
-        or `ERROR` (the check itself raised).
+    :param status: `PASS`, `FAIL`, `SKIP` (an input was not given), `N/A` (the question does not apply to this model)
+        or `ERROR` (the check itself raised an exception).
     :param value: What was measured; None if nothing was.
     :param threshold: What the value was compared with.
     :param source: Paper and section that ask for it.
     :param meaning: What a FAIL means and what to try next, in one sentence.
-    :param note: Details of this measurement; the reason of a SKIP, N/A or ERROR.
-    :param seconds: Time that it took.
+    :param note: Details of this measurement; the reason for a SKIP, N/A or ERROR.
+    :param seconds: How long it took.
 
     Example:
     >>> from art_sensreg.auditing import Check
@@ -55,7 +55,7 @@ class Check:
 @dataclass(frozen=True, kw_only=True)
 class AuditReport:
     """
-    The result of an audit. Printed, or shown by a notebook, it is a table.
+    The result of an audit. It prints as a table, and renders as one in notebooks.
 
     :param checks: One entry for each check that was run.
     :param settings: What was audited: eps, norm, number of points, accuracies.
@@ -144,7 +144,7 @@ class AuditReport:
 
     def __str__(self) -> str:
         table = self.table()
-        # The authors alone, so that lines stay short: `table` and the other forms have the sources in full.
+        # Only the authors, to keep lines short: `table` and the other forms have the full sources.
         rows = [[*row[:-1], textwrap.shorten(row[-1].split(",")[0], 30, placeholder="...")] for row in table.rows]
         texts = [*self.advice(), f"Verdict: {one_line(self.verdict)}"]
         wrapper = textwrap.TextWrapper(_WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)

@@ -1,4 +1,4 @@
-"""The audit itself: every check is run, and none that raises stops the others."""
+"""The audit itself: every check is run, and one that raises does not stop the others."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def audit(
     verbose: bool = False,
 ) -> AuditReport:
     """
-    Say, check by check, whether an evaluation of a classifier by gradient attacks can be believed.
+    Report, check by check, whether an evaluation of a classifier by gradient attacks can be trusted.
 
-    It does not say that a model is robust. It looks for reasons why attacks fail that have nothing to do with
-    robustness: gradients that are missing, wrong or useless, randomness, attacks that do not converge or are weaker
-    than simpler ones. No threshold depends on the model; those finer than the sampling error of the points are widened
+    It does not say that a model is robust. It looks for reasons why attacks might fail that have nothing to do with
+    robustness: gradients that are missing, wrong or uninformative, randomness, attacks that do not converge or are
+    weaker than simpler ones. No threshold depends on the model; those below the sampling error of the points are raised
     to it.
 
     | Paper link: https://arxiv.org/abs/1802.00420, https://arxiv.org/abs/1902.06705, https://arxiv.org/abs/2106.09947
@@ -55,10 +55,10 @@ def audit(
     :param eps: Perturbation size for which robustness is claimed, in the user's units: a number, or a fraction as text
         (`"8/255"`).
     :param norm: `linf` (`np.inf`), `l2` (2) or `l1` (1).
-    :param seed: Seed of everything random; global random state, modes and gradients are left as they were.
+    :param seed: Seed of all randomness; global random states, modes and gradients are left as they were.
     :param twin: The same model trained without penalties; without it two checks are skipped.
-    :param surrogates: Other trained models to transfer from, an adversarially trained one above all.
-    :param penalties: Penalties that the classifier was trained with, whose layers are attacked.
+    :param surrogates: Other trained models to transfer from, above all an adversarially trained one.
+    :param penalties: The penalties that the classifier was trained with, whose layers are attacked.
     :param train_data: Training images and labels, on which a surrogate is trained if none is given.
     :param checks: Names of the checks to run; None for all.
     :param quick: Fewer points, steps and restarts.
@@ -124,7 +124,7 @@ def _run_check(spec: CheckSpec, context: AuditContext) -> Check:
     start = time.perf_counter()
     result: dict[str, Any]
     try:
-        # Each check has random numbers of its own, so that it says the same whichever others are run.
+        # Each check has its own random numbers, so that its result does not depend on which others are run.
         with preserve_all(context.inputs.classifiers, context.inputs.seed):
             context.model.module.eval()
             found = spec.run(context)

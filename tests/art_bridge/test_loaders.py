@@ -141,7 +141,7 @@ def test_streams_train_as_their_examples_do(dataset):
 
 def test_a_stream_without_length_is_counted_and_says_so(caplog):
     assert loader_source(DataLoader(Stream(), batch_size=5)).length == 5
-    assert "does not know the number of its batches: they are counted before training" in caplog.text
+    assert "does not know how many batches it has: they are counted before training" in caplog.text
 
 
 def test_workers_that_all_give_the_same_examples_are_refused():

@@ -1,4 +1,4 @@
-"""The official AutoAttack, from the package pyautoattack, as an attack of ART."""
+"""The official AutoAttack, from the package pyautoattack, as an ART attack."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class OfficialAutoAttack(CheckedAttack):
 
     ART's attack of that name is a different one. Stages run one after the other, each on the images that earlier ones
     did not break; images that none of them breaks are returned unchanged. Images are floating point, and keep their
-    type. It sees all of ART's preprocessing (torch preprocessors without a gradient are differentiated straight
-    through), and its budget holds in the user's units. An image counts as broken if the classifier misclassifies the
-    very image that is returned, so that for a random model a second draw has to agree.
+    dtype. The attack sees all of ART's preprocessing (torch preprocessors without a gradient get a straight-through
+    one), and its budget is in the user's units. An image counts as broken only if the classifier misclassifies the
+    returned image itself, so for a random model a second draw has to agree.
 
     | Paper link: https://arxiv.org/abs/2003.01690 (Croce and Hein 2020), https://arxiv.org/abs/2103.01208 (L1)
 
@@ -57,7 +57,7 @@ class OfficialAutoAttack(CheckedAttack):
     :param nb_restarts: Restarts of each stage; None: 1 or 5, as in the paper.
     :param eot_iter: Gradients that APGD averages; None: 20 in `rand`, else 1, as in the paper.
     :raises ImportError: If pyautoattack is missing.
-    :raises TypeError: If the classifier is not a PyTorch one, or a setting is of a wrong type.
+    :raises TypeError: If the classifier is not a PyTorch one, or a setting has the wrong type.
     :raises ValueError: If a setting is out of range, or a stage needs more classes or pixels than there are.
 
     Example:
@@ -106,7 +106,7 @@ class OfficialAutoAttack(CheckedAttack):
         self.seconds: dict[str, float] = {}
         """Duration of each stage."""
         self.warnings: list[str] = []
-        """What pyautoattack warned of (a random defence, zero gradients, ...), each text once."""
+        """The warnings of pyautoattack (a random defence, zero gradients, ...), each text once."""
         self.robust = np.zeros(0, dtype=bool)
         """Which images are still classified correctly after all stages, `(n,)`."""
         self._settle()
@@ -145,7 +145,7 @@ class OfficialAutoAttack(CheckedAttack):
                 perturbed, broken = backend.perturb(stage, *self._tensors(scaled[chosen], y[chosen]))
                 chosen = chosen[broken.cpu().numpy()]
                 images = model.restore(x[chosen], perturbed[broken].cpu().numpy(), self.eps, self.norm)
-                # What counts is how the user's classifier takes the image that the user gets.
+                # What counts is the classifier's prediction for the image that the user gets.
                 wrong = self._predicted(images) != y[chosen]
                 found[chosen[wrong]], robust[chosen[wrong]] = images[wrong], False
             self.seconds[stage], self.masks[stage] = time.perf_counter() - begin, robust.copy()

@@ -1,4 +1,4 @@
-"""The attacks of the package pyautoattack one at a time, without what its loop does to the process around it."""
+"""The attacks of the package pyautoattack one at a time, without the side effects of its own loop."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class AutoAttackBackend:
 
     def __init__(self, model: nn.Module, settings: BackendSettings) -> None:
         self.warnings: list[str] = []
-        """What the package warned of, each text once."""
+        """The warnings of the package, each text once."""
         self._settings = settings
         self.package = auto_attack_class()(
             model,
@@ -120,7 +120,7 @@ class AutoAttackBackend:
         if self._settings.version != "rand":
             checks.check_randomized(package.get_logits, x, y, bs=len(x), logger=log)
         checks.check_range_output(package.get_logits, x, logger=log)
-        # It counts calls for the whole process and never resets the counts; and it ends whatever tracing there was.
+        # It counts calls for the whole process and never resets the counts; and it ends any tracing in progress.
         checks.funcs.update(dict.fromkeys(checks.funcs, 0))
         tracing = sys.gettrace()
         try:
@@ -164,7 +164,7 @@ def _collecting_logger(texts: list[str]) -> logging.Logger:
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Inside, new floating point tensors are of a type by default."""
+    """Set torch's default dtype temporarily."""
     before = torch.get_default_dtype()
     try:
         torch.set_default_dtype(dtype)

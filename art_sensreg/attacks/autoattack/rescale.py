@@ -1,4 +1,4 @@
-"""A classifier as attacks of other libraries want it: of images in [0, 1]; and the way back to the user's units."""
+"""A classifier of images in [0, 1], as other libraries' attacks expect it, and the conversion to the user's units."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class RescaledModel(nn.Module):
 
 
 def _range(classifier: PyTorchClassifier) -> tuple[float, float]:
-    """Smallest value and width of the one range that all channels share."""
+    """Smallest value and width of the range, which all channels must share."""
     clip = classifier.clip_values
     if clip is None:
         raise ValueError("`classifier` has no `clip_values`; expected the range of the images, for example (0.0, 1.0).")
@@ -82,7 +82,7 @@ def within_budget(x: np.ndarray, perturbed: np.ndarray, eps: float, norm: str, l
     else:
         flat = delta.reshape(len(x), math.prod(x.shape[1:]))
         size = np.linalg.norm(flat, ord=2 if norm == "l2" else 1, axis=1)
-        # Slightly inside, for whoever adds up the sizes in another order.
+        # Slightly inside, in case a norm is summed in another order.
         shrink = np.where(size > eps * (1 - 1e-12), eps * (1 - 1e-12) / np.maximum(size, 1e-300), 1.0)
         delta = delta * shrink.reshape(-1, *[1] * (x.ndim - 1))
     stored = (start + delta).astype(x.dtype)

@@ -1,4 +1,4 @@
-"""What attacks are built from: projected ascent as a function, losses, balls of perturbations, checked inputs."""
+"""Building blocks of attacks: projected ascent as a function, losses, balls of perturbations, checked inputs."""
 
 from art_sensreg.attacks.base.ascent import Ascent, Steps, ascend, loss_on_logits, value_and_grad
 from art_sensreg.attacks.base.losses import LOSSES, margin

@@ -47,10 +47,10 @@ class Steps:
 @dataclass(frozen=True)
 class Ascent:
     """
-    What :func:`ascend` found.
+    The result of :func:`ascend`.
 
-    :param perturbed: For each image the most misclassified iterate, `(n, ...)`.
-    :param margin: Its margin: above 0 where misclassified, `(n,)`.
+    :param perturbed: For each image the iterate with the largest margin, `(n, ...)`.
+    :param margin: That margin: above 0 where misclassified, `(n,)`.
     :param last_margin: The margin of the last iterate, `(n,)`.
     :param losses: Mean loss at the start and after each step, `(steps + 1,)`.
     :param margins: Largest margin so far of each image, at the start and after each step, `(steps + 1, n)`.
@@ -66,7 +66,7 @@ class Ascent:
 
 
 def loss_on_logits(model: nn.Module, y: torch.Tensor, loss: LogitsLoss) -> LossFunction:
-    """A loss of logits and labels as a loss of images."""
+    """Turn a loss of logits and labels into a loss of images."""
 
     def loss_fn(perturbed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = model(perturbed)
@@ -79,7 +79,7 @@ def ascend(
     loss_fn: LossFunction, x: torch.Tensor, y: torch.Tensor, ball: Ball, start: torch.Tensor, steps: Steps
 ) -> Ascent:
     """
-    Maximise a loss inside a ball by steps of steepest ascent; every iterate is tried, not only the last.
+    Maximise a loss inside a ball by steepest ascent; every iterate counts, not only the last.
 
     | Paper link: https://arxiv.org/abs/1706.06083 (Madry et al. 2018)
 
@@ -109,7 +109,7 @@ def ascend(
         gradient, loss, logits = _value_and_grad(loss_fn, current, gradient=step < steps.max_iter)
         detached = detached or (gradient is None and step < steps.max_iter)
         last = _finite_margin(logits, y, x.dtype)
-        # Not by `best[better]`, which would make the host wait for the device.
+        # Not `best[better]`, which would make the host wait for the device.
         best = torch.where(per_example(last > best_margin, x), current, best)
         best_margin = torch.maximum(last, best_margin)
         losses.append(loss.nan_to_num().mean())
@@ -128,7 +128,7 @@ def value_and_grad(loss_fn: LossFunction, x: torch.Tensor) -> tuple[torch.Tensor
 def _value_and_grad(
     loss_fn: LossFunction, x: torch.Tensor, gradient: bool
 ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
-    """The same, with None for a gradient that does not exist or is not wanted; entries that are not finite are 0."""
+    """The same, with None for a gradient that does not exist or is not wanted; non-finite entries become 0."""
     leaf = x.detach().clone().requires_grad_(gradient)
     with torch.set_grad_enabled(gradient):
         loss, logits = loss_fn(leaf)

@@ -1,4 +1,4 @@
-"""What attacks are given, checked: images, the range of images, sizes, and settings whenever they change."""
+"""Checks of the inputs of attacks: images, their range, sizes, and settings whenever they change."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from art_sensreg.utils.checks import check_known
 
 def attack_images(x: Any, classifier: Any) -> np.ndarray:
     """
-    Images of any real type to attack, as a new float32 array, checked for shape, finite values and range.
+    Images of any real dtype as a new float32 array, checked for shape, finite values and range.
 
-    Values that rounding has put just outside `clip_values` are clipped; those further outside are refused, because
-    an attack would move them by more than `eps`.
+    Values just outside `clip_values` through rounding are clipped; those further outside are refused, because an
+    attack would move them by more than `eps`.
     """
     with np.errstate(over="ignore"):  # what overflows is infinite, and refused
         images = np.array(as_numbers(x, "x"), dtype=np.float32, order="C")
@@ -53,8 +53,8 @@ class _Generate:
     """
     `generate`, outside ART's class hierarchy.
 
-    ART's metaclass would wrap it to convert what is no array by `np.array`, which fails with numpy's own errors on
-    tensors that require grad, are on a GPU or are of type bfloat16.
+    ART's metaclass would wrap it to convert other types with `np.array`, which fails with numpy's own errors on
+    tensors that require grad, are on a GPU or are bfloat16.
     """
 
     estimator: Any
@@ -66,9 +66,9 @@ class _Generate:
         :param x: Images `(n, *input_shape)` in the user's units, within `clip_values`.
         :param y: True labels, as indices or one-hot; None: those that the classifier predicts.
         :param mask: Not supported.
-        :param kwargs: Nothing: an unknown argument is an error.
+        :param kwargs: Not supported: an unknown argument is an error.
         :return: Images of the same shape: misclassified where the attack succeeded.
-        :raises TypeError: If an argument is unknown, or `x` or `y` holds no numbers.
+        :raises TypeError: If an argument is unknown, or `x` or `y` is not numeric.
         :raises ValueError: If images or labels do not fit, images are outside `clip_values`, or `mask` is given.
         """
         check_known("generate()", kwargs, ("x", "y"))
@@ -84,7 +84,7 @@ class _Generate:
 
 class CheckedAttack(_Generate, EvasionAttack):
     """
-    An ART attack that checks and normalises its settings whenever they change; a refused change has no effect.
+    An ART attack that checks and normalises its settings whenever they change; a rejected change has no effect.
 
     Subclasses name their settings in `attack_params`, check and normalise them in `_check_params`, and end their
     constructor with `_settle`.
@@ -97,8 +97,8 @@ class CheckedAttack(_Generate, EvasionAttack):
         Set several settings together.
 
         :param kwargs: Settings by name.
-        :raises ValueError: If there is no such setting, or one is out of range; nothing has been changed then.
-        :raises TypeError: If one is of a wrong type.
+        :raises ValueError: If there is no such setting, or one is out of range; nothing has changed then.
+        :raises TypeError: If one has the wrong type.
         """
         unknown = {name: value for name, value in kwargs.items() if name not in self.attack_params}
         check_known("set_params()", unknown, self.attack_params, ValueError)

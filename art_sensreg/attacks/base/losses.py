@@ -29,8 +29,7 @@ def logits_ratio(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """
     Difference of logits ratio: the margin divided by the gap between the largest and the third largest logit.
 
-    It does not change when all logits are multiplied by a number. With two classes the divisor is the sum of their
-    absolute values.
+    It is invariant to the scale of the logits. With two classes the divisor is the sum of their absolute values.
 
     | Paper link: https://arxiv.org/abs/2003.01690 (Croce and Hein 2020, equation 6)
     """
@@ -50,10 +49,10 @@ def targeted_margin(target: torch.Tensor) -> LogitsLoss:
 
 def unit_scale_cross_entropy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """
-    Cross-entropy of logits divided by the absolute value of their own margin, wherever the ascent stands.
+    Cross-entropy of logits divided by the absolute value of their current margin.
 
-    The probabilities of logits times 1000 are 0 and 1 in floating point, with a gradient of exactly zero; those of
-    logits with a margin of 1 never are.
+    Logits multiplied by 1000 give probabilities of exactly 0 and 1 in floating point, and a zero gradient; logits with
+    a margin of 1 never do.
     """
     fixed = logits.detach()
     least = 1e-6 * fixed.abs().amax(1) + torch.finfo(logits.dtype).tiny

@@ -35,7 +35,7 @@ class Ball:
     """
     The perturbations that an attack may make: a ball around each image, intersected with the box of valid images.
 
-    :param norm: `linf`, `l2` or `l1`, or another way to write one of them.
+    :param norm: `linf`, `l2` or `l1`, in any of their spellings.
     :param eps: Radius, in the units of the images.
     :param low: Smallest value of an image; a number, or a tensor that broadcasts.
     :param high: Largest value.
@@ -59,8 +59,8 @@ class Ball:
         """
         Project perturbed images onto the ball and the box.
 
-        Clipping to the box only makes a perturbation smaller; in L2, where it applies, the result is near, but not
-        exactly, the nearest point.
+        Clipping to the box only shrinks a perturbation; in L2, where it takes effect, the result is close to the
+        nearest point, but not exactly that.
         """
         delta = perturbed - x
         if self.norm == "linf":
@@ -75,7 +75,7 @@ class Ball:
 
     def steepest(self, gradient: torch.Tensor) -> torch.Tensor:
         """
-        The direction of unit norm along which a linear loss grows fastest, zero where the gradient is.
+        The unit-norm direction along which a linear loss grows fastest; zero where the gradient is zero.
 
         In L1 it is spread over the fiftieth of the coordinates with the largest gradient.
         """
@@ -94,7 +94,7 @@ class Ball:
 
     def inward(self, perturbed: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         """
-        The gradient without the coordinates that would leave the box, on which L2 and L1 would waste their steps.
+        The gradient without the coordinates that would leave the box, on which steps in L2 and L1 would be wasted.
 
         | Paper link: https://arxiv.org/abs/2103.01208 (Croce and Hein 2021, section 3: the box in L1)
         """

@@ -22,7 +22,7 @@ def likely_classes(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.
 
 
 def cheapest(cost: torch.Tensor, allowed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each image the index of the cheapest guide that is allowed, and whether there is one; both are `(n, m)`."""
+    """For each image the index of the cheapest allowed guide, and whether there is one; both inputs are `(n, m)`."""
     return cost.masked_fill(~allowed, float("inf")).argmin(dim=1), allowed.any(dim=1)
 
 
@@ -39,7 +39,7 @@ def random_guides(
 
 
 def check_guides(classifier: PyTorchClassifier, guides: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """A pair (images, labels) given as guides, as float32 images and class indices on the classifier's device."""
+    """Convert guides, a pair (images, labels), to float32 images and class indices on the classifier's device."""
     shape = tuple(classifier.input_shape)
     if not isinstance(guides, (tuple, list)) or len(guides) != 2:
         raise TypeError(f"`guides` is {type(guides).__name__}; expected a pair (images, labels).")

@@ -1,4 +1,4 @@
-"""What a classifier predicts for images, and their labels, as class indices."""
+"""The predictions of a classifier, and labels, as class indices."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def labels_of(classifier: PyTorchClassifier, y: Any, n: int) -> np.ndarray:
 
 
 def predicted_labels(classifier: PyTorchClassifier, x: np.ndarray, batch_size: int = 128) -> np.ndarray:
-    """The classes that a classifier's own `predict` gives to floating point images, as int64 `(n,)`."""
+    """The classes that a classifier's own `predict` assigns to floating point images, as int64 `(n,)`."""
     if not len(x):
         return np.zeros(0, dtype=np.int64)
     classes: np.ndarray = predicted_scores(classifier, x, batch_size).argmax(axis=1)
@@ -31,7 +31,7 @@ def predicted_labels(classifier: PyTorchClassifier, x: np.ndarray, batch_size: i
 
 def predicted_scores(classifier: PyTorchClassifier, x: np.ndarray, batch_size: int = 128) -> np.ndarray:
     """
-    What a classifier's own `predict` returns for at least one image, with one column for each class `(n, C)`.
+    The outputs of a classifier's own `predict` for at least one image, with one column per class, `(n, C)`.
 
     The copies that ART's EoT preprocessors make of an image are averaged; a single output becomes two columns
     (`outputs.class_scores`).
@@ -49,7 +49,7 @@ def predicted_scores(classifier: PyTorchClassifier, x: np.ndarray, batch_size: i
 
 
 def _as_model_input(classifier: PyTorchClassifier, x: np.ndarray) -> np.ndarray:
-    """Images in the model's type, to which ART's own `predict` does not convert them."""
+    """Images in the model's dtype; ART's own `predict` does not convert them."""
     if isinstance(classifier, SensRegClassifier):
         return x
     if model_dtype(classifier.model) == torch.bfloat16:

@@ -16,7 +16,7 @@ _FRACTION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*", re.ASCII)
 
 def parse_size(name: str, value: Any) -> float:
     """
-    A size, given as a number or as text, as a finite number above 0.
+    Parse a size, given as a number or as text, as a finite number above 0.
 
     Example:
     >>> from art_sensreg.attacks.base.sizes import parse_size
@@ -44,7 +44,7 @@ def diameter(norm: str, shape: tuple[int, ...], low: Any, high: Any) -> float:
 
 def check_size(name: str, eps: float, norm: str, shape: tuple[int, ...], low: Any = 0.0, high: Any = 1.0) -> None:
     """
-    Refuse a size above the largest distance between two images: it must be in other units than they are.
+    Refuse a size above the largest distance between two images: its units cannot be those of the images.
 
     Example:
     >>> from art_sensreg.attacks.base.sizes import check_size

@@ -25,8 +25,8 @@ class BPDA(nn.Module):
     """
     A model behind any preprocessing, with the gradient of a differentiable surrogate of the preprocessing.
 
-    ART's own default for numpy preprocessors is the identity; its torch preprocessors, and preprocessing inside a
-    model, are differentiated as they are, which gives zero for anything that rounds. And attacks that rebuild a plain
+    ART's default for numpy preprocessors is the identity; torch preprocessors, and preprocessing inside a model, are
+    differentiated as they are, which gives zero for anything that rounds. Besides, attacks that rebuild a plain
     `PyTorchClassifier` from `estimator.model` (APGD, and so AutoAttack) ignore the gradient that a preprocessor
     declares. They cannot ignore a module around the model.
 
@@ -38,10 +38,10 @@ class BPDA(nn.Module):
     :param surrogate: Differentiable function of a batch of tensors that replaces the preprocessing in the backward
         pass. None: what an ART preprocessor declares itself (`estimate_forward`, `estimate_gradient`), else the
         identity.
-    :param numpy: Whether a plain function takes numpy arrays. None: found out by trying. One that takes both is given
-        arrays unless its results for tensors are identical, because many methods differ: numpy's `std` and `var` divide
-        by n, torch's by n - 1.
-    :raises TypeError: If an argument is of a wrong type.
+    :param numpy: Whether a plain function takes numpy arrays. None: determined by trial. A function that accepts both
+        is given arrays unless its results for tensors are identical, because many methods differ: numpy's `std` and
+        `var` divide by n, torch's by n - 1.
+    :raises TypeError: If an argument has the wrong type.
 
     Example:
     >>> from art_sensreg.attacks import BPDA
@@ -163,7 +163,7 @@ class BPDA(nn.Module):
 
 
 def check_traced(name: str, output: Any, x: torch.Tensor) -> torch.Tensor:
-    """Refuse what a function of images returned if it is no tensor, or autograd finds no path to it from them."""
+    """Refuse a function's output unless it is a tensor to which autograd finds a path from the images."""
     if not isinstance(output, torch.Tensor):
         raise TypeError(f"`{name}` returns {type(output).__name__}; expected a tensor.")
     if x.requires_grad and torch.is_grad_enabled() and not output.requires_grad:
@@ -210,7 +210,7 @@ def _is_wrapped(x: torch.Tensor) -> bool:
 
 
 def _as_tensor(output: Any) -> torch.Tensor:
-    """What a preprocessing returned, with any strides and byte order."""
+    """Convert the output of a preprocessing function, with any strides and byte order, to a tensor."""
     if isinstance(output, torch.Tensor) and not output.is_complex():
         return output
     array = as_numbers(output, "preprocessing")

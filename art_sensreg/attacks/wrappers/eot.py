@@ -39,16 +39,16 @@ class EOT(nn.Module):
     """
     A random model averaged over samples, with one row of logits for each image, as attacks expect.
 
-    ART's own EoT preprocessors cover transforms of the input only and return n rows for each image. And attacks that
-    rebuild a plain `PyTorchClassifier` from `estimator.model` (APGD, and so AutoAttack) see neither them nor an
-    overridden `loss_gradient`. They all see a module around the model.
+    ART's own EoT preprocessors cover only transforms of the input, and return n outputs for each image. Besides,
+    attacks that rebuild a plain `PyTorchClassifier` from `estimator.model` (APGD, and so AutoAttack) see neither them
+    nor an overridden `loss_gradient`. All of them see a module around the model.
 
     In training mode, and while activations are read (`ActivationTaps`), a forward pass is a single draw, so that
     training a random model is unchanged.
 
-    A pass that is recomputed for its gradient repeats its random draws: from the global generators of torch, numpy and
-    Python, and from generators that modules keep as attributes. Where a model draws from elsewhere, give a `memory`
-    that holds all passes.
+    A forward pass that is recomputed for its gradient repeats its random draws: from the global generators of torch,
+    numpy and Python, and from generators that modules keep as attributes. If a model draws from elsewhere, set `memory`
+    large enough for all passes.
 
     | Paper link: https://arxiv.org/abs/1707.07397 (Athalye et al. 2018), https://arxiv.org/abs/1802.00420 (section 4.2)
 

@@ -22,7 +22,7 @@ from art_sensreg.utils.model_rng import preserve_rng_state
 
 
 def check_classifier(classifier: Any) -> PyTorchClassifier:
-    """Refuse what is not one of ART's PyTorch classifiers, whose model attacks can see."""
+    """Refuse anything but ART's PyTorch classifiers, whose model attacks can see."""
     if not isinstance(classifier, PyTorchClassifier):
         raise TypeError(
             f"`classifier` is {type(classifier).__name__}; expected ART's PyTorchClassifier, or a subclass such as "
@@ -92,7 +92,7 @@ class _TwoLogits(nn.Module):
 
 
 def _in_log_odds(model: EOT, single_output: SingleOutput) -> EOT:
-    """The same mean of probabilities by their logarithms, which have a gradient where each draw rounds to 0 or 1."""
+    """The mean of probabilities from their logarithms, which have a gradient even if draws round to 0 or 1."""
     settings = {name: getattr(model, name) for name in ("samples", "transform", "noise", "max_rows", "memory")}
     return EOT(_TwoLogits(model.model, single_output), average="probabilities", **settings).train(model.training)
 

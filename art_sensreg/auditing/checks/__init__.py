@@ -1,4 +1,4 @@
-"""The checks of the audit, one module for each group of them; importing a module registers its checks."""
+"""The checks of the audit, one module per group; importing a module registers its checks."""
 
 # In the order of the report.
 from art_sensreg.auditing.checks import preconditions, gradients, attack_health, adaptive, known_outcomes, plausibility  # noqa: F401, I001

@@ -1,4 +1,4 @@
-"""Adaptive checks: attacks that know of this defence, of other models, and of randomness."""
+"""Adaptive checks: attacks that know about this defence, other models, or randomness."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def repeated_scoring_agrees(context: AuditContext) -> Finding:
 
 
 def _settings(context: AuditContext) -> dict[str, Any]:
-    """What all attacks of this module take."""
+    """The settings that all attacks in this module share."""
     inputs = context.inputs
     return {"norm": inputs.norm, "eps": inputs.eps, "max_iter": inputs.effort.steps, "seed": inputs.seed}
 
@@ -146,7 +146,7 @@ def _transfer(context: AuditContext, surrogates: Sequence[PyTorchClassifier]) ->
 
 
 def _trained_surrogate(context: AuditContext) -> list[PyTorchClassifier]:
-    """A small model trained on the training data, for want of a better surrogate."""
+    """A small model trained on the training data, in the absence of a better surrogate."""
     inputs = context.inputs
     if inputs.train_data is None:
         return []

@@ -1,4 +1,4 @@
-"""Attack health: whether the attack itself worked, whatever it found."""
+"""Attack health: whether the attack itself worked, regardless of what it found."""
 
 from __future__ import annotations
 

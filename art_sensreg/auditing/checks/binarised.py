@@ -44,7 +44,7 @@ class BinarisedCopies(nn.Module):
             points = [x, *(x + 0.9 * (ball.inside(x, generator) - x) for _ in range(inner))]
             inside = torch.stack([self.features(point) for point in points], 1)
             weight = self.features(border) - inside.mean(1)
-            # Standardised by the spread of the inner points, which counts where features differ much in scale.
+            # Standardised by the spread of the inner points, which matters if features differ widely in scale.
             weight = weight / (inside.var(1) + 0.1 * inside.var(1).mean(1, keepdim=True) + 1e-12)
             weight = weight / weight.norm(dim=1, keepdim=True).clamp_min(1e-12)
             reached = (self.features(border) * weight).sum(1)

@@ -1,4 +1,4 @@
-"""When checks do not apply."""
+"""The conditions under which checks do not apply."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def is_same_model(context: AuditContext, other: PyTorchClassifier) -> bool:
     """
     Whether another classifier is the audited one, or a copy of it.
 
-    Equal weights do not decide: a model with masked gradients may share them with its undefended twin. Outputs and
-    gradients have to be equal too.
+    Equal weights are not enough: a model with masked gradients may share them with its undefended twin. Outputs and
+    gradients must be equal too.
     """
     ours = context.inputs.classifier
     if other is ours:

@@ -1,4 +1,4 @@
-"""Gradients: whether those that an attack follows exist, are right, and are of use at the size of its steps."""
+"""Gradients: whether they exist, are correct, and are informative at the size of an attack's steps."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def gradients_hold_at_step_size(context: AuditContext) -> Finding:
             return not_applicable("the gradient promises no gain: see gradients_not_zero.")
         ratios.append(float(gained.sum() / promised.sum().clamp_min(1e-12)))
     text = ", ".join(f"{ratio:.2g}" for ratio in ratios)
-    # Much more than promised is no better: a part of the gradient is missing.
+    # Much more than promised is no better: part of the gradient is missing.
     value = max(1 - min(ratios), 1 - 1 / max(ratios[0], 1.0))
     return Finding(value, 0.75, f"gain relative to the promised one, at eps/8 and eps/2: {text}.")
 
@@ -129,7 +129,7 @@ def predictions_stable(context: AuditContext) -> Finding:
 
 
 def _raw_gradients(context: AuditContext) -> dict[str, torch.Tensor]:
-    """Input gradients by loss, one row per image, with the NaNs that attacks replace by zero."""
+    """Input gradients by loss, one per image, including the NaNs that attacks replace by zero."""
     x, y = context.model.tensors(context.model.correct_indices[:_POINTS])
     gradients = {}
     for loss in ("cross_entropy", "margin"):
@@ -155,7 +155,7 @@ def _compared_with_differences(context: AuditContext) -> Finding:
     exact = model is not context.model.module
     distance, step = (smallest, 1e-3 * smallest) if exact else (min(30 * smallest, context.threat.eps), smallest)
     near = _dithered(context, x, distance)
-    # The larger sizes are for declared surrogates, whose gradient holds at the scale of the attack only.
+    # The larger sizes are for declared surrogates, whose gradient is only valid at the scale of the attack.
     trials = [(x, smallest), (near, step), *((x, size) for size in larger)]
     dtype, errors = torch.float64 if exact else x.dtype, []
     for points, size in trials:
@@ -168,7 +168,7 @@ def _compared_with_differences(context: AuditContext) -> Finding:
 
 
 def _in_float64(context: AuditContext) -> nn.Module:
-    """A float64 copy of the model, where differences lose no digits; the model itself if no such copy can be made."""
+    """A float64 copy of the model, where differences lose no digits; the model itself if it cannot be copied."""
     module = context.model.module
     x = context.model.tensors(np.arange(1))[0]
     try:
@@ -204,8 +204,8 @@ def _difference_error(
     """
     How far autograd is from central differences of `size` along eight random directions.
 
-    At the smallest size the median over images of |numeric - autograd| / |numeric|; at larger ones, where curvature
-    and the steps of a quantiser count too, 1 minus the cosine of the two over all images and directions.
+    At the smallest size this is the median over images of |numeric - autograd| / |numeric|; at larger ones, where
+    curvature and the steps of a quantiser matter too, 1 minus the cosine of the two over all images and directions.
     """
     generator, norm = context.inputs.generator("differences"), context.threat.norm
     numeric, analytic = [], []

@@ -1,4 +1,4 @@
-"""Attacks whose outcome is known beforehand: an attack that misses it is at fault, whatever it says of the model."""
+"""Attacks whose outcome is known in advance: an attack that misses it is faulty, whatever it says about the model."""
 
 from __future__ import annotations
 
@@ -105,12 +105,12 @@ def _fitted_linear(context: AuditContext) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _per_class(values: np.ndarray) -> np.ndarray:
-    """One row per class, also of two classes, for which scikit-learn stores one row."""
+    """One row per class, also for two classes, for which scikit-learn stores a single row."""
     return np.concatenate([-values / 2, values / 2]) if len(values) == 1 else values
 
 
 def _margins_reached(context: AuditContext, weight: np.ndarray, bias: np.ndarray, eps: float) -> np.ndarray:
-    """Largest margin that the reference attack reaches on a linear model, above 0 where it succeeds."""
+    """Largest margin that the reference attack reaches on a linear model; above 0 where it succeeds."""
     inputs, ball, max_iter = context.inputs, context.threat.ball(eps), context.inputs.effort.steps
     steps = Steps(eps_step=2.5 * eps / max_iter, max_iter=max_iter)
     linear = nn.Linear(weight.shape[1], len(bias)).to(context.model.device, torch.float64).requires_grad_(False)

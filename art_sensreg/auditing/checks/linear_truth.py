@@ -1,4 +1,4 @@
-"""The exact worst case of a linear classifier, which no attack may go below and good ones reach."""
+"""The exact worst case of a linear classifier, which no attack can beat and good ones reach."""
 
 from __future__ import annotations
 
@@ -81,9 +81,9 @@ def _l2_loss(slope: np.ndarray, room: np.ndarray, eps: float) -> np.ndarray:
     """
     Largest `sum slope * move` with `0 <= move <= room` and `||move|| <= eps`.
 
-    By the optimality conditions `move = min(t * slope, room)` for one t, with which the norm grows. Sorted by the t
-    at which each coordinate meets its end of the range, the norm is known in closed form between two such t, so that
-    no search with a tolerance is needed.
+    By the optimality conditions `move = min(t * slope, room)` for some t, and the norm increases with t. With the
+    coordinates sorted by the t at which each reaches the end of its range, the norm has a closed form between two such
+    values, so that no search with a tolerance is needed.
     """
     room = np.where(slope > 0, room, 0.0)
     full_at = room / np.where(slope > 0, slope, 1.0)
@@ -103,7 +103,7 @@ def _l2_loss(slope: np.ndarray, room: np.ndarray, eps: float) -> np.ndarray:
 
 
 def _l1_loss(slope: np.ndarray, room: np.ndarray, eps: float) -> np.ndarray:
-    """The steepest coordinates first, each as far as it goes, until eps is spent."""
+    """The steepest coordinates first, each as far as it can go, until eps is used up."""
     order = np.argsort(-slope, axis=1)
     room = np.take_along_axis(room, order, axis=1)
     spent_before = np.cumsum(room, axis=1) - room

@@ -1,4 +1,4 @@
-"""Plausibility: a result better than anybody's is more likely a failed attack than a discovery."""
+"""Plausibility: a result better than any published one is more likely a failed attack than a discovery."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from art_sensreg.auditing.context import AuditContext
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A robust accuracy under AutoAttack, published for images of a shape, by which the data set is recognised."""
+    """A published robust accuracy under AutoAttack; the image shape identifies the data set."""
 
     shape: tuple[int, ...]
     norm: str = "linf"
@@ -67,7 +67,7 @@ def allowed_by_labels(context: AuditContext) -> float:
     """
     The largest robust accuracy that any classifier can have on these points.
 
-    Of two points of different classes whose balls meet it loses at least one; each point counts in one such pair.
+    Of two points of different classes whose balls meet, at least one is lost; each point counts in one such pair.
     """
     inputs, n = context.inputs, context.inputs.n
     points, labels = inputs.x.reshape(n, -1).astype(np.float64), inputs.y

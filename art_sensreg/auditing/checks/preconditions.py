@@ -1,4 +1,4 @@
-"""Preconditions: what must hold before the result of any attack means something."""
+"""Preconditions: what must hold for the result of any attack to be meaningful."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def clean_accuracy(context: AuditContext) -> Finding:
     predicted = context.model.outputs.argmax(axis=1)
     count = int(max(predicted.max(), y.max())) + 1
     shares = [np.bincount(classes, minlength=count) / n for classes in (predicted, y)]
-    # The accuracy of as many predictions of each class made blindly: of a constant model, the share of its class.
+    # The accuracy of blind guessing at the same class frequencies: for a constant model, the share of its class.
     accuracy, chance = float((predicted == y).mean()), float((shares[0] * shares[1]).sum())
     note = f"accuracy {accuracy:.3f}; as many predictions of each class, made blindly, would reach {chance:.3f}."
     one_class = len(np.unique(y)) == 1
@@ -110,7 +110,7 @@ def logits_not_probabilities(context: AuditContext) -> Finding:
     if not np.isfinite(outputs).all():
         return Finding(float(1 - np.isfinite(outputs).all(axis=1).mean()), 0.0, "outputs are not finite.")
     bounded = ((outputs >= -1e-6) & (outputs <= 1 + 1e-6)).all(axis=1)
-    # A single output that the loss takes for a probability has a logit, which is what attacks see.
+    # A single output that the loss treats as a probability has a logit, which is what attacks see.
     if bounded.all() and outputs.shape[1] > 1 and not model.one_probability:
         return Finding(1.0, 0.0, "all outputs lie between 0 and 1.")
     if _saturated(outputs) and not model.one_probability:
@@ -123,7 +123,7 @@ def logits_not_probabilities(context: AuditContext) -> Finding:
         logits = (values.softmax(1) if model.one_probability else values).cpu().numpy()
     if logits.shape != outputs[indices].shape:
         return Finding(1.0, 0.0, f"`predict` returns shape {outputs[indices].shape}, the model {logits.shape}.")
-    # A random model differs from itself too, which is for another check: its own spread is the yardstick here.
+    # A random model differs from itself too, which another check covers: here its own spread is the yardstick.
     spread = np.abs(model.predict(context.inputs.x[indices]) - outputs[indices]).max()
     differs = np.abs(logits - outputs[indices]).max(axis=1) > 3 * spread + _ROUNDING * output_scale(outputs)
     note = "`predict` returns other values than the model." if differs.any() else ""
@@ -199,7 +199,7 @@ def eps_zero_is_clean(context: AuditContext) -> Finding:
     found = context.attacks.pgd(indices, PgdSettings(("zero",), eps=0.0, max_iter=3, eps_step=0.1))
     accuracy = 1 - float(context.attacks.succeeds(found, indices).mean())
     clean = float(context.model.correct.mean())
-    # Other batch sizes round differently, which turns an image that lies on the decision boundary itself.
+    # Other batch sizes round differently, which flips an image that lies exactly on the decision boundary.
     threshold = context.tolerance(0.0, clean) if random else 1 / context.inputs.n
     inside = accuracy if random else float((found.margin <= 0).float().mean())
     return Finding(max(abs(accuracy - clean), abs(inside - clean)), threshold)
@@ -225,9 +225,9 @@ def budget_kept(context: AuditContext) -> Finding:
 
 def deviation_if_blind(predicted: np.ndarray, y: np.ndarray) -> float:
     """
-    Standard deviation of the accuracy if the same predictions are dealt out to the points at random.
+    Standard deviation of the accuracy if the same predictions are assigned to the points at random.
 
-    That of a binomial would be far too large where one class is frequent: no deal of few rare predictions loses many.
+    That of a binomial would be far too large if one class is frequent: permuting few rare predictions loses few points.
 
     | Source: Hoeffding 1951, A combinatorial central limit theorem, doi 10.1214/aoms/1177729545
     """
@@ -238,7 +238,7 @@ def deviation_if_blind(predicted: np.ndarray, y: np.ndarray) -> float:
 
 
 def _predictions_vary(context: AuditContext) -> bool:
-    """Whether the model predicts several classes on other images too: the negatives of the given ones, and noise."""
+    """Whether the model also predicts several classes on other images: negatives of the given ones, and noise."""
     x, low, width = context.inputs.x, context.threat.range[0], context.threat.width
     generator = np.random.default_rng(context.inputs.seed)
     noise = low + width * generator.random((min(64, 8 * len(x)), *x.shape[1:]))
@@ -248,9 +248,9 @@ def _predictions_vary(context: AuditContext) -> bool:
 
 def _saturated(outputs: np.ndarray) -> bool:
     """
-    Whether the largest output of most images is the same bound, as that of rescaled probabilities is.
+    Whether the largest output is the same bound for most images, as it is for rescaled probabilities.
 
-    Log-probabilities are bounded by 0 too, and lose nothing there.
+    Log-probabilities are bounded by 0 too, but lose nothing there.
     """
     largest = outputs.max(axis=1)
     total = np.exp(outputs.astype(np.float64) - largest[:, None]).sum(axis=1)
@@ -261,7 +261,7 @@ def _saturated(outputs: np.ndarray) -> bool:
 
 @contextmanager
 def _derivatives_counted() -> Iterator[list[int]]:
-    """The derivatives taken inside: `torch.autograd.grad`, `backward` and `torch.func.grad` share one engine."""
+    """Count the derivatives taken inside: `torch.autograd.grad`, `backward` and `torch.func.grad` share one engine."""
     calls: list[int] = []
     # Forward mode (`torch.func.jvp`) does not use that engine, but needs dual numbers.
     places = [(torch.autograd, "_engine_run_backward"), (torch.autograd.forward_ad, "make_dual")]

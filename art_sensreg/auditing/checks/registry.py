@@ -17,7 +17,7 @@ class Finding:
     :param value: The measurement, None if there is none.
     :param threshold: Largest value that passes.
     :param note: Details, or why nothing was measured.
-    :param applies: False if the question has no meaning for this model and these images.
+    :param applies: False if the question does not apply to this model and these images.
     """
 
     value: float | None
@@ -37,7 +37,7 @@ class Finding:
 
 def skip(reason: str) -> Finding:
     """
-    The finding of a check that needs something which was not given.
+    The finding of a check that needs an input which was not given.
 
     :param reason: What was not given.
     :return: A finding whose status is `SKIP`.
@@ -52,9 +52,9 @@ def skip(reason: str) -> Finding:
 
 def not_applicable(reason: str) -> Finding:
     """
-    The finding of a check whose question has no meaning for this model and these images.
+    The finding of a check that does not apply to this model and these images.
 
-    :param reason: Why it has none.
+    :param reason: Why it does not apply.
     :return: A finding whose status is `N/A`.
 
     Example:
@@ -70,7 +70,7 @@ class Exemption:
     """
     A condition under which a check does not apply.
 
-    :param reason: What the report says then.
+    :param reason: What the report then says.
     :param holds: Whether the condition holds in a context.
     """
 
@@ -88,7 +88,7 @@ class CheckSpec:
     :param source: Paper and section that ask for it.
     :param meaning: What a failure means and what to try next.
     :param function: Function of the context that returns a finding.
-    :param exemptions: When it does not apply; asked in this order.
+    :param exemptions: When it does not apply, tested in this order.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What the checks of an audit get: what was given, the threat model, the model's predictions and the shared attacks."""
+"""The context of an audit's checks: inputs, threat model, the model's predictions and the shared attacks."""
 
 from art_sensreg.auditing.context.context import AuditContext
 from art_sensreg.auditing.context.inputs import FULL, QUICK, AuditInputs, Effort, validated

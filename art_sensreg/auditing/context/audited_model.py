@@ -16,19 +16,19 @@ from art_sensreg.auditing.context.inputs import AuditInputs
 from art_sensreg.outputs import SingleOutput
 from art_sensreg.randomized import RandomizedClassifier
 
-# Repeated outputs that differ by less, relative to their scale, are the same: some GPU kernels add in any order.
+# Repeated outputs that differ by less, relative to their scale, count as equal: some GPU kernels sum in any order.
 SAME_OUTPUTS = 1e-5
 
 
 class AuditedModel:
-    """A classifier and what it predicts on the images of an audit; what several checks need is predicted once."""
+    """A classifier and its predictions on the images of an audit; what several checks need is computed once."""
 
     def __init__(self, inputs: AuditInputs) -> None:
         self.classifier: PyTorchClassifier = inputs.classifier
         self.module: nn.Module = differentiable_model(inputs.classifier, surrogates=False)
         self.declared_random = isinstance(inputs.classifier, RandomizedClassifier)
         self.device: torch.device = inputs.classifier.device
-        # Attacks compute in float32, or in the model's precision where that is finer.
+        # Attacks compute in float32, or in the model's precision if that is higher.
         self.dtype = torch.promote_types(torch.float32, model_dtype(inputs.classifier.model))
         # Plain ART classifiers accept images of their model's own type only.
         self.array_dtype = np.dtype(np.float64 if self.dtype == torch.float64 else np.float32)
@@ -71,14 +71,14 @@ class AuditedModel:
 
     @cached_property
     def correct_indices(self) -> np.ndarray:
-        """Indices of the correctly classified images, which an attack has to turn."""
+        """Indices of the correctly classified images, which an attack has to break."""
         return np.flatnonzero(self.correct)
 
     @cached_property
     def output_spread(self) -> float:
         """Largest difference between repeated outputs on the same images, relative to the scale of the outputs."""
         x = self._x[:128]
-        # Small batches: a model that draws once per pass from few values may well draw the same one twice.
+        # Small batches: a model that draws once per pass from few values could easily draw the same one twice.
         repeats = np.stack([self.predict(x, batch_size=16) for _ in range(6)])
         return float((repeats.max(axis=0) - repeats.min(axis=0)).max() / output_scale(repeats[0]))
 

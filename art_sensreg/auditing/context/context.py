@@ -1,4 +1,4 @@
-"""What every check of an audit gets: what was given, the threat model, the predictions and the shared attacks."""
+"""The argument of every check of an audit: inputs, threat model, predictions and shared attacks."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class AuditContext:
     """
     The argument of every check.
 
-    `inputs` is what was given, `threat` the norm, eps and range of the images, `model` the classifier and its
-    predictions, `attacks` the reference attack and what others find beyond it. All of it is computed when a check first
-    asks for it, and once.
+    `inputs` is what the user gave, `threat` the norm, eps and range of the images, `model` the classifier and its
+    predictions, `attacks` the reference attack and what others find beyond it. Everything is computed once, when a
+    check first needs it.
 
-    :param inputs: What the audit was given, validated.
+    :param inputs: The validated inputs of the audit.
     """
 
     def __init__(self, inputs: AuditInputs) -> None:
@@ -37,11 +37,11 @@ class AuditContext:
 
     def tolerance(self, nominal: float, share: float | None = None, points: int | None = None) -> float:
         """
-        A threshold that is not finer than the sampling error of the points.
+        A threshold no smaller than the sampling error of the points.
 
-        :param nominal: The threshold for any number of points.
-        :param share: The fraction that is measured; the robust accuracy if None.
-        :param points: Number of images that it is a fraction of; all if None.
+        :param nominal: The threshold if the number of points does not limit it.
+        :param share: The measured fraction; the robust accuracy if None.
+        :param points: The number of images it is a fraction of; all if None.
         :return: The largest of the threshold, half the width of the fraction's 95 % interval, and one image.
         """
         share = self.attacks.robust_accuracy if share is None else share

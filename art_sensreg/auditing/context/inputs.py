@@ -1,4 +1,4 @@
-"""What an audit is given: the classifier, the images, the threat model, and how much work the checks may do."""
+"""The inputs of an audit: the classifier, the images, the threat model, and how much work the checks may do."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ QUICK = Effort(steps=40, restarts=3, queries=60, points=128, binarised=16)
 
 @dataclass(frozen=True, kw_only=True)
 class AuditInputs:
-    """Everything that an audit is given; see :func:`art_sensreg.audit`."""
+    """The inputs of an audit; see :func:`art_sensreg.audit`."""
 
     classifier: PyTorchClassifier
     x: np.ndarray
@@ -66,8 +66,8 @@ class AuditInputs:
 
 def validated(given: AuditInputs) -> AuditInputs:
     """
-    Check what a caller of the audit gave, and bring it into the form that the checks rely on: float32 images, class
-    indices, at most as many points as the effort allows, tuples of models and penalties.
+    Check the inputs of an audit, and convert them to the form that the checks rely on: float32 images, class indices,
+    at most as many points as the effort allows, tuples of models and penalties.
     """
     surrogates, penalties = _as_tuple(given.surrogates), _as_tuple(given.penalties)
     for penalty in penalties:
@@ -117,7 +117,7 @@ def _checked_data(classifier: Any, x: Any, y: Any) -> tuple[np.ndarray, np.ndarr
 
 
 def _check_eps(classifier: PyTorchClassifier, images: np.ndarray, eps: float, norm: str) -> None:
-    """Refuse an eps in other units than the images; without `clip_values` the given images tell their range."""
+    """Refuse an eps in units other than those of the images; without `clip_values` the images give their range."""
     clip = classifier.clip_values
     low, high = (images.min(), images.max()) if clip is None else clip
     if np.all(np.asarray(low) < np.asarray(high)):

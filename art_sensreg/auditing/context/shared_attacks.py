@@ -27,7 +27,7 @@ class PgdSettings:
     """
     Projected gradient ascent on the logits as ART's attacks see them.
 
-    :param purpose: Words from which the seed of the random start is derived.
+    :param purpose: Text from which the seed of the random start is derived.
     :param loss: Name of the loss.
     :param start: `inside` or on the `border` of the ball, or `none` for the image itself.
     :param eps: Perturbation size; the audit's if None.
@@ -46,7 +46,7 @@ class PgdSettings:
 # What a check may try beyond the reference attack: a function gets indices and returns perturbed images.
 Attack: TypeAlias = PgdSettings | EvasionAttack | Callable[[np.ndarray], np.ndarray]
 
-# The restarts that complete the reference attack, each on the images that resist so far.
+# The restarts that complete the reference attack, each on the images that have survived so far.
 _RESTARTS = tuple(
     PgdSettings(("reference", loss, start), loss, start)
     for loss, start in (
@@ -85,7 +85,7 @@ class SharedAttacks:
         return ~self._model.is_correct(images, indices)
 
     def resisting(self, indices: np.ndarray, *attacks: Attack) -> np.ndarray:
-        """Those of the indices whose images no attack turns; each attack sees what the ones before it left."""
+        """Those of the indices whose images no attack breaks; each attack sees only what the previous ones left."""
         for attack in attacks:
             if len(indices):
                 indices = indices[~self.succeeds(self._perturbed(attack, indices), indices)]

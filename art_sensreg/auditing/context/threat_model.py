@@ -29,7 +29,7 @@ class ThreatModel:
 
     @cached_property
     def range(self) -> tuple[float, float]:
-        """Smallest and largest value that an image may have; without `clip_values`, that any given image has."""
+        """Smallest and largest allowed value; without `clip_values`, the extremes of the given images."""
         low, high = (float(end) for end in (self.clip[0].min(), self.clip[1].max()))
         return (low, high) if math.isfinite(high - low) else (float(self._x.min()), float(self._x.max()))
 
@@ -39,7 +39,7 @@ class ThreatModel:
         return self.range[1] - self.range[0]
 
     def ball(self, eps: float | None = None) -> Ball:
-        """The perturbations of size `eps`; of the audit's size if None."""
+        """The perturbations of size `eps`; the audit's eps if None."""
         low, high = (torch.as_tensor(end, dtype=self._model.dtype, device=self._model.device) for end in self.clip)
         return Ball(self.norm, self.eps if eps is None else eps, low, high)
 
