@@ -28,7 +28,7 @@ test-all: .venv/installed
 test-machines: .venv/installed
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=1 $(TESTS)
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=2 $(TESTS) -n 1
-	ART_SENSREG_ROUNDING=1 OMP_NUM_THREADS=1 $(TESTS) -p tests.rounding
+	ART_SENSREG_ROUNDING=1 OMP_NUM_THREADS=1 $(TESTS) -p tests.support.rounding
 
 # What a GPU would do, without one: the tests marked `gpu` and those of tests/device on an emulated device.
 test-device: .venv/installed

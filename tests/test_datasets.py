@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from art_sensreg.datasets import load_dataset
-from tests.utils.npz_files import archive, member
+from tests.support.npz_files import archive, member
 
 LABELS = np.array([0, 1, 2, 1])
 

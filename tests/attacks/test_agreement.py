@@ -11,7 +11,7 @@ from torch import nn
 from art_sensreg import SensRegClassifier
 from art_sensreg.attacks import ProjectedAscent
 from art_sensreg.attacks.autoattack.attack import OfficialAutoAttack
-from tests.fixed_weights import fixed
+from tests.support.fixed_weights import fixed
 
 N = 200
 ROUNDING = 1e-9  # of shares of 200 images

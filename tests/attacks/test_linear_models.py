@@ -13,7 +13,7 @@ from art_sensreg.attacks import ProjectedAscent
 from art_sensreg.attacks.autoattack.attack import OfficialAutoAttack
 from art_sensreg.attacks.base.norms import Ball
 from art_sensreg.auditing.checks.linear_truth import linear_margins
-from tests.fixed_weights import fixed
+from tests.support.fixed_weights import fixed
 
 N = 200
 ROUNDING = 1e-9  # of shares of 200 images

@@ -14,7 +14,7 @@ from art_sensreg.attacks.base.norms import Ball
 from art_sensreg.attacks.projected_ascent import Victim
 from art_sensreg.attacks.wrappers.torch_model import differentiable_model
 from art_sensreg.datasets import Dataset, load_dataset
-from tests.fixed_weights import fixed
+from tests.support.fixed_weights import fixed
 
 
 @functools.cache

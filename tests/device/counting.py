@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tests.device.memory import aten
+from tests.device.backend.memory import aten
 
 WATCHED = "art_sensreg"
 """The package whose lines are named as the places of transfers."""

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from tests.device.autocast import autocast_kernels
+from tests.device.backend.autocast import autocast_kernels
+from tests.device.backend.generators import Generator, default_generators
+from tests.device.backend.kernels import OWN_KERNELS, fallback, is_pinned, pin_memory
+from tests.device.backend.memory import NAME, device_storage
 from tests.device.counting import set_sync_debug_mode
-from tests.device.generators import Generator, default_generators
-from tests.device.kernels import OWN_KERNELS, fallback, is_pinned, pin_memory
-from tests.device.memory import NAME, device_storage
 
 _libraries: list[torch.library.Library] = []
 

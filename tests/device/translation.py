@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from tests.device.memory import NAME
+from tests.device.backend.memory import NAME
 
 
 def as_cuda(*packages: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from art_sensreg.utils import npz
 from art_sensreg.utils.npz import read_npz
-from tests.utils.npz_files import GOOD, archive, member, with_header
+from tests.support.npz_files import GOOD, archive, member, with_header
 
 HUGE = "{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000, 28, 28), }"
 HOSTILE = {

@@ -9,7 +9,7 @@ from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 from art_sensreg import SensRegClassifier
-from tests.fixed_weights import fixed
+from tests.support.fixed_weights import fixed
 
 THEIRS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 ORDER = {"linf": np.inf, "l2": 2, "l1": 1}

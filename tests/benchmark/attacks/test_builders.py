@@ -8,7 +8,7 @@ from art_sensreg import SensRegClassifier
 from art_sensreg.benchmark.attacks import ATTACKS
 from art_sensreg.benchmark.config.threat_models import NORMS, perturbation_size
 from art_sensreg.models import build_model
-from tests.fixed_weights import fixed
+from tests.support.fixed_weights import fixed
 
 STRENGTH = {
     "max_iter": 10, "restarts": 1, "binary_search_steps": 2, "max_eval": 50, "queries": 20,

@@ -2,11 +2,9 @@
 
 from dataclasses import FrozenInstanceError
 
-import numpy as np
 import pytest
 
-from art_sensreg.benchmark.results.entries import AttackRecord, share_of
-from art_sensreg.utils.stats import wilson_interval
+from art_sensreg.benchmark.results.entries import AttackRecord
 from tests.benchmark.results.examples import results, run_record
 
 
@@ -44,9 +42,3 @@ def test_a_run_is_found_by_defence_and_seed():
     assert found.run("none", 1) is second
     assert found.run("sr", 0) is None
     assert found.with_run(run_record(clean_accuracy=0.1)).runs[0].clean_accuracy == 0.1
-
-
-def test_a_share_has_its_interval():
-    found = share_of(np.array([True, True, False, True]))
-    assert (found["robust_accuracy"], found["n"]) == (0.75, 4)
-    assert (found["ci_low"], found["ci_high"]) == wilson_interval(3, 4)

@@ -1,7 +1,7 @@
 """
-A training run for `torchrun`: `distributed_run.py RESULT [CHECKPOINTS]`. With KILL=step the second process dies there.
+A training run for `torchrun`: `run.py RESULT [CHECKPOINTS]`. With KILL=step the second process dies there.
 
-301 images in batches of 50: the last batch has one row, which one of two processes has not.
+301 images in batches of 50: the last batch has one image, and so one of two processes has none of it.
 """
 
 import os

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from tests.device.memory import NAME, aten, is_device
+from tests.device.backend.memory import NAME, aten, is_device
 
 _LISTS = {
     "low": "conv1d conv2d conv3d convolution linear matmul mm addmm bmm baddbmm addbmm mv addmv addr prelu "

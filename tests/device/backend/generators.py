@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tests.device.memory import NAME, device
+from tests.device.backend.memory import NAME, device
 
 _device_generators: set[int] = set()
 _HostGenerator = torch.Generator

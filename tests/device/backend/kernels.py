@@ -8,9 +8,8 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 
-from tests.device.counting import note_kernel, note_transfer, synchronised
-from tests.device.generators import default_generators, is_device_generator
-from tests.device.memory import (
+from tests.device.backend.generators import default_generators, is_device_generator
+from tests.device.backend.memory import (
     CPU_KEYS,
     NAME,
     aten,
@@ -21,6 +20,7 @@ from tests.device.memory import (
     to_device,
     to_host,
 )
+from tests.device.counting import note_kernel, note_transfer, synchronised
 
 # Besides binary pointwise operators: those that take a 0-d CPU tensor on CUDA, and those that take indices on the CPU.
 _INDEXING = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}

@@ -8,7 +8,7 @@ from art.preprocessing.standardisation_mean_std.pytorch import StandardisationMe
 from torch import nn
 
 from art_sensreg import SensRegClassifier
-from tests.art_bridge.twins import PREPROCESSING, SHAPE, Function, classifiers, images_and_labels, mlp
+from tests.art_bridge.inference.twins import PREPROCESSING, SHAPE, Function, classifiers, images_and_labels, mlp
 
 
 @pytest.fixture

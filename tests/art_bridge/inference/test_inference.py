@@ -9,7 +9,7 @@ from torch import nn
 
 from art_sensreg import SensRegClassifier
 from art_sensreg.art_bridge.inference import batched_logits
-from tests.art_bridge.twins import MODELS, PREPROCESSING, SHAPE, classifiers, images_and_labels, mlp
+from tests.art_bridge.inference.twins import MODELS, PREPROCESSING, SHAPE, classifiers, images_and_labels, mlp
 
 
 @pytest.fixture

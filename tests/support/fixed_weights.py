@@ -1,6 +1,6 @@
 """
 Networks of the digits whose weights are files, so that a bound on an attack is a bound on the same network everywhere:
-trained anew, they would differ from one instruction set to another. `python -m tests.fixed_weights` makes the files.
+trained anew, they would differ from one instruction set to another. `python -m tests.support.fixed_weights` makes them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from art_sensreg import SensitivityPenalty, SensRegClassifier
 from art_sensreg.datasets import Dataset, load_dataset
 from art_sensreg.models import build_model
 
-FOLDER = Path(__file__).parent / "weights"
+FOLDER = Path(__file__).parents[1] / "weights"
 SHAPE = (1, 8, 8)
 
 

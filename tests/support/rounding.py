@@ -1,5 +1,6 @@
 """
-A pytest plugin that trains as if on another machine: `ART_SENSREG_ROUNDING=1 python -m pytest -p tests.rounding`.
+A pytest plugin that trains as if on another machine:
+`ART_SENSREG_ROUNDING=1 python -m pytest -p tests.support.rounding`.
 
 Another instruction set rounds differently, and after a few hundred steps the weights are those of another network. The
 plugin changes every gradient by one part in a million before the optimizer sees it, as a function of the gradient
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from tests import fixed_weights
+from tests.support import fixed_weights
 
 SIZE = 1e-6
 

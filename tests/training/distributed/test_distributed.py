@@ -16,7 +16,7 @@ from art_sensreg.training.batches import LoaderBatches, TensorBatches
 from art_sensreg.training.distributed import Processes, ProcessLostError, lost_processes_named
 from tests.paths import ROOT
 
-SCRIPT = Path(__file__).with_name("distributed_run.py")
+SCRIPT = Path(__file__).with_name("run.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
