@@ -33,6 +33,7 @@ from art_sensreg.penalty_lists import Penalty, active_penalties, check_penalties
 from art_sensreg.presets import default_penalties, sr_jr
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.utils import check_count, enable_grad, shown
+from art_sensreg.utils.arrays import shape_or_type
 from art_sensreg.utils.model_rng import preserve_model, preserve_rng_state
 from art_sensreg.utils.modes import eval_mode, set_mode
 from art_sensreg.utils.tables import Table
@@ -223,7 +224,7 @@ def _module_batch(model: nn.Module, penalties: Sequence[Penalty], x: Any, y: Any
     with trial(model, inputs):
         logits = main_logits(model(inputs.clone()))
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != len(inputs) or logits.shape[1] < 2:
-        came = f"shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
+        came = shape_or_type(logits)
         raise ValueError(
             f"`model` returns {came} for {len(inputs)} inputs; expected logits (n, C) of at least two classes. For "
             "another loss than cross-entropy, describe a classifier."

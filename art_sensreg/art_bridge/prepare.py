@@ -27,6 +27,7 @@ from art_sensreg.training.numerics.loss_checks import check_loss_alone
 from art_sensreg.training.optimizers import needs_closure
 from art_sensreg.training.schedules.stepping import check_scheduler
 from art_sensreg.utils import check_differentiable, warn_caller
+from art_sensreg.utils.arrays import shape_or_type
 from art_sensreg.utils.modes import preserve_mode, set_mode
 
 _WHY = (
@@ -158,7 +159,7 @@ def _check_output(classifier: PyTorchClassifier, model: nn.Module, x: torch.Tens
         logits = model(x.clone())
     shapes = [(len(x), outputs) for outputs in _outputs(classifier)]
     if not isinstance(logits, torch.Tensor) or tuple(logits.shape) not in shapes:
-        came = f"shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
+        came = shape_or_type(logits)
         raise ValueError(f"`model` returns {came} for {len(x)} images; expected logits of shape {shapes[0]}.")
     if logits.shape[1] == 1:
         SingleOutput.of(classifier).check()  # what accuracy is counted by

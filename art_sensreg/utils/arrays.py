@@ -36,3 +36,8 @@ def as_numbers(values: Any, name: str) -> np.ndarray:
     if array.dtype.kind not in "biuf":
         raise TypeError(f"`{name}` has dtype {array.dtype}; expected an array of real numbers.")
     return array
+
+
+def shape_or_type(value: Any) -> str:
+    """What a model has returned, for a message: the shape of a tensor, or the class of anything else."""
+    return f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from art_sensreg.utils.arrays import as_array, as_numbers
+from art_sensreg.utils.arrays import as_array, as_numbers, shape_or_type
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,7 @@ def test_what_cannot_be_read_is_named(values):
 def test_other_than_real_numbers_is_refused(values):
     with pytest.raises(TypeError, match="expected an array of real numbers"):
         as_numbers(values, "x")
+
+
+def test_what_a_model_returned_is_told_by_shape_or_class():
+    assert [shape_or_type(value) for value in (torch.zeros(2, 3), (1,))] == ["shape (2, 3)", "tuple"]

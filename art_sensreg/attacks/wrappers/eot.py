@@ -17,6 +17,7 @@ from art_sensreg.attacks.wrappers.bpda import check_traced
 from art_sensreg.attacks.wrappers.randomness import Draw, examples_share_noise, graph_bytes
 from art_sensreg.penalties.forward.taps import ActivationTaps
 from art_sensreg.utils import check_choice, check_count
+from art_sensreg.utils.arrays import shape_or_type
 from art_sensreg.utils.model_rng import Replay, random_sources
 
 AVERAGES = ("logits", "probabilities")
@@ -189,7 +190,7 @@ class EOT(nn.Module):
     def _samples_of(self, x: torch.Tensor, count: int) -> torch.Tensor:
         logits = self.draw(x.repeat(count, *[1] * (x.ndim - 1)))  # a copy: the model may work in place
         if not isinstance(logits, torch.Tensor) or logits.shape[:1] != (count * len(x),):
-            came = f"shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
+            came = shape_or_type(logits)
             raise ValueError(f"`model` returns {came} for {count * len(x)} images; expected logits, a row for each.")
         return logits.view(count, len(x), *logits.shape[1:])
 

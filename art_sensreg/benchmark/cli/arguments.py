@@ -22,8 +22,6 @@ from art_sensreg.utils.text import one_line
 
 # A number, or a fraction of whole numbers: what may stand between two commas.
 _ONE_SIZE = re.compile(r"[^/]+|[0-9]+/[0-9]+")
-
-
 # Characters of an error at most: all names of attacks and defences fit, what a stranger wrote into a file need not.
 _LONGEST = 2000
 # The largest count on a command line.

@@ -31,8 +31,7 @@ _ERFS = named_functions("erf erf_", torch, torch.Tensor, torch.special)
 def watched_name(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> str | None:
     """The plain name of the non-linearity that a call is, or None. `x.clamp(min=0)` is a ReLU in disguise."""
     if func in _CLAMPS:
-        low = args[1] if len(args) > 1 else kwargs.get("min")
-        high = args[2] if len(args) > 2 else kwargs.get("max")
+        low, high = _bounds(args, kwargs)
         return "relu" if isinstance(low, (int, float)) and low == 0 and high is None else None
     return _WATCHED.get(func)
 
@@ -40,7 +39,11 @@ def watched_name(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str
 def gate_name(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> str | None:
     """The plain name of a function that is only the gate of an activation, of a hand-written GELU or hard-swish."""
     if func in _CLAMPS:
-        low = args[1] if len(args) > 1 else kwargs.get("min")
-        high = args[2] if len(args) > 2 else kwargs.get("max")
+        low, high = _bounds(args, kwargs)
         return "clamp" if isinstance(low, (int, float)) and low == 0 and isinstance(high, (int, float)) else None
     return "erf" if func in _ERFS else None
+
+
+def _bounds(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """The bounds of a call of `clamp`."""
+    return args[1] if len(args) > 1 else kwargs.get("min"), args[2] if len(args) > 2 else kwargs.get("max")

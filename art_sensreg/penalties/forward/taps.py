@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from art_sensreg.penalties.forward.gating import Gating, Tap
 from art_sensreg.penalties.forward.nonlinearities import gate_name, watched_name
+from art_sensreg.utils.arrays import shape_or_type
 from art_sensreg.utils.model_rng import preserve_model
 from art_sensreg.utils.modes import eval_mode
 
@@ -188,7 +189,7 @@ def plan_taps(model: nn.Module, layers: Layers, x: torch.Tensor) -> TapPlan:
     with trial(model, rows), ActivationTaps(model, layers) as taps:
         logits = model(rows)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
-        came = f"shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
+        came = shape_or_type(logits)
         raise ValueError(f"`model` returns {came}; expected logits, a tensor of shape (n, number of classes).")
     found = taps.read(logits)
     if not found:

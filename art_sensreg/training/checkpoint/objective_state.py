@@ -122,11 +122,9 @@ class ObjectiveState:
                 for store in (module._parameters, module._buffers):
                     for key in store:
                         yield ".".join(part for part in (root_name, name, key) if part), store, key
-        for name, store in [*self._loose.items(), *((name, self._alone) for name in self._alone)]:
-            if store is self._alone:
-                yield name, self._alone, name
-            else:
-                yield from ((f"{name}.{key}", store, key) for key in store)
+        for name, store in self._loose.items():
+            yield from ((f"{name}.{key}", store, key) for key in store)
+        yield from ((name, self._alone, name) for name in self._alone)
 
     def attributes(self) -> list[tuple[str, dict[str, Any]]]:
         """What modules and other objects hold as plain attributes, by name, without those of the model."""

@@ -26,11 +26,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from art.defences.trainer import Trainer
 from art.estimators.certification.interval import PyTorchIntervalConv2D
 from art.estimators.certification.interval import pytorch as interval_module
 from torch import nn
 from torch.nn import functional
 
+from art_sensreg.benchmark.defences.from_art.adversarial import ArtOneCycle
 from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingSpec
 from art_sensreg.models import FeatureClassifier
 from art_sensreg.utils.model_rng import seeded
@@ -133,6 +135,15 @@ def convert(spec: TrainingSpec, kind: Any, model: nn.Module, convolved: bool = T
 def images_for(certifier: Any, x: np.ndarray) -> np.ndarray:
     """Images in the form that the converted model takes: flat, if its first layer is dense."""
     return np.ascontiguousarray(x.reshape(len(x), *certifier.input_shape), dtype=np.float32)
+
+
+def train_certifier(spec: TrainingSpec, trainer: Trainer, certifier: Any, model: nn.Module, **settings: Any) -> None:
+    """Train a converted model on a one-cycle schedule; the weights of the model that it was converted from follow."""
+    x = images_for(certifier, spec.dataset.x_train)
+    schedule = ArtOneCycle(certifier.optimizer, spec.learning_rate, spec.epochs)
+    with contained():
+        trainer.fit(x, spec.dataset.y_train, nb_epochs=spec.epochs, scheduler=schedule, verbose=False, **settings)
+    copy_back(certifier, model)
 
 
 def copy_back(certifier: Any, model: nn.Module) -> None:

@@ -21,14 +21,12 @@ from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 from art_sensreg.benchmark.defences.claims import Claim
-from art_sensreg.benchmark.defences.from_art.adversarial import ArtOneCycle
 from art_sensreg.benchmark.defences.from_art.certifiers import (
-    contained,
     convert,
-    copy_back,
     images_for,
     layers_of,
     sizes_of,
+    train_certifier,
 )
 from art_sensreg.benchmark.defences.spec import Certificate, Defence, Options, within
 from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingSpec
@@ -58,19 +56,9 @@ def _train_ibp(spec: TrainingSpec, options: Options, convolved: bool) -> PyTorch
         certification_schedule=rising(spec, options, spec.eps),
         loss_weighting_schedule=rising(spec, options, options["final_weight"]),
     )
-    x = images_for(certifier, spec.dataset.x_train)
-    schedule = ArtOneCycle(certifier.optimizer, spec.learning_rate, spec.epochs)
-    with contained():
-        trainer.fit(
-            x,
-            spec.dataset.y_train,
-            limits=[0.0, 1.0],
-            batch_size=min(spec.batch_size, max(8, len(x) * spec.epochs // options["least_steps"])),
-            nb_epochs=spec.epochs,
-            scheduler=schedule,
-            verbose=False,
-        )
-    copy_back(certifier, classifier.model)
+    images = len(spec.dataset.x_train)
+    batch_size = min(spec.batch_size, max(8, images * spec.epochs // options["least_steps"]))
+    train_certifier(spec, trainer, certifier, classifier.model, batch_size=batch_size, limits=[0.0, 1.0])
     return classifier
 
 

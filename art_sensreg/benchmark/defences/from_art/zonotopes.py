@@ -25,14 +25,12 @@ from art.estimators.certification.deep_z import PytorchDeepZ
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from art_sensreg.benchmark.defences.from_art.adversarial import ArtOneCycle
 from art_sensreg.benchmark.defences.from_art.certifiers import (
-    contained,
     convert,
-    copy_back,
     images_for,
     layers_of,
     sizes_of,
+    train_certifier,
 )
 from art_sensreg.benchmark.defences.from_art.interval_bounds import CERTIFIED_CLAIM
 from art_sensreg.benchmark.defences.spec import Certificate, Defence, Options, within
@@ -77,11 +75,7 @@ def _train_deepz(spec: TrainingSpec, options: Options, **kwargs: Any) -> PyTorch
         batch_size=options["certified_per_batch"],
         pgd_params={**attack, "batch_size": spec.batch_size, "num_random_init": 1},
     )
-    schedule = ArtOneCycle(certifier.optimizer, spec.learning_rate, spec.epochs)
-    x = images_for(certifier, spec.dataset.x_train)
-    with contained():
-        trainer.fit(x, spec.dataset.y_train, nb_epochs=spec.epochs, scheduler=schedule, verbose=False)
-    copy_back(certifier, classifier.model)
+    train_certifier(spec, trainer, certifier, classifier.model)
     return classifier
 
 
