@@ -1,4 +1,4 @@
-"""Say, check by check, whether attacks on a model can be believed. See --help and docs/audit.md."""
+"""Report, check by check, whether attacks on a model can be trusted. See --help and docs/audit.md."""
 
 import sys
 

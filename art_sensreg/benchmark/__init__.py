@@ -1,7 +1,7 @@
 """
 The benchmark suite behind `benchmarks/run_art_suite.py`. Nothing else in the package imports it.
 
-For Python callers: fill a `SuiteRequest` and `run_suite` it, or an `AuditRequest` and `run_audit` it.
+From Python, pass a `SuiteRequest` to `run_suite`, or an `AuditRequest` to `run_audit`.
 """
 
 from art_sensreg.benchmark.config import AuditRequest, SuiteRequest

@@ -1,4 +1,4 @@
-"""The attacks of the suite: what each is, how strong at each budget, and how to add one."""
+"""The attacks of the suite: their strength at each budget, and how to add one."""
 
 from art_sensreg.benchmark.attacks.registry import ATTACKS, default_attacks, ordered, register_attack
 from art_sensreg.benchmark.attacks.spec import AttackSpec

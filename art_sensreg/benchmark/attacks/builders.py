@@ -81,7 +81,7 @@ def carlini(classifier: PyTorchClassifier, norm: float, eps: float, settings: Se
         classifier,
         max_iter=settings["max_iter"],
         binary_search_steps=settings["binary_search_steps"],
-        initial_const=1.0,  # at ART's 0.01 ten doublings pass before few-step runs fool anything
+        initial_const=1.0,  # with ART's 0.01, runs of few steps need ten doublings before they fool anything
         learning_rate=0.05,
         batch_size=_BATCH,
         verbose=False,

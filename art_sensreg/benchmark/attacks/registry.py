@@ -30,10 +30,10 @@ def _ascent(*strength: tuple[int, int]) -> dict[str, Settings]:
 
 _APGD_PAPER = "Croce and Hein 2020, arXiv 2003.01690"
 _APGD = _by_budget({"max_iter": 20, "restarts": 1}, {"max_iter": 100, "restarts": 1}, {"max_iter": 100, "restarts": 5})
-# At full budget everything is as its authors have it: the figure that papers publish.
+# At full budget the authors' settings apply, as for published figures.
 _OFFICIAL = _by_budget({"nb_iter": 10, "nb_queries": 50, "points": 50}, {"nb_iter": 30, "nb_queries": 500}, {})
 
-# Cheap ones first: each attack sees what those before it left.
+# Cheap ones first: each attack sees the images that those before it left.
 _IN_ORDER = (
     AttackSpec(
         "fgm",
@@ -69,7 +69,7 @@ _IN_ORDER = (
     ),
     AttackSpec(
         "transfer",
-        "Ascent on the undefended and the adversarially trained models of the same run, tried on this one",
+        "Ascent on the undefended and adversarially trained models of the same run, tried on this one",
         "Liu et al. 2017, arXiv 1611.02770",
         build.ours(TransferAttack, "surrogates"),
         _ascent((20, 1), (40, 2), (100, 5)),
@@ -79,7 +79,7 @@ _IN_ORDER = (
     ),
     AttackSpec(
         "hidden-away",
-        "Hidden activations moved away from the image's own, which sensitivity regularisation suppresses",
+        "Moves hidden activations away from the image's own, which sensitivity regularisation suppresses",
         "Fidel et al. 2020, arXiv 2009.11349 (the term attacked)",
         build.ours(HiddenDistanceAttack, "guides", direction="away"),
         _ascent((20, 2), (40, 2), (100, 10)),
@@ -88,7 +88,7 @@ _IN_ORDER = (
     ),
     AttackSpec(
         "hidden-towards",
-        "Hidden activations moved towards those of another class",
+        "Moves hidden activations towards those of another class",
         "Sabour et al. 2016, arXiv 1511.05122",
         build.ours(HiddenDistanceAttack, "guides", direction="towards"),
         _ascent((20, 2), (40, 2), (100, 10)),
@@ -124,7 +124,7 @@ _IN_ORDER = (
     ),
     AttackSpec(
         "targeted-margin",
-        "The margin of one other class after the other",
+        "The margin of each other class in turn",
         "Gowal et al. 2019, arXiv 1910.09338",
         build.ours(TargetedMarginAttack),
         _ascent((20, 1), (40, 1), (100, 5)),
@@ -249,7 +249,7 @@ def register_attack(attack: AttackSpec, before: str | None = None) -> AttackSpec
     Add an attack to the suite: from then on its name works on the command line.
 
     :param attack: The attack.
-    :param before: Name of the attack before which it runs; None: it runs last, on what all others left.
+    :param before: Name of the attack before which it runs; None: it runs last, on the images that all others left.
     :return: The same attack.
     :raises ValueError: If the name is taken or cannot be part of a list or a file's name, or if there is no attack
         called `before`.
@@ -290,8 +290,8 @@ def ordered(names: Iterable[str], both_views: bool = False) -> list[str]:
     Attacks in the order in which they run: cheap ones first.
 
     :param names: Names of attacks.
-    :param both_views: Whether the model is attacked both as ART does by default and with BPDA and EOT: then ART's
-        gradient attacks come first, so that what they alone leave can be compared between the two.
+    :param both_views: Whether the model is attacked both as ART does by default and with BPDA and EOT. ART's gradient
+        attacks then come first, so that their results can be compared between the two.
     :return: The names in order.
 
     Example:

@@ -22,15 +22,15 @@ class AttackSpec:
 
     :param name: Name on the command line.
     :param summary: One line.
-    :param paper: Where it comes from.
+    :param paper: Its source.
     :param build: Function of the classifier, the norm (`np.inf`, 2 or 1), eps and the settings that returns an ART
         attack. Beside the strength the settings hold `seed`, `guides` (training images and labels) and `surrogates`.
     :param settings: Its strength by budget; `points` limits the number of images of a slow attack.
     :param default_from: The smallest budget at which it runs unless other attacks are named: `smoke`, `quick`, `full`.
     :param norms: Norms in which it is defined.
-    :param minimal_norm: Whether it searches for the smallest perturbation: such an attack runs once, and counts at each
-        eps that its perturbation is within.
-    :param min_classes: Fewest classes for which it is defined.
+    :param minimal_norm: Whether it searches for the smallest perturbation: such an attack runs once, and succeeds at
+        every eps that its perturbation does not exceed.
+    :param min_classes: The smallest number of classes for which it is defined.
     :param art: Whether it is one of ART's; the others differentiate through preprocessing themselves.
     :param black_box: Whether it uses no gradients.
     :param square_images: Whether it fails on images that are not square.

@@ -1,4 +1,4 @@
-"""The command lines: arguments, what each program does with its terminal, and the lists that they print."""
+"""The command lines: arguments, terminal output, and the lists that they print."""
 
 from art_sensreg.benchmark.cli.arguments import OneLineParser, known_names, sizes, whole_number
 from art_sensreg.benchmark.cli.console import run_program, say

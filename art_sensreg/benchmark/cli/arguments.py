@@ -1,4 +1,4 @@
-"""The arguments of the suite's command line, and how each is parsed."""
+"""The suite's command-line arguments, and how they are parsed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from art_sensreg.models import ACTIVATIONS, MODELS, NORM_LAYERS
 from art_sensreg.utils.checks import did_you_mean
 from art_sensreg.utils.text import one_line
 
-# A number, or a fraction of whole numbers: what may stand between two commas.
+# A number, or a fraction of whole numbers: the entries of a comma-separated list.
 _ONE_SIZE = re.compile(r"[^/]+|[0-9]+/[0-9]+")
 # Characters of an error at most: all names of attacks and defences fit, what a stranger wrote into a file need not.
 _LONGEST = 2000
@@ -29,7 +29,7 @@ _MOST = 10**9
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """One line that says what is wrong, which values are allowed and which one was meant, and exit code 2."""
+    """Exit with code 2 and one line: what is wrong, which values are allowed, and which one was probably meant."""
 
     def error(self, message: str) -> NoReturn:
         unknown = re.match(r"unrecognized arguments: (-[^\s=]+)", message)
@@ -56,7 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     parser = OneLineParser(
         prog="run_art_suite.py",
-        description="Train each defence, attack each trained model, print one table of worst-case robust accuracy.",
+        description="Train each defence, attack each trained model, and print one table of worst-case robust accuracy.",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -64,19 +64,19 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--data-dir",
         metavar="DIR",
-        help="folder with mnist.npz, cifar10.npz (or set ART_SENSREG_DATA); else they are downloaded",
+        help="folder with mnist.npz, cifar10.npz (or set ART_SENSREG_DATA); otherwise they are downloaded",
     )
     add(
         "--defences",
         type=known_names(DEFENCES, {"trainers": [name for name, defence in DEFENCES.items() if defence.trained]}),
         metavar="NAME,NAME...",
-        help="or all, or trainers; default: at smoke budget the main ones, else all; see --list",
+        help="or all, or trainers; default: the main ones at smoke budget, otherwise all; see --list",
     )
     add(
         "--plugin",
         type=Path,
         metavar="FILE",
-        help="Python file that registers defences, attacks or checks of your own: docs/extending.md",
+        help="Python file that registers your own defences, attacks or checks: docs/extending.md",
     )
     add("--attacks", type=known_names(ATTACKS), metavar="NAME,NAME...", help="default: by budget; see --list")
     add(
@@ -94,18 +94,18 @@ def make_parser() -> argparse.ArgumentParser:
         help="attack sizes, numbers or fractions such as 8/255, one group for each norm; the largest of the first is "
         "the training eps of ART's trainers",
     )
-    add("--all-points", action="store_true", help="every attack on every image, not only on what cheaper ones left")
-    add("--audit", action="store_true", help="say of every trained model whether its attacks can be believed")
+    add("--all-points", action="store_true", help="run every attack on every image, not only on those left so far")
+    add("--audit", action="store_true", help="audit every trained model: can the attacks on it be trusted?")
     add(
         "--interpret",
         action="store_true",
-        help="score the explanations of each model, and draw those of three",
+        help="score the explanations of every model, and plot those of three",
     )
     add("--model", choices=tuple(MODELS), help="default: by data set")
     add("--activation", choices=tuple(ACTIVATIONS), default="relu")
     add("--norm-layer", choices=NORM_LAYERS, default="none")
     add("--set", type=_option, action="append", default=[], metavar="DEFENCE.OPTION=VALUE", dest="options")
-    add("--budget", choices=BUDGETS, help="strength of the attacks; default: smoke on digits, else quick")
+    add("--budget", choices=BUDGETS, help="strength of the attacks; default: smoke on digits, otherwise quick")
     add("--seeds", type=whole_number, default=1, metavar="N", help="training seeds 0 to N-1 (default 1)")
     add("--epochs", type=whole_number, metavar="N", help="default: by data set")
     add("--batch-size", type=whole_number, metavar="N", help="examples in a training step; default: by data set")
@@ -120,13 +120,13 @@ def make_parser() -> argparse.ArgumentParser:
     add("--validation", action="store_true", help="attack held-out training images instead: for choosing settings")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--out", type=Path, metavar="DIR", help="default: results/DATASET-TIME")
-    add("--resume", action="store_true", help="keep what is finished of the run in --out")
-    add("--list", action="store_true", help="list defences and attacks, each with its paper, and stop")
+    add("--resume", action="store_true", help="continue the run in --out, keeping what is finished")
+    add("--list", action="store_true", help="list defences and attacks, each with its paper, and exit")
     add(
         "--jobs",
         type=whole_number,
         metavar="N",
-        help="processes that attack models side by side, on the CPU; default: all cores on digits (unless "
+        help="processes that attack models in parallel, on the CPU; default: all cores on digits (unless "
         "OMP_NUM_THREADS is set), else 1",
     )
     add("--quiet", action="store_false", dest="verbose", help="no progress bar")
@@ -135,7 +135,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def request_of(given: argparse.Namespace) -> SuiteRequest:
     """
-    What parsed arguments ask for.
+    The request described by parsed arguments.
 
     :raises argparse.ArgumentTypeError: If the sizes do not fit the norms.
     """
@@ -148,7 +148,7 @@ def request_of(given: argparse.Namespace) -> SuiteRequest:
 
 
 def known_names(known: dict[str, Any], groups: dict[str, list[str]] | None = None) -> Any:
-    """A parser of names separated by commas, for argparse; `all` and the names of groups stand for several."""
+    """A parser of comma-separated names, for argparse; `all` and group names stand for several."""
 
     def parse(text: str) -> tuple[str, ...]:
         if text == "all":
@@ -219,9 +219,9 @@ def sizes(text: str) -> tuple[float, ...]:
 
 
 def _eps(text: str) -> str:
-    """What can be checked of the sizes before the norms are known."""
+    """Check sizes as far as possible before the norms are known."""
     for part in re.split("[,;/]", text):
-        if not part.isascii():  # digits of other scripts are no fraction
+        if not part.isascii():  # digits of other scripts are not accepted in fractions
             raise argparse.ArgumentTypeError(f"{part!r} is no number above 0")
         positive_number(part)
     return text

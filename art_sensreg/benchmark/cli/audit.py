@@ -28,7 +28,7 @@ def make_audit_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     parser = OneLineParser(
         prog="audit.py",
-        description="Say, check by check, whether attacks on a model can be believed.",
+        description="Report, check by check, whether attacks on a model can be trusted.",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -37,20 +37,25 @@ def make_audit_parser() -> argparse.ArgumentParser:
         "--checkpoint",
         type=Path,
         metavar="FILE",
-        help="weights (safetensors); of a run of the suite, its settings, twin and surrogates are found beside them",
+        help="weights (safetensors); if they come from a suite run, its settings, twin and surrogates are used too",
     )
     what.add_argument(
         "--defence", choices=tuple(DEFENCES), metavar="NAME", help="train this defence of the suite first"
     )
-    what.add_argument("--list", action="store_true", help="list the checks, each with its source, and stop")
+    what.add_argument("--list", action="store_true", help="list the checks, each with its source, and exit")
     add("--dataset", metavar="NAME", help="digits (default), mnist, cifar10, or an .npz file")
     add("--data-dir", metavar="DIR", help="folder with mnist.npz, cifar10.npz (or set ART_SENSREG_DATA)")
     add("--model", choices=tuple(MODELS), help="default: by data set")
     add("--activation", choices=tuple(ACTIVATIONS), help="default: relu")
     add("--norm-layer", choices=NORM_LAYERS, help="default: none")
-    add("--norm", choices=tuple(NORMS), help="default: linf, or the run's")
-    add("--eps", type=positive_number, metavar="EPS", help="default: the middle one of the data set's or the run's")
-    add("--points", type=whole_number, metavar="N", help="the first N test images (default and most: 400; quick 128)")
+    add("--norm", choices=tuple(NORMS), help="default: linf, or that of the run")
+    add("--eps", type=positive_number, metavar="EPS", help="default: the middle size of the run or data set")
+    add(
+        "--points",
+        type=whole_number,
+        metavar="N",
+        help="use the first N test images (default and maximum: 400; quick: 128)",
+    )
     add("--twin", type=Path, metavar="FILE", help="weights of the same model trained without penalties")
     add(
         "--surrogate",
@@ -78,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Audit a model.
 
     :param arguments: Command line; that of the process if None.
-    :return: Exit code: 0 done, whatever the verdict; 1 a check raised. Wrong arguments exit with 2, Ctrl-C with 130.
+    :return: Exit code: 0 if done, whatever the verdict; 1 if a check raised. Wrong arguments exit with 2, Ctrl-C
+        with 130.
     """
     load_plugin(arguments, "audit.py")
     parser = make_audit_parser()

@@ -1,4 +1,4 @@
-"""What every program here does with its terminal: one line for what went wrong, and the documented exit code."""
+"""How the programs use the terminal: one line for an error, and the documented exit code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INTERRUPTED = 130
 
 def say(*lines: str) -> None:
     """
-    Print lines. If nobody reads them any more (`... | head`), that is no failure: the rest is dropped.
+    Print lines. If the reader has gone away (`... | head`), that is not an error: the rest is dropped.
 
     :raises OSError: If they cannot be written for another reason.
 
@@ -84,7 +84,7 @@ def _complain(line: str) -> None:
 
 
 def _flush_or_drop() -> None:
-    """What is left in the buffer cannot be written either: without this Python complains once more at its end."""
+    """Drop the buffer, which cannot be written either; otherwise Python complains again at exit."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What `--list` prints: every defence and attack, with its paper, and which of ART's defences are left out."""
+"""The output of `--list`: every defence and attack with its paper, and which of ART's defences are left out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def list_names() -> str:
 
 
 def _entry(name: str, parts: list[str]) -> list[str]:
-    """A name, and what is said about it in a column beside it."""
+    """A name, with its description in a column beside it."""
     column = " " * _NAMES
     lines = [line for part in parts for line in wrap(part, _WIDTH, initial_indent=column, subsequent_indent=column)]
     if len(name) > _NAMES - 4:

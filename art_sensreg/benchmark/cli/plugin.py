@@ -1,4 +1,4 @@
-"""The file of a user that registers defences, attacks or checks."""
+"""A user's file that registers defences, attacks or checks."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _print(store: ResultStore, pages: list[Path]) -> None:
-    """The table, what did not run, and the paths."""
+    """The table, what did not run, and the paths of the files."""
     results, out = store.results, store.out
     say(summary_table(results).as_text())
     for heading, table in extra_tables(results, wide=False):

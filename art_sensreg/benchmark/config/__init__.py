@@ -1,4 +1,4 @@
-"""What is asked of a run: the request, the settings that follow from it, and what the attacker may do."""
+"""The configuration of a run: the request, the settings that follow from it, and the threat models."""
 
 from art_sensreg.benchmark.config.audit_request import AuditRequest
 from art_sensreg.benchmark.config.request import SuiteRequest

@@ -1,4 +1,4 @@
-"""What a caller asks of the audit: filled by the command line, or in Python."""
+"""The request for an audit: filled in by the command line, or in Python."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from art_sensreg.benchmark.config.settings import SuiteSettings
 @dataclass(frozen=True, kw_only=True)
 class AuditRequest:
     """
-    An audit as it is asked for: of the weights in a file, or of a defence that is trained first. What is None follows
+    A request for an audit of the weights in a file, or of a defence that is trained first. Fields that are None follow
     the run that the file belongs to, or the recipe of the data set.
 
     :param checkpoint: Weights (safetensors); of a run of the suite, its settings, twin and surrogates are used.
@@ -21,7 +21,7 @@ class AuditRequest:
     :param dataset: As in :class:`SuiteRequest`, like `data_dir`, `model`, `activation`, `norm_layer`, `epochs`,
         `train_size`, `device` and `verbose`.
     :param norm: `linf`, `l2` or `l1`.
-    :param eps: Perturbation size; None: the middle one of the run's or the recipe's.
+    :param eps: Perturbation size; None: the middle size of the run or recipe.
     :param points: Number of test images; None: 400, or 128 if quick.
     :param twin: Weights of the same model trained without penalties.
     :param surrogates: Weights of other trained models.
@@ -29,7 +29,7 @@ class AuditRequest:
     :param quick: Fewer points, steps and restarts.
     :param seed: Seed of the training and of the audit.
     :param out: Output folder; None: `results/audit-NAME`.
-    :raises ValueError: If there is not exactly one of `checkpoint` and `defence`.
+    :raises ValueError: Unless exactly one of `checkpoint` and `defence` is given.
 
     Example:
     >>> from art_sensreg.benchmark import AuditRequest
@@ -71,7 +71,7 @@ class AuditRequest:
     def suite_request(
         self, defences: Sequence[str], out: Path, stored: SuiteSettings | None = None, test_size: int | None = None
     ) -> SuiteRequest:
-        """What the suite is asked for, with the settings of a stored run where nothing else is asked for."""
+        """The corresponding request to the suite; fields that are not given take the settings of a stored run."""
         norms, eps = ("linf",), None
         if stored is not None and len(stored.threats) == 1:
             norms, eps = (stored.threats[0].norm,), (stored.threats[0].eps,)

@@ -1,4 +1,4 @@
-"""Names of defences and attacks: parts of files' names, of lists on the command line and of tables."""
+"""Names of defences and attacks: they appear in file names, lists on the command line and tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from art_sensreg.utils import shown
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+_-]{0,63}")
-# What the command line takes for several names at once.
+# Words that stand for several names on the command line.
 _GROUPS = ("all", "trainers")
 
 

@@ -1,4 +1,4 @@
-"""What a caller asks of the suite: filled by the command line, or in Python."""
+"""The request for a run of the suite: filled in by the command line, or in Python."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 @dataclass(frozen=True, kw_only=True)
 class SuiteRequest:
     """
-    A run of the suite as it is asked for. What is None follows the data set's recipe or the budget.
+    A request for a run of the suite. Fields that are None follow the data set's recipe or the budget.
 
     :param dataset: `digits`, `mnist`, `cifar10`, or the path of an `.npz` file.
     :param data_dir: Folder with `mnist.npz` and `cifar10.npz`; None: the environment variable `ART_SENSREG_DATA`, and
@@ -21,9 +21,9 @@ class SuiteRequest:
     :param norms: Some of `linf`, `l2`, `l1`.
     :param eps: Attack sizes, one group for each norm. The largest of the first is the training size of adversarial
         training.
-    :param all_points: Whether every attack sees every image, and not only those that cheaper ones left.
+    :param all_points: Whether every attack sees every image, not only those left by cheaper ones.
     :param audit: Whether to audit every trained model.
-    :param interpret: Whether to score the explanations of each model, and draw those of three.
+    :param interpret: Whether to score the explanations of every model, and plot those of three.
     :param model: Name of the architecture.
     :param activation: `relu`, `gelu` or `silu`.
     :param norm_layer: `none` or `batch`.
@@ -38,8 +38,8 @@ class SuiteRequest:
     :param validation: Whether to attack held-out training images instead, for choosing settings.
     :param device: `auto`, `cpu` or `cuda`.
     :param out: Output folder; None: `results/DATASET-TIME`.
-    :param resume: Whether to keep what is finished of the run in `out`.
-    :param jobs: Processes that attack models side by side, on the CPU; None: all cores on the digits (unless
+    :param resume: Whether to continue the run in `out`, keeping what is finished.
+    :param jobs: Processes that attack models in parallel, on the CPU; None: all cores on the digits (unless
         `OMP_NUM_THREADS` is set), else 1.
     :param verbose: Whether to show a progress bar.
 

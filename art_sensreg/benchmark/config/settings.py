@@ -1,4 +1,4 @@
-"""What a run of the suite is: its settings, and the defaults of each data set and budget."""
+"""The settings of a run of the suite, and the defaults of each data set and budget."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Recipe:
     Defaults of a data set; the settings of its penalties are those of `art_sensreg.presets`.
 
     :param model: Name of the model.
-    :param eps: Attack sizes of each norm; the largest is also what adversarial training trains at.
+    :param eps: Attack sizes of each norm; the largest is also used in adversarial training.
     :param epochs: Passes over the training data.
     :param batch_size: Examples in a training step.
     :param learning_rate: Peak of the one-cycle schedule (Adam).
     :param test_size: Test images that are attacked, by budget.
     :param penalties: Settings of the penalties, by defence.
-    :param threads: Threads of torch: one for images so small that handing out work costs more than doing it. None, or
-        a set `OMP_NUM_THREADS`, leaves torch's own choice.
+    :param threads: Threads of torch: one if the images are so small that distributing work costs more than doing it.
+        None, or a set `OMP_NUM_THREADS`, leaves the choice to torch.
     """
 
     model: str
@@ -89,7 +89,7 @@ RECIPES = {
         penalties=_penalties(PRESETS["cifar10"]),
     ),
 }
-# A file of one's own: nothing is known of it, so moderate values.
+# The user's own file: nothing is known about it, so moderate values.
 FILE_RECIPE = Recipe(
     model="cnn-small",
     eps={"linf": (0.05, 0.1), "l2": (0.5, 1.0), "l1": (5.0, 10.0)},
@@ -104,8 +104,8 @@ FILE_RECIPE = Recipe(
 @dataclass(frozen=True, kw_only=True)
 class SuiteSettings:
     """
-    All settings of a run, every choice made; stored in `results.json` and compared when a run is resumed. Those of the
-    same name are what :class:`SuiteRequest` asks for.
+    The complete settings of a run; stored in `results.json` and compared when a run is resumed. Those not listed here
+    are as in :class:`SuiteRequest`.
 
     :param attacks: Names of the attacks, in the order in which they run.
     :param threats: Norms and attack sizes; ART's adversarial trainers train at the first norm's largest size.
@@ -136,7 +136,7 @@ class SuiteSettings:
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as they stand in `results.json`."""
+        """The settings as stored in `results.json`."""
         values: dict[str, Any] = {}
         for name, value in asdict(self).items():
             # The place of the two older entries: a page that shows the settings keeps its order.
@@ -144,7 +144,7 @@ class SuiteSettings:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def first_difference(self, stored: SuiteSettings) -> str | None:
-        """What differs first from the settings of a stored run; defences, attacks and seeds may be added to it."""
+        """The first difference from the settings of a stored run; defences, attacks and seeds may be added to it."""
         # Through JSON and back: it knows no tuples.
         ours, theirs = (json.loads(json.dumps(settings.to_dict())) for settings in (self, stored))
         for name, value in ours.items():

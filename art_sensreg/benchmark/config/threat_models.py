@@ -1,4 +1,4 @@
-"""What the attacker may do: norms and sizes, the size of a perturbation, and random noise of that size."""
+"""Threat models: norms and sizes, the size of a perturbation, and random noise of a given size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from art_sensreg.attacks.base.norms import Ball, norm_name
 
-# Our names, and the norms as ART takes them.
+# Our names, and the norms as ART expects them.
 NORMS: dict[str, float] = {"linf": np.inf, "l2": 2, "l1": 1}
 NOISE_DRAWS = 10
 
@@ -19,7 +19,7 @@ NOISE_DRAWS = 10
 @dataclass(frozen=True)
 class Threat:
     """
-    A norm and the sizes that are attacked in it.
+    A norm and the sizes of the attacks in it.
 
     :param norm: `linf`, `l2` or `l1`.
     :param eps: Attack sizes, ascending.
@@ -37,7 +37,7 @@ Threats = tuple[Threat, ...]
 
 def threats_to_dict(threats: Threats) -> dict[str, Any]:
     """
-    How norms and sizes stand in `results.json`: of one norm its name and a list, of several a list and a table.
+    Norms and sizes as stored in `results.json`: for one norm its name and a list, for several a list and a dict.
 
     :param threats: The threats.
     :return: The entries `norm` and `eps`.
@@ -75,9 +75,9 @@ def pair_threats(
 
     :param norms: Names of the norms.
     :param groups: Sizes of each norm in this order; None: the defaults.
-    :param defaults: Sizes of each norm by the data set's recipe.
+    :param defaults: Sizes of each norm from the data set's recipe.
     :return: The threats.
-    :raises ValueError: If there are not as many groups as norms.
+    :raises ValueError: Unless there are as many groups as norms.
 
     Example:
     >>> from art_sensreg.benchmark.config.threat_models import pair_threats
@@ -95,7 +95,7 @@ def pair_threats(
 
 
 def perturbation_size(x: np.ndarray, x_adv: np.ndarray, norm: str) -> np.ndarray:
-    """Size of the perturbation of each image; infinite where it is not finite, so that it counts at no eps."""
+    """Size of the perturbation of each image; infinite if it is not finite, so that it exceeds every eps."""
     norm = norm_name(norm)
     difference = (np.asarray(x_adv, dtype=np.float64) - x).reshape(len(x), int(np.prod(x.shape[1:])))
     if norm == "linf":
@@ -107,7 +107,7 @@ def perturbation_size(x: np.ndarray, x_adv: np.ndarray, norm: str) -> np.ndarray
 
 def allowed(x: np.ndarray, x_adv: np.ndarray, norm: str, eps: float) -> np.ndarray:
     """
-    Which perturbed images keep to the rules: within eps but for rounding, and in the range of images.
+    Which perturbed images are valid: within eps, up to rounding, and in the image range.
 
     Example:
     >>> from art_sensreg.benchmark.config.threat_models import allowed
@@ -121,7 +121,7 @@ def allowed(x: np.ndarray, x_adv: np.ndarray, norm: str, eps: float) -> np.ndarr
 
 def random_noise(x: np.ndarray, norm: str, eps: float, seed: int) -> np.ndarray:
     """
-    Images under random noise of a size: uniform in the ball in L-inf, on the sphere in L2 and L1; cut to [0, 1].
+    Images with random noise of a given size: uniform in the L-inf ball, on the sphere in L2 and L1; clipped to [0, 1].
 
     Example:
     >>> from art_sensreg.benchmark.config.threat_models import random_noise

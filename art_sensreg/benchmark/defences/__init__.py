@@ -1,4 +1,4 @@
-"""The defences of the suite: the registry of them, and how to add one."""
+"""The defences of the suite: their registry, and how to add one."""
 
 from art_sensreg.benchmark.defences.claims import Claim, robust_accuracy
 from art_sensreg.benchmark.defences.factories import from_penalties, from_trainer

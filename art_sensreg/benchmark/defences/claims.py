@@ -1,4 +1,4 @@
-"""What each defence claims to stop, and the metric for it."""
+"""What each defence claims to stop, and the metric for the claim."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Claim:
     What a defence claims.
 
     :param metric: `robust_accuracy`: at some attack size more images survive than without the defence, by more than
-        the sampling error; `certified_accuracy`: more images are certified than a constant prediction would have;
-        `attack_queries`: a score-based attack needs more queries, or wins less with as many; `none`: nothing about
-        evasion.
-    :param threat: Whom it claims to stop, in words.
-    :param over: The defence that it claims to be better than, `none` being none at all.
-    :param unmet: Why it is expected not to be met on the digits, in words; empty if it is.
+        the sampling error; `certified_accuracy`: more images are certified than a constant prediction gets right;
+        `attack_queries`: a score-based attack needs more queries, or succeeds less often with as many; `none`: nothing
+        about evasion.
+    :param threat: The attacker that it claims to stop, in words.
+    :param over: The defence that it claims to be better than; `none` is the undefended model.
+    :param unmet: Why the claim is not expected to be met on the digits, in words; empty if it is.
     """
 
     metric: str
@@ -36,7 +36,7 @@ def robust_accuracy(threat: str = "white-box evasion within eps", unmet: str = "
     """
     The claim of most defences: robust accuracy above the undefended model's.
 
-    :param threat: Whom it claims to stop.
+    :param threat: The attacker that it claims to stop.
     :param unmet: As for :class:`Claim`.
     :return: The claim.
 

@@ -22,11 +22,11 @@ def from_penalties(
     **fields: Any,
 ) -> Defence:
     """
-    A defence that is `SensRegTrainer` with some penalties, and perhaps an adversary.
+    A defence that trains with `SensRegTrainer`, given penalties and possibly an adversary.
 
     :param name: Name on the command line.
     :param summary: One line.
-    :param paper: Where it comes from.
+    :param paper: Its source.
     :param penalties: Function of the options that makes the penalties.
     :param options: Its options and their defaults.
     :param fields: Further fields of `Defence`: `adversary`, `claim`, `norms`, `architecture`, `random`, ...
@@ -53,11 +53,11 @@ def from_trainer(
     **fields: Any,
 ) -> Defence:
     """
-    A defence that is any ART trainer.
+    A defence that trains with any ART trainer.
 
     :param name: Name on the command line.
     :param summary: One line.
-    :param paper: Where it comes from.
+    :param paper: Its source.
     :param trainer: Function of a new classifier, the training specification and the options that makes the trainer.
     :param options: Its options and their defaults.
     :param fields: Further fields of `Defence`: `claim`, `norms`, `architecture`, ...

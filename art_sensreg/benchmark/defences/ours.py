@@ -125,7 +125,7 @@ def _adv_bnn(classifier: PyTorchClassifier, spec: TrainingSpec, options: Options
 OURS = (
     from_penalties(
         "none",
-        "No defence: cross-entropy, the twin of all others",
+        "No defence: plain cross-entropy training, the undefended twin of all others",
         "-",
         _no_penalties,
         claim=Claim(metric="none", threat="nobody"),
@@ -146,14 +146,14 @@ OURS = (
     ),
     from_penalties(
         "sr+jr",
-        "Sensitivity and Jacobian regularisation in one pass",
+        "Sensitivity and Jacobian regularisation in one forward pass",
         _PAPER,
         _both,
         {**_SENSITIVITY, "jr_weight": None},
     ),
     from_penalties(
         "sr+jr-cheap",
-        "The same with noisy copies of a part of each batch",
+        "The same with noisy copies of only part of each batch",
         _PAPER,
         _both,
         {**_SENSITIVITY, "jr_weight": None, "penalty_fraction": CHEAP_FRACTION},
@@ -205,7 +205,7 @@ OURS = (
     ),
     from_penalties(
         "fire",
-        "FIRE: squared Fisher-Rao distance to the worst prediction nearby",
+        "FIRE: squared Fisher-Rao distance to the worst-case prediction nearby",
         "Picot et al. 2022, arXiv 2106.06685",
         _fire,
         {"weight": None, "eps": None, "eps_step": None, "max_iter": 10},
@@ -222,7 +222,7 @@ OURS = (
     ),
     from_penalties(
         "graddiv",
-        "GradDiv: the same noise, and gradients of its draws pushed apart",
+        "GradDiv: the same noise, with the gradients of its draws pushed apart",
         "Lee et al. 2022, arXiv 2107.02425",
         _diversity,
         {**_RSE, "weight": None, "kind": "kappa", "samples": 4, "penalty_warmup": 0.5},

@@ -15,7 +15,7 @@ SMOKE_DEFENCES = (
     *("art-adversarial", "art-madry", "art-trades-fixed", "art-fbf-fixed"),
     *("art-spatial-smoothing", "art-gaussian-augmentation", "quantise"),
 )
-"""What runs by default in minutes; `--defences all` runs the others too."""
+"""The default defences, which run in minutes; `--defences all` runs the others too."""
 
 
 def register(defence: Defence) -> Defence:
@@ -51,7 +51,7 @@ def options_of(settings: SuiteSettings, name: str) -> Options:
 
 def resolve_options(name: str, given: Options, recipe: Options) -> Options:
     """
-    Fill in a defence's options: what was given, else its default, else the recipe of the data set. ValueError or
+    Fill in a defence's options: the given value, else its default, else that of the data set's recipe. ValueError or
     TypeError if an option is unknown, out of range or of a wrong type.
     """
     defaults = DEFENCES[name].options

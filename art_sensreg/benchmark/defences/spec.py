@@ -1,4 +1,4 @@
-"""What the suite knows of a defence: how it trains, what stands around the model, what it claims."""
+"""The description of a defence: how it trains, what is applied before and after the model, and what it claims."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _CONFIG_OPTIONS = ("penalty_fraction", "penalty_warmup")
 @dataclass(frozen=True, kw_only=True)
 class Randomness:
     """
-    A model that is random at prediction time: attacked by expectation over its draws only, scored with fresh ones.
+    A model that is random at prediction time: attacked only by expectation over its draws, scored on fresh ones.
 
     :param samples: Draws that EOT averages, by budget.
     :param points: Most images that are attacked, by budget.
@@ -49,7 +49,7 @@ class Certificate:
     """
     How a defence certifies.
 
-    :param norm: Norm in which it does.
+    :param norm: The norm of its certificates.
     :param certify: Function of the training specification, the trained model, images, class indices, eps and the
         options that returns which images are provably classified correctly everywhere within eps, `(n,)`.
     :param sizes: Function of the options that returns the sizes that can be certified, which are added to the run's;
@@ -66,7 +66,7 @@ class Certificate:
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
     """
-    What stands before the model at prediction time.
+    What is applied before the model at prediction time.
 
     :param make: Function of the training specification and the options that makes ART's preprocessor.
     :param surrogate: Function of the options that makes the differentiable substitute for BPDA; None: the identity.
@@ -83,7 +83,7 @@ class Preprocessing:
 @dataclass(frozen=True, kw_only=True)
 class Postprocessing:
     """
-    What changes the probabilities of the model.
+    What is applied to the probabilities of the model.
 
     :param make: Function of the options that makes ART's postprocessor.
     :param answers: Answers whose mean is scored: more than one where two equal queries are answered differently.
@@ -96,15 +96,15 @@ class Postprocessing:
 @dataclass(frozen=True)
 class Defence:
     """
-    A defence of the suite. It trains a model in one of three ways (`penalties`, `trainer`, `training`), or in none of
-    them: then it stands around the model of the defence `none`.
+    A defence of the suite. It trains a model in one of three ways (`penalties`, `trainer`, `training`), or in none:
+    then it wraps the model of the defence `none`.
 
     :param name: Name on the command line.
     :param summary: One line.
-    :param paper: Where it comes from.
+    :param paper: Its source.
     :param options: Its options and their defaults, for `--set NAME.OPTION=VALUE`. None: the value for the data set; an
         `eps` of None is the size of the perturbations in adversarial training.
-    :param claim: What it claims to stop, and the metric for that.
+    :param claim: What it claims to stop, and the metric.
     :param penalties: Function of the options that makes the penalties that `SensRegTrainer` trains with.
     :param adversary: Function of the options that makes the adversary of `SensRegTrainer`, or None.
     :param trainer: Function of a new classifier, the training specification and the options that makes an ART trainer.
@@ -112,14 +112,14 @@ class Defence:
     :param architecture: Function of the training specification and the options that makes the untrained model; None:
         that of the run.
     :param norms: Norms in which it can train; in the others it is not applicable.
-    :param norms_reason: Why in these alone.
+    :param norms_reason: Why only in these.
     :param ours: Whether it is this package's own.
-    :param repaired: What a `...-fixed` defence repairs, and why.
-    :param preprocessing: What stands before the model at prediction time, or None.
+    :param repaired: What a `...-fixed` defence fixes, and why.
+    :param preprocessing: What is applied before the model at prediction time, or None.
     :param postprocessing: What changes the predictions, or None.
     :param random: How the model is random at prediction time, or None.
     :param certificate: How it certifies, or None.
-    :param check: Function of the options that raises where one of them is not usable, or None.
+    :param check: Function of the options that raises if one of them is unusable, or None.
     """
 
     name: str
@@ -222,7 +222,7 @@ def _check_like(name: str, value: Any, default: Any) -> None:
 
 
 def within(above_zero: tuple[str, ...] = (), at_most_one: tuple[str, ...] = ()) -> Callable[[Options], None]:
-    """A check of options that ART looks at late, in the middle of a training, or never."""
+    """A check of options that ART checks late, in the middle of training, or never."""
 
     def check(options: Options) -> None:
         for name in (*above_zero, *at_most_one):

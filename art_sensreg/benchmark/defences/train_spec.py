@@ -1,4 +1,4 @@
-"""What every defence of a run is trained with, so that their results can be compared."""
+"""The data and settings that all defences of a run are trained with, so that their results are comparable."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from art_sensreg.training.config import TrainingConfig
 
 
 class NotApplicable(Exception):
-    """A defence cannot run here, for the reason given: an entry of the table, and no failure."""
+    """A defence cannot run here, for the reason given: this is recorded in the table, and is not a failure."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class TrainingSpec:
 
     @property
     def art_norm(self) -> float:
-        """The norm as ART takes it."""
+        """The norm as ART expects it."""
         return NORMS[self.norm]
 
     @property
@@ -76,7 +76,7 @@ class TrainingSpec:
 
     @property
     def one_hot(self) -> np.ndarray:
-        """The training labels as ART's trainers take them, `(n, nb_classes)`."""
+        """The training labels as ART's trainers expect them, `(n, nb_classes)`."""
         labels: np.ndarray = to_categorical(self.dataset.y_train, self.dataset.nb_classes)
         return labels
 
@@ -87,7 +87,7 @@ class TrainingSpec:
         return build_model(self.model, dataset.input_shape, dataset.nb_classes, self.activation, self.norm_layer)
 
     def config(self, **settings: Any) -> TrainingConfig:
-        """The settings of `SensRegTrainer`, and further ones."""
+        """The settings for `SensRegTrainer`, plus further ones."""
         return TrainingConfig(batch_size=self.batch_size, nb_epochs=self.epochs, seed=self.seed, **settings)
 
     def art_classifier(self, learning_rate: float | None = None, sgd: float | None = None) -> PyTorchClassifier:
