@@ -9,18 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 
 # Without these a pipe would be waited for, and a link followed to wherever it leads; not every system has them.
-_SAFELY = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_SAFELY = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
-def read_regular(path: Path, limit: int, links: bool = False) -> bytes:
-    """
-    The content of a file, if it is a regular one (`OSError` otherwise) of at most `limit` bytes (`ValueError`).
-
-    Symbolic links are followed if `links`: for a path that the user has named, not for what lies around.
-    """
-    check_regular(path, links)
-    descriptor = os.open(path, os.O_RDONLY | _SAFELY | (0 if links else _NO_LINK))
+def read_regular(path: Path, limit: int) -> bytes:
+    """The content of a file, if it is a regular one (`OSError` otherwise) of at most `limit` bytes (`ValueError`)."""
+    check_regular(path)
+    descriptor = os.open(path, os.O_RDONLY | _SAFELY)
     with open(descriptor, "rb") as file:  # what was opened counts, not what lay there before
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):

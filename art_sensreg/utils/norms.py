@@ -12,13 +12,13 @@ _BY_NUMBER = {float("inf"): "linf", 2.0: "l2", 1.0: "l1"}
 _SHOWN = {"linf": "linf (np.inf)", "l2": "l2 (2)", "l1": "l1 (1)"}
 
 
-def norm_name(norm: Any, allowed: Sequence[str] = NORMS, name: str = "norm") -> str:
+def norm_name(norm: Any, allowed: Sequence[str] = NORMS) -> str:
     """`linf`, `l2` or `l1` from any spelling of it, or from ART's: `np.inf`, `"inf"`, 2, 1 of any number type."""
     if isinstance(norm, str) and norm in allowed:
         return norm
     found = _from_text(norm) if isinstance(norm, str) else _from_number(norm)
     if found is None or found not in allowed:
-        raise ValueError(f"`{name}` is {shown(norm)}; expected one of {', '.join(_SHOWN[known] for known in allowed)}.")
+        raise ValueError(f"`norm` is {shown(norm)}; expected one of {', '.join(_SHOWN[known] for known in allowed)}.")
     return found
 
 

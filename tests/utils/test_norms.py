@@ -27,5 +27,5 @@ def test_what_is_no_norm(norm):
 
 
 def test_only_the_norms_that_are_allowed():
-    with pytest.raises(ValueError, match=r"^`kind` is 1; expected one of l2 \(2\)\.$"):
-        norm_name(1, allowed=("l2",), name="kind")
+    with pytest.raises(ValueError, match=r"^`norm` is 1; expected one of l2 \(2\)\.$"):
+        norm_name(1, allowed=("l2",))

@@ -50,9 +50,9 @@ def _argument(name: str, position: int, default: Any = 0) -> Callable[[Sequence[
     return lambda args, kwargs: kwargs.get(name, args[position] if len(args) > position else default)
 
 
-def _with(name: str, position: int, training: int | None = None, default: Any = 0) -> Call:
+def _with(name: str, position: int, training: int | None = None) -> Call:
     """Of a function that draws if an argument is not 0, in training mode where it knows of one."""
-    probability = _argument(name, position, default)
+    probability = _argument(name, position)
     mode = _argument("training", training, True) if training is not None else _always
     return lambda args, kwargs: bool(probability(args, kwargs)) and bool(mode(args, kwargs))
 

@@ -99,9 +99,9 @@ class TensorBatches:
         """Nothing to take back."""
 
 
-def prefetch(items: Iterator[GlobalBatch], depth: int = 2) -> Iterator[GlobalBatch]:
-    """Make the next `depth` items in a thread while the present one is used; an error there is raised here."""
-    made: queue.Queue[tuple[GlobalBatch | None, BaseException | None]] = queue.Queue(depth)
+def prefetch(items: Iterator[GlobalBatch]) -> Iterator[GlobalBatch]:
+    """Make the next two items in a thread while the present one is used; an error there is raised here."""
+    made: queue.Queue[tuple[GlobalBatch | None, BaseException | None]] = queue.Queue(2)
     left = threading.Event()
 
     def put(entry: tuple[GlobalBatch | None, BaseException | None]) -> bool:
