@@ -18,7 +18,16 @@ from art_sensreg.art_bridge.dtypes import model_dtype, numpy_dtype
 from art_sensreg.art_bridge.labels import Targets
 from art_sensreg.art_bridge.loaders import LoaderSource, is_loader, loader_source
 from art_sensreg.art_bridge.preprocessing import Preprocessing
-from art_sensreg.training.batches import Batch, HeldOut, HeldOutLoader, HeldOutTensors, LoaderBatches, TensorBatches
+from art_sensreg.training.batches import (
+    Batch,
+    BatchForm,
+    BatchSizes,
+    HeldOut,
+    HeldOutLoader,
+    HeldOutTensors,
+    LoaderBatches,
+    TensorBatches,
+)
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.utils.model_rng import preserve_rng_state
 from art_sensreg.utils.rng import derive_seed
@@ -49,18 +58,16 @@ class Reader:
         classifier = self.classifier
         images, labels = self._preprocessed(images, labels)
         x = self._as_tensor(images)
-        return TensorBatches(
-            x,
-            self._stored(x[:2], labels),
-            self.config.batch_size,
-            self.config.drop_last,
-            least=least if self.has_batch_norm else 1,
+        config = self.config
+        least = least if self.has_batch_norm else 1
+        sizes = BatchSizes(config.batch_size, config.drop_last, least, config.accumulate)
+        form = BatchForm(
             device=classifier.device,
             dtype=model_dtype(classifier.model),
-            accumulate=self.config.accumulate,
             encode=self._targets.encode,
             clip=self._clip(images),
         )
+        return TensorBatches(x, self._stored(x[:2], labels), sizes, form)
 
     def loader(self, source: LoaderSource) -> LoaderBatches:
         """Batches of a loader, each checked as it arrives."""

@@ -48,14 +48,14 @@ def train(setup: RunSetup) -> History:
     Example:
     >>> from art_sensreg.objectives import Objective
     >>> from art_sensreg.training import TrainingConfig
-    >>> from art_sensreg.training.batches import TensorBatches
+    >>> from art_sensreg.training.batches import BatchSizes, TensorBatches
     >>> from art_sensreg.training.loop import train
     >>> from art_sensreg.training.run import RunSetup
     >>> model = torch.nn.Linear(3, 2)
     >>> history = train(RunSetup(
     ...     model=model,
     ...     objective=Objective(),
-    ...     batches=TensorBatches(torch.rand(10, 3), torch.zeros(10, dtype=torch.long), batch_size=4),
+    ...     batches=TensorBatches(torch.rand(10, 3), torch.zeros(10, dtype=torch.long), BatchSizes(4)),
     ...     optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
     ...     config=TrainingConfig(nb_epochs=2, seed=0),
     ... ))

@@ -17,7 +17,7 @@ from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegClassifier, 
 from art_sensreg.adversaries import PGD
 from art_sensreg.art_bridge.preprocessing import StandardisedModel
 from art_sensreg.training import ValidationAttack
-from art_sensreg.training.batches import LoaderBatches, TensorBatches
+from art_sensreg.training.batches import BatchForm, BatchSizes, LoaderBatches, TensorBatches
 from art_sensreg.training.distributed import Processes
 from tests.device.counting import transfers, waits
 
@@ -188,7 +188,9 @@ def test_data_that_do_not_fit_the_device(free, soft, monkeypatch):
 
 
 def test_batches_from_the_host_are_copied_without_waiting(monkeypatch):
-    batches = TensorBatches(torch.from_numpy(X), torch.from_numpy(Y).to(DEVICE), 10, device=DEVICE)
+    batches = TensorBatches(
+        torch.from_numpy(X), torch.from_numpy(Y).to(DEVICE), BatchSizes(10), BatchForm(device=DEVICE)
+    )
     with transfers() as moved:
         for x, y, _ in batches.epoch(0, 0, Processes()):
             assert (x.device, y.device) == (DEVICE, DEVICE)

@@ -9,7 +9,7 @@ from torch import nn
 from art_sensreg import TrainingConfig
 from art_sensreg.adversaries import FGSMRS
 from art_sensreg.art_bridge.fit import overfitting_guard
-from art_sensreg.training.batches import HeldOutLoader, HeldOutTensors, TensorBatches
+from art_sensreg.training.batches import BatchSizes, HeldOutLoader, HeldOutTensors, TensorBatches
 from art_sensreg.training.overfitting import OverfittingGuard, Watched, watched_attacks
 from tests.adversaries.helpers import prototypes, trainer_of
 
@@ -88,7 +88,7 @@ def test_a_collapse_in_the_first_epoch_has_nothing_to_roll_back_to(caplog):
 @pytest.mark.parametrize("loader", [False, True])
 def test_all_classes_of_sorted_validation_data_are_watched(loader):
     x, y = torch.zeros(1000, 2), torch.arange(10).repeat_interleave(100)
-    batches = TensorBatches(x, y, batch_size=100)
+    batches = TensorBatches(x, y, BatchSizes(100))
     parts = list(zip(x.split(64), y.split(64), strict=True))
     validation = HeldOutLoader(lambda: iter(parts), len(parts)) if loader else HeldOutTensors(x, y)
     guard = overfitting_guard(FGSMRS(eps=0.1), TrainingConfig(), batches, validation)

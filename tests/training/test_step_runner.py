@@ -6,7 +6,7 @@ from torch import nn
 from art_sensreg import SensitivityPenalty
 from art_sensreg.objectives import Objective
 from art_sensreg.training import TrainingConfig, TrainingState
-from art_sensreg.training.batches import TensorBatches
+from art_sensreg.training.batches import BatchSizes, TensorBatches
 from art_sensreg.training.checkpoint.objective_state import ObjectiveState
 from art_sensreg.training.metrics import EpochSums
 from art_sensreg.training.run import Progress, RunSetup
@@ -22,7 +22,7 @@ def runner(model, seed=0, **config):
     setup = RunSetup(
         model=model,
         objective=objective,
-        batches=TensorBatches(IMAGES, LABELS, batch_size=8),
+        batches=TensorBatches(IMAGES, LABELS, BatchSizes(8)),
         optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
         config=TrainingConfig(**config),
     )

@@ -3,10 +3,12 @@
 from art_sensreg.training.batches.base import Batch, Batches, clipped, to_device
 from art_sensreg.training.batches.held_out import HeldOut, HeldOutLoader, HeldOutTensors
 from art_sensreg.training.batches.loader import LoaderBatches
-from art_sensreg.training.batches.tensors import TensorBatches
+from art_sensreg.training.batches.tensors import BatchForm, BatchSizes, TensorBatches
 
 __all__ = [
     "Batch",
+    "BatchForm",
+    "BatchSizes",
     "Batches",
     "HeldOut",
     "HeldOutLoader",

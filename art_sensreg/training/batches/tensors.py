@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,55 +14,81 @@ from art_sensreg.training.batches.base import Batch, GlobalBatch, clipped, evenl
 from art_sensreg.training.distributed import Processes
 
 
+@dataclass(frozen=True)
+class BatchSizes:
+    """
+    How a data set is divided into batches.
+
+    :param size: Examples computed at once, over all processes.
+    :param drop_last: Whether an incomplete last batch is left out.
+    :param least: An incomplete last batch smaller than this joins the one before it: BatchNorm cannot normalise a
+        single example.
+    :param accumulate: Micro-batches of a batch, which is that many times `size`.
+
+    Example:
+    >>> from art_sensreg.training.batches import BatchSizes
+    >>> BatchSizes(3).of(7), BatchSizes(3, least=2).of(7), BatchSizes(3, drop_last=True).of(7)
+    ([3, 3, 1], [3, 4], [3, 3])
+    """
+
+    size: int
+    drop_last: bool = False
+    least: int = 1
+    accumulate: int = 1
+
+    def of(self, count: int) -> list[int]:
+        """The sizes of the batches of so many examples."""
+        whole = self.size * self.accumulate
+        full, rest = divmod(count, whole)
+        joined = 0 < rest < self.least and full > 0
+        sizes = [whole] * full + ([rest] if rest and not joined and not (self.drop_last and full) else [])
+        if joined and not self.drop_last:
+            sizes[-1] += rest
+        return sizes
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchForm:
+    """
+    What is made of a batch of the data.
+
+    :param device: Where it is needed; None: where the images are.
+    :param dtype: Its floating point type; None: that of the images.
+    :param encode: Function that turns its labels into what the loss takes.
+    :param clip: Bounds that broadcast against its images, which are clipped to them; or None.
+    """
+
+    device: torch.device | None = None
+    dtype: torch.dtype | None = None
+    encode: Callable[[torch.Tensor], torch.Tensor] = lambda y: y
+    clip: tuple[torch.Tensor, torch.Tensor] | None = None
+
+
 class TensorBatches:
     """
     Shuffled batches of a data set that is held as two tensors, in memory or mapped from a file.
 
-    :param x: Images, `(n, ...)`. If they are not on `device`, each batch is gathered where they are, pinned and copied
-        while the step before is computed.
+    :param x: Images, `(n, ...)`. If they are not on the device of the batches, each batch is gathered where they are,
+        pinned and copied while the step before is computed.
     :param y: Labels, `(n, ...)`.
-    :param batch_size: Size of a batch, over all processes.
-    :param drop_last: Whether an incomplete last batch is left out.
-    :param least: An incomplete last batch smaller than this joins the one before it: BatchNorm cannot normalise a
-        single example.
-    :param device: Where batches are needed; None: where `x` is.
-    :param dtype: Floating point type of the batches; None: that of `x`.
-    :param accumulate: Micro-batches of a batch, which is that many times as large.
-    :param encode: Function that turns the labels of a batch into what the loss takes.
-    :param clip: Bounds that broadcast against a batch, to which it is clipped; or None.
+    :param sizes: How the data are divided into batches.
+    :param form: What is made of a batch.
 
     Example:
-    >>> from art_sensreg.training.batches import TensorBatches
-    >>> batches = TensorBatches(torch.rand(7, 2), torch.zeros(7), batch_size=3, least=2)
+    >>> from art_sensreg.training.batches import BatchSizes, TensorBatches
+    >>> batches = TensorBatches(torch.rand(7, 2), torch.zeros(7), BatchSizes(3, least=2))
     >>> [total for _, _, total in batches.epoch(0, 0, Processes())], len(batches)
     ([3, 4], 2)
     """
 
     rewindable = True
 
-    def __init__(
-        self,
-        x: torch.Tensor,
-        y: torch.Tensor,
-        batch_size: int,
-        drop_last: bool = False,
-        least: int = 1,
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
-        accumulate: int = 1,
-        encode: Callable[[torch.Tensor], torch.Tensor] = lambda y: y,
-        clip: tuple[torch.Tensor, torch.Tensor] | None = None,
-    ) -> None:
+    def __init__(self, x: torch.Tensor, y: torch.Tensor, sizes: BatchSizes, form: BatchForm | None = None) -> None:
+        form = form or BatchForm()
         self.x, self.y = x, y.to(x.device)
-        self._encode, self._clip = encode, clip
-        self.micro_batch_size = batch_size
-        self.device, self.dtype = device or x.device, dtype or x.dtype
-        batch_size *= accumulate
-        full, rest = divmod(len(x), batch_size)
-        joined = 0 < rest < least and full > 0
-        self._sizes = [batch_size] * full + ([rest] if rest and not joined and not (drop_last and full) else [])
-        if joined and not drop_last:
-            self._sizes[-1] += rest
+        self._encode, self._clip = form.encode, form.clip
+        self.device, self.dtype = form.device or x.device, form.dtype or x.dtype
+        self.micro_batch_size, self._sizes = sizes.size, sizes.of(len(x))
 
     def __len__(self) -> int:
         return len(self._sizes)

@@ -49,14 +49,14 @@ def fingerprint(
     :param further: More sections.
 
     Example:
-    >>> from art_sensreg.training.batches import TensorBatches
+    >>> from art_sensreg.training.batches import BatchSizes, TensorBatches
     >>> from art_sensreg.training import TrainingConfig
     >>> from art_sensreg.training.checkpoint.fingerprint import fingerprint
     >>> model = nn.Linear(3, 2)
     >>> setup = RunSetup(
     ...     model=model,
     ...     objective=Objective(),
-    ...     batches=TensorBatches(torch.rand(10, 3), torch.zeros(10), batch_size=4),
+    ...     batches=TensorBatches(torch.rand(10, 3), torch.zeros(10), BatchSizes(4)),
     ...     optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
     ...     config=TrainingConfig(batch_size=64),
     ... )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from art_sensreg.training.batches import TensorBatches
+from art_sensreg.training.batches import BatchSizes, TensorBatches
 from art_sensreg.training.distributed import Processes
 from tests.conftest import same_weights, weights_of
 from tests.training.helpers import PENALTIES
@@ -58,7 +58,7 @@ def test_memory_grows_with_the_batch_and_not_with_the_data(tmp_path):
 
 def test_every_row_once_per_epoch():
     data = torch.arange(10.0)[:, None]
-    batches = TensorBatches(data, torch.arange(10), batch_size=3)
+    batches = TensorBatches(data, torch.arange(10), BatchSizes(3))
 
     def rows(seed, first=0):
         return torch.cat([x for x, _, _ in batches.epoch(seed, first, Processes())]).flatten()
@@ -68,7 +68,7 @@ def test_every_row_once_per_epoch():
     assert torch.equal(rows(0, first=2), rows(0)[6:])
 
     def sizes(batch_size, **options):
-        batches = TensorBatches(data, data, batch_size, **options)
+        batches = TensorBatches(data, data, BatchSizes(batch_size, **options))
         found = [len(x) for x, _, _ in batches.epoch(0, 0, Processes())]
         assert len(batches) == len(found)
         return found

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from art_sensreg import SensRegTrainer
-from art_sensreg.training.batches import LoaderBatches, TensorBatches
+from art_sensreg.training.batches import BatchSizes, LoaderBatches, TensorBatches
 from art_sensreg.training.distributed import Processes, ProcessLostError, lost_processes_named
 from tests.paths import ROOT
 
@@ -149,7 +149,7 @@ def test_shares_are_complete_and_their_weights_sum_to_one(rows, noisy):
 
 def test_rows_are_dealt_out_without_repetition_or_loss():
     data = torch.arange(11.0)[:, None]
-    batches = TensorBatches(data, data, batch_size=4)
+    batches = TensorBatches(data, data, BatchSizes(4))
     seen = []
     for rank in range(3):
         processes = Processes(rank, 3)
