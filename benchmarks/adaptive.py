@@ -58,7 +58,7 @@ def main():
     if given.attacks_only:
         return
     clean = (predicted_labels(classifier, dataset.x_test) == dataset.y_test).mean()
-    seconds = sum(entry["seconds"] for found in stored.values() for entry in found.values())
+    seconds = sum(outcome.seconds for found in stored.values() for outcome in found.values())
     text = [
         f"# {given.defence} on {dataset.name}, {settings.model}: AutoAttack, adaptive attacks, and the audit",
         f"First {len(dataset.x_test)} test images, clean accuracy {100 * clean:.1f} %, one training seed "

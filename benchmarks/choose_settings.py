@@ -11,6 +11,7 @@ writes one table of all to OUT/validation.md, with the candidate that the rule c
 import argparse
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from art_sensreg.benchmark.cli.arguments import OneLineParser, make_parser, request_of
@@ -37,7 +38,7 @@ def main() -> None:
         )
     out = given.out or Path("results") / f"{Path(given.dataset).stem}-validation"
     try:
-        request = request_of(make_parser().parse_args(["--dataset", given.dataset, "--quiet", *rest]))
+        request = replace(request_of(make_parser().parse_args(rest)), dataset=given.dataset, verbose=False)
         usable_folder("--out", out)
     except (argparse.ArgumentTypeError, OSError) as error:
         parser.error(str(error))

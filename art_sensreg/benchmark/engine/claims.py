@@ -25,7 +25,7 @@ Share = tuple[float, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class Measured:
     """
     What a claim is judged by: the run; the worst cases of the rival at the same seed and on the same images (None: it
     was not trained); and the share of the most frequent class, which a constant prediction gets right, attacked or not.
@@ -42,14 +42,14 @@ def judge_claims(store: ResultStore, dataset: Dataset) -> None:
     for run in store.results.runs:
         if run.trained and run.defence in DEFENCES:
             claim = DEFENCES[run.defence].claim
-            record, error = attempt(lambda run=run, claim=claim: judged(claim, _evidence(store, dataset, run, claim)))  # type: ignore[misc]
+            record, error = attempt(lambda run=run, claim=claim: judged(claim, _measured(store, dataset, run, claim)))  # type: ignore[misc]
             if error is not None:
                 record = _record(claim, "not measured", describe(error))
             store.results = store.results.with_run(replace(run, claim=record))
     store.save()
 
 
-def _evidence(store: ResultStore, dataset: Dataset, run: RunRecord, claim: Claim) -> Evidence:
+def _measured(store: ResultStore, dataset: Dataset, run: RunRecord, claim: Claim) -> Measured:
     rival = store.results.run(claim.over, run.seed)
     cases = None
     if rival is not None and rival.trained:
@@ -57,34 +57,34 @@ def _evidence(store: ResultStore, dataset: Dataset, run: RunRecord, claim: Claim
         same = [worst_case(store.out, rival, case.threat, case.n) for case in run.worst_case]
         cases = tuple(case for case in same if case is not None)
     n = max([case.n for case in run.certified or ()], default=len(dataset.y_test))
-    return Evidence(
+    return Measured(
         run=run, rival=claim.over, rival_cases=cases, chance=float(np.bincount(dataset.y_test[:n]).max() / n)
     )
 
 
-def judged(claim: Claim, evidence: Evidence) -> ClaimRecord:
+def judged(claim: Claim, measured: Measured) -> ClaimRecord:
     """Judge a claim: `met`, `not met`, `none made` or `not measured`, with the figures."""
-    judges: dict[str, Callable[[Evidence], tuple[str, str]]] = {
+    judges: dict[str, Callable[[Measured], tuple[str, str]]] = {
         "robust_accuracy": _judge_robust,
         "certified_accuracy": _judge_certified,
         "attack_queries": _judge_queries,
     }
     judge = judges.get(claim.metric)
-    return _record(claim, *(("none made", "nothing about evasion") if judge is None else judge(evidence)))
+    return _record(claim, *(("none made", "nothing about evasion") if judge is None else judge(measured)))
 
 
 def _record(claim: Claim, status: str, text: str) -> ClaimRecord:
     return ClaimRecord(metric=claim.metric, threat=claim.threat, status=status, text=text)
 
 
-def _judge_robust(evidence: Evidence) -> tuple[str, str]:
-    run = evidence.run
-    if evidence.rival_cases is None:
+def _judge_robust(measured: Measured) -> tuple[str, str]:
+    run = measured.run
+    if measured.rival_cases is None:
         return "not measured", "the model that it is compared with is not in this run"
     failed = sorted({attack.attack for attack in run.attacks if attack.status == "error"})
     if failed:
         return "not measured", f"failed attacks: {', '.join(failed)}"
-    others = {case.threat: case for case in evidence.rival_cases}
+    others = {case.threat: case for case in measured.rival_cases}
     pairs = [(case, others[case.threat]) for case in run.worst_case if case.threat in others]
     if not pairs:
         return "not measured", "no attack in common with the model that it is compared with"
@@ -92,10 +92,10 @@ def _judge_robust(evidence: Evidence) -> tuple[str, str]:
     # A model that predicts one class whatever comes is robust, and of no use.
     n = max(case.n for case, _ in pairs)
     clean = 1.0 if run.clean_accuracy is None else run.clean_accuracy
-    if met and not _clearly_above((clean, n), (evidence.chance, n)):
-        return "not met", f"no better unattacked than a constant prediction ({100 * evidence.chance:.1f} %)"
+    if met and not _clearly_above((clean, n), (measured.chance, n)):
+        return "not met", f"no better unattacked than a constant prediction ({100 * measured.chance:.1f} %)"
     text = "; ".join(
-        f"{100 * case.robust_accuracy:.1f} % at {case.norm} {case.eps:.4g}, {evidence.rival} "
+        f"{100 * case.robust_accuracy:.1f} % at {case.norm} {case.eps:.4g}, {measured.rival} "
         f"{100 * other.robust_accuracy:.1f} %"
         for case, other in pairs
     )
@@ -108,16 +108,16 @@ def _clearly_above(first: Share, second: Share) -> bool:
     return bool(first[0] - second[0] > share_half_width(first, second) + 1 / first[1])
 
 
-def _judge_certified(evidence: Evidence) -> tuple[str, str]:
-    certified = evidence.run.certified
+def _judge_certified(measured: Measured) -> tuple[str, str]:
+    certified = measured.run.certified
     if not certified:
         return "not measured", "nothing was certified"
     text = "; ".join(f"{100 * case.accuracy:.1f} % certified at {case.norm} {case.eps:.4g}" for case in certified)
-    return "met" if any(case.ci_low > evidence.chance for case in certified) else "not met", text
+    return "met" if any(case.ci_low > measured.chance for case in certified) else "not met", text
 
 
-def _judge_queries(evidence: Evidence) -> tuple[str, str]:
-    queries = evidence.run.queries
+def _judge_queries(measured: Measured) -> tuple[str, str]:
+    queries = measured.run.queries
     if not isinstance(queries, QueryCounts):
         return "not measured", "no queries were counted"
     left, undefended = (queries.robust_accuracy, queries.n), (queries.undefended_robust_accuracy, queries.n)

@@ -86,7 +86,7 @@ class AttackRecord(Record):
     random: RandomScores | None = optional(record(RandomScores))
 
     def __post_init__(self) -> None:
-        if self.status is None:  # in files of old
+        if self.status is None:  # in older files
             object.__setattr__(self, "status", "ok" if self.mask else "error")
 
     @property

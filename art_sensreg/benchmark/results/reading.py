@@ -62,7 +62,7 @@ class _Config(Record):
     validation: bool = required(FLAG)
     data_crc32: int = required(WHOLE)
     device: str = required(TEXT)
-    all_points: bool = optional(FLAG, True)  # files of old have no such entry: every attack saw every image
+    all_points: bool = optional(FLAG, True)  # older files have no such entry: every attack saw every image
     options: dict[str, dict[str, Any]] | None = optional(table_of(TEXT, table_of(TEXT, OPTION)))
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,19 @@ from art_sensreg.attacks import (
 )
 from art_sensreg.attacks.base.predictions import predicted_labels
 from art_sensreg.benchmark.config.threat_models import allowed
-from art_sensreg.benchmark.results.writing import write_text
+from art_sensreg.benchmark.results.schema import (
+    SECONDS,
+    TEXT,
+    WHOLE,
+    Record,
+    checked,
+    list_of,
+    optional,
+    record,
+    required,
+    table_of,
+)
+from art_sensreg.benchmark.results.writing import plain, write_text
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.datasets import Dataset
 from art_sensreg.utils.files import read_regular
@@ -33,8 +46,30 @@ from art_sensreg.utils.text import describe
 
 STANDARD = "AutoAttack standard (official)"
 SINK = "kitchen sink: 1000 steps, 20 restarts, on at most 50 of the points left"
-# Of one size by attack: `robust`, 0 or 1 for each image, `seconds`, and what else is known.
-Outcomes = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome(Record):
+    """
+    What an attack left at one size.
+
+    :param robust: 0 or 1 for each image.
+    :param attacked: How many images the kitchen sink worked on.
+    :param stages: Seconds of each stage of AutoAttack.
+    """
+
+    robust: tuple[int, ...] = required(list_of(checked("0 or 1", lambda value: value in (0, 1))))
+    seconds: float = required(SECONDS)
+    attacked: int | None = optional(WHOLE)
+    stages: Mapping[str, float] | None = optional(table_of(TEXT, SECONDS))
+
+    @property
+    def mask(self) -> np.ndarray:
+        """Which images withstood it, `(n,)`."""
+        return np.array(self.robust, dtype=bool)
+
+
+Outcomes = dict[str, Outcome]
 
 
 def attacks_at(
@@ -88,13 +123,15 @@ def run_attacks(
             assert allowed(x[attacked], images, "linf", attack.eps).all()
             robust[attacked] = predicted_labels(classifier, images) == y[attacked]
         seconds = time.perf_counter() - start
-        found[name] = {"robust": robust.astype(int).tolist(), "seconds": round(seconds, 1)}
-        if name == SINK:
-            found[name]["attacked"] = int(attack.attacked.sum())
-        if name == STANDARD:
-            found[name]["stages"] = {stage: round(value, 1) for stage, value in attack.seconds.items()}
+        stages = {stage: round(value, 1) for stage, value in attack.seconds.items()} if name == STANDARD else None
+        found[name] = Outcome(
+            robust=tuple(robust.astype(int).tolist()),
+            seconds=round(seconds, 1),
+            attacked=int(attack.attacked.sum()) if name == SINK else None,
+            stages=stages,
+        )
         progress(f"eps {attack.eps:g}  {name}: {100 * robust.mean():.1f} %  {seconds:.0f} s")
-        write_text(path, json.dumps(found) + "\n")
+        write_text(path, json.dumps(plain(found)) + "\n")
     return found
 
 
@@ -103,11 +140,11 @@ def read_outcomes(path: Path, n: int) -> Outcomes:
     if not os.path.lexists(path):
         return {}
     try:
-        found: Outcomes = json.loads(read_regular(path, 2**27))
-        for entry in found.values():
-            if len(entry["robust"]) != n or not set(entry["robust"]) <= {0, 1} or not entry["seconds"] >= 0:
-                raise ValueError(f"outcomes of {len(entry['robust'])} images; expected {n}")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        found: Outcomes = table_of(TEXT, record(Outcome))(json.loads(read_regular(path, 2**27)), "")
+        for outcome in found.values():
+            if len(outcome.robust) != n:
+                raise ValueError(f"outcomes of {len(outcome.robust)} images; expected {n}")
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} holds no outcomes of this run ({describe(error)}); remove it") from None
     return found
 
@@ -121,13 +158,13 @@ def adaptive_table(stored: dict[str, Outcomes]) -> Table:
 
 def _column(found: Outcomes) -> dict[str, str]:
     adaptive = [name for name in found if name not in (STANDARD, SINK)]
-    before = _left_by(entry for name, entry in found.items() if name != SINK)
-    broken = before & ~_mask(found[SINK])  # it saw what all others left
+    before = _left_by(outcome for name, outcome in found.items() if name != SINK)
+    broken = before & ~found[SINK].mask  # it saw what all others left
     union = _left_by(found[name] for name in adaptive) & ~broken
-    standard = _mask(found[STANDARD])
+    standard = found[STANDARD].mask
     return {
-        **{name: _share(_mask(found[name])) for name in found if name != SINK},
-        f"{SINK}: images broken": f"{broken.sum()} of {found[SINK]['attacked']}",
+        **{name: _share(found[name].mask) for name in found if name != SINK},
+        f"{SINK}: images broken": f"{broken.sum()} of {found[SINK].attacked}",
         "**union of the adaptive attacks**": _share(union),
         "**union of all**": _share(union & standard),
         "**what the adaptive attacks gain over standard, points**": (
@@ -136,12 +173,8 @@ def _column(found: Outcomes) -> dict[str, str]:
     }
 
 
-def _mask(entry: dict[str, Any]) -> np.ndarray:
-    return np.array(entry["robust"], dtype=bool)
-
-
-def _left_by(entries: Any) -> np.ndarray:
-    left: np.ndarray = np.all([_mask(entry) for entry in entries], axis=0)
+def _left_by(outcomes: Iterable[Outcome]) -> np.ndarray:
+    left: np.ndarray = np.all([outcome.mask for outcome in outcomes], axis=0)
     return left
 
 

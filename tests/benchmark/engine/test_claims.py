@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from art_sensreg.benchmark.defences.claims import Claim, robust_accuracy
-from art_sensreg.benchmark.engine.claims import Evidence, judged
+from art_sensreg.benchmark.engine.claims import Measured, judged
 from art_sensreg.benchmark.results.entries import AttackRecord, CertifiedRecord, NotCounted, QueryCounts, WorstCase
 from art_sensreg.benchmark.results.masks import mask_name, worst_case, write_mask
 from art_sensreg.benchmark.results.records import RunRecord
@@ -26,7 +26,7 @@ def run_of(**entries):
 
 
 def status(claim, run, rival=None, chance=0.1):
-    return judged(claim, Evidence(run=run, rival="none", rival_cases=rival, chance=chance)).status
+    return judged(claim, Measured(run=run, rival="none", rival_cases=rival, chance=chance)).status
 
 
 def robust(shares, rival=UNDEFENDED, n=200, **entries):
@@ -90,7 +90,7 @@ def test_queries_that_were_not_counted_are_not_measured():
 
 def test_who_claims_nothing():
     found = judged(
-        Claim(metric="none", threat="poisoned data"), Evidence(run=run_of(), rival="none", rival_cases=None, chance=0.1)
+        Claim(metric="none", threat="poisoned data"), Measured(run=run_of(), rival="none", rival_cases=None, chance=0.1)
     )
     assert (found.metric, found.threat, found.status) == ("none", "poisoned data", "none made")
 

@@ -19,7 +19,7 @@ def test_an_attack_is_identified_by_its_name_threat_and_view():
     attack = AttackRecord(attack="pgd", norm="l2", eps=0.5, view="adaptive")
     assert attack.key == ("pgd", "l2", 0.5, "adaptive")
     assert attack.threat == ("l2", 0.5)
-    # Files of old have no status: what has a mask did run.
+    # Older files have no status: what has a mask did run.
     assert attack.status == "error"
     assert AttackRecord(attack="pgd", norm="l2", eps=0.5, mask="masks/pgd.npz").status == "ok"
 

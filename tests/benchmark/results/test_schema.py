@@ -12,7 +12,7 @@ ATTACK = {"attack": "pgd", "norm": "linf", "eps": 0.1, "robust_accuracy": None, 
 def test_a_record_is_made_of_an_object():
     found = record(AttackRecord)({**ATTACK, "mood": "good"}, "it")
     assert found == AttackRecord(attack="pgd", norm="linf", eps=0.1, more={"mood": "good"})
-    assert found.status == "error"  # a file of old: it did not run
+    assert found.status == "error"  # an older file: it did not run
 
 
 @pytest.mark.parametrize(

@@ -226,7 +226,7 @@ def test_models_that_work_in_place(estimator):
 
 
 def test_separate_passes_measure_what_stacked_ones_do():
-    """BatchNorm's statistics of the clean pass, also where the outputs are differentiated by the inputs."""
+    """With the statistics of the clean pass in BatchNorm, also for gradients with respect to the inputs."""
     values = []
     for stacked in (True, False):
         torch.manual_seed(0)
