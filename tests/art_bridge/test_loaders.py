@@ -167,7 +167,7 @@ def test_workers_that_may_repeat_examples_are_named(caplog):
                 yield torch.from_numpy(X[index]), int(Y[index])
 
     loader_source(DataLoader(Shuffled(), batch_size=5, num_workers=2))
-    assert "every example may come once for each worker" in caplog.text
+    assert "every example may come once per worker" in caplog.text
 
 
 @pytest.mark.parametrize("attack", [None, ValidationAttack(eps=0.1, max_iter=2)])

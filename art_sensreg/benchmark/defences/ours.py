@@ -217,7 +217,7 @@ OURS = (
         "Liu et al. 2018, arXiv 1712.00673",
         _no_penalties,
         _RSE,
-        claim=replace(_AVERAGED, unmet="what it gains over the undefended model is within the sampling error"),
+        claim=replace(_AVERAGED, unmet="its gain over the undefended model is within the sampling error"),
         **_randomised(_rse),
     ),
     from_penalties(
@@ -226,7 +226,7 @@ OURS = (
         "Lee et al. 2022, arXiv 2107.02425",
         _diversity,
         {**_RSE, "weight": None, "kind": "kappa", "samples": 4, "penalty_warmup": 0.5},
-        claim=replace(_AVERAGED, over="rse", unmet="what it gains over rse is within the sampling error"),
+        claim=replace(_AVERAGED, over="rse", unmet="its gain over rse is within the sampling error"),
         **_randomised(_rse),
     ),
     from_trainer(

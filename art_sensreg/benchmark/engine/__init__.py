@@ -1,4 +1,4 @@
-"""What happens in a run: it is planned once, then trained, attacked, evaluated and stored."""
+"""The stages of a run: planned once, then trained, attacked, evaluated and stored."""
 
 from art_sensreg.benchmark.engine.audit_run import AuditResult, run_audit
 from art_sensreg.benchmark.engine.plan import SuitePlan, plan_suite, plan_training

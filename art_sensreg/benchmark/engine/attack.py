@@ -57,9 +57,9 @@ class Resources:
 @dataclass(frozen=True, kw_only=True)
 class AttackOutcome:
     """
-    What an attack did to the images that it was given.
+    The outcome of an attack on the images that it was given.
 
-    :param within: Whether each perturbation keeps to the rules at each size, `(sizes, n)`.
+    :param within: Whether each perturbation is valid at each size, `(sizes, n)`.
     :param scores: How the perturbed images are classified.
     """
 
@@ -130,7 +130,7 @@ def joined(outcomes: Sequence[AttackOutcome], target: Target, step: AttackStep) 
 def noise_accuracy(
     target: Target, x: np.ndarray, y: np.ndarray, threats: Threats, seed: int
 ) -> tuple[NoiseRecord, ...]:
-    """The accuracy under random noise of each size, the mean over ten draws."""
+    """The accuracy under random noise of each size, averaged over ten draws."""
     records = []
     for norm, eps in ((threat.norm, eps) for threat in threats for eps in threat.eps):
         seed_everything("random noise", seed, norm, eps)

@@ -1,4 +1,4 @@
-"""The audit of a trained defence of the suite, with everything that the run has to judge it by."""
+"""The audit of a trained defence of the suite, using the other models of the run."""
 
 from __future__ import annotations
 

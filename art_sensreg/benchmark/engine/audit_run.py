@@ -1,4 +1,4 @@
-"""An audit that was asked for by itself: of a file of weights, or of a defence that is trained first."""
+"""A stand-alone audit: of a file of weights, or of a defence that is trained first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a run shows what its defence claims."""
+"""Whether a run supports the claim of its defence."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _judge_robust(measured: Measured) -> tuple[str, str]:
     if not pairs:
         return "not measured", "no attack in common with the model that it is compared with"
     met = any(_clearly_above((case.robust_accuracy, case.n), (other.robust_accuracy, other.n)) for case, other in pairs)
-    # A model that predicts one class whatever comes is robust, and of no use.
+    # A model that always predicts the same class is robust, and useless.
     n = max(case.n for case, _ in pairs)
     clean = 1.0 if run.clean_accuracy is None else run.clean_accuracy
     if met and not _clearly_above((clean, n), (measured.chance, n)):

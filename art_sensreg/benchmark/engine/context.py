@@ -1,4 +1,4 @@
-"""What the stages of a run are given: the suite as a whole, and one trained defence of it."""
+"""The context of a run's stages: the suite as a whole, and one trained defence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured of a trained defence beside its attacks: certificates, queries, the EOT curve, explanations."""
+"""What is measured besides attacks: certificates, queries, the EOT curve, explanations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run will do, decided once before anything is trained: from a request to a frozen plan."""
+"""From a request to a frozen plan: what a run will do is decided once, before anything is trained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every stage of a run does: it silences ART, and what it raises ends itself alone."""
+"""Shared by the stages of a run: ART's output is silenced, and an exception ends only the stage that raised it."""
 
 from __future__ import annotations
 

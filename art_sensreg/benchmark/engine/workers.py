@@ -1,4 +1,4 @@
-"""Trained defences attacked side by side: one process each, forked from the one that has trained them all."""
+"""Trained defences attacked in parallel: one process each, forked from the one that has trained them all."""
 
 from __future__ import annotations
 

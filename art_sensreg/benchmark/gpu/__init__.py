@@ -1,4 +1,4 @@
-"""What a machine with a GPU measures once: `benchmarks/gpu.py`."""
+"""The measurements of `benchmarks/gpu.py`, for a machine with a GPU."""
 
 from art_sensreg.benchmark.gpu.records import GpuResults
 from art_sensreg.benchmark.gpu.report import write_gpu

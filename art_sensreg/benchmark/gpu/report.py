@@ -46,7 +46,7 @@ def page(data: GpuResults) -> str:
     lines = ["# On a GPU" if not data.emulated else "# On an emulated device, not on a GPU", ""]
     if data.emulated:
         lines += [
-            "**No GPU was at hand: these numbers are of a device that is emulated on the CPU's memory** (tests/device) "
+            "**No GPU was available: these numbers come from a device emulated in the CPU's memory** (tests/device) "
             "and of much smaller problems. They show that every stage runs and that the numbers agree with the CPU's; "
             "times, memory and the effect of TF32 say nothing about a GPU. Run `make gpu` on a machine that has one.",
             "",

@@ -1,4 +1,4 @@
-"""What stays of a run: typed records, the folder that they are stored in, tables, plots and the report."""
+"""The results of a run: typed records, the folder that they are stored in, tables, plots and the report."""
 
 from art_sensreg.benchmark.results.entries import AttackRecord, WorstCase
 from art_sensreg.benchmark.results.reading import read_results

@@ -1,4 +1,4 @@
-"""What is measured of a run, as it is stored: one frozen record each."""
+"""The measurements of a run as they are stored: one frozen dataclass each."""
 
 # ruff: noqa: RUF009 - `required` and `optional` make fields
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The outcome of an attack image by image, in `masks/*.npz`; and what all attacks together leave."""
+"""The outcome of an attack image by image, in `masks/*.npz`, and the worst case over all attacks."""
 
 from __future__ import annotations
 

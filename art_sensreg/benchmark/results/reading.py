@@ -1,4 +1,4 @@
-"""`results.json` as somebody may have left or edited it: checked whole before anything is made of it."""
+"""Reading `results.json`, which may have been edited: it is validated completely before it is used."""
 
 # ruff: noqa: RUF009 - `required` and `optional` make fields
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How entries of a JSON file are declared, checked when they are read, and made records of."""
+"""Declaring the entries of a JSON file, validating them when they are read, and turning them into dataclasses."""
 
 from __future__ import annotations
 

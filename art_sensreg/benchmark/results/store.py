@@ -1,4 +1,4 @@
-"""What a run leaves in its output folder: `results.json` (the contract), `results.csv`, the masks of its attacks."""
+"""The output folder of a run: `results.json` (the contract), `results.csv`, the masks of its attacks."""
 
 from __future__ import annotations
 

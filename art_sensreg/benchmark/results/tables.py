@@ -1,4 +1,4 @@
-"""The tables of every run, for the terminal, Markdown and the report."""
+"""The tables that every run has, for the terminal, Markdown and the report."""
 
 from __future__ import annotations
 

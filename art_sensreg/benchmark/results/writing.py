@@ -1,4 +1,4 @@
-"""How results are written: as JSON and CSV text, each file aside and renamed, in UTF-8."""
+"""Writing results as JSON and CSV, in UTF-8; each file is written under a temporary name and renamed."""
 
 from __future__ import annotations
 

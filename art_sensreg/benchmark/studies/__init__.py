@@ -1,3 +1,3 @@
-"""What the smaller programs of `benchmarks/` do, one module for each: comparisons and measurements beside the suite."""
+"""The smaller programs of `benchmarks/`, one module each: comparisons and measurements in addition to the suite."""
 
 __all__ = ["adaptive", "choose_settings", "compare_defences", "graddiv", "scaling"]

@@ -24,7 +24,7 @@ def test_the_page(monkeypatch, tmp_path, emulated):
     assert record(GpuResults)(json.loads(paths[0].read_text()), "") == data
     text = paths[1].read_text()
     assert text.startswith("# On a GPU\n") != emulated
-    assert ("No GPU was at hand" in text) == emulated
+    assert ("No GPU was available" in text) == emulated
     assert "**timeout**: not done after 1 seconds" in text
     assert "1 passed, 1 failed." in text
     assert "| precision | 1 |" in text

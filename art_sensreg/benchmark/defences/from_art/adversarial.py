@@ -1,4 +1,4 @@
-"""ART's adversarial trainers: as shipped, and repaired where a defect of ART 1.20.1 changes the result."""
+"""ART's adversarial trainers: as shipped, and fixed where a defect of ART 1.20.1 changes the result."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _ANY_NORM = robust_accuracy("white-box evasion within eps in the norm it trains 
 
 class ArtOneCycle(_LRScheduler):
     """
-    A one-cycle schedule that is stepped once an epoch, and that TRADES and AWP accept: ART asks for torch's retired
-    `_LRScheduler` class, of which no scheduler of torch 2 is an instance.
+    A one-cycle schedule that is stepped once per epoch, and that TRADES and AWP accept: ART checks for torch's retired
+    `_LRScheduler` class, of which no scheduler in torch 2 is an instance.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, max_lr: float, epochs: int) -> None:
@@ -58,10 +58,10 @@ class KLProjectedGradientDescent(ProjectedGradientDescent):
 
 class RepairedFBF(AdversarialTrainerFBFPyTorch):
     """
-    Fast is better than free (Wong et al. 2020, arXiv 2001.03994) with ART's defects repaired.
+    Fast is better than free (Wong et al. 2020, arXiv 2001.03994) with ART's defects fixed.
 
     As shipped it never enters training mode, overwrites the learning rate with a fixed schedule that peaks at 0.21
-    whatever the optimizer is, and reads the accuracy off the first layer of an `nn.Sequential`. The scheduler is
+    whatever the optimizer, and computes the accuracy from the first layer of an `nn.Sequential`. The scheduler is
     stepped after every batch.
     """
 
@@ -209,7 +209,7 @@ ADVERSARIAL = (
     ),
     Defence(
         "art-trades-fixed",
-        "ART AdversarialTrainerTRADES, repaired",
+        "ART AdversarialTrainerTRADES, fixed",
         _TRADES_PAPER,
         {**_PGD, "beta": 6.0},
         _ANY_NORM,
@@ -228,13 +228,13 @@ ADVERSARIAL = (
     ),
     Defence(
         "art-fbf-fixed",
-        "ART AdversarialTrainerFBF, repaired",
+        "ART AdversarialTrainerFBF, fixed",
         _FBF_PAPER,
         claim=LINF_CLAIM,
         training=train_fbf_fixed,
         norms=("linf",),
         norms_reason=_FBF_REASON,
-        repaired="trains in training mode, and with the optimizer's own learning rate",
+        repaired="it trains in training mode and with the optimizer's own learning rate",
     ),
     Defence(
         "art-awp",
@@ -248,7 +248,7 @@ ADVERSARIAL = (
     ),
     Defence(
         "art-awp-fixed",
-        "ART AdversarialTrainerAWP, repaired",
+        "ART AdversarialTrainerAWP, fixed",
         _AWP_PAPER,
         {**_PGD, "gamma": 0.005, "proxy_learning_rate": 0.01},
         _ANY_NORM,

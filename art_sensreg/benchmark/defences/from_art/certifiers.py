@@ -1,5 +1,5 @@
 """
-ART's certifiers of a model: how it is converted for them, and how the trained weights come back.
+ART's certifiers: how a model is converted for them, and how the trained weights are copied back.
 
 As shipped in ART 1.20.1, both `PyTorchIBPClassifier` and `PytorchDeepZ`
 
@@ -80,7 +80,9 @@ def layers_of(model: nn.Module) -> list[nn.Module]:
     layers = [layer for layer in (*model.features, model.head) if not isinstance(layer, nn.Flatten)]
     for layer in layers:
         if not isinstance(layer, nn.Conv2d | nn.Linear | nn.ReLU):
-            raise NotApplicable(f"ART's certifiers know Conv2d, Linear and ReLU; this model has {type(layer).__name__}")
+            raise NotApplicable(
+                f"ART's certifiers support Conv2d, Linear and ReLU; this model has {type(layer).__name__}"
+            )
     return layers
 
 

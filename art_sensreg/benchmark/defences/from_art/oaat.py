@@ -1,5 +1,5 @@
 """
-ART's Oracle-Aligned Adversarial Training: as shipped, and repaired.
+ART's Oracle-Aligned Adversarial Training: as shipped, and fixed.
 
 Claim: robust accuracy against L-inf perturbations, also larger than those that cannot be seen (Addepalli et al. 2022,
 arXiv 2210.09852). As `AdversarialTrainerOAATPyTorch` of ART 1.20.1 is shipped,
@@ -13,7 +13,7 @@ arXiv 2210.09852). As `AdversarialTrainerOAATPyTorch` of ART 1.20.1 is shipped,
 - the trained weights are returned where the authors evaluate the averaged ones;
 - the weight average goes through files, and the dictionary of parameters is changed in place.
 
-It takes no torch scheduler: here it trains with SGD and its own cosine schedule, shipped and repaired.
+It accepts no torch scheduler: here it trains with SGD and its own cosine schedule, both as shipped and fixed.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ OAAT = (
     ),
     Defence(
         "art-oaat-fixed",
-        "ART AdversarialTrainerOAAT, repaired",
+        "ART AdversarialTrainerOAAT, fixed",
         _PAPER,
         OAAT_OPTIONS,
         LINF_CLAIM,

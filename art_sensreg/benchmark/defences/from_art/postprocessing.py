@@ -1,12 +1,12 @@
 """
 Postprocessing defences: one of ART's postprocessors changes the probabilities of the undefended model.
 
-They change the output alone: gradients do not see them (ART leaves postprocessors out of every gradient), and an
+They change only the output: gradients do not see them (ART leaves postprocessors out of every gradient), and an
 attacker who has the model attacks its logits. What they hinder is querying: model stealing, and attacks that read
 scores. Their papers claim no more, and only the number of queries of a score-based attack (Square) can show it; an
-adaptive attacker who gets nothing but decisions needs no scores (HopSkipJump).
+adaptive attacker who sees only decisions needs no scores (HopSkipJump).
 
-All take probabilities. ART applies them to whatever the model returns, and ours return logits: `ReverseSigmoid` clips
+All expect probabilities. ART applies them to whatever the model returns, and ours return logits: `ReverseSigmoid` clips
 these to [0, 1], where the largest tie, and `HighConfidence` sets the negative ones to 0. So they are applied to
 :class:`Probabilities`, with the log loss: cross-entropy would take a second softmax.
 
@@ -74,7 +74,7 @@ class RepairedClassLabels(ClassLabels):
 def postprocessed_classifier(spec: TrainingSpec, model: nn.Module, postprocessor: Postprocessor) -> SensRegClassifier:
     """
     A classifier whose `predict` returns the changed probabilities, which is what black-box attacks query. Its loss is
-    that of probabilities, and its gradients are those of the model without the postprocessor.
+    computed from probabilities, and its gradients are those of the model without the postprocessor.
     """
     classifier = spec.classifier(Probabilities(model), postprocessing_defences=[postprocessor])
     classifier.set_params(loss=LogLoss())
@@ -118,7 +118,7 @@ def counted_queries(classifier: PyTorchClassifier) -> Iterator[Queries]:
 _TRAMER = "Tramer et al. 2016, arXiv 1609.02943"
 _STEALING = Claim(metric="none", threat="model stealing through the scores")
 _SCORES = Claim(metric="attack_queries", threat="model stealing, and with it attacks that read the scores")
-_UNMET = "what is left of the scores is enough for Square"
+_UNMET = "what remains of the scores is enough for Square"
 
 POSTPROCESSING = (
     Defence(
@@ -170,7 +170,7 @@ POSTPROCESSING = (
     ),
     Defence(
         "art-class-labels-fixed",
-        "ART ClassLabels, repaired: the decision alone",
+        "ART ClassLabels, fixed: only the decision",
         _TRAMER,
         claim=_SCORES,
         ours=False,

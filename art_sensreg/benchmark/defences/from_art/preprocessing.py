@@ -57,7 +57,7 @@ class ClippingJpeg(JpegCompression):
 
 class Quantise(PreprocessorPyTorch):
     """
-    Images rounded to a number of levels, in torch: the gradient is zero, and that is all there is to the defence.
+    Images rounded to a number of levels, in torch: the gradient is zero, which is the whole defence.
 
     :param levels: Number of levels, at least 2.
     :param device_type: `cpu` or `gpu`.
@@ -129,12 +129,12 @@ def _quantise(spec: TrainingSpec, options: Options) -> Preprocessor:
     return Quantise(options["levels"], device_type=spec.art_device)
 
 
-_EVASION = robust_accuracy("evasion within eps", unmet="ART's gradient attacks break it, or those through a substitute")
+_EVASION = robust_accuracy("evasion within eps", unmet="ART's gradient attacks break it, or do so through a substitute")
 
 PREPROCESSING = (
     Defence(
         "art-jpeg",
-        "ART JpegCompression at prediction",
+        "ART JpegCompression at prediction time",
         "Dziugaite et al. 2016, arXiv 1608.00853",
         {"quality": 50},
         _EVASION,
@@ -143,7 +143,7 @@ PREPROCESSING = (
     ),
     Defence(
         "art-spatial-smoothing",
-        "ART SpatialSmoothing (median filter) at prediction",
+        "ART SpatialSmoothing (median filter) at prediction time",
         "Xu et al. 2018, arXiv 1704.01155",
         {"window_size": 3},
         _EVASION,
@@ -152,7 +152,7 @@ PREPROCESSING = (
     ),
     Defence(
         "art-feature-squeezing",
-        "ART FeatureSqueezing (bit depth) at prediction",
+        "ART FeatureSqueezing (bit depth) at prediction time",
         "Xu et al. 2018, arXiv 1704.01155",
         {"bit_depth": 3},
         _EVASION,
@@ -161,7 +161,7 @@ PREPROCESSING = (
     ),
     Defence(
         "art-gaussian-augmentation",
-        "ART GaussianAugmentation at prediction: random, so scored with fresh draws",
+        "ART GaussianAugmentation at prediction time: random, so scored with fresh draws",
         "Zantedeschi et al. 2017, arXiv 1707.06728",
         {"sigma": 0.1},
         _EVASION,
@@ -175,7 +175,7 @@ PREPROCESSING = (
     ),
     Defence(
         "art-total-var-min",
-        "ART TotalVarMin at prediction: random, slow, on few images",
+        "ART TotalVarMin at prediction time: random, slow, on few images",
         "Guo et al. 2018, arXiv 1711.00117",
         # ART's own 0.5 smooths the digits away: the undefended model then classifies a quarter of them correctly.
         {"prob": 0.3, "lamb": 0.05, "max_iter": 10},
@@ -190,7 +190,7 @@ PREPROCESSING = (
     ),
     Defence(
         "quantise",
-        "No defence: rounding in torch, whose gradient is zero; what BPDA is for",
+        "Not a real defence: rounding in torch, whose gradient is zero; what BPDA is for",
         "Athalye et al. 2018, arXiv 1802.00420 (the attack)",
         {"levels": 8},
         Claim(metric="none", threat="nobody"),

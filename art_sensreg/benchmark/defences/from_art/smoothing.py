@@ -1,8 +1,8 @@
 """
 ART's randomised smoothing: four ways of training the base model, and the certificate.
 
-Claim of all: certified accuracy in L2 of the *smoothed* classifier, which answers with the class that the base model
-gives to most Gaussian copies of an image; about the base model alone nothing is claimed. Gaussian training and
+All claim certified accuracy in L2 of the *smoothed* classifier, which predicts the class that the base model assigns
+to most Gaussian copies of an image; nothing is claimed about the base model itself. Gaussian training and
 certificate: Cohen et al. 2019, arXiv 1902.02918; MACER: Zhai et al. 2020, arXiv 2001.02378; SmoothAdv: Salman et al.
 2019, arXiv 1906.04584; SmoothMix: Jeong et al. 2021, arXiv 2111.09277.
 
@@ -251,7 +251,7 @@ _SMOOTHMIX_PAPER = "Jeong et al. 2021, arXiv 2111.09277"
 SMOOTHING = (
     Defence(
         "art-smoothing",
-        "ART RandomizedSmoothing: trained on Gaussian noise, answers by the mean over noise",
+        "ART RandomizedSmoothing: trained on Gaussian noise, predicts by the mean over noise",
         "Cohen et al. 2019, arXiv 1902.02918",
         {**CERTIFICATE_OPTIONS, **SMOOTHING_OPTIONS},
         training=train_smoothing,
@@ -275,7 +275,7 @@ SMOOTHING = (
     ),
     Defence(
         "art-smoothadv-fixed",
-        "ART SmoothAdv, repaired",
+        "ART SmoothAdv, fixed",
         _SMOOTHADV_PAPER,
         {**CERTIFICATE_OPTIONS, **SMOOTHADV_FIXED_OPTIONS},
         training=partial(train_smoothadv, kind=RepairedSmoothAdv),
@@ -292,7 +292,7 @@ SMOOTHING = (
     ),
     Defence(
         "art-smoothmix-fixed",
-        "ART SmoothMix, repaired",
+        "ART SmoothMix, fixed",
         _SMOOTHMIX_PAPER,
         {**CERTIFICATE_OPTIONS, **SMOOTHMIX_FIXED_OPTIONS},
         training=partial(train_smoothmix, kind=RepairedSmoothMix),

@@ -1,5 +1,5 @@
 """
-ART's defences by soft labels: label smoothing, and defensive distillation, as shipped and repaired.
+ART's defences by soft labels: label smoothing, and defensive distillation as shipped and fixed.
 
 Label smoothing (Warde-Farley and Goodfellow 2016) spreads some of the label's probability over the other classes.
 Defensive distillation (Papernot et al. 2016, arXiv 1511.04508) trains a first network at a high temperature, a second
@@ -91,7 +91,7 @@ SOFT_LABELS = (
         "ART LabelSmoothing of the training labels",
         "Warde-Farley and Goodfellow 2016, Perturbations, Optimization, and Statistics, chapter 11",
         LABEL_SMOOTHING_OPTIONS,
-        robust_accuracy("evasion within eps", "what it gains at the smaller eps lies within the sampling error"),
+        robust_accuracy("evasion within eps", "its gain at the smaller eps is within the sampling error"),
         training=train_label_smoothing,
         ours=False,
         check=within(above_zero=("max_value",), at_most_one=("max_value",)),
@@ -101,18 +101,18 @@ SOFT_LABELS = (
         "ART DefensiveDistillation as shipped: no temperature",
         _DISTILLATION_PAPER,
         DISTILLATION_OPTIONS,
-        robust_accuracy("evasion within eps", "without a temperature the soft labels are nearly hard ones"),
+        robust_accuracy("evasion within eps", "without a temperature the soft labels are nearly hard"),
         training=train_distillation,
         ours=False,
         check=within(above_zero=("learning_rate",)),
     ),
     Defence(
         "art-distillation-fixed",
-        "ART DefensiveDistillation, repaired",
+        "ART DefensiveDistillation, fixed",
         _DISTILLATION_PAPER,
         DISTILLATION_FIXED_OPTIONS,
         robust_accuracy(
-            "evasion within eps", "it hides the gradient of cross-entropy only: attacks on margins see through"
+            "evasion within eps", "it hides only the gradient of cross-entropy: attacks on margins see through it"
         ),
         training=train_distillation_fixed,
         repaired="both networks are trained at the paper's temperature, and predict at 1",

@@ -133,7 +133,7 @@ ZONOTOPES = (
     ),
     Defence(
         "art-deepz-fixed",
-        "ART AdversarialTrainerCertified, repaired",
+        "ART AdversarialTrainerCertified, fixed",
         _PAPER,
         DEEPZ_OPTIONS,
         CERTIFIED_CLAIM,
