@@ -43,7 +43,7 @@ def test_several_copies_of_an_image_are_averaged_or_refused():
     with pytest.raises(ValueError, match="returns 4 rows for 2 images; expected one row for each image"):
         differentiable_model(classifier)(torch.from_numpy(X[:2]))
     for attack in ("ascent", "sink", "official"):
-        with pytest.raises(ValueError, match="24 (images of|rows for) 12"):
+        with pytest.raises(ValueError, match=r"24 (images of|rows for) 12"):
             ATTACKS[attack](classifier, eps=EPS).generate(X)
 
 
