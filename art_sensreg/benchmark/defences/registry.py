@@ -17,6 +17,16 @@ SMOKE_DEFENCES = (
 )
 """The default defences, which run in minutes; `--defences all` runs the others too."""
 
+ADVERSARIALLY_TRAINED = (
+    "art-madry",
+    "art-trades-fixed",
+    "art-fbf-fixed",
+    "art-fbf",
+    "art-adversarial",
+    "art-awp-fixed",
+)
+"""Defences whose models stand for adversarially trained ones, the first choice first: attacks transfer from them."""
+
 
 def register(defence: Defence) -> Defence:
     """

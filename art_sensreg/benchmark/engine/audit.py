@@ -9,13 +9,10 @@ from art.estimators.classification import PyTorchClassifier
 
 from art_sensreg.auditing import AuditReport, audit
 from art_sensreg.benchmark.config.settings import SuiteSettings
-from art_sensreg.benchmark.defences.registry import DEFENCES, options_of
+from art_sensreg.benchmark.defences.registry import ADVERSARIALLY_TRAINED, DEFENCES, options_of
 from art_sensreg.benchmark.engine.target import Target
 from art_sensreg.datasets import Dataset
 from art_sensreg.penalty_lists import Penalty
-
-# Adversarially trained defences from whose models an audit transfers; the first two that a run has are taken.
-ADVERSARIAL = ("art-madry", "art-trades-fixed", "art-fbf-fixed", "art-fbf", "art-adversarial", "art-awp-fixed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +27,7 @@ class Companions:
 def companions_of(settings: SuiteSettings, name: str, targets: Mapping[str, Target | None]) -> Companions:
     """What a run, with its trained defences of one seed, has to judge one of them by; `none` is its own twin."""
     models = {other: target.model for other, target in targets.items() if target is not None}
-    surrogates = [models[other] for other in ADVERSARIAL if other in models and other != name]
+    surrogates = [models[other] for other in ADVERSARIALLY_TRAINED if other in models and other != name]
     penalties = tuple(penalties_of(settings, name))
     return Companions(twin=models.get("none"), surrogates=tuple(surrogates[:2]), penalties=penalties)
 

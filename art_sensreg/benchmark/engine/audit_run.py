@@ -14,8 +14,8 @@ from art_sensreg.attacks.base.sizes import check_size
 from art_sensreg.auditing import AuditReport, audit
 from art_sensreg.benchmark.config.audit_request import AuditRequest
 from art_sensreg.benchmark.config.settings import SuiteSettings
-from art_sensreg.benchmark.defences.registry import DEFENCES, options_of
-from art_sensreg.benchmark.engine.audit import ADVERSARIAL, Companions, audited_threat, companions_of
+from art_sensreg.benchmark.defences.registry import ADVERSARIALLY_TRAINED, DEFENCES, options_of
+from art_sensreg.benchmark.engine.audit import Companions, audited_threat, companions_of
 from art_sensreg.benchmark.engine.context import SuiteContext, training_spec
 from art_sensreg.benchmark.engine.plan import SuitePlan, plan_training
 from art_sensreg.benchmark.engine.suite import use_threads_of
@@ -111,7 +111,9 @@ def _audit_file(request: AuditRequest, checkpoint: Path) -> AuditResult:
     out = usable_folder("--out", request.folder)
     plan = _plan(request, plan_training(request.suite_request([name], _NO_RUN, stored)))
     settings, dataset = plan.settings, plan.dataset
-    files = {other: checkpoint.with_name(f"{other}-seed{seed}.safetensors") for other in ("none", *ADVERSARIAL)}
+    files = {
+        other: checkpoint.with_name(f"{other}-seed{seed}.safetensors") for other in ("none", *ADVERSARIALLY_TRAINED)
+    }
     beside = {other: file for other, file in files.items() if stored and file.is_file() and other != name}
     targets: dict[str, Target | None] = {
         other: load_target(settings, dataset, seed, file, other) for other, file in beside.items()

@@ -19,6 +19,7 @@ from art_sensreg.benchmark.attacks.builders import pgd, square
 from art_sensreg.benchmark.config.settings import FILE_RECIPE, RECIPES
 from art_sensreg.benchmark.config.threat_models import NORMS, allowed
 from art_sensreg.benchmark.defences.from_art.postprocessing import counted_queries
+from art_sensreg.benchmark.defences.registry import ADVERSARIALLY_TRAINED
 from art_sensreg.benchmark.defences.spec import Certificate
 from art_sensreg.benchmark.defences.train_spec import NotApplicable
 from art_sensreg.benchmark.engine.context import TrainedRun
@@ -44,7 +45,6 @@ _CURVE_STEPS = {"smoke": 10, "quick": 20, "full": 100}
 # Square's iterations, and the images that it attacks, to count its queries.
 _QUERIES = {"smoke": (100, 30), "quick": (500, 50), "full": (5000, 200)}
 _EXPLAINED = {"smoke": 20, "quick": 50, "full": 200}
-_ADVERSARIAL = ("art-madry", "art-trades-fixed", "art-adversarial", "art-fbf-fixed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +219,7 @@ def _explanations(run: TrainedRun) -> Finding:
 def draw_saliency(targets: Mapping[str, Target | None], x: np.ndarray, y: np.ndarray, path: Path) -> None:
     """Draw images with the saliency maps of the undefended, an adversarially trained and the SR+JR model."""
     models = {name: target.model for name, target in targets.items() if target is not None}
-    adversarial = [name for name in _ADVERSARIAL if name in models][:1]
+    adversarial = [name for name in ADVERSARIALLY_TRAINED if name in models][:1]
     chosen = {name: models[name] for name in ("none", *adversarial, "sr+jr") if name in models}
     if chosen:
         saliency_picture(chosen, x, y, path)

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from art_sensreg.benchmark.attacks import ATTACKS
 from art_sensreg.benchmark.config.request import SuiteRequest
 from art_sensreg.benchmark.config.settings import SALIENCY
+from art_sensreg.benchmark.defences.registry import ADVERSARIALLY_TRAINED
 from art_sensreg.benchmark.engine.attack_run import attack_run
 from art_sensreg.benchmark.engine.audit import audit_target
 from art_sensreg.benchmark.engine.claims import judge_claims
@@ -40,7 +41,7 @@ from art_sensreg.training.distributed import join_processes, leave_processes, lo
 from art_sensreg.utils.text import describe
 
 # Defences whose models stand in for others of their seed: the undefended one, and adversarially trained ones.
-SURROGATES = ("none", "art-madry", "art-trades-fixed")
+SURROGATES = ("none", *ADVERSARIALLY_TRAINED[:2])
 # Images in the picture of the saliency maps.
 _DRAWN = 6
 # A preprocessor that is attacked on fewer images is too slow to be audited.
