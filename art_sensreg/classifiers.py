@@ -39,7 +39,7 @@ class SensRegClassifier(TrainInterface, ArrayInterface, PyTorchClassifier):
     """
     ART's `PyTorchClassifier` whose `fit` trains with penalties.
 
-    Every ART attack takes it unchanged. Apart from the penalties it repairs what gets in the way in ART 1.20.1: inputs
+    Every ART attack runs on it unchanged. Besides adding penalties it fixes some obstacles in ART 1.20.1: inputs
     of any float type are cast to the model's and outputs are float32; `clone_for_refitting` keeps optimizer settings,
     parameter groups and device; `copy.deepcopy` and `pickle` write no files; weights are saved as safetensors.
 
@@ -61,8 +61,8 @@ class SensRegClassifier(TrainInterface, ArrayInterface, PyTorchClassifier):
     :param device_type: `gpu`, if there is one, or `cpu`.
     :param penalties: Penalties that `fit` trains with: the package's own, functions `penalty(model, x, y)`, or objects
         with such a `__call__` and a `weight`. `[]`: none. None: none either, but the first `fit` warns.
-    :raises TypeError: If an argument is of a wrong type, or an entry of `penalties` cannot be called.
-    :raises ValueError: If an argument is out of range, or a penalty is not usable.
+    :raises TypeError: If an argument has the wrong type, or an entry of `penalties` is not callable.
+    :raises ValueError: If an argument is out of range, or a penalty is unusable.
 
     Example:
     >>> import numpy as np
@@ -120,7 +120,7 @@ class SensRegClassifier(TrainInterface, ArrayInterface, PyTorchClassifier):
         place(self, self._device)
 
     def __repr__(self) -> str:
-        """The call that makes it, with `model` and `optimizer` for those given and without what is left at default."""
+        """The call that creates it, with `model` and `optimizer` as placeholders and without default values."""
         defaults = {name: value.default for name, value in inspect.signature(SensRegClassifier).parameters.items()}
         values: dict[str, Any] = {name: getattr(self, name) for name in (*defaults, *self.estimator_params)}
         values["clip_values"] = numbers_or_arrays(self.clip_values)
@@ -135,8 +135,8 @@ class SensRegClassifier(TrainInterface, ArrayInterface, PyTorchClassifier):
         Set parameters by name, as `get_params` returns them.
 
         :param kwargs: Parameters of the classifier.
-        :raises TypeError: If a value is of a wrong type; nothing has been set then.
-        :raises ValueError: If a name is unknown or a value is not usable; nothing has been set then.
+        :raises TypeError: If a value has the wrong type; nothing has been set then.
+        :raises ValueError: If a name is unknown or a value is unusable; nothing has been set then.
         """
         for name in kwargs:
             if name not in self.estimator_params:
@@ -156,7 +156,7 @@ class SensRegClassifier(TrainInterface, ArrayInterface, PyTorchClassifier):
             raise
 
     def _set_params(self, given: dict[str, Any]) -> None:
-        # ART would put a bare model where its wrapper belongs.
+        # ART would store a bare model in place of its wrapper.
         if "model" in given:
             self._model = self._make_model_wrapper(given["model"])
             self._layer_names = self._model.get_layers
@@ -167,7 +167,7 @@ class SensRegClassifier(TrainInterface, ArrayInterface, PyTorchClassifier):
         self._model.to(self._device)
         place(self, self._device)
         if "loss" in given:
-            # ART derives from the loss how labels are given to it, in its constructor only.
+            # ART derives the form of the labels from the loss, but only in its constructor.
             like = PyTorchClassifier(
                 self.model, self._loss, self.input_shape, self.nb_classes, device_type=self.device_type
             )
@@ -176,13 +176,13 @@ class SensRegClassifier(TrainInterface, ArrayInterface, PyTorchClassifier):
 
     # --- copies and files -------------------------------------------------------------------------------------------
 
-    @enable_grad()  # copies made inside of inference mode could not be trained
+    @enable_grad()  # copies made inside inference mode could not be trained
     def clone_for_refitting(self) -> SensRegClassifier:
         """
         Make an untrained classifier with the same architecture, optimizer settings, device and arguments.
 
-        :return: The clone; its weights are initialised again by the modules' own `reset_parameters`.
-        :raises ValueError: If there is no optimizer, or it holds parameters that are not the model's.
+        :return: The clone; its weights are reinitialised by the modules' own `reset_parameters`.
+        :raises ValueError: If there is no optimizer, or it contains parameters that are not the model's.
         """
         if self._optimizer is None:
             raise ValueError("`optimizer` is None; expected one, to give the clone an optimizer of the same kind.")
@@ -200,7 +200,7 @@ class SensRegClassifier(TrainInterface, ArrayInterface, PyTorchClassifier):
         return clone
 
     def reset(self) -> None:
-        """Initialise the weights again, by the modules' `reset_parameters`; a warning names weights that have none."""
+        """Reinitialise the weights with the modules' `reset_parameters`; a warning names weights without one."""
         kept = []
         for name, module in self.model.named_modules():
             reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
@@ -214,7 +214,7 @@ class SensRegClassifier(TrainInterface, ArrayInterface, PyTorchClassifier):
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         state["inner_model"] = self._model._model
-        # ART's wrapper is a class local to a method, which cannot be pickled; it is made again on the other side.
+        # ART's wrapper is a class local to a method, which cannot be pickled; it is recreated on the other side.
         for name in ("_model", "_model_wrapper"):
             state.pop(name, None)
         return state
@@ -228,28 +228,27 @@ class SensRegClassifier(TrainInterface, ArrayInterface, PyTorchClassifier):
         """
         Save the weights, and the optimizer's state if there is one, as one file `filename.safetensors`.
 
-        It is written to a temporary file and renamed, so that an interrupted save leaves the former one.
+        It is written under a temporary name and renamed, so that an interrupted save leaves the previous file intact.
 
-        :param filename: Name without ending, in the folder.
-        :param path: Folder, made if missing; ART's data folder if None.
-        :raises TypeError: If the model or the optimizer holds what cannot be stored.
-        :raises ValueError: If the name leaves the folder.
+        :param filename: Name without extension, in the folder.
+        :param path: Folder, created if missing; ART's data folder if None.
+        :raises TypeError: If the model or the optimizer contains something that cannot be stored.
+        :raises ValueError: If the name points outside the folder.
         :raises OSError: If the file cannot be written.
         """
         save_weights(_file(filename, path), self.model, self._optimizer)
 
     def load_weights(self, filename: str, path: str | None = None) -> None:
         """
-        Load what `save` wrote into this classifier's model, and into its optimizer if both have one. Runs no code.
+        Load what `save` wrote into this classifier's model, and into its optimizer if both have one. Executes no code.
 
-        Every byte of the file is checked. Plain files of safetensors are read too, with a warning: they have no
-        checksum.
+        Every byte of the file is checked. Plain safetensors files are read too, with a warning: they have no checksum.
 
-        :param filename: Name without ending, in the folder.
+        :param filename: Name without extension, in the folder.
         :param path: Folder; ART's data folder if None.
         :raises OSError: If the file cannot be read; `FileNotFoundError` if there is none.
-        :raises ValueError: If the file is damaged, or of another architecture or optimizer; nothing has been loaded
-            then.
+        :raises ValueError: If the file is damaged, or belongs to another architecture or optimizer; nothing has been
+            loaded then.
         """
         load_weights(_file(filename, path), self.model, self._optimizer)
 

@@ -14,7 +14,7 @@ from art_sensreg.utils.checks import did_you_mean
 from art_sensreg.utils.npz import read_npz
 
 DATASETS = ("digits", "mnist", "cifar10")
-# Class indices below this are taken for what they are; larger ones only if there are as many images.
+# Class indices below this are accepted; larger ones only if there are at least as many images.
 _MOST_CLASSES = 1000
 
 
@@ -150,7 +150,7 @@ def _dataset(name: str, arrays: dict[str, np.ndarray], file: str) -> Dataset:
 
 
 def _check_classes(parts: dict[str, np.ndarray]) -> None:
-    """Refuse indices that are not classes (identifiers of people, say): a model would have an output for each."""
+    """Refuse indices that are not classes (person IDs, say): the model would have an output for each."""
     most = max(_MOST_CLASSES, len(parts["y_train"]) + len(parts["y_test"]))
     for key in ("y_train", "y_test"):
         if parts[key].max() >= most:

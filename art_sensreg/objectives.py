@@ -1,4 +1,4 @@
-"""The objective that one training step minimises: a base loss plus weighted penalties, as named terms."""
+"""The objective minimised by a training step: a base loss plus weighted penalties, as named terms."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ WHOLE_BATCH = Share()
 
 class Objective:
     """
-    Base loss plus weighted penalties, computed with as few passes as they need.
+    Base loss plus weighted penalties, computed with as few forward passes as possible.
 
     The package's penalties share one forward pass over `[x ; x + s*xi]`; a user's own penalty is called as
-    `penalty(model, x, y)`. A penalty of weight 0 is not computed and draws no random numbers, so that training is bit
-    for bit the same as without it. BatchNorm's running statistics move with the clean batch only.
+    `penalty(model, x, y)`. A penalty with weight 0 is not computed and draws no random numbers, so that training is bit
+    for bit the same as without it. BatchNorm's running statistics are updated by the clean batch only.
 
     With an adversary the base loss is on perturbed images, or on both. Clean images take part only if some term needs
     them; the perturbed ones go through the model in the same pass.

@@ -1,4 +1,4 @@
-"""The class that a model's output stands for: of logits the largest; of a single output, what the loss takes it for."""
+"""The class that a model's output stands for: the largest logit, or for a single output, whatever its loss implies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lists of penalties as users give them: checked, named, and without those that are switched off."""
+"""Lists of penalties as given by users: checked, named, and without those that are switched off."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """
-Settings that a user need not know: penalties by data set, in the units of the user's images.
+Recommended settings of the penalties by data set, in the units of the user's images.
 
-The numbers were chosen on held-out training images of `digits` (all) and `mnist` (SR and JR), see docs/results/; those
-of `cifar10` are carried over from papers and from the digits, not measured. The benchmark suite trains with them too.
-`TrainingConfig.cheap()` is the preset of a smaller training budget.
+The values were chosen on held-out training images of `digits` (all) and `mnist` (SR and JR), see docs/results/; those
+of `cifar10` are carried over from papers and from the digits, not tuned. The benchmark suite trains with them too.
+`TrainingConfig.cheap()` is the preset for a smaller training budget.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class PenaltySettings:
 
     :param sigma: Size of SR's noise.
     :param sr_weight: Weight of SR, alone or with JR.
-    :param jr_weight: Weight of JR beside SR, whose noise it shares.
+    :param jr_weight: Weight of JR together with SR, whose noise it shares.
     :param jr_alone: Weight of JR without SR, by random projection.
     :param adversarial_sr: Weight of SR between clean and adversarial images.
     :param adversarial_jr: Weight of JR between clean and adversarial images.
     :param fire: Weight of FIRE.
     :param graddiv: Weight of GradDiv.
-    :param kl: Factor of KL / N in Adv-BNN; at the 1 of the evidence bound, with so many weights and so few images, the
-        prior would be all that is learned.
+    :param kl: Factor of KL / N in Adv-BNN; with the evidence bound's value of 1, so many weights and so few images,
+        only the prior would be learned.
     """
 
     sigma: float = 0.3
@@ -62,13 +62,13 @@ PRESETS = {
 
 def sr_jr(dataset: str | None = None, clip_values: Any = UNIT_RANGE, *, adversarial: bool = False) -> list[Penalty]:
     """
-    SR and JR in one pass, scaled to the range of the inputs: training on `255 * x` is that on `x`.
+    SR and JR in one pass, scaled to the range of the inputs: training on `255 * x` is equivalent to training on `x`.
 
     :param dataset: `digits`, `mnist`, `cifar10`; or None for the defaults of the penalties, which are those of `mnist`.
     :param clip_values: Range `(min, max)` of the inputs, numbers or arrays that broadcast to one input; None: [0, 1].
-    :param adversarial: Whether they are to compare clean and adversarial images: the weights are then smaller.
+    :param adversarial: Whether they compare clean with adversarial images: the weights are then smaller.
     :return: The penalties, with `sigma` in the units of the inputs.
-    :raises ValueError: If the data set is unknown, or `clip_values` is no range.
+    :raises ValueError: If the data set is unknown, or `clip_values` is not a range.
     :raises TypeError: If `clip_values` does not hold numbers.
 
     Example:

@@ -1,4 +1,4 @@
-"""`describe`: what each penalty taps, and how large it is beside the loss, before training."""
+"""`describe`: before training, what each penalty reads, and how large it is relative to the loss."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class PenaltyDescription:
     :param gradient: Norm of the gradient of that value with respect to the trained weights.
     :param share: Weighted value over base loss.
     :param has_effect: Whether it can move a trained weight.
-    :param layers: What it taps, in the order of the forward pass.
+    :param layers: The layers it reads, in the order of the forward pass.
     """
 
     name: str
@@ -70,7 +70,7 @@ class PenaltyDescription:
 @dataclass(frozen=True, repr=False)
 class Description:
     """
-    What :func:`describe` found; printed, it is a table.
+    The result of :func:`describe`; it prints as a table.
 
     :param rows: Size of the batch.
     :param labels: Where the labels of the base loss come from.
@@ -85,7 +85,7 @@ class Description:
 
     @property
     def layers(self) -> tuple[TappedLayer, ...]:
-        """What all penalties tap."""
+        """The layers that all penalties read."""
         return tuple(layer for penalty in self.penalties for layer in penalty.layers)
 
     def __str__(self) -> str:
@@ -110,16 +110,17 @@ def describe(
     rows: int = 128,
 ) -> Description:
     """
-    Say, before training, what each penalty taps, how large it is beside the base loss, and whether it does anything.
+    Show, before training, what each penalty reads, how large it is relative to the base loss, and whether it has any
+    effect.
 
-    Everything is measured as in a training step, in training mode; nothing of the model changes.
+    Everything is measured as in a training step, in training mode; the model does not change.
 
     :param model: A classifier; or a module from `(n, ...)` inputs to `(n, C)` logits, with cross-entropy as loss.
     :param x: Inputs `(n, ...)`, an array (of a module also a tensor), in the user's input units.
     :param y: Labels, as for `fit`; None: what the model predicts, for which the base loss is as small as it can be.
-    :param penalties: The penalties; None: those that `SensRegTrainer` would take. Those of weight 0 are left out.
-    :param rows: How many of the first inputs are looked at, at most.
-    :return: The description; print it.
+    :param penalties: The penalties; None: those that `SensRegTrainer` would use. Those with weight 0 are left out.
+    :param rows: Maximum number of inputs that are used (the first ones).
+    :return: The description, to be printed.
     :raises TypeError: If an argument is of a wrong type.
     :raises ValueError: If an argument is out of range, a penalty does not fit the model, or nothing trains at all.
 

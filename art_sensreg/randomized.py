@@ -25,10 +25,10 @@ from art_sensreg.utils.model_rng import preserve_rng_state
 @dataclass(frozen=True, kw_only=True)
 class RandomizedScore:
     """
-    How a random model does on given images, scored several times with fresh samples.
+    The accuracy of a random model on given images, measured several times with fresh samples.
 
-    Spreads are sample standard deviations over the repeats: how far a single scoring may be off because the model is
-    random, not because the images are few. NaN for a single repeat.
+    Spreads are sample standard deviations over the repeats: the error of a single scoring due to the model's
+    randomness, not to the small number of images. NaN for a single repeat.
 
     :param single_draw: Accuracy of one draw, mean over the repeats.
     :param single_draw_spread: Its spread.
@@ -59,8 +59,8 @@ class RandomizedClassifier(SensRegClassifier):
     its validation data are scored by the mean. Layers, for penalties and activations, are named as in that module:
     `model.` and the user's own name.
 
-    Files of weights hold the user's model alone, so that `SensRegClassifier` and this class read each other's; only
-    where a `transform` of the `EOT` has weights too they hold both.
+    Weight files contain only the user's model, so that `SensRegClassifier` and this class can read each other's; only
+    if a `transform` of the `EOT` has weights too do they contain both.
 
     | Paper link: https://arxiv.org/abs/1802.00420 (Athalye et al. 2018, section 4.2)
 
@@ -161,9 +161,9 @@ class RandomizedClassifier(SensRegClassifier):
         """
         Set parameters by name, as `get_params` returns them.
 
-        :param kwargs: Parameters of the classifier; a `model` that is no `EOT` is wrapped, with the present settings.
-        :raises TypeError: If a value is of a wrong type.
-        :raises ValueError: If a name is unknown or a value is not usable.
+        :param kwargs: Parameters of the classifier; a `model` that is not an `EOT` is wrapped with the same settings.
+        :raises TypeError: If a value has the wrong type.
+        :raises ValueError: If a name is unknown or a value is unusable.
         """
         settings = {"samples": self.samples, "average": self.average}
         # Checked before anything changes.
@@ -233,16 +233,16 @@ class RandomizedClassifier(SensRegClassifier):
         self, x: np.ndarray, y: Any, repeats: int = 10, batch_size: int = 128, seed: int | None = None
     ) -> RandomizedScore:
         """
-        Score images, adversarial ones say, several times with fresh samples.
+        Score images, for example adversarial ones, several times with fresh samples.
 
-        An attack on a random model keeps what was misclassified once; whether it is misclassified again is another
-        question, which this answers.
+        An attack on a random model keeps whatever was misclassified once; this measures whether it is misclassified
+        again.
 
         :param x: Images `(n, *input_shape)`, finite.
         :param y: Class indices `(n,)`, or class probabilities `(n, nb_classes)`.
         :param repeats: Number of times.
         :param batch_size: Size of a batch.
-        :param seed: Seed of the draws; the random states are then left as they were. None: go on from them.
+        :param seed: Seed of the draws; the global random states are then left unchanged. None: draw from those.
         :return: Accuracy of one draw and of the mean prediction, with their spreads.
         :raises TypeError: If an argument is of a wrong type.
         :raises ValueError: If images and labels do not fit, or an argument is out of range.

@@ -1,4 +1,4 @@
-"""ART trainers: check the arguments, build the objective, call the loop."""
+"""ART trainers: check the arguments, build the objective, and call the training loop."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ from art_sensreg.utils.checks import check_known
 
 class SensRegTrainer(Trainer):
     """
-    Train any ART PyTorch classifier with penalties: from scratch, or on from the weights it has (fine-tuning).
+    Train any ART PyTorch classifier with penalties: from scratch, or starting from its present weights (fine-tuning).
 
     | Paper link: https://arxiv.org/abs/2009.11349
 
     :param classifier: ART `PyTorchClassifier` (or subclass) with an optimizer.
-    :param penalties: The penalties. None takes the classifier's own, or if it has none SR and JR with their defaults,
-        scaled to its `clip_values` (`presets.sr_jr`); when both are given, these win, with a warning. `[]` trains
-        without any.
+    :param penalties: The penalties. None uses the classifier's own, or if it has none SR and JR with their defaults,
+        scaled to its `clip_values` (`presets.sr_jr`); if both are given, these take precedence, with a warning. `[]`
+        trains without any.
     :param config: Settings of the run.
     :param adversary: Adversarial training to combine with the penalties, one of `art_sensreg.adversaries`: `FGSMRS`,
         `NFGSM`, `PGD`, `TRADES`; or None.
-    :raises TypeError: If the classifier is no `PyTorchClassifier`, or an entry of `penalties` cannot be called.
-    :raises ValueError: If a penalty is not usable.
+    :raises TypeError: If the classifier is not a `PyTorchClassifier`, or an entry of `penalties` is not callable.
+    :raises ValueError: If a penalty is unusable.
 
     Example:
     >>> import torch
@@ -112,8 +112,8 @@ class SensRegTrainer(Trainer):
         """
         Train the classifier; the record goes to `history`.
 
-        :param x: Images `(n, *input_shape)`, floating point, finite, within `clip_values`; an array mapped from a file
-            is read batch by batch.
+        :param x: Images `(n, *input_shape)`, floating point, finite, within `clip_values`; a memory-mapped array is
+            read batch by batch.
         :param y: Class indices `(n,)`, or class probabilities `(n, nb_classes)`, one-hot or soft.
         :param validation_data: Images and labels that are scored after every epoch: a pair, or a loader as for
             `fit_generator`.
@@ -122,12 +122,12 @@ class SensRegTrainer(Trainer):
         :param scheduler: Any torch learning rate scheduler; see `TrainingConfig.scheduler_interval`.
         :param checkpoint_dir: Folder for checkpoints, or None: one after every epoch, and every
             `TrainingConfig.checkpoint_every` steps.
-        :param resume: Whether to continue from the newest checkpoint in it, if there is one; the run then ends as one
-            that was never stopped, on the CPU bit for bit.
+        :param resume: Whether to continue from the newest checkpoint in it, if there is one; the run then ends like
+            one that was never interrupted, bit for bit on the CPU.
         :param verbose: Whether a progress bar is shown.
-        :param kwargs: Nothing: an unknown argument is an error.
-        :raises TypeError: If an argument is unknown or of a wrong type.
-        :raises ValueError: If an argument is out of range, before any weight has moved.
+        :param kwargs: Not supported: an unknown argument is an error.
+        :raises TypeError: If an argument is unknown or has the wrong type.
+        :raises ValueError: If an argument is out of range; no weight has changed then.
         :raises FloatingPointError: If the loss turns NaN or infinite.
         :raises OSError: If a checkpoint cannot be written.
         """
@@ -166,10 +166,10 @@ class SensRegTrainer(Trainer):
         :param checkpoint_dir: As for `fit`; one after every epoch.
         :param resume: As for `fit`, from the start of an epoch: a loader cannot be rewound.
         :param verbose: As for `fit`.
-        :param batch_adapter: Function that turns a batch into a pair of images and labels, where it is something else:
-            `lambda batch: (batch["image"], batch["label"])`. Batches of a validation loader too.
-        :param kwargs: Nothing: an unknown argument is an error.
-        :raises TypeError: If an argument is unknown or of a wrong type.
+        :param batch_adapter: Function that turns a batch into a pair of images and labels, if it is something else:
+            `lambda batch: (batch["image"], batch["label"])`. It is applied to batches of a validation loader too.
+        :param kwargs: Not supported: an unknown argument is an error.
+        :raises TypeError: If an argument is unknown or has the wrong type.
         :raises ValueError: If an argument is out of range, or the first batch is unusable.
         """
         check_known("fit_generator()", kwargs, self.fit_generator)
@@ -186,7 +186,7 @@ class SensRegTrainer(Trainer):
         self.history = fit_batches(self._classifier, self._penalties_for(generator), config, generator, options)
 
     def __repr__(self) -> str:
-        """The call that makes it, with `classifier` for the one given and without what is left at its default."""
+        """The call that creates it, with `classifier` as a placeholder and without default values."""
         defaults = {"config": self._default_config, "adversary": None}
         arguments = {**self._penalty_arguments(), "config": self.config, "adversary": self.adversary}
         text = "".join(
@@ -214,7 +214,7 @@ class _OnePenaltyTrainer(SensRegTrainer):
 
 class FIRETrainer(_OnePenaltyTrainer):
     """
-    FIRE: cross-entropy plus the squared Fisher-Rao distance to the worst prediction nearby.
+    FIRE: cross-entropy plus the squared Fisher-Rao distance to the worst-case prediction nearby.
 
     | Paper link: https://arxiv.org/abs/2106.06685
 
@@ -223,7 +223,7 @@ class FIRETrainer(_OnePenaltyTrainer):
     :param config: Settings of the run.
     :param penalties: Further penalties.
     :param settings: Arguments of `FisherRaoPenalty` instead of a penalty: `weight`, `eps`, `eps_step`, `max_iter`.
-    :raises TypeError: If an argument is of a wrong type or unknown.
+    :raises TypeError: If an argument is unknown or has the wrong type.
     :raises ValueError: If an argument is out of range.
 
     Example:
@@ -259,8 +259,8 @@ class GradDivTrainer(_OnePenaltyTrainer):
     GradDiv on a randomised network: the gradients of its draws are pushed apart, so that averaging them gains less.
 
     For a network with Bayesian layers, the divergence from their prior over the number of training images is added, as
-    in Adv-BNN (give `adversary=PGD(...)` too for that). With many more weights than images, the prior is then all that
-    is learned: `penalties=[BayesianKL(weight=...)]` of a smaller weight takes its place.
+    in Adv-BNN (for which `adversary=PGD(...)` is needed too). With many more weights than images, only the prior would
+    then be learned: pass `penalties=[BayesianKL(weight=...)]` with a smaller weight instead.
 
     | Paper link: https://arxiv.org/abs/2107.02425
 
@@ -268,11 +268,11 @@ class GradDivTrainer(_OnePenaltyTrainer):
         model is random in evaluation mode: `randomize(model, kind=...)` makes one.
     :param penalty: The penalty; None: one made of `settings`.
     :param config: Settings of the run; None: `TrainingConfig(penalty_warmup=0.5)`, with which the weight rises over
-        the first half of the run. From the start, a weight that matters later keeps a network from learning at all.
+        the first half of the run. At full weight from the start, the network would not learn at all.
     :param penalties: Further penalties.
     :param adversary: As for :class:`SensRegTrainer`.
     :param settings: Arguments of `GradientDiversityPenalty` instead of a penalty: `weight`, `kind`, `samples`, `delta`.
-    :raises TypeError: If an argument is of a wrong type or unknown.
+    :raises TypeError: If an argument is unknown or has the wrong type.
     :raises ValueError: If an argument is out of range.
 
     Example:

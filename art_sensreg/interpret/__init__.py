@@ -1,4 +1,4 @@
-"""How readable a model's explanations are: saliency maps, measures of them, and pictures of them."""
+"""How interpretable a model's explanations are: saliency maps, metrics for them, and plots of them."""
 
 from art_sensreg.interpret.areas import blurred, deletion_area, insertion_area
 from art_sensreg.interpret.config import ExplanationConfig

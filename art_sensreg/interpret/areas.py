@@ -1,4 +1,4 @@
-"""Insertion and deletion area: whether the most salient pixels are those that the model decides by."""
+"""Insertion and deletion area: whether the most salient pixels are those that the decision depends on."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def insertion_area(
     classifier: PyTorchClassifier, x: np.ndarray, y: Any, saliency: np.ndarray, config: ExplanationConfig = DEFAULT
 ) -> np.ndarray:
     """
-    Area under the probability of the class while pixels are put into the baseline, the most salient first.
+    Area under the class probability as pixels are inserted into the baseline, the most salient first.
 
-    If the area is large, the first few pixels of the map suffice. A pixel has all its channels, and its saliency is the
-    sum of their absolute values; ties go to the first pixel. The area also grows with the confidence of the model:
+    If the area is large, a few of the most salient pixels suffice. A pixel comprises all its channels, and its saliency
+    is the sum of their absolute values; ties go to the first pixel. The area also grows with the model's confidence:
     compare models by this and :func:`deletion_area` together.
 
     | Paper link: https://arxiv.org/abs/1806.07421 (RISE: Petsiuk, Das, Saenko 2018)
@@ -53,7 +53,7 @@ def deletion_area(
     classifier: PyTorchClassifier, x: np.ndarray, y: Any, saliency: np.ndarray, config: ExplanationConfig = DEFAULT
 ) -> np.ndarray:
     """
-    Area under the probability of the class while pixels are replaced by the baseline, the most salient first.
+    Area under the class probability as pixels are replaced by the baseline, the most salient first.
 
     Everything else is as for :func:`insertion_area`, but less is better.
 

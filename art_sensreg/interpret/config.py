@@ -1,4 +1,4 @@
-"""Settings that saliency maps and their measures share."""
+"""Settings shared by saliency maps and their metrics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from art_sensreg.utils import check_count, check_number, check_seed, python_numb
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ExplanationConfig:
     """
-    How models are explained and explanations measured; each function takes of it what it needs.
+    Settings of saliency maps and metrics; each function uses those that it needs.
 
     :param baseline: What a missing pixel is replaced by, and where integrals start, in input units: a number, or an
         array that broadcasts against the images, such as :func:`blurred` ones.

@@ -1,4 +1,4 @@
-"""Measures of saliency maps: one value for each image."""
+"""Metrics for saliency maps: one value per image."""
 
 from __future__ import annotations
 

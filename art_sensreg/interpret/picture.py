@@ -1,4 +1,4 @@
-"""A picture of images and the saliency maps of several models, side by side."""
+"""A plot of images and the saliency maps of several models, side by side."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def saliency_picture(
     """
     Draw images and their saliency maps: a row for each image, a column for each map of each model.
 
-    Maps are of the label's logit, summed over channels: red speaks for the label, blue against it, white is 0. Every
-    map has its own scale, up to the 99th percentile of its absolute values: patterns can be compared, sizes cannot.
-    Below a map is the prediction of the model.
+    Maps are of the label's logit, summed over channels: red supports the label, blue opposes it, white is 0. Every map
+    has its own scale, up to the 99th percentile of its absolute values: patterns can be compared, magnitudes cannot.
+    The model's prediction is shown below each map.
 
     :param classifiers: Models of one input shape, by the names that are shown.
     :param x: Images `(n, channels, height, width)` or `(n, height, width)`, floating point, within `clip_values`. Three

@@ -1,4 +1,4 @@
-"""Saliency maps of any of ART's PyTorch classifiers, in the user's input units; the classifier stays as it was."""
+"""Saliency maps of any ART PyTorch classifier, in the user's input units; the classifier is left unchanged."""
 
 from __future__ import annotations
 

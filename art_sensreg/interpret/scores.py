@@ -1,4 +1,4 @@
-"""All measures of a model's explanations at once, each with its interval."""
+"""All metrics for a model's explanations at once, each with its interval."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ METRICS = {
 @dataclass(frozen=True, kw_only=True)
 class ExplanationScore:
     """
-    One measure of one kind of saliency map, mean over the images.
+    One metric for one kind of saliency map, averaged over the images.
 
-    :param metric: Name of the measure: a key of `METRICS`.
+    :param metric: Name of the metric: a key of `METRICS`.
     :param saliency: Name of the maps: a key of `SALIENCIES`.
     :param value: Mean over the images.
     :param ci_low: Lower end of the 95 % normal interval of that mean; None for one image, which has no spread.
@@ -59,13 +59,13 @@ def explain(
     classifier: PyTorchClassifier, x: np.ndarray, y: Any, config: ExplanationConfig = DEFAULT
 ) -> list[ExplanationScore]:
     """
-    Measure how readable a model's explanations are.
+    Measure how interpretable a model's explanations are.
 
-    All images count, with the labels given, whether the model predicts them or not: models are compared on the same
-    images. Infidelity takes integrated gradients per input unit, as it takes the gradient; the other measures take them
-    as they are shown. Noise is the same for all models and maps of a seed.
+    All images count, with the given labels, whether or not the model predicts them: models are compared on the same
+    images. Infidelity uses integrated gradients per input unit, like the gradient itself; the other metrics use them
+    as shown. For a given seed, the noise is the same for all models and maps.
 
-    | Paper link: https://arxiv.org/abs/2211.08686 (Moshe et al. 2024, who judge the same regularisation so)
+    | Paper link: https://arxiv.org/abs/2211.08686 (Moshe et al. 2024, who evaluate the same regularisation)
 
     :param classifier: ART classifier, with any preprocessing; a random one is averaged as it averages itself.
     :param x: Images `(n, *input_shape)`, floating point, finite, within `clip_values`; at least one.

@@ -1,4 +1,4 @@
-"""The divergence of Bayesian layers from their prior."""
+"""The KL divergence of Bayesian layers from their prior."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ class RandomLayer(nn.Module):
 
     @classmethod
     def randomize_(cls, layer: nn.Module, **settings: Any) -> None:
-        """Change the class of a layer, of the class that this one derives from; its weights and their names stay."""
+        """Turn a layer of the base class into this one; its weights and their names stay the same."""
         layer.__class__ = cls
         assert isinstance(layer, cls)
         layer.add_randomness(**settings)
@@ -46,7 +46,7 @@ class NoisyInput(RandomLayer):
 
 
 class RandomWeights(RandomLayer):
-    """A layer whose weights are drawn anew for every forward pass: all images of a batch share the draw."""
+    """A layer whose weights are redrawn for every forward pass: all images of a batch share the draw."""
 
     def draw(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Weight and bias of one pass."""

@@ -33,8 +33,8 @@ def randomize(model: nn.Module, kind: str = "rse", **options: Any) -> nn.Module:
       their spread, by a learned factor. Option: `initial_alpha` (0.25).
 
     All are random at test time too, and draw from torch's global generator: noise on inputs for every image, noise on
-    weights once per forward pass. A layer whose weight the model reads itself, without calling the layer, stays as it
-    was: :func:`draws_differ` tells whether a model is random at all.
+    weights once per forward pass. If the model reads a layer's weight without calling the layer, that layer stays
+    deterministic: :func:`draws_differ` tells whether a model is random at all.
 
     :param model: Any `nn.Module` with convolutions or linear layers of torch; it is not changed.
     :param kind: `rse`, `bayesian` or `pni`.
