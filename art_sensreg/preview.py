@@ -158,7 +158,17 @@ def describe(
             effect = effect and (not layers or any(layer.trains for layer in layers))
             weight = float(getattr(penalty, "weight", 1.0))
             share = weight * values[name] / base if base else float("inf")
-            found.append(PenaltyDescription(name, weight, values[name], gradients[name], share, effect, layers))
+            found.append(
+                PenaltyDescription(
+                    name=name,
+                    weight=weight,
+                    value=values[name],
+                    gradient=gradients[name],
+                    share=share,
+                    has_effect=effect,
+                    layers=layers,
+                )
+            )
     origin = "the model's own predictions" if y is None else "given"
     return Description(len(batch.x), origin, base, tuple(found))
 

@@ -184,7 +184,10 @@ class ProjectedAscent(CheckedAttack):
             if not len(left):
                 break
             generator = torch.Generator().manual_seed(derive_seed(self.seed, type(self).__name__, first, restart))
-            found = self.attempt(Victim(model, x[left], y[left], ball, restart, generator, pool))
+            victim = Victim(
+                model=model, x=x[left], y=y[left], ball=ball, restart=restart, generator=generator, pool=pool
+            )
+            found = self.attempt(victim)
             self._warn_if_detached(found)
             better = found.margin > best_margin[left]
             best[left] = torch.where(per_example(better, x), found.perturbed, best[left])
