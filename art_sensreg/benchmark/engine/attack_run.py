@@ -188,11 +188,14 @@ def _random_scores(outcome: AttackOutcome, number: int, images: _Images) -> Rand
         return None
     void, left, n = ~outcome.within[number], images.left[number] & images.attacked, images.attacked.sum()
     others = left.sum() - left[images.wanted].sum()
-    figures: dict[str, Any] = {}
-    for name, correct in (("single_draw", single), ("mean", mean)):
-        shares = (((correct | void) & left[images.wanted]).sum(axis=1) + others) / n
-        figures |= {name: float(shares.mean()), f"{name}_spread": float(shares.std())}
-    return RandomScores(**figures, repeats=len(mean))
+    one, averaged = ((((correct | void) & left[images.wanted]).sum(axis=1) + others) / n for correct in (single, mean))
+    return RandomScores(
+        single_draw=float(one.mean()),
+        single_draw_spread=float(one.std()),
+        mean=float(averaged.mean()),
+        mean_spread=float(averaged.std()),
+        repeats=len(mean),
+    )
 
 
 def _measure_noise(run: TrainedRun) -> None:
