@@ -1,4 +1,4 @@
-"""Penalties in pure PyTorch: differentiable terms that are added to a loss. Nothing here knows of ART."""
+"""Penalties in pure PyTorch: differentiable terms that are added to a loss. Independent of ART."""
 
 from art_sensreg.penalties.base import FusedPenalty
 from art_sensreg.penalties.effect import TappedLayer, TrainedBatch, penalty_effect, reaches_logits, tapped_layers

@@ -1,4 +1,4 @@
-"""What every penalty has in common, and the one forward pass in which several are measured together."""
+"""The base class of penalties, and the one forward pass in which several are measured together."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ class FusedPenalty:
 
     @property
     def input_gradient(self) -> bool:
-        """Whether the value is made of gradients with respect to the input."""
+        """Whether the value depends on gradients with respect to the input."""
         return False
 
     @property
     def shares_noise(self) -> bool:
-        """Whether the penalty is measured on the perturbed branches of the first penalty that taps layers."""
+        """Whether the penalty is measured on the perturbed branches of the first penalty that reads layers."""
         return False
 
     @property
@@ -65,17 +65,17 @@ class FusedPenalty:
 
     @property
     def assumes_independence(self) -> bool:
-        """Whether the value is right only where no example's logits depend on another example."""
+        """Whether the value is only correct if no example's logits depend on another example."""
         return False
 
     @property
     def inner_maximisation(self) -> bool:
-        """Whether the penalty looks for its perturbed copies itself, by gradient steps."""
+        """Whether the penalty finds its perturbed copies itself, by gradient steps."""
         return False
 
     def check_input(self, x: torch.Tensor) -> None:
         """
-        Check settings whose shape depends on the inputs, before any weight moves.
+        Check settings whose shape depends on the inputs, before any weight changes.
 
         :param x: Some inputs, `(n, ...)`.
         :raises ValueError: If a `sigma` for each feature does not fit them.
@@ -103,7 +103,7 @@ class FusedPenalty:
         """
         Compute the unweighted value.
 
-        :param compared: What the pass gave.
+        :param compared: The results of the forward pass.
         :param generator: Source of randomness.
         :return: 0-d tensor.
         """
@@ -119,7 +119,7 @@ class FusedPenalty:
         clip_values: tuple[float, float] | ClipValues | None = None,
     ) -> torch.Tensor:
         """
-        Measure the penalty alone. The model keeps its mode; BatchNorm's running statistics do not move.
+        Measure this penalty alone. The model keeps its mode; BatchNorm's running statistics do not change.
 
         :param model: Module from `(n, ...)` inputs to `(n, C)` logits.
         :param x: Batch of inputs, `(n, ...)`, floating point.
@@ -127,7 +127,7 @@ class FusedPenalty:
         :param generator: Source of randomness on the device of `x`; torch's global one if `None`.
         :param clip_values: Input range, needed only by penalties that clip.
         :return: Unweighted value, a 0-d tensor, differentiable with respect to the model's parameters.
-        :raises TypeError: If `model` is no module, or `x` no floating point tensor.
+        :raises TypeError: If `model` is not a module, or `x` not a floating point tensor.
         :raises ValueError: If the model cannot be tapped, or the penalty cannot be measured alone.
         """
         check_batch(model, x)
@@ -190,7 +190,7 @@ def plan_forward(
     plan = replace(survey(model, x, branches), taps=taps)
     if penalties and not plan.repeatable:
         raise ValueError(
-            "`model` returns other outputs for the same inputs and random states, so that clean and noisy images "
+            "`model` returns different outputs for the same inputs and random states, so that clean and noisy images "
             "cannot be compared; expected random numbers from the global generators of torch, numpy or Python, or from "
             "generators that are attributes of modules or global variables named in their code."
         )

@@ -1,8 +1,8 @@
 """
-Whether a penalty can move a weight at all, found out before training.
+Whether a penalty can change a weight at all, determined before training.
 
 A penalty on layers before which nothing is trained (a frozen backbone, `torch.no_grad()`, `detach()`, the inside of an
-`autograd.Function`) has a value, which is printed and counted in the loss, and no gradient.
+`autograd.Function`) has a value, which is printed and counted in the loss, but no gradient.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`sigma` for each feature: noise in its own unit, for tabular data."""
+"""A separate `sigma` for each feature, in its own unit, for tabular data."""
 
 from __future__ import annotations
 

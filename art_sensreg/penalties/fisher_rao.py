@@ -1,4 +1,4 @@
-"""FIRE: the Fisher-Rao distance between the predictions of an input and of the worst one near it."""
+"""FIRE: the Fisher-Rao distance between the prediction for an input and the worst-case prediction near it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _START = 0.001
 
 def root_probabilities(logits: torch.Tensor) -> torch.Tensor:
     """
-    `sqrt(softmax(z))`, a point on the unit sphere, without a root of small numbers: `exp(log_softmax(z) / 2)`.
+    `sqrt(softmax(z))`, a point on the unit sphere, without square roots of small numbers: `exp(log_softmax(z) / 2)`.
 
     Half precision is computed in float32.
     """
@@ -56,8 +56,8 @@ class FisherRaoPenalty(FusedPenalty):
     `x'` is found by sign ascent on the same distance from `x + 0.001 N(0, I)`, with the model in evaluation mode and
     the clean side detached; in the loss itself gradients flow through both sides. The labels are not used.
 
-    The weight is the paper's lambda, the factor of `d_FR^2`, with `d_FR = 2 arccos(...)`. The authors' code leaves out
-    that factor 2, so that its `beta` counts a quarter: `beta = 20` there is `weight = 5` here.
+    The weight is the paper's lambda, the factor of `d_FR^2`, with `d_FR = 2 arccos(...)`. The authors' code omits that
+    factor of 2, so its `beta` is worth a quarter: `beta = 20` there is `weight = 5` here.
 
     | Paper link: https://arxiv.org/abs/2106.06685 (Picot et al. 2022, equation 12)
 

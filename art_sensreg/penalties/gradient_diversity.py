@@ -1,4 +1,4 @@
-"""GradDiv: the input gradients of a random network's draws point in different directions."""
+"""GradDiv: makes the input gradients of a random network's draws point in different directions."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _summed_loss(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 def gradient_cosine(model: nn.Module, x: torch.Tensor, y: torch.Tensor, samples: int = 32) -> float:
     """
-    Mean pairwise cosine of the gradients of a random model's draws, by which GradDiv is judged.
+    Mean pairwise cosine of the gradients of a random model's draws, the measure of GradDiv's success.
 
     From about 0 (isotropic) to 1 (not random); `samples` is at least 2, the rest as for :func:`draw_gradients`.
 
@@ -138,7 +138,7 @@ def gradient_cosine(model: nn.Module, x: torch.Tensor, y: torch.Tensor, samples:
 @dataclass(frozen=True, kw_only=True)
 class GradientDiversityPenalty:
     """
-    GradDiv: what an attacker gains by averaging a random network's gradients shrinks as these spread.
+    GradDiv: the more a random network's gradients spread, the less an attacker gains by averaging them.
 
     The unit gradients `g_i` of the loss with respect to the input are taken for `samples` draws of the network, and
     with `R = ||mean g_i||` the mean over the batch is penalised of
@@ -147,10 +147,10 @@ class GradientDiversityPenalty:
     - `mean`: the mean pairwise cosine, `(n R^2 - 1) / (n - 1)`: it differs from `kappa` in shape only;
     - `dpp`: `-log det(G G^T + delta I)`.
 
-    Of the three only `kappa` is certain from the part of the paper that could be read, its abstract. Isotropic
-    gradients have `R` about `1/sqrt(n)`, not 0: progress is measured by :func:`gradient_cosine` at 32 draws. The
-    gradients are differentiated once more, with respect to the weights: a step costs about `2 * samples` plain ones
-    more. What is random in training mode only (dropout) spreads them too, and is gone at test time.
+    Of the three only `kappa` is certain from the part of the paper available to us, its abstract. Isotropic gradients
+    have `R` about `1/sqrt(n)`, not 0: progress is measured by :func:`gradient_cosine` at 32 draws. The gradients are
+    differentiated again with respect to the weights: a step costs about `2 * samples` additional plain steps.
+    Randomness in training mode only (dropout) spreads them too, but is absent at test time.
 
     | Paper link: https://arxiv.org/abs/2107.02425
 
@@ -188,7 +188,7 @@ class GradientDiversityPenalty:
     @outside_inference_mode
     def __call__(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """
-        Measure the penalty. The model keeps its mode; BatchNorm's running statistics do not move.
+        Measure the penalty. The model keeps its mode; BatchNorm's running statistics do not change.
 
         :param model: Random module from `(n, ...)` inputs to `(n, C)` logits.
         :param x: Batch of inputs, `(n, ...)`, floating point.

@@ -1,4 +1,4 @@
-"""What penalties are measured on, and what they compute their values from."""
+"""The inputs of penalties, and the results of the forward pass that their values are computed from."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Sigma = float | torch.Tensor
 @dataclass(frozen=True)
 class GivenBranch:
     """
-    Perturbed copies of a batch that somebody else has made, adversarial ones say. With a `sigma`, penalties that
+    Perturbed copies of a batch made elsewhere, for example adversarial ones. With a `sigma`, penalties that
     compare clean with perturbed examples are measured on these copies and draw no noise: it is the `s` that their
     differences are divided by.
     """

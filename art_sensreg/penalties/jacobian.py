@@ -1,4 +1,4 @@
-"""JR, Jacobian regularisation: `L_JR = 1/2 ||J(x)||_F^2` of the logits, by three estimators."""
+"""JR, Jacobian regularisation: `L_JR = 1/2 ||J(x)||_F^2` of the logits, with three estimators."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class JacobianPenalty(FusedPenalty):
     :param probes: Random directions per step. When the noise is shared, that penalty's `probes` count instead.
     :param sigma: `s` of `finite_difference`, in input units; or an array with the size for each feature in its own
         unit, as for `SensitivityPenalty`: `1/2 sum_j (s_j / s)^2 ||dz/dx_j||^2`. None: use the noise of the objective's
-        `SensitivityPenalty`, at no extra pass; without one that is an error.
+        `SensitivityPenalty`, without an extra pass; if there is none, that is an error.
     :param squared: False penalises `||J(x)||_F` itself. The root is taken of the mean over the probes, so it is biased
         downwards at few of them: `E sqrt(q) < sqrt(E q)`.
     :raises ValueError: If an option is unknown or out of range.

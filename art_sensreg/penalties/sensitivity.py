@@ -1,4 +1,4 @@
-"""SR, stochastic sensitivity regularisation: every neuron moves little when the input moves a little."""
+"""SR, stochastic sensitivity regularisation: small input changes change every neuron's activation only a little."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Callbacks: what the user's own code sees of a training run, and when it is called."""
+"""Callbacks: the interface for the user's own code in a training run."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ History = list[dict[str, float]]
 @dataclass
 class TrainingState:
     """
-    What a callback is given: the run as it stands.
+    The argument of a callback: the current state of the run.
 
     :param model: The model that is trained.
     :param optimizer: Its optimizer.
     :param scheduler: The learning rate scheduler, or None.
-    :param nb_epochs: Passes over the data that the run was asked for.
+    :param nb_epochs: Number of epochs of the run.
     :param epoch: Number of the epoch, from 1; 0 before the first.
     :param step: Steps done in this epoch.
-    :param total_steps: Steps done in all.
+    :param total_steps: Total number of steps done.
     :param skipped: Steps that were skipped because their loss was not finite.
     :param terms: The last step's `loss`, `base` and penalties, of the whole batch, as 0-d tensors.
     :param history: One dict per finished epoch.
-    :param stop: A callback sets it to end the run without an error: in `on_epoch` for good; in `on_step` it breaks off
-        the epoch, and a run that is resumed goes on there. If one process sets it, all stop.
+    :param stop: A callback sets it to end the run without an error: in `on_epoch` for good; in `on_step` it interrupts
+        the epoch, and a resumed run continues there. If one process sets it, all stop.
     :param rank: Number of this process among those that train together.
     """
 
@@ -48,7 +48,7 @@ class TrainingState:
 
 class Callback:
     """
-    Your own code in the training loop. Override what is needed; any object with some of these methods will do.
+    Your own code in the training loop. Override what you need; any object with some of these methods will do.
 
     What `state_dict` returns (numbers, strings, tensors, lists and dicts of these) is part of every checkpoint, and is
     given back to `load_state_dict` on `resume=True`.
@@ -73,14 +73,14 @@ class Callback:
         """After the last epoch, with the weights that the run returns. Not after an error."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint shall hold of this callback."""
+        """The state of this callback that checkpoints should contain."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """
-        Take back what `state_dict` returned.
+        Restore what `state_dict` returned.
 
-        :param state: The same.
+        :param state: That state.
         """
 
 

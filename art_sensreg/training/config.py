@@ -17,60 +17,60 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 MONITORS = ("val_robust_accuracy", "val_accuracy", "val_loss", "accuracy", "loss")
 
 CHEAP_FRACTION = 1 / 3
-"""`penalty_fraction` of the cheap mode: docs/results/step-cost.md has its cost, and what it does to robustness."""
+"""`penalty_fraction` of the cheap mode: docs/results/step-cost.md has its cost, and its effect on robustness."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """
-    Settings of a training run; its `repr` is the call that makes it.
+    Settings of a training run; its `repr` is the call that creates it.
 
-    :param batch_size: Examples of a step, at least 1; with several processes, of all of them together.
+    :param batch_size: Examples per step, at least 1; with several processes, of all of them together.
     :param nb_epochs: Passes over the data, at least 1.
     :param seed: Seed of the order of the batches, the noise of the penalties and the model's own randomness (dropout).
         None takes one from torch's global generator, so that `torch.manual_seed` governs it.
-    :param accumulate: Batches whose gradients are added up for one step of the optimizer, at least 1: the step of a
-        batch that many times as large, at the memory of one. Whatever counts steps (schedulers, callbacks,
+    :param accumulate: Batches whose gradients are accumulated for one optimizer step, at least 1: the step of a batch
+        that many times as large, at the memory of one. Whatever counts steps (schedulers, callbacks,
         `checkpoint_every`) counts those of the optimizer.
-    :param clip_tolerance: Image values that are outside of the classifier's `clip_values` by at most this much, in
-        input units, are clipped: bicubic interpolation overshoots. By default (0) they are an error.
+    :param clip_tolerance: Image values that are outside the classifier's `clip_values` by at most this much, in input
+        units, are clipped: bicubic interpolation overshoots. By default (0) they are an error.
     :param drop_last: Whether an incomplete last batch is left out.
     :param penalty_fraction: Share of each batch, above 0 and at most 1, that gets noisy copies: below 1 it is the cheap
         mode. Penalties with gradients with respect to the input, your own, those measured on adversarial images
         (`pair="adversarial"`), and models with randomness of their own (other than dropout) use the whole batch anyway.
-    :param penalty_warmup: Share of the run, from 0 to 1, over whose steps the weights of all penalties rise from 0 to
-        their full value: for penalties that keep an untrained network from learning.
+    :param penalty_warmup: Share of the run, from 0 to 1, over which the weights of all penalties rise from 0 to their
+        full value: for penalties that keep an untrained network from learning.
     :param scheduler_interval: When a learning rate scheduler steps: `epoch`, `step`, or `auto`: after every step for
         `OneCycleLR` (unless its length is the number of epochs), `CyclicLR`, and schedules about as long as the run has
         steps; else after every epoch. Where that would leave a warm-up unfinished at the end of the run, `auto` is
         refused.
-    :param scheduler_monitor: The entry of the history that `ReduceLROnPlateau` watches, or None: the accuracy for its
+    :param scheduler_monitor: The entry of the history that `ReduceLROnPlateau` monitors, or None: the accuracy for its
         mode `max`, else the loss, on validation data if there are any.
-    :param max_grad_norm: Largest norm of the gradient of all that the optimizer holds (clipped above it), or None.
+    :param max_grad_norm: Largest norm of the gradient of all parameters in the optimizer (clipped above it), or None.
     :param ema: Decay of an exponential moving average of the weights, above 0 and below 1, which is validated and
         returned in place of the weights; or None.
-    :param precision: `float32`, or `bfloat16` / `float16` for mixed precision by `torch.amp` (float16 with a gradient
-        scaler). Below `training.steps.LOW_PRECISION_SIGMA` the pass of the penalties runs in float32.
-    :param device: Where to train: anything that `torch.device` takes, index included. The classifier moves there and
-        stays. None: where it is.
-    :param channels_last: Whether images and volumes, and weights, are laid out channels last while training. Afterwards
-        the weights lie as they did before.
-    :param keep_freed_memory: Whether glibc's allocator is told to keep freed memory in the process while training on
-        the CPU (it is put back afterwards). That is a large part of a step's time: docs/training.md.
+    :param precision: `float32`, or `bfloat16` / `float16` for mixed precision with `torch.amp` (float16 with a gradient
+        scaler). Below `training.steps.LOW_PRECISION_SIGMA` the forward pass of the penalties runs in float32.
+    :param device: Where to train: anything that `torch.device` accepts, index included. The classifier moves there and
+        stays there. None: where it is.
+    :param channels_last: Whether images and volumes, and weights, use the channels-last layout during training.
+        Afterwards the weights have their previous layout.
+    :param keep_freed_memory: Whether glibc's allocator keeps freed memory in the process while training on the CPU
+        (its settings are restored afterwards). This saves a large part of a step's time: docs/training.md.
     :param compile: Whether the step is compiled by `torch.compile`; not with penalties that need double backward.
     :param checkpoint_every: Steps between two checkpoints, besides those after every epoch. Needs `checkpoint_dir`.
-    :param keep: Number of the newest checkpoints that are kept.
+    :param keep: Number of checkpoints that are kept, the newest ones.
     :param on_nonfinite: What to do about a NaN or infinite loss: `stop`, or `skip` the step and count it.
-    :param max_skipped: Number of skipped steps of a run after which it stops anyway.
+    :param max_skipped: Number of skipped steps after which the run stops anyway.
     :param validation_attack: Attack under which the validation data are scored too, as `val_robust_accuracy`.
     :param monitor: The entry of the history that early stopping and `restore_best` use, or None:
         `val_robust_accuracy` with a validation attack, else `val_accuracy`.
     :param patience: Epochs without a better `monitor` after which training stops, or None.
     :param restore_best: Whether the weights of the epoch with the best `monitor` are returned.
     :param on_catastrophic_overfitting: What to do when one-step adversarial training collapses, which is checked after
-        every epoch by PGD of ten steps on at most 256 validation images (training images if there are no validation
-        data): `report` it in log and history; `stop`; `roll_back`: stop and return the weights of the best epoch
-        before; or `ignore`: do not check.
+        every epoch with ten-step PGD on at most 256 validation images (training images if there are no validation
+        data): `report` it in log and history; `stop`; `roll_back`: stop and return the weights of the best previous
+        epoch; or `ignore`: do not check.
     :param callbacks: Objects with some of the methods of `training.callbacks.Callback`.
     :raises ValueError: If a setting is out of range.
     :raises TypeError: If a setting is of a wrong type.
@@ -113,9 +113,9 @@ class TrainingConfig:
     @classmethod
     def cheap(cls, **settings: Any) -> TrainingConfig:
         """
-        The cheap mode: noisy copies of a part of each batch, :data:`CHEAP_FRACTION`.
+        The cheap mode: noisy copies of only part of each batch, :data:`CHEAP_FRACTION`.
 
-        :param settings: Further settings; a `penalty_fraction` among them wins.
+        :param settings: Further settings; a `penalty_fraction` among them takes precedence.
         :return: The config.
 
         Example:

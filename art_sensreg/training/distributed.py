@@ -1,4 +1,4 @@
-"""Several processes that train one model: which examples each of them has, and what they exchange."""
+"""Several processes that train one model: which examples each of them gets, and what they exchange."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one training loop of the package: every trainer and `SensRegClassifier.fit` end up here."""
+"""The only training loop of the package: every trainer and `SensRegClassifier.fit` use it."""
 
 from __future__ import annotations
 

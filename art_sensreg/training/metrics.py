@@ -1,4 +1,4 @@
-"""Accuracy, and the sums over an epoch's steps that its record in the history is made of."""
+"""Accuracy, and the sums over an epoch's steps from which its record in the history is computed."""
 
 from __future__ import annotations
 

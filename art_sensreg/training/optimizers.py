@@ -1,4 +1,4 @@
-"""Optimizers: what their step needs, the form that it takes, and where their state lies."""
+"""Optimizers: what their step needs, which implementation it uses, and where their state is."""
 
 from __future__ import annotations
 

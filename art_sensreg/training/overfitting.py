@@ -1,4 +1,4 @@
-"""Catastrophic overfitting: one-step adversarial training that loses, within an epoch, its robustness to PGD."""
+"""Catastrophic overfitting: one-step adversarial training that loses its robustness to PGD within an epoch."""
 
 from __future__ import annotations
 

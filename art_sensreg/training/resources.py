@@ -1,4 +1,4 @@
-"""What a training run takes of its process while it lasts: its turn, memory, and the layout of weights."""
+"""The resources of the process that a training run uses: its turn, memory, and the layout of weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training run: what it is given, and where it stands."""
+"""A training run: its inputs, and its progress."""
 
 from __future__ import annotations
 

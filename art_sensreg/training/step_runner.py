@@ -1,4 +1,4 @@
-"""The steps of a run: the share of each process, the noise, the model's randomness, and what is not finite."""
+"""The steps of a run: the share of each process, the noise, the model's randomness, and non-finite values."""
 
 from __future__ import annotations
 

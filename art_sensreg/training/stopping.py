@@ -1,4 +1,4 @@
-"""What follows an epoch: its scores, the scheduler, and whether it is time to stop."""
+"""The end of an epoch: its scores, the scheduler, and whether it is time to stop."""
 
 from __future__ import annotations
 

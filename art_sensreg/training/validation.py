@@ -22,9 +22,9 @@ from art_sensreg.utils.rng import derive_seed
 @dataclass(frozen=True, kw_only=True)
 class ValidationAttack:
     """
-    Projected gradient descent (Madry et al. 2018, arXiv 1706.06083) on the base loss, to judge epochs by.
+    Projected gradient descent (Madry et al. 2018, arXiv 1706.06083) on the base loss, for evaluating epochs.
 
-    It is there to *rank* epochs cheaply. Robustness is claimed with the attacks of the benchmark.
+    It serves to *rank* epochs cheaply. For claims of robustness use the attacks of the benchmark.
 
     :param eps: Size of the perturbation, in input units.
     :param norm: `linf` (`np.inf`) or `l2` (2).

@@ -1,4 +1,4 @@
-"""What knows nothing of this project: checks, arrays, files, tables, statistics, random states, autograd, modes."""
+"""Helpers independent of this project: checks, arrays, files, tables, statistics, random states, autograd, modes."""
 
 from art_sensreg.utils.arrays import as_array, as_numbers
 from art_sensreg.utils.autograd import check_differentiable, enable_grad, outside_inference_mode

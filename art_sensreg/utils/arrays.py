@@ -1,4 +1,4 @@
-"""Arrays from whatever they come in."""
+"""Conversion of anything array-like to arrays."""
 
 from __future__ import annotations
 

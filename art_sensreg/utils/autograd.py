@@ -1,4 +1,4 @@
-"""Autograd: where the caller has disabled it, the gradients it leaves, what it cannot use, where its graph leads."""
+"""Autograd: inside `no_grad` and inference mode, preserving `.grad`, tensors it cannot use, and tracing its graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of arguments: an error names the argument, what came and what was expected."""
+"""Checks of arguments: an error names the argument, the value received and what was expected."""
 
 from __future__ import annotations
 

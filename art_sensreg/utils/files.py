@@ -1,4 +1,4 @@
-"""Files that others may have put there: only regular ones of a size that fits are opened, and none is lost."""
+"""Untrusted files: only regular files of acceptable size are opened, and none is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Confidence intervals, at 95 %."""
+"""95 % confidence intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text from elsewhere (names, reasons, error messages) where it could be taken for markup, formulas or new lines."""
+"""Untrusted text (names, reasons, error messages) where it could be taken for markup, formulas or new lines."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def one_line(text: Any) -> str:
-    """Text on one line, without control characters, which a terminal would obey."""
+    """Text on one line, without control characters, which a terminal would interpret."""
     try:
         words = str(text)
     except Exception:  # noqa: BLE001 - the exception of a foreign object may be broken itself

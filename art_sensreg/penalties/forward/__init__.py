@@ -1,4 +1,4 @@
-"""How a batch of clean and perturbed examples is stacked, passed through a model, and read."""
+"""The forward pass over a stack of clean and perturbed examples, and the activations read from it."""
 
 from art_sensreg.penalties.forward.batch_norm import batch_norms
 from art_sensreg.penalties.forward.inner_ascent import NORMS, Ascent, ClipValues, evaluated, inner_ascent

@@ -1,4 +1,4 @@
-"""The functions of torch that draw random numbers, and whether a call of one of them does."""
+"""The torch functions that draw random numbers, and whether a given call draws any."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The inner maximisation of training: a few projected gradient steps on some loss, in evaluation mode, in float32."""
+"""The inner maximisation of training: a few projected gradient steps on a loss, in evaluation mode and float32."""
 
 from __future__ import annotations
 

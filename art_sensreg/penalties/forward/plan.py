@@ -1,4 +1,4 @@
-"""How a model is run on clean and perturbed branches: found out once, before training, and fixed from then on."""
+"""How a model is run on clean and perturbed branches: determined once, before training."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class ForwardPlan:
         """Warn that branches run one after another, unless that is for the model's randomness, which they share."""
         if self.stacked or not self.reason:
             return
-        own = " Each branch is normalised with its own rows, where a layer is none of torch's." if self.coupled else ""
+        own = " Layers that are not torch's own normalise each branch with its own examples." if self.coupled else ""
         warn_caller(
             f"Clean and perturbed images cannot share a forward pass of this model, because {self.reason}. They are "
             "passed one after another, which takes a little longer; statistics and other state move with the clean "

@@ -33,7 +33,7 @@ LOOK = 2 * _ROWS
 _ROUNDING = 1e-2
 _SAME = 1e-5
 _SMALL = 1e-3
-_INFLUENCE = "the examples of a batch influence each other in a way other than through torch's BatchNorm"
+_INFLUENCE = "the examples of a batch influence each other through something other than torch's BatchNorm"
 
 State = dict[tuple[int, str], Any]
 

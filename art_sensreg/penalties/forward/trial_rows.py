@@ -1,4 +1,4 @@
-"""How many examples a model is tried on before training, and which."""
+"""The examples on which a model is tried out before training."""
 
 from __future__ import annotations
 

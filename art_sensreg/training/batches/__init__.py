@@ -1,4 +1,4 @@
-"""Where batches come from: tensors in memory, arrays in files, and loaders; for training and for validation."""
+"""Sources of batches for training and validation: tensors in memory, memory-mapped arrays, and loaders."""
 
 from art_sensreg.training.batches.base import Batch, Batches, clipped, to_device
 from art_sensreg.training.batches.held_out import HeldOut, HeldOutLoader, HeldOutTensors

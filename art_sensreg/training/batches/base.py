@@ -1,4 +1,4 @@
-"""What every source of training batches offers, and what they all do with a batch."""
+"""The interface of all sources of training batches, and what they share."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Batches(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold of the source itself."""
+        """The state of the source that a checkpoint must contain."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Data that a model is scored on: two tensors, or batches of a loader that are drawn anew for every epoch."""
+"""Validation data: two tensors, or batches of a loader that are drawn anew for every epoch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from art_sensreg.utils.model_rng import preserve_rng_state
 
 
 class HeldOut(Protocol):
-    """Images and labels that a model is not trained on."""
+    """Images and labels on which a model is scored but not trained."""
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Go through the data, every time in the same order: images and labels, in the form that the loss takes."""

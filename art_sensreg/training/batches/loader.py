@@ -70,7 +70,7 @@ class LoaderBatches:
             begun = iter(self._start())
             first = next(begun, None)
             if first is None:
-                raise ValueError("`generator` gave no batch; expected some each time that it is gone through.")
+                raise ValueError("`generator` gave no batch; expected some every time it is iterated over.")
             if not self._restarts:
                 self._begun, self._drawn = begun, [first]
         return first[0][:size].to(self.device), first[1][:size].to(self.device)
@@ -100,9 +100,11 @@ class LoaderBatches:
             if drawn:
                 yield self._joined(drawn, processes)
             elif left == self._length:
-                raise ValueError("`generator` gave no batch in this epoch; expected some each time it is gone through.")
+                raise ValueError(
+                    "`generator` gave no batch in this epoch; expected some every time it is iterated over."
+                )
             if len(drawn) < wanted:
-                logger.warning("The loader ended before the %d batches that it announced.", self._length)
+                logger.warning("The loader ended before the %d batches that its length promised.", self._length)
                 return
             left -= self._accumulate
 

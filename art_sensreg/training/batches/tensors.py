@@ -1,4 +1,4 @@
-"""Shuffled batches of tensors that lie on the training device, in memory or in a file."""
+"""Shuffled batches of tensors on the training device, in memory or in a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The code of the user's own functions and classes, compared by bytecode, so that a change of it is seen."""
+"""The code of the user's functions and classes, compared by bytecode, so that changes are detected."""
 
 from __future__ import annotations
 

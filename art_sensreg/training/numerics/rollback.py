@@ -1,4 +1,4 @@
-"""Back to before a step that shall not count, or a run that failed: buffers, gradients, modes."""
+"""Undoing a step that does not count, or a failed run: buffers, gradients, modes."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def test_a_source_that_cannot_be_found_is_an_error():
             return x + torch.from_numpy(np.random.default_rng().random(x.shape, dtype=np.float32))
 
     net, (x, _) = built(Hidden), batch()
-    with pytest.raises(ValueError, match="`model` returns other outputs for the same inputs and random states"):
+    with pytest.raises(ValueError, match="`model` returns different outputs for the same inputs and random states"):
         Objective([SensitivityPenalty()]).prepare(net, x)
 
 
