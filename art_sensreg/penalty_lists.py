@@ -27,8 +27,8 @@ def check_penalties(penalties: Any, adversary: Adversary | None = None) -> tuple
     Check a sequence of penalties: the package's own, plain functions, or objects with `__call__(model, x, y)`, which
     may have a `weight` (default 1) and a `name` (default: its function's or class's name).
 
-    TypeError if it is no sequence, or an entry cannot be called; ValueError if a weight is negative or not finite, or a
-    penalty needs the noise of another, or the images of an adversary, that is missing.
+    TypeError if it is not a sequence, or an entry is not callable; ValueError if a weight is negative or not finite, or
+    a penalty needs the noise of another, or the images of an adversary, that is missing.
     """
     if isinstance(penalties, (str, bytes)) or not isinstance(penalties, Sequence):
         raise TypeError(f"`penalties` is {penalties!r}; expected a list of penalties.")

@@ -121,7 +121,7 @@ def describe(
     :param penalties: The penalties; None: those that `SensRegTrainer` would use. Those with weight 0 are left out.
     :param rows: Maximum number of inputs that are used (the first ones).
     :return: The description, to be printed.
-    :raises TypeError: If an argument is of a wrong type.
+    :raises TypeError: If an argument has the wrong type.
     :raises ValueError: If an argument is out of range, a penalty does not fit the model, or nothing trains at all.
 
     Example:

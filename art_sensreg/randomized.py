@@ -68,7 +68,7 @@ class RandomizedClassifier(SensRegClassifier):
     :param loss: This and what follows: as for `SensRegClassifier`.
     :param samples: Draws that are averaged; None: 16, or those of the `EOT` given.
     :param average: `logits` or `probabilities`, as for `EOT`; None: `logits`, or that of the `EOT` given.
-    :raises TypeError: If an argument is of a wrong type.
+    :raises TypeError: If an argument has the wrong type.
     :raises ValueError: If an argument is out of range.
 
     Example:
@@ -244,7 +244,7 @@ class RandomizedClassifier(SensRegClassifier):
         :param batch_size: Size of a batch.
         :param seed: Seed of the draws; the global random states are then left unchanged. None: draw from those.
         :return: Accuracy of one draw and of the mean prediction, with their spreads.
-        :raises TypeError: If an argument is of a wrong type.
+        :raises TypeError: If an argument has the wrong type.
         :raises ValueError: If images and labels do not fit, or an argument is out of range.
 
         Example:

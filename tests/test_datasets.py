@@ -97,7 +97,7 @@ def test_the_validation_split_holds_training_images_only(digits):
     assert np.array_equal(split.x_test, again.x_test)
 
 
-def test_digits_are_the_whole_set_in_two_parts(digits):
+def test_digits_are_the_full_set_in_two_parts(digits):
     assert len(digits.x_train) == 1347
     assert len(digits.x_test) == 450
     assert digits.x_train.min() == 0

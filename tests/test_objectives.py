@@ -35,7 +35,7 @@ class Counter(nn.Module):
         return self.net(x)
 
 
-def test_everything_comes_from_one_pass_over_clean_and_noisy_rows(net, batch):
+def test_everything_comes_from_one_pass_over_clean_and_noisy_examples(net, batch):
     objective = Objective([SensitivityPenalty(), JacobianPenalty()])
     counter = Counter(net)
     objective.prepare(counter, batch[0])

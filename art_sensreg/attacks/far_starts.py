@@ -45,7 +45,7 @@ class FarStartsAttack(ProjectedAscent):
     :param estimator: ART PyTorch classifier.
     :param nb_restarts: Number of starts.
     :param settings: As for :class:`ProjectedAscent`.
-    :raises TypeError: If a setting is of a wrong type.
+    :raises TypeError: If a setting has the wrong type.
     :raises ValueError: If a setting is out of range.
 
     Example:

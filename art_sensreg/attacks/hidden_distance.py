@@ -172,7 +172,7 @@ class HiddenDistanceAttack(GuidedAscent):
     :param guides: Images and labels to move towards; None: those of the attacked batch.
     :param nb_restarts: Number of restarts.
     :param settings: As for :class:`ProjectedAscent`.
-    :raises TypeError: If a setting is of a wrong type.
+    :raises TypeError: If a setting has the wrong type.
     :raises ValueError: If a setting is out of range, or the model has no such layer.
 
     Example:

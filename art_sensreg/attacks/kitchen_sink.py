@@ -50,7 +50,7 @@ class KitchenSinkAttack(GuidedAscent):
     :param guides: Images and labels to move towards; None: those of the attacked batch.
     :param settings: As for :class:`ProjectedAscent`; `loss` and `schedule` have no effect, and with `eps_step` None the
         step sizes vary too.
-    :raises TypeError: If a setting is of a wrong type.
+    :raises TypeError: If a setting has the wrong type.
     :raises ValueError: If a setting is out of range, or the model has no such layer.
 
     Example:

@@ -64,7 +64,7 @@ class ProjectedAscent(CheckedAttack):
     :param schedule: `constant` or `cosine` steps.
     :param batch_size: Number of images attacked together.
     :param seed: Seed of the random starts; the global generators are left alone.
-    :raises TypeError: If the classifier is not a PyTorch one, or a setting is of a wrong type.
+    :raises TypeError: If the classifier is not a PyTorch one, or a setting has the wrong type.
     :raises ValueError: If a setting is out of range.
 
     Example:

@@ -36,7 +36,7 @@ class ScaledLogitsAttack(ProjectedAscent):
         compute in float64, is attacked as it is, with a warning.
     :param nb_restarts: Number of restarts of each.
     :param settings: As for :class:`ProjectedAscent`; `loss` is the cross-entropy.
-    :raises TypeError: If a setting is of a wrong type.
+    :raises TypeError: If a setting has the wrong type.
     :raises ValueError: If a setting is out of range.
 
     Example:

@@ -23,7 +23,7 @@ class TargetedMarginAttack(ProjectedAscent):
     :param nb_targets: Number of target classes; None: 9, or all if there are fewer.
     :param nb_restarts: Number of restarts for each.
     :param settings: As for :class:`ProjectedAscent`; `loss` is the margin of the target class.
-    :raises TypeError: If a setting is of a wrong type.
+    :raises TypeError: If a setting has the wrong type.
     :raises ValueError: If a setting is out of range, or there are not that many other classes.
 
     Example:

@@ -33,7 +33,7 @@ class TransferAttack(ProjectedAscent):
     :param ensemble: Whether the mean of the log-probabilities of all surrogates is attacked too, if there are several.
     :param nb_restarts: Number of restarts of each.
     :param settings: As for :class:`ProjectedAscent`.
-    :raises TypeError: If a setting is of a wrong type, or a surrogate is not one of ART's PyTorch classifiers.
+    :raises TypeError: If a setting has the wrong type, or a surrogate is not one of ART's PyTorch classifiers.
     :raises ValueError: If a setting is out of range, there is no surrogate, or one takes other images or classes.
 
     Example:

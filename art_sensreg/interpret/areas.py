@@ -32,7 +32,7 @@ def insertion_area(
     :param saliency: Maps of the shape of `x`, finite.
     :param config: Of it `baseline`, `steps`, `batch_size` and `seed`.
     :return: Areas by the trapezoid rule, both ends included, from 0 to 1: `(n,)`, float64. More is better.
-    :raises TypeError: If an argument is of a wrong type.
+    :raises TypeError: If an argument has the wrong type.
     :raises ValueError: If arrays do not fit the classifier.
 
     Example:

@@ -24,7 +24,7 @@ class ExplanationConfig:
     :param batch_size: Images of a forward pass, but no fewer than `samples`. Results do not depend on it unless the
         model is random.
     :param seed: Seed of the noise, and of the draws of a random model.
-    :raises TypeError: If a setting is of a wrong type.
+    :raises TypeError: If a setting has the wrong type.
     :raises ValueError: If a setting is out of range.
     """
 

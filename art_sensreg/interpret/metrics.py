@@ -39,7 +39,7 @@ def infidelity(
     :param relative: Whether it is divided by the infidelity of a map of zeros; 1 where that is 0 and this is not.
     :return: `(n,)`, float64, in squared logits; or a share. Less is better.
     :raises ImportError: If Captum is missing.
-    :raises TypeError: If an argument is of a wrong type.
+    :raises TypeError: If an argument has the wrong type.
     :raises ValueError: If arrays do not fit the classifier.
 
     Example:
@@ -83,7 +83,7 @@ def max_sensitivity(
         `saliency` seeds the draws of a random model.
     :return: `(n,)`, float64. Less is better.
     :raises ImportError: If Captum is missing.
-    :raises TypeError: If an argument is of a wrong type.
+    :raises TypeError: If an argument has the wrong type.
     :raises ValueError: If arrays do not fit the classifier.
 
     Example:

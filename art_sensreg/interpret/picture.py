@@ -41,7 +41,7 @@ def saliency_picture(
     :param saliencies: Names of maps, from `SALIENCIES`.
     :return: The path.
     :raises ImportError: If matplotlib, or Captum for integrated gradients, is missing.
-    :raises TypeError: If an argument is of a wrong type.
+    :raises TypeError: If an argument has the wrong type.
     :raises ValueError: If images and labels do not fit the classifiers, a name is unknown, or there is nothing to draw.
 
     Example:

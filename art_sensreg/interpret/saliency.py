@@ -39,7 +39,7 @@ def input_gradient(
     :param y: Classes whose logits are explained: indices `(n,)`, or rows `(n, nb_classes)`.
     :param config: Of it `batch_size` and `seed`.
     :return: float32 array of the shape of `x`, in logits per input unit; signed.
-    :raises TypeError: If an argument is of a wrong type.
+    :raises TypeError: If an argument has the wrong type.
     :raises ValueError: If images or labels do not fit the classifier.
 
     Example:
@@ -77,7 +77,7 @@ def integrated_gradients(
     :param multiply_by_inputs: False leaves out the factor `x - b`: the mean gradient on the path, per input unit.
     :return: float32 array of the shape of `x`, in logits (or logits per input unit); signed.
     :raises ImportError: If Captum is missing.
-    :raises TypeError: If an argument is of a wrong type.
+    :raises TypeError: If an argument has the wrong type.
     :raises ValueError: If images, labels or baseline do not fit the classifier.
 
     Example:
@@ -119,7 +119,7 @@ def eval_logits(classifier: PyTorchClassifier, seed: int = 0) -> Iterator[Logits
     """
     Yield the function from images in the user's units to logits `(n, C)`, in evaluation mode and seeded.
 
-    Modes, buffers and random states are put back afterwards. The logits always have a gradient with respect to the
+    Modes, buffers and random states are restored afterwards. The logits always have a gradient with respect to the
     images: zero if the model cuts it.
     """
     model = check_classifier(classifier).model

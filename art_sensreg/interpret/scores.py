@@ -73,7 +73,7 @@ def explain(
     :param config: The settings; a `baseline` that is an array is that of one image.
     :return: Each measure of `METRICS` for both kinds of maps; sparsity and alignment for the gradient only.
     :raises ImportError: If Captum is missing.
-    :raises TypeError: If an argument is of a wrong type.
+    :raises TypeError: If an argument has the wrong type.
     :raises ValueError: If images and labels do not fit the classifier, or gradients are not finite.
 
     Example:

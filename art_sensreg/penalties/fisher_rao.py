@@ -66,7 +66,7 @@ class FisherRaoPenalty(FusedPenalty):
     :param eps_step: Size of a step.
     :param max_iter: Number of steps. The defaults are those of CIFAR-10; :data:`FIRE_PRESETS` has MNIST's too.
     :raises ValueError: If a setting is out of range.
-    :raises TypeError: If a setting is of a wrong type.
+    :raises TypeError: If a setting has the wrong type.
 
     Example:
     >>> from art_sensreg import FisherRaoPenalty

@@ -159,7 +159,7 @@ class GradientDiversityPenalty:
     :param samples: Draws of the network, at least 2.
     :param delta: For `dpp`: what is added to the diagonal, above 0.
     :raises ValueError: If a setting is out of range.
-    :raises TypeError: If a setting is of a wrong type.
+    :raises TypeError: If a setting has the wrong type.
 
     Example:
     >>> from art_sensreg import GradientDiversityPenalty

@@ -87,7 +87,7 @@ class JacobianPenalty(FusedPenalty):
     :param squared: False penalises `||J(x)||_F` itself. The root is taken of the mean over the probes, so it is biased
         downwards at few of them: `E sqrt(q) < sqrt(E q)`.
     :raises ValueError: If an option is unknown or out of range.
-    :raises TypeError: If an option is of a wrong type.
+    :raises TypeError: If an option has the wrong type.
 
     Example:
     >>> from art_sensreg import JacobianPenalty

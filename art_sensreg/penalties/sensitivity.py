@@ -103,7 +103,7 @@ class SensitivityPenalty(FusedPenalty):
     :param detach_clean: Whether gradients flow through the noisy side only.
     :param clip: Whether `x + s*xi` is clipped to the classifier's `clip_values` (the divisor stays `s`).
     :raises ValueError: If an option is unknown or out of range.
-    :raises TypeError: If an option is of a wrong type.
+    :raises TypeError: If an option has the wrong type.
 
     Example:
     >>> from art_sensreg import SensitivityPenalty

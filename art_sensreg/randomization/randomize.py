@@ -40,7 +40,7 @@ def randomize(model: nn.Module, kind: str = "rse", **options: Any) -> nn.Module:
     :param kind: `rse`, `bayesian` or `pni`.
     :param options: Options of the kind.
     :return: The randomised copy.
-    :raises TypeError: If an argument is of a wrong type, or an option is unknown.
+    :raises TypeError: If an argument has the wrong type, or an option is unknown.
     :raises ValueError: If a setting is out of range, or the model has no such layer, has random ones already, or has
         layers of a subclass.
 

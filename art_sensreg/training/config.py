@@ -73,7 +73,7 @@ class TrainingConfig:
         epoch; or `ignore`: do not check.
     :param callbacks: Objects with some of the methods of `training.callbacks.Callback`.
     :raises ValueError: If a setting is out of range.
-    :raises TypeError: If a setting is of a wrong type.
+    :raises TypeError: If a setting has the wrong type.
 
     Example:
     >>> from art_sensreg import TrainingConfig

@@ -54,7 +54,7 @@ class Processes:
         """
         How much of a global batch, of which the first `noisy` examples get noisy copies, is this process's (its
         examples are `rank, rank + count, ...`), and how that is weighted. A process for which no example is left
-        computes one all the same, with weight 0, since all must take part.
+        still computes one, with weight 0, since all must take part.
         """
         if self.count == 1:
             return total, WHOLE_BATCH if noisy == total else Share(noisy)

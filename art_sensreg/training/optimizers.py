@@ -41,7 +41,7 @@ def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
 
 def plain_step(optimizer: torch.optim.Optimizer) -> None:
     """
-    One step of an optimizer that needs no closure. TypeError if it needs one all the same, which the signature of its
+    One step of an optimizer that needs no closure. TypeError if it needs one after all, which the signature of its
     `step` did not say.
     """
     try:

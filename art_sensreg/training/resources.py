@@ -19,7 +19,7 @@ from art_sensreg.training.optimizers import match_layout
 
 logger = logging.getLogger(__name__)
 
-# Options of glibc's `mallopt` (malloc.h). Once one is set, glibc no longer adapts them; so what is put back at the end
+# Options of glibc's `mallopt` (malloc.h). Once one is set, glibc no longer adapts them; so what is restored at the end
 # is where its own adaptation ends up in a process that has freed large blocks, not its starting point.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _ADAPTED = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 32 * 2**20, _TRIM_THRESHOLD: 64 * 2**20}

@@ -31,7 +31,7 @@ class ValidationAttack:
     :param eps_step: Size of a step; None: `2.5 * eps / max_iter`.
     :param max_iter: Number of steps.
     :raises ValueError: If a setting is out of range.
-    :raises TypeError: If a setting is of a wrong type.
+    :raises TypeError: If a setting has the wrong type.
 
     Example:
     >>> from art_sensreg.training import ValidationAttack

@@ -45,7 +45,7 @@ def atomic_write(path: Path, data: bytes) -> None:
     Only a regular file is replaced, and no link is followed: `FileExistsError` otherwise.
     """
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise FileExistsError(errno.EEXIST, f"{str(path)!r} is no regular file; expected one, or nothing there")
+        raise FileExistsError(errno.EEXIST, f"{str(path)!r} is not a regular file; expected one, or nothing there")
     part = path.with_name(f"{path.name}.part")
     try:
         part.unlink(missing_ok=True)  # left by a process that was killed; or a link, which must not be followed

@@ -111,7 +111,7 @@ def test_the_jacobian_penalty_alone_on_the_adversarial_pair():
         Objective([JacobianPenalty()], LOSS, adversary=PGD(eps=0.1))
 
 
-def test_batch_norm_has_the_statistics_of_the_clean_rows():
+def test_batch_norm_has_the_statistics_of_the_clean_examples():
     norm = nn.BatchNorm1d(12)
     x, _ = draw_batch()
     measured([], PGD(eps=0.3, clean_fraction=0.5), model=nn.Sequential(norm, nn.Linear(12, 4)))

@@ -145,7 +145,7 @@ def test_shifting_and_standardising_come_in_arts_order():
 
 
 @pytest.mark.parametrize("defence", [Affine(-0.4, 0.7), Squared(), Gamma()], ids=lambda op: type(op).__name__)
-def test_a_penalty_is_that_of_the_whole_function(defence):
+def test_a_penalty_is_computed_on_the_complete_function(defence):
     classifier = make([defence])
     x = torch.tensor(0.1 + 0.8 * X[:6])
     value = JacobianPenalty(estimator="exact")(Preprocessing.of(classifier).trained_model(), x).item()

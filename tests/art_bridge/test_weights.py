@@ -193,7 +193,7 @@ def test_nothing_but_a_file_is_overwritten(tmp_path):
     other.write_text("mine")
     for name in ("net.safetensors", "pipe.safetensors.part"):
         (tmp_path / name).symlink_to(other)
-    with pytest.raises(FileExistsError, match=r"net.safetensors' is no regular file"):
+    with pytest.raises(FileExistsError, match=r"net.safetensors' is not a regular file"):
         make().save("net", str(tmp_path))
     make().save("pipe", str(tmp_path))
     assert other.read_text() == "mine"

@@ -98,7 +98,7 @@ def test_projected_gradient_descent_from_random_starts(measured, other, norm, ep
 
 
 @pytest.mark.parametrize(("norm", "eps"), CASES)
-def test_auto_pgd_of_art_and_of_its_authors(victim, digits, robust, norm, eps):
+def test_arts_auto_pgd_and_the_original_one(victim, digits, robust, norm, eps):
     pytest.importorskip("pyautoattack")
     x, y = digits.x_test[:N], digits.y_test[:N]
     np.random.seed(0)

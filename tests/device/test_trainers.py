@@ -71,7 +71,7 @@ def test_trainers(name):
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_a_resumed_run_has_the_bits_of_a_whole_one(precision, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(precision, tmp_path):
     def weights(folder: str, epochs: tuple[int, ...]) -> list[torch.Tensor]:
         for count in epochs:
             classifier = make("gpu", dropout=0.2)

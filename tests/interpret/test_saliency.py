@@ -115,7 +115,7 @@ def state():
 
 
 @pytest.mark.parametrize("name", list(SALIENCIES))
-def test_nothing_of_the_classifier_moves(name):
+def test_the_classifier_does_not_change(name):
     model = nn.Sequential(nn.Flatten(), nn.Linear(32, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Tanh(), nn.Linear(8, 3))
     model.train()
     model[3].eval()

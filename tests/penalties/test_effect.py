@@ -165,7 +165,7 @@ def test_batch_norm_in_training_mode():
     assert all(torch.equal(value, buffers[name]) for name, value in model.named_buffers())
 
 
-def test_nothing_of_the_model_changes():
+def test_the_model_does_not_change():
     model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(), nn.ReLU(), nn.Linear(3, 2)).train()
     model[0].requires_grad_(False)
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -90,7 +90,7 @@ def test_gradients_are_those_of_differences():
     assert torch.autograd.gradcheck(lambda a, b: fisher_rao_distance(a, b).pow(2), (first, second))
 
 
-def test_equal_rows_have_gradient_zero():
+def test_equal_logits_have_zero_gradient():
     logits = torch.randn(5, 3, requires_grad=True)
     fisher_rao_distance(logits, logits.detach()).pow(2).sum().backward()
     assert torch.equal(logits.grad, torch.zeros(5, 3))

@@ -118,7 +118,7 @@ def test_modes_and_statistics_stay():
         assert x.grad is None
 
 
-def test_labels_as_rows_and_half_precision():
+def test_labels_as_probabilities_and_half_precision():
     model, (x, y) = random_net(dtype=torch.float32), batch(torch.float32)
     values = []
     for labels in (y, nn.functional.one_hot(y, 3).float()):
@@ -194,7 +194,7 @@ class Bound(nn.Module):
 
 @pytest.mark.parametrize("gap", [0, 20, 60, 70, 75, 80, 88, 92, 100, 120])
 @pytest.mark.parametrize("kind", KINDS)
-def test_confident_rows_have_a_finite_derivative(kind, gap):
+def test_confident_examples_have_a_finite_derivative(kind, gap):
     model, (x, _) = random_net(dtype=torch.float32), batch(torch.float32)
     with torch.no_grad():
         model[2].bias.copy_(torch.tensor([float(gap), 0.0, 0.0]))
@@ -276,7 +276,7 @@ def test_draws_are_of_different_networks():
     assert not torch.allclose(gradients[0], gradients[1])
 
 
-def test_confident_rows_have_the_direction_of_float64():
+def test_confident_examples_have_the_direction_of_float64():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 3))
     x, _ = batch(torch.float32)

@@ -47,7 +47,7 @@ def test_the_cheap_mode_is_the_penalty_of_the_first_rows(make_classifier, digits
     assert cheap["loss"].item() == pytest.approx(loss.item(), rel=1e-12)
 
 
-def test_a_batch_in_parts_has_the_gradient_of_the_whole(make_classifier, digits, monkeypatch):
+def test_a_batch_computed_in_parts_has_the_gradient_of_the_full_batch(make_classifier, digits, monkeypatch):
     def trained(numbers, **config):
         monkeypatch.setattr("art_sensreg.training.steps._CACHED_NUMBERS", numbers)
         return fit_digits(make_classifier("cnn-small"), digits, **config)
@@ -118,7 +118,7 @@ class Centred(nn.Module):
         return x - x.mean(0)
 
 
-def test_what_does_not_treat_rows_alone_is_not_computed_in_parts(digits):
+def test_models_that_couple_examples_are_not_computed_in_parts(digits):
     x = torch.from_numpy(digits.x_train[:8])
 
     def examples_at_once(model, loss=None):

@@ -42,5 +42,5 @@ def test_other_than_real_numbers_is_refused(values):
         as_numbers(values, "x")
 
 
-def test_what_a_model_returned_is_told_by_shape_or_class():
+def test_a_models_output_is_described_by_shape_or_class():
     assert [shape_or_type(value) for value in (torch.zeros(2, 3), (1,))] == ["shape (2, 3)", "tuple"]

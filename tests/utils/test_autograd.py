@@ -15,7 +15,7 @@ from art_sensreg.utils.autograd import (
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-def test_gradients_are_enabled_wherever_they_were_not(context):
+def test_gradients_are_enabled_wherever_they_were_disabled(context):
     with context():
         with enable_grad():
             assert torch.ones(1, requires_grad=True).sum().requires_grad

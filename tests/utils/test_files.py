@@ -78,7 +78,7 @@ def test_a_folder_is_made_and_proved(tmp_path):
     with pytest.raises(OSError, match=r"`--out` .* cannot be written into: it is a file, or lies below one"):
         usable_folder("--out", tmp_path / "file" / "run")
     (tmp_path / ".probe").mkdir()
-    with pytest.raises(OSError, match=r"`--out` .* cannot be written into: .*is no regular file"):
+    with pytest.raises(OSError, match=r"`--out` .* cannot be written into: .*is not a regular file"):
         usable_folder("--out", tmp_path)
 
 

@@ -28,5 +28,5 @@ def test_no_cell_is_a_formula(cell):
     assert escape_csv(cell).startswith("'")
 
 
-def test_other_cells_stay():
+def test_ordinary_cells_are_unchanged():
     assert (escape_csv("a\nb"), escape_csv(-0.5)) == ("a b", -0.5)

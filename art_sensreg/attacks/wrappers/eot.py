@@ -64,7 +64,7 @@ class EOT(nn.Module):
     :param max_rows: Most examples in a forward pass; None: as many as `memory` holds.
     :param memory: Bytes that the graphs of all passes may take together. Beyond it, or where `max_rows` divides the
         samples, each pass is recomputed for its gradient, and only one graph is alive at a time.
-    :raises TypeError: If an argument is of a wrong type.
+    :raises TypeError: If an argument has the wrong type.
     :raises ValueError: If an argument is out of range.
 
     Example:

@@ -41,7 +41,7 @@ class OneLineParser(argparse.ArgumentParser):
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         if action.type is Path and not arg_string.strip():  # which would be the present folder
-            raise argparse.ArgumentError(action, f"{arg_string!r} is no path")
+            raise argparse.ArgumentError(action, f"{arg_string!r} is not a path")
         return super()._get_value(action, arg_string)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -172,7 +172,7 @@ def positive_number(text: str) -> float:
     try:
         return parse_size("size", text)
     except (TypeError, ValueError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0") from None
 
 
 def size_groups(text: str, count: int) -> list[tuple[float, ...]]:
@@ -181,7 +181,7 @@ def size_groups(text: str, count: int) -> list[tuple[float, ...]]:
 
     Groups are separated by `;`, or by `/` as long as it is clear which of the slashes belong to fractions.
 
-    :raises argparse.ArgumentTypeError: If a size is no number above 0, or it is not clear what a slash means.
+    :raises argparse.ArgumentTypeError: If a size is not a number above 0, or it is not clear what a slash means.
 
     Example:
     >>> from art_sensreg.benchmark.cli.arguments import size_groups
@@ -208,7 +208,7 @@ def sizes(text: str) -> tuple[float, ...]:
     """
     Parse attack sizes separated by commas, for argparse.
 
-    :raises argparse.ArgumentTypeError: If one of them is no number above 0.
+    :raises argparse.ArgumentTypeError: If one of them is not a number above 0.
 
     Example:
     >>> from art_sensreg.benchmark.cli.arguments import sizes
@@ -222,7 +222,7 @@ def _eps(text: str) -> str:
     """Check sizes as far as possible before the norms are known."""
     for part in re.split("[,;/]", text):
         if not part.isascii():  # digits of other scripts are not accepted in fractions
-            raise argparse.ArgumentTypeError(f"{part!r} is no number above 0")
+            raise argparse.ArgumentTypeError(f"{part!r} is not a number above 0")
         positive_number(part)
     return text
 
@@ -234,7 +234,7 @@ def whole_number(text: str) -> int:
     :raises argparse.ArgumentTypeError: If it is none.
     """
     if not text.isascii() or not text.isdecimal() or not text.strip("0"):
-        raise argparse.ArgumentTypeError(f"{text[:60]!r} is no whole number of at least 1")
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} is not a whole number of at least 1")
     if len(text) > 20 or int(text) > _MOST:
         raise argparse.ArgumentTypeError(f"{text[:60]!r} is too large; expected {_MOST} at most")
     return int(text)

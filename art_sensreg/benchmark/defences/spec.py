@@ -192,7 +192,7 @@ class Defence:
         :param options: All options.
         :param given: Those that a user chose.
         :raises ValueError: If one is out of range.
-        :raises TypeError: If one is of a wrong type.
+        :raises TypeError: If one has the wrong type.
         """
         if self.check is not None:
             self.check(options)

@@ -28,7 +28,7 @@ from art_sensreg.utils import check_seed
 from art_sensreg.utils.files import usable_folder
 from art_sensreg.utils.text import one_line
 
-# What is trained beside a defence, for want of a run that has it: the twin, and the cheapest surrogate.
+# What is trained beside a defence, in the absence of a run that has it: the twin, and the cheapest surrogate.
 _BESIDE = ("none", "art-fbf-fixed")
 # A folder without a run: the audit of a file resumes none.
 _NO_RUN = Path("results") / "no-run"

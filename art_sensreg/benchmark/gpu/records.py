@@ -29,7 +29,7 @@ class StageRecord(Record):
     """
     What came of a stage.
 
-    :param status: `ok`, `failed`, `timeout`, or `left out` for want of time; `reason` says why.
+    :param status: `ok`, `failed`, `timeout`, or `left out` for lack of time; `reason` says why.
     :param records: What it measured.
     """
 

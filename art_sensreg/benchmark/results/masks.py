@@ -49,11 +49,11 @@ def write_mask(out: Path, name: str, robust: np.ndarray, attacked: np.ndarray, s
 
 def read_mask(out: Path, name: str) -> Outcome:
     """
-    Read the outcome of an attack: the `robust` and the `attacked` array, `(n,)`. OSError if it is no regular file,
+    Read the outcome of an attack: the `robust` and the `attacked` array, `(n,)`. OSError if it is not a regular file,
     ValueError if the name leads out of the folder or the file is damaged.
     """
     if not isinstance(name, str) or not MASK_NAME.fullmatch(name):
-        raise ValueError(f"{one_line(name)!r} is no file in masks/")
+        raise ValueError(f"{one_line(name)!r} is not a file in masks/")
     arrays = read_npz(io.BytesIO(read_regular(out / name, _LIMIT)), name, keys=("robust", "attacked"))
     robust, attacked = arrays["robust"], arrays["attacked"]
     if robust.dtype != bool or attacked.dtype != bool or robust.ndim != 1 or robust.shape != attacked.shape:

@@ -100,7 +100,7 @@ def read_results(path: Path) -> Results:
 
     :param path: `results.json`.
     :return: Its content.
-    :raises ValueError: If it is no regular file, is damaged, of another schema, or holds what this program does not
+    :raises ValueError: If it is not a regular file, is damaged, of another schema, or holds what this program does not
         write; one line that names the place.
     """
     try:
@@ -139,16 +139,16 @@ def check_run_folder(out: Path) -> None:
     places = [out / name for name in ("masks", "checkpoints")]
     for folder in places:
         if os.path.lexists(folder) and not stat.S_ISDIR(os.lstat(folder).st_mode):
-            raise ValueError(f"`--out`: {folder} is no folder; expected one, or nothing there")
+            raise ValueError(f"`--out`: {folder} is not a folder; expected one, or nothing there")
     written = [path for pattern in ("results.*", "report.*", "*.png", "*.png.*") for path in out.glob(pattern)]
     inner = [path for folder in places if folder.is_dir() for path in folder.iterdir() if path.name != "training"]
     for path in (*written, *inner):
         if not stat.S_ISREG(os.lstat(path).st_mode):
-            raise ValueError(f"`--out`: {path} is no regular file; remove it, or choose another folder")
+            raise ValueError(f"`--out`: {path} is not a regular file; remove it, or choose another folder")
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise Unfit(f"it holds {name}, which is no number of JSON")
+    raise Unfit(f"it holds {name}, which is not a JSON number")
 
 
 def _check_runs(runs: tuple[RunRecord, ...]) -> None:

@@ -226,7 +226,7 @@ def preserve_statistics(model: nn.Module, rows: int, plan: ForwardPlan) -> Itera
 
 @contextmanager
 def _preserve_counters(model: nn.Module, move: bool) -> Iterator[None]:
-    """BatchNorm's `num_batches_tracked` moves outside of `F.batch_norm`, so it is put back by hand."""
+    """BatchNorm's `num_batches_tracked` moves outside of `F.batch_norm`, so it is restored by hand."""
     counters = [] if move else _batch_counters(model)
     try:
         yield

@@ -67,7 +67,7 @@ def with_main_output(model: nn.Module, x: torch.Tensor, columns: tuple[int, ...]
     """
     Look at a model in the mode in which it is trained; of several outputs leave only the main logits.
 
-    :param model: A model that returns logits in evaluation mode. Its modes are put back.
+    :param model: A model that returns logits in evaluation mode. Its modes are restored.
     :param x: Some inputs, `(n, ...)`.
     :param columns: Numbers of columns that logits may have.
     :param training_mode: As for `set_mode`.

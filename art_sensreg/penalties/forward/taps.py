@@ -2,7 +2,7 @@
 Activation taps: read the activations `a_l(x)` of a model's layers during a forward pass.
 
 Hidden layers are found by watching the *calls* of the non-linearities (a `TorchFunctionMode`), not by walking modules:
-`nn.ReLU` and `F.relu`, nested, reused and functional-style networks are then all the same. Named layers and layer kinds
+`nn.ReLU` and `F.relu`, nested, reused and functional-style networks are all alike. Named layers and layer kinds
 use forward hooks.
 """
 
@@ -169,7 +169,7 @@ def trial(model: nn.Module, like: torch.Tensor) -> Iterator[None]:
     """
     Run a model without leaving a trace: in evaluation mode, without gradients, with a fixed seed.
 
-    Modes, random states, weights, buffers and attributes are put back.
+    Modes, random states, weights, buffers and attributes are restored.
 
     :param model: Any `nn.Module`.
     :param like: Tensor on the model's device.

@@ -70,7 +70,7 @@ def header_of(data: bytes) -> dict[str, Any]:
 def read_bytes(path: Path) -> bytes:
     """
     Read a whole safetensors file, if it is one: a pipe would never end, a sparse file need not fit into memory. OSError
-    if it is no regular file or cannot be opened, ValueError if its size is not what its header says.
+    if it is not a regular file or cannot be opened, ValueError if its size is not what its header says.
     """
     check_regular(path, links=True)
     with open(path, "rb") as file:

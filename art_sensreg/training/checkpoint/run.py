@@ -128,8 +128,8 @@ class Checkpoints:
         if lost:
             more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
             logger.warning(
-                "`resume`: %s%s changed while the run went on, and checkpoints do not hold it: it begins anew, and the "
-                "result may be another. Objects with `state_dict` and `load_state_dict` are restored.",
+                "`resume`: %s%s changed during the run, and is not stored in checkpoints: it starts from scratch, and "
+                "the result may differ. Objects with `state_dict` and `load_state_dict` are restored.",
                 lost[0], more,
             )  # fmt: skip
 

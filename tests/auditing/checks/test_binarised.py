@@ -74,7 +74,7 @@ def test_random_points_hardly_ever_cross(copies, images):
     assert np.mean(crossed) < 0.1
 
 
-def test_a_single_copy_is_the_row_of_all(copies, images):
+def test_a_single_copy_agrees_with_the_batch_of_all_copies(copies, images):
     x = torch.from_numpy(images)
     assert torch.allclose(copies.single(3)(x[3:4])[0], copies(x)[3], atol=1e-4)
 

@@ -73,7 +73,7 @@ def test_a_model_without_hidden_layers_has_no_hidden_distances(digits):
     assert statuses(linear, digits, ["hidden_distances_gain_little"]) == {"hidden_distances_gain_little": "N/A"}
 
 
-def test_a_model_that_is_never_right_has_nothing_to_attack(digits, tiny):
+def test_a_model_that_is_never_correct_leaves_nothing_to_attack(digits, tiny):
     y = (tiny.predict(digits.x_test[:16]).argmax(axis=1) + 1) % 10
     report = audit(tiny, digits.x_test[:16], y, eps=0.1, quick=True, penalties=[SensitivityPenalty()])
     found = {check.name: check.status for check in report.checks}

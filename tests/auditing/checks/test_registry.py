@@ -30,7 +30,7 @@ def test_the_status_follows_from_value_and_threshold(finding, status):
     assert finding.status == status
 
 
-def test_a_check_of_ones_own_runs_in_every_later_audit(digits, tiny):
+def test_a_custom_check_runs_in_every_later_audit(digits, tiny):
     @register_check(source="own", meaning="Somebody has turned the images upside down: turn them back.")
     def images_upright(context):
         """Number of images."""

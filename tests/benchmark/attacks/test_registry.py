@@ -38,7 +38,7 @@ def test_a_registered_attack_runs_last_or_where_it_is_put(monkeypatch):
     assert list(ATTACKS) == before
 
 
-def test_with_two_views_arts_gradient_attacks_come_first():
+def test_with_two_ways_of_attacking_arts_gradient_attacks_come_first():
     names = ordered(["square", "apgd-t", "autoattack", "deepfool", "fgm"], both_views=True)
     assert names == ["fgm", "deepfool", "square", "apgd-t", "autoattack"]
 

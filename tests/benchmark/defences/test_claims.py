@@ -45,7 +45,7 @@ NO_DEFENCES = {
 ANOTHER_NAME = {"PytorchDeepZ": "DeepZ", "IBPClassifier": "AdversarialTrainerCertifiedIBP"}
 
 
-def test_every_pytorch_defence_of_art_has_its_row_or_a_reason():
+def test_every_pytorch_defence_of_art_is_included_or_has_a_reason():
     modules = [f"art.defences.{part}" for part in PARTS_OF_ART]
     modules += ["art.estimators.certification", "art.estimators.certification.randomized_smoothing"]
     names = {name for module in modules for name, kind in vars(import_module(module)).items() if isclass(kind)}

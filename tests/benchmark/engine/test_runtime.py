@@ -106,6 +106,6 @@ def hostile_report() -> AuditReport:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ProcessLostError("gone")])
-def test_some_errors_end_the_whole_suite(error):
+def test_some_errors_end_the_entire_suite(error):
     with pytest.raises(type(error)):
         attempt(raising(error))

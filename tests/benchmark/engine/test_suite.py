@@ -92,7 +92,7 @@ def test_the_twin_starts_from_the_same_weights_and_seeds_differ(finished):
     assert accuracy["none", 0] != accuracy["none", 1]
 
 
-def test_resume_keeps_what_is_done_and_adds_what_is_not(finished, tmp_path, monkeypatch, capsys):
+def test_resume_keeps_what_is_done_and_adds_what_is_missing(finished, tmp_path, monkeypatch, capsys):
     finished = shutil.copytree(finished, tmp_path / "run")
     before = results(finished)
     trained = []

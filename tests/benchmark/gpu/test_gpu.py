@@ -22,7 +22,7 @@ def test_without_a_gpu():
 @pytest.mark.parametrize(
     ("program", "words", "message"),
     [
-        ("gpu.py", ["--seconds", "nan"], "argument --seconds: 'nan' is no number above 0"),
+        ("gpu.py", ["--seconds", "nan"], "argument --seconds: 'nan' is not a number above 0"),
         ("gpu.py", ["--secondss", "3"], "unrecognized arguments: --secondss 3"),
         ("update_readme.py", ["--chek"], "'--chek' came; expected nothing or --check"),
         ("installed_size.py", ["--list"], "unrecognized arguments: --list."),

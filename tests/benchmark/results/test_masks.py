@@ -56,7 +56,7 @@ def test_masks_of_strangers_are_not_read(tmp_path):
     assert not any(has_mask(out, name) for name in names)
     assert has_mask(out, good, 3)
     assert not has_mask(out, good, 4)
-    with pytest.raises(ValueError, match="is no file in masks/"):
+    with pytest.raises(ValueError, match="is not a file in masks/"):
         read_mask(out, "../secret.npz")
 
 

@@ -7,7 +7,7 @@ from art_sensreg.benchmark.results.store import ResultStore
 from tests.benchmark.results.examples import attacked, run_record, settings
 
 
-def test_a_record_is_replaced_and_the_file_is_always_whole(tmp_path):
+def test_a_record_is_replaced_and_the_file_is_always_complete(tmp_path):
     store = ResultStore(tmp_path, settings())
     store.put(run_record())
     store.put(run_record(clean_accuracy=0.5))

@@ -18,7 +18,7 @@ def claim(status):
     return ClaimRecord(metric="robust_accuracy", threat="any", status=status, text="")
 
 
-def test_seeds_share_a_row_with_their_mean_and_spread():
+def test_seeds_share_a_table_row_with_their_mean_and_spread():
     runs = [
         run_record(seed=seed, clean_accuracy=clean, step_cost=2.0, worst_case=(case(worst), case(0.0, 0.2)))
         for seed, clean, worst in ((0, 0.9, 0.5), (1, 1.0, 0.7))
@@ -50,7 +50,7 @@ def attack(name, share, n=5, **entries):
     return AttackRecord(attack=name, norm="linf", eps=0.1, robust_accuracy=share, n=n, mask="masks/a.npz", **entries)
 
 
-def test_attacks_have_columns_and_views_have_rows():
+def test_attacks_are_columns_and_ways_of_attacking_are_table_rows():
     both = (attack("fgm", 0.5), attack("fgm", 0.4, view="adaptive"), attack("pgd", 0.3, n=2, view="adaptive"))
     found = results(run_record(), run_record(defence="sr", attacks=both))
     assert attack_table(found, "linf", 0.1).rows == [["sr (adaptive)", "40.0", "30.0*"], ["sr (ART)", "50.0", ""]] or (

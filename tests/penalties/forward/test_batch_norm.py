@@ -45,7 +45,7 @@ def test_outputs_and_gradients(inputs, rows):
         assert torch.allclose(a, b, atol=1e-10)
 
 
-def test_it_is_torchs_batch_norm_when_all_rows_are_clean(inputs):
+def test_it_is_torchs_batch_norm_when_all_examples_are_clean(inputs):
     output = normalise(*inputs, CleanStatistics(rows=6, eps=1e-5))
     own = F.batch_norm(inputs[0], None, None, inputs[1], inputs[2], True, 0.1, 1e-5)
     assert torch.allclose(output, own, atol=1e-12)

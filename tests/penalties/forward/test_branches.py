@@ -53,7 +53,7 @@ def frozen_at(net, x):
     return frozen.eval()
 
 
-def test_batch_norm_takes_statistics_from_the_clean_rows_only():
+def test_batch_norm_takes_statistics_from_the_clean_examples_only():
     net, x = batch_norm_net(), torch.rand(6, 1, 4, 4).double()
     plain = copy.deepcopy(net)
     noisy = x + 0.5 * torch.randn_like(x)
@@ -92,7 +92,7 @@ def test_looking_at_a_penalty_moves_no_statistics(penalty):
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
 
 
-def test_the_jacobian_under_batch_norm_is_that_of_single_rows_at_fixed_statistics():
+def test_the_jacobian_under_batch_norm_is_that_of_single_examples_at_fixed_statistics():
     net, x = batch_norm_net(), torch.rand(6, 1, 4, 4).double()
     fixed = frozen_at(net, x)
     wanted = sum(jacobian(lambda row: fixed(row[None])[0], row).pow(2).sum() for row in x) / len(x) / 2
@@ -109,7 +109,7 @@ def test_dropout_uses_one_mask_for_all_branches_and_a_new_one_each_time(layer):
     assert not torch.allclose(first, forward_branches(net, [x, x]).logits[0], atol=1e-3)
 
 
-def test_the_clean_rows_get_the_mask_of_a_plain_pass():
+def test_the_clean_examples_get_the_mask_of_a_plain_pass():
     net, x = nn.Sequential(nn.Linear(4, 50), nn.Dropout(0.5)).train(), torch.rand(5, 4)
     torch.manual_seed(3)
     plain = net(x)

@@ -60,7 +60,7 @@ def test_randomness_that_begins_later(rows):
 
 
 @pytest.mark.parametrize("rows", [16, 10])
-def test_a_shared_mask_is_that_of_the_clean_rows_alone_in_any_layout(rows):
+def test_a_shared_mask_is_that_of_the_clean_examples_alone_in_any_layout(rows):
     """Masks are drawn in the order in which a tensor lies in memory."""
     net = built(lambda: Body(Transposed()))
     assert survey(net, batch()[0]).stacked

@@ -16,7 +16,7 @@ from tests.penalties.branch_models import DRAWING, Body, ViT
 from tests.penalties.helpers import X, Y, batch, built, by_hand, classifier, generator, quiet
 
 
-def test_parameters_and_their_views_are_told_from_functions_of_the_batch():
+def test_parameters_and_their_views_are_distinguished_from_functions_of_the_batch():
     weight = nn.Linear(3, 2).weight
     assert of_parameter(weight)
     assert of_parameter(weight.view(1, 2, 3))

@@ -124,7 +124,7 @@ BY_HAND = {
 
 @pytest.mark.parametrize("clone", [False, True])
 @pytest.mark.parametrize(("act", "wanted"), BY_HAND.values(), ids=BY_HAND)
-def test_an_activation_written_by_hand_is_tapped_whole(act, wanted, clone):
+def test_a_hand_written_activation_is_tapped_as_one(act, wanted, clone):
     model, x = Hidden(act), images()
     (value,) = read(model, x, clone or plan_taps(model, "hidden", x).clone)
     torch.testing.assert_close(value, wanted(model.first(x)))

@@ -28,7 +28,7 @@ def test_ball_and_range_are_kept(norm):
     assert torch.equal(inside_ball(x, x, 0.2, norm), x)
 
 
-def test_the_model_is_in_evaluation_mode_and_nothing_of_it_changes():
+def test_the_model_is_in_evaluation_mode_and_does_not_change():
     model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout()).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     x = torch.rand(6, 4)

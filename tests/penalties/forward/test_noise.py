@@ -7,7 +7,7 @@ from art_sensreg.penalties.forward.noise import NOISES, Probes, draw_noise, draw
 
 
 @pytest.mark.parametrize("noise", NOISES)
-def test_mean_0_variance_1_and_rows_of_their_own(noise):
+def test_mean_0_variance_1_and_independent_examples(noise):
     sample = draw_noise(torch.zeros(20_000, 2, 3, dtype=torch.float64), noise, torch.Generator().manual_seed(0))
     n = sample.numel()
     assert abs(sample.mean()) < 4 / math.sqrt(n)
@@ -65,7 +65,7 @@ def test_noise_from_the_bank_has_the_moments_of_fresh_noise(noise):
         assert torch.allclose(rows.norm(dim=1), torch.full((len(rows),), 200**0.5, dtype=torch.float64), atol=1e-4)
 
 
-def test_rows_of_one_step_are_uncorrelated():
+def test_examples_of_one_step_are_uncorrelated():
     rows = draw_noise(torch.zeros(200, 500), "gaussian", probes().at(0)).double()
     correlation = rows @ rows.T / 500
     off = correlation[~torch.eye(200, dtype=torch.bool)]
@@ -73,7 +73,7 @@ def test_rows_of_one_step_are_uncorrelated():
     assert off.pow(2).mean() == pytest.approx(1 / 500, rel=0.1)
 
 
-def test_what_is_drawn_depends_on_seed_step_and_row_alone():
+def test_draws_depend_only_on_seed_step_and_example():
     like = torch.zeros(7, 5)
     whole = draw_noise(like, "gaussian", probes().at(3))
     used = probes()

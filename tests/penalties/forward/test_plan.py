@@ -24,7 +24,9 @@ def test_only_sources_other_than_torchs_own_are_seeded():
 
 def test_a_plan_that_failed_is_unstacked_with_a_warning():
     plan = ForwardPlan(coupled=True)
-    with pytest.warns(UserWarning, match="because it sees all rows. .* Layers that are not torch.s own normalise each branch"):
+    with pytest.warns(
+        UserWarning, match="because it sees all rows. .* Layers that are not torch.s own normalise each branch"
+    ):
         other = plan.unstacked("it sees all rows")
     assert (plan.stacked, other.stacked, other.coupled) == (True, False, True)
 

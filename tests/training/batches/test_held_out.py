@@ -12,7 +12,7 @@ def loader_of(start):
     return HeldOutLoader(start, length=2)
 
 
-def test_tensors_come_whole_and_in_order():
+def test_tensors_arrive_complete_and_in_order():
     held_out = HeldOutTensors(X, Y, encode=lambda y: y + 1, clip=(torch.tensor(0.0), torch.tensor(5.0)))
     x, y = (torch.cat(parts) for parts in zip(*held_out.batches(4), strict=True))
     assert torch.equal(x, X.clamp(0, 5))

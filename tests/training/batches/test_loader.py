@@ -147,7 +147,7 @@ def test_wrong_generators(make_classifier, digits):
     assert same_weights(before, weights_of(classifier))
 
 
-def test_a_numpy_generator_is_checked_whole_before_training(make_classifier, digits):
+def test_a_numpy_generator_is_checked_in_full_before_training(make_classifier, digits):
     x = digits.x_train[:100].copy()
     x[90] = np.nan
     classifier = make_classifier()

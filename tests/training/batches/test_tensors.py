@@ -26,7 +26,7 @@ def test_an_array_mapped_from_a_file_trains_the_same(make_classifier, digits, tm
     assert same_weights(*results)
 
 
-def test_memory_grows_with_the_batch_and_not_with_the_data(tmp_path):
+def test_memory_grows_with_the_batch_not_with_the_data(tmp_path):
     script = """
         import sys, resource, warnings
         import numpy as np, torch
@@ -56,7 +56,7 @@ def test_memory_grows_with_the_batch_and_not_with_the_data(tmp_path):
     assert own[1] - own[0] < 60  # the data are 246 MB larger
 
 
-def test_every_row_once_per_epoch():
+def test_every_example_comes_once_per_epoch():
     data = torch.arange(10.0)[:, None]
     batches = TensorBatches(data, torch.arange(10), BatchSizes(3))
 

@@ -14,7 +14,7 @@ from art_sensreg import SensRegClassifier
 from tests.training.checkpoint.helpers import Net, Ridge, Run, X, Y, one_changed
 
 
-def test_a_mapped_file_is_read_whole_and_in_parts(tmp_path, monkeypatch):
+def test_a_memory_mapped_file_is_read_in_full_and_in_parts(tmp_path, monkeypatch):
     monkeypatch.setattr("art_sensreg.training.checkpoint.describe._CHUNK", 100)
     np.save(tmp_path / "x.npy", X)
     Run(x=np.load(tmp_path / "x.npy", mmap_mode="r")).start(tmp_path / "run")
@@ -33,7 +33,7 @@ def test_copies_and_shared_things_are_described_alike():
     assert dict(Describer()("thing", thing)) == dict(Describer()("thing", copy.deepcopy(thing)))
 
 
-def test_loaders_are_told_by_their_data_and_settings(tmp_path):
+def test_loaders_are_identified_by_their_data_and_settings(tmp_path):
     def start(x=X, batch_size=50, resume=True, **settings):
         torch.manual_seed(0)
         net = Net()

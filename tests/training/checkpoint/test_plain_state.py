@@ -143,7 +143,7 @@ def test_a_data_set_that_counts_and_caches_is_the_same_in_the_same_process(tmp_p
     assert same_weights(run(Caching()), run(data, tmp_path, resume=True))
 
 
-def test_a_data_set_that_is_a_long_list_is_told_by_one_checksum(tmp_path):
+def test_a_data_set_that_is_a_long_list_is_identified_by_one_checksum(tmp_path):
     rows = [(torch.full((4,), i / 3000), i % 3) for i in range(3000)]
 
     def run(data, resume):

@@ -128,7 +128,7 @@ def test_a_lost_process_is_named_at_once(text, caplog):
     assert "Another process of this job has gone" in caplog.text
 
 
-def test_an_error_of_ones_own_is_no_lost_process(caplog):
+def test_an_error_in_this_process_is_not_a_lost_process(caplog):
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as raised, lost_processes_named():
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)")
     assert raised.type is RuntimeError
@@ -147,7 +147,7 @@ def test_shares_are_complete_and_their_weights_sum_to_one(rows, noisy):
         assert share.weight == pytest.approx(own * 3 / rows)
 
 
-def test_rows_are_dealt_out_without_repetition_or_loss():
+def test_examples_are_divided_without_repetition_or_loss():
     data = torch.arange(11.0)[:, None]
     batches = TensorBatches(data, data, BatchSizes(4))
     seen = []
@@ -160,7 +160,7 @@ def test_rows_are_dealt_out_without_repetition_or_loss():
     assert sorted(seen) == list(range(11))
 
 
-def test_a_loader_that_deals_out_rows_itself_is_refused(make_classifier, digits):
+def test_a_loader_that_shards_its_examples_itself_is_refused(make_classifier, digits):
     data = TensorDataset(torch.from_numpy(digits.x_train[:40]), torch.from_numpy(digits.y_train[:40]))
     loader = DataLoader(data, batch_size=10, sampler=DistributedSampler(data, num_replicas=2, rank=0))
     with pytest.raises(ValueError, match=r"`generator` has a DistributedSampler, which repeats images"):

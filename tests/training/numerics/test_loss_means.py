@@ -48,7 +48,7 @@ def test_the_loss_of_all_rows(name, batch_size):
     assert trainer.history[0]["val_loss"] == pytest.approx(truth, rel=1e-5)
 
 
-def test_a_loss_of_each_row_is_refused_before_a_weight_moves():
+def test_a_loss_per_example_is_refused_before_any_weight_changes():
     model = small_model(nn.BatchNorm1d(8))
     before = [value.clone() for value in model.state_dict().values()]
     with pytest.raises(TypeError, match=r"`base` is a tensor of shape \(24,\); expected a 0-d tensor"):

@@ -89,7 +89,7 @@ def test_what_cannot_be_divided_is_refused(loss):
     run(8, 1, loss=loss, adversary=TRADES(eps=0.1))
 
 
-def test_no_more_rows_at_once_than_a_batch_has():
+def test_no_more_examples_at_once_than_a_batch_has():
     seen = []
 
     class Look(nn.Module):
@@ -104,7 +104,7 @@ def test_no_more_rows_at_once_than_a_batch_has():
     assert seen == 3 * [4, 4, 4, 4, 3, 3]
 
 
-def test_a_micro_batch_has_two_rows_for_batch_norm():
+def test_a_micro_batch_has_at_least_two_examples_for_batch_norm():
     assert len(run(2, 3, model=small_model(nn.BatchNorm1d(8)), n=21).history) == 3
 
 
@@ -139,7 +139,7 @@ class PoisonPart(nn.Module):
 
 
 @pytest.mark.parametrize("when", [1, 2])
-def test_one_bad_micro_batch_leaves_out_the_whole_step(when):
+def test_one_non_finite_micro_batch_skips_the_entire_step(when):
     states = []
 
     class Record(Callback):

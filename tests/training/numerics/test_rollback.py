@@ -166,7 +166,7 @@ class Switched(nn.Module):
 
 
 @pytest.mark.parametrize("estimator", ["exact", "projection"])
-def test_a_step_that_is_nan_is_not_taken_for_rows_that_influence_each_other(estimator):
+def test_a_nan_step_is_not_mistaken_for_examples_that_influence_each_other(estimator):
     switch = Switched()
 
     class Flip(Callback):

@@ -9,7 +9,7 @@ As shipped in ART 1.20.1,
 
 - zonotopes of images near black or white crash under numpy 2.4 (an array put into one element): `train_deepz_fixed` and
   `certify_deepz` make the same boxes with `box_zonotope`;
-- the trainer crashes on a `certification_schedule` of one's own, takes `batch_size` for a missing `nb_epochs`, copies
+- the trainer crashes on a custom `certification_schedule`, takes `batch_size` for a missing `nb_epochs`, copies
   the whole training set for every batch, and certifies image by image, with an error term for every pixel and for every
   ReLU that may switch.
 """

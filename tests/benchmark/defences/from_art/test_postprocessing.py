@@ -78,7 +78,7 @@ def test_what_they_do_to_logits(digits: Dataset, undefended: tuple[TrainingSpec,
     assert (HighConfidence()(logits)[logits < 0] == 0).all()
 
 
-def test_class_labels_as_shipped_answer_for_the_whole_batch(
+def test_class_labels_as_shipped_mix_the_classes_of_the_batch(
     digits: Dataset, undefended: tuple[TrainingSpec, SensRegClassifier]
 ) -> None:
     x = digits.x_test[:100]

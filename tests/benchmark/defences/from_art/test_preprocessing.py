@@ -71,7 +71,7 @@ def finished(tmp_path_factory):
     return out
 
 
-def test_both_views_stand_side_by_side(finished):
+def test_both_ways_of_attacking_are_shown_side_by_side(finished):
     data = results(finished)
     for entry in data["runs"]:
         keys = [(row["attack"], row["norm"], row["eps"], row["view"]) for row in entry["attacks"]]
@@ -108,7 +108,7 @@ def test_the_model_is_that_of_none(finished):
     assert runs["quantise"]["train_seconds"] != runs["none"]["train_seconds"]
 
 
-def test_random_rows_are_scored_with_fresh_draws(finished):
+def test_random_defences_are_scored_with_fresh_draws(finished):
     entry = next(entry for entry in results(finished)["runs"] if entry["defence"] == "art-gaussian-augmentation")
     for row in entry["attacks"]:
         figures = row["random"]

@@ -55,7 +55,7 @@ def test_links_are_not_written_through(tmp_path, name):
     if name.endswith(".part"):
         assert read_checkpoint(write_checkpoint(folder, 2, "new", keep=1)) == (2, "new")
     else:
-        with pytest.raises(FileExistsError, match=r"step 2 could not be written .*is no regular file"):
+        with pytest.raises(FileExistsError, match=r"step 2 could not be written .*is not a regular file"):
             write_checkpoint(folder, 2, "new", keep=1)
     assert other.read_text() == "mine"
 
