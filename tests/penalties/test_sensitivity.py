@@ -48,18 +48,17 @@ def test_small_noise_gives_the_frobenius_norms_of_all_layers(net, x):
         assert abs(mean - torch.stack([truth(depth) for depth in depths]).mean()) < 4 * error
 
 
-def by_hand(
-    net, x, seed, sigma=0.3, noise="gaussian", clip=None, probes=1, distance="squared", scale="per_neuron", weights=None
-):
+def by_hand(penalty, net, x, seed, clip=None):
     """The formula of DESIGN section 3, layer by layer and neuron by neuron."""
     generator = torch.Generator().manual_seed(seed)
     total = torch.zeros((), dtype=x.dtype)
-    for _ in range(probes):
-        noisy = x + sigma * draw_noise(x, noise, generator)
+    sigma, distance = penalty.sigma, penalty.distance
+    for _ in range(penalty.probes):
+        noisy = x + sigma * draw_noise(x, penalty.noise, generator)
         noisy = noisy if clip is None else noisy.clamp(*clip)
         for index, depth in enumerate((2, 4)):
             clean_act, noisy_act = net[:depth](x), net[:depth](noisy)
-            weight = 0.5 if weights is None else weights[index]
+            weight = 0.5 if penalty.layer_weights is None else penalty.layer_weights[index]
             rows = []
             for a, b in zip(clean_act, noisy_act, strict=True):
                 if distance == "squared":
@@ -67,10 +66,10 @@ def by_hand(
                 else:
                     rows.append(sum(abs(q - p) for p, q in zip(a, b, strict=True)) / len(a) / sigma)
             term = sum(rows) / len(rows)
-            if scale == "relative":
+            if penalty.scale == "relative":
                 size = clean_act.pow(2).mean()
                 term = term / (size if distance == "squared" else size.sqrt())
-            total = total + weight * term / probes
+            total = total + weight * term / penalty.probes
     return total
 
 
@@ -94,8 +93,7 @@ def by_hand(
 def test_every_option_computed_another_way(net, x, options):
     penalty = SensitivityPenalty(**options)
     value = penalty(net, x, generator=torch.Generator().manual_seed(5), clip_values=(0.0, 1.0))
-    clip = (0.0, 1.0) if options.pop("clip", False) else None
-    wanted = by_hand(net, x, 5, clip=clip, weights=options.pop("layer_weights", None), **options)
+    wanted = by_hand(penalty, net, x, 5, clip=(0.0, 1.0) if penalty.clip else None)
     assert torch.isclose(value, wanted, rtol=1e-10)
 
 

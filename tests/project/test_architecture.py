@@ -82,7 +82,10 @@ def test_files_and_folders_are_small():
 
 def test_functions_have_few_parameters():
     found = []
-    for path in (*FILES, *PROGRAMS):
+    torchs = ROOT / "tests" / "device" / "backend" / "kernels.py"  # operators with the signatures of torch's own
+    for path in SOURCES:
+        if path == torchs:
+            continue
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.FunctionDef | ast.Lambda):
                 continue

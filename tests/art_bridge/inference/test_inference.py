@@ -22,10 +22,9 @@ def y():
     return images_and_labels()[1]
 
 
-def same_numbers(ours, arts, x, y, kind=np.float32, labels=None, tolerance=1e-6, batch_size=4):
+def same_numbers(ours, arts, x, y, tolerance=1e-6, batch_size=4):
     """Predictions and gradients, in evaluation and training mode, and all that must not have changed."""
-    x = x.astype(kind)
-    given, before = y if labels is None else labels(y), x.copy()
+    before = x.copy()
     kept = [torch.full_like(parameter, 2.0) for parameter in ours.model.parameters()]
     for parameter, gradient in zip(ours.model.parameters(), kept, strict=True):
         if parameter.requires_grad:
@@ -35,7 +34,7 @@ def same_numbers(ours, arts, x, y, kind=np.float32, labels=None, tolerance=1e-6,
         for classifier in (ours, arts):
             torch.manual_seed(1)
             numbers = [classifier.predict(x, batch_size=batch_size, training_mode=training_mode)]
-            numbers.append(classifier.loss_gradient(x.copy(), given, training_mode=training_mode))
+            numbers.append(classifier.loss_gradient(x.copy(), y, training_mode=training_mode))
             results.append((numbers, torch.rand(1).item(), classifier.model.training))
         for mine, theirs in zip(results[0][0], results[1][0], strict=True):
             assert mine.shape == theirs.shape
@@ -56,7 +55,7 @@ def test_models(name, x, y):
     torch.manual_seed(0)
     kind = {"float64": np.float64, "float16": np.float16}.get(name, np.float32)
     ours, arts = classifiers(MODELS[name]())
-    same_numbers(ours, arts, x, y, kind, tolerance=1e-3 if name == "float16" else 1e-6)
+    same_numbers(ours, arts, x.astype(kind), y, tolerance=1e-3 if name == "float16" else 1e-6)
 
 
 @pytest.mark.parametrize("name", PREPROCESSING)
@@ -72,7 +71,7 @@ def test_preprocessing_in_other_types(name, kind, x, y):
     ours, arts = classifiers(model, **PREPROCESSING[name])
     if kind is np.float16 and name == "standardisation-by-channel":
         arts._apply_preprocessing = ours._apply_preprocessing  # ART's gives the model float32, which it refuses
-    same_numbers(ours, arts, x, y, kind, tolerance=1e-3 if kind is np.float16 else 1e-6)
+    same_numbers(ours, arts, x.astype(kind), y, tolerance=1e-3 if kind is np.float16 else 1e-6)
 
 
 class SquaredError(nn.MSELoss):
@@ -124,7 +123,7 @@ LABELS = {
 
 @pytest.mark.parametrize("name", LABELS)
 def test_labels(name, x, y):
-    same_numbers(*classifiers(mlp()), x, y, labels=LABELS[name])
+    same_numbers(*classifiers(mlp()), x, LABELS[name](y))
 
 
 def test_labels_that_cannot_be_written_to(x, y):
@@ -215,7 +214,7 @@ def test_on_a_gpu(name, preprocessing, x, y):
     torch.manual_seed(0)
     ours, arts = classifiers(MODELS[name](), preprocessing=preprocessing, device_type="gpu")
     assert ours.device.type == "cuda"
-    same_numbers(ours, arts, x, y, np.float64 if name == "float64" else np.float32, tolerance=1e-5)
+    same_numbers(ours, arts, x.astype(np.float64 if name == "float64" else np.float32), y, tolerance=1e-5)
     tensor = torch.from_numpy(x).to(ours.device, torch.float64 if name == "float64" else torch.float32)
     gradient = ours.loss_gradient(tensor, torch.from_numpy(y).to(ours.device))
     assert gradient.device == tensor.device

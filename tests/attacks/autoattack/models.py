@@ -31,11 +31,11 @@ def linear(shape, classes, seed=0, **kwargs):
     return PyTorchClassifier(model, nn.CrossEntropyLoss(), shape, classes, **kwargs)
 
 
-def directly(model, x, y, norm, eps, seed=0, batch_size=250, nb_iter=None, nb_queries=None, classes=10, **kwargs):
+def directly(model, x, y, batch_size=250, classes=10, **settings):
     """What the package does when called as in its readme; strength is set as its users set it."""
-    theirs = pytest.importorskip("pyautoattack").AutoAttack(
-        model, norm=THEIRS[norm], eps=eps, seed=seed, device="cpu", **kwargs
-    )
+    nb_iter, nb_queries = settings.pop("nb_iter", None), settings.pop("nb_queries", None)
+    settings = {"seed": 0, "device": "cpu", **settings, "norm": THEIRS[settings["norm"]]}
+    theirs = pytest.importorskip("pyautoattack").AutoAttack(model, **settings)
     if nb_iter is not None:
         theirs.fab.n_iter = nb_iter
         for attack in (theirs.apgd, theirs.apgd_targeted):

@@ -91,7 +91,7 @@ def test_the_users_units(victim, digits, clip, dtype, norm):
     assert x_adv.max() <= clip[1]
     assert np.array_equal(attack.robust, classifier.predict(x_adv).argmax(axis=1) == y)
     model = RescaledModel(classifier, shape)
-    theirs, robust = directly(model, model.rescale(x), y, norm, EPS[norm], **WEAK)
+    theirs, robust = directly(model, model.rescale(x), y, norm=norm, eps=EPS[norm], **WEAK)
     assert np.array_equal(attack.robust, robust)
     np.testing.assert_allclose(x_adv, low + width * theirs, atol=1e-5 * width)
 

@@ -34,7 +34,9 @@ def test_a_version_equals_the_package(victim, digits, version, norm):
     x, y = digits.x_test[:40], digits.y_test[:40]
     attack = OfficialAutoAttack(victim, norm=norm, eps=EPS[norm], version=version, seed=3, batch_size=16, **WEAK)
     ours = attack.generate(x, y)
-    theirs, robust = directly(victim.model, x, y, norm, EPS[norm], seed=3, batch_size=16, version=version, **WEAK)
+    theirs, robust = directly(
+        victim.model, x, y, norm=norm, eps=EPS[norm], seed=3, batch_size=16, version=version, **WEAK
+    )
     assert np.array_equal(ours, theirs)
     assert np.array_equal(attack.robust, robust)
     assert 0 < robust.sum() < attack.masks["clean"].sum()
@@ -47,7 +49,7 @@ def test_a_single_attack_equals_the_package(victim, digits, stage, norm):
     attack = OfficialAutoAttack(victim, norm=norm, eps=EPS[norm], attacks=(stage,), seed=1, batch_size=20, **WEAK)
     ours = attack.generate(x, y)
     theirs, robust = directly(
-        victim.model, x, y, norm, EPS[norm], seed=1, batch_size=20, version="custom", attacks=[stage], **WEAK
+        victim.model, x, y, norm=norm, eps=EPS[norm], seed=1, batch_size=20, version="custom", attacks=[stage], **WEAK
     )
     assert attack.version == "custom"
     assert np.array_equal(ours, theirs)
@@ -77,7 +79,7 @@ def test_fewer_than_ten_classes(classes):
     y = classifier.predict(x).argmax(axis=1)
     attack = OfficialAutoAttack(classifier, eps=0.02, **WEAK)
     ours = attack.generate(x, y)
-    theirs, robust = directly(classifier.model, x, y, "linf", 0.02, classes=classes, **WEAK)
+    theirs, robust = directly(classifier.model, x, y, norm="linf", eps=0.02, classes=classes, **WEAK)
     assert np.array_equal(ours, theirs)
     assert np.array_equal(attack.robust, robust)
     assert 0 < robust.sum() < 20

@@ -12,8 +12,8 @@ DUAL = {"linf": 1, "l2": 2, "l1": np.inf}
 ORDER = {"linf": np.inf, "l2": 2, "l1": 1}
 
 
-def margins_of(weight, bias, x, y, eps, norm, clip=(0, 1)):
-    return linear_margins(weight, bias, x, y, Ball(norm, eps, *clip))
+def margins_of(weight, bias, x, y, eps, norm):
+    return linear_margins(weight, bias, x, y, Ball(norm, eps, 0, 1))
 
 
 def robust_accuracy_of(weight, bias, x, y, eps, norm):
@@ -96,7 +96,8 @@ def test_without_a_box_each_class_loses_eps_times_the_dual_norm(problem, norm):
     margins[np.arange(12), y] = np.inf
     expected = margins.min(axis=1)
     for clip in ((), (-np.inf, np.inf), (-10.0, 10.0)):
-        np.testing.assert_allclose(margins_of(weight, bias, x, y, 0.7, norm, clip), expected, atol=1e-12)
+        found = linear_margins(weight, bias, x, y, Ball(norm, 0.7, *clip))
+        np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -127,9 +128,9 @@ def test_units_scale(problem):
     weight, bias, x, y = problem
     for norm in NORMS:
         unit = margins_of(weight, bias, x, y, 0.3, norm)
-        bytes_ = margins_of(weight / 255, bias, x * 255, y, 0.3 * 255, norm, (0, 255))
+        bytes_ = linear_margins(weight / 255, bias, x * 255, y, Ball(norm, 0.3 * 255, 0, 255))
         np.testing.assert_allclose(unit, bytes_, atol=1e-10)
-        images = margins_of(weight, bias, x.reshape(12, 1, 2, 3), y, 0.3, norm, (np.zeros(6), np.ones(6)))
+        images = linear_margins(weight, bias, x.reshape(12, 1, 2, 3), y, Ball(norm, 0.3, np.zeros(6), np.ones(6)))
         np.testing.assert_array_equal(unit, images)
 
 

@@ -96,29 +96,33 @@ def preprocessor(transform: Transform) -> type[PreprocessorPyTorch]:
     return Preprocessor
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How `fitted` trains."""
+
+    seed: int = 0
+    lr: float = 3e-3
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = F.cross_entropy
+    weight_decay: float = 0.0
+
+
 def fitted(
-    model: nn.Module,
-    digits: Dataset,
-    epochs: int,
-    transform: Transform | None = None,
-    seed: int = 0,
-    lr: float = 3e-3,
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = F.cross_entropy,
-    weight_decay: float = 0.0,
+    model: nn.Module, digits: Dataset, epochs: int, transform: Transform | None = None, **settings: Any
 ) -> nn.Module:
     """The model after some epochs of one-cycle Adam, as the suite trains; the caller's random state is left alone."""
+    fit = Fit(**settings)
     x, y = torch.from_numpy(digits.x_train), torch.from_numpy(digits.y_train)
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr, weight_decay=weight_decay)
+    optimizer = torch.optim.Adam(model.parameters(), lr=fit.lr, weight_decay=fit.weight_decay)
     batches = -(-len(x) // 64)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * batches + 1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, fit.lr, total_steps=epochs * batches + 1)
     dtype = next(model.parameters()).dtype
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(fit.seed)
         model.train()
         for _ in range(epochs):
             for rows in torch.randperm(len(x)).split(64):
                 images = x[rows].to(dtype) if transform is None else transform(x[rows].to(dtype))
-                value = loss(model(images), y[rows])
+                value = fit.loss(model(images), y[rows])
                 optimizer.zero_grad()
                 value.backward()
                 optimizer.step()

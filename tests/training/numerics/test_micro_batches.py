@@ -15,10 +15,10 @@ from tests.conftest import same_weights, weights_of
 from tests.training.helpers import Arm, X, Y, classifier_of, close, small_model
 
 
-def run(batch_size, accumulate, penalties=(), n=24, loss=None, adversary=None, model=None, **options):
+def run(batch_size, accumulate, penalties=(), n=24, adversary=None, **options):
     fit_options = {name: options.pop(name) for name in ("checkpoint_dir", "resume") if name in options}
     make_scheduler = options.pop("scheduler", None)
-    model = small_model() if model is None else model
+    model, loss = options.pop("model", None) or small_model(), options.pop("loss", None)
     classifier = classifier_of(model, torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9), loss)
     callbacks = [Arm(), *options.pop("callbacks", ())]
     sizes = {"batch_size": batch_size, "accumulate": accumulate}
