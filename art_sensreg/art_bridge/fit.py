@@ -16,6 +16,7 @@ from art_sensreg.art_bridge.data import Reader
 from art_sensreg.art_bridge.loaders import BatchAdapter, describe_source, loader_source
 from art_sensreg.art_bridge.placement import move, place, run_device
 from art_sensreg.art_bridge.prepare import check_trainable, prepare_training
+from art_sensreg.art_bridge.preprocessing import STANDARDISATIONS
 from art_sensreg.penalties.forward.row_coupling import LOOK
 from art_sensreg.penalty_lists import Penalty, active_penalties
 from art_sensreg.randomization import BayesianKL
@@ -226,7 +227,7 @@ def _description(classifier: PyTorchClassifier, setup: RunSetup, data: DescribeD
 def _preprocessors(classifier: PyTorchClassifier) -> list[Any]:
     """The preprocessing of a classifier except mean and standard deviation, which are described with the data."""
     operations = classifier.preprocessing_operations
-    return [part for part in operations if not type(part).__name__.startswith("StandardisationMeanStd")]
+    return [part for part in operations if not isinstance(part, STANDARDISATIONS)]
 
 
 def _describe_held_out(validation: HeldOut | None, describe: Describer) -> dict[str, str]:

@@ -15,6 +15,7 @@ from art_sensreg.art_bridge.checks import clip_bounds
 from art_sensreg.art_bridge.preprocessing import Preprocessing
 from art_sensreg.objectives import Objective
 from art_sensreg.outputs import SingleOutput
+from art_sensreg.penalties import FusedPenalty, GradientDiversityPenalty
 from art_sensreg.penalties.effect import TappedLayer, TrainedBatch, penalty_effect, reaches_logits, tapped_layers
 from art_sensreg.penalties.forward.inner_ascent import ClipValues
 from art_sensreg.penalties.forward.main_output import with_main_output
@@ -22,6 +23,7 @@ from art_sensreg.penalties.forward.plan import ForwardPlan
 from art_sensreg.penalties.forward.taps import trial
 from art_sensreg.penalties.forward.trial_rows import trial_rows
 from art_sensreg.penalty_lists import Penalty, active_penalties, unique_names
+from art_sensreg.randomization import BayesianKL
 from art_sensreg.training.checkpoint.loading import check_live_state
 from art_sensreg.training.numerics.loss_checks import check_loss_alone
 from art_sensreg.training.optimizers import needs_closure
@@ -136,7 +138,7 @@ def warn_without_effect(
 
 def is_own(penalty: Any) -> bool:
     """Whether a penalty is the package's own, or a subclass of one: only those may be computed before training."""
-    return any(kind.__module__.startswith("art_sensreg.") for kind in type(penalty).__mro__)
+    return isinstance(penalty, (FusedPenalty, GradientDiversityPenalty, BayesianKL))
 
 
 def layers_of(

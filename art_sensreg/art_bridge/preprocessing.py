@@ -30,7 +30,7 @@ from art_sensreg.penalties.forward.main_output import ModelWrapper
 from art_sensreg.utils.model_rng import preserve_rng_state
 from art_sensreg.utils.rng import random_state, restore_random_state
 
-_STANDARDISATIONS = (StandardisationMeanStd, StandardisationMeanStdPyTorch)
+STANDARDISATIONS = (StandardisationMeanStd, StandardisationMeanStdPyTorch)
 # ART's preprocessors that map images to images in the unit of `clip_values`, and the one that changes only labels.
 _UNIT_KEPT: tuple[type[Preprocessor], ...] = (
     defences.CutMix,
@@ -59,7 +59,7 @@ def is_identity(operation: Any) -> bool:
 
 def as_given(preprocessing: Any) -> Any:
     """The `preprocessing` of a classifier as its constructor takes it: a pair (mean, std) of a standardisation."""
-    standardises = isinstance(preprocessing, _STANDARDISATIONS)
+    standardises = isinstance(preprocessing, STANDARDISATIONS)
     if not standardises or not (preprocessing.apply_fit and preprocessing.apply_predict):
         return preprocessing
     return numbers_or_arrays((preprocessing.mean, preprocessing.std))
@@ -139,7 +139,7 @@ class Preprocessing:
         """The function to be trained: the classifier's model behind the `inside` preprocessing."""
         model: nn.Module = self.classifier.model
         for operation in reversed(self.inside):
-            if isinstance(operation, _STANDARDISATIONS):
+            if isinstance(operation, STANDARDISATIONS):
                 model = standardised(model, operation, self.classifier)
             else:
                 assert isinstance(operation, PreprocessorPyTorch)
@@ -230,7 +230,7 @@ def _keeps_unit(operation: Preprocessor) -> bool:
 
 
 def _can_be_inside(operation: Preprocessor, classifier: PyTorchClassifier) -> bool:
-    if isinstance(operation, _STANDARDISATIONS):
+    if isinstance(operation, STANDARDISATIONS):
         return True
     if not isinstance(operation, PreprocessorPyTorch) or isinstance(operation, EoTPyTorch) or _keeps_unit(operation):
         return False  # ART's own mix images and labels, or round
