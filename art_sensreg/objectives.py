@@ -113,7 +113,7 @@ class Objective:
         self._make_plan(model, x)
 
     def look_again(self, model: nn.Module, x: torch.Tensor) -> None:
-        """Plan anew if parts of the model were exchanged or switched on since, by a callback or a schedule."""
+        """Plan anew if parts of the model have been replaced or switched on since, by a callback or a schedule."""
         if composition(model) != self._composition:
             self._make_plan(model, x)
 
@@ -149,7 +149,7 @@ class Objective:
 
     @property
     def compilable(self) -> bool:
-        """Whether `torch.compile` takes a step: no gradient is differentiated, and none taken inside of it."""
+        """Whether `torch.compile` takes a step: no gradient is differentiated, and none taken inside it."""
         again = any(getattr(penalty, "double_backward", False) for penalty in self._separate.values())
         return not (again or self.double_backward or self.inner_maximisation)
 

@@ -185,7 +185,7 @@ class RandomizedClassifier(SensRegClassifier):
 
         :param x: Images `(n, *input_shape)`.
         :param layer: Name or index of the layer.
-        :param batch_size: Size of a forward pass.
+        :param batch_size: Images per forward pass.
         :param framework: Whether a torch tensor is returned.
         :return: Activations `(n, ...)`.
         """

@@ -1,12 +1,12 @@
 """
-Attack one trained model with the official AutoAttack and with each adaptive attack alone, and audit it.
+Attack one trained model with the official AutoAttack and with each adaptive attack separately, and audit it.
 
 usage: adaptive.py FOLDER DEFENCE [--surrogate FILE ...] [--eps EPS,...] [--audit-eps EPS,...] [--test-size N]
 
 FOLDER is the output of run_art_suite.py with DEFENCE and `none` (seed 0). Writes adaptive.md there, and one
-adaptive-EPS.json for each size; what is in them already is not run again, so that sizes may be run by several processes
-first. A stage of AutoAttack sees what the former ones left, an adaptive attack every image that is classified
-correctly, and the long run (kitchen sink) at most 50 of the images that nothing else broke.
+adaptive-EPS.json for each size; stored outcomes are not computed again, so that several processes can each run some
+sizes first. A stage of AutoAttack sees the images left by the previous ones, an adaptive attack every image that is
+classified correctly, and the long run (kitchen sink) at most 50 of the images that nothing else broke.
 """
 
 import os
@@ -37,7 +37,7 @@ def main():
     parser.add_argument("--audit-eps", type=sizes, default=(0.2,), help="sizes at which the model is audited")
     parser.add_argument("--test-size", type=whole_number, default=500)
     parser.add_argument("--data-dir")
-    parser.add_argument("--attacks-only", action="store_true", help="store the outcomes, and write no page")
+    parser.add_argument("--attacks-only", action="store_true", help="store the outcomes without writing the page")
     given = parser.parse_args()
     checkpoints = given.folder / "checkpoints"
     files = [checkpoints / f"{name}-seed0.safetensors" for name in (given.defence, "none")] + given.surrogate

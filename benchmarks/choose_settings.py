@@ -4,8 +4,8 @@ Choose the settings of our defences on held-out training images, never on test p
 usage: choose_settings.py --dataset NAME [--of NAME,NAME...] [--data-dir DIR] [--out DIR] [suite options ...]
 
 Runs the suite with --validation once for each candidate (`art_sensreg/benchmark/studies/choose_settings.py`), and
-writes one table of all to OUT/validation.md, with the candidate that the rule chooses. The values in
-`art_sensreg/presets.py` are those.
+writes one table of all candidates to OUT/validation.md, with the one that the rule chooses. The values in
+`art_sensreg/presets.py` were chosen in this way.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """
 Compare two defences of one run of the suite image by image: `compare_defences.py RUN FIRST SECOND`.
 
-The same attacks on the same images with the same training seeds: the difference is taken for each image, so that the
-interval is that of the difference and not of two separate shares. Writes comparison.md into RUN.
+Both were attacked in the same way on the same images with the same training seeds: the difference is taken per image,
+so that the interval is that of the difference and not of two separate shares. Writes comparison.md into RUN.
 """
 
 import shlex

@@ -1,8 +1,8 @@
 """
 Write docs/results/freed-memory.md: what a training step costs with and without TrainingConfig.keep_freed_memory.
 
-Each measurement is a process of its own, since the allocator's settings last; the two kinds alternate. Times are those
-of the processor (user and system), which other programs on the machine disturb little.
+Each measurement is a separate process, since the allocator's settings persist; the two kinds alternate. Times are CPU
+times (user and system), which other programs on the machine hardly affect.
 """
 
 import resource

@@ -1,5 +1,5 @@
 """
-Everything about a GPU that can only be seen on one, in at most nine minutes. See --help.
+Everything that can only be measured on a GPU, in at most nine minutes. See --help.
 
 Writes `gpu.json` and `gpu.md` to --out: the tests marked `gpu`, waits of the host, agreement with the CPU, resumed
 runs, lower precision, step cost and memory. A stage that fails or takes too long is recorded, and the rest runs.
@@ -41,7 +41,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seconds", type=positive, metavar="N", help="time for all stages (default 530; emulated 1600)"
     )
-    parser.add_argument("--emulated", action="store_true", help="on tests/device's emulated device, on small problems")
+    parser.add_argument(
+        "--emulated", action="store_true", help="run on the emulated device of tests/device, with small problems"
+    )
     parser.add_argument("--stage", help=argparse.SUPPRESS)  # what the run starts in processes of their own
     return parser
 

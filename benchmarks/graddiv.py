@@ -1,10 +1,10 @@
 """
-What GradDiv does to a randomised network (RSE) on scikit-learn's digits: table and command in OUT/graddiv.md.
+The effect of GradDiv on a randomised network (RSE) on scikit-learn's digits: table and command in OUT/graddiv.md.
 
 usage: graddiv.py [--seeds N] [--epochs N] [--points N] [--out DIR]
 
-1. On held-out training images: some weights; chosen is the smallest that lowers the mean pairwise cosine of the
-   gradients by a third, of those that cost no more than one point of clean accuracy.
+1. On held-out training images: several weights are tried; the smallest one is chosen that lowers the mean pairwise
+   cosine of the gradients by a third at a cost of no more than one point of clean accuracy.
 2. On test images, for each seed: the same network without and with GradDiv; the cosine at 32 draws, accuracy clean,
    under PGD through the expectation over draws (EOT), and under AutoAttack `rand`.
 """

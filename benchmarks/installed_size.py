@@ -1,5 +1,5 @@
 """
-Write docs/results/installed-size.md: what the package and what it needs take on disk in this environment.
+Write docs/results/installed-size.md: the disk space of the package and its dependencies in this environment.
 
 usage: installed_size.py
 """

@@ -1,8 +1,8 @@
 """
-Time whole `fit` epochs, and what they compare with, against plain PyTorch loops in the same process. See --help.
+Time full `fit` epochs, and alternatives, against plain PyTorch loops in the same process. See --help.
 
-Writes `step-cost.json`, `step-cost.md` and `step-cost.png` to --out and prints the table. It is a measurement and no
-test: whether a target is met is told, and changes nothing.
+Writes `step-cost.json`, `step-cost.md` and `step-cost.png` to --out and prints the table. It is a measurement, not a
+test: it reports whether a target is met, but does not fail.
 """
 
 import argparse
@@ -48,8 +48,8 @@ def make_parser() -> argparse.ArgumentParser:
         help="default: all; see --list",
     )
     add("--variants", type=known_names(VARIANTS), default=tuple(VARIANTS), metavar="NAME,NAME...", help="default: all")
-    add("--batch-size", type=whole_number, default=128, metavar="N", help="examples in a training step (default 128)")
-    add("--repeats", type=whole_number, metavar="N", help="paired repeats (default 9; the slow ones 3 at most)")
+    add("--batch-size", type=whole_number, default=128, metavar="N", help="examples per training step (default 128)")
+    add("--repeats", type=whole_number, metavar="N", help="paired repeats (default 9; at most 3 for slow variants)")
     add(
         "--epoch-steps",
         type=whole_number,
@@ -61,7 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--out", type=Path, default=Path("results/step-cost"), metavar="DIR", help="default: results/step-cost")
     add("--quick", action="store_true", help="3 repeats, 1 of the slow variants")
     add("--no-memory", action="store_true", help="do not measure peak memory")
-    add("--list", action="store_true", help="list models and variants, and stop")
+    add("--list", action="store_true", help="list models and variants, and exit")
     add("--memory-of", choices=tuple(VARIANTS), help=argparse.SUPPRESS)  # what the run starts for the memory on the CPU
     return parser
 
@@ -123,7 +123,7 @@ def _device(text: str) -> str:
 
 
 def _without_out(typed: Sequence[str]) -> list[str]:
-    """The command line without --out: where the page lies says nothing of what was measured."""
+    """The command line without --out, which has no bearing on what was measured."""
     kept: list[str] = []
     for position, part in enumerate(typed):
         if part != "--out" and not part.startswith("--out=") and (position == 0 or typed[position - 1] != "--out"):

@@ -1,5 +1,5 @@
 """
-Run the tests in this environment, and record with which versions they passed: docs/results/versions.json, versions.md.
+Run the tests in this environment, and record the versions they passed with: docs/results/versions.json, versions.md.
 
 usage: tested_versions.py [--record] [PYTEST ARGUMENT ...]
 """
@@ -36,7 +36,7 @@ def page(runs: list[dict[str, str]]) -> str:
 
 
 def record(last_line: str) -> None:
-    """Put this run in the place of the former one with the same Python and torch."""
+    """Replace the previous run with the same Python and torch by this one."""
     counts = dict(re.findall(r"(\d+) (passed|failed)", last_line))
     counts = {name: number for number, name in counts.items()}
     run = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}

@@ -1,11 +1,11 @@
 """
-Put measured figures into the README and docs/*.md, so that none is typed in by hand.
+Copy measured figures into the README and docs/*.md, so that none is entered by hand.
 
 usage: update_readme.py [--check]
 
 Each block `<!-- begin: NAME -->` ... `<!-- end: NAME -->` becomes the first table of docs/results/NAME.md. The
-picture of the README, docs/results/digits-bench-cost.png, is drawn from digits-bench.json.
-With --check nothing is written, and a page that is out of date is exit code 1.
+plot in the README, docs/results/digits-bench-cost.png, is drawn from digits-bench.json.
+With --check nothing is written; the exit code is 1 if a page is out of date.
 """
 
 import re
@@ -37,7 +37,10 @@ def updated(readme: str) -> str:
 
 if __name__ == "__main__":
     if sys.argv[1:] not in ([], ["--check"]):
-        print(f"update_readme.py: error: {' '.join(sys.argv[1:])!r} came; expected nothing or --check", file=sys.stderr)
+        print(
+            f"update_readme.py: error: unexpected {' '.join(sys.argv[1:])!r}; expected nothing or --check",
+            file=sys.stderr,
+        )
         sys.exit(2)
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     outdated = [page for page in pages if updated(page.read_text()) != page.read_text()]

@@ -206,7 +206,7 @@ class ArrayInterface(_Base):
 
         :param x: Images `(n, *input_shape)`.
         :param layer: Name or index of the layer.
-        :param batch_size: Size of a forward pass.
+        :param batch_size: Images per forward pass.
         :param framework: Whether a torch tensor is returned.
         :return: Activations `(n, ...)`.
         :raises ValueError: If there is no such layer, or it does not run in a forward pass.

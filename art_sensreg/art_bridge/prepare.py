@@ -34,7 +34,7 @@ from art_sensreg.utils.modes import preserve_mode, set_mode
 
 _WHY = (
     "They have a value, which is printed and counted in the loss, and a gradient of zero: what they measure stands "
-    "before all that is trained, in a part that is frozen, detached or under torch.no_grad(), or inside of an "
+    "before all that is trained, in a part that is frozen, detached or under torch.no_grad(), or inside an "
     "autograd.Function"
 )
 

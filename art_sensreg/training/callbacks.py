@@ -124,7 +124,7 @@ class CallbackList:
         return [callback.state_dict() if hasattr(callback, "state_dict") else {} for callback in self._callbacks]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """Take back what `state_dict` returned; there may be more or fewer callbacks by now."""
+        """Restore what `state_dict` returned; there may be more or fewer callbacks by now."""
         for callback, state in zip(self._callbacks, states, strict=False):
             if hasattr(callback, "load_state_dict"):
                 callback.load_state_dict(state)

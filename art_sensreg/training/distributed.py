@@ -105,7 +105,7 @@ class Processes:
 def join_processes(device: torch.device) -> Processes:
     """
     The processes of this job: those of the user's own process group, or of `torchrun`, which is joined now; this one
-    alone outside of a distributed job.
+    alone outside a distributed job.
     """
     if not dist.is_available():
         return Processes()

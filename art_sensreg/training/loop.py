@@ -83,7 +83,7 @@ def train(setup: RunSetup) -> History:
 def _check(setup: RunSetup) -> None:
     if setup.config.compile and not setup.objective.compilable:
         raise ValueError(
-            "`compile` is True with a penalty that needs double backward, or with gradient steps inside of a step, "
+            "`compile` is True with a penalty that needs double backward, or with gradient steps inside a step, "
             "which torch.compile refuses; expected JacobianPenalty(estimator='finite_difference'), no adversary, "
             "no FisherRaoPenalty and no GradientDiversityPenalty."
         )

@@ -80,6 +80,6 @@ class EpochSums:
         return {"rows": self._total, "own": self._own, "correct": self._correct, "terms": self._terms}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self._total, self._own = state["rows"], state["own"]
         self._correct, self._terms = state["correct"], state["terms"]

@@ -69,7 +69,7 @@ class OverfittingGuard:
 
     def stops_after(self, record: dict[str, float], model: nn.Module | TrainedState) -> bool:
         """
-        Take note of an epoch, by its record and the model as measured, and tell whether training shall stop. The record
+        Note an epoch, by its record and the model as measured, and tell whether training should stop. The record
         gets the entry `catastrophic_overfitting`, 1 in the epoch of the collapse.
         """
         value, single = record["pgd_accuracy"], record["fgsm_accuracy"]
@@ -101,7 +101,7 @@ class OverfittingGuard:
         return {"best": self.best, "collapsed": self.collapsed, "weights": self.weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self.best, self.collapsed, self.weights = state["best"], state["collapsed"], state["weights"]
 
 

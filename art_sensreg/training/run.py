@@ -97,7 +97,7 @@ class Progress:
 
     def load_state_dict(self, stored: dict[str, Any]) -> None:
         """
-        Take back what `state_dict` returned. ValueError if that run has gone further than this one is to go; nothing
+        Restore what `state_dict` returned. ValueError if that run has gone further than this one is to go; nothing
         has been changed then.
         """
         if stored["epoch"] - stored["inside"] > self._nb_epochs:

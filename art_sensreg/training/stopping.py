@@ -31,7 +31,7 @@ class EarlyStopping:
         self.weights: dict[str, torch.Tensor] = {}
 
     def stops_after(self, record: dict[str, float], model: nn.Module | TrainedState) -> bool:
-        """Take note of an epoch's record and of the model as validated; tell whether training shall stop."""
+        """Take note of an epoch's record and of the model as validated; tell whether training should stop."""
         value = record[self.entry]
         if value < self.best if self.entry.endswith("loss") else value > self.best:
             self.best, self.waited = value, 0
@@ -51,7 +51,7 @@ class EarlyStopping:
         return {"best": self.best, "waited": self.waited, "weights": self.weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self.best, self.waited, self.weights = state["best"], state["waited"], state["weights"]
 
 
@@ -86,7 +86,7 @@ class EpochEnd:
     def __call__(self, record: dict[str, float], average: WeightAverage | None, progress: Progress) -> bool:
         """
         Judge an epoch, by the moving average of the weights if there is one: add the scores to its record, and tell
-        whether training shall stop.
+        whether training should stop.
         """
         self._share_buffers(average)
         guard, stops, epoch = self._setup.guard, False, progress.state.epoch

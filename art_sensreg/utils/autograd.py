@@ -59,7 +59,7 @@ def check_differentiable(model: nn.Module, name: str) -> None:
     for own, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_inference():
             raise ValueError(
-                f"`{name}` has `{own}` made inside of torch.inference_mode(), which autograd refuses; expected weights "
+                f"`{name}` has `{own}` made inside torch.inference_mode(), which autograd refuses; expected weights "
                 "made outside, as copy.deepcopy(model) makes them there."
             )
 

@@ -74,7 +74,7 @@ def _named(function: Any, seen: set[int]) -> Iterator[Any]:
 
 
 class Replay:
-    """Context manager inside of which the random states are those of its making; outside they go on as if unused."""
+    """Context manager inside which the random states are those of its making; outside they go on as if unused."""
 
     def __init__(self, sources: Sequence[Any]) -> None:
         self._sources = sources

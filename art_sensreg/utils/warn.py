@@ -9,7 +9,7 @@ _INSIDE = ("art_sensreg", "art", "contextlib")
 
 
 def warn_caller(message: str) -> None:
-    """Warn at the first line outside of this package and of ART, whose classes wrap their methods."""
+    """Warn at the first line outside this package and ART, whose classes wrap their methods."""
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _INSIDE:
         level, frame = level + 1, frame.f_back

@@ -246,8 +246,8 @@ def test_a_stream_that_can_be_gone_through_once_is_refused():
 
     target = classifier()
     before = weights_of(target)
-    with pytest.raises(ValueError, match=r"`generator` gave no batch; expected some every time it is iterated over"):
+    with pytest.raises(ValueError, match=r"`generator` yielded no batch; expected some every time it is iterated over"):
         target.fit_generator(DataLoader(Once(), batch_size=5), nb_epochs=1)
     assert same_weights(before, weights_of(target))
-    with pytest.raises(ValueError, match=r"`generator` gave no batch in this epoch; expected some every time"):
+    with pytest.raises(ValueError, match=r"`generator` yielded no batch in this epoch; expected some every time"):
         target.fit_generator(DataLoader(OnceWithLength(), batch_size=5), nb_epochs=2)

@@ -104,7 +104,7 @@ def test_a_flipped_bit_in_a_checkpoint_of_the_suite_is_seen(tmp_path, caplog):
     other = nn.Linear(2, 1)
     before = copy.deepcopy(other.state_dict())
     assert stored_weights(file, other) is None
-    assert "the checksums of its tensors are others, so it is damaged): this defence is trained again" in caplog.text
+    assert "the checksums of its tensors do not match, so it is damaged): this defence is trained again" in caplog.text
     assert same(other.state_dict(), before)
 
 

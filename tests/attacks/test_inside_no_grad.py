@@ -198,7 +198,7 @@ def test_weights_made_in_inference_mode_are_refused():
     with torch.inference_mode():
         model = weights_of_this_mode()
     classifier = classifier_of(model)
-    message = r"`{}` has `1.weight` made inside of torch.inference_mode\(\)"
+    message = r"`{}` has `1.weight` made inside torch.inference_mode\(\)"
     for make in ATTACKS.values():
         with pytest.raises(ValueError, match=message.format("estimator")):
             make(classifier, eps=0.1).generate(X, Y)

@@ -11,7 +11,7 @@ from art_sensreg.randomization import randomize
 
 
 class Gate(torch.autograd.Function):
-    """Of what is called inside of it nothing is its output: no tap there has a gradient."""
+    """Of what is called inside it nothing is its output: no tap there has a gradient."""
 
     @staticmethod
     def forward(ctx, x):

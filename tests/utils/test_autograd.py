@@ -58,7 +58,7 @@ def test_gradients_of_weights_are_what_they_were():
 def test_weights_made_in_inference_mode_are_refused():
     with torch.inference_mode():
         model = nn.Linear(1, 1)
-    with pytest.raises(ValueError, match=r"^`estimator` has `weight` made inside of torch.inference_mode\(\)"):
+    with pytest.raises(ValueError, match=r"^`estimator` has `weight` made inside torch.inference_mode\(\)"):
         check_differentiable(model, "estimator")
     check_differentiable(nn.Linear(1, 1), "estimator")
 

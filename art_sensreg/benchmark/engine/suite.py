@@ -151,7 +151,7 @@ def run_suite(request: SuiteRequest, command: str = "") -> Results:
 @contextmanager
 def open_suite(request: SuiteRequest) -> Iterator[Suite]:
     """
-    Get a run ready: plan it, join the processes of this job, lock the output folder until it is left.
+    Prepare a run: plan it, join the processes of this job, lock the output folder until it is left.
 
     :raises ValueError: If something of the request does not fit, or the output folder cannot be used.
     :raises OSError: If nothing can be written into the folder.

@@ -123,7 +123,7 @@ def _cut(inputs: Sequence[torch.Tensor], outputs: _Outputs, gradient: Statistics
 
 
 def _undone(model: nn.Module, rules: CleanBranchRules, device: torch.device) -> Counter[int]:
-    """Take back what a broken-off stacked pass has done; the running means that have moved correctly already."""
+    """Restore what a broken-off stacked pass has done; the running means that have moved correctly already."""
     if rules.random_state is not None:
         torch_generator(device).set_state(rules.random_state)
     for norm in batch_norms(model) if rules.update_statistics else ():
@@ -226,7 +226,7 @@ def preserve_statistics(model: nn.Module, rows: int, plan: ForwardPlan) -> Itera
 
 @contextmanager
 def _preserve_counters(model: nn.Module, move: bool) -> Iterator[None]:
-    """BatchNorm's `num_batches_tracked` moves outside of `F.batch_norm`, so it is restored by hand."""
+    """BatchNorm's `num_batches_tracked` moves outside `F.batch_norm`, so it is restored by hand."""
     counters = [] if move else _batch_counters(model)
     try:
         yield

@@ -18,7 +18,7 @@ class Batches(Protocol):
     """
     A source of training batches.
 
-    `rewindable` tells whether an epoch can be repeated from any step: then a run can resume inside of it.
+    `rewindable` tells whether an epoch can be repeated from any step: then a run can resume inside it.
     `micro_batch_size` is the number of examples, over all processes, that are computed at once where gradients are
     accumulated.
     """
@@ -27,7 +27,7 @@ class Batches(Protocol):
     micro_batch_size: int
 
     def __len__(self) -> int:
-        """Steps of an epoch."""
+        """Number of steps per epoch."""
         ...
 
     def epoch(self, seed: int, first: int, processes: Processes) -> Iterator[GlobalBatch]:
@@ -39,7 +39,7 @@ class Batches(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         ...
 
 
@@ -49,7 +49,7 @@ def clipped(x: torch.Tensor, bounds: tuple[torch.Tensor, torch.Tensor] | None) -
 
 
 def to_device(part: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Bring images or labels to a device; the host goes on while they are copied to a GPU."""
+    """Bring images or labels to a device; the host continues while they are copied to a GPU."""
     if device.type == "cuda" and part.device.type == "cpu":
         part = part.pin_memory()
     return part.to(device, non_blocking=True)

@@ -64,7 +64,7 @@ class HeldOutLoader:
 
     Whatever it draws at random, its order or crops, is drawn from the same seeds every time.
 
-    :param start: Function that begins anew and returns the batches.
+    :param start: Function that starts over and returns the batches.
     :param length: Number of batches, or about that many.
     :param source: The loader itself.
 
@@ -87,7 +87,7 @@ class HeldOutLoader:
     def check(self) -> None:
         """Draw the first batch, whose content is checked on the way; ValueError if there is none."""
         if next(self.batches(1), None) is None:
-            raise ValueError("`validation_data` gave no batch; expected at least one.")
+            raise ValueError("`validation_data` yielded no batch; expected at least one.")
 
     def sample(self, size: int) -> Batch:
         """See :class:`HeldOut`: some of every batch, since they may be sorted by class."""

@@ -26,7 +26,7 @@ class LoaderBatches:
 
     :param start: Function that starts an epoch and returns its batches, in the host's memory.
     :param length: Number of batches of an epoch.
-    :param restarts: Whether `start` begins anew, whatever was drawn before.
+    :param restarts: Whether `start` starts over, whatever was drawn before.
     :param device: Where batches are needed. Processes exchange them in the host's memory: a tensor sent from one GPU
         arrives on the one of the same number.
     :param accumulate: Batches of the loader that are joined to one.
@@ -70,7 +70,7 @@ class LoaderBatches:
             begun = iter(self._start())
             first = next(begun, None)
             if first is None:
-                raise ValueError("`generator` gave no batch; expected some every time it is iterated over.")
+                raise ValueError("`generator` yielded no batch; expected some every time it is iterated over.")
             if not self._restarts:
                 self._begun, self._drawn = begun, [first]
         return first[0][:size].to(self.device), first[1][:size].to(self.device)
@@ -80,7 +80,7 @@ class LoaderBatches:
         return {"generators": [generator.get_state() for generator in self._generators]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         for generator, own in zip(self._generators, state["generators"], strict=True):
             generator.set_state(own)
 
@@ -101,7 +101,7 @@ class LoaderBatches:
                 yield self._joined(drawn, processes)
             elif left == self._length:
                 raise ValueError(
-                    "`generator` gave no batch in this epoch; expected some every time it is iterated over."
+                    "`generator` yielded no batch in this epoch; expected some every time it is iterated over."
                 )
             if len(drawn) < wanted:
                 logger.warning("The loader ended before the %d batches that its length promised.", self._length)

@@ -119,11 +119,11 @@ class TensorBatches:
         return clipped(x, self._clip), y, total
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: an epoch follows from its seed."""
+        """Empty: an epoch is determined by its seed."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to take back."""
+        """Nothing to restore."""
 
 
 def prefetch(items: Iterator[GlobalBatch]) -> Iterator[GlobalBatch]:

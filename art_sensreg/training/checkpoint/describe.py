@@ -143,7 +143,7 @@ class Describer:
             self._seen.setdefault(id(module), (module, name))
             yield name, plain(f"{type(module).__name__}({module.extra_repr()})")
             if type(module).__module__.startswith("torch._dynamo"):
-                continue  # what `torch.compile` made of the module inside of it
+                continue  # what `torch.compile` made of the module inside it
             yield from self._parts(name, module, depth)
             for kind in _HOOKS:
                 for number, hook in enumerate(getattr(module, kind).values()):

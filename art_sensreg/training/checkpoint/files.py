@@ -46,7 +46,7 @@ def from_bytes(data: bytes, kind: str, version: int, extra: tuple[str, ...] = ()
     metadata = _checked(header_of(data), kind, version, extra)
     tensors = load(data)
     if {name: _checksum_of(tensor) for name, tensor in tensors.items()} != json.loads(metadata["tensors"]):
-        raise ValueError("the checksums of its tensors are others, so it is damaged")
+        raise ValueError("the checksums of its tensors do not match, so it is damaged")
     return unpack(tensors, metadata["tree"]), {name: metadata[name] for name in extra}
 
 
@@ -57,13 +57,13 @@ def header_of(data: bytes) -> dict[str, Any]:
     """
     end = 8 + int.from_bytes(data[:8], "little")
     if len(data) < max(9, end):
-        raise ValueError("it is truncated, or no file of safetensors")
+        raise ValueError("it is truncated, or not a safetensors file")
     try:
         header = json.loads(data[8:end].decode())
     except (ValueError, RecursionError) as error:
-        raise ValueError("it is damaged, or no file of safetensors") from error
+        raise ValueError("it is damaged, or not a safetensors file") from error
     if not isinstance(header, dict):
-        raise ValueError("it is damaged, or no file of safetensors")
+        raise ValueError("it is damaged, or not a safetensors file")
     return header
 
 
@@ -78,15 +78,15 @@ def read_bytes(path: Path) -> bytes:
         start = file.read(8)
         length = int.from_bytes(start, "little")
         if len(start) < 8 or length > min(size - 8, _LONGEST_HEADER):
-            raise ValueError("it is truncated, or no file of safetensors")
+            raise ValueError("it is truncated, or not a safetensors file")
         start += file.read(length)
         try:
             ends = [entry["data_offsets"][1] for name, entry in header_of(start).items() if name != "__metadata__"]
             told = 8 + length + max(ends, default=0)
         except DAMAGE as error:
-            raise ValueError("it is damaged, or no file of safetensors") from error
+            raise ValueError("it is damaged, or not a safetensors file") from error
         if told != size:
-            raise ValueError(f"it has {size} bytes, and its header tells of {told}")
+            raise ValueError(f"it has {size} bytes, but its header declares {told}")
         if size > available_memory():
             raise ValueError(f"its {size} bytes are more than this machine's memory")
         file.seek(0)
@@ -121,12 +121,12 @@ def _checked(header: dict[str, Any], kind: str, version: int, extra: tuple[str, 
         origin, came = metadata["format"], metadata["version"]
     except (LookupError, TypeError) as error:
         package, noun = kind.split("-")
-        raise ValueError(f"it is damaged, or no {noun} of {package}") from error
+        raise ValueError(f"it is damaged, or not a {noun} of {package}") from error
     if origin != kind:
         raise ValueError(f"its format is {origin!r}; expected {kind!r}")
     if came != str(version):
         raise ValueError(f"its version is {came!r}, of a newer art_sensreg or damaged; expected {str(version)!r}")
     names = {"format", "version", "tree", "tensors", "checksum", *extra}
     if set(metadata) != names or metadata["checksum"] != _seal(metadata, extra):
-        raise ValueError("the checksum of its metadata is another, so it is damaged")
+        raise ValueError("the checksum of its metadata does not match, so it is damaged")
     return dict(metadata)

@@ -70,7 +70,7 @@ def check_folder(folder: str | Path) -> Path:
         raise type(error)(error.errno, message) from error
     for path in list_checkpoints(folder):
         if not stat.S_ISREG(os.lstat(path).st_mode):
-            message = f"`checkpoint_dir` holds {path.name}, which is not a regular file but a link, say: remove it."
+            message = f"`checkpoint_dir` holds {path.name}, which is not a regular file (but a link, say): remove it."
             raise FileExistsError(errno.EEXIST, message)
     return folder
 

@@ -181,7 +181,7 @@ class ObjectiveState:
                 )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self.check_tensors(state["tensors"])
         self.load_tensors(state["tensors"])
         load_values(self.attributes(), state["plain values"])
@@ -222,7 +222,7 @@ class TrainedState:
         self.objective.check_tensors(own)
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Take back what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         weights, own = self._divided(state)
         self.model.load_state_dict(weights)
         self.objective.load_tensors(own)

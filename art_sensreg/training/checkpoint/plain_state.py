@@ -29,7 +29,7 @@ def values_of(holders: Iterable[tuple[str, Mapping[str, Any]]]) -> Values:
 
 @torch.no_grad()
 def load_values(holders: Iterable[tuple[str, dict[str, Any]]], stored: Values) -> None:
-    """Take back what :func:`values_of` returned. Attributes that are missing, or something else by now, stay."""
+    """Restore what :func:`values_of` returned. Attributes that are missing, or something else by now, stay."""
     for name, held in holders:
         for key, value in stored.get(name, {}).items():
             own = held.get(key)

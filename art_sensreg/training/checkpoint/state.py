@@ -26,7 +26,7 @@ class Stateful(Protocol):
         ...
 
     def load_state_dict(self, state: Any, /) -> Any:
-        """Take back what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         ...
 
 

@@ -84,9 +84,9 @@ class NonFiniteGuard:
         self.check_weights(state)  # weights that are NaN already are the cause, and no later step mends them
         if self._max_skipped is not None and state.skipped < self._max_skipped:
             state.skipped += 1
-            logger.warning("Step %d of epoch %d is left out: %r is not finite.", state.step, state.epoch, culprit)
+            logger.warning("Step %d of epoch %d is skipped: %r is not finite.", state.step, state.epoch, culprit)
             return
-        limit = "" if self._max_skipped is None else f" {state.skipped} steps were left out before it."
+        limit = "" if self._max_skipped is None else f" {state.skipped} steps were skipped before it."
         raise FloatingPointError(
             f"The term {culprit!r} is {state.terms[culprit].item()} in epoch {state.epoch}, step {state.step}; "
             f"expected a finite loss.{limit} The weights are those before this step.{self._last_checkpoint()} Try a "

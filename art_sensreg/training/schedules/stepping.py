@@ -160,7 +160,7 @@ class Schedule:
         return {"per_step": self.per_step, "inner": kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` returned: a run that is made longer steps its scheduler as before."""
+        """Restore what `state_dict` returned: a run that is made longer steps its scheduler as before."""
         self.per_step = state["per_step"]
         if state["inner"] is not None:
             self.scheduler.lr_scheduler.load_state_dict(state["inner"])

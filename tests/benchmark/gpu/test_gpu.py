@@ -24,7 +24,7 @@ def test_without_a_gpu():
     [
         ("gpu.py", ["--seconds", "nan"], "argument --seconds: 'nan' is not a number above 0"),
         ("gpu.py", ["--secondss", "3"], "unrecognized arguments: --secondss 3"),
-        ("update_readme.py", ["--chek"], "'--chek' came; expected nothing or --check"),
+        ("update_readme.py", ["--chek"], "unexpected '--chek'; expected nothing or --check"),
         ("installed_size.py", ["--list"], "unrecognized arguments: --list."),
         ("freed_memory.py", ["7"], "unrecognized arguments: 7"),
     ],

@@ -293,7 +293,7 @@ def test_a_copy_of_what_a_function_returns_has_a_gradient():
 
 
 def test_the_penalty_of_a_function_is_that_of_the_same_activation():
-    """Value and gradient: a tap inside of the function would have the value of the gate, and no gradient."""
+    """Value and gradient: a tap inside the function would have the value of the gate, and no gradient."""
     x = images(50)
     results = []
     for act in (Swish.apply, F.silu, lambda x: x * torch.sigmoid(x)):

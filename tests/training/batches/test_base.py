@@ -1,4 +1,4 @@
-"""Images that are a little outside of the range: clipped within a tolerance that the caller sets."""
+"""Images that are a little outside the range: clipped within a tolerance that the caller sets."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""State outside of the model: losses and penalties that learn, and optimizers that hold a part of the weights."""
+"""State outside the model: losses and penalties that learn, and optimizers that hold a part of the weights."""
 
 import copy
 from functools import partial

@@ -30,8 +30,8 @@ def test_steps_whose_loss_is_not_finite_can_be_left_out(make_classifier, digits,
         trainer = fit_digits(make_classifier(), digits, [Exploding({2, 5})], on_nonfinite="skip")
     assert [record["skipped"] for record in trainer.history] == [1, 2]
     assert np.isfinite(trainer.history[-1]["loss"])
-    assert "Step 2 of epoch 1 is left out: 'exploding' is not finite" in caplog.text
-    with pytest.raises(FloatingPointError, match=r"epoch 1, step 4; .* 2 steps were left out before it"):
+    assert "Step 2 of epoch 1 is skipped: 'exploding' is not finite" in caplog.text
+    with pytest.raises(FloatingPointError, match=r"epoch 1, step 4; .* 2 steps were skipped before it"):
         fit_digits(make_classifier(), digits, [Exploding(range(2, 9))], on_nonfinite="skip", max_skipped=2)
 
 
@@ -45,7 +45,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step(make_classifier, di
     with pytest.raises(FloatingPointError, match=r"The term 'gradient' is nan in epoch 1, step 1.*before this step"):
         fit_into(classifier, digits, penalties=[root_at_zero])
     assert same_weights(before, weights_of(classifier))
-    with pytest.raises(FloatingPointError, match=r"3 steps were left out before it"):
+    with pytest.raises(FloatingPointError, match=r"3 steps were skipped before it"):
         fit_into(classifier, digits, penalties=[root_at_zero], on_nonfinite="skip", max_skipped=3)
     assert same_weights(before, weights_of(classifier))
 

@@ -128,7 +128,7 @@ def test_a_damaged_one_is_reported_and_the_one_before_it_used(tmp_path, caplog):
     found = [(record.name, record.levelno, record.getMessage()) for record in caplog.records]
     assert [entry[:2] for entry in found] == [("art_sensreg.training.checkpoint.folder", logging.WARNING)] * 2
     assert str(files[3]) in found[0][2]
-    assert "the checksums of its tensors are others, so it is damaged; the one before it, " in found[0][2]
+    assert "the checksums of its tensors do not match, so it is damaged; the one before it, " in found[0][2]
     assert "checkpoint-000000003.safetensors, is used." in found[0][2]
     assert "it is truncated" in found[1][2]
 
