@@ -124,7 +124,7 @@ def test_scores_take_labels_in_every_form(make, digits):
     [
         ({"y": np.zeros(3)}, ValueError, r"`y` has 3 labels; expected 20, one for each image"),
         ({"y": np.full(20, 10)}, ValueError, r"`y` has class indices from 10 to 10; expected 0 to 9"),
-        ({"y": np.ones((20, 7))}, ValueError, r"`y` has rows of width 7; expected 10"),
+        ({"y": np.ones((20, 7))}, ValueError, r"`y` has 7 columns; expected 10"),
         ({"y": np.full(20, 1.5)}, ValueError, r"`y` has fractional class indices such as 1.5"),
         ({"x": np.zeros((20, 64))}, ValueError, r"`x` has shape \(20, 64\); expected \(n, 1, 8, 8\)"),
         ({"x": np.zeros((0, 1, 8, 8)), "y": []}, ValueError, r"`x` is empty"),

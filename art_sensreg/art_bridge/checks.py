@@ -95,7 +95,7 @@ def check_labels(y: Any, nb_classes: int, nb_samples: int, name: str = "y") -> n
     labels = _as_array(y, name)
     if labels.dtype.kind not in "iubf":
         raise TypeError(f"`{name}` has dtype {labels.dtype}; expected class indices or class probabilities.")
-    expected = f"class indices of shape (n,) or rows of shape (n, {nb_classes})"
+    expected = f"class indices of shape (n,) or probabilities of shape (n, {nb_classes})"
     if labels.ndim not in (1, 2):
         raise ValueError(f"`{name}` has shape {labels.shape}; expected {expected}.")
     if len(labels) != nb_samples:
@@ -126,13 +126,13 @@ def class_indices(labels: np.ndarray) -> np.ndarray:
 
 def _check_probabilities(labels: np.ndarray, nb_classes: int, name: str) -> np.ndarray:
     if labels.shape[1] != nb_classes:
-        raise ValueError(f"`{name}` has rows of width {labels.shape[1]}; expected {nb_classes}, the number of classes.")
+        raise ValueError(f"`{name}` has {labels.shape[1]} columns; expected {nb_classes}, the number of classes.")
     probabilities = labels.astype(np.float32)
     sums = probabilities.sum(axis=1)
     if (probabilities < 0).any() or np.abs(sums - 1).max(initial=0) > 1e-3:
         worst = sums[np.abs(sums - 1).argmax()]
         raise ValueError(
-            f"`{name}` has rows that sum to {worst:g} or negative entries; expected probabilities that sum to 1."
+            f"`{name}` has probabilities that sum to {worst:g} or are negative; expected them to sum to 1."
         )
     return probabilities
 

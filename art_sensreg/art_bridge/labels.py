@@ -118,7 +118,7 @@ class Targets:
                 return max(scores)[2]
         raise ValueError(
             f"`loss` of the classifier, {getattr(loss, '__name__', type(loss).__name__)}, takes labels neither as "
-            f"class indices (int64, (n,)) nor as rows of class probabilities (n, {self._classifier.nb_classes}) beside "
+            f"class indices (int64, (n,)) nor as class probabilities (n, {self._classifier.nb_classes}) beside "
             f"logits (n, {outputs}); expected a function loss(logits, labels) of one of these ({reason})."
         )
 

@@ -33,7 +33,7 @@ from art_sensreg.utils.arrays import shape_or_type
 from art_sensreg.utils.modes import preserve_mode, set_mode
 
 _WHY = (
-    "They have a value, which is printed and counted in the loss, and a gradient of zero: what they measure stands "
+    "They have a value, which is printed and counted in the loss, and a gradient of zero: what they measure comes "
     "before all that is trained, in a part that is frozen, detached or under torch.no_grad(), or inside an "
     "autograd.Function"
 )
@@ -119,7 +119,7 @@ def warn_without_effect(
         layers = layers_of(penalty, model, inputs, parameters)
         dead = [f"layer {number}, {layer}" for number, layer in enumerate(layers, 1) if not layer.trains]
         if (dead and len(dead) == len(layers)) or not penalty_effect(penalty, batch):
-            without.append(f"`{name}` moves none" + (f" (all layers: {'; '.join(dead)})" if dead else ""))
+            without.append(f"`{name}` has no effect" + (f" (all layers: {'; '.join(dead)})" if dead else ""))
             continue
         found.append(name)
         if dead:
@@ -132,7 +132,7 @@ def warn_without_effect(
     if without:
         warn_caller(
             f"Penalties without effect on any weight that is trained: {', '.join(without)}. {_WHY}. Name other "
-            "`layers`, or train what stands before them."
+            "`layers`, or train what precedes them."
         )
 
 

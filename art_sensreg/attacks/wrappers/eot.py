@@ -191,7 +191,7 @@ class EOT(nn.Module):
         logits = self.draw(x.repeat(count, *[1] * (x.ndim - 1)))  # a copy: the model may work in place
         if not isinstance(logits, torch.Tensor) or logits.shape[:1] != (count * len(x),):
             came = shape_or_type(logits)
-            raise ValueError(f"`model` returns {came} for {count * len(x)} images; expected logits, a row for each.")
+            raise ValueError(f"`model` returns {came} for {count * len(x)} images; expected one vector of logits each.")
         return logits.view(count, len(x), *logits.shape[1:])
 
     def _mean(self, logits: torch.Tensor) -> torch.Tensor:
@@ -199,8 +199,8 @@ class EOT(nn.Module):
             return logits.mean(0)
         if logits.ndim != 3 or logits.shape[2] < 2:
             raise ValueError(
-                f"`average` is 'probabilities' and the model returns rows of shape {tuple(logits.shape[2:])}; expected "
-                "one logit for each of at least two classes."
+                f"`average` is 'probabilities' and the model returns outputs of shape {tuple(logits.shape[2:])}; "
+                "expected one logit for each of at least two classes."
             )
         return logits.log_softmax(2).logsumexp(0) - math.log(len(logits))
 

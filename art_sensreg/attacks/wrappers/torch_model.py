@@ -74,7 +74,7 @@ class _DifferentiableModel(nn.Module):
         logits = class_logits(self.classifier_model, x, self.single_output, averaged)
         if len(logits) != n:
             raise ValueError(
-                f"`classifier` returns {len(logits)} rows for {n} images; expected one row for each image, or a "
+                f"`classifier` returns {len(logits)} outputs for {n} images; expected one for each image, or a "
                 "preprocessor of ART's EoTPyTorch, whose copies are averaged."
             )
         return logits.to(dtype)

@@ -130,7 +130,7 @@ class CleanBranchRules(TorchFunctionMode):
             return call.as_torch(running)
         running = self._noted(running)
         if len(input) % self.rows and self.stacked:
-            raise UnstackableError(f"a BatchNorm normalises {len(input)} rows of {self.rows}")
+            raise UnstackableError(f"a BatchNorm is applied to {len(input)} rows where the batch has {self.rows}")
         rows = len(input) * self.sizes[0] // self.rows
         if rows * input[0].numel() // input.shape[1] < 2:
             raise ValueError(

@@ -119,7 +119,7 @@ def _gradient(model: nn.Module, loss_fn: Callable[[torch.Tensor], torch.Tensor],
     found = torch.autograd.grad(loss, leaf, allow_unused=True)[0] if loss.requires_grad else None
     if found is None:
         raise ValueError(
-            "`model` cuts the gradient: autograd sees no way from the images to the loss, which the perturbation is to "
-            "raise; expected operations of torch without `detach`, `numpy` or `no_grad`."
+            "`model` cuts the gradient: autograd finds no path from the images to the loss that the perturbation "
+            "should raise; expected operations of torch without `detach`, `numpy` or `no_grad`."
         )
     return found

@@ -111,8 +111,8 @@ def _check_other_heads(
         if id(parameter) in untrained:
             raise ValueError(
                 f"`model` returns several outputs in training mode, and its prediction depends on {name!r}, which only "
-                "another than the main one would train (a second head, as for distillation); expected a model that "
-                "returns one tensor of logits in training mode."
+                "an output other than the main one would train (a second head, as for distillation); expected a model "
+                "that returns one tensor of logits in training mode."
             )
 
 

@@ -168,7 +168,7 @@ class _Trial:
             except UnstackableError as error:
                 return str(error)
             if logits.shape[:1] != x.shape[:1]:
-                return "its outputs are not one for each example of the batch"
+                return "it does not return one output for each example of the batch"
             slope = _slope(logits[:rows], x)
             # Passes of equal size round alike, so that little is enough to tell.
             same = _close(logits[:rows], clean) if first is None else _close(logits[:rows], first, _SAME)

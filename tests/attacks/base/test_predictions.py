@@ -40,10 +40,10 @@ class Twice(PreprocessorPyTorch):
 
 def test_several_copies_of_an_image_are_averaged_or_refused():
     classifier = classifier_of(preprocessing_defences=[Twice()])
-    with pytest.raises(ValueError, match="returns 4 rows for 2 images; expected one row for each image"):
+    with pytest.raises(ValueError, match="returns 4 outputs for 2 images; expected one for each image"):
         differentiable_model(classifier)(torch.from_numpy(X[:2]))
     for attack in ("ascent", "sink", "official"):
-        with pytest.raises(ValueError, match=r"24 (images of|rows for) 12"):
+        with pytest.raises(ValueError, match=r"24 (images of|outputs for) 12"):
             ATTACKS[attack](classifier, eps=EPS).generate(X)
 
 

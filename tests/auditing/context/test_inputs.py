@@ -28,7 +28,7 @@ from tests.auditing.reports import context_of, report_of
         ({"checks": [[1]]}, ValueError, "`checks` is"),
         ({"y": np.arange(59) % 10}, ValueError, "`y` has 59 labels; expected 60"),
         ({"y": np.full(60, 10)}, ValueError, "`y` has class indices from 10 to 10"),
-        ({"y": np.full((60, 7), 1 / 7)}, ValueError, "`y` has rows of width 7"),
+        ({"y": np.full((60, 7), 1 / 7)}, ValueError, "`y` has 7 columns"),
         ({"y": np.full(60, 0.5)}, ValueError, "`y` has fractional class indices"),
         ({"x": np.zeros((60, 1, 9, 9))}, ValueError, "`x` has images of shape"),
         ({"x": np.zeros((0, 1, 8, 8)), "y": np.zeros(0)}, ValueError, "`x` has shape"),

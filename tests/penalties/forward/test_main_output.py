@@ -114,7 +114,7 @@ def test_a_resumed_run_is_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (Distilled(), r"its prediction depends on 'aux.weight', which only another than the main one would train"),
+        (Distilled(), r"its prediction depends on 'aux.weight', which only an output other than the main one"),
         (
             Inception(lambda logits, aux: {"a": logits, "b": aux}),
             r"`model` returns dict \(a, b\) for 2 images in the mode",
