@@ -68,9 +68,9 @@ def rewritten(path, **changes):
     [
         ({"version": "2"}, r"its version is '2', of a newer art_sensreg or damaged; expected '1'"),
         ({"version": "10"}, r"its version is '10'"),
-        ({"version": None}, "no checkpoint of art_sensreg"),
+        ({"version": None}, "not a checkpoint of art_sensreg"),
         ({"format": "other"}, r"its format is 'other'; expected 'art_sensreg-checkpoint'"),
-        ({"format": None}, "no checkpoint of art_sensreg"),
+        ({"format": None}, "not a checkpoint of art_sensreg"),
         ({"step": "8"}, "checksum of its metadata"),
         ({"tree": "[]"}, "checksum of its metadata"),
         ({"tensors": "{}"}, "checksum of its metadata"),
