@@ -102,7 +102,7 @@ def test_what_checkpoints_do_not_hold_is_said(tmp_path, caplog):
     trained(make, tmp_path, after=4)
     with caplog.at_level(logging.WARNING):
         trained(make, tmp_path, resume=True)
-    said = [record.getMessage() for record in caplog.records if "changed while" in record.getMessage()]
+    said = [record.getMessage() for record in caplog.records if "changed during" in record.getMessage()]
     assert len(said) == 1
     assert "the term of the objective `annealed.values` changed" in said[0]
 
