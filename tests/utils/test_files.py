@@ -42,7 +42,7 @@ def test_a_file_beyond_the_limit_is_not_read(tmp_path):
 @pytest.mark.parametrize("kind", ["pipe", "folder", "link"])
 def test_only_regular_files_are_replaced(tmp_path, kind):
     path = put(tmp_path, kind)
-    with pytest.raises(FileExistsError, match="no regular file"):
+    with pytest.raises(FileExistsError, match="not a regular file"):
         atomic_write(path, b"new")
     if kind == "link":
         assert (tmp_path / "other").read_text() == "mine"

@@ -62,7 +62,7 @@ def options_of(settings: SuiteSettings, name: str) -> Options:
 def resolve_options(name: str, given: Options, recipe: Options) -> Options:
     """
     Fill in a defence's options: the given value, else its default, else that of the data set's recipe. ValueError or
-    TypeError if an option is unknown, out of range or of a wrong type.
+    TypeError if an option is unknown, out of range or has the wrong type.
     """
     defaults = DEFENCES[name].options
     for option in given:

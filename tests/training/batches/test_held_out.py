@@ -33,5 +33,5 @@ def test_samples_are_spread_over_data_that_are_sorted():
 
 
 def test_a_loader_without_a_batch_is_refused():
-    with pytest.raises(ValueError, match="`validation_data` gave no batch"):
+    with pytest.raises(ValueError, match="`validation_data` yielded no batch"):
         loader_of(lambda: iter([])).check()

@@ -92,7 +92,7 @@ def trained(make, folder=None, resume=False, after=None):
 def test_counters_and_running_values_go_on(tmp_path, caplog, make, after):
     trained(make, tmp_path, after=after)
     assert same_weights(trained(make), trained(make, tmp_path, resume=True))
-    assert "changed while the run went on" not in caplog.text
+    assert "changed during the run" not in caplog.text
 
 
 def test_what_checkpoints_do_not_hold_is_said(tmp_path, caplog):
