@@ -266,7 +266,7 @@ def test_wrong_arguments(settings, kind, message):
 
 
 def test_wrong_outputs():
-    with pytest.raises(ValueError, match=r"`model` returns shape \(1, 2\) for 12 images; expected one vector of logits"):
+    with pytest.raises(ValueError, match=r"`model` returns shape \(1, 2\) for 12 images; expected one vector"):
         EOT(Function(lambda x: x.mean(0, keepdim=True)), 4, noise="rows").eval()(torch.rand(3, 2))
     with pytest.raises(ValueError, match=r"`average` is 'probabilities' and the model returns outputs of shape \(1,\)"):
         EOT(nn.Linear(2, 1), 4, average="probabilities").eval()(torch.rand(3, 2))
