@@ -1,4 +1,4 @@
-"""Autograd: inside `no_grad` and inference mode, preserving `.grad`, tensors it cannot use, and tracing its graph."""
+"""Autograd helpers: gradients inside `no_grad`, preserved `.grad`, tensors it cannot use, and where a graph leads."""
 
 from __future__ import annotations
 

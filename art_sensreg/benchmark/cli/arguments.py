@@ -78,7 +78,12 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="Python file that registers your own defences, attacks or checks: docs/extending.md",
     )
-    add("--attacks", type=known_names(ATTACKS), metavar="NAME,NAME...", help="default: by budget; see --list")
+    add(
+        "--attacks",
+        type=known_names(ATTACKS),
+        metavar="NAME,NAME...",
+        help="default: depends on the budget; see --list",
+    )
     add(
         "--norm",
         type=known_names(NORMS),
@@ -101,19 +106,24 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="score the explanations of every model, and plot those of three",
     )
-    add("--model", choices=tuple(MODELS), help="default: by data set")
+    add("--model", choices=tuple(MODELS), help="default: depends on the data set")
     add("--activation", choices=tuple(ACTIVATIONS), default="relu")
     add("--norm-layer", choices=NORM_LAYERS, default="none")
     add("--set", type=_option, action="append", default=[], metavar="DEFENCE.OPTION=VALUE", dest="options")
     add("--budget", choices=BUDGETS, help="strength of the attacks; default: smoke on digits, otherwise quick")
     add("--seeds", type=whole_number, default=1, metavar="N", help="training seeds 0 to N-1 (default 1)")
-    add("--epochs", type=whole_number, metavar="N", help="default: by data set")
-    add("--batch-size", type=whole_number, metavar="N", help="examples in a training step; default: by data set")
+    add("--epochs", type=whole_number, metavar="N", help="default: depends on the data set")
+    add(
+        "--batch-size",
+        type=whole_number,
+        metavar="N",
+        help="examples per training step; default: depends on the data set",
+    )
     add(
         "--learning-rate",
         type=positive_number,
         metavar="RATE",
-        help="peak of the one-cycle schedule; default: by data set",
+        help="peak of the one-cycle schedule; default: depends on the data set",
     )
     add("--train-size", type=whole_number, metavar="N", help="use the first N training images")
     add("--test-size", type=whole_number, metavar="N", help="attack the first N test images")
