@@ -47,6 +47,10 @@ class Share:
 
 WHOLE_BATCH = Share()
 
+# `torch.compile` of earlier versions stops at the contexts of the fused pass, or fails: there it runs uncompiled.
+COMPILES_PASSES = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 13)
+_measure_pass = measure if COMPILES_PASSES else torch.compiler.disable(measure)
+
 
 class Objective:
     """
@@ -264,7 +268,7 @@ class Objective:
             batch = x if given is None else given.x
             # A model that works in place must not change what the user's own penalties see.
             return [plain_forward(model, batch.clone() if self._separate else batch, self.plan)], zeros
-        found = measure(model, fused, inputs, self.plan)
+        found = _measure_pass(model, fused, inputs, self.plan)
         if found.plan is not self.plan:
             self.plan = found.plan
         return found.logits, {**zeros, **found.values}
