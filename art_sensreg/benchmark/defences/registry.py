@@ -6,6 +6,7 @@ from art_sensreg.benchmark.config.names import check_new_name
 from art_sensreg.benchmark.config.settings import FILE_RECIPE, RECIPES, SuiteSettings
 from art_sensreg.benchmark.defences.from_art import FROM_ART
 from art_sensreg.benchmark.defences.ours import OURS
+from art_sensreg.benchmark.defences.rivals import RIVALS
 from art_sensreg.benchmark.defences.spec import Defence, Options
 from art_sensreg.utils.checks import did_you_mean
 
@@ -47,7 +48,7 @@ def register(defence: Defence) -> Defence:
     return defence
 
 
-for _defence in (*OURS, *FROM_ART):
+for _defence in (*OURS, *RIVALS, *FROM_ART):
     register(_defence)
 
 

@@ -1,0 +1,50 @@
+"""The rivals: which adversary and penalties each is, with its paper's settings as defaults."""
+
+import pytest
+
+from art_sensreg.adversaries import FGSMRS, PGD, TRADES
+from art_sensreg.benchmark.defences import DEFENCES
+from art_sensreg.benchmark.defences.registry import SMOKE_DEFENCES, resolve_options
+from art_sensreg.benchmark.defences.rivals import RIVALS
+from tests.benchmark.defences.from_art.training import accuracy, small_spec
+
+ADVERSARIES = {
+    "at": PGD(eps=0.1),
+    "trades": TRADES(eps=0.1, max_iter=10),
+    "fgsm-rs": FGSMRS(eps=0.1),
+}
+PENALTIES: dict[str, list] = {}
+
+
+def options_of(name, norm="linf", **given):
+    return resolve_options(name, given, {"eps": 0.1, "norm": norm})
+
+
+def test_each_is_what_its_paper_says():
+    assert {defence.name for defence in RIVALS} == {*ADVERSARIES, *PENALTIES}
+    for defence in RIVALS:
+        options = options_of(defence.name)
+        assert (defence.adversary and defence.adversary(options)) == ADVERSARIES.get(defence.name)
+        assert defence.penalties(options) == PENALTIES.get(defence.name, [])
+
+
+def test_none_runs_by_default():
+    assert not {defence.name for defence in RIVALS} & set(SMOKE_DEFENCES)
+
+
+@pytest.mark.parametrize("name", [defence.name for defence in RIVALS])
+def test_they_learn(digits, name):
+    spec = small_spec(digits, epochs=6, learning_rate=0.01)
+    classifier = DEFENCES[name].train(
+        spec, options_of(name, **({"max_iter": 2} if "max_iter" in DEFENCES[name].options else {}))
+    )
+    assert accuracy(spec, classifier.model) > 0.5
+
+
+@pytest.mark.parametrize("name", ["at", "trades"])
+def test_steps_and_norm_can_be_set(name):
+    options = options_of(name, norm="l2", max_iter=3, eps_step=0.05)
+    adversary = DEFENCES[name].adversary(options)
+    assert (adversary.norm, adversary.max_iter, adversary.step) == ("l2", 3, 0.05)
+    with pytest.raises(ValueError, match="`max_iter` is 0"):
+        options_of(name, max_iter=0)
