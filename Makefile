@@ -8,7 +8,7 @@ DATA ?= $(ART_SENSREG_DATA)
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench,dev]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench,callbacks,dev,docs]'
 	touch $@
 
 # The main job on scikit-learn's digits: train every defence, attack it, print the table.

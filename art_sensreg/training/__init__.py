@@ -4,15 +4,20 @@ from art_sensreg.training.callbacks import Callback, History, TrainingState
 from art_sensreg.training.config import CHEAP_FRACTION, TrainingConfig
 from art_sensreg.training.loop import train
 from art_sensreg.training.run import RunSetup
+from art_sensreg.training.tracking import MLflowCallback, TensorBoardCallback, WandbCallback, history_frame
 from art_sensreg.training.validation import ValidationAttack
 
 __all__ = [
     "CHEAP_FRACTION",
     "Callback",
     "History",
+    "MLflowCallback",
     "RunSetup",
+    "TensorBoardCallback",
     "TrainingConfig",
     "TrainingState",
     "ValidationAttack",
+    "WandbCallback",
+    "history_frame",
     "train",
 ]

@@ -98,13 +98,13 @@ class Arm(Callback):
 
 
 def fit_armed(model, penalties=(), epochs=2, folder=None, **config):
-    callbacks = [Arm(), *config.pop("callbacks", ())]
+    callbacks, resume = [Arm(), *config.pop("callbacks", ())], config.pop("resume", False)
     trainer = SensRegTrainer(
         classifier_of(model, torch.optim.SGD(model.parameters(), lr=0.1)),
         list(penalties),
         TrainingConfig(**{"seed": 0, "batch_size": 8, **config}, callbacks=callbacks),
     )
-    trainer.fit(X, Y, nb_epochs=epochs, checkpoint_dir=folder, verbose=False)
+    trainer.fit(X, Y, nb_epochs=epochs, checkpoint_dir=folder, resume=resume, verbose=False)
     return trainer
 
 
