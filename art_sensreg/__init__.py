@@ -3,6 +3,7 @@
 from art_sensreg import presets
 from art_sensreg.auditing import audit
 from art_sensreg.classifiers import SensRegClassifier
+from art_sensreg.estimator import SensRegEstimator
 from art_sensreg.penalties import (
     FisherRaoPenalty,
     GradientDiversityPenalty,
@@ -26,6 +27,7 @@ __all__ = [
     "FIRETrainer",
     "GradDivTrainer",
     "TrainingConfig",
+    "SensRegEstimator",
     "audit",
     "describe",
     "presets",

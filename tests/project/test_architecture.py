@@ -24,7 +24,7 @@ FLOORS = [
     "art_bridge",
     "presets classifiers",
     "attacks",
-    "randomized trainers preview interpret",
+    "randomized trainers preview interpret estimator",
     "auditing",
     "art_sensreg",
     "benchmark.config",
