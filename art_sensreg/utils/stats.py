@@ -29,3 +29,17 @@ def share_half_width(*samples: tuple[float, int]) -> float:
 def mean_half_width(values: np.ndarray) -> float:
     """Half the normal interval of the mean of at least two independent values."""
     return _QUANTILE * float(values.std(ddof=1)) / math.sqrt(len(values))
+
+
+def clearly_above(first: tuple[float, int], second: tuple[float, int]) -> bool:
+    """
+    Whether one share is above another by more than the sampling error of both (95 %); each is given with its number of
+    trials.
+
+    Example:
+    >>> from art_sensreg.utils.stats import clearly_above
+    >>> clearly_above((0.7, 200), (0.5, 200)), clearly_above((0.55, 200), (0.5, 200))
+    (True, False)
+    """
+    # Of a share of 0 or 1 the estimate of the variance is 0; one trial more or less is the least that counts.
+    return bool(first[0] - second[0] > share_half_width(first, second) + 1 / first[1])

@@ -70,6 +70,7 @@ class Suite:
         """
         settings, store, processes = self.plan.settings, self.context.store, self.context.processes
         store.leave_out(*self.plan.left_out)
+        store.note_command(command)
         # ART warns of what the suite does on purpose (Carlini's clipped images, and the like).
         logging.getLogger("art").setLevel(logging.ERROR)
         if processes.rank == 0 and not self.plan.resume:
@@ -82,7 +83,7 @@ class Suite:
         if processes.rank > 0:
             return []
         store.save()
-        return write_report(store.results, store.out, command)
+        return write_report([store.out], store.out)
 
     @property
     def complete(self) -> bool:

@@ -203,12 +203,19 @@ class ExplanationRecord(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class ClaimRecord(Record):
-    """What a defence claims, and what the run shows of it."""
+    """
+    What a defence claims, and what the run shows of it.
+
+    :param over: What it is compared with: a defence, or `chance`.
+    :param above: The sizes at which it is above that, by more than the sampling error.
+    """
 
     metric: str = required(TEXT)
     threat: str = required(TEXT)
     status: str = required(TEXT)
     text: str = required(TEXT)
+    over: str | None = optional(TEXT)
+    above: tuple[AtSize, ...] | None = optional(list_of(record(AtSize)))
 
 
 @dataclass(frozen=True, kw_only=True)

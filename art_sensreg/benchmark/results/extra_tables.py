@@ -8,14 +8,8 @@ from art_sensreg.auditing import AuditReport
 from art_sensreg.benchmark.attacks import ATTACKS
 from art_sensreg.benchmark.results.entries import AttackRecord, ExplanationRecord, QueryCounts
 from art_sensreg.benchmark.results.records import Results, RunRecord
-from art_sensreg.benchmark.results.tables import (
-    claim_mark,
-    percent,
-    run_name,
-    sizes_of,
-    trained_runs,
-    with_interval,
-)
+from art_sensreg.benchmark.results.summary import claim_words, sizes_of, trained_runs
+from art_sensreg.benchmark.results.tables import percent, run_name, with_interval
 from art_sensreg.benchmark.results.writing import plain
 from art_sensreg.utils.tables import Table
 
@@ -108,14 +102,14 @@ def _audit_table(results: Results) -> Table:
 
 def _claim_table(results: Results) -> Table:
     """One row per defence: whom it claims to stop, the metric for it, and what the run shows."""
-    header = ["defence", "claims to stop", "metric", "measured", "claim"]
+    header = ["defence", "claims to stop", "metric", "measured", "shown"]
     rows = [
         [
             run_name(run, results),
             run.claim.threat,
             run.claim.metric.replace("_", " "),
             run.claim.text,
-            claim_mark([run]),
+            claim_words([run], results),
         ]
         for run in results.runs
         if run.claim is not None

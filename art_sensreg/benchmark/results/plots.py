@@ -8,7 +8,7 @@ from statistics import fmean
 from art_sensreg.benchmark.config.threat_models import Threat
 from art_sensreg.benchmark.defences import DEFENCES
 from art_sensreg.benchmark.results.records import Results
-from art_sensreg.benchmark.results.tables import trained_runs
+from art_sensreg.benchmark.results.summary import trained_runs
 from art_sensreg.benchmark.results.writing import save_picture
 
 

@@ -92,6 +92,7 @@ class _File(Record):
     environment: dict[str, Any] = required(table_of(TEXT, PLAIN))
     runs: tuple[RunRecord, ...] = required(list_of(record(RunRecord)))
     left_out: tuple[str, ...] = optional(list_of(TEXT), ())
+    commands: tuple[str, ...] = optional(list_of(TEXT), ())
 
 
 def read_results(path: Path) -> Results:
@@ -114,7 +115,8 @@ def read_results(path: Path) -> Results:
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         reason = one_line(error) or type(error).__name__
         raise ValueError(f"{path} cannot be used as the results of a run ({reason})") from None
-    return Results(config=file.config, environment=file.environment, runs=file.runs, left_out=file.left_out)
+    entries = {name: value for name, value in vars(file).items() if name != "more"}
+    return Results(**entries)
 
 
 def audit_record(report: AuditReport) -> AuditRecord:

@@ -51,7 +51,8 @@ class RunRecord(Record):
 
     :param status: `ok`, `not_applicable` (it cannot run here) or `error`; `reason` says why.
     :param clean_accuracy: Share of the test images that are classified correctly unattacked; None: it was not trained.
-    :param step_cost: Time of a training step over that of a plain one.
+    :param step_cost: Time of a training step over that of a plain one: the median over repeats, timed in turn.
+    :param step_cost_repeats: The same of each repeat.
     :param crashed: Whether training raised: a resumed run tries again.
     :param measure_error: What an evaluation beside the attacks raised.
     """
@@ -66,6 +67,7 @@ class RunRecord(Record):
     step_cost: float | None = required(or_none(SECONDS), None)
     attacks: tuple[AttackRecord, ...] = required(list_of(record(AttackRecord)), ())
     worst_case: tuple[WorstCase, ...] = required(list_of(record(WorstCase)), ())
+    step_cost_repeats: tuple[float, ...] | None = optional(list_of(SECONDS))
     crashed: bool | None = optional(FLAG)
     random_noise: tuple[NoiseRecord, ...] | None = optional(list_of(record(NoiseRecord)))
     certified: tuple[CertifiedRecord, ...] | None = optional(list_of(record(CertifiedRecord)))
@@ -113,12 +115,14 @@ class Results:
     :param environment: Versions and machine.
     :param runs: One for each defence and seed.
     :param left_out: A line for each thing that was asked for and not done.
+    :param commands: The commands that made them: the first run's and those of the runs that resumed it.
     """
 
     config: SuiteSettings
     environment: Mapping[str, Any]
     runs: tuple[RunRecord, ...] = ()
     left_out: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
 
     def run(self, defence: str, seed: int) -> RunRecord | None:
         """The record of a run."""

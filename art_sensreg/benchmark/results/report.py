@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from art_sensreg.benchmark.config.settings import SALIENCY, SuiteSettings
 from art_sensreg.benchmark.results.extra_tables import audit_details, extra_tables
+from art_sensreg.benchmark.results.merge import merge_results
 from art_sensreg.benchmark.results.plots import plot_curve, plot_robustness
 from art_sensreg.benchmark.results.records import Results
 from art_sensreg.benchmark.results.tables import attack_table, explanations, noise_table, summary_table
 from art_sensreg.benchmark.results.writing import write_text
+from art_sensreg.utils.files import usable_folder
 from art_sensreg.utils.tables import Table
 from art_sensreg.utils.text import escape_markdown, fenced
 
 _CLAIM = (
-    "Claim: whether the run shows what the defence is said to do. For robust accuracy it is met if the worst case is "
-    "clearly above the undefended model's, by more than the sampling error (95 %), at one size at least."
+    "Shown: where the worst case is above that of another model of this run, by more than the sampling error (95 %) of "
+    "these images. It is no approval: see the interval, and the audit."
 )
 _PART = "* attacked on part of the images only."
 _ORDER = (
@@ -27,22 +30,28 @@ _ORDER = (
 )
 
 
-def write_report(results: Results, out: Path, command: str) -> list[Path]:
+def write_report(folders: Sequence[Path | str], out: Path) -> list[Path]:
     """
-    Write `robustness.png` (and `robustness-NORM.png` of every further norm), `report.md` and `report.html`.
+    Write `report.html`, `report.md`, `robustness.png` (and `robustness-NORM.png` of every further norm) from stored
+    results alone.
 
-    :param results: The results.
+    :param folders: Output folders of the suite, or `results.json` files, whose settings belong into one table: runs of
+        several are merged; of a defence and seed that several have, the first is shown and the others are compared.
     :param out: Output folder.
-    :param command: The command that made the results.
     :return: The paths.
+    :raises ValueError: If the results cannot be read or merged.
+    :raises OSError: If a file cannot be written.
     """
     from jinja2 import Environment
 
+    merged = merge_results(folders)
+    results = merged.results
+    usable_folder("--out", out)
     pictures = _draw(results, out)
     content: dict[str, Any] = {
         "title": _title(results.config),
         "notes": _notes(results),
-        "command": command,
+        "commands": results.commands,
         "tables": _tables(results),
         "claim": _CLAIM,
         "footnote": _PART + ("" if results.config.all_points else _ORDER),

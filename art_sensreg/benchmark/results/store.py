@@ -20,6 +20,7 @@ from art_sensreg.benchmark.results.reading import check_run_folder
 from art_sensreg.benchmark.results.records import Results, RunRecord
 from art_sensreg.benchmark.results.writing import results_csv, results_json, write_text
 from art_sensreg.utils.files import usable_folder
+from art_sensreg.utils.text import one_line
 
 
 def environment(device: str) -> dict[str, Any]:
@@ -31,9 +32,21 @@ def environment(device: str) -> dict[str, Any]:
         "art": version("adversarial-robustness-toolbox"),
         "art_sensreg": version("art_sensreg"),
         "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
+        "processor": _processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
+
+
+def _processor() -> str:
+    """What the system calls its processor, as far as it tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2] for line in lines if line.startswith("model name")]
+    return one_line(names[0] if names else platform.processor() or "unknown")
 
 
 class ResultStore:
@@ -59,8 +72,9 @@ class ResultStore:
             usable_folder("--out", out)
             for folder in ("masks", "checkpoints"):
                 (out / folder).mkdir(exist_ok=True)
-        runs = previous.runs if previous else ()
-        self.results = Results(config=settings, environment=environment(settings.device), runs=runs)
+        runs, commands = (previous.runs, previous.commands) if previous else ((), ())
+        machine = environment(settings.device)
+        self.results = Results(config=settings, environment=machine, runs=runs, commands=commands)
 
     def put(self, run: RunRecord) -> None:
         """Store a record in the place of the former one, and save."""
@@ -73,6 +87,11 @@ class ResultStore:
     def leave_out(self, *lines: str) -> None:
         """Note what was asked for and not done."""
         self.results = replace(self.results, left_out=self.results.left_out + lines)
+
+    def note_command(self, command: str) -> None:
+        """Note the command of this run, behind those that it resumes."""
+        if command and command not in self.results.commands:
+            self.results = replace(self.results, commands=(*self.results.commands, command))
 
     def save(self) -> None:
         """Write `results.json` and `results.csv`, each aside and renamed."""

@@ -9,11 +9,10 @@ from typing import Protocol
 from art_sensreg.benchmark.attacks import ATTACKS
 from art_sensreg.benchmark.results.entries import AttackRecord
 from art_sensreg.benchmark.results.records import Results, RunRecord
+from art_sensreg.benchmark.results.summary import FAILED, Cell, Cost, sizes_of, summary_rows, trained_runs
 from art_sensreg.utils.stats import wilson_interval
 from art_sensreg.utils.tables import Table
 from art_sensreg.utils.text import one_line
-
-FAILED = {"not_applicable": "not applicable", "error": "failed"}
 
 
 class Share(Protocol):
@@ -28,50 +27,51 @@ class Share(Protocol):
         """Number of images."""
 
 
-def trained_runs(results: Results) -> dict[str, list[RunRecord]]:
-    """The runs that have a trained model, by defence."""
-    groups: dict[str, list[RunRecord]] = {}
-    for run in results.runs:
-        if run.trained:
-            groups.setdefault(run.defence, []).append(run)
-    return groups
-
-
-def sizes_of(results: Results) -> list[tuple[str, float]]:
-    """Every norm with each of its sizes."""
-    return [(threat.norm, eps) for threat in results.config.threats for eps in threat.eps]
-
-
 def summary_table(results: Results) -> Table:
     """
-    One row per defence: clean accuracy, worst case at each eps with its interval, cost, whether its claim is met; what
-    could not run at all says why.
+    One row per defence: clean accuracy, worst case at each eps with its interval and number of images, cost, what it
+    shows; what could not run at all says why. A star marks a worst case that some attacks saw only a part of.
     """
     sizes = sizes_of(results)
     worst = [f"{norm} {eps:.4g}: worst case % [95 % CI]" for norm, eps in sizes]
-    header = ["defence", "clean %", *worst, "step cost", "train s", "claim"]
+    header = ["defence", "clean %", *worst, "n", "step cost", "train s", "shown"]
     rows = []
-    for name, runs in trained_runs(results).items():
-        row = [name, percent([run.clean_accuracy or 0.0 for run in runs])]
-        for size in sizes:
-            row.append(with_interval([case for run in runs for case in run.worst_case if case.threat == size]))
-        costs = [run.step_cost for run in runs if run.step_cost is not None]
-        row += [f"{fmean(costs):.1f}" if costs else "-", f"{fmean(run.train_seconds or 0.0 for run in runs):.1f}"]
-        rows.append([*row, claim_mark(runs)])
-    shown = {row[0] for row in rows}
-    for status, words in FAILED.items():
-        for run in results.runs:
-            if run.status == status and run.defence not in shown:
-                shown.add(run.defence)
-                rows.append([run.defence, *["-"] * (len(header) - 2), f"{words}: {run.reason}"])
-    return Table(header, rows, words=("claim",))
+    for row in summary_rows(results):
+        if not row.runs:
+            rows.append([row.defence, *["-"] * (len(header) - 2), row.reason])
+            continue
+        cells = [row.cells.get(size) for size in sizes]
+        counts = dict.fromkeys(str(cell.n) for cell in cells if cell is not None)
+        entries = [percent(row.clean), *map(cell_text, cells), "/".join(counts) or "-", cost_text(row.cost)]
+        rows.append([row.defence, *entries, f"{row.seconds:.1f}", row.shown])
+    return Table(header, rows, words=("shown",))
 
 
-def claim_mark(runs: Sequence[RunRecord]) -> str:
-    """What the runs of several seeds show of a claim: it is met if it is in every one."""
-    found = [run.claim.status for run in runs if run.claim is not None]
-    mark = next((status for status in ("not met", "not measured", "met", "none made") if status in found), "-")
-    return "NOT MET" if mark == "not met" else mark
+def cell_text(cell: Cell | None) -> str:
+    """A worst case as text: its mean in percent, its spread over the seeds, and its interval."""
+    if cell is None:
+        return "-"
+    star = "*" if cell.partial or cell.failed else ""
+    return f"{percent(cell.shares)}{star} [{100 * cell.low:.1f}, {100 * cell.high:.1f}]"
+
+
+def cost_text(cost: Cost | None) -> str:
+    """A step cost as text: the median, and the quartiles of its repeats."""
+    if cost is None:
+        return "-"
+    return f"{cost.median:.1f}" + ("" if cost.low is None else f" ({cost.low:.1f} to {cost.high:.1f})")
+
+
+def partial_lines(results: Results) -> list[str]:
+    """Which attacks of the worst cases were made on fewer images than these have, and which failed, by defence."""
+    groups: dict[str, list[str]] = {}
+    for row in summary_rows(results):
+        partial = {name: n for cell in row.cells.values() for name, n in cell.partial.items()}
+        words = [f"{name} on the first {n} images" for name, n in partial.items()]
+        words += dict.fromkeys(f"{name} failed" for cell in row.cells.values() for name in cell.failed)
+        if words:
+            groups.setdefault(", ".join(words), []).append(row.defence)
+    return [f"* {', '.join(names)}: {words}" for words, names in groups.items()]
 
 
 def noise_table(results: Results) -> Table:
@@ -124,7 +124,7 @@ def explanations(results: Results) -> list[str]:
         for run in sorted(results.runs, key=lambda run: _first(results, run))
         if run.status == status
     ]
-    lines += results.left_out
+    lines += [*partial_lines(results), *results.left_out]
     for threat in results.config.threats:
         names = [name for name in results.config.attacks if threat.norm not in ATTACKS[name].norms]
         lines += [f"{name}: not defined in {threat.norm}, left out there" for name in names]

@@ -32,6 +32,7 @@ def results_json(results: Results) -> str:
             "environment": results.environment,
             "runs": results.runs,
             "left_out": results.left_out,
+            "commands": results.commands,
         }
     )
 

@@ -1,9 +1,18 @@
 """The report: pages and plots, made from results alone."""
 
+from dataclasses import replace
+
 from art_sensreg.benchmark.config.threat_models import Threat
 from art_sensreg.benchmark.results.entries import AttackRecord, CurvePoint
 from art_sensreg.benchmark.results.report import total_minutes, write_report
+from art_sensreg.benchmark.results.writing import results_json, write_text
 from tests.benchmark.results.examples import case, results, run_record
+
+
+def report(tmp_path, found, *commands):
+    write_text(tmp_path / "results.json", results_json(replace(found, commands=commands)))
+    return write_report([tmp_path], tmp_path)
+
 
 HOSTILE = "<script>alert(1)</script> | [x](http://y)"
 
@@ -12,7 +21,7 @@ def test_pages_and_plots(tmp_path):
     curve = (CurvePoint(norm="linf", eps=0.1, samples=4, robust_accuracy=0.5, ci_low=0.0, ci_high=1.0, n=10),)
     runs = run_record(worst_case=(case(0.5), case(0.1, 0.2))), run_record(defence="sr", eot_curve=curve)
     threats = (Threat("linf", (0.1, 0.2)), Threat("l2", (0.5,)))
-    paths = write_report(results(*runs, threats=threats), tmp_path, "python suite.py")
+    paths = report(tmp_path, results(*runs, threats=threats), "python suite.py")
     names = ["robustness.png", "robustness-l2.png", "eot-curve.png", "report.md", "report.html"]
     assert [path.name for path in paths] == names
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in names[:3])
@@ -26,7 +35,7 @@ def test_pages_and_plots(tmp_path):
 
 def test_pages_quote_what_they_are_given(tmp_path):
     failed = run_record(clean_accuracy=None, status="error", reason=HOSTILE)
-    write_report(results(failed), tmp_path, "python suite.py")
+    report(tmp_path, results(failed))
     for name in ("report.md", "report.html"):
         page = (tmp_path / name).read_text()
         assert "<script>" not in page
@@ -34,7 +43,7 @@ def test_pages_quote_what_they_are_given(tmp_path):
 
 
 def test_the_blocks_of_a_page_are_apart(tmp_path):
-    write_report(results(run_record()), tmp_path, "python suite.py")
+    report(tmp_path, results(run_record()))
     lines = (tmp_path / "report.md").read_text().splitlines()
     for number, line in enumerate(lines):
         if line.startswith("#") and number:

@@ -1,21 +1,16 @@
 """The tables of every run."""
 
-import pytest
-
-from art_sensreg.benchmark.results.entries import AttackRecord, ClaimRecord, NoiseRecord
+from art_sensreg.benchmark.results.entries import AttackRecord, NoiseRecord
+from art_sensreg.benchmark.results.summary import Cost
 from art_sensreg.benchmark.results.tables import (
     attack_table,
-    claim_mark,
+    cost_text,
     explanations,
     noise_table,
     summary_table,
     with_interval,
 )
 from tests.benchmark.results.examples import case, results, run_record
-
-
-def claim(status):
-    return ClaimRecord(metric="robust_accuracy", threat="any", status=status, text="")
 
 
 def test_seeds_share_a_table_row_with_their_mean_and_spread():
@@ -27,7 +22,7 @@ def test_seeds_share_a_table_row_with_their_mean_and_spread():
     (row,) = table.rows
     assert row[:2] == ["none", "95.0 ± 7.1"]
     assert row[2].startswith("60.0 ± 14.1 [")
-    assert row[4:] == ["2.0", "1.0", "-"]
+    assert row[4:] == ["200", "2.0", "1.0", "-"]
 
 
 def test_what_could_not_run_says_why():
@@ -36,14 +31,6 @@ def test_what_could_not_run_says_why():
     rows = {row[0]: row[-1] for row in summary_table(found).rows}
     assert rows == {"none": "-", "jr": "not applicable: no norm", "sr": "failed: x: OSError: disk"}
     assert explanations(found) == ["jr (seed 0): not applicable: no norm", "sr (seed 0): failed: x: OSError: disk"]
-
-
-@pytest.mark.parametrize(
-    ("statuses", "mark"),
-    [(["met", "met"], "met"), (["met", "not met"], "NOT MET"), (["met", "not measured"], "not measured"), ([], "-")],
-)
-def test_a_claim_is_met_if_it_is_at_every_seed(statuses, mark):
-    assert claim_mark([run_record(claim=claim(status)) for status in statuses]) == mark
 
 
 def attack(name, share, n=5, **entries):
@@ -78,3 +65,24 @@ def test_attacks_that_were_refused_are_explained_once():
     )
     found = explanations(results(run_record(attacks=refused, notes=("a note",)), attacks=("square",)))
     assert found == ["none (seed 0): a note", "none (seed 0): square not applicable: needs square images"]
+
+
+def test_a_star_marks_a_worst_case_that_an_attack_saw_only_a_part_of():
+    seen = (
+        attack("fgm", 0.5, n=200),
+        attack("pgd", 0.4, n=50),
+        AttackRecord(attack="square", norm="linf", eps=0.1, status="error"),
+    )
+    found = results(
+        run_record(worst_case=(case(0.5),), attacks=seen), run_record(defence="sr", worst_case=(case(0.6),))
+    )
+    rows = {row[0]: row[2] for row in summary_table(found).rows}
+    assert rows["none"].startswith("50.0* [")
+    assert rows["sr"].startswith("60.0 [")
+    assert "* none: pgd on the first 50 images, square failed" in explanations(found)
+
+
+def test_a_cost_has_its_quartiles():
+    assert cost_text(None) == "-"
+    assert cost_text(Cost(median=2.0)) == "2.0"
+    assert cost_text(Cost(median=2.0, low=1.9, high=2.25)) == "2.0 (1.9 to 2.2)"

@@ -1,0 +1,51 @@
+"""Runs of several folders in one table."""
+
+import pytest
+
+from art_sensreg.benchmark.results.merge import merge_results
+from art_sensreg.benchmark.results.writing import results_json, write_text
+from tests.benchmark.results.examples import case, results, run_record
+
+
+def folder(place, *runs, **changes):
+    place.mkdir()
+    write_text(place / "results.json", results_json(results(*runs, **changes)))
+    return place
+
+
+def test_defences_and_seeds_of_several_folders_stand_together(tmp_path):
+    first = folder(tmp_path / "a", run_record(defence="sr"), run_record(), defences=("sr", "none"))
+    second = folder(tmp_path / "b", run_record(defence="jr", seed=1), defences=("jr",), seeds=2)
+    merged = merge_results([first, second / "results.json", first])
+    assert [run.key for run in merged.results.runs] == [("sr", 0), ("none", 0), ("jr", 1)]
+    assert merged.results.config.defences == ("sr", "none", "jr")
+    assert merged.results.config.seeds == 2
+    assert [source.folder for source in merged.sources] == [first, second]
+    assert merged.repeats == ()
+
+
+def test_what_both_have_is_compared(tmp_path):
+    first = folder(tmp_path / "a", run_record(worst_case=(case(0.5), case(0.5, 0.2))))
+    second = folder(tmp_path / "b", run_record(worst_case=(case(0.55), case(0.7, 0.2))))
+    merged = merge_results([first, second])
+    assert [repeat.within_error for repeat in merged.repeats] == [True, False]
+    assert merged.results.runs[0].worst_case[0].robust_accuracy == 0.5
+
+
+def test_fewer_attacks_are_told(tmp_path):
+    first = folder(tmp_path / "a", run_record())
+    second = folder(tmp_path / "b", run_record(defence="sr"), attacks=("fgm",))
+    merged = merge_results([first, second])
+    assert merged.results.config.attacks == ("fgm", "pgd")
+    assert merged.results.left_out == ("b: without pgd: its worst cases are over fewer attacks",)
+
+
+def test_other_settings_are_refused(tmp_path):
+    first = folder(tmp_path / "a", run_record())
+    second = folder(tmp_path / "b", run_record(), epochs=3)
+    with pytest.raises(ValueError, match=r"b cannot stand in one table with .*a: `epochs` is 3 there and 2 here"):
+        merge_results([first, second])
+    with pytest.raises(ValueError, match="empty"):
+        merge_results([])
+    with pytest.raises(ValueError, match=r"results.json cannot be used"):
+        merge_results([tmp_path])
