@@ -14,8 +14,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from art_sensreg.benchmark.cli.arguments import OneLineParser, make_parser, request_of
+from art_sensreg.benchmark.cli.arguments import OneLineParser
 from art_sensreg.benchmark.cli.console import run_program, say
+from art_sensreg.benchmark.cli.suite_parser import make_parser, request_of
 from art_sensreg.benchmark.results.writing import write_text
 from art_sensreg.benchmark.studies.choose_settings import GRIDS, RULE, try_candidates
 from art_sensreg.utils.checks import did_you_mean

@@ -33,7 +33,7 @@ FLOORS = [
     "benchmark.results",
     "benchmark.engine",
     "benchmark.cli",
-    "benchmark",
+    "benchmark __main__",
 ]
 
 

@@ -1,22 +1,15 @@
-"""The suite's command-line arguments, and how they are parsed."""
+"""What the command lines have in common: errors of one line, help with examples, and the values of arguments."""
 
 from __future__ import annotations
 
 import argparse
-import ast
 import itertools
 import re
-from dataclasses import fields
+import textwrap
 from pathlib import Path
 from typing import Any, NoReturn
 
 from art_sensreg.attacks.base.sizes import parse_size
-from art_sensreg.benchmark.attacks import ATTACKS
-from art_sensreg.benchmark.config.request import SuiteRequest
-from art_sensreg.benchmark.config.settings import BUDGETS
-from art_sensreg.benchmark.config.threat_models import NORMS
-from art_sensreg.benchmark.defences.registry import DEFENCES
-from art_sensreg.models import ACTIVATIONS, MODELS, NORM_LAYERS
 from art_sensreg.utils.checks import did_you_mean
 from art_sensreg.utils.text import one_line
 
@@ -52,109 +45,31 @@ class OneLineParser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, f"{error.message}{hint}") from None
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of the command line."""
-    parser = OneLineParser(
-        prog="run_art_suite.py",
-        description="Train each defence, attack each trained model, and print one table of worst-case robust accuracy.",
+def program_parser(prog: str, description: str, examples: str) -> OneLineParser:
+    """The parser of a program, whose help ends with examples of commands, one a line."""
+    return OneLineParser(
+        prog=prog,
+        description=textwrap.fill(" ".join(description.split()), 98),
+        epilog=f"examples:{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add = parser.add_argument
-    add("--dataset", default="digits", metavar="NAME", help="digits (default), mnist, cifar10, or an .npz file")
-    add(
-        "--data-dir",
-        metavar="DIR",
-        help="folder with mnist.npz, cifar10.npz (or set ART_SENSREG_DATA); otherwise they are downloaded",
-    )
-    add(
-        "--defences",
-        type=known_names(DEFENCES, {"trainers": [name for name, defence in DEFENCES.items() if defence.trained]}),
-        metavar="NAME,NAME...",
-        help="or all, or trainers; default: the main ones at smoke budget, otherwise all; see --list",
-    )
-    add(
-        "--plugin",
-        type=Path,
-        metavar="FILE",
-        help="Python file that registers your own defences, attacks or checks: docs/extending.md",
-    )
-    add(
-        "--attacks",
-        type=known_names(ATTACKS),
-        metavar="NAME,NAME...",
-        help="default: depends on the budget; see --list",
-    )
-    add(
-        "--norm",
-        type=known_names(NORMS),
-        default=("linf",),
-        dest="norms",
-        metavar="NORM,NORM...",
-        help="linf (default), l2, l1, or several",
-    )
-    add(
-        "--eps",
-        type=_eps,
-        metavar="EPS,EPS...[;EPS,...]",
-        help="attack sizes, numbers or fractions such as 8/255, one group for each norm; the largest of the first is "
-        "the training eps of ART's trainers",
-    )
-    add("--all-points", action="store_true", help="run every attack on every image, not only on those left so far")
-    add("--audit", action="store_true", help="audit every trained model: can the attacks on it be trusted?")
-    add(
-        "--interpret",
-        action="store_true",
-        help="score the explanations of every model, and plot those of three",
-    )
-    add("--model", choices=tuple(MODELS), help="default: depends on the data set")
-    add("--activation", choices=tuple(ACTIVATIONS), default="relu")
-    add("--norm-layer", choices=NORM_LAYERS, default="none")
-    add("--set", type=_option, action="append", default=[], metavar="DEFENCE.OPTION=VALUE", dest="options")
-    add("--budget", choices=BUDGETS, help="strength of the attacks; default: smoke on digits, otherwise quick")
-    add("--seeds", type=whole_number, default=1, metavar="N", help="training seeds 0 to N-1 (default 1)")
-    add("--epochs", type=whole_number, metavar="N", help="default: depends on the data set")
-    add(
-        "--batch-size",
-        type=whole_number,
-        metavar="N",
-        help="examples per training step; default: depends on the data set",
-    )
-    add(
-        "--learning-rate",
-        type=positive_number,
-        metavar="RATE",
-        help="peak of the one-cycle schedule; default: depends on the data set",
-    )
-    add("--train-size", type=whole_number, metavar="N", help="use the first N training images")
-    add("--test-size", type=whole_number, metavar="N", help="attack the first N test images")
-    add("--validation", action="store_true", help="attack held-out training images instead: for choosing settings")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    add("--out", type=Path, metavar="DIR", help="default: results/DATASET-TIME")
-    add("--resume", action="store_true", help="continue the run in --out, keeping what is finished")
-    add("--list", action="store_true", help="list defences and attacks, each with its paper, and exit")
-    add(
-        "--jobs",
-        type=whole_number,
-        metavar="N",
-        help="processes that attack models in parallel, on the CPU; default: all cores on digits (unless "
-        "OMP_NUM_THREADS is set), else 1",
-    )
-    add("--quiet", action="store_false", dest="verbose", help="no progress bar")
-    return parser
 
 
-def request_of(given: argparse.Namespace) -> SuiteRequest:
+def command_words(prog: str, processes: int = 1) -> list[str]:
     """
-    The request described by parsed arguments.
+    How reports begin the command of a program: `art-sensreg`, or a script of benchmarks/.
 
-    :raises argparse.ArgumentTypeError: If the sizes do not fit the norms.
+    Example:
+    >>> from art_sensreg.benchmark.cli.arguments import command_words
+    >>> command_words("art-sensreg bench"), command_words("audit.py")
+    (['art-sensreg', 'bench'], ['python', 'benchmarks/audit.py'])
     """
-    values = {entry.name: getattr(given, entry.name) for entry in fields(SuiteRequest)}
-    options: dict[str, dict[str, Any]] = {}
-    for defence, option, value in given.options:
-        options.setdefault(defence, {})[option] = value
-    eps = None if given.eps is None else tuple(size_groups(given.eps, len(given.norms)))
-    return SuiteRequest(**{**values, "options": options, "eps": eps})
+    words = prog.split() if prog.startswith("art-sensreg") else ["python", f"benchmarks/{prog}"]
+    if processes == 1:
+        return words
+    rest = ["-m", "art_sensreg", *words[1:]] if words[0] != "python" else words[1:]
+    return ["torchrun", f"--nproc-per-node={processes}", *rest]
 
 
 def known_names(known: dict[str, Any], groups: dict[str, list[str]] | None = None) -> Any:
@@ -228,15 +143,6 @@ def sizes(text: str) -> tuple[float, ...]:
     return tuple(sorted({positive_number(part) for part in text.split(",")}))
 
 
-def _eps(text: str) -> str:
-    """Check sizes as far as possible before the norms are known."""
-    for part in re.split("[,;/]", text):
-        if not part.isascii():  # digits of other scripts are not accepted in fractions
-            raise argparse.ArgumentTypeError(f"{part!r} is not a number above 0")
-        positive_number(part)
-    return text
-
-
 def whole_number(text: str) -> int:
     """
     Parse a whole number of at least 1, for argparse.
@@ -248,19 +154,3 @@ def whole_number(text: str) -> int:
     if len(text) > 20 or int(text) > _MOST:
         raise argparse.ArgumentTypeError(f"{text[:60]!r} is too large; expected {_MOST} at most")
     return int(text)
-
-
-def _option(text: str) -> tuple[str, str, Any]:
-    path, equals, value = text.partition("=")
-    defence, dot, option = path.rpartition(".")
-    if not equals or not dot or defence not in DEFENCES:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not DEFENCE.OPTION=VALUE with a defence of {', '.join(DEFENCES)}"
-            f"{did_you_mean(defence, DEFENCES) if defence else ''}"
-        )
-    if re.fullmatch(r"\d+(\.\d+)?/\d+(\.\d+)?", value, re.ASCII):
-        return defence, option, positive_number(value)
-    try:
-        return defence, option, ast.literal_eval(value)
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return defence, option, value

@@ -1,4 +1,4 @@
-"""Command line of the audit: see `python benchmarks/audit.py --help`."""
+"""Command line of the audit: see `art-sensreg audit --help`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,15 @@ from dataclasses import fields
 from pathlib import Path
 
 from art_sensreg.auditing import CHECKS
-from art_sensreg.benchmark.cli.arguments import OneLineParser, known_names, positive_number, whole_number
+from art_sensreg.benchmark.cli.arguments import (
+    command_words,
+    known_names,
+    positive_number,
+    program_parser,
+    whole_number,
+)
 from art_sensreg.benchmark.cli.console import say
+from art_sensreg.benchmark.cli.listing import list_checks
 from art_sensreg.benchmark.cli.plugin import load_plugin
 from art_sensreg.benchmark.config.audit_request import AuditRequest
 from art_sensreg.benchmark.config.threat_models import NORMS
@@ -23,16 +30,18 @@ from art_sensreg.benchmark.results.writing import write_text
 from art_sensreg.models import ACTIVATIONS, MODELS, NORM_LAYERS
 from art_sensreg.utils.text import escape_markdown, fenced
 
+_EXAMPLES = """
+  art-sensreg audit --defence sr+jr                                  train it and its twin on the digits, then audit
+  art-sensreg audit --checkpoint results/mine/checkpoints/sr+jr-seed0.safetensors --eps 0.1
+  art-sensreg audit --defence art-madry --checks gradients_not_zero,white_box_beats_black_box
+"""
 
-def make_audit_parser() -> argparse.ArgumentParser:
+
+def make_audit_parser(prog: str = "audit.py") -> argparse.ArgumentParser:
     """The parser of the command line."""
-    parser = OneLineParser(
-        prog="audit.py",
-        description="Report, check by check, whether attacks on a model can be trusted.",
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    what = parser.add_mutually_exclusive_group(required=True)
+    parser = program_parser(prog, "Report, check by check, whether attacks on a model can be trusted.", _EXAMPLES)
+    group = parser.add_argument_group("what is audited")
+    what = group.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--checkpoint",
         type=Path,
@@ -43,13 +52,18 @@ def make_audit_parser() -> argparse.ArgumentParser:
         "--defence", choices=tuple(DEFENCES), metavar="NAME", help="train this defence of the suite first"
     )
     what.add_argument("--list", action="store_true", help="list the checks, each with its source, and exit")
-    add("--dataset", metavar="NAME", help="digits (default), mnist, cifar10, or an .npz file")
-    add("--data-dir", metavar="DIR", help="folder with mnist.npz, cifar10.npz (or set ART_SENSREG_DATA)")
+    add = group.add_argument
     add("--model", choices=tuple(MODELS), help="default: depends on the data set")
     add("--activation", choices=tuple(ACTIVATIONS), help="default: relu")
     add("--norm-layer", choices=NORM_LAYERS, help="default: none")
+    add("--dataset", metavar="NAME", help="digits (default), mnist, cifar10, or an .npz file")
+    add("--data-dir", metavar="DIR", help="folder with mnist.npz, cifar10.npz (or set ART_SENSREG_DATA)")
+    add("--epochs", type=whole_number, metavar="N", help="with --defence; default: depends on the data set")
+    add("--train-size", type=whole_number, metavar="N", help="use the first N training images")
+
+    add = parser.add_argument_group("how").add_argument
     add("--norm", choices=tuple(NORMS), help="default: linf, or that of the run")
-    add("--eps", type=positive_number, metavar="EPS", help="default: the middle size of the run or data set")
+    add("--eps", type=positive_number, metavar="EPS", help="0.1 or 8/255; default: the middle size of run or data set")
     add(
         "--points",
         type=whole_number,
@@ -67,30 +81,31 @@ def make_audit_parser() -> argparse.ArgumentParser:
         help="weights of another trained model",
     )
     add("--checks", type=known_names(CHECKS), metavar="NAME,NAME...", help="default: all; see --list")
-    add("--plugin", type=Path, metavar="FILE", help="Python file that registers your own checks: docs/extending.md")
     add("--quick", action="store_true", help="fewer points, steps and restarts")
     add("--seed", type=int, default=0, metavar="N")
-    add("--epochs", type=whole_number, metavar="N", help="with --defence; default: depends on the data set")
-    add("--train-size", type=whole_number, metavar="N", help="use the first N training images")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+    add = parser.add_argument_group("the run and its results").add_argument
     add("--out", type=Path, metavar="DIR", help="write audit.json and audit.md; default: results/audit-NAME")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--plugin", type=Path, metavar="FILE", help="Python file that registers your own checks: docs/extending.md")
     add("--quiet", action="store_false", dest="verbose", help="no progress bar")
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "audit.py") -> int:
     """
     Audit a model.
 
     :param arguments: Command line; that of the process if None.
+    :param prog: Name of the program, for its messages.
     :return: Exit code: 0 if done, whatever the verdict; 1 if a check raised. Wrong arguments exit with 2, Ctrl-C
         with 130.
     """
-    load_plugin(arguments, "audit.py")
-    parser = make_audit_parser()
+    load_plugin(arguments, prog)
+    parser = make_audit_parser(prog)
     given = parser.parse_args(arguments)
     if given.list:
-        say(*(f"{spec.name:30} {spec.measures} ({spec.source})" for spec in CHECKS.values()))
+        say(list_checks())
         return 0
     logging.getLogger("art").setLevel(logging.ERROR)
     try:
@@ -98,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, argparse.ArgumentTypeError) as error:
         parser.error(str(error))
     report, out = result.report, result.out
-    command = shlex.join(["python", "benchmarks/audit.py", *(sys.argv[1:] if arguments is None else arguments)])
+    command = shlex.join([*command_words(prog), *(sys.argv[1:] if arguments is None else arguments)])
     title = escape_markdown(result.title)
     write_text(out / "audit.json", json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n")
     write_text(out / "audit.md", f"# Audit: {title}\n\n{fenced(command)}\n\n{report.as_markdown()}")

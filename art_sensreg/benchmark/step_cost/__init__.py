@@ -1,4 +1,4 @@
-"""The measurement of `benchmarks/step_cost.py`: training steps against a plain PyTorch loop in the same process."""
+"""The measurement of `art-sensreg step-cost`: training steps against a plain PyTorch loop in the same process."""
 
 from art_sensreg.benchmark.step_cost.loops import MODELS, PRECISIONS, TimedModel, epoch_loop, make_bench
 from art_sensreg.benchmark.step_cost.memory import cuda_peak, memory_rise

@@ -1,4 +1,4 @@
-"""What `benchmarks/step_cost.py` divides by: models with random data, and plain PyTorch loops on them."""
+"""What `art-sensreg step-cost` divides by: models with random data, and plain PyTorch loops on them."""
 
 from __future__ import annotations
 

@@ -30,9 +30,7 @@ def cuda_peak(run: Run, device: torch.device) -> float:
     return (torch.cuda.max_memory_allocated(device) - before) / MEGABYTE
 
 
-def memory_in_child(
-    script: Path, variant: str, model: str, batch_size: int, precision: str, threads: int
-) -> tuple[MemoryRise, ...]:
+def memory_in_child(variant: str, model: str, batch_size: int, precision: str, threads: int) -> tuple[MemoryRise, ...]:
     """Measure in a separate process, whose memory no other variant has enlarged."""
     options = {
         "--memory-of": variant,
@@ -41,7 +39,13 @@ def memory_in_child(
         "--precision": precision,
         "--threads": threads,
     }
-    command = [sys.executable, str(script), *(str(part) for pair in options.items() for part in pair)]
+    command = [
+        sys.executable,
+        "-m",
+        "art_sensreg",
+        "step-cost",
+        *(str(part) for pair in options.items() for part in pair),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError((done.stderr.splitlines() or [f"exit code {done.returncode}"])[-1])

@@ -1,4 +1,4 @@
-"""The output of `benchmarks/step_cost.py`: its table, `step-cost.json`, `step-cost.md`, `step-cost.png`."""
+"""The output of `art-sensreg step-cost`: its table, `step-cost.json`, `step-cost.md`, `step-cost.png`."""
 
 from __future__ import annotations
 

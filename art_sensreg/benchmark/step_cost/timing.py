@@ -1,4 +1,4 @@
-"""Time the variants of `benchmarks/step_cost.py` in one process, interleaved, each paired with plain PyTorch loops."""
+"""Time the variants of `art-sensreg step-cost` in one process, interleaved, each paired with plain PyTorch loops."""
 
 from __future__ import annotations
 
@@ -62,13 +62,12 @@ class StepCostSettings:
 
 
 def run_step_cost(
-    settings: StepCostSettings, script: Path, command: str = "", progress: Progress = lambda text: None
+    settings: StepCostSettings, command: str = "", progress: Progress = lambda text: None
 ) -> StepCostResults:
     """
     Time all variants of all models.
 
     :param settings: The settings.
-    :param script: Called again for each measurement of memory on the CPU.
     :param command: The command line, for the page.
     :param progress: Function that is told what is being done.
     :return: What was measured.
@@ -79,7 +78,7 @@ def run_step_cost(
         torch.cuda.set_device(device)  # where ART's classifiers go
     models = [_time_model(settings, name, progress) for name in settings.models]
     if settings.memory and device.type == "cpu":
-        models = [_with_memory(settings, model, script, progress) for model in models]
+        models = [_with_memory(settings, model, progress) for model in models]
     machine = {**environment(device.type), "device": _device_name(device)}
     minutes = (time.perf_counter() - start) / 60
     return StepCostResults(
@@ -87,7 +86,7 @@ def run_step_cost(
     )
 
 
-def _with_memory(settings: StepCostSettings, model: ModelRecord, script: Path, progress: Progress) -> ModelRecord:
+def _with_memory(settings: StepCostSettings, model: ModelRecord, progress: Progress) -> ModelRecord:
     """The record of a model with the memory of its variants, on the CPU."""
     records = []
     for timed in model.variants:
@@ -95,7 +94,7 @@ def _with_memory(settings: StepCostSettings, model: ModelRecord, script: Path, p
             progress(f"{model.model}: memory of {timed.variant}")
             try:
                 rises = memory_in_child(
-                    script, timed.variant, model.model, settings.batch_size, settings.precision, settings.threads
+                    timed.variant, model.model, settings.batch_size, settings.precision, settings.threads
                 )
                 timed = replace(timed, memory=rises)
             except RuntimeError as error:

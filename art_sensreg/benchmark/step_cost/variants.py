@@ -1,4 +1,4 @@
-"""What `benchmarks/step_cost.py` times, one entry each, and the target of each."""
+"""What `art-sensreg step-cost` times, one entry each, and the target of each."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ import pytest
 
 from art_sensreg.benchmark.cli import audit as audit_cli
 from art_sensreg.benchmark.cli import console
+from art_sensreg.benchmark.cli import step_cost as step_cost_cli
 from art_sensreg.benchmark.cli import suite as cli
 from art_sensreg.benchmark.cli.console import INTERRUPTED, run_program
 from tests.benchmark.runs import raising
@@ -117,7 +118,7 @@ def script(name: str, *words: str):
     [
         (cli.main, ["--defences", "none"]),
         (audit_cli.main, ["--defence", "sr"]),
-        ("step_cost", []),
+        (step_cost_cli.main, []),
         ("graddiv", []),
         ("scaling", []),
         ("choose_settings", ["--dataset", "digits"]),
@@ -157,7 +158,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, caps
         (audit_cli.main, ["--defence", "sr", "--checks", "eval_mod"], "eval_mode"),
         (audit_cli.main, ["--defence", "sr", "--model", "mpl"], "mlp"),
         (audit_cli.main, ["--defence", "sr", "--dataset", "mnits"], "mnist"),
-        ("step_cost", ["--variants", "sr-jr"], "sr+jr"),
+        (step_cost_cli.main, ["--variants", "sr-jr"], "sr+jr"),
         ("choose_settings", ["--dataset", "digits", "--of", "fyre"], "fire"),
         ("adaptive", ["x", "art-mardy"], "art-madry"),
     ],

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from art_sensreg.benchmark import SuiteRequest
-from art_sensreg.benchmark.cli.arguments import make_parser, request_of
+from art_sensreg.benchmark.cli.suite_parser import make_parser, request_of
 
 
 def test_without_arguments_the_command_line_asks_for_the_defaults():

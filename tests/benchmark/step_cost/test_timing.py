@@ -1,7 +1,5 @@
 """Variants are timed in one process, and one that fails takes no other with it."""
 
-from pathlib import Path
-
 import torch
 
 from art_sensreg.benchmark.defences import NotApplicable
@@ -28,7 +26,7 @@ def test_what_does_not_run_has_its_reason(monkeypatch):
     settings = StepCostSettings(
         models=("mlp",), variants=("plain", "art-fit", "fgsm"), batch_size=8, repeats=2, epoch_steps=2, memory=False
     )
-    (model,) = run_step_cost(settings, Path("unused.py")).models
+    (model,) = run_step_cost(settings).models
     assert [record.status for record in model.variants] == ["error", "not_applicable", "ok"]
     assert len(model.variants[2].ratios) == 2
     assert note_lines(model) == [
@@ -44,5 +42,5 @@ def test_memory_that_is_not_measured_has_its_reason(monkeypatch):
 
     monkeypatch.setattr("art_sensreg.benchmark.step_cost.timing.memory_in_child", fail)
     settings = StepCostSettings(models=("mlp",), variants=("sr+jr",), batch_size=8, repeats=1, epoch_steps=2)
-    ((record,),) = (model.variants for model in run_step_cost(settings, Path("unused.py")).models)
+    ((record,),) = (model.variants for model in run_step_cost(settings).models)
     assert (record.memory, record.reason) == ((), "memory not measured: no status")

@@ -1,6 +1,5 @@
-"""`benchmarks/step_cost.py`: the files of a tiny run, and wrong arguments. No time is asserted."""
+"""The step-cost command: the files of a tiny run, and wrong arguments. No time is asserted."""
 
-import importlib.util
 import json
 import math
 import subprocess
@@ -8,9 +7,8 @@ import sys
 
 import pytest
 
-from art_sensreg.benchmark.step_cost.loops import (
-    MODELS,
-)
+from art_sensreg.benchmark.cli.step_cost import main
+from art_sensreg.benchmark.step_cost.loops import MODELS
 from art_sensreg.benchmark.step_cost.variants import VARIANTS, Variant
 from tests.paths import ROOT
 
@@ -19,15 +17,7 @@ TINY = ["--model", "mlp", "--batch-size", "8", "--repeats", "2", "--epoch-steps"
 
 
 @pytest.fixture(scope="module")
-def main():
-    spec = importlib.util.spec_from_file_location("step_cost_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
-
-
-@pytest.fixture(scope="module")
-def finished(main, tmp_path_factory):
+def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("step-cost") / "run"
     assert main([*TINY, "--variants", "plain,sr+jr,hoffman-plain,predict", "--out", str(out)]) == 0
     return out
@@ -77,7 +67,7 @@ def test_schema(finished):
         (["--speed"], "--speed"),
     ],
 )
-def test_wrong_arguments_are_one_line(main, capsys, arguments, expected):
+def test_wrong_arguments_are_one_line(capsys, arguments, expected):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
@@ -86,7 +76,7 @@ def test_wrong_arguments_are_one_line(main, capsys, arguments, expected):
     assert expected in line
 
 
-def test_a_file_as_output_folder(main, capsys, tmp_path):
+def test_a_file_as_output_folder(capsys, tmp_path):
     (tmp_path / "out").touch()
     with pytest.raises(SystemExit) as stop:
         main([*TINY, "--out", str(tmp_path / "out")])
@@ -99,7 +89,7 @@ def test_list_names_every_model_and_variant():
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["Models:", *MODELS, "Variants:", *VARIANTS]
 
 
-def test_the_exit_code_says_that_one_of_ours_failed(main, monkeypatch, tmp_path):
+def test_the_exit_code_says_that_one_of_ours_failed(monkeypatch, tmp_path):
     def fail():
         raise RuntimeError("it broke")
 
