@@ -31,7 +31,7 @@ FLOORS = [
     "benchmark.attacks",
     "benchmark.defences",
     "benchmark.results",
-    "benchmark.engine",
+    "benchmark.engine benchmark.step_cost",
     "benchmark.cli",
     "benchmark __main__",
 ]
