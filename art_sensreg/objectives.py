@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from art_sensreg.adversaries import Adversary
+from art_sensreg.adversaries.kept_images import KeptImages
 from art_sensreg.penalties.base import FusedPenalty, measure, plan_forward
 from art_sensreg.penalties.feature_sigma import smallest_size
 from art_sensreg.penalties.forward.batch_norm import uses_batch_statistics
@@ -94,6 +96,7 @@ class Objective:
         self.additive = getattr(self.base_loss, "reduction", "mean") == "sum"  # the sum over the examples of a batch
         self.clip_values = clip_values
         self.adversary = adversary
+        self.images = KeptImages()
         self.attacked: Callable[[], AbstractContextManager[None]] = nullcontext  # keeps what a loss remembers
         self.strength = 1.0  # of all weights, for a while after the start
         self.plan = NO_PLAN
@@ -235,7 +238,7 @@ class Objective:
         given = None
         if self.adversary is not None:
             with self.plan.moved.preserved(), self.attacked():
-                perturbed = self.adversary.perturb(model, x, y, self.base_loss, generator, self.clip_values)
+                perturbed = self.images(partial(self._perturb, model, x, y, generator))
             given = GivenBranch(perturbed, self.adversary.root_mean_square(x) if self._on_adversarial else None)
         counts = self.weights(share)
         inputs = PenaltyInputs(
@@ -253,6 +256,10 @@ class Objective:
         # Which logits are returned depends on the settings, and not on what a share of the batch happens to need.
         shown = logits[0] if self.adversary is None or self.adversary.needs_clean else logits[-1]
         return {"loss": loss, **terms, **{name: found[name] for name in self.names}}, shown
+
+    def _perturb(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, generator: Randomness) -> torch.Tensor:
+        assert self.adversary is not None
+        return self.adversary.perturb(model, x, y, self.base_loss, generator, self.clip_values)
 
     def _measure(
         self, model: nn.Module, inputs: PenaltyInputs

@@ -18,7 +18,7 @@ from art_sensreg.training.checkpoint.objective_state import ObjectiveState
 from art_sensreg.training.checkpoint.state import RunState
 from art_sensreg.training.metrics import EpochSums, threshold
 from art_sensreg.training.numerics.rollback import modes_on_error, preserve_other_grad
-from art_sensreg.training.optimizers import check_precision, fused
+from art_sensreg.training.optimizers import check_precision, fused, needs_closure
 from art_sensreg.training.resources import TURN, channels_last, freed_memory_kept
 from art_sensreg.training.run import Progress, RunSetup
 from art_sensreg.training.signals import StopRequest
@@ -88,6 +88,11 @@ def _check(setup: RunSetup) -> None:
             "no FisherRaoPenalty and no GradientDiversityPenalty."
         )
     check_precision(setup.optimizer, setup.config.precision)
+    if setup.config.awp_gamma and needs_closure(setup.optimizer):
+        raise ValueError(
+            f"`awp_gamma` is {setup.config.awp_gamma!r} with the optimizer {type(setup.optimizer).__name__}, which "
+            "perturbs the weights itself; expected one of the two."
+        )
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from art_sensreg.training.numerics.ema import WeightAverage
 from art_sensreg.training.numerics.micro_batches import Part, cache_sized, micro_batches, weighted_by_divisor
 from art_sensreg.training.numerics.nonfinite import NotFiniteError, gradient_size, nonfinite_term
 from art_sensreg.training.numerics.rollback import SavedBuffers
+from art_sensreg.training.numerics.weight_perturbation import perturbed_weights
 from art_sensreg.training.optimizers import needs_closure, plain_step
 from art_sensreg.training.resources import CHANNELS_LAST
 from art_sensreg.training.run import RunSetup
@@ -92,7 +93,7 @@ class Stepper:
         self._differentiated = [*model.parameters(), *objective_state.parameters()]
         self._twice = needs_closure(setup.optimizer)
         stores = [module._buffers for module in model.modules()] + objective_state.stores()
-        self._first_pass = SavedBuffers(stores if self._twice else [])
+        self._first_pass = SavedBuffers(stores if self._twice or config.awp_gamma else [])
         step = StepModule(model, setup.objective, config.precision, None if alone else objective_state.holder())
         self._exactly = partial(full_float32, device) if step.without_tf32 else nullcontext
         self._module: nn.Module = step
@@ -127,7 +128,10 @@ class Stepper:
             culprit = nonfinite_term(terms, size)
             return ({**terms, "gradient": size} if culprit == "gradient" else terms), logits, culprit
 
-        terms, logits, culprit = evaluate()
+        with self._setup.objective.images.of_one_step() if self._setup.config.awp_gamma else nullcontext():
+            terms, logits, culprit = evaluate()
+            if culprit is None and self._setup.config.awp_gamma:
+                culprit = self._at_worst_weights(evaluate, terms)
         # A gradient that overflows half precision is no fault: the scaler lowers its scale, and the step is left out.
         # One that overflows whatever the scale is a fault.
         overflow = culprit == "gradient" and self.scaler.is_enabled() and self._overflows < _HALVINGS
@@ -223,6 +227,23 @@ class Stepper:
             plain_step(self._setup.optimizer)  # not by the scaler: it would wait for the device to see the same again
         if self.scaler.is_enabled():
             self.scaler.update()
+
+    def _at_worst_weights(
+        self, evaluate: Callable[[], tuple[Terms, torch.Tensor, str | None]], terms: Terms
+    ) -> str | None:
+        """
+        Take the gradient again at perturbed weights, with the same perturbed images and dropout. Terms and running
+        statistics are those of the weights themselves.
+        """
+        self._first_pass.take()
+        self._setup.objective.images.again()
+        self._reseed()
+        with perturbed_weights(self._trained(), self._setup.config.awp_gamma):
+            found, _, culprit = evaluate()
+        self._first_pass.restore()
+        if culprit is not None:
+            terms.update(found)
+        return culprit
 
     def _step_twice(self, evaluate: Callable[[], tuple[Terms, torch.Tensor, str | None]], terms: Terms) -> str | None:
         """

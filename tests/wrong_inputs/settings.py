@@ -138,6 +138,7 @@ SETTINGS = {
         "penalty_warmup": [*NOT_NEGATIVE, 1.5],
         "scheduler_interval": CHOICE,
         "max_grad_norm": optional(POSITIVE),
+        "awp_gamma": NOT_NEGATIVE,
         "ema": [*optional(POSITIVE), 1.0, 1.5],
         "precision": CHOICE,
         "device": ["nowhere", 1.5, [], {}, "cpu:x", "meta", object(), True],

@@ -7,10 +7,15 @@ from art_sensreg.benchmark.defences.factories import from_penalties
 from art_sensreg.benchmark.defences.spec import Options
 from art_sensreg.penalty_lists import Penalty
 
+_MADRY = "Madry et al. 2018, arXiv 1706.06083"
+_ZHANG = "Zhang et al. 2019, arXiv 1901.08573"
+_WU = "Wu et al. 2020, arXiv 2004.05884"
+
 _LINF = ("linf",)
 _STEEPEST = ("linf", "l2")
 _SIZES: Options = {"eps": None, "eps_step": None}
-_PGD: Options = {**_SIZES, "max_iter": 7, "norm": None, "clean_fraction": 0.0}
+_FGSM: Options = {**_SIZES, "clean_fraction": 0.0}
+_PGD: Options = {**_FGSM, "max_iter": 7, "norm": None}
 _TRADES: Options = {**_SIZES, "max_iter": 10, "norm": None, "beta": 6.0}
 
 
@@ -22,23 +27,49 @@ def _some(options: Options, names: Options) -> Options:
     return {name: options[name] for name in names}
 
 
+def _pgd(options: Options) -> PGD:
+    return PGD(**_some(options, _PGD))
+
+
+def _trades(options: Options) -> TRADES:
+    return TRADES(**_some(options, _TRADES))
+
+
 RIVALS = (
     from_penalties(
         "at",
         "Adversarial training by PGD on the whole batch",
-        "Madry et al. 2018, arXiv 1706.06083",
+        _MADRY,
         _no_penalties,
         _PGD,
-        adversary=lambda options: PGD(**_some(options, _PGD)),
+        adversary=_pgd,
         norms=_STEEPEST,
     ),
     from_penalties(
         "trades",
         "TRADES: clean loss plus the divergence of adversarial from clean predictions",
-        "Zhang et al. 2019, arXiv 1901.08573",
+        _ZHANG,
         _no_penalties,
         _TRADES,
-        adversary=lambda options: TRADES(**_some(options, _TRADES)),
+        adversary=_trades,
+        norms=_STEEPEST,
+    ),
+    from_penalties(
+        "at-awp",
+        "The same as at, with adversarial weight perturbation",
+        f"{_MADRY}; {_WU}",
+        _no_penalties,
+        {**_PGD, "awp_gamma": 0.01},
+        adversary=_pgd,
+        norms=_STEEPEST,
+    ),
+    from_penalties(
+        "trades-awp",
+        "The same as trades, with adversarial weight perturbation",
+        f"{_ZHANG}; {_WU}",
+        _no_penalties,
+        {**_TRADES, "awp_gamma": 0.005},
+        adversary=_trades,
         norms=_STEEPEST,
     ),
     from_penalties(
@@ -46,8 +77,8 @@ RIVALS = (
         "FGSM from a random start on the whole batch",
         "Wong et al. 2020, arXiv 2001.03994",
         _no_penalties,
-        {**_SIZES, "clean_fraction": 0.0},
-        adversary=lambda options: FGSMRS(**_some(options, {**_SIZES, "clean_fraction": 0.0})),
+        _FGSM,
+        adversary=lambda options: FGSMRS(**_some(options, _FGSM)),
         norms=_LINF,
     ),
 )

@@ -26,7 +26,7 @@ from art_sensreg.utils import check_count, check_number
 Options = dict[str, Any]
 ALL_NORMS = tuple(NORMS)
 # Options that are settings of `TrainingConfig`, where a defence has them.
-_CONFIG_OPTIONS = ("penalty_fraction", "penalty_warmup")
+_CONFIG_OPTIONS = ("penalty_fraction", "penalty_warmup", "awp_gamma")
 
 
 @dataclass(frozen=True, kw_only=True)

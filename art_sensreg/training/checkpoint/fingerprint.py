@@ -17,6 +17,8 @@ from art_sensreg.training.run import RunSetup
 
 # What may differ between a run and its continuation: how long it is, where it runs, what it writes.
 _FREE = {"nb_epochs", "device", "compile", "keep_freed_memory", "checkpoint_every", "keep", "callbacks"}
+# Settings that earlier versions did not have: a checkpoint without them is of a run with their defaults.
+_LATER = {"awp_gamma"}
 _FORMS = {"params", "lr", "initial_lr", "fused", "foreach", "capturable"}
 # What moves while a scheduler runs; anything else that does is found out when a checkpoint is written.
 _MOVING = {
@@ -66,7 +68,10 @@ def fingerprint(
     model, objective, config = setup.model, setup.objective, setup.config
     describe = describe or Describer(own_things(setup))
     settings: dict[str, str] = {}
-    for name in (f.name for f in fields(config) if f.name not in _FREE):
+    for field in fields(config):
+        name = field.name
+        if name in _FREE or (name in _LATER and getattr(config, name) == field.default):
+            continue
         settings.update(describe(name, getattr(config, name)))  # a repr leaves out most of an array
         settings[name] = repr(getattr(config, name))
     if config.penalty_warmup:

@@ -1,6 +1,7 @@
 """The rivals: which adversary and penalties each is, with its paper's settings as defaults."""
 
 import pytest
+import torch
 
 from art_sensreg.adversaries import FGSMRS, PGD, TRADES
 from art_sensreg.benchmark.defences import DEFENCES
@@ -11,6 +12,8 @@ from tests.benchmark.defences.from_art.training import accuracy, small_spec
 ADVERSARIES = {
     "at": PGD(eps=0.1),
     "trades": TRADES(eps=0.1, max_iter=10),
+    "at-awp": PGD(eps=0.1),
+    "trades-awp": TRADES(eps=0.1, max_iter=10),
     "fgsm-rs": FGSMRS(eps=0.1),
 }
 PENALTIES: dict[str, list] = {}
@@ -48,3 +51,16 @@ def test_steps_and_norm_can_be_set(name):
     assert (adversary.norm, adversary.max_iter, adversary.step) == ("l2", 3, 0.05)
     with pytest.raises(ValueError, match="`max_iter` is 0"):
         options_of(name, max_iter=0)
+
+
+@pytest.mark.parametrize("name", ["at-awp", "trades-awp"])
+def test_weight_perturbation_can_be_switched_off(digits, name):
+    spec = small_spec(digits, epochs=1)
+    weights = []
+    for defence, given in ((name, {}), (name, {"awp_gamma": 0.0}), (name.removesuffix("-awp"), {})):
+        model = DEFENCES[defence].train(spec, options_of(defence, max_iter=1, **given)).model
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.equal(weights[1], weights[2])
+    assert not torch.equal(weights[0], weights[1])
+    with pytest.raises(ValueError, match="`awp_gamma` is -1"):
+        options_of(name, awp_gamma=-1.0)

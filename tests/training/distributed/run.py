@@ -86,6 +86,7 @@ def main(result, checkpoints=None):
         accumulate=accumulate,
         max_grad_norm=1.0 if "REDUCTION" in os.environ else None,
         callbacks=[losses],
+        awp_gamma=float(os.environ.get("AWP", "0")),
         penalty_fraction=float(os.environ.get("FRACTION", "1")),
         validation_attack=ValidationAttack(eps=0.1, max_iter=2),
     )
