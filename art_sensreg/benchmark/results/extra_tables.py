@@ -50,7 +50,8 @@ def _union_table(results: Results) -> Table:
     groups = trained_runs(results) if len(results.config.threats) > 1 else {}
     sizes: list[Mapping[str, float]] = []
     for runs in groups.values():
-        sizes += [case.eps for run in runs for case in run.union or () if case.eps not in sizes]
+        for case in (case for run in runs for case in run.union or ()):
+            sizes += [case.eps] if case.eps not in sizes else []
     header = ["defence", *[", ".join(f"{norm} {eps:.4g}" for norm, eps in size.items()) for size in sizes]]
     rows = []
     for name, runs in groups.items():

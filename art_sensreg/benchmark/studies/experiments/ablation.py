@@ -1,0 +1,68 @@
+"""The variants of the ablation: one option of SR, or of the carried adversary, changed at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """
+    A variant.
+
+    :param name: Its name in tables and files.
+    :param defence: The defence of the suite.
+    :param of: Name of the variant that it is compared with.
+    :param options: Options of the defence.
+    :param settings: Settings of the suite.
+    """
+
+    name: str
+    defence: str
+    of: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+_SR: dict[str, Mapping[str, Any]] = {
+    "noise-uniform": {"noise": "uniform"},
+    "noise-rademacher": {"noise": "rademacher"},
+    "noise-sphere": {"noise": "sphere"},
+    "sigma-range": {"sigma": (0.1, 0.4)},
+    "probes-2": {"probes": 2},
+    "clip": {"clip": True},
+    "layers-pre-activation": {"layers": "pre_activation"},
+    "layers-with-logits": {"layers": "hidden+logits"},
+    "distance-absolute": {"distance": "absolute"},
+    "scale-relative": {"scale": "relative"},
+    "detach-clean": {"detach_clean": True},
+    "no-sr": {"sr_weight": 0.0},
+    "no-jr": {"jr_weight": 0.0},
+}
+_CARRIED: dict[str, Mapping[str, Any]] = {
+    "no-sr": {"sr_weight": 0.0},
+    "no-jr": {"jr_weight": 0.0},
+    "pair-adversarial": {"pair": "adversarial"},
+    "pair-noisy": {"pair": "noisy"},
+    "eps-step-full": {"eps_step": 0.3},
+    "eps-step-quarter": {"eps_step": 0.075},
+    "free": {"free": True},
+    "eps-0.33": {"eps": 0.33},
+}
+_ACTIVATIONS = ("gelu", "silu")
+
+
+def variants() -> tuple[Variant, ...]:
+    """All variants, each after the default that it is compared with."""
+    found = []
+    for defence, changes in (("sr+jr", _SR), ("carried+sr+jr", _CARRIED)):
+        found.append(Variant(name=defence, defence=defence, of=defence))
+        for label, options in changes.items():
+            found.append(Variant(name=f"{defence}_{label}", defence=defence, of=defence, options=options))
+        for activation in _ACTIVATIONS:
+            name, settings = f"{defence}_{activation}", {"activation": activation}
+            found.append(Variant(name=name, defence=defence, of=defence, settings=settings))
+    found.append(Variant(name="carried", defence="carried", of="carried+sr+jr"))
+    return tuple(found)

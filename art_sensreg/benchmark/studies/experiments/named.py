@@ -1,0 +1,97 @@
+"""The experiments by name. A row may name a defence that this version lacks: a run says so and leaves it out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from art_sensreg.benchmark.config.request import SuiteRequest
+from art_sensreg.benchmark.defences.registry import DEFENCES
+from art_sensreg.benchmark.studies.experiments.ablation import variants
+from art_sensreg.benchmark.studies.experiments.declaration import AIMED, Experiment, Row
+
+_HEADLINE = ("carried+sr+jr", "carried", "sr+jr", "free+sr+jr")
+_OURS = ("none", "sr", "jr", "sr+jr-cheap", "fgsm-rs", "n-fgsm+sr+jr")
+# Rivals whose row here has a shorter name than ART's trainer in the suite.
+_FBF = Row(name="fbf", defence="art-fbf-fixed", seeds=3)
+_MNIST_EPS = ((0.1, 0.2, 0.3), (1.0, 1.5, 2.0))
+
+
+def _headline(names: tuple[str, ...]) -> tuple[Row, ...]:
+    return tuple(Row(name=name, seeds=3, points=1000, headline=True) for name in names)
+
+
+MNIST = Experiment(
+    name="mnist",
+    title="MNIST, 60,000 images",
+    request=SuiteRequest(dataset="mnist", norms=("linf", "l2"), eps=_MNIST_EPS, budget="full"),
+    rows=(
+        *_headline(_HEADLINE),
+        *(Row(name=name, seeds=3) for name in _OURS),
+        _FBF,
+        *(Row(name=name) for name in ("at", "trades", "ibp")),
+    ),
+    aimed=AIMED,
+    audited=True,
+)
+
+EQUAL_COST = ("none", "sr+jr", "carried", "carried+sr+jr", "free+sr+jr", "fgsm-rs", "n-fgsm", "n-fgsm+sr+jr")
+"""The defences of the equal-cost picture that need no alias; the others are `fbf`, `at`, `trades`, `ibp`."""
+
+
+def _digits() -> Experiment:
+    slow = {name for name, defence in DEFENCES.items() if defence.certificate is not None}
+    rows = tuple(Row(name=name, seeds=1 if name in slow else 5, points=450) for name in DEFENCES)
+    request = SuiteRequest(dataset="digits", norms=("linf", "l2"), eps=((0.1, 0.2), (0.5, 1.0)), budget="quick")
+    return Experiment(
+        name="digits", title="The digits of scikit-learn, all rows", request=replace(request, test_size=450), rows=rows
+    )
+
+
+CIFAR10 = Experiment(
+    name="cifar10-cpu",
+    title="CIFAR-10 on a CPU, the first 10,000 training images",
+    request=SuiteRequest(
+        dataset="cifar10", norms=("linf", "l2"), eps=((2 / 255, 4 / 255, 8 / 255), (0.25, 0.5, 1.0)), budget="full",
+        train_size=10000, norm_layer="batch",
+    ),
+    rows=(
+        *(Row(name=name, points=500, headline=True) for name in _HEADLINE),
+        *(Row(name=name) for name in ("none", "fgsm-rs", "n-fgsm", "n-fgsm+sr+jr", "fgsm-pgi", "at")),
+    ),
+    aimed=AIMED,
+    audited=True,
+)  # fmt: skip
+
+ABLATION = Experiment(
+    name="ablation-mnist",
+    title="Ablation on MNIST, held-out training images",
+    request=SuiteRequest(
+        dataset="mnist", eps=((0.2, 0.3),), budget="quick", train_size=20000, epochs=6, test_size=1000,
+        validation=True,
+    ),
+    rows=tuple(
+        Row(name=variant.name, defence=variant.defence, options=variant.options, settings=variant.settings,
+            seeds=3, points=1000)
+        for variant in variants()
+    ),
+)  # fmt: skip
+
+INTERPRET = replace(
+    MNIST,
+    name="interpret",
+    title="Explanations of the headline rows on MNIST",
+    rows=(
+        *(replace(row, points=0, headline=False) for row in _headline(_HEADLINE)),
+        Row(name="none", seeds=3, points=0),
+        Row(name="at", points=0),
+    ),
+    aimed=(),
+    audited=False,
+    explained=True,
+    costed=False,
+    folder="mnist",
+)
+
+EXPERIMENTS: dict[str, Experiment] = {
+    experiment.name: experiment for experiment in (_digits(), MNIST, CIFAR10, ABLATION, INTERPRET)
+}

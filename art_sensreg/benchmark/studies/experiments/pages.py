@@ -1,0 +1,127 @@
+"""The pages of an experiment, made from its records at any time: `results.json`, `report.md`, the pictures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+from art_sensreg.benchmark.results.extra_tables import audit_details, extra_tables
+from art_sensreg.benchmark.results.masks import summarised
+from art_sensreg.benchmark.results.plots import plot_robustness
+from art_sensreg.benchmark.results.records import Results
+from art_sensreg.benchmark.results.tables import explanations, noise_table, percent, summary_table, trained_runs
+from art_sensreg.benchmark.results.writing import results_json, write_text
+from art_sensreg.benchmark.studies.experiments.cell import Laboratory
+from art_sensreg.benchmark.studies.experiments.units import base_attack
+from art_sensreg.utils.tables import Table
+
+
+def collected(laboratory: Laboratory) -> Results:
+    """All records of an experiment as the results of one run of the suite, with the step costs that were measured."""
+    folder, settings = laboratory.folder, laboratory.plan.settings
+    costs = {name: float(cost["step_cost"]) for name, cost in folder.costs().items()}
+    found = Results(config=settings, environment={}, left_out=tuple(laboratory.left_out))
+    for row in laboratory.rows:
+        for seed in range(row.seeds):
+            store = laboratory.cell(row, seed).suite.store
+            run = store.results.run(row.name, seed)
+            if run is not None:
+                run = summarised(folder.out, run, settings.threats)
+                run = replace(run, step_cost=costs.get(row.name, run.step_cost))
+                found = replace(found.with_run(run), environment=found.environment or store.results.environment)
+    return found
+
+
+def write_pages(laboratory: Laboratory) -> list[Path]:
+    """Write `results.json`, `report.md` and the pictures; the paths. Nothing is written before anything was trained."""
+    results, out = collected(laboratory), laboratory.folder.out
+    if not trained_runs(results):
+        return []
+    name = "" if laboratory.experiment.folder is None else f"-{laboratory.experiment.name}"
+    pictures = []
+    for threat in results.config.threats:
+        if any(case.norm == threat.norm for run in results.runs for case in run.worst_case):
+            pictures.append(f"robustness-{threat.norm}{name}.png")
+            plot_robustness(results, out / pictures[-1], threat)
+    write_text(out / f"results{name}.json", results_json(results))
+    write_text(out / f"report{name}.md", page(laboratory, results, pictures))
+    return [out / file for file in (f"results{name}.json", f"report{name}.md", *pictures)]
+
+
+def page(laboratory: Laboratory, results: Results, pictures: list[str]) -> str:
+    """The page."""
+    config, experiment = results.config, laboratory.experiment
+    part = "held-out training images" if config.validation else "test images"
+    lines = [
+        f"# {experiment.title}",
+        "",
+        f"By `python benchmarks/experiment.py {experiment.name}`. Clean accuracy is that of {config.test_size} {part}; "
+        "the first of them are attacked, as many as `n` says. Worst case: share of them that no attack broke, mean "
+        "over the seeds ± standard deviation, with Wilson's 95 % interval of one seed. Step cost: time of a step "
+        "over that of a plain one, of whole epochs between plain steps.",
+        "",
+    ]
+    tables = [("", summary_table(results)), ("How far it is", progress_table(results))]
+    tables += [("What the aimed attacks gain over AutoAttack", gain_table(results)), *extra_tables(results, wide=False)]
+    tables.append(("Random noise of each size: accuracy in %, mean over 10 draws", noise_table(results)))
+    for heading, table in tables:
+        if table.rows:
+            lines += [*([f"## {heading}", ""] if heading else []), table.as_markdown(), ""]
+    for heading, table, advice in audit_details(results):
+        lines += [f"## {heading}", "", table.as_markdown(), "", *(f"- {line}" for line in advice), ""]
+    lines += [f"![{picture}]({picture})" for picture in pictures]
+    notes = explanations(results)
+    lines += ["", *(f"- {line}" for line in notes)] if notes else []
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def progress_table(results: Results) -> Table:
+    """Seeds that are trained, and images that AutoAttack has seen at each size, of each row."""
+    sizes = [(threat.norm, eps) for threat in results.config.threats for eps in threat.eps]
+    rows = []
+    for name, runs in trained_runs(results).items():
+        seen = []
+        for size in sizes:
+            found = [case.n for run in runs for case in run.worst_case if case.threat == size]
+            seen.append(" + ".join(map(str, found)) or "-")
+        rows.append([name, str(len(runs)), *seen])
+    return Table(["row", "seeds", *(f"n, {norm} {eps:.4g}" for norm, eps in sizes)], rows)
+
+
+def gain_table(results: Results) -> Table:
+    """
+    For each row that was attacked by aimed attacks: what AutoAttack left of all images, how many of the survivors that
+    they saw each of them broke, and their union in points of all images.
+    """
+    names = [name for name in results.config.attacks if not name.startswith("autoattack")]
+    rows = []
+    for name, runs in trained_runs(results).items():
+        for run in runs:
+            base = next((one for one in run.attacks if one.attack == base_attack(name)), None)
+            aimed = [one for one in run.attacks if one.attack in names]
+            if not aimed or base is None:
+                continue
+            threat = aimed[0].threat
+            left = next(one for one in run.attacks if one.attack == base.attack and one.threat == threat)
+            broken = {
+                one.attack: round((_share(left.robust_accuracy) - _share(one.robust_accuracy)) * left.n)
+                for one in aimed
+            }
+            worst = next(case for case in run.worst_case if case.threat == threat)
+            seen = fmean(one.seen or 0 for one in aimed)
+            union = round((_share(left.robust_accuracy) - worst.robust_accuracy) * left.n)
+            gain = 100 * union / seen * _share(left.robust_accuracy) if seen else 0.0
+            rows.append(
+                [
+                    f"{name} (seed {run.seed})", f"{threat[0]} {threat[1]:.4g}",
+                    percent([_share(left.robust_accuracy)]),
+                    *(f"{broken[attack]}" if attack in broken else "-" for attack in names),
+                    f"{union} of {seen:.0f}", f"{gain:.1f}",
+                ]
+            )  # fmt: skip
+    return Table(["row", "size", "AutoAttack %", *names, "union: broken of seen", "points of all images"], rows)
+
+
+def _share(value: float | None) -> float:
+    return value or 0.0

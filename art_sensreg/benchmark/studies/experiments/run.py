@@ -1,0 +1,180 @@
+"""Run an experiment in pieces: unit after unit until all is done or the time is over."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from art_sensreg.benchmark.defences.registry import DEFENCES
+from art_sensreg.benchmark.engine.runtime import attempt
+from art_sensreg.benchmark.studies.experiments.cell import Laboratory
+from art_sensreg.benchmark.studies.experiments.declaration import Experiment
+from art_sensreg.benchmark.studies.experiments.folder import ExperimentFolder
+from art_sensreg.benchmark.studies.experiments.pages import write_pages
+from art_sensreg.benchmark.studies.experiments.units import KINDS, Unit, units_of
+from art_sensreg.utils import check_choice
+from art_sensreg.utils.text import describe
+
+
+class TimeUp(KeyboardInterrupt):
+    """The time of this piece is over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """
+    The part of an experiment that a call does.
+
+    :param rows: Names of the rows; None: all.
+    :param seeds: Training seeds; None: all.
+    :param kinds: Kinds of units; None: all.
+    :param minutes: Time after which it stops at the end of a unit; None: when all is done.
+    """
+
+    rows: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+    kinds: tuple[str, ...] | None = None
+    minutes: float | None = None
+
+    def check(self, laboratory: Laboratory) -> None:
+        """ValueError if something of it is not there, with the reason where a row was left out."""
+        for name in self.rows or ():
+            reason = next((line for line in laboratory.left_out if line.startswith(f"{name}: ")), None)
+            if reason is not None:
+                raise ValueError(f"`--only` names {reason}")
+            check_choice("--only", name, tuple(row.name for row in laboratory.rows))
+        for kind in self.kinds or ():
+            check_choice("--kinds", kind, tuple(KINDS))
+
+    def __contains__(self, unit: Unit) -> bool:
+        chosen = ((self.rows, unit.row.name), (self.seeds, unit.seed), (self.kinds, unit.kind))
+        return all(wanted is None or value in wanted for wanted, value in chosen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What a call did: the failures, whether something is left of its part, and what was written."""
+
+    failures: tuple[str, ...]
+    complete: bool
+    pages: tuple[Path, ...]
+
+
+def run_experiment(
+    experiment: Experiment,
+    choice: Choice,
+    out: Path | None = None,
+    data_dir: str | None = None,
+    say: Callable[[str], object] = print,
+) -> Progress:
+    """
+    Do what is not yet done of an experiment, and write its pages. Several processes may work in the same folder: each
+    leaves the rows alone that another works on.
+
+    :param experiment: The experiment.
+    :param choice: Which part of it.
+    :param out: Its folder; None: below docs/results.
+    :param data_dir: Folder with the data; None: as for the suite.
+    :param say: Told what is done.
+    :return: What came of it.
+    :raises ValueError: If something does not fit.
+    :raises OSError: If nothing can be written into the folder.
+    """
+    laboratory = Laboratory(experiment, ExperimentFolder(out or experiment.out), data_dir)
+    choice.check(laboratory)
+    for line in laboratory.left_out:
+        say(f"left out: {line}")
+    units = [unit for unit in units_of(laboratory) if unit in choice]
+    failures: list[str] = []
+    with time_limit(choice.minutes) as clock:
+        worked = True
+        try:
+            while worked and not clock.over:  # again for what another process held, or had to come first
+                worked = sum(_work_on(unit, laboratory, clock, failures, say) for unit in units) > 0
+        except TimeUp:
+            pass
+    if clock.over:
+        say("stopped: the time is over; the same command goes on")
+    complete = not clock.over and not any(_pending(unit, laboratory) for unit in units)
+    return Progress(failures=tuple(failures), complete=complete, pages=tuple(write_pages(laboratory)))
+
+
+def _pending(unit: Unit, laboratory: Laboratory) -> bool:
+    return KINDS[unit.kind][0](unit, laboratory.cell(unit.row, unit.seed), laboratory)
+
+
+def _work_on(
+    unit: Unit, laboratory: Laboratory, clock: Clock, failures: list[str], say: Callable[[str], object]
+) -> bool:
+    """Do what is left of a unit, unless the time is over, another process has the row, or it failed before."""
+    worked = False
+    if clock.over or any(line.startswith(f"{unit}: ") for line in failures):
+        return worked
+    pending, work = KINDS[unit.kind]
+    with laboratory.folder.taken(unit.row.name, unit.seed) as free:
+        cell = laboratory.cell(unit.row, unit.seed) if free else None
+        while cell is not None and not clock.over and pending(unit, cell, laboratory):
+            start = time.monotonic()
+            clock.may_interrupt = unit.kind == "train" and DEFENCES[unit.row.name].ours
+            outcome, error = attempt(lambda cell=cell: work(unit, cell, laboratory))  # type: ignore[misc]
+            clock.may_interrupt = False
+            if error is not None:
+                outcome = describe(error)
+                failures.append(f"{unit}: {outcome}")
+            worked = True
+            say(f"{time.strftime('%H:%M:%S')}  {unit}: {outcome}  ({time.monotonic() - start:.0f} s)")
+            if error is not None or not unit.attack:
+                break
+    return worked
+
+
+class Clock:
+    """Whether the time of a call is over, and whether that may interrupt the present unit."""
+
+    def __init__(self) -> None:
+        self.over = False
+        self.may_interrupt = False
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """
+        Handle SIGTERM: the unit is finished first. A training by this package's loop has caught the signal, finished
+        the step and written a checkpoint before it arrives here, and is left.
+        """
+        self.over = True
+        if self.may_interrupt:
+            raise TimeUp
+
+
+@contextmanager
+def time_limit(minutes: float | None) -> Iterator[Clock]:
+    """Yield a clock that is over after some minutes, or at SIGTERM; of the main thread only."""
+    clock = Clock()
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("an experiment runs in the main thread, which alone is told of signals")
+    former = signal.signal(signal.SIGTERM, clock.note)
+    timer = None
+    if minutes is not None:
+        timer = threading.Timer(60 * minutes, os.kill, (os.getpid(), signal.SIGTERM))
+        timer.daemon = True
+        timer.start()
+    try:
+        yield clock
+    finally:
+        if timer is not None:
+            timer.cancel()
+        signal.signal(signal.SIGTERM, former)
+
+
+def chosen_seeds(text: str) -> tuple[int, ...]:
+    """Seeds separated by commas, for argparse."""
+    return tuple(int(part) for part in text.split(","))
+
+
+__all__: Sequence[str] = ["Choice", "Progress", "TimeUp", "chosen_seeds", "run_experiment", "time_limit"]

@@ -1,0 +1,17 @@
+"""The variants of the ablation: one change each, from a default that is among them."""
+
+from art_sensreg.benchmark.defences import DEFENCES
+from art_sensreg.benchmark.studies.experiments.ablation import variants
+
+
+def test_each_variant_differs_from_its_default_in_one_thing():
+    found = {variant.name: variant for variant in variants()}
+    assert len(found) == len(variants())
+    for variant in found.values():
+        assert not found[variant.of].options
+        assert not found[variant.of].settings
+        assert len(variant.options) + len(variant.settings) == (
+            variant.name not in ("sr+jr", "carried+sr+jr", "carried")
+        )
+        if variant.defence in DEFENCES:
+            assert set(variant.options) <= set(DEFENCES[variant.defence].options)

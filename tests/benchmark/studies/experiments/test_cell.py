@@ -1,0 +1,46 @@
+"""Rows with their settings: variants of a defence, and what cannot be made."""
+
+from dataclasses import replace
+
+import pytest
+
+from art_sensreg.benchmark.config.settings import RECIPES
+from art_sensreg.benchmark.studies.experiments import Row
+from art_sensreg.benchmark.studies.experiments.cell import is_random
+from tests.benchmark.studies.experiments.small import SMALL, laboratory, run
+
+
+def test_a_variant_has_the_recipe_of_its_defence_and_its_own_options(tmp_path):
+    lab = laboratory(tmp_path)
+    _, default, light = lab.rows
+    recipe = RECIPES["digits"].penalties["sr+jr"]
+    assert {name: lab.options(default)[name] for name in recipe} == recipe
+    assert lab.options(light) == {**lab.options(default), "sigma": 0.1}
+    assert (lab.settings(default).epochs, lab.settings(light).epochs) == (4, 2)
+
+
+def test_what_cannot_be_made_is_said(tmp_path):
+    rows = (
+        *SMALL.rows[:1],
+        Row(name="a", defence="sr+jr", options={"sgima": 1}),
+        Row(name="b", defence="sr+jr", options={"sigma": -1.0}),
+        Row(name="c", defence="sr+jr", settings={"colour": 1}),
+        Row(name="d", defence="sr-jr"),
+    )
+    lab = laboratory(tmp_path, replace(SMALL, rows=rows))
+    assert [row.name for row in lab.rows] == ["none"]
+    a, b, c, d = lab.left_out
+    assert "names the option 'sgima'" in a
+    assert "`sigma` is -1.0" in b
+    assert "no setting `colour`" in c
+    assert d.startswith("d: there is no defence 'sr-jr' in this version. Did you mean 'sr+jr'")
+    with pytest.raises(ValueError, match="no row of small can be made: magic: "):
+        laboratory(tmp_path, replace(SMALL, rows=SMALL.rows[-1:]))
+
+
+def test_the_others_of_a_seed_are_known_by_the_names_of_their_defences(tmp_path):
+    run(tmp_path, rows=("sr+jr", "none", "sr+jr_light"), kinds=("train",))
+    lab = laboratory(tmp_path)
+    assert set(lab.others(lab.cell(lab.rows[1], 1))) == {"sr+jr", "none"}
+    assert is_random("rse")
+    assert not is_random("sr")

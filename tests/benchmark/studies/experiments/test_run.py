@@ -1,0 +1,103 @@
+"""An experiment in pieces: what stops, goes on, works side by side, and ends the same."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from art_sensreg.benchmark.results.reading import read_results
+from art_sensreg.benchmark.studies.experiments import run as run_module
+from art_sensreg.benchmark.studies.experiments import units
+from art_sensreg.benchmark.studies.experiments.folder import ExperimentFolder
+from art_sensreg.benchmark.studies.experiments.run import Choice, TimeUp, time_limit
+from tests.benchmark.studies.experiments.small import SMALL, laboratory, run
+
+
+def masks(out):
+    return {path.name: np.load(path)["robust"].tolist() for path in sorted((out / "masks").glob("*.npz"))}
+
+
+def test_pieces_end_like_a_run_in_one_go(tmp_path, monkeypatch):
+    monkeypatch.setattr(units, "BLOCK", 20)
+    done, said = run(tmp_path / "whole")
+    assert done.complete
+    assert not done.failures
+    assert said[0] == "left out: magic: there is no defence 'magic' in this version."
+    again, _ = run(tmp_path / "whole")
+    assert again.complete
+    assert len([line for line in said if "train" in line]) == 4
+    # In pieces: each call ends after a unit, and each begins like a fresh clone, without what is not committed.
+    works = units.KINDS["attack"][1]
+    for _ in range(40):
+        calls = []
+
+        def once(*given, calls=calls):
+            calls.append(given)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return works(*given)
+
+        monkeypatch.setitem(units.KINDS, "attack", (units.KINDS["attack"][0], once))
+        done, _ = run(tmp_path / "pieces")
+        for path in (tmp_path / "pieces" / "checkpoints").glob("*.safetensors"):
+            path.unlink()
+        assert len(calls) <= 1
+        if done.complete:
+            break
+    assert done.complete
+    assert masks(tmp_path / "pieces") == masks(tmp_path / "whole")
+    for name in ("sr+jr-seed1", "none-seed0"):
+        whole, pieces = (
+            read_results(tmp_path / folder / "records" / f"{name}.json").runs[0] for folder in ("whole", "pieces")
+        )
+        assert [(one.key, one.n, one.robust_accuracy) for one in whole.attacks] == [
+            (one.key, one.n, one.robust_accuracy) for one in pieces.attacks
+        ]
+
+
+def test_what_another_process_holds_is_left_alone(tmp_path):
+    folder = ExperimentFolder(tmp_path)
+    with folder.taken("sr+jr", 0) as free:
+        assert free
+        done, said = run(tmp_path, rows=("sr+jr",), kinds=("train",))
+    assert not done.complete
+    assert [line for line in said if "train" in line] == [line for line in said if "sr+jr seed 1: train" in line]
+    assert run(tmp_path, rows=("sr+jr",), kinds=("train",))[0].complete
+
+
+def test_a_failure_is_told_and_does_not_stop_the_rest(tmp_path, monkeypatch):
+    def fails(*given):
+        raise RuntimeError("no")
+
+    monkeypatch.setitem(units.KINDS, "noise", (units.KINDS["noise"][0], fails))
+    done, _ = run(tmp_path, rows=("none",), kinds=("train", "noise", "attack"))
+    assert done.failures == ("none seed 0: noise: RuntimeError: no",)
+    assert not done.complete
+    assert ExperimentFolder(tmp_path).run("none", 0).attacks
+
+
+def test_the_time_ends_a_training_that_can_go_on_and_lets_other_units_finish():
+    former = signal.getsignal(signal.SIGTERM)
+    with time_limit(None) as clock:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert clock.over
+    with time_limit(1e-5) as clock:
+        signal.pause()
+        assert clock.over
+    with time_limit(None) as clock:
+        clock.may_interrupt = True
+        with pytest.raises(TimeUp):
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == former
+
+
+def test_what_is_not_there_is_refused(tmp_path):
+    for choice, reason in (
+        ({"rows": ("magic",)}, "`--only` names magic: there is no defence 'magic'"),
+        ({"rows": ("nine",)}, "`--only` is 'nine'"),
+        ({"kinds": ("dance",)}, "`--kinds` is 'dance'"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            Choice(**choice).check(laboratory(tmp_path))
+    assert run_module.chosen_seeds("0,2") == (0, 2)
+    assert SMALL.rows[-1].name == "magic"
