@@ -177,6 +177,7 @@ class Objective:
         means = means and loss.reduction == "mean" and loss.ignore_index < 0  # type: ignore[union-attr]
         means = means and all(getattr(penalty, "scale", "per_neuron") == "per_neuron" for penalty in noisy)
         whole = self._separate or self.double_backward or not (plan.separable and plan.stacked)
+        whole = whole or any(penalty.of_whole_batch for penalty in noisy)
         width = max((tap.width for tap in plan.taps.values()), default=0)
         if whole or not means or not width or uses_batch_statistics(plan.norms):
             return None

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from art_sensreg.models import ACTIVATIONS, MODELS, NORM_LAYERS, build_model
+from art_sensreg.penalties.forward.taps import plan_taps
 
 
 @pytest.mark.parametrize("norm_layer", NORM_LAYERS)
@@ -15,6 +16,13 @@ def test_every_combination_gives_logits(name, activation, norm_layer, shape):
     assert any(isinstance(m, ACTIVATIONS[activation]) for m in model.modules())
     assert any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()) == (norm_layer == "batch")
     assert not isinstance(model, nn.Sequential)  # ART's TRADES and FBF crash on those
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(("name", "layers"), [("mlp", 1), ("cnn-small", 4), ("lenet", 4), ("resnet-small", 7)])
+def test_penalties_find_every_activation_once(name, layers, activation):
+    model = build_model(name, (1, 8, 8), 7, activation, "batch")
+    assert plan_taps(model, "hidden", torch.rand(2, 1, 8, 8)).names == (activation,) * layers
 
 
 def test_cnn_small_has_the_size_of_the_design():
@@ -37,7 +45,7 @@ def test_cnn_small_has_the_size_of_the_design():
     ("arguments", "message"),
     [
         (("vgg",), r"`model` is 'vgg'; expected one of mlp, cnn-small"),
-        (("mlp", "tanh"), r"`activation` is 'tanh'; expected one of relu, gelu, silu"),
+        (("mlp", "tanh"), r"`activation` is 'tanh'; expected one of relu, gelu, silu, softplus"),
         (("mlp", "relu", "layer"), r"`norm_layer` is 'layer'; expected one of none, batch"),
     ],
 )

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty
+from art_sensreg.adversaries import FGSMRS
 from art_sensreg.objectives import COMPILES_PASSES, Objective
 from art_sensreg.randomization import randomize
 
@@ -207,3 +208,31 @@ def test_a_compiled_step_is_the_same(layer, one_graph):
     compiled = torch.compile(loss, backend="eager", fullgraph=one_graph and COMPILES_PASSES)
     torch.manual_seed(0)
     assert torch.isclose(compiled(x), wanted)
+
+
+WHOLE = [SensitivityPenalty(top_layers=1), SensitivityPenalty(scale="relative", top_layers=0.5)]
+NUCLEAR = JacobianPenalty(norm="nuclear", sigma=0.1)
+
+
+@pytest.mark.parametrize("penalty", [*WHOLE, NUCLEAR], ids=repr)
+def test_values_of_whole_batches_are_not_computed_in_parts(net, batch, penalty):
+    for penalties, parts in (([SensitivityPenalty()], True), ([penalty], False)):
+        objective = Objective(penalties)
+        objective.prepare(net, batch[0])
+        assert (objective.examples_at_once(1) is not None) == parts
+
+
+@pytest.mark.parametrize("penalty", [*WHOLE, JacobianPenalty(norm="nuclear")], ids=repr)
+def test_adversarial_pairs_are_compared_with_every_option(net, batch, penalty):
+    """The same as noisy copies at the place of the adversarial images."""
+    adversary = FGSMRS(eps=0.1, pair="adversarial", clean_fraction=0.5)
+    terms, _ = evaluate(Objective([penalty], adversary=adversary), net, batch)
+    x, y = batch
+    perturbed = adversary.perturb(net, x, y, nn.CrossEntropyLoss(), torch.Generator().manual_seed(0))
+
+    class Given(type(penalty)):
+        def branches(self, model, x, generator, clip_values):
+            return [perturbed], 0.1
+
+    options = {**vars(penalty), **({"sigma": 0.1} if penalty.name == "jacobian" else {})}
+    assert torch.isclose(terms[penalty.name], Given(**options)(net, x))

@@ -73,6 +73,19 @@ class FusedPenalty:
         """Whether the penalty finds its perturbed copies itself, by gradient steps."""
         return False
 
+    @property
+    def of_whole_batch(self) -> bool:
+        """Whether the value of a batch cannot be computed from those of its parts, one after another."""
+        return False
+
+    def check_tapped(self, names: Sequence[str]) -> None:
+        """
+        Check settings that depend on the tapped layers, before any weight changes.
+
+        :param names: The layers, in the order of the forward pass.
+        :raises ValueError: If a setting does not fit them.
+        """
+
     def check_input(self, x: torch.Tensor) -> None:
         """
         Check settings whose shape depends on the inputs, before any weight changes.
@@ -161,7 +174,7 @@ def plan_layers(model: nn.Module, x: torch.Tensor, penalties: Mapping[str, Fused
     """
     Run the layer selection of each penalty that has one, once (see `taps.plan_taps`).
 
-    A ValueError if the model does not have the layers, or `layer_weights` are not one for each layer.
+    A ValueError if the model does not have the layers, or a setting does not fit them.
     """
     taps: dict[str, TapPlan] = {}
     for name, penalty in penalties.items():
@@ -169,12 +182,7 @@ def plan_layers(model: nn.Module, x: torch.Tensor, penalties: Mapping[str, Fused
         if penalty.tapped_layers is None:
             continue
         tap = taps[name] = plan_taps(model, penalty.tapped_layers, x)
-        weights = getattr(penalty, "layer_weights", None)
-        if weights is not None and len(weights) != len(tap.names):
-            raise ValueError(
-                f"`layer_weights` has {len(weights)} entries; expected {len(tap.names)}, one for each tapped layer: "
-                f"{', '.join(tap.names)}."
-            )
+        penalty.check_tapped(tap.names)
     return taps
 
 

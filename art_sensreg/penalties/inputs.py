@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,17 +57,23 @@ class Measured:
     plan: ForwardPlan
 
 
+def _of_one_process(values: torch.Tensor) -> torch.Tensor:
+    return values
+
+
 @dataclass(frozen=True)
 class Comparison:
     """
     What a penalty computes its value from: the branches, of which 0 is the clean one; the numbers of those that it
-    compares with it, and the `s` that these were made with; and the activations of its layers.
+    compares with it, and the `s` that these were made with; the activations of its layers; and a function that makes
+    the means of detached values over this process's examples those over the global batch, for what is no mean itself.
     """
 
     branches: Branches
     perturbed: Sequence[int]
     sigma: Sigma
     layers: Sequence[Activations] = ()
+    over_processes: Callable[[torch.Tensor], torch.Tensor] = _of_one_process
 
 
 def check_batch(model: Any, x: Any) -> None:

@@ -14,10 +14,12 @@ from art_sensreg.penalties.feature_sigma import FeatureSigma, as_sigma, noise_si
 from art_sensreg.penalties.forward.inner_ascent import ClipValues
 from art_sensreg.penalties.forward.noise import Randomness, draw_noise, draw_unit_sphere
 from art_sensreg.penalties.inputs import Comparison, Sigma
+from art_sensreg.penalties.nuclear_norm import mean_gram, root_gram_trace
 from art_sensreg.utils import check_choice, check_count, check_flag
 from art_sensreg.utils.precision import at_least_float32
 
 ESTIMATORS = ("finite_difference", "projection", "exact")
+NORMS = ("frobenius", "nuclear")
 
 
 def exact_squared_norm(logits: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -86,6 +88,10 @@ class JacobianPenalty(FusedPenalty):
         `SensitivityPenalty`, without an extra pass; if there is none, that is an error.
     :param squared: False penalises `||J(x)||_F` itself. The root is taken of the mean over the probes, so it is biased
         downwards at few of them: `E sqrt(q) < sqrt(E q)`.
+    :param norm: `frobenius`, or `nuclear` (of `finite_difference` only): `1/2 (||D||_*)^2 / n` of the `n` rows
+        `D_i = (z(x_i + s*xi_i) - z(x_i)) / s` of a batch; or, with `squared=False`, `||D||_* / sqrt(n)`, NuAT's up
+        to a factor (Sriramanan et al. 2021). Rows along one direction count as with `frobenius`, along several more. A
+        decomposition of `C x C` numbers makes the host wait for a GPU.
     :raises ValueError: If an option is unknown or out of range.
     :raises TypeError: If an option has the wrong type.
 
@@ -105,12 +111,16 @@ class JacobianPenalty(FusedPenalty):
     probes: int = 1
     sigma: float | np.ndarray | FeatureSigma | None = None
     squared: bool = True
+    norm: str = "frobenius"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("estimator", self.estimator, ESTIMATORS)
         check_count("probes", self.probes)
         check_flag("squared", self.squared)
+        check_choice("norm", self.norm, NORMS)
+        if self.norm == "nuclear" and self.input_gradient:
+            raise ValueError(f"`norm` is 'nuclear' with estimator={self.estimator!r}; expected 'finite_difference'.")
         if self.sigma is not None:
             object.__setattr__(self, "sigma", as_sigma(self.sigma))
             if self.input_gradient:
@@ -123,6 +133,10 @@ class JacobianPenalty(FusedPenalty):
     @property
     def assumes_independence(self) -> bool:
         return self.estimator == "exact"  # in `projection`, products with other examples' directions have mean 0
+
+    @property
+    def of_whole_batch(self) -> bool:
+        return self.norm == "nuclear"
 
     @property
     def compares(self) -> bool:
@@ -146,6 +160,8 @@ class JacobianPenalty(FusedPenalty):
     def evaluate(self, compared: Comparison, generator: Randomness) -> torch.Tensor:
         branches = compared.branches
         clean = branches.logits[0]
+        if self.norm == "nuclear":
+            return self._nuclear(compared)
         if self.estimator == "finite_difference":
             others = [branches.logits[i] for i in compared.perturbed]
             estimates = [difference_squared_norm(z, clean[: len(z)], compared.sigma) for z in others]
@@ -157,3 +173,13 @@ class JacobianPenalty(FusedPenalty):
                 else:
                     norms = projected_squared_norm(clean, branches.inputs[0], self.probes, generator)
         return norms.mean() / 2 if self.squared else _safe_root(norms).mean()
+
+    def _nuclear(self, compared: Comparison) -> torch.Tensor:
+        """Of several processes a share, whose mean over them is the value of the global batch."""
+        clean, *others = [at_least_float32(compared.branches.logits[i]) for i in (0, *compared.perturbed)]
+        rows = torch.cat([z - clean[: len(z)] for z in others]) / compared.sigma
+        share = root_gram_trace(rows, compared.over_processes(mean_gram(rows)))
+        if not self.squared:
+            return share
+        norm = compared.over_processes(share.detach())
+        return norm * share - norm**2 / 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -46,7 +47,7 @@ def layer_sensitivity(
     noisy, clean = at_least_float32(noisy), at_least_float32(clean)
     target = clean.detach() if detach_clean else clean
     value = F.mse_loss(noisy, target) / sigma**2 if distance == "squared" else F.l1_loss(noisy, target) / sigma
-    return value / _size(clean, distance) if scale == "relative" else value
+    return value / _size(_mean_square(clean), distance) if scale == "relative" else value
 
 
 def stacked_sensitivity(
@@ -65,7 +66,7 @@ def stacked_sensitivity(
     rows = sizes[noisy[0]]
     value = paired_distance(layer.whole, rows, starts, distance == "absolute", detach_clean)
     value = value / (sigma**2 if distance == "squared" else sigma)
-    return value if scale == "per_neuron" else value / _size(layer.parts[0][:rows], distance)
+    return value if scale == "per_neuron" else value / _size(_mean_square(layer.parts[0][:rows]), distance)
 
 
 def _check_kinds(distance: str, scale: str) -> None:
@@ -73,9 +74,12 @@ def _check_kinds(distance: str, scale: str) -> None:
     check_choice("scale", scale, SCALES)
 
 
-def _size(clean: torch.Tensor, distance: str) -> torch.Tensor:
-    size = at_least_float32(clean.detach()).pow(2).mean()
-    size = size.clamp_min(torch.finfo(size.dtype).tiny)
+def _mean_square(clean: torch.Tensor) -> torch.Tensor:
+    return at_least_float32(clean.detach()).pow(2).mean()
+
+
+def _size(mean_square: torch.Tensor, distance: str) -> torch.Tensor:
+    size = mean_square.clamp_min(torch.finfo(mean_square.dtype).tiny)
     return size if distance == "squared" else size.sqrt()
 
 
@@ -102,6 +106,10 @@ class SensitivityPenalty(FusedPenalty):
     :param probes: Noisy copies per step.
     :param detach_clean: Whether gradients flow through the noisy side only.
     :param clip: Whether `x + s*xi` is clipped to the classifier's `clip_values` (the divisor stays `s`).
+    :param top_layers: Penalise only so many of the layers, those most sensitive on each batch (a count, or a share
+        above 0 and below 1, rounded up); None: all. `w_l` is then 1 over that number by default. With
+        `scale="relative"` these are the most vulnerable layers of layer sustainability analysis (LSA, Khalooei et al.
+        2022, arXiv 2202.02626), whose authors choose them once, before training.
     :raises ValueError: If an option is unknown or out of range.
     :raises TypeError: If an option has the wrong type.
 
@@ -125,6 +133,7 @@ class SensitivityPenalty(FusedPenalty):
     probes: int = 1
     detach_clean: bool = False
     clip: bool = False
+    top_layers: int | float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -138,10 +147,26 @@ class SensitivityPenalty(FusedPenalty):
         check_layers(self.layers)
         if self.layer_weights is not None:
             object.__setattr__(self, "layer_weights", _checked_weights(self.layer_weights))
+        if self.top_layers is not None:
+            _check_top_layers(self.top_layers)
 
     @property
     def tapped_layers(self) -> Layers:
         return self.layers
+
+    @property
+    def of_whole_batch(self) -> bool:
+        return self.top_layers is not None
+
+    def check_tapped(self, names: Sequence[str]) -> None:
+        weights, top, listed = self.layer_weights, self.top_layers, ", ".join(names)
+        if weights is not None and len(weights) != len(names):
+            raise ValueError(
+                f"`layer_weights` has {len(weights)} entries; expected {len(names)}, one for each tapped layer: "
+                f"{listed}."
+            )
+        if top is not None and top > len(names):
+            raise ValueError(f"`top_layers` is {top}; expected at most {len(names)}, the tapped layers: {listed}.")
 
     def branches(
         self, model: nn.Module, x: torch.Tensor, generator: Randomness, clip_values: ClipValues | None
@@ -160,16 +185,35 @@ class SensitivityPenalty(FusedPenalty):
         return noisy, sigma
 
     def evaluate(self, compared: Comparison, generator: Randomness) -> torch.Tensor:
-        layers, perturbed, sigma = compared.layers, compared.perturbed, compared.sigma
-        weights = [1 / len(layers)] * len(layers) if self.layer_weights is None else self.layer_weights
-        terms = [w * self._of_layer(layer, perturbed, sigma) for w, layer in zip(weights, layers, strict=True)]
-        return torch.stack(terms).sum()
+        layers, first = compared.layers, compared.perturbed[0]
+        relative, count = self.scale == "relative", self._penalised(len(layers))
+        weights = [1 / count] * len(layers) if self.layer_weights is None else self.layer_weights
+        values = [self._of_layer(layer, compared) for layer in layers]
+        if relative or count < len(layers):
+            clean = [layer.parts[0][: len(layer.parts[first])] for layer in layers] if relative else []
+            means = [value.detach() for value in values] + [_mean_square(part) for part in clean]
+            sensitivities, *squares = compared.over_processes(torch.stack(means)).split(len(layers))
+            if relative:
+                sizes = _size(squares[0], self.distance)
+                sensitivities = sensitivities / sizes
+                values = [value / size for value, size in zip(values, sizes, strict=True)]
+            if count < len(layers):
+                chosen = torch.zeros_like(sensitivities).scatter_(0, sensitivities.topk(count).indices, 1.0)
+                values = [value * one for value, one in zip(values, chosen, strict=True)]
+        return torch.stack([w * value for w, value in zip(weights, values, strict=True)]).sum()
 
-    def _of_layer(self, layer: Activations, noisy: Sequence[int], sigma: Sigma) -> torch.Tensor:
+    def _penalised(self, layers: int) -> int:
+        """The number of layers that count."""
+        top = layers if self.top_layers is None else self.top_layers
+        return top if isinstance(top, int) else math.ceil(top * layers)
+
+    def _of_layer(self, layer: Activations, compared: Comparison) -> torch.Tensor:
+        """The sensitivity of one layer, not yet relative to its size."""
+        noisy, sigma = compared.perturbed, compared.sigma
         if layer.whole is not None:
-            return stacked_sensitivity(layer, noisy, sigma, self.distance, self.scale, self.detach_clean)
+            return stacked_sensitivity(layer, noisy, sigma, self.distance, detach_clean=self.detach_clean)
         probes = [
-            layer_sensitivity(layer.parts[i], layer.parts[0], sigma, self.distance, self.scale, self.detach_clean)
+            layer_sensitivity(layer.parts[i], layer.parts[0], sigma, self.distance, detach_clean=self.detach_clean)
             for i in noisy
         ]
         return torch.stack(probes).mean()
@@ -187,3 +231,12 @@ def _checked_weights(given: Any) -> tuple[float, ...]:
     for weight in weights:
         check_number("layer_weights", weight, minimum=0.0)
     return tuple(map(float, weights))
+
+
+def _check_top_layers(top: Any) -> None:
+    if isinstance(top, float):
+        check_number("top_layers", top, minimum=0.0, exclusive=True)
+        if top >= 1:
+            raise ValueError(f"`top_layers` is {top!r}; expected a count, or a share of the layers below 1.")
+    else:
+        check_count("top_layers", top)

@@ -87,6 +87,12 @@ def _check(setup: RunSetup) -> None:
             "which torch.compile refuses; expected JacobianPenalty(estimator='finite_difference'), no adversary, "
             "no FisherRaoPenalty and no GradientDiversityPenalty."
         )
+    for penalty in setup.objective.penalties.values():
+        if setup.config.accumulate > 1 and getattr(penalty, "of_whole_batch", False):
+            raise ValueError(
+                f"`accumulate` is {setup.config.accumulate} with {penalty!r}, whose value needs the whole batch at "
+                "once; expected 1, or no `top_layers` and the norm 'frobenius'."
+            )
     check_precision(setup.optimizer, setup.config.precision)
     if setup.config.awp_gamma and needs_closure(setup.optimizer):
         raise ValueError(

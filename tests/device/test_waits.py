@@ -31,11 +31,15 @@ CASES: dict[str, dict[str, Any]] = {
     "rademacher": {"penalties": [SensitivityPenalty(noise="rademacher", probes=2)]},
     "clip": {"penalties": [SensitivityPenalty(clip=True)]},
     "relative": {"penalties": [SensitivityPenalty(scale="relative", distance="absolute")]},
+    "most sensitive layers": {
+        "penalties": [SensitivityPenalty(layers="hidden+logits", top_layers=1, scale="relative")]
+    },
     "sigma per feature": {"penalties": [SensitivityPenalty(sigma=np.full((1, 6, 6), 0.3)), SHARED]},
     "sigma range": {"penalties": [SensitivityPenalty(sigma=(0.1, 0.3)), SHARED]},
     "jr projection": {"penalties": [JacobianPenalty(estimator="projection")]},
     "jr exact": {"penalties": [JacobianPenalty(estimator="exact")]},
     "jr norm": {"penalties": [JacobianPenalty(estimator="exact", squared=False)]},
+    "jr nuclear": {"penalties": [SR, JacobianPenalty(norm="nuclear")]},
     "fire": {"penalties": [FisherRaoPenalty(eps=0.1, eps_step=0.05, max_iter=3)]},
     "graddiv": {"penalties": [GradientDiversityPenalty(weight=0.1, samples=3)], "random": True},
     "graddiv mean": {"penalties": [GradientDiversityPenalty(weight=0.1, samples=3, kind="mean")], "random": True},

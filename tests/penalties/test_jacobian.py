@@ -228,3 +228,46 @@ def test_attention_is_differentiated_twice(estimator):
     found, wanted = slopes(value, model.head.weight)
     assert wanted != 0
     assert found == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize("probes", [1, 3])
+def test_the_nuclear_norm_of_the_differences_of_a_batch(net, probes):
+    x = torch.rand(7, 6, dtype=torch.float64)
+    options = {"sigma": 0.2, "probes": probes, "norm": "nuclear"}
+    noise = generator()
+    differences = [
+        (net(x + 0.2 * torch.randn(x.shape, dtype=x.dtype, generator=noise)) - net(x)) / 0.2 for _ in range(probes)
+    ]
+    rows = torch.cat(differences)
+    norm = torch.linalg.matrix_norm(rows, "nuc") / math.sqrt(len(rows))
+    found = JacobianPenalty(squared=False, **options)(net, x, generator=generator())
+    assert torch.isclose(found, norm, rtol=1e-8)
+    assert torch.isclose(JacobianPenalty(**options)(net, x, generator=generator()), norm**2 / 2, rtol=1e-8)
+    assert norm**2 > rows.pow(2).sum() / len(rows)  # the Frobenius norm
+
+
+@pytest.mark.parametrize("squared", [True, False])
+def test_the_gradient_of_the_nuclear_norm(net, squared):
+    x = torch.rand(5, 6, dtype=torch.float64)
+    penalty = JacobianPenalty(sigma=0.2, norm="nuclear", squared=squared)
+    value, leaves = by_weights(net, lambda model: penalty(model, x, generator=generator()))
+    assert torch.autograd.gradcheck(value, leaves)
+
+
+def test_the_nuclear_norm_of_one_direction_is_the_frobenius_norm_whatever_the_batch_size():
+    net = nn.Linear(6, 4, bias=False).double()
+    with torch.no_grad():
+        net.weight.copy_(torch.outer(torch.tensor([1.0, -2.0, 0.0, 0.5]), torch.ones(6)))
+    for rows in (5, 50):
+        x = torch.rand(rows, 6, dtype=torch.float64)
+        values = [
+            JacobianPenalty(sigma=0.2, norm=norm)(net, x, generator=generator()) for norm in ("nuclear", "frobenius")
+        ]
+        assert torch.isclose(*values)
+
+
+def test_a_nuclear_norm_needs_differences():
+    with pytest.raises(ValueError, match=r"`norm` is 'nuclear' with estimator='projection'; expected 'finite_diff"):
+        JacobianPenalty(norm="nuclear", estimator="projection")
+    with pytest.raises(ValueError, match=r"`norm` is 'l1'; expected one of frobenius, nuclear"):
+        JacobianPenalty(norm="l1")

@@ -180,3 +180,62 @@ def test_layer_weights_of_any_sequence(net, x):
     assert SensitivityPenalty(layer_weights=np.array([1.0, 2.0])) == SensitivityPenalty(layer_weights=[1, 2])
     with pytest.raises(TypeError, match=r"`layer_weights` is 1.0; expected a list of numbers"):
         SensitivityPenalty(layer_weights=1.0)
+
+
+def of_each_layer(net, x, **options):
+    return [SensitivityPenalty(layers=[name], **options)(net, x, generator=generator()) for name in ("1", "3")]
+
+
+@pytest.mark.parametrize("options", [{}, {"distance": "absolute"}, {"scale": "relative"}, {"probes": 2}], ids=str)
+def test_only_the_most_sensitive_layers_count(net, x, options):
+    layers = of_each_layer(net, x, **options)
+    assert layers[0] != layers[1]
+    for top in (1, 0.3):
+        value = SensitivityPenalty(top_layers=top, **options)(net, x, generator=generator())
+        assert torch.isclose(value, max(layers), rtol=1e-12)
+        found = torch.autograd.grad(value, list(net.parameters()), allow_unused=True, materialize_grads=True)
+        wanted = torch.autograd.grad(
+            max(layers), list(net.parameters()), allow_unused=True, materialize_grads=True, retain_graph=True
+        )
+        assert all(torch.allclose(one, other) for one, other in zip(found, wanted, strict=True))
+    for top in (2, 0.6):
+        value = SensitivityPenalty(top_layers=top, **options)(net, x, generator=generator())
+        assert torch.equal(value, SensitivityPenalty(**options)(net, x, generator=generator()))
+
+
+def test_the_choice_of_layers_is_by_sensitivity_and_their_weight_is_given(net, x):
+    layers = of_each_layer(net, x)
+    weights = (0.5, 3.0)
+    wanted = max(zip(layers, weights, strict=True))
+    value = SensitivityPenalty(top_layers=1, layer_weights=weights)(net, x, generator=generator())
+    assert torch.isclose(value, wanted[0] * wanted[1])
+    # Scaling the layers' activations changes which is the most sensitive, but not which is relative to its size.
+    chosen = []
+    for scale in ("per_neuron", "relative"):
+        for factor in (1e-3, 1e3):
+            scaled = nn.Sequential(
+                *net[:2], Scale(factor), nn.Linear(8, 5, bias=False), nn.Tanh(), nn.Linear(5, 2)
+            ).double()
+            with torch.no_grad():
+                scaled[3].weight.copy_(net[2].weight / factor)
+            penalty = SensitivityPenalty(top_layers=1, scale=scale, layers=["2", "4"], layer_weights=(0.0, 1.0))
+            chosen.append(bool(penalty(scaled, x) > 0))
+    assert chosen[:2] == [True, False]
+    assert chosen[2] == chosen[3]
+
+
+class Scale(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return x * self.factor
+
+
+def test_numbers_of_layers_that_cannot_be(net, x):
+    for wrong, error in ((0, ValueError), (1.0, ValueError), (0.0, ValueError), (-2, ValueError), (True, TypeError)):
+        with pytest.raises(error, match=r"`top_layers` is"):
+            SensitivityPenalty(top_layers=wrong)
+    with pytest.raises(ValueError, match=r"`top_layers` is 3; expected at most 2, the tapped layers: tanh, gelu"):
+        SensitivityPenalty(top_layers=3)(net, x)

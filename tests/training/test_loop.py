@@ -36,6 +36,14 @@ def test_compiling_double_backward_is_refused(make_classifier, digits):
         fit_digits(make_classifier(), digits, [JacobianPenalty(estimator="projection")], compile=True)
 
 
+def test_penalties_of_a_whole_batch_are_not_accumulated(make_classifier, digits):
+    penalties = [SensitivityPenalty(layers="hidden+logits", top_layers=1)]
+    with pytest.raises(
+        ValueError, match=r"`accumulate` is 2 with SensitivityPenalty\(.* needs the whole batch at once"
+    ):
+        fit_digits(make_classifier(), digits, penalties, accumulate=2)
+
+
 class TrainingNoise(nn.Module):
     def forward(self, x):
         return x + 0.5 * torch.randn_like(x) if self.training else x

@@ -113,6 +113,7 @@ SETTINGS = {
         "probes": COUNT,
         "detach_clean": FLAG,
         "clip": FLAG,
+        "top_layers": [value for value in COUNT if value is not None],
     },
     JacobianPenalty: {
         "weight": NOT_NEGATIVE,
@@ -120,6 +121,7 @@ SETTINGS = {
         "probes": COUNT,
         "sigma": optional(SIGMAS),
         "squared": FLAG,
+        "norm": CHOICE,
     },
     FisherRaoPenalty: {"weight": NOT_NEGATIVE, "eps": POSITIVE, "eps_step": POSITIVE, "max_iter": COUNT},
     GradientDiversityPenalty: {

@@ -25,7 +25,7 @@ class SuiteRequest:
     :param audit: Whether to audit every trained model.
     :param interpret: Whether to score the explanations of every model, and plot those of three.
     :param model: Name of the architecture.
-    :param activation: `relu`, `gelu` or `silu`.
+    :param activation: `relu`, `gelu`, `silu` or `softplus`.
     :param norm_layer: `none` or `batch`.
     :param options: Options of single defences, `{defence: {option: value}}`.
     :param budget: Strength of the attacks: `smoke`, `quick` or `full`; None: `smoke` on the digits, else `quick`.

@@ -32,6 +32,7 @@ def _no_penalties(options: Options) -> list[Penalty]:
 # The options of `SensitivityPenalty`; its weight is called `sr_weight` because JR has one too.
 _SETTINGS = {f.name: f.default for f in fields(SensitivityPenalty) if f.name != "weight"}
 _SENSITIVITY: Options = {"sr_weight": None, **_SETTINGS, "sigma": None}
+_JACOBIAN: Options = {"jr_weight": None, "jr_norm": "frobenius", "jr_squared": True}
 
 
 def _sensitivity(options: Options) -> SensitivityPenalty:
@@ -43,7 +44,8 @@ def _jacobian_alone(options: Options) -> list[Penalty]:
 
 
 def _both(options: Options) -> list[Penalty]:
-    return [_sensitivity(options), JacobianPenalty(weight=options["jr_weight"])]
+    jacobian = JacobianPenalty(weight=options["jr_weight"], norm=options["jr_norm"], squared=options["jr_squared"])
+    return [_sensitivity(options), jacobian]
 
 
 # --- adversarial training ---------------------------------------------------------------------------------------------
@@ -51,7 +53,7 @@ def _both(options: Options) -> list[Penalty]:
 _LINF = ("linf",)
 _STEEPEST = ("linf", "l2")
 _PAIR: Options = {"eps": None, "clean_fraction": 0.5, "pair": "adversarial"}
-_WEIGHTS: Options = {"sr_weight": None, "jr_weight": None, "sigma": 0.3}
+_WEIGHTS: Options = {**_SENSITIVITY, **_JACOBIAN, "sigma": 0.3}
 
 
 def _some(options: Options, *names: str) -> dict[str, Any]:
@@ -149,14 +151,14 @@ OURS = (
         "Sensitivity and Jacobian regularisation in one forward pass",
         _PAPER,
         _both,
-        {**_SENSITIVITY, "jr_weight": None},
+        {**_SENSITIVITY, **_JACOBIAN},
     ),
     from_penalties(
         "sr+jr-cheap",
         "The same with noisy copies of only part of each batch",
         _PAPER,
         _both,
-        {**_SENSITIVITY, "jr_weight": None, "penalty_fraction": CHEAP_FRACTION},
+        {**_SENSITIVITY, **_JACOBIAN, "penalty_fraction": CHEAP_FRACTION},
     ),
     from_penalties(
         "fgsm-rs+sr+jr",

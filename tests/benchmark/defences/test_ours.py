@@ -54,6 +54,24 @@ def test_options_of_sensitivity_regularisation_reach_its_penalty():
         options_of("sr", noise="pink")
 
 
+@pytest.mark.parametrize("name", [name for name in PENALTIES if name.endswith(("+sr+jr", "sr+jr", "sr+jr-cheap"))])
+def test_the_choices_of_sr_and_jr_are_options_of_every_defence_that_has_both(name):
+    chosen = {
+        "scale": "relative",
+        "distance": "absolute",
+        "top_layers": 2,
+        "detach_clean": True,
+        "layers": "hidden+logits",
+    }
+    options = options_of(name, **chosen, jr_norm="nuclear", jr_squared=False)
+    sensitivity, jacobian = DEFENCES[name].penalties(options)
+    assert {option: getattr(sensitivity, option) for option in chosen} == chosen
+    assert (jacobian.norm, jacobian.squared) == ("nuclear", False)
+    sensitivity, jacobian = DEFENCES[name].penalties(options_of(name))
+    assert sensitivity == SensitivityPenalty(weight=sensitivity.weight, sigma=sensitivity.sigma)
+    assert jacobian == JacobianPenalty(weight=jacobian.weight)
+
+
 def test_the_step_of_fire_follows_its_size_and_number_of_steps():
     (penalty,) = DEFENCES["fire"].penalties(options_of("fire", max_iter=5))
     assert penalty.eps_step == pytest.approx(2.5 * 0.1 / 5)
