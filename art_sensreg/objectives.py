@@ -248,7 +248,9 @@ class Objective:
         logits, found = self._measure(model, inputs)
         if self._separate:
             with preserve_statistics(model, len(x), self.plan):
-                found.update((name, check_term(name, p(model, x, y))) for name, p in self._separate.items())
+                for name, penalty in self._separate.items():
+                    drawn = {"generator": generator} if getattr(penalty, "draws_noise", False) else {}
+                    found[name] = check_term(name, penalty(model, x, y, **drawn))
         terms = self._base_terms(logits, y)
         whole = isinstance(counts["base"], float) and counts["base"] == 1
         loss = terms["base"] if whole else terms["base"] * counts["base"]

@@ -3,7 +3,9 @@
 from art_sensreg.penalties.base import FusedPenalty
 from art_sensreg.penalties.effect import TappedLayer, TrainedBatch, penalty_effect, reaches_logits, tapped_layers
 from art_sensreg.penalties.fisher_rao import FIRE_PRESETS, FisherRaoPenalty
+from art_sensreg.penalties.gradient_alignment import GradientAlignmentPenalty
 from art_sensreg.penalties.gradient_diversity import GradientDiversityPenalty, gradient_cosine
+from art_sensreg.penalties.gradient_norm import GradientNormPenalty
 from art_sensreg.penalties.jacobian import JacobianPenalty
 from art_sensreg.penalties.sensitivity import SensitivityPenalty
 
@@ -11,7 +13,9 @@ __all__ = [
     "FIRE_PRESETS",
     "FisherRaoPenalty",
     "FusedPenalty",
+    "GradientAlignmentPenalty",
     "GradientDiversityPenalty",
+    "GradientNormPenalty",
     "JacobianPenalty",
     "SensitivityPenalty",
     "TappedLayer",

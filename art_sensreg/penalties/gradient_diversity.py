@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import nn
-from torch.nn import functional
 
-from art_sensreg.penalties.forward.batch_norm import batch_norms, uses_batch_statistics
-from art_sensreg.penalties.forward.branches import forward_branches
-from art_sensreg.penalties.forward.plan import ForwardPlan
 from art_sensreg.penalties.inputs import check_batch
+from art_sensreg.penalties.loss_gradients import direction_loss, loss_gradients
 from art_sensreg.utils import check_choice, check_count, check_number, outside_inference_mode, python_numbers
-from art_sensreg.utils.precision import at_least_float32
 
 KINDS = ("kappa", "mean", "dpp")
 # At `R = 1` the concentration is infinite: it is cut where all gradients agree to three digits or so.
@@ -85,39 +80,12 @@ def draw_gradients(
     Gradients of the loss with respect to the input, for several draws of a random model, one pass each: `(samples, n,
     ...)`; those of half precision in float32.
 
-    For class indices the loss is `m = log sum_{c != y} exp(z_c) - z_y`, of which the cross-entropy is `log(1 +
-    exp(m))`: the directions are the same, and stay exact where the model is so confident that the cross-entropy's
-    gradient is made of rounding errors. For probabilities that are not one-hot it is the cross-entropy.
-
-    The model keeps its mode; BatchNorm's running statistics do not move, and in training mode those of the batch count
-    as constants, so that a gradient is that of its own example. A model that averages draws of its own (it has a
-    `single_draws`) gives single ones.
+    See :func:`~art_sensreg.penalties.loss_gradients.loss_gradients`; the loss is its `direction_loss`.
     """
     check_batch(model, x)
-    single = getattr(model, "single_draws", nullcontext)
-    coupled = uses_batch_statistics(batch_norms(model))
-    plan = ForwardPlan(updates_state=False)
-    gradients = []
-    with torch.enable_grad(), single(), torch.autocast(x.device.type, enabled=False):
-        for _ in range(samples):
-            leaf = x.detach().requires_grad_(True)
-            passed = forward_branches(model, [leaf], plan=plan, input_gradient=coupled)
-            loss = _summed_loss(at_least_float32(passed.logits[0]), y)
-            # Only a gradient with a graph takes the statistics for constants.
-            with passed.gradient.stopped():
-                (gradient,) = torch.autograd.grad(
-                    loss, leaf, create_graph=create_graph or coupled, materialize_grads=True
-                )
-            gradients.append(at_least_float32(gradient if create_graph else gradient.detach()))
-    return torch.stack(gradients)
-
-
-def _summed_loss(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    if y.ndim > 1 and not bool(((y == 0) | (y == 1)).all()):
-        return functional.cross_entropy(logits, y.to(logits.dtype), reduction="sum")
-    own = (y.argmax(1) if y.ndim > 1 else y.long())[:, None]
-    others = logits.scatter(1, own, -torch.inf).logsumexp(1)
-    return (others - logits.gather(1, own)[:, 0]).sum()
+    return torch.stack(
+        [loss_gradients(model, x, lambda logits: direction_loss(logits, y), create_graph) for _ in range(samples)]
+    )
 
 
 def gradient_cosine(model: nn.Module, x: torch.Tensor, y: torch.Tensor, samples: int = 32) -> float:

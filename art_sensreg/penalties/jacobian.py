@@ -16,6 +16,7 @@ from art_sensreg.penalties.forward.noise import Randomness, draw_noise, draw_uni
 from art_sensreg.penalties.inputs import Comparison, Sigma
 from art_sensreg.penalties.nuclear_norm import mean_gram, root_gram_trace
 from art_sensreg.utils import check_choice, check_count, check_flag
+from art_sensreg.utils.autograd import safe_root
 from art_sensreg.utils.precision import at_least_float32
 
 ESTIMATORS = ("finite_difference", "projection", "exact")
@@ -64,12 +65,6 @@ def difference_squared_norm(noisy: torch.Tensor, clean: torch.Tensor, sigma: Sig
 def _vjp_squared_norm(logits: torch.Tensor, x: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
     (gradient,) = torch.autograd.grad(logits, x, vectors, create_graph=True, materialize_grads=True)
     return gradient.flatten(1).pow(2).sum(1)
-
-
-def _safe_root(squares: torch.Tensor) -> torch.Tensor:
-    """The square root with gradient 0, not infinite, at 0."""
-    positive = squares > 0
-    return torch.where(positive, torch.where(positive, squares, 1.0).sqrt(), 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +167,7 @@ class JacobianPenalty(FusedPenalty):
                     norms = exact_squared_norm(clean, branches.inputs[0])
                 else:
                     norms = projected_squared_norm(clean, branches.inputs[0], self.probes, generator)
-        return norms.mean() / 2 if self.squared else _safe_root(norms).mean()
+        return norms.mean() / 2 if self.squared else safe_root(norms).mean()
 
     def _nuclear(self, compared: Comparison) -> torch.Tensor:
         """Of several processes a share, whose mean over them is the value of the global batch."""

@@ -54,6 +54,12 @@ def outside_inference_mode(function: _Function) -> _Function:
     return outside  # type: ignore[return-value]
 
 
+def safe_root(squares: torch.Tensor) -> torch.Tensor:
+    """The square root with gradient 0, not infinite, at 0."""
+    positive = squares > 0
+    return torch.where(positive, torch.where(positive, squares, 1.0).sqrt(), 0.0)
+
+
 def check_differentiable(model: nn.Module, name: str) -> None:
     """Refuse a model with weights or buffers made inside `torch.inference_mode()`, which autograd cannot use."""
     for own, tensor in [*model.named_parameters(), *model.named_buffers()]:

@@ -34,6 +34,7 @@ from art_sensreg.attacks import (
 )
 from art_sensreg.datasets import load_dataset
 from art_sensreg.models import build_model
+from art_sensreg.penalties import GradientAlignmentPenalty, GradientNormPenalty
 from art_sensreg.randomization import BayesianKL
 from art_sensreg.training import ValidationAttack
 from tests.wrong_inputs.kinds import (
@@ -130,6 +131,8 @@ SETTINGS = {
         "samples": [*COUNT, 1],
         "delta": POSITIVE,
     },
+    GradientAlignmentPenalty: {"weight": NOT_NEGATIVE, "eps": POSITIVE},
+    GradientNormPenalty: {"weight": NOT_NEGATIVE, "norm": CHOICE},
     BayesianKL: {"weight": NOT_NEGATIVE},
     TrainingConfig: {
         "batch_size": COUNT,

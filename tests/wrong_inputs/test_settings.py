@@ -19,7 +19,7 @@ from art_sensreg import (
     TrainingConfig,
     randomize,
 )
-from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES
+from art_sensreg.adversaries import Adversary
 from art_sensreg.attacks import (
     BPDA,
     EOT,
@@ -29,6 +29,7 @@ from art_sensreg.attacks import (
 )
 from art_sensreg.datasets import load_dataset
 from art_sensreg.models import build_model
+from art_sensreg.penalties import GradientAlignmentPenalty
 from art_sensreg.training import ValidationAttack
 from tests.wrong_inputs.kinds import (
     none_taken,
@@ -48,7 +49,7 @@ def classifier():
 
 def needed(owner):
     """What the call needs besides the argument in question."""
-    if issubclass(type(owner), type) and issubclass(owner, (FGSMRS, NFGSM, PGD, TRADES, ValidationAttack)):
+    if issubclass(type(owner), type) and issubclass(owner, (Adversary, ValidationAttack, GradientAlignmentPenalty)):
         return {"eps": 0.1}
     if issubclass(type(owner), type) and issubclass(owner, (ProjectedAscent, OfficialAutoAttack)):
         surrogates = {"surrogates": [classifier()]} if owner is TransferAttack else {}

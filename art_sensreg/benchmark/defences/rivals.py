@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from art_sensreg.adversaries import FGSMRS, PGD, TRADES
+from dataclasses import replace
+
+from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES
 from art_sensreg.benchmark.defences.factories import from_penalties
 from art_sensreg.benchmark.defences.spec import Options
+from art_sensreg.models import ACTIVATIONS
+from art_sensreg.penalties import GradientAlignmentPenalty, GradientNormPenalty
 from art_sensreg.penalty_lists import Penalty
+from art_sensreg.utils import check_choice
 
 _MADRY = "Madry et al. 2018, arXiv 1706.06083"
 _ZHANG = "Zhang et al. 2019, arXiv 1901.08573"
@@ -33,6 +38,11 @@ def _pgd(options: Options) -> PGD:
 
 def _trades(options: Options) -> TRADES:
     return TRADES(**_some(options, _TRADES))
+
+
+def _gradient_norm(options: Options) -> list[Penalty]:
+    dual = {"linf": "l1", "l2": "l2"}
+    return [GradientNormPenalty(weight=options["weight"] * options["eps"], norm=dual[options["norm"]])]
 
 
 RIVALS = (
@@ -80,5 +90,24 @@ RIVALS = (
         _FGSM,
         adversary=lambda options: FGSMRS(**_some(options, _FGSM)),
         norms=_LINF,
+    ),
+    from_penalties(
+        "gradalign",
+        "FGSM with GradAlign: input gradients at an image and near it point the same way",
+        "Andriushchenko, Flammarion 2020, arXiv 2007.02617",
+        lambda options: [GradientAlignmentPenalty(weight=options["weight"], eps=options["eps"])],
+        {**_FGSM, "weight": 0.2},
+        adversary=lambda options: NFGSM(**_some(options, _FGSM), noise=0.0),
+        norms=_LINF,
+    ),
+    from_penalties(
+        "gradnorm",
+        "GradNorm: the norm of the input gradient of the loss, with a smooth activation; weight counts in eps",
+        "Rodriguez-Munoz et al. 2024, arXiv 2409.20139",
+        _gradient_norm,
+        {"weight": 1.0, "eps": None, "norm": None, "activation": "silu"},
+        architecture=lambda spec, options: replace(spec, activation=options["activation"]).new_model(),
+        check=lambda options: check_choice("activation", options["activation"], tuple(ACTIVATIONS)),
+        norms=_STEEPEST,
     ),
 )

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from torch import nn
 
-from art_sensreg.adversaries import FGSMRS, PGD, TRADES
+from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES
 from art_sensreg.benchmark.defences import DEFENCES
 from art_sensreg.benchmark.defences.registry import SMOKE_DEFENCES, resolve_options
 from art_sensreg.benchmark.defences.rivals import RIVALS
+from art_sensreg.penalties import GradientAlignmentPenalty, GradientNormPenalty
 from tests.benchmark.defences.from_art.training import accuracy, small_spec
 
 ADVERSARIES = {
@@ -15,8 +17,12 @@ ADVERSARIES = {
     "at-awp": PGD(eps=0.1),
     "trades-awp": TRADES(eps=0.1, max_iter=10),
     "fgsm-rs": FGSMRS(eps=0.1),
+    "gradalign": NFGSM(eps=0.1, noise=0.0),
 }
-PENALTIES: dict[str, list] = {}
+PENALTIES = {
+    "gradalign": [GradientAlignmentPenalty(weight=0.2, eps=0.1)],
+    "gradnorm": [GradientNormPenalty(weight=0.1, norm="l1")],
+}
 
 
 def options_of(name, norm="linf", **given):
@@ -64,3 +70,14 @@ def test_weight_perturbation_can_be_switched_off(digits, name):
     assert not torch.equal(weights[0], weights[1])
     with pytest.raises(ValueError, match="`awp_gamma` is -1"):
         options_of(name, awp_gamma=-1.0)
+
+
+def test_gradnorm_has_a_smooth_activation_and_the_dual_norm(digits):
+    assert any(
+        isinstance(m, nn.SiLU)
+        for m in DEFENCES["gradnorm"].new_model(small_spec(digits), options_of("gradnorm")).modules()
+    )
+    (penalty,) = DEFENCES["gradnorm"].penalties(options_of("gradnorm", norm="l2", weight=0.5))
+    assert penalty == GradientNormPenalty(weight=0.05, norm="l2")
+    with pytest.raises(ValueError, match="`activation` is 'tanhh'"):
+        options_of("gradnorm", activation="tanhh")
