@@ -4,7 +4,7 @@ BIN := .venv/bin
 TESTS := $(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
 DATA ?= $(ART_SENSREG_DATA)
 
-.PHONY: bench test test-all test-machines test-device test-versions coverage gpu lint results-mnist clean
+.PHONY: bench test test-all test-machines test-device test-versions coverage docs notebook gpu lint results-mnist clean
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -49,6 +49,14 @@ coverage: .venv/installed
 	(printf '# What the tests run\n\nBy `make coverage`: the tests that end in minutes, on a machine without a GPU.\n\n'; \
 	 $(BIN)/coverage report --format=markdown) > docs/results/coverage.md
 
+# The documentation site, into build/docs; its gallery is run. Any warning is an error.
+docs: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
+
+# The notebook of the documentation: execute it and store its outputs.
+notebook: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python docs/notebooks/execute.py
+
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -59,4 +67,4 @@ results-mnist: .venv/installed
 	PYTHON=$(BIN)/python sh benchmarks/make_results.sh
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv build docs/auto_gallery docs/sg_execution_times.rst *.egg-info .mypy_cache .ruff_cache .pytest_cache

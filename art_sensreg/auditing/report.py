@@ -85,7 +85,7 @@ class AuditReport:
 
     @property
     def verdict(self) -> str:
-        """`no failure detected`, or `do not trust: ` and the checks that failed or raised; never "robust"."""
+        """`no failure detected`, or `do not trust:` and the checks that failed or raised; never "robust"."""
         failed = [check.name for check in self.failures]
         errors = [f"{check.name} (error)" for check in self.checks if check.status == "ERROR"]
         return f"do not trust: {', '.join(failed + errors)}" if failed or errors else "no failure detected"
