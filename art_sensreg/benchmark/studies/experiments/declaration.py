@@ -26,6 +26,7 @@ class Row:
     :param seeds: Number of training seeds, from 0.
     :param points: Test images that are attacked: the first so many.
     :param headline: Whether it is attacked first, by the aimed attacks too, and audited.
+    :param of: The row that it is a variant of, if any.
 
     Example:
     >>> from art_sensreg.benchmark.studies.experiments import Row
@@ -40,6 +41,7 @@ class Row:
     seeds: int = 1
     points: int = 500
     headline: bool = False
+    of: str | None = None
 
     @property
     def trains(self) -> str:
@@ -63,6 +65,8 @@ class Experiment:
     :param audited: Whether headline rows are audited.
     :param explained: Whether the explanations of all rows are scored.
     :param costed: Whether the step cost of each row is measured between plain steps.
+    :param budgets: Training costs, in epochs of plain training: each row is trained once for each, in as many epochs as
+        its measured step cost allows. Empty: rows have the epochs of the request.
     :param folder: Name of the folder below docs/results; None: that of the experiment. Two experiments may share one,
         and with it the trained models.
     """
@@ -77,6 +81,7 @@ class Experiment:
     audited: bool = False
     explained: bool = False
     costed: bool = True
+    budgets: tuple[int, ...] = ()
     folder: str | None = None
 
     @property
@@ -96,4 +101,5 @@ class Experiment:
             replace(row, points=20, seeds=min(row.seeds, 2), settings={**row.settings, "epochs": 1})
             for row in self.rows
         )
-        return replace(self, request=request, rows=rows, aimed_points=5)
+        budgets = (4, 8) if self.budgets else ()
+        return replace(self, request=request, rows=rows, aimed_points=5, budgets=budgets)

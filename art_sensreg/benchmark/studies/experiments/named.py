@@ -34,8 +34,28 @@ MNIST = Experiment(
     audited=True,
 )
 
-EQUAL_COST = ("none", "sr+jr", "carried", "carried+sr+jr", "free+sr+jr", "fgsm-rs", "n-fgsm", "n-fgsm+sr+jr")
-"""The defences of the equal-cost picture that need no alias; the others are `fbf`, `at`, `trades`, `ibp`."""
+_COMPARED = (
+    *("carried+sr+jr", "carried", "sr+jr", "free+sr+jr", "fgsm-rs", "n-fgsm", "n-fgsm+sr+jr"),
+    *("fbf", "at", "trades", "ibp"),
+)
+
+
+def _equal_cost(dataset: str, eps: tuple[tuple[float, ...], ...], seeds: int) -> Experiment:
+    """Each defence at each budget, under AutoAttack with fewer steps: there are many rows."""
+    aliases = {"fbf": _FBF.defence}
+    return Experiment(
+        name=f"equal-cost-{dataset}",
+        title=f"Robustness at equal training cost, {dataset}",
+        request=SuiteRequest(dataset=dataset, norms=("linf", "l2"), eps=eps, budget="quick"),
+        rows=tuple(Row(name=name, defence=aliases.get(name), seeds=seeds, points=300) for name in _COMPARED),
+        budgets=(10, 20, 40, 80),
+    )
+
+
+EQUAL_COST = (
+    _equal_cost("mnist", ((0.2, 0.3), (1.5, 2.0)), seeds=2),
+    _equal_cost("digits", ((0.1, 0.2), (0.5, 1.0)), seeds=3),
+)
 
 
 def _digits() -> Experiment:
@@ -71,7 +91,7 @@ ABLATION = Experiment(
     ),
     rows=tuple(
         Row(name=variant.name, defence=variant.defence, options=variant.options, settings=variant.settings,
-            seeds=3, points=1000)
+            seeds=3, points=1000, of=variant.of)
         for variant in variants()
     ),
 )  # fmt: skip
@@ -93,5 +113,5 @@ INTERPRET = replace(
 )
 
 EXPERIMENTS: dict[str, Experiment] = {
-    experiment.name: experiment for experiment in (_digits(), MNIST, CIFAR10, ABLATION, INTERPRET)
+    experiment.name: experiment for experiment in (_digits(), MNIST, *EQUAL_COST, CIFAR10, ABLATION, INTERPRET)
 }

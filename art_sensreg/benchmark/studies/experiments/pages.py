@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -10,9 +11,13 @@ from art_sensreg.benchmark.results.extra_tables import audit_details, extra_tabl
 from art_sensreg.benchmark.results.masks import summarised
 from art_sensreg.benchmark.results.plots import plot_robustness
 from art_sensreg.benchmark.results.records import Results
-from art_sensreg.benchmark.results.tables import explanations, noise_table, percent, summary_table, trained_runs
+from art_sensreg.benchmark.results.summary import trained_runs
+from art_sensreg.benchmark.results.tables import explanations, noise_table, percent, summary_table
 from art_sensreg.benchmark.results.writing import results_json, write_text
+from art_sensreg.benchmark.studies.compare_defences import comparison_table
 from art_sensreg.benchmark.studies.experiments.cell import Laboratory
+from art_sensreg.benchmark.studies.experiments.declaration import Experiment
+from art_sensreg.benchmark.studies.experiments.equal_cost import points_of, write_equal_cost
 from art_sensreg.benchmark.studies.experiments.units import base_attack
 from art_sensreg.utils.tables import Table
 
@@ -28,29 +33,37 @@ def collected(laboratory: Laboratory) -> Results:
             run = store.results.run(row.name, seed)
             if run is not None:
                 run = summarised(folder.out, run, settings.threats)
-                run = replace(run, step_cost=costs.get(row.name, run.step_cost))
+                of_its_length = row.of if laboratory.experiment.budgets else None
+                run = replace(run, step_cost=costs.get(of_its_length or row.name, run.step_cost))
                 found = replace(found.with_run(run), environment=found.environment or store.results.environment)
     return found
 
 
-def write_pages(laboratory: Laboratory) -> list[Path]:
-    """Write `results.json`, `report.md` and the pictures; the paths. Nothing is written before anything was trained."""
+def write_pages(laboratory: Laboratory, equal_cost: Experiment | None = None) -> list[Path]:
+    """
+    Write `results.json`, `report.md` and the pictures; the paths. Nothing is written before anything was trained. Of
+    `equal_cost`, an experiment with budgets, also `equal-cost.json` and its pictures.
+    """
     results, out = collected(laboratory), laboratory.folder.out
     if not trained_runs(results):
         return []
     name = "" if laboratory.experiment.folder is None else f"-{laboratory.experiment.name}"
-    pictures = []
+    first, pictures = list[tuple[str, Table]](), list[str]()
+    if equal_cost is not None:
+        costs = laboratory.folder.costs()
+        first, pictures = write_equal_cost(points_of(equal_cost, results, costs), out)
     for threat in results.config.threats:
-        if any(case.norm == threat.norm for run in results.runs for case in run.worst_case):
+        attacked = any(case.norm == threat.norm for run in results.runs for case in run.worst_case)
+        if attacked and equal_cost is None:
             pictures.append(f"robustness-{threat.norm}{name}.png")
             plot_robustness(results, out / pictures[-1], threat)
     write_text(out / f"results{name}.json", results_json(results))
-    write_text(out / f"report{name}.md", page(laboratory, results, pictures))
+    write_text(out / f"report{name}.md", page(laboratory, results, pictures, first))
     return [out / file for file in (f"results{name}.json", f"report{name}.md", *pictures)]
 
 
-def page(laboratory: Laboratory, results: Results, pictures: list[str]) -> str:
-    """The page."""
+def page(laboratory: Laboratory, results: Results, pictures: list[str], first: list[tuple[str, Table]]) -> str:
+    """The page; the tables `first` stand before those that every experiment has."""
     config, experiment = results.config, laboratory.experiment
     part = "held-out training images" if config.validation else "test images"
     lines = [
@@ -62,7 +75,8 @@ def page(laboratory: Laboratory, results: Results, pictures: list[str]) -> str:
         "over that of a plain one, of whole epochs between plain steps.",
         "",
     ]
-    tables = [("", summary_table(results)), ("How far it is", progress_table(results))]
+    tables = [*first, ("All rows" if first else "", summary_table(results)), ("How far it is", progress_table(results))]
+    tables.append(("Variants, image by image", ablation_table(laboratory, results)))
     tables += [("What the aimed attacks gain over AutoAttack", gain_table(results)), *extra_tables(results, wide=False)]
     tables.append(("Random noise of each size: accuracy in %, mean over 10 draws", noise_table(results)))
     for heading, table in tables:
@@ -74,6 +88,18 @@ def page(laboratory: Laboratory, results: Results, pictures: list[str]) -> str:
     notes = explanations(results)
     lines += ["", *(f"- {line}" for line in notes)] if notes else []
     return "\n".join(lines).rstrip() + "\n"
+
+
+def ablation_table(laboratory: Laboratory, results: Results) -> Table:
+    """Each variant against the row that it is a variant of, image by image, as far as both were attacked alike."""
+    rows = []
+    for row in laboratory.rows:
+        if row.of not in (None, row.name) and not laboratory.experiment.budgets:
+            with suppress(ValueError):  # not attacked yet, or not on the same images
+                table = comparison_table(results, laboratory.folder.out, str(row.of), row.name)
+                rows += [[row.name, str(row.of), *cells] for cells in table.rows]
+    header = ["variant", "against", "eps", "that one: %", "variant: %", "difference [95 % CI]", "by seed", "images"]
+    return Table(header, rows, words=("against",))
 
 
 def progress_table(results: Results) -> Table:

@@ -6,9 +6,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -16,6 +16,7 @@ from art_sensreg.benchmark.defences.registry import DEFENCES
 from art_sensreg.benchmark.engine.runtime import attempt
 from art_sensreg.benchmark.studies.experiments.cell import Laboratory
 from art_sensreg.benchmark.studies.experiments.declaration import Experiment
+from art_sensreg.benchmark.studies.experiments.equal_cost import budgeted
 from art_sensreg.benchmark.studies.experiments.folder import ExperimentFolder
 from art_sensreg.benchmark.studies.experiments.pages import write_pages
 from art_sensreg.benchmark.studies.experiments.units import KINDS, Unit, units_of
@@ -54,8 +55,9 @@ class Choice:
             check_choice("--kinds", kind, tuple(KINDS))
 
     def __contains__(self, unit: Unit) -> bool:
-        chosen = ((self.rows, unit.row.name), (self.seeds, unit.seed), (self.kinds, unit.kind))
-        return all(wanted is None or value in wanted for wanted, value in chosen)
+        names = {unit.row.name, unit.row.of} if "_b" in unit.row.name else {unit.row.name}
+        chosen = ((self.rows, names), (self.seeds, {unit.seed}), (self.kinds, {unit.kind}))
+        return all(wanted is None or not found.isdisjoint(wanted) for wanted, found in chosen)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,23 +93,38 @@ def run_experiment(
     choice.check(laboratory)
     for line in laboratory.left_out:
         say(f"left out: {line}")
-    units = [unit for unit in units_of(laboratory) if unit in choice]
     failures: list[str] = []
     with time_limit(choice.minutes) as clock:
-        worked = True
-        try:
-            while worked and not clock.over:  # again for what another process held, or had to come first
-                worked = sum(_work_on(unit, laboratory, clock, failures, say) for unit in units) > 0
-        except TimeUp:
-            pass
+        complete = True
+        if experiment.budgets:  # what a budget buys is known only when the costs are
+            complete = _work(laboratory, replace(choice, kinds=("cost",)), clock, failures, say)
+            plain, costs = replace(experiment, rows=laboratory.rows), laboratory.folder.costs()
+            experiment = budgeted(plain, costs)
+            if not experiment.rows:
+                if complete:
+                    say(f"no row's epoch fits into a budget: {sorted((v['step_cost'], k) for k, v in costs.items())}")
+                return Progress(failures=tuple(failures), complete=False, pages=())
+            laboratory = Laboratory(experiment, laboratory.folder, data_dir)
+        complete = _work(laboratory, choice, clock, failures, say) and complete
     if clock.over:
         say("stopped: the time is over; the same command goes on")
-    complete = not clock.over and not any(_pending(unit, laboratory) for unit in units)
-    return Progress(failures=tuple(failures), complete=complete, pages=tuple(write_pages(laboratory)))
+    pages = write_pages(laboratory, plain) if experiment.budgets else write_pages(laboratory)
+    return Progress(failures=tuple(failures), complete=complete, pages=tuple(pages))
 
 
-def _pending(unit: Unit, laboratory: Laboratory) -> bool:
-    return KINDS[unit.kind][0](unit, laboratory.cell(unit.row, unit.seed), laboratory)
+def _work(
+    laboratory: Laboratory, choice: Choice, clock: Clock, failures: list[str], say: Callable[[str], object]
+) -> bool:
+    """Do the chosen units until the time is over; whether nothing of them is left."""
+    units, worked = [unit for unit in units_of(laboratory) if unit in choice], True
+    try:
+        while worked and not clock.over:  # again for what another process held, or had to come first
+            worked = sum(_work_on(unit, laboratory, clock, failures, say) for unit in units) > 0
+    except TimeUp:
+        return False
+    return not clock.over and not any(
+        KINDS[unit.kind][0](unit, laboratory.cell(unit.row, unit.seed), laboratory) for unit in units
+    )
 
 
 def _work_on(
@@ -170,11 +187,3 @@ def time_limit(minutes: float | None) -> Iterator[Clock]:
         if timer is not None:
             timer.cancel()
         signal.signal(signal.SIGTERM, former)
-
-
-def chosen_seeds(text: str) -> tuple[int, ...]:
-    """Seeds separated by commas, for argparse."""
-    return tuple(int(part) for part in text.split(","))
-
-
-__all__: Sequence[str] = ["Choice", "Progress", "TimeUp", "chosen_seeds", "run_experiment", "time_limit"]

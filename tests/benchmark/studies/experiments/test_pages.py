@@ -1,10 +1,17 @@
 """The pages of an experiment: made from its records, with the costs that were measured."""
 
 import json
+from dataclasses import replace
 
 from art_sensreg.benchmark.results.reading import read_results
-from art_sensreg.benchmark.studies.experiments.pages import collected, gain_table, progress_table, write_pages
-from tests.benchmark.studies.experiments.small import laboratory, run
+from art_sensreg.benchmark.studies.experiments.pages import (
+    ablation_table,
+    collected,
+    gain_table,
+    progress_table,
+    write_pages,
+)
+from tests.benchmark.studies.experiments.small import SMALL, laboratory, run
 
 
 def test_pages_show_how_far_an_experiment_is(tmp_path):
@@ -30,3 +37,21 @@ def test_pages_show_how_far_an_experiment_is(tmp_path):
     assert gains[:2] == ["sr+jr (seed 0)", "linf 0.05"]
     assert gains[3:5] == [str(broken), f"{broken} of 12"]
     assert gains[5] == f"{100 * broken / 12 * left.robust_accuracy:.1f}"
+
+
+def test_variants_stand_against_their_default_image_by_image(tmp_path):
+    rows = (SMALL.rows[1], replace(SMALL.rows[2], of="sr+jr", points=45))
+    ablation = replace(SMALL, rows=rows, aimed=())
+    run(tmp_path, ablation, seeds=(0,), kinds=("train", "attack"))
+    lab = laboratory(tmp_path, ablation)
+    results = collected(lab)
+    table = ablation_table(lab, results)
+    assert [row[:3] for row in table.rows] == [["sr+jr_light", "sr+jr", eps] for eps in ("0.02", "0.05")]
+    for row in table.rows:
+        shares = [
+            100 * next(case.robust_accuracy for case in results.run(name, 0).worst_case if f"{case.eps:g}" == row[2])
+            for name in ("sr+jr", "sr+jr_light")
+        ]
+        assert row[3:5] == [f"{share:.2f}" for share in shares]
+        assert row[5].startswith(f"{shares[1] - shares[0]:+.2f} [")
+    assert "## Variants, image by image" in (tmp_path / "report.md").read_text()

@@ -1,0 +1,84 @@
+"""Equal cost: what a budget buys, and what is drawn of it."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from art_sensreg.benchmark.studies.experiments import Row
+from art_sensreg.benchmark.studies.experiments.equal_cost import (
+    Point,
+    best_at,
+    budgeted,
+    epochs_within,
+    equal_cost_tables,
+    write_equal_cost,
+)
+from art_sensreg.benchmark.studies.experiments.folder import ExperimentFolder
+from tests.benchmark.studies.experiments.small import SMALL, run
+
+COST = replace(
+    SMALL,
+    rows=(
+        Row(name="sr+jr", points=20),
+        Row(
+            name="jr",
+            points=20,
+        ),
+        Row(name="magic"),
+    ),
+    budgets=(2, 6),
+    aimed=(),
+)
+
+
+def point(defence, budget, share):
+    return Point(
+        defence=defence, budget=budget, epochs=budget // 2, cost=2.0 * (budget // 2), seeds=1, clean=0.99,
+        robust={"linf 0.3": share},
+    )  # fmt: skip
+
+
+def test_a_budget_buys_whole_epochs():
+    costs = {"sr+jr": {"step_cost": 2.5}, "jr": {"step_cost": 2.0}}
+    rows = {row.name: row for row in budgeted(COST, costs).rows}
+    assert {name: row.settings["epochs"] for name, row in rows.items()} == {
+        "jr_b2": 1, "sr+jr_b6": 2, "jr_b6": 3,
+    }  # fmt: skip
+    assert (rows["jr_b6"].trains, rows["jr_b6"].of, rows["jr_b6"].seeds) == ("jr", "jr", 1)
+    assert epochs_within(0.3, 0.1) == 3  # for all the rounding of 0.3 / 0.1
+    assert budgeted(COST, {}).rows == ()
+
+
+def test_the_best_at_each_budget_is_marked(tmp_path):
+    points = [point("a", 10, 0.5), point("a", 20, 0.6), point("b", 10, 0.4), point("b", 20, 0.7)]
+    assert {budget: best.defence for budget, best in best_at(points, "linf 0.3").items()} == {10: "a", 20: "b"}
+    ((heading, table),) = equal_cost_tables(points)
+    assert heading.startswith("linf 0.3")
+    assert table.rows == [["a", "50.0 (5) best", "60.0 (10)"], ["b", "40.0 (5)", "70.0 (10) best"]]
+    assert write_equal_cost([], tmp_path) == ([], [])
+    _, pictures = write_equal_cost(points, tmp_path)
+    assert pictures == ["equal-cost-linf-0.3.png"]
+    assert (tmp_path / pictures[0]).read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "equal-cost.json").read_text())[3]["robust"] == {"linf 0.3": 0.7}
+
+
+def test_costs_are_measured_first_and_decide_the_epochs(tmp_path):
+    experiment = replace(COST, budgets=(40,))  # so small a net hides no overhead
+    done, said = run(tmp_path, experiment)
+    assert done.complete
+    costs = ExperimentFolder(tmp_path).costs()
+    assert set(costs) == {"sr+jr", "jr"}
+    points = json.loads((tmp_path / "equal-cost.json").read_text())
+    for one in points:
+        assert one["epochs"] == epochs_within(one["budget"], costs[one["defence"]]["step_cost"])
+        assert one["cost"] <= one["budget"]
+        assert set(one["robust"]) == {"linf 0.02", "linf 0.05"}
+        assert one["seeds"] == 1
+    text = (tmp_path / "report.md").read_text()
+    assert text.index("## linf 0.02: % of the images left") < text.index("## All rows")
+    again, said = run(tmp_path, experiment, rows=("jr",))
+    assert again.complete
+    assert len(said) == 1
+    with pytest.raises(ValueError, match="`--only` is 'jr_b9'"):
+        run(tmp_path, experiment, rows=("jr_b9",))
