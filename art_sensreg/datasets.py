@@ -28,6 +28,7 @@ class Dataset:
     :param y_train: Training labels.
     :param x_test: Test images.
     :param y_test: Test labels.
+    :param classes: Number of classes, if a model tells more of them apart than occur here; None: those that occur.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Dataset:
     y_train: np.ndarray
     x_test: np.ndarray
     y_test: np.ndarray
+    classes: int | None = None
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -45,7 +47,7 @@ class Dataset:
     @property
     def nb_classes(self) -> int:
         """Number of classes."""
-        return int(max(self.y_train.max(), self.y_test.max())) + 1
+        return self.classes or int(max(self.y_train.max(), self.y_test.max())) + 1
 
     def limited(self, train_size: int | None = None, test_size: int | None = None) -> Dataset:
         """The first images of each part; all if the size is None."""
@@ -113,7 +115,7 @@ def load_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> D
         )
     if data_dir is not None:
         return replace(_load_file(Path(data_dir) / f"{name}.npz"), name=name)
-    return _dataset(name, load_archive(name), name)
+    return dataset_of(name, load_archive(name), name)
 
 
 def _load_digits() -> Dataset:
@@ -130,11 +132,26 @@ def _load_digits() -> Dataset:
 def _load_file(path: Path) -> Dataset:
     if not path.is_file():
         raise FileNotFoundError(f"`dataset`: there is no file {path}; expected an .npz file with {', '.join(KEYS)}.")
-    return _dataset(path.stem, read_npz(path, f"`dataset`: {path.name}", KEYS), path.name)
+    return dataset_of(path.stem, read_npz(path, f"`dataset`: {path.name}", KEYS), path.name)
 
 
-def _dataset(name: str, arrays: dict[str, np.ndarray], file: str) -> Dataset:
-    """Check that arrays are images and labels that belong together."""
+def dataset_of(name: str, arrays: dict[str, np.ndarray], source: str) -> Dataset:
+    """
+    A data set of arrays, once they are known to be images and labels that belong together.
+
+    :param name: Its name.
+    :param arrays: `x_train`, `y_train`, `x_test`, `y_test`, as in an `.npz` file.
+    :param source: Where they come from, for messages.
+    :return: The data set.
+    :raises ValueError: If they cannot be used.
+
+    Example:
+    >>> from art_sensreg.datasets import dataset_of
+    >>> images, labels = np.zeros((6, 8, 8), dtype=np.uint8), np.arange(6) % 2
+    >>> made = dataset_of("mine", {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}, "mine")
+    >>> made.input_shape, made.nb_classes
+    ((1, 8, 8), 2)
+    """
     try:
         parts = {key: (_images if key[0] == "x" else _labels)(arrays[key], key) for key in KEYS}
         for part in ("train", "test"):
@@ -145,8 +162,14 @@ def _dataset(name: str, arrays: dict[str, np.ndarray], file: str) -> Dataset:
             raise ValueError(f"`x_test` has images of shape {parts['x_test'].shape[1:]}, and `x_train` of another")
         _check_classes(parts)
     except ValueError as error:
-        raise ValueError(f"`dataset`: {file} cannot be used: {error}.") from error
-    return Dataset(name=name, **parts)
+        raise ValueError(f"`dataset`: {source} cannot be used: {error}.") from error
+    return Dataset(
+        name=name,
+        x_train=parts["x_train"],
+        y_train=parts["y_train"],
+        x_test=parts["x_test"],
+        y_test=parts["y_test"],
+    )
 
 
 def _check_classes(parts: dict[str, np.ndarray]) -> None:

@@ -59,15 +59,17 @@ def save_weights(file: Path, model: nn.Module, optimizer: torch.optim.Optimizer 
     atomic_write(file, data)
 
 
-def load_weights(file: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
+def load_weights(
+    file: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None, warn: bool = True
+) -> None:
     """
     Read what :func:`save_weights` wrote; every byte and every tensor is checked before anything is copied.
 
-    Plain safetensors files, from other programs or version 0.1, are read too: a warning says that nothing protects
-    them from damage, and the optimizer is left unchanged.
+    Plain safetensors files, from other programs or version 0.1, are read too: a warning says (unless not wanted) that
+    nothing protects them from damage, and the optimizer is left unchanged.
     """
     try:
-        weights = _read(file, model)
+        weights = _read(file, model, warn)
     except DAMAGE as error:
         raise ValueError(f"{str(file)!r} cannot be read as weights: {error or type(error).__name__}") from error
     stored = weights.pop(_OPTIMIZER, None)
@@ -85,7 +87,7 @@ def load_weights(file: Path, model: nn.Module, optimizer: torch.optim.Optimizer 
         optimizer.load_state_dict(stored)
 
 
-def _read(file: Path, model: nn.Module) -> dict[str, Any]:
+def _read(file: Path, model: nn.Module, warn: bool) -> dict[str, Any]:
     data = read_bytes(file)
     metadata = header_of(data).get("__metadata__", {})
     # One flipped bit does not make these of the metadata of a sealed file.
@@ -99,11 +101,12 @@ def _read(file: Path, model: nn.Module) -> dict[str, Any]:
     for name, address in own.items():  # such a file contains only one of several tied weights
         if address in held:
             weights.setdefault(name, held[address])
-    logger.warning(
-        "%r is a plain file of safetensors, with no checksum: damage to it would not be seen, and it holds no state of "
-        "an optimizer. Save the weights again to have both.",
-        str(file),
-    )
+    if warn:
+        logger.warning(
+            "%r is a plain file of safetensors, with no checksum: damage to it would not be seen, and it holds no "
+            "state of an optimizer. Save the weights again to have both.",
+            str(file),
+        )
     return weights
 
 

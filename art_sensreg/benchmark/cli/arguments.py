@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from art_sensreg.attacks.base.sizes import parse_size
+from art_sensreg.benchmark.config.networks import check_network_name
 from art_sensreg.utils.checks import did_you_mean
 from art_sensreg.utils.text import one_line
 
@@ -90,6 +91,14 @@ def known_names(known: dict[str, Any], groups: dict[str, list[str]] | None = Non
         return names
 
     return parse
+
+
+def network_name(text: str) -> str:
+    """Check the name of a network, for argparse."""
+    try:
+        return check_network_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def positive_number(text: str) -> float:

@@ -15,6 +15,7 @@ from art_sensreg.auditing import CHECKS
 from art_sensreg.benchmark.cli.arguments import (
     command_words,
     known_names,
+    network_name,
     positive_number,
     program_parser,
     whole_number,
@@ -23,6 +24,7 @@ from art_sensreg.benchmark.cli.console import say
 from art_sensreg.benchmark.cli.listing import list_checks
 from art_sensreg.benchmark.cli.plugin import load_plugin
 from art_sensreg.benchmark.config.audit_request import AuditRequest
+from art_sensreg.benchmark.config.networks import is_own
 from art_sensreg.benchmark.config.threat_models import NORMS
 from art_sensreg.benchmark.defences.registry import DEFENCES
 from art_sensreg.benchmark.engine.audit_run import run_audit
@@ -32,6 +34,7 @@ from art_sensreg.utils.text import escape_markdown, fenced
 
 _EXAMPLES = """
   art-sensreg audit --defence sr+jr                                  train it and its twin on the digits, then audit
+  art-sensreg audit --model my_net.py:build --weights my_net.safetensors --data my_images.npz --eps 8/255
   art-sensreg audit --checkpoint results/mine/checkpoints/sr+jr-seed0.safetensors --eps 0.1
   art-sensreg audit --defence art-madry --checks gradients_not_zero,white_box_beats_black_box
 """
@@ -41,22 +44,35 @@ def make_audit_parser(prog: str = "audit.py") -> argparse.ArgumentParser:
     """The parser of the command line."""
     parser = program_parser(prog, "Report, check by check, whether attacks on a model can be trusted.", _EXAMPLES)
     group = parser.add_argument_group("what is audited")
-    what = group.add_mutually_exclusive_group(required=True)
+    what = group.add_mutually_exclusive_group()
     what.add_argument(
         "--checkpoint",
+        "--weights",
         type=Path,
         metavar="FILE",
-        help="weights (safetensors); if they come from a suite run, its settings, twin and surrogates are used too",
+        help="weights of --model (safetensors, or what torch.load reads safely); if they come from a suite run, its "
+        "settings, twin and surrogates are used too",
     )
     what.add_argument(
         "--defence", choices=tuple(DEFENCES), metavar="NAME", help="train this defence of the suite first"
     )
     what.add_argument("--list", action="store_true", help="list the checks, each with its source, and exit")
     add = group.add_argument
-    add("--model", choices=tuple(MODELS), help="default: depends on the data set")
+    add(
+        "--model",
+        type=network_name,
+        metavar="NETWORK",
+        help=f"{', '.join(MODELS)}; or your own, with the weights that it brings: FILE.py:FUNCTION, timm:NAME, "
+        "torchvision:NAME, robustbench:NAME; default: depends on the data set",
+    )
     add("--activation", choices=tuple(ACTIVATIONS), help="default: relu")
     add("--norm-layer", choices=NORM_LAYERS, help="default: none")
-    add("--dataset", metavar="NAME", help="digits (default), mnist, cifar10, or an .npz file")
+    add(
+        "--dataset",
+        "--data",
+        metavar="DATA",
+        help="digits (default), mnist, cifar10, an .npz file, a folder of images, or FILE.py:FUNCTION",
+    )
     add("--data-dir", metavar="DIR", help="folder with mnist.npz, cifar10.npz (or set ART_SENSREG_DATA)")
     add("--epochs", type=whole_number, metavar="N", help="with --defence; default: depends on the data set")
     add("--train-size", type=whole_number, metavar="N", help="use the first N training images")
@@ -107,6 +123,11 @@ def main(arguments: Sequence[str] | None = None, prog: str = "audit.py") -> int:
     if given.list:
         say(list_checks())
         return 0
+    if given.checkpoint is None and given.defence is None and not (given.model and is_own(given.model)):
+        parser.error(
+            "one of the arguments --checkpoint, --weights, --defence or --list is required, or a --model of your own, "
+            "FILE.py:FUNCTION"
+        )
     logging.getLogger("art").setLevel(logging.ERROR)
     try:
         result = run_audit(AuditRequest(**{entry.name: getattr(given, entry.name) for entry in fields(AuditRequest)}))

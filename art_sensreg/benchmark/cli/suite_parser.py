@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from art_sensreg.benchmark.attacks import ATTACKS
-from art_sensreg.benchmark.cli.arguments import known_names, positive_number, program_parser, size_groups, whole_number
+from art_sensreg.benchmark.cli.arguments import (
+    known_names,
+    network_name,
+    positive_number,
+    program_parser,
+    size_groups,
+    whole_number,
+)
 from art_sensreg.benchmark.config.request import SuiteRequest
 from art_sensreg.benchmark.config.settings import BUDGETS
 from art_sensreg.benchmark.config.threat_models import NORMS
@@ -22,6 +29,7 @@ from art_sensreg.utils.checks import did_you_mean
 _EXAMPLES = """
   art-sensreg bench --budget smoke                                   a table in minutes, on scikit-learn's digits
   art-sensreg bench --dataset mnist --defences none,sr+jr,art-madry --seeds 3
+  art-sensreg bench --model my_net.py:build --data my_images/ --eps 8/255
   art-sensreg bench --norm linf,l2 --eps '8/255;0.5' --audit         two norms, every model audited
   art-sensreg bench --out results/mine --resume                      continue a run
 """
@@ -46,13 +54,31 @@ def make_parser(prog: str = "run_art_suite.py") -> argparse.ArgumentParser:
 
 
 def _network_arguments(add: Add) -> None:
-    add("--dataset", default="digits", metavar="NAME", help="digits (default), mnist, cifar10, or an .npz file")
+    add(
+        "--dataset",
+        "--data",
+        default="digits",
+        metavar="DATA",
+        help="digits (default), mnist, cifar10, an .npz file, a folder of images (train/CLASS/*.png and "
+        "test/CLASS/*.png), or FILE.py:FUNCTION that returns x_train, y_train, x_test, y_test",
+    )
     add(
         "--data-dir",
         metavar="DIR",
         help="folder with mnist.npz, cifar10.npz (or set ART_SENSREG_DATA); otherwise they are downloaded",
     )
-    add("--model", choices=tuple(MODELS), help="default: depends on the data set")
+    add(
+        "--model",
+        type=network_name,
+        metavar="NETWORK",
+        help=f"{', '.join(MODELS)}; or your own: FILE.py:FUNCTION, timm:NAME, torchvision:NAME (random weights), "
+        "robustbench:NAME; default: depends on the data set",
+    )
+    add(
+        "--weights",
+        metavar="FILE",
+        help="weights that every defence begins its training with (safetensors, or what torch.load reads safely)",
+    )
     add("--activation", choices=tuple(ACTIVATIONS), default="relu")
     add("--norm-layer", choices=NORM_LAYERS, default="none")
     add("--train-size", type=whole_number, metavar="N", help="use the first N training images")

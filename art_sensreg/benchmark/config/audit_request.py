@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from art_sensreg.benchmark.config.networks import is_own
 from art_sensreg.benchmark.config.request import SuiteRequest
 from art_sensreg.benchmark.config.settings import SuiteSettings
 
@@ -13,10 +14,11 @@ from art_sensreg.benchmark.config.settings import SuiteSettings
 @dataclass(frozen=True, kw_only=True)
 class AuditRequest:
     """
-    A request for an audit of the weights in a file, or of a defence that is trained first. Fields that are None follow
-    the run that the file belongs to, or the recipe of the data set.
+    A request for an audit of the weights in a file, of a defence that is trained first, or of the user's own network as
+    it is built. Fields that are None follow the run that the file belongs to, or the recipe of the data set.
 
-    :param checkpoint: Weights (safetensors); of a run of the suite, its settings, twin and surrogates are used.
+    :param checkpoint: Weights (safetensors, or what `torch.load` reads with `weights_only`) of `model`; those of a run
+        of the suite are audited with its settings, twin and surrogates.
     :param defence: Name of a defence of the suite.
     :param dataset: As in :class:`SuiteRequest`, like `data_dir`, `model`, `activation`, `norm_layer`, `epochs`,
         `train_size`, `device` and `verbose`.
@@ -29,7 +31,8 @@ class AuditRequest:
     :param quick: Fewer points, steps and restarts.
     :param seed: Seed of the training and of the audit.
     :param out: Output folder; None: `results/audit-NAME`.
-    :raises ValueError: Unless exactly one of `checkpoint` and `defence` is given.
+    :raises ValueError: If both of `checkpoint` and `defence` are given; or none of them, and no network of the user's
+        own as `model`.
 
     Example:
     >>> from art_sensreg.benchmark import AuditRequest
@@ -59,13 +62,20 @@ class AuditRequest:
     verbose: bool = True
 
     def __post_init__(self) -> None:
-        if (self.checkpoint is None) == (self.defence is None):
-            raise ValueError("expected one of `checkpoint` and `defence`")
+        given = sum(value is not None for value in (self.checkpoint, self.defence))
+        if given == 2 or (given == 0 and not self.own):
+            raise ValueError("expected one of `checkpoint` and `defence`, or a `model` of your own (FILE.py:FUNCTION)")
+
+    @property
+    def own(self) -> bool:
+        """Whether the network is the user's own."""
+        return self.model is not None and is_own(self.model)
 
     @property
     def folder(self) -> Path:
         """Output folder."""
-        name = self.defence if self.checkpoint is None else self.checkpoint.stem
+        own = Path(str(self.model)).name.replace(":", "-")
+        name = self.defence or (own if self.checkpoint is None else self.checkpoint.stem)
         return self.out or Path("results") / f"audit-{name}"
 
     def suite_request(

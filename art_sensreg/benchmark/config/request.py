@@ -13,7 +13,8 @@ class SuiteRequest:
     """
     A request for a run of the suite. Fields that are None follow the data set's recipe or the budget.
 
-    :param dataset: `digits`, `mnist`, `cifar10`, or the path of an `.npz` file.
+    :param dataset: `digits`, `mnist`, `cifar10`; the path of an `.npz` file or a folder of images; or
+        `FILE.py:FUNCTION`, which returns the arrays of such a file.
     :param data_dir: Folder with `mnist.npz` and `cifar10.npz`; None: the environment variable `ART_SENSREG_DATA`, and
         without it ART's own download.
     :param defences: Names of the defences; None: the main ones at smoke budget, else all.
@@ -24,7 +25,10 @@ class SuiteRequest:
     :param all_points: Whether every attack sees every image, not only those left by cheaper ones.
     :param audit: Whether to audit every trained model.
     :param interpret: Whether to score the explanations of every model, and plot those of three.
-    :param model: Name of the architecture.
+    :param model: Name of the architecture, or the user's own: `FILE.py:FUNCTION`, `timm:NAME`, `torchvision:NAME` or
+        `robustbench:NAME`.
+    :param weights: File with the weights that every defence begins its training with; None: random ones, or those that
+        the user's own network brings.
     :param activation: `relu`, `gelu`, `silu` or `softplus`.
     :param norm_layer: `none` or `batch`.
     :param options: Options of single defences, `{defence: {option: value}}`.
@@ -59,6 +63,7 @@ class SuiteRequest:
     audit: bool = False
     interpret: bool = False
     model: str | None = None
+    weights: str | None = None
     activation: str = "relu"
     norm_layer: str = "none"
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

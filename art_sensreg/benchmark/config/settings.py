@@ -11,6 +11,8 @@ from art_sensreg.presets import PRESETS, PenaltySettings
 
 BUDGETS = ("smoke", "quick", "full")
 SALIENCY = "saliency.png"
+# Settings that are stored only if they are used.
+_LATER = ("weights", "network_crc32")
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ class SuiteSettings:
     :param test_size: Images attacked.
     :param data_crc32: Checksum of the images and labels used.
     :param device: `cpu` or `cuda`.
+    :param network_crc32: Checksum of the user's files with the network and its weights, or None.
     """
 
     dataset: str
@@ -134,6 +137,8 @@ class SuiteSettings:
     device: str
     all_points: bool = False
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    weights: str | None = None
+    network_crc32: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as stored in `results.json`."""
@@ -141,6 +146,7 @@ class SuiteSettings:
         for name, value in asdict(self).items():
             # The place of the two older entries: a page that shows the settings keeps its order.
             values.update(threats_to_dict(self.threats) if name == "threats" else {name: value})
+        values = {name: value for name, value in values.items() if value is not None or name not in _LATER}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def first_difference(self, stored: SuiteSettings) -> str | None:
@@ -148,6 +154,6 @@ class SuiteSettings:
         # Through JSON and back: it knows no tuples.
         ours, theirs = (json.loads(json.dumps(settings.to_dict())) for settings in (self, stored))
         for name, value in ours.items():
-            if name not in ("defences", "attacks", "seeds") and theirs[name] != value:
-                return f"`{name}` was {theirs[name]!r} and is now {value!r}"
+            if name not in ("defences", "attacks", "seeds") and theirs.get(name) != value:
+                return f"`{name}` was {theirs.get(name)!r} and is now {value!r}"
         return None

@@ -15,10 +15,10 @@ from art.utils import to_categorical
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
+from art_sensreg.benchmark.config.networks import Network
 from art_sensreg.benchmark.config.threat_models import NORMS
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.datasets import Dataset
-from art_sensreg.models import build_model
 from art_sensreg.trainers import SensRegTrainer
 from art_sensreg.training.config import TrainingConfig
 
@@ -36,6 +36,7 @@ class TrainingSpec:
     :param model: Name of the model.
     :param activation: Name of the activation.
     :param norm_layer: `none` or `batch`.
+    :param weights: File with the weights that the model begins with; None: those that it is built with.
     :param seed: Seed of the initial weights and of training.
     :param epochs: Passes over the training data.
     :param batch_size: Examples in a training step.
@@ -50,6 +51,7 @@ class TrainingSpec:
     model: str
     activation: str = "relu"
     norm_layer: str = "none"
+    weights: str | None = None
     seed: int = 0
     epochs: int
     batch_size: int
@@ -84,7 +86,8 @@ class TrainingSpec:
         """A model with the initial weights of this seed."""
         torch.manual_seed(self.seed)
         dataset = self.dataset
-        return build_model(self.model, dataset.input_shape, dataset.nb_classes, self.activation, self.norm_layer)
+        network = Network(name=self.model, activation=self.activation, norm_layer=self.norm_layer, weights=self.weights)
+        return network.build(dataset.input_shape, dataset.nb_classes)
 
     def config(self, **settings: Any) -> TrainingConfig:
         """The settings for `SensRegTrainer`, plus further ones."""

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from art.estimators.classification import PyTorchClassifier
 
-from art_sensreg.art_bridge.weights import load_weights
 from art_sensreg.attacks.base.sizes import check_size
 from art_sensreg.auditing import AuditReport, audit
 from art_sensreg.benchmark.config.audit_request import AuditRequest
+from art_sensreg.benchmark.config.network_weights import load_network_weights
 from art_sensreg.benchmark.config.settings import SuiteSettings
 from art_sensreg.benchmark.defences.registry import ADVERSARIALLY_TRAINED, DEFENCES, options_of
 from art_sensreg.benchmark.engine.audit import Companions, audited_threat, companions_of
@@ -26,7 +26,6 @@ from art_sensreg.benchmark.results.store import ResultStore
 from art_sensreg.datasets import Dataset
 from art_sensreg.utils import check_seed
 from art_sensreg.utils.files import usable_folder
-from art_sensreg.utils.text import one_line
 
 # What is trained beside a defence, in the absence of a run that has it: the twin, and the cheapest surrogate.
 _BESIDE = ("none", "art-fbf-fixed")
@@ -53,9 +52,9 @@ def run_audit(request: AuditRequest) -> AuditResult:
     :raises OSError: If a file cannot be read or a folder not be written into.
     """
     check_seed("--seed", request.seed)
-    if request.checkpoint is not None:
-        return _audit_file(request, request.checkpoint)
-    return _audit_defence(request, str(request.defence))
+    if request.defence is not None:
+        return _audit_defence(request, request.defence)
+    return _audit_file(request, request.checkpoint)
 
 
 def settings_of_run(folder: Path, name: str, data_dir: str | None = None) -> tuple[SuiteSettings, Dataset]:
@@ -70,15 +69,15 @@ def settings_of_run(folder: Path, name: str, data_dir: str | None = None) -> tup
     return plan.settings, plan.dataset
 
 
-def load_target(settings: SuiteSettings, dataset: Dataset, seed: int, file: Path, name: str) -> Target:
-    """A trained defence from a file of weights; its name stands for its preprocessing."""
+def load_target(settings: SuiteSettings, dataset: Dataset, seed: int, file: Path | None, name: str) -> Target:
+    """A trained defence from a file of weights (None: as it is built); its name stands for its preprocessing."""
     spec, defence, options = training_spec(settings, dataset, seed), DEFENCES[name], options_of(settings, name)
     model = defence.new_model(spec, options)
     try:
-        load_weights(file, model)
-    except (OSError, ValueError) as error:
-        reason = one_line(error)[:300]
-        raise ValueError(f"{file} does not hold the weights of {settings.model} for {dataset.name}: {reason}") from None
+        if file is not None:
+            load_network_weights(file, model)
+    except ValueError as error:
+        raise ValueError(f"{file} does not hold the weights of {settings.model} for {dataset.name}: {error}") from None
     return make_target(spec, spec.classifier(model), defence, options, settings.budget)
 
 
@@ -100,14 +99,20 @@ def _audit_defence(request: AuditRequest, name: str) -> AuditResult:
     return AuditResult(report=report, title=f"{name} on {dataset.name}, {settings.model}", out=out)
 
 
-def _audit_file(request: AuditRequest, checkpoint: Path) -> AuditResult:
-    """Audit the weights in a file, with what lies beside them if they belong to a run of the suite."""
-    if not checkpoint.is_file():
-        raise ValueError(f"`--checkpoint`: there is no file {checkpoint}")
-    match = re.fullmatch(r"(.+)-seed(\d+)", checkpoint.stem)
+def _audit_file(request: AuditRequest, file: Path | None) -> AuditResult:
+    """
+    Audit the weights in a file, with what lies beside them if they belong to a run of the suite; or the user's network
+    as it is built.
+    """
+    if file is not None and not file.is_file():
+        raise ValueError(f"`--checkpoint`: there is no file {file}")
+    checkpoint = file or Path(str(request.model))
+    match = re.fullmatch(r"(.+)-seed(\d+)", checkpoint.stem) if file else None
     name = match.group(1) if match and match.group(1) in DEFENCES else "none"
     seed = int(match.group(2)) if match else request.seed
-    stored = _settings_beside(checkpoint)
+    stored = _settings_beside(file) if file else None
+    if request.own and stored is not None and stored.model != request.model:
+        stored = None  # the user's weights lie beside somebody else's run
     out = usable_folder("--out", request.folder)
     plan = _plan(request, plan_training(request.suite_request([name], _NO_RUN, stored)))
     settings, dataset = plan.settings, plan.dataset
@@ -118,12 +123,13 @@ def _audit_file(request: AuditRequest, checkpoint: Path) -> AuditResult:
     targets: dict[str, Target | None] = {
         other: load_target(settings, dataset, seed, file, other) for other, file in beside.items()
     }
-    target = targets[name] = load_target(settings, dataset, seed, checkpoint, name)
+    target = targets[name] = load_target(settings, dataset, seed, file, name)
     companions = companions_of(settings, name, targets)
     if stored is None or match is None:  # nothing is known of how the weights were trained
         companions = replace(companions, penalties=(), twin=None if name == "none" else companions.twin)
     report = _audit(request, plan, target, companions, seed)
-    return AuditResult(report=report, title=f"{checkpoint.name} on {dataset.name}, {settings.model}", out=out)
+    title = f"{checkpoint.name} on {dataset.name}" + (f", {settings.model}" if file else "")
+    return AuditResult(report=report, title=title, out=out)
 
 
 def _settings_beside(checkpoint: Path) -> SuiteSettings | None:

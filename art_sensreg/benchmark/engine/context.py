@@ -28,6 +28,7 @@ def training_spec(settings: SuiteSettings, dataset: Dataset, seed: int) -> Train
         model=settings.model,
         activation=settings.activation,
         norm_layer=settings.norm_layer,
+        weights=settings.weights,
         seed=seed,
         epochs=settings.epochs,
         batch_size=settings.batch_size,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ import torch
 
 from art_sensreg.attacks.base.sizes import check_size
 from art_sensreg.benchmark.attacks import ATTACKS, default_attacks, ordered
+from art_sensreg.benchmark.config.data_sources import open_dataset
+from art_sensreg.benchmark.config.networks import Network, check_network_name, is_own
 from art_sensreg.benchmark.config.request import SuiteRequest
 from art_sensreg.benchmark.config.settings import BUDGETS, FILE_RECIPE, RECIPES, Recipe, SuiteSettings
 from art_sensreg.benchmark.config.threat_models import NORMS, Threats, pair_threats
 from art_sensreg.benchmark.defences.registry import DEFENCES, SMOKE_DEFENCES, resolve_options
-from art_sensreg.datasets import Dataset, load_dataset
-from art_sensreg.models import build_model
+from art_sensreg.datasets import Dataset
 from art_sensreg.utils import check_choice, check_count
 from art_sensreg.utils.text import describe
 
@@ -83,10 +84,12 @@ def plan_training(request: SuiteRequest) -> SuitePlan:
     for defence, chosen in request.options.items():
         sizes = {"eps": recipe.eps[request.norms[0]][-1], "norm": request.norms[0]}
         _check_options(defence, chosen, {**sizes, **recipe.penalties.get(defence, {})})
-    dataset = load_dataset(request.dataset, request.data_dir or os.environ.get("ART_SENSREG_DATA"))
+    dataset = open_dataset(request.dataset, request.data_dir or os.environ.get("ART_SENSREG_DATA"))
     if request.validation:
         dataset = dataset.with_validation_as_test()
     dataset = dataset.limited(request.train_size, request.test_size or recipe.test_size[budget])
+    network = _network(request, recipe)
+    dataset = replace(dataset, classes=network.checked_classes(dataset.x_train[:2], dataset.nb_classes))
     threats = pair_threats(request.norms, request.eps, recipe.eps)
     _check_sizes(request, threats, dataset)
     settings = SuiteSettings(
@@ -94,9 +97,11 @@ def plan_training(request: SuiteRequest) -> SuitePlan:
         defences=request.defences or (SMOKE_DEFENCES if budget == "smoke" else tuple(DEFENCES)),
         attacks=_attacks(request, budget, dataset.nb_classes),
         threats=threats,
-        model=request.model or recipe.model,
-        activation=request.activation,
-        norm_layer=request.norm_layer,
+        model=network.name,
+        activation=network.activation,
+        norm_layer=network.norm_layer,
+        weights=network.weights,
+        network_crc32=network.crc32,
         budget=budget,
         seeds=request.seeds,
         epochs=request.epochs or recipe.epochs,
@@ -110,7 +115,6 @@ def plan_training(request: SuiteRequest) -> SuitePlan:
         all_points=request.all_points,
         options={defence: dict(chosen) for defence, chosen in request.options.items()},
     )
-    build_model(settings.model, dataset.input_shape, dataset.nb_classes, settings.activation, settings.norm_layer)
     return SuitePlan(
         settings=settings,
         dataset=dataset,
@@ -122,6 +126,22 @@ def plan_training(request: SuiteRequest) -> SuitePlan:
         verbose=request.verbose,
         left_out=_left_out(request, budget, dataset.nb_classes),
     )
+
+
+def _network(request: SuiteRequest, recipe: Recipe) -> Network:
+    name = request.model or recipe.model
+    try:
+        check_network_name(name)
+    except ValueError as error:
+        raise ValueError(f"`--model`: {error}") from error
+    for option, value, default in (
+        ("--activation", request.activation, "relu"),
+        ("--norm-layer", request.norm_layer, "none"),
+    ):
+        if is_own(name) and value != default:
+            raise ValueError(f"`{option}` is {value!r}, which {name} brings itself; expected it only with our models")
+    weights = None if request.weights is None else str(request.weights)
+    return Network(name=name, activation=request.activation, norm_layer=request.norm_layer, weights=weights)
 
 
 def _check_names(request: SuiteRequest) -> None:

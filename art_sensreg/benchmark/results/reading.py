@@ -64,6 +64,8 @@ class _Config(Record):
     device: str = required(TEXT)
     all_points: bool = optional(FLAG, True)  # older files have no such entry: every attack saw every image
     options: dict[str, dict[str, Any]] | None = optional(table_of(TEXT, table_of(TEXT, OPTION)))
+    weights: str | None = optional(or_none(TEXT))
+    network_crc32: int | None = optional(or_none(WHOLE))
 
 
 def _settings(value: Any, place: str) -> SuiteSettings:

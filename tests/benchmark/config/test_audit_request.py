@@ -23,7 +23,7 @@ def stored():
     return replace(plan_training(request).settings, threats=(Threat("l2", (0.3, 0.6)),))
 
 
-@pytest.mark.parametrize("given", [{}, {"checkpoint": Path("a.safetensors"), "defence": "sr"}])
+@pytest.mark.parametrize("given", [{}, {"model": "mlp"}, {"checkpoint": Path("a.safetensors"), "defence": "sr"}])
 def test_either_a_file_or_a_defence_is_audited(given):
     with pytest.raises(ValueError, match="expected one of `checkpoint` and `defence`"):
         AuditRequest(**given)
@@ -33,6 +33,7 @@ def test_the_folder_is_named_by_what_is_audited():
     assert AuditRequest(defence="sr").folder == Path("results/audit-sr")
     assert AuditRequest(checkpoint=Path("runs/mine.safetensors")).folder == Path("results/audit-mine")
     assert AuditRequest(defence="sr", out=OUT).folder == OUT
+    assert AuditRequest(model="nets/my_net.py:build").folder == Path("results/audit-my_net.py-build")
 
 
 def test_the_command_line_and_python_callers_have_the_same_defaults():
