@@ -13,6 +13,8 @@ from torch import nn
 
 from art_sensreg.adversaries import Adversary
 from art_sensreg.adversaries.kept_images import KeptImages
+from art_sensreg.adversaries.start_pass import AttackedBatch, measure_from_start
+from art_sensreg.adversaries.visits import Visit
 from art_sensreg.penalties.base import FusedPenalty, measure, plan_forward
 from art_sensreg.penalties.feature_sigma import smallest_size
 from art_sensreg.penalties.forward.batch_norm import uses_batch_statistics
@@ -100,7 +102,7 @@ class Objective:
         self.attacked: Callable[[], AbstractContextManager[None]] = nullcontext  # keeps what a loss remembers
         self.strength = 1.0  # of all weights, for a while after the start
         self.plan = NO_PLAN
-        self._adversarial_size = 0.0
+        self._pair_size = 0.0
         self._fused = {name: p for name, p in named.items() if isinstance(p, FusedPenalty)}
         self._separate = {name: p for name, p in named.items() if name not in self._fused}
         self.penalties: dict[str, Penalty] = {**self._fused, **self._separate}
@@ -116,7 +118,7 @@ class Objective:
         not fit the model, or a penalty cannot be measured on it.
         """
         if self.adversary is not None:
-            self._adversarial_size = self.adversary.root_mean_square(x)
+            self._pair_size = self.adversary.pair_size(x)
         self._make_plan(model, x)
 
     def look_again(self, model: nn.Module, x: torch.Tensor) -> None:
@@ -132,14 +134,14 @@ class Objective:
         if clean and plan.reason != before:  # once
             plan.warn_if_unstacked()
         separable = bool(self._fused) and treats_examples_alone(model, x, plan)
-        in_place = self.double_backward and works_in_place(model, x)
+        in_place = self.keeps_input and works_in_place(model, x)
         self.plan = replace(plan, separable=separable, overwrites_input=in_place)
 
     @property
     def smallest_sigma(self) -> float | None:
         """The smallest `sigma` that a difference of activations is divided by, or None."""
-        if self.adversary is not None and self._on_adversarial:
-            return self._adversarial_size
+        if self.adversary is not None and self._compared_as != "noisy":
+            return self._pair_size
         given = [getattr(penalty, "sigma", None) for penalty in self._fused.values()]
         return min((smallest_size(sigma) for sigma in given if sigma is not None), default=None)
 
@@ -149,10 +151,15 @@ class Objective:
         return self.adversary is not None or any(penalty.inner_maximisation for penalty in self._fused.values())
 
     @property
-    def _on_adversarial(self) -> bool:
-        """Whether penalties compare the clean images with the adversarial ones, and draw no noise."""
+    def _compared_as(self) -> str:
+        """What penalties compare (see `Adversary`): of all but `noisy` copies, every example has one."""
         compared = any(penalty.compares for penalty in self._fused.values())
-        return compared and self.adversary is not None and self.adversary.pair == "adversarial"
+        return self.adversary.pair if compared and self.adversary is not None else "noisy"
+
+    @property
+    def keeps_input(self) -> bool:
+        """Whether the graph of a step reaches back to images, whose gradients its backward pass need not compute."""
+        return self.double_backward or self._compared_as == "start"
 
     @property
     def compilable(self) -> bool:
@@ -181,7 +188,7 @@ class Objective:
         width = max((tap.width for tap in plan.taps.values()), default=0)
         if whole or not means or not width or uses_batch_statistics(plan.norms):
             return None
-        branches = 2 + (self.adversary is not None and not self._on_adversarial)
+        branches = 2 + (self.adversary is not None and self._compared_as == "noisy")
         return max(1, activations // (branches * width))
 
     @property
@@ -206,7 +213,7 @@ class Objective:
         """What each term of one process counts in the term of the global batch; over the processes 1 on average."""
         fused = self._fused.items() if self.plan.stacked else ()
         noisy = {name for name, penalty in fused if not penalty.input_gradient}
-        if self._on_adversarial:  # every example has its adversarial copy
+        if self._compared_as != "noisy":
             noisy -= {name for name, penalty in fused if penalty.compares}
         counts: dict[str, float | torch.Tensor] = {}
         for name in ("base", *(["adversarial"] if self.adversary else []), *self.names):
@@ -223,6 +230,7 @@ class Objective:
         y: torch.Tensor,
         generator: Randomness = None,
         share: Share = WHOLE_BATCH,
+        visit: Visit | None = None,
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """
         Compute all terms on a batch.
@@ -232,20 +240,17 @@ class Objective:
         :param y: Labels in the form that the base loss takes.
         :param generator: Source of the penalties' randomness.
         :param share: Which examples get noisy copies, and what the terms count; by default all, and 1.
+        :param visit: Of a carried adversary, the perturbations to start from; what they become is noted in it.
         :return: The terms (`loss`, the weighted sum; `base`; with an adversary its part of `base`, `adversarial`; each
             penalty's unweighted value) and the clean logits; with an adversary whose loss needs none, those of the
             perturbed images.
         """
-        given = None
-        if self.adversary is not None:
-            with self.plan.moved.preserved(), self.attacked():
-                perturbed = self.images(partial(self._perturb, model, x, y, generator))
-            given = GivenBranch(perturbed, self.adversary.root_mean_square(x) if self._on_adversarial else None)
         counts = self.weights(share)
-        inputs = PenaltyInputs(
-            x=x, generator=generator, clip_values=self.clip_values, noisy_rows=share.noisy_rows, given=given
-        )
-        logits, found = self._measure(model, inputs)
+        inputs = PenaltyInputs(x=x, generator=generator, clip_values=self.clip_values, noisy_rows=share.noisy_rows)
+        if self.adversary is None:
+            logits, found = self._measure(model, inputs)
+        else:
+            logits, found = self._measure_attacked(model, inputs, y, self.adversary, visit)
         if self._separate:
             with preserve_statistics(model, len(x), self.plan):
                 for name, penalty in self._separate.items():
@@ -260,9 +265,31 @@ class Objective:
         shown = logits[0] if self.adversary is None or self.adversary.needs_clean else logits[-1]
         return {"loss": loss, **terms, **{name: found[name] for name in self.names}}, shown
 
-    def _perturb(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, generator: Randomness) -> torch.Tensor:
-        assert self.adversary is not None
-        return self.adversary.perturb(model, x, y, self.base_loss, generator, self.clip_values)
+    def _measure_attacked(
+        self, model: nn.Module, inputs: PenaltyInputs, y: torch.Tensor, adversary: Adversary, visit: Visit | None
+    ) -> tuple[Sequence[torch.Tensor], dict[str, torch.Tensor]]:
+        """As :meth:`_measure`, with perturbed images; what becomes of the perturbations is noted in the visit."""
+        x, generator, bounds = inputs.x, inputs.generator, self.clip_values
+        if visit is None and (adversary.carries or self._compared_as == "start"):
+            visit = Visit(adversary.draw_start(x, generator))
+        if self._compared_as == "start":
+            assert visit is not None
+            batch = AttackedBatch(x, visit.start, y, self.base_loss, bounds, generator, self.attacked, self.images)
+            measured = measure_from_start(model, adversary, batch, self._fused, self.plan)
+            visit.moved = measured.perturbed - x
+            return measured.logits, measured.values
+        if visit is not None and adversary.free:
+            perturbed = visit.begin(adversary, x, bounds)
+        else:
+            make = partial(adversary.perturb, model, x, y, self.base_loss, generator, bounds)
+            if visit is not None:
+                make = partial(adversary.perturb_from, model, x, visit.start, y, self.base_loss, bounds)
+            with self.plan.moved.preserved(), self.attacked():
+                perturbed = self.images(make)
+            if visit is not None:
+                visit.moved = perturbed - x
+        size = adversary.pair_size(x) if self._compared_as == "adversarial" else None
+        return self._measure(model, replace(inputs, given=GivenBranch(perturbed, size)))
 
     def _measure(
         self, model: nn.Module, inputs: PenaltyInputs

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from art_sensreg.adversaries import Adversary
-from art_sensreg.penalties.base import check_together
+from art_sensreg.penalties.base import FusedPenalty, check_together
 from art_sensreg.utils import check_number
 from art_sensreg.utils.checks import check_known
 
@@ -36,8 +36,17 @@ def check_penalties(penalties: Any, adversary: Adversary | None = None) -> tuple
         if isinstance(penalty, type) or not callable(penalty):
             raise TypeError(f"`penalties` holds {penalty!r}; expected objects to be called as penalty(model, x, y).")
         check_number("weight", getattr(penalty, "weight", 1.0), minimum=0.0)
+    active = active_penalties(penalties)
     if adversary is None or adversary.pair == "noisy":
-        check_together(active_penalties(penalties))
+        check_together(active)
+    elif adversary.pair == "start" and any(isinstance(p, FusedPenalty) and p.compares for p in active):
+        alone = [penalty for penalty in active if isinstance(penalty, FusedPenalty) and not penalty.compares]
+        if alone:
+            raise ValueError(
+                f"`pair` is 'start' and `penalties` holds {alone[0]!r}, which compares no activations and needs a pass "
+                "over the clean images; expected penalties that compare (SensitivityPenalty, "
+                "JacobianPenalty(estimator='finite_difference')), or another `pair`."
+            )
     return tuple(penalties)
 
 

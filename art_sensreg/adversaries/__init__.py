@@ -1,7 +1,8 @@
 """Adversarial training that combines with the penalties, `SensRegTrainer(..., adversary=...)`; torch only."""
 
 from art_sensreg.adversaries.base import Adversary
+from art_sensreg.adversaries.carried import CarriedAdversary
 from art_sensreg.adversaries.iterative import PGD, TRADES
 from art_sensreg.adversaries.one_step import FGSMRS, NFGSM
 
-__all__ = ["FGSMRS", "NFGSM", "PGD", "TRADES", "Adversary"]
+__all__ = ["FGSMRS", "NFGSM", "PGD", "TRADES", "Adversary", "CarriedAdversary"]

@@ -15,7 +15,7 @@ from art_sensreg.penalties.forward.noise import Randomness, draw_noise
 from art_sensreg.utils import check_choice, check_number, outside_inference_mode, python_numbers
 
 BaseLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-PAIRS = ("noisy", "adversarial")
+PAIRS = ("noisy", "adversarial", "start")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +30,11 @@ class Adversary:
     :param eps: Size of the perturbation, in input units.
     :param eps_step: Size of a step, in input units; None: that of the paper.
     :param clean_fraction: Share of the base loss computed on the clean images, from 0 (all adversarial) to below 1.
-    :param pair: What the penalties compare the clean images with: `noisy` copies, or the `adversarial` images, which
-        needs no extra forward pass. The penalties' `sigma`, `noise` and `probes` are then ignored: differences are
-        divided by the adversary's `root_mean_square`.
+    :param pair: What the penalties compare: clean images with `noisy` copies; clean with `adversarial` images; or the
+        images at the `start` of the gradient steps with those at their end, of which only the backward pass is extra.
+        With the last two the penalties' `sigma`, `noise` and `probes` are ignored: differences are divided by the
+        largest root mean square that they can have. With `start` the first step is taken in training mode:
+        BatchNorm's statistics are those of the start, for both (of the clean images, if the loss needs those).
     :raises ValueError: If a setting is out of range.
     :raises TypeError: If a setting has the wrong type.
 
@@ -79,12 +81,36 @@ class Adversary:
         :return: Perturbed images, `(n, ...)`, without a graph.
         """
         x = x.detach()
-        start = x + self.draw_start(x, generator)
+        return self.perturb_from(model, x, self.draw_start(x, generator), y, base_loss, clip_values)
+
+    @outside_inference_mode
+    def perturb_from(
+        self,
+        model: nn.Module,
+        x: torch.Tensor,
+        start: torch.Tensor,
+        y: torch.Tensor,
+        base_loss: BaseLoss,
+        clip_values: ClipValues | None = None,
+    ) -> torch.Tensor:
+        """
+        Perturb a batch from a given start.
+
+        :param model: As for :meth:`perturb`.
+        :param x: Clean images, `(n, ...)`.
+        :param start: Perturbations at which the steps begin, same shape.
+        :param y: As for :meth:`perturb`.
+        :param base_loss: As for :meth:`perturb`.
+        :param clip_values: As for :meth:`perturb`.
+        :return: Perturbed images, `(n, ...)`, without a graph.
+        """
+        x = x.detach()
         loss_fn = self.get_loss_fn(model, x, y, base_loss)
-        ascent = Ascent(
-            eps=self.radius, eps_step=self.step, max_iter=self.steps, norm=self.ball, clip_values=clip_values
-        )
-        return inner_ascent(model, loss_fn, x, start, ascent)
+        return inner_ascent(model, loss_fn, x, x + start, self.ascent(clip_values))
+
+    def ascent(self, clip_values: ClipValues | None = None) -> Ascent:
+        """The steps, and the ball that they stay in."""
+        return Ascent(eps=self.radius, eps_step=self.step, max_iter=self.steps, norm=self.ball, clip_values=clip_values)
 
     # --- hooks ------------------------------------------------------------------------------------------------------
 
@@ -113,9 +139,31 @@ class Adversary:
         """Whether the loss needs the logits of the clean images."""
         return self.clean_fraction > 0
 
+    @property
+    def start_radius(self) -> float:
+        """Radius of the ball, in the adversary's norm, in which the steps begin."""
+        return self.eps
+
+    @property
+    def carries(self) -> bool:
+        """Whether the perturbation of each image is kept from epoch to epoch."""
+        return False
+
+    @property
+    def free(self) -> bool:
+        """Whether the training step's own input gradient moves the perturbation, instead of gradient steps."""
+        return False
+
     def root_mean_square(self, x: torch.Tensor) -> float:
         """Root mean square entry of the largest possible perturbation, in input units, before images are clipped."""
         return self.eps
+
+    def pair_size(self, x: torch.Tensor) -> float:
+        """The `s` of penalties: root mean square entry of the largest possible difference of what they compare."""
+        if self.pair != "start":
+            return self.root_mean_square(x)
+        longest = min(self.steps * self.step, self.start_radius + self.radius)
+        return longest if self.ball == "linf" else longest / math.sqrt(x[0].numel())
 
     def draw_start(self, x: torch.Tensor, generator: Randomness) -> torch.Tensor:
         """The perturbation at which the steps begin: by default uniform in the L-inf ball."""
@@ -146,11 +194,20 @@ def uniform(x: torch.Tensor, size: float, generator: Randomness = None) -> torch
     return draw_noise(x, "uniform", generator).mul_(size / math.sqrt(3))
 
 
+def uniform_in_ball(x: torch.Tensor, size: float, norm: str, generator: Randomness = None) -> torch.Tensor:
+    """Perturbations in a ball: uniform in that of `linf`; in that of `l2` of uniform direction and length."""
+    if norm == "linf":
+        return uniform(x, size, generator)
+    direction = nn.functional.normalize(draw_noise(x, "gaussian", generator).flatten(1), dim=1)
+    radius = uniform(x.new_zeros(len(x), 1), size, generator).abs()
+    return (radius * direction).view_as(x)
+
+
 def check_adversary(adversary: Any) -> Adversary | None:
     """Refuse what is neither None nor an :class:`Adversary`."""
     if adversary is not None and not isinstance(adversary, Adversary):
         raise TypeError(
             f"`adversary` is {adversary!r}; expected None, or an Adversary such as PGD(eps=0.1), FGSMRS(eps=0.1), "
-            "NFGSM(eps=0.1) or TRADES(eps=0.1) of art_sensreg.adversaries."
+            "NFGSM(eps=0.1), TRADES(eps=0.1) or CarriedAdversary(eps=0.1) of art_sensreg.adversaries."
         )
     return adversary

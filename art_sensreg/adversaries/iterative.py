@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from art_sensreg.adversaries.base import Adversary, BaseLoss, uniform
+from art_sensreg.adversaries.base import Adversary, BaseLoss, uniform_in_ball
 from art_sensreg.penalties.forward.inner_ascent import NORMS, evaluated
 from art_sensreg.penalties.forward.noise import Randomness, draw_noise
 from art_sensreg.utils import check_count, check_number
@@ -59,11 +59,7 @@ class PGD(Adversary):
         return self.eps if self.norm == "linf" else self.eps / math.sqrt(x[0].numel())
 
     def draw_start(self, x: torch.Tensor, generator: Randomness) -> torch.Tensor:
-        if self.norm == "linf":
-            return uniform(x, self.eps, generator)
-        direction = functional.normalize(draw_noise(x, "gaussian", generator).flatten(1), dim=1)
-        radius = uniform(x.new_zeros(len(x), 1), self.eps, generator).abs()
-        return (radius * direction).view_as(x)
+        return uniform_in_ball(x, self.eps, self.norm, generator)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +93,10 @@ class TRADES(PGD):
     @property
     def needs_clean(self) -> bool:
         return True
+
+    @property
+    def start_radius(self) -> float:
+        return 0.0  # next to the images themselves
 
     def draw_start(self, x: torch.Tensor, generator: Randomness) -> torch.Tensor:
         return draw_noise(x, "gaussian", generator).mul_(0.001)

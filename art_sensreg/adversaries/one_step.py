@@ -62,6 +62,10 @@ class NFGSM(Adversary):
     def radius(self) -> float:
         return self.noise * self.eps + self.step
 
+    @property
+    def start_radius(self) -> float:
+        return self.noise * self.eps
+
     def root_mean_square(self, x: torch.Tensor) -> float:
         return math.sqrt((self.noise * self.eps) ** 2 / 3 + self.step**2)
 

@@ -118,6 +118,24 @@ def check_labels(y: Any, nb_classes: int, nb_samples: int, name: str = "y") -> n
     return indices
 
 
+def check_indices(indices: Any, nb_samples: int, count: int) -> torch.Tensor:
+    """The places of a batch's images in a data set of `count`, as a tensor; ValueError if they cannot be that."""
+    places = torch.as_tensor(indices)
+    whole = not places.is_floating_point() and not places.is_complex() and places.dtype != torch.bool
+    if not whole or places.shape != (nb_samples,):
+        raise ValueError(
+            f"`indices` of a batch are {places.dtype} of shape {tuple(places.shape)}; expected whole numbers of shape "
+            f"({nb_samples},)."
+        )
+    places = places.long()
+    if nb_samples and (int(places.min()) < 0 or int(places.max()) >= count):
+        raise ValueError(
+            f"`indices` of a batch run from {int(places.min())} to {int(places.max())}; expected places in the data "
+            f"set of {count} images, from 0 to {count - 1}."
+        )
+    return places
+
+
 def class_indices(labels: np.ndarray) -> np.ndarray:
     """The class of each label returned by :func:`check_labels`: for probabilities, the most likely one."""
     indices: np.ndarray = labels if labels.ndim == 1 else labels.argmax(axis=1)

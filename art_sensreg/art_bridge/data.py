@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -13,13 +14,12 @@ import torch
 from art.estimators.classification import PyTorchClassifier
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from art_sensreg.art_bridge.checks import check_images, check_labels, clip_bounds, is_mapped
+from art_sensreg.art_bridge.checks import check_images, check_indices, check_labels, clip_bounds, is_mapped
 from art_sensreg.art_bridge.dtypes import model_dtype, numpy_dtype
 from art_sensreg.art_bridge.labels import Targets
-from art_sensreg.art_bridge.loaders import LoaderSource, is_loader, loader_source
+from art_sensreg.art_bridge.loaders import LoaderSource, is_loader, loader_source, number_of_images
 from art_sensreg.art_bridge.preprocessing import Preprocessing
 from art_sensreg.training.batches import (
-    Batch,
     BatchForm,
     BatchSizes,
     HeldOut,
@@ -40,10 +40,13 @@ class Reader:
     Reads data for one classifier and one run.
 
     :param in_units: The arguments of the run that are in the unit of the images (see `Preprocessing.apply`).
+    :param indexed: Whether batches of a loader must say which images they hold.
     """
 
-    def __init__(self, classifier: PyTorchClassifier, config: TrainingConfig, in_units: Sequence[str] = ()) -> None:
-        self.classifier, self.config, self.in_units = classifier, config, in_units
+    def __init__(
+        self, classifier: PyTorchClassifier, config: TrainingConfig, in_units: Sequence[str] = (), indexed: bool = False
+    ) -> None:
+        self.classifier, self.config, self.in_units, self._indexed = classifier, config, in_units, indexed
         self._targets = Targets(classifier, config.batch_size)
 
     def check(self, x: Any, y: Any, prefix: str = "") -> tuple[np.ndarray, np.ndarray]:
@@ -71,6 +74,8 @@ class Reader:
 
     def loader(self, source: LoaderSource) -> LoaderBatches:
         """Batches of a loader, each checked as it arrives."""
+        count = number_of_images(source.loader) if self._indexed else None
+        source = replace(source, indexed=self._indexed)
         return LoaderBatches(
             lambda: self._drawn(source, fit=True),
             source.length,
@@ -78,6 +83,7 @@ class Reader:
             self.classifier.device,
             self.config.accumulate,
             source.generators(),
+            count,
         )
 
     def held_out(self, data: Any, adapter: Any = None) -> HeldOut | None:
@@ -86,7 +92,8 @@ class Reader:
             return None
         prefix = "validation_data: "
         if is_loader(data):
-            source = loader_source(data, adapter, "validation_data")
+            # An adapter that makes triples of training batches makes them of these too.
+            source = replace(loader_source(data, adapter, "validation_data"), indexed=self._indexed and bool(adapter))
             found = HeldOutLoader(lambda: self._drawn(source, fit=False, prefix=prefix), source.length, source)
             found.check()
             return found
@@ -126,16 +133,18 @@ class Reader:
             in_units += ["`validation_attack`"] if self.config.validation_attack is not None else []
         return self._preprocessing.apply(x, y, fit, in_units)
 
-    def _drawn(self, source: LoaderSource, fit: bool, prefix: str = "") -> Iterator[Batch]:
+    def _drawn(self, source: LoaderSource, fit: bool, prefix: str = "") -> Iterator[Any]:
         """The batches of an epoch, in the host's memory."""
-        for x, y in source.epoch():
+        for x, y, *indices in source.epoch():
             images, labels = self.check(x, y, prefix)
             if fit and len(images) == 1 and self.has_batch_norm:
                 logger.warning("A batch of a single image is left out: BatchNorm cannot normalise it.")
                 continue
             images, labels = self._applied(images, labels, fit)
             inputs = torch.from_numpy(images).to(model_dtype(self.classifier.model))
-            yield inputs, self._targets.encode(self._stored(inputs[:2], labels))
+            targets = self._targets.encode(self._stored(inputs[:2], labels))
+            places = [check_indices(given, len(images), number_of_images(source.loader)) for given in indices if fit]
+            yield inputs, targets, *places
 
     def _stored(self, x: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
         """Labels as a tensor; on the first call, some images show which form the loss accepts."""

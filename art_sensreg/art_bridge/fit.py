@@ -121,7 +121,8 @@ def fit_batches(
     `batch_size` and `drop_last` are up to the loader: one of ART's data generators, or a torch `DataLoader`.
     """
     check_trainable(classifier, options.scheduler)
-    reader = Reader(classifier, config, in_input_units(penalties, options.adversary))
+    carries = options.adversary is not None and options.adversary.carries
+    reader = Reader(classifier, config, in_input_units(penalties, options.adversary), indexed=carries)
     source = loader_source(loader, options.batch_adapter)
     if isinstance(loader, NumpyDataGenerator) and options.batch_adapter is None:
         reader.check(loader.x, loader.y)  # all of it, before any weight moves

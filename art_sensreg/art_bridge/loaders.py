@@ -19,15 +19,21 @@ from art_sensreg.utils.model_rng import preserve_rng_state
 
 logger = logging.getLogger(__name__)
 
-BatchAdapter = Callable[[Any], tuple[Any, Any]]
+BatchAdapter = Callable[[Any], tuple[Any, ...]]
+
+# What a batch must be, one and several.
+_PAIR = "a pair of images and labels", "pairs of images and labels"
+_KEEPS = "(the adversary keeps a perturbation of each image from epoch to epoch)"
+_TRIPLE = tuple(f"{form} of images, labels and indices of the images {_KEEPS}" for form in ("a triple", "triples"))
 
 
 @dataclass
 class LoaderSource:
     """
     A loader of `length` batches an epoch, whose epochs can be started; `restarts` if each epoch is a new one, whatever
-    was drawn before. An adapter turns a batch into images and labels (None: batches are such pairs). Messages use its
-    name, and the argument that it was given as.
+    was drawn before. An adapter turns a batch into images and labels (None: batches are such pairs); `indexed` if a
+    batch must say which images it holds: then they are triples. Messages use its name, and the argument that it was
+    given as.
     """
 
     loader: Any
@@ -36,15 +42,16 @@ class LoaderSource:
     restarts: bool
     adapter: BatchAdapter | None = None
     argument: str = "generator"
+    indexed: bool = False
 
-    def epoch(self) -> Iterator[tuple[Any, Any]]:
-        """Draw the batches of an epoch: pairs of images and labels."""
+    def epoch(self) -> Iterator[tuple[Any, ...]]:
+        """Draw the batches of an epoch: images and labels and, if indexed, the indices of the images."""
         if isinstance(self.loader, (NumpyDataGenerator, DataLoader)):
             drawn = iter(self.loader)
         else:
             drawn = islice(iter(self.loader.get_batch, None), self.length)
         for batch in drawn:
-            yield self._pair(batch)
+            yield self._parts(batch)
 
     def generators(self) -> list[torch.Generator]:
         """The loader's own random generators, which determine its order."""
@@ -53,24 +60,28 @@ class LoaderSource:
         found = [getattr(part, "generator", None) for part in parts]
         return list({id(part): part for part in found if isinstance(part, torch.Generator)}.values())
 
-    def _pair(self, batch: Any) -> tuple[Any, Any]:
+    def _parts(self, batch: Any) -> tuple[Any, ...]:
+        one, several = _TRIPLE if self.indexed else _PAIR
         if self.adapter is None:
-            if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            if not self._fits(batch):
                 raise TypeError(
-                    f"`{self.argument}` yields {_kind(batch)}; expected pairs of images and labels, or a "
-                    "`batch_adapter`: a function that makes a pair of each batch."
+                    f"`{self.argument}` yields {_kind(batch)}; expected {several}, or a "
+                    f"`batch_adapter`: a function that makes {one} of each batch."
                 )
-            return batch[0], batch[1]
+            return tuple(batch)
         try:
-            pair = self.adapter(batch)
+            made = self.adapter(batch)
         except Exception as error:
             raise ValueError(
                 f"`batch_adapter` failed on a batch of `{self.argument}`, {_kind(batch)}: {type(error).__name__}: "
-                f"{error}; expected a function that makes of each batch a pair of images and labels."
+                f"{error}; expected a function that makes of each batch {one}."
             ) from error
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise TypeError(f"`batch_adapter` returns {_kind(pair)}; expected a pair of images and labels.")
-        return pair[0], pair[1]
+        if not self._fits(made):
+            raise TypeError(f"`batch_adapter` returns {_kind(made)}; expected {one}.")
+        return tuple(made)
+
+    def _fits(self, batch: Any) -> bool:
+        return isinstance(batch, (tuple, list)) and len(batch) == 2 + self.indexed
 
 
 def loader_source(loader: Any, adapter: Any = None, argument: str = "generator") -> LoaderSource:
@@ -120,7 +131,8 @@ def number_of_images(data: Any) -> int:
             return size  # made like one of ART's generators
         raise TypeError(
             f"The training data are {type(data).__name__}, whose number of images is not known; expected an array, or "
-            "a loader of a data set with a length (the weight of BayesianKL is one over it)."
+            "a loader of a data set with a length (the weight of BayesianKL is one over it; a carried adversary keeps "
+            "a perturbation of each)."
         ) from error
 
 

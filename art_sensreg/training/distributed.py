@@ -83,6 +83,21 @@ class Processes:
             dist.all_reduce(vector)
         return vector
 
+    def gather_examples(self, values: torch.Tensor, total: int) -> torch.Tensor:
+        """
+        Values of the examples of a global batch in their order, `(total, ...)`, on every process, from those of each
+        process's own (see :meth:`part`).
+        """
+        if self.count == 1:
+            return values[:total]
+        most = -(-total // self.count)
+        own = torch.zeros(most, *values.shape[1:], dtype=values.dtype, device=self.device)
+        own[: len(values)] = values[:most]
+        parts = [torch.empty_like(own) for _ in range(self.count)]
+        with lost_processes_named():
+            dist.all_gather(parts, own)
+        return torch.stack(parts, dim=1).flatten(0, 1)[:total].to(values.device)
+
     def agree(self, value: Any) -> Any:
         """The first process's value, on every process: anything that can be pickled."""
         if self.count == 1:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from art_sensreg.training.batches import GlobalBatch
 from art_sensreg.training.callbacks import CallbackList, History, TrainingState
 from art_sensreg.training.checkpoint.codec import pack
 from art_sensreg.training.checkpoint.objective_state import ObjectiveState
@@ -140,6 +141,7 @@ class Training:
             guard=setup.guard,
             callbacks=self._callbacks,
             batches=setup.batches,
+            perturbations=steps.perturbations,
         )
 
     def run(self, stored: dict[str, Any] | None) -> None:
@@ -191,8 +193,8 @@ class Training:
         set_mode(setup.model, setup.training_mode)
         self._steps.model_may_have_changed = True
         order = derive_seed(progress.seed, "order", state.epoch)
-        for x, y, total in setup.batches.epoch(order, state.step, setup.processes):
-            self._step(x, y, total)
+        for batch in setup.batches.epoch(order, state.step, setup.processes):
+            self._step(batch)
             if state.stop:
                 break
         broken_off = state.stop and state.step < len(setup.batches)
@@ -212,9 +214,9 @@ class Training:
         if not broken_off:
             self._checkpoint()
 
-    def _step(self, x: torch.Tensor, y: torch.Tensor, total: int) -> None:
+    def _step(self, batch: GlobalBatch) -> None:
         state = self._state
-        if self._steps(x, y, total):
+        if self._steps(batch):
             self._epoch_end.schedule.after_step(state.total_steps)
         self._call("on_step")
         if self._setup.verbose:

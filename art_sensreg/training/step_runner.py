@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import torch
 
+from art_sensreg.adversaries.visits import PerturbationMemory
 from art_sensreg.penalties.forward.batch_norm import batch_norms
 from art_sensreg.penalties.forward.noise import Probes
 from art_sensreg.penalties.forward.row_coupling import LOOK
+from art_sensreg.training.batches import GlobalBatch
 from art_sensreg.training.checkpoint.objective_state import ObjectiveState
 from art_sensreg.training.numerics.nonfinite import NonFiniteGuard
 from art_sensreg.training.numerics.rollback import SavedBuffers
 from art_sensreg.training.optimizers import match_layout
 from art_sensreg.training.run import Progress, RunSetup
-from art_sensreg.training.steps import Stepper, has_unused_parameters
+from art_sensreg.training.steps import LocalBatch, Stepper, has_unused_parameters
 from art_sensreg.utils.model_rng import Replay, seed_sources, torch_generator
 from art_sensreg.utils.rng import derive_seed
 
@@ -29,7 +31,7 @@ class StepRunner:
             # Of a loader no batch can be tried without losing it.
             unused = not setup.batches.rewindable
             if not unused:
-                x, y, _ = next(setup.batches.epoch(0, 0, setup.processes))
+                x, y, *_ = next(setup.batches.epoch(0, 0, setup.processes))
                 unused = has_unused_parameters(setup.model, setup.objective, x[:2], y[:2], objective_state)
         match_layout(setup.optimizer)
         self.stepper = Stepper(setup, objective_state, unused, self._seed_model)
@@ -43,15 +45,30 @@ class StepRunner:
             config.max_skipped if config.on_nonfinite == "skip" else None,
             lambda: "" if checkpoints is None else f" {checkpoints.last()}",
         )
+        self.perturbations = self._memory()
         self.renew_probes()
+
+    def _memory(self) -> PerturbationMemory | None:
+        """Where a carried adversary keeps its perturbations."""
+        adversary, batches = self._setup.objective.adversary, self._setup.batches
+        if adversary is None or not adversary.carries:
+            return None
+        if batches.count is None:
+            raise ValueError(
+                f"`adversary` is {adversary!r}, which keeps a perturbation of each image, and the batches do not say "
+                "which images they hold; expected arrays, or a loader that yields images, labels and indices."
+            )
+        seed = derive_seed(self._progress.seed, "perturbations")
+        return PerturbationMemory(adversary, batches.count, batches.look(1), seed)
 
     def renew_probes(self) -> None:
         """Take the noise from the run's seed, which a checkpoint may have changed."""
         make = _probes_outside_of_compiled_code if self._setup.config.compile else Probes
         self._probes = make(self._progress.seed, self._device)
 
-    def __call__(self, x: torch.Tensor, y: torch.Tensor, total: int) -> bool:
-        """Do a step with this process's images and labels of a batch of `total`; tell whether it counts."""
+    def __call__(self, batch: GlobalBatch) -> bool:
+        """Do a step with this process's images and labels of a batch; tell whether it counts."""
+        x, y, total = batch.x, batch.y, batch.total
         setup, progress, state = self._setup, self._progress, self._progress.state
         config, processes = setup.config, setup.processes
         noisy = total if config.penalty_fraction == 1 else max(1, round(config.penalty_fraction * total))
@@ -67,10 +84,12 @@ class StepRunner:
         try:
             with Replay(setup.objective.plan.sources_to_seed):
                 self._seed_model()
-                terms, logits, culprit = self.stepper(x, y, own, probes, share, self._pieces(total))
+                start = None if self.perturbations is None else self._read(batch)
+                done = self.stepper(LocalBatch(x, y, own, start), probes, share, self._pieces(total))
         except BaseException:
             self._buffers.restore()
             raise
+        terms, logits, culprit = done.terms, done.logits, done.culprit
         state.terms = {name: value.detach() for name, value in terms.items()}
         state.step += 1
         state.total_steps += 1
@@ -78,8 +97,26 @@ class StepRunner:
             self._buffers.restore()  # running statistics, for one
             self.finite.leave_out(culprit, state)
             return False
+        if done.moved is not None:
+            self._keep(batch, done.moved)
         progress.sums.add(state.terms, logits.detach(), y[:own], total)
         return True
+
+    def _read(self, batch: GlobalBatch) -> torch.Tensor:
+        """Where the perturbations of this process's images stand."""
+        assert self.perturbations is not None
+        assert batch.indices is not None
+        return self.perturbations.read(batch.indices[self._setup.processes.part(batch.total)])
+
+    def _keep(self, batch: GlobalBatch, moved: torch.Tensor) -> None:
+        """Keep the perturbations of all images of the batch, on every process: each will see others next time."""
+        assert self.perturbations is not None
+        assert batch.indices is not None
+        levels, units = self.perturbations.encode(moved)
+        processes = self._setup.processes
+        levels = processes.gather_examples(levels, batch.total)
+        units = None if units is None else processes.gather_examples(units, batch.total)
+        self.perturbations.put(batch.indices, levels, units)
 
     def _pieces(self, total: int) -> int:
         """The number of micro-batches of a step: none is empty on a process, or of a single example for BatchNorm."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from art_sensreg.adversaries.visits import Visit
 from art_sensreg.objectives import Objective, Share
 from art_sensreg.penalties.forward.noise import Probes
 from art_sensreg.penalties.forward.recomputation import with_graph
@@ -19,19 +21,13 @@ from art_sensreg.training.numerics.ema import WeightAverage
 from art_sensreg.training.numerics.micro_batches import Part, cache_sized, micro_batches, weighted_by_divisor
 from art_sensreg.training.numerics.nonfinite import NotFiniteError, gradient_size, nonfinite_term
 from art_sensreg.training.numerics.rollback import SavedBuffers
+from art_sensreg.training.numerics.step_module import StepModule, Terms
 from art_sensreg.training.numerics.weight_perturbation import perturbed_weights
 from art_sensreg.training.optimizers import needs_closure, plain_step
 from art_sensreg.training.resources import CHANNELS_LAST
 from art_sensreg.training.run import RunSetup
 from art_sensreg.utils.modes import eval_mode
-from art_sensreg.utils.precision import full_float32, input_width, tf32_blurs
-
-LOW_PRECISION_SIGMA = 0.3
-"""
-Below this `sigma` (of an input range of length 1) the pass of the penalties runs in float32 whatever `precision` is.
-
-The difference of two activations that are rounded to 8 bits is noise when they differ by little.
-"""
+from art_sensreg.utils.precision import full_float32
 
 # On the CPU a batch and its noisy copies are computed in parts with about this many tapped activations: 12 MB.
 _CACHED_NUMBERS = 3 * 2**20
@@ -39,37 +35,31 @@ _SMALLEST_PART = 16
 # The scale of float16 is halved this many times in a row, from 2**16, before it is no longer taken for the cause.
 _HALVINGS = 40
 
-_LOW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
-Terms = dict[str, torch.Tensor]
-
-
-class StepModule(nn.Module):
+@dataclass(frozen=True)
+class LocalBatch:
     """
-    The model and its objective as one module, so that `DistributedDataParallel` sees one forward pass a step. The
-    objective's own tensors come as a module (`own`): their gradients are averaged over the processes too.
+    A process's images and labels of a step, of which the first `own` count for it, and where a carried adversary's
+    perturbations of them start.
     """
 
-    def __init__(
-        self, model: nn.Module, objective: Objective, precision: str = "float32", own: nn.Module | None = None
-    ) -> None:
-        super().__init__()
-        self.model, self.objective, self.own = model, objective, own
-        width = input_width(objective.clip_values)
-        smallest = objective.smallest_sigma
-        fine = smallest is not None and smallest < LOW_PRECISION_SIGMA * width
-        self.low = None if fine else _LOW.get(precision)
-        self.without_tf32 = tf32_blurs(smallest, width)
+    x: torch.Tensor
+    y: torch.Tensor
+    own: int
+    start: torch.Tensor | None = None
 
-    def forward(
-        self, x: torch.Tensor, y: torch.Tensor, probes: Probes | None, share: Share
-    ) -> tuple[Terms, torch.Tensor]:
-        if self.low is None:
-            terms, logits = self.objective(self.model, x, y, probes, share)
-            return terms, logits
-        with torch.autocast(x.device.type, dtype=self.low):
-            terms, logits = self.objective(self.model, x, y, probes, share)
-        return terms, logits.float()
+
+@dataclass(frozen=True)
+class StepDone:
+    """
+    The terms of the whole batch, the logits of this process's examples, the name of a term that is not finite, or None,
+    and what a carried adversary's perturbations have become.
+    """
+
+    terms: Terms
+    logits: torch.Tensor
+    culprit: str | None
+    moved: torch.Tensor | None
 
 
 class Stepper:
@@ -88,10 +78,11 @@ class Stepper:
         self.average = None if config.ema is None else WeightAverage(model, config.ema)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
         self._overflows = 0
-        self._only_weights = setup.objective.double_backward and alone
+        self._only_weights = setup.objective.keeps_input and alone
         self._in_parts = device.type == "cpu" and alone and config.precision == "float32" and not config.compile
         self._differentiated = [*model.parameters(), *objective_state.parameters()]
         self._twice = needs_closure(setup.optimizer)
+        self._moved: torch.Tensor | None = None  # what a carried adversary's perturbations have become
         stores = [module._buffers for module in model.modules()] + objective_state.stores()
         self._first_pass = SavedBuffers(stores if self._twice or config.awp_gamma else [])
         step = StepModule(model, setup.objective, config.precision, None if alone else objective_state.holder())
@@ -102,26 +93,22 @@ class Stepper:
         if not alone:
             self._module = DistributedDataParallel(step, find_unused_parameters=unused)
 
-    def __call__(
-        self, x: torch.Tensor, y: torch.Tensor, own: int, probes: Probes, share: Share, pieces: int = 1
-    ) -> tuple[Terms, torch.Tensor, str | None]:
+    def __call__(self, batch: LocalBatch, probes: Probes, share: Share, pieces: int = 1) -> StepDone:
         """
-        Do one step, in `pieces` micro-batches, of which the first `own` examples count for this process; unless the
-        loss or its gradient is not finite: then no weight moves. The host waits for the device once, to learn whether
-        they are.
-
-        Returns the terms of the whole batch, the logits of this process's examples, and the name of a term that is not
-        finite, or None.
+        Do one step, in `pieces` micro-batches; unless the loss or its gradient is not finite: then no weight moves. The
+        host waits for the device once, to learn whether they are.
         """
+        x, y = batch.x, batch.y
         if self._setup.config.channels_last and x.ndim in CHANNELS_LAST:
             x = x.contiguous(memory_format=CHANNELS_LAST[x.ndim])
+            batch = replace(batch, x=x)
         divided = micro_batches(len(x), share, pieces)
         if pieces > 1:
             divided = weighted_by_divisor(divided, self._setup.objective.base_loss, y)
         parts = [part for piece in divided for part in self._cached(*piece)]
 
         def evaluate() -> tuple[Terms, torch.Tensor, str | None]:
-            terms, logits = self._gradients(x, y, probes, parts)
+            terms, logits = self._gradients(batch, probes, parts)
             if self.scaler.is_enabled():
                 self.scaler.unscale_(self._setup.optimizer)
             size = gradient_size(self._trained())
@@ -147,7 +134,7 @@ class Stepper:
             self._leave_out()
         elif self.average is not None:
             self.average.update_parameters(self._setup.model)
-        return terms, logits[:own], culprit
+        return StepDone(terms, logits[: batch.own], culprit, self._moved)
 
     def _trained(self) -> list[torch.Tensor]:
         """What the optimizer trains; which that is, and what of it is frozen, may change from step to step."""
@@ -161,23 +148,27 @@ class Stepper:
         most = self._setup.objective.examples_at_once(_CACHED_NUMBERS)
         return [(size, share)] if most is None else cache_sized(size, share, noisy, max(most, _SMALLEST_PART))
 
-    def _gradients(
-        self, x: torch.Tensor, y: torch.Tensor, probes: Probes, parts: list[Part]
-    ) -> tuple[Terms, torch.Tensor]:
+    def _gradients(self, batch: LocalBatch, probes: Probes, parts: list[Part]) -> tuple[Terms, torch.Tensor]:
         """Forward and backward of each part in turn: but for rounding, terms and gradients are those of one pass."""
         self._forget()
+        x, y, start = batch.x, batch.y, batch.start
         alone = self._setup.processes.count == 1
         # Where there are gradients with respect to the images, the last pass need not go back to them once more.
         inputs = self._trained() if self._only_weights else None
         first = 0
         terms: Terms = {}
-        logits = []
+        logits, moved = [], []
         for number, (size, share) in enumerate(parts, start=1):
             part = slice(first, first + size)
+            visit = None if start is None else Visit(start[part])
             with self._watched(), nullcontext() if number == len(parts) else self._unsynchronised():
                 with self._exactly():
-                    values, z = self._module(x[part], y[part], probes.after(first), share)
-                self.scaler.scale(values["loss"]).backward(inputs=inputs)
+                    values, z = self._module(x[part], y[part], probes.after(first), share, visit)
+                wanted = inputs if inputs is None or visit is None or visit.leaf is None else [*inputs, visit.leaf]
+                self.scaler.scale(values["loss"]).backward(inputs=wanted)
+            if visit is not None:
+                moved.append(self._finish(visit, x[part]))
+                self._moved = torch.cat(moved)
             if len(parts) == 1 and alone:
                 return {name: value.detach() for name, value in values.items()}, z.detach()
             counts = {**self._setup.objective.weights(share), "loss": 1.0}  # the loss is weighted already
@@ -186,6 +177,11 @@ class Stepper:
             logits.append(z.detach())
             first += size
         return self._of_all(terms), torch.cat(logits)
+
+    def _finish(self, visit: Visit, x: torch.Tensor) -> torch.Tensor:
+        objective = self._setup.objective
+        assert objective.adversary is not None
+        return visit.finish(objective.adversary, x, objective.clip_values)
 
     def _watched(self) -> AbstractContextManager[None]:
         return lost_processes_named() if self._setup.processes.count > 1 else nullcontext()

@@ -10,7 +10,7 @@ from art_sensreg.adversaries import NFGSM, PGD, TRADES
 from art_sensreg.adversaries.iterative import divergence
 from art_sensreg.objectives import Objective, Share
 from art_sensreg.penalties.sensitivity import layer_sensitivity
-from art_sensreg.training.steps import StepModule
+from art_sensreg.training.numerics.step_module import StepModule
 from tests.adversaries.helpers import LOSS, SR_JR, draw_batch, small_net
 
 

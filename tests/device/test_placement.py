@@ -192,7 +192,7 @@ def test_batches_from_the_host_are_copied_without_waiting(monkeypatch):
         torch.from_numpy(X), torch.from_numpy(Y).to(DEVICE), BatchSizes(10), BatchForm(device=DEVICE)
     )
     with transfers() as moved:
-        for x, y, _ in batches.epoch(0, 0, Processes()):
+        for x, y, *_ in batches.epoch(0, 0, Processes()):
             assert (x.device, y.device) == (DEVICE, DEVICE)
     assert not waits(moved)
     assert sum(moved.values()) == 8
@@ -211,8 +211,8 @@ def test_batches_of_a_loader(several):
     assert batches.look(2).device == DEVICE
     with transfers() as moved:
         dealt = list(batches.epoch(0, 0, processes))
-    assert [len(x) for x, _, _ in dealt] == [5 if several else 10] * 4
-    assert all(x.device == y.device == DEVICE for x, y, _ in dealt)
+    assert [len(x) for x, *_ in dealt] == [5 if several else 10] * 4
+    assert all(x.device == y.device == DEVICE for x, y, *_ in dealt)
     assert not waits(moved)
 
 

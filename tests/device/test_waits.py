@@ -18,7 +18,7 @@ from art_sensreg import (
     SensRegTrainer,
     TrainingConfig,
 )
-from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES
+from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES, CarriedAdversary
 from art_sensreg.randomization import randomize
 from tests.device.counting import transfers, waits
 
@@ -50,6 +50,10 @@ CASES: dict[str, dict[str, Any]] = {
     "pgd": {"penalties": [SR], "adversary": PGD(eps=0.1, max_iter=3)},
     "pgd l2": {"adversary": PGD(eps=0.5, max_iter=3, norm="l2")},
     "trades": {"penalties": [SR], "adversary": TRADES(eps=0.1, max_iter=3)},
+    "carried": {"adversary": CarriedAdversary(eps=0.1)},
+    "carried+sr+jr": {"penalties": [SR, SHARED], "adversary": CarriedAdversary(eps=0.1)},
+    "carried l2": {"penalties": [SR, SHARED], "adversary": CarriedAdversary(eps=0.1, norm="l2")},
+    "free+sr+jr": {"penalties": [SR, SHARED], "adversary": CarriedAdversary(eps=0.1, free=True)},
     "ema": {"penalties": [SR], "ema": 0.9},
     "clipped": {"penalties": [SR], "max_grad_norm": 1.0},
     "warm-up": {"penalties": [SR], "penalty_warmup": 0.5},

@@ -212,7 +212,7 @@ def test_training_resumes_and_tells_another_array(tmp_path):
 
 def test_a_small_entry_keeps_the_pass_in_float32():
     """Differences that one small feature makes would be rounded away."""
-    from art_sensreg.training.steps import StepModule
+    from art_sensreg.training.numerics.step_module import StepModule
 
     bounds = torch.tensor(0.0), torch.tensor(1.0)
     for sizes, low in ((np.array([0.01, 1.0, 1.0, 1.0]), None), (np.ones(4), torch.bfloat16)):

@@ -6,7 +6,7 @@ from torch import nn
 from art_sensreg import SensitivityPenalty
 from art_sensreg.objectives import Objective
 from art_sensreg.training import TrainingConfig, TrainingState
-from art_sensreg.training.batches import BatchSizes, TensorBatches
+from art_sensreg.training.batches import BatchSizes, GlobalBatch, TensorBatches
 from art_sensreg.training.checkpoint.objective_state import ObjectiveState
 from art_sensreg.training.metrics import EpochSums
 from art_sensreg.training.run import Progress, RunSetup
@@ -35,7 +35,7 @@ def terms_of(seed=0, step=0, drawn=0):
     do, state = runner(small_model(nn.Dropout()), seed)
     state.total_steps = step
     torch.rand(drawn)
-    assert do(IMAGES[:8], LABELS[:8], total=8)
+    assert do(GlobalBatch(IMAGES[:8], LABELS[:8], 8))
     return state.terms
 
 
@@ -49,7 +49,7 @@ def test_a_step_that_is_not_finite_does_not_count():
     model = small_model(nn.BatchNorm1d(8))
     do, state = runner(model, on_nonfinite="skip")
     before = [tensor.clone() for tensor in model.state_dict().values()]
-    assert not do(IMAGES[:8] * float("nan"), LABELS[:8], total=8)
+    assert not do(GlobalBatch(IMAGES[:8] * float("nan"), LABELS[:8], 8))
     assert state.skipped == 1
     assert all(torch.equal(a, b) for a, b in zip(before, model.state_dict().values(), strict=True))
-    assert do(IMAGES[:8], LABELS[:8], total=8)
+    assert do(GlobalBatch(IMAGES[:8], LABELS[:8], 8))

@@ -16,7 +16,7 @@ with the same draws and from the same state (see `row_coupling`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -73,20 +73,22 @@ def forward_branches(
     taps: Sequence[TapPlan] = (),
     plan: ForwardPlan = NO_PLAN,
     input_gradient: bool = False,
+    follow: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> Branches:
     """
     Run the model on all branches and read the activations that `taps` chooses of each. The first branch is the clean
     one, `(n, ...)`; the `m <= n` examples of each other one belong to the first `m` of it.
 
     Where a stacked pass shows that its branches cannot be stacked, they run one after another, and `refused` says why.
-    `input_gradient` if the outputs will be differentiated with respect to the inputs at fixed statistics. RuntimeError
-    if the model overwrites a tapped activation that it left alone in the trial run.
+    `input_gradient` if the outputs will be differentiated with respect to the inputs at fixed statistics. `follow`
+    makes the input of one more branch of the logits of the last one: then all run one after another. RuntimeError if
+    the model overwrites a tapped activation that it left alone in the trial run.
     """
-    if len(inputs) == 1 and plan.updates_state and not input_gradient:
+    if len(inputs) == 1 and plan.updates_state and not input_gradient and follow is None:
         return _cut(inputs, _forward(model, inputs[0], taps, plan), StatisticsGradient())
     moved: Counter[int] | None = None
     refused = ""
-    if plan.stacked:
+    if plan.stacked and follow is None:
         rules = CleanBranchRules([len(x) for x in inputs], plan.updates_state, input_gradient)
         before = plan.moved.values()
         untouched = nullcontext() if plan.updates_state else plan.moved.preserved()
@@ -99,7 +101,7 @@ def forward_branches(
             refused = str(error)
     rules = CleanBranchRules([len(inputs[0])], plan.updates_state, input_gradient, repeated=True, moved=moved)
     with _preserve_counters(model, False):
-        outputs, counts = _separate_passes(model, inputs, taps, plan, rules)
+        outputs, inputs, counts = _separate_passes(model, inputs, taps, plan, rules, follow)
     for (counter, _), count in zip(_batch_counters(model), counts if plan.updates_state else (), strict=False):
         counter.copy_(count)
     layers = [
@@ -139,18 +141,25 @@ def _separate_passes(
     taps: Sequence[TapPlan],
     plan: ForwardPlan,
     rules: CleanBranchRules,
-) -> tuple[list[_Outputs], list[torch.Tensor]]:
+    follow: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> tuple[list[_Outputs], list[torch.Tensor], list[torch.Tensor]]:
     """
     One pass for each branch; all start from the same state, and BatchNorm repeats the clean pass.
 
-    Also BatchNorm's counters after the clean pass: it may call a layer several times.
+    Also the inputs of all branches, and BatchNorm's counters after the clean pass: it may call a layer several times.
     """
-    outputs = []
+    outputs: list[_Outputs] = []
     counts: list[torch.Tensor] = []
     sources = plan.sources or random_sources(model, inputs[0].device)
     rows = len(inputs[0])
     with plan.moved.replayed(plan.updates_state) as again, rewindable_rng_state(sources) as rewind:
-        for x in inputs:
+        given = list(inputs)
+        for number in range(len(inputs) + (follow is not None)):
+            if follow is not None and number == len(inputs):
+                given.append(follow(outputs[-1][0]))
+                rewind()
+                again()
+            x = given[number]
             # Equal draws need equal shapes: a shorter branch is filled up, and cut again.
             whole = x if len(x) == rows else torch.cat([x, inputs[0][len(x) :].detach()])
             # Others read the same branches later: a model that works in place gets a copy.
@@ -163,7 +172,7 @@ def _separate_passes(
             rules.repeat()
             rewind()
             again()
-    return outputs, counts
+    return outputs, given, counts
 
 
 def _forward(

@@ -52,6 +52,21 @@ class Ascent:
     clip_values: ClipValues | None = None
     averaged: bool = False
 
+    def project(self, x: torch.Tensor, perturbed: torch.Tensor) -> torch.Tensor:
+        """Bring perturbed inputs back into the ball around the clean ones, and into the range of inputs."""
+        return inside_ball(x, perturbed, self.eps, self.norm, self.clip_values)
+
+    def move(self, x: torch.Tensor, perturbed: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        """One step along a gradient that was taken at the perturbed inputs, and back into the ball."""
+        if norm_name(self.norm, NORMS) == "linf":
+            direction = gradient.sign()
+        else:
+            flat = gradient.flatten(1)
+            # Of a confident row, in a mean over the batch, even the length of the gradient may count as zero.
+            flat = flat / flat.abs().amax(1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
+            direction = nn.functional.normalize(flat, dim=1).view_as(gradient)
+        return self.project(x, perturbed + self.eps_step * direction)
+
 
 @outside_inference_mode
 def inner_ascent(
@@ -83,20 +98,12 @@ def inner_ascent(
     >>> inner_ascent(nn.Identity(), lambda z: (z[:, 0] - z[:, 1]).sum(), x, x, ascent)
     tensor([[ 0.5000, -0.5000]])
     """
-    x, norm = x.detach(), norm_name(ascent.norm, NORMS)
-    perturbed = inside_ball(x, start.detach(), ascent.eps, norm, ascent.clip_values)
+    x = x.detach()
+    perturbed = ascent.project(x, start.detach())
     draws = nullcontext() if ascent.averaged else _single_draws(model)
     with eval_mode(model), draws, torch.autocast(x.device.type, enabled=False), with_graph():
         for _ in range(ascent.max_iter):
-            gradient = _gradient(model, loss_fn, perturbed)
-            if norm == "linf":
-                direction = gradient.sign()
-            else:
-                flat = gradient.flatten(1)
-                # Of a confident row, in a mean over the batch, even the length of the gradient may count as zero.
-                flat = flat / flat.abs().amax(1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
-                direction = nn.functional.normalize(flat, dim=1).view_as(gradient)
-            perturbed = inside_ball(x, perturbed + ascent.eps_step * direction, ascent.eps, norm, ascent.clip_values)
+            perturbed = ascent.move(x, perturbed, _gradient(model, loss_fn, perturbed))
     return perturbed
 
 
@@ -116,7 +123,14 @@ def _gradient(model: nn.Module, loss_fn: Callable[[torch.Tensor], torch.Tensor],
     leaf = x.detach().requires_grad_(True)
     with torch.enable_grad():
         loss = loss_fn(model(leaf.clone()))  # a copy: the model may work in place
-    found = torch.autograd.grad(loss, leaf, allow_unused=True)[0] if loss.requires_grad else None
+    return gradient_at(leaf, loss)
+
+
+def gradient_at(leaf: torch.Tensor, loss: torch.Tensor, retain_graph: bool = False) -> torch.Tensor:
+    """The gradient of a loss with respect to images; ValueError if the model cuts it."""
+    found = None
+    if loss.requires_grad:
+        (found,) = torch.autograd.grad(loss, leaf, allow_unused=True, retain_graph=retain_graph)
     if found is None:
         raise ValueError(
             "`model` cuts the gradient: autograd finds no path from the images to the loss that the perturbation "

@@ -1,6 +1,6 @@
 """Sources of batches for training and validation: tensors in memory, memory-mapped arrays, and loaders."""
 
-from art_sensreg.training.batches.base import Batch, Batches, clipped, to_device
+from art_sensreg.training.batches.base import Batch, Batches, GlobalBatch, clipped, to_device
 from art_sensreg.training.batches.held_out import HeldOut, HeldOutLoader, HeldOutTensors
 from art_sensreg.training.batches.loader import LoaderBatches
 from art_sensreg.training.batches.tensors import BatchForm, BatchSizes, TensorBatches
@@ -10,6 +10,7 @@ __all__ = [
     "BatchForm",
     "BatchSizes",
     "Batches",
+    "GlobalBatch",
     "HeldOut",
     "HeldOutLoader",
     "HeldOutTensors",

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from art_sensreg.training.distributed import Processes
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-GlobalBatch = tuple[torch.Tensor, torch.Tensor, int]
-"""Images and labels of this process (at least one example), and the size of the batch over all processes."""
+
+
+class GlobalBatch(NamedTuple):
+    """
+    One batch of all processes, as one of them sees it.
+
+    :param x: Images of this process, at least one.
+    :param y: Their labels.
+    :param total: Size of the batch over all processes.
+    :param indices: Which images of the data set the batch has, over all processes, `(total,)`; None if that is unknown.
+    """
+
+    x: torch.Tensor
+    y: torch.Tensor
+    total: int
+    indices: torch.Tensor | None = None
 
 
 class Batches(Protocol):
@@ -20,14 +34,19 @@ class Batches(Protocol):
 
     `rewindable` tells whether an epoch can be repeated from any step: then a run can resume inside it.
     `micro_batch_size` is the number of examples, over all processes, that are computed at once where gradients are
-    accumulated.
+    accumulated. `count` is the number of images, whose indices come with each batch; None if images have no identity.
     """
 
     rewindable: bool
     micro_batch_size: int
+    count: int | None
 
     def __len__(self) -> int:
         """Number of steps per epoch."""
+        ...
+
+    def look(self, size: int) -> torch.Tensor:
+        """Some images of the data, at most `size`, on the device."""
         ...
 
     def epoch(self, seed: int, first: int, processes: Processes) -> Iterator[GlobalBatch]:

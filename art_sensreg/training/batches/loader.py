@@ -16,6 +16,9 @@ from art_sensreg.training.distributed import Processes
 
 logger = logging.getLogger(__name__)
 
+LoadedBatch = tuple[torch.Tensor, ...]
+"""Images, labels and, if they are known, the indices of the images."""
+
 
 class LoaderBatches:
     """
@@ -31,11 +34,12 @@ class LoaderBatches:
         arrives on the one of the same number.
     :param accumulate: Batches of the loader that are joined to one.
     :param generators: The loader's own random generators, whose states belong to a checkpoint.
+    :param count: Number of images of the data set, if batches come with the indices of their images as a third tensor.
 
     Example:
     >>> from art_sensreg.training.batches import LoaderBatches
     >>> batches = LoaderBatches(lambda: iter([(torch.rand(3, 2), torch.zeros(3))] * 2), length=2)
-    >>> sum(total for x, y, total in batches.epoch(0, 0, Processes()))
+    >>> sum(batch.total for batch in batches.epoch(0, 0, Processes()))
     6
     """
 
@@ -43,18 +47,19 @@ class LoaderBatches:
 
     def __init__(
         self,
-        start: Callable[[], Iterable[Batch]],
+        start: Callable[[], Iterable[LoadedBatch]],
         length: int,
         restarts: bool = False,
         device: torch.device = torch.device("cpu"),  # noqa: B008 - cannot be changed
         accumulate: int = 1,
         generators: Sequence[torch.Generator] = (),
+        count: int | None = None,
     ) -> None:
-        self.device, self.micro_batch_size = device, 1
+        self.device, self.micro_batch_size, self.count = device, 1, count
         self._start, self._length, self._restarts = start, length, restarts
         self._accumulate, self._generators = accumulate, generators
-        self._begun: Iterator[Batch] | None = None
-        self._drawn: list[Batch] = []
+        self._begun: Iterator[LoadedBatch] | None = None
+        self._drawn: list[LoadedBatch] = []
 
     def __len__(self) -> int:
         return -(-self._length // self._accumulate)
@@ -89,7 +94,7 @@ class LoaderBatches:
         torch.default_generator.manual_seed(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)
-        source: Iterator[Batch] = iter(())
+        source: Iterator[LoadedBatch] = iter(())
         if processes.rank == 0:
             source = iter(self._start()) if self._begun is None else chain(self._drawn, self._begun)
         self._begun, self._drawn = None, []
@@ -108,9 +113,9 @@ class LoaderBatches:
                 return
             left -= self._accumulate
 
-    def _draw(self, source: Iterator[Batch], wanted: int, processes: Processes) -> list[Batch]:
+    def _draw(self, source: Iterator[LoadedBatch], wanted: int, processes: Processes) -> list[LoadedBatch]:
         """The next batches of the loader, the same on every process; fewer than `wanted` where it has ended."""
-        found: list[Batch] = []
+        found: list[LoadedBatch] = []
         while len(found) < wanted:
             drawn = processes.agree(next(source, None))
             if drawn is None:
@@ -119,9 +124,11 @@ class LoaderBatches:
             self.micro_batch_size = max(self.micro_batch_size, len(drawn[0]))
         return found
 
-    def _joined(self, drawn: list[Batch], processes: Processes) -> GlobalBatch:
-        x, y = drawn[0] if len(drawn) == 1 else map(torch.cat, zip(*drawn, strict=True))
+    def _joined(self, drawn: list[LoadedBatch], processes: Processes) -> GlobalBatch:
+        parts = drawn[0] if len(drawn) == 1 else tuple(map(torch.cat, zip(*drawn, strict=True)))
+        x, y, *indices = parts
         total = len(x)
         if processes.count > 1:
             x, y = x[processes.part(total)], y[processes.part(total)]
-        return to_device(x, self.device), to_device(y, self.device), total
+        places = to_device(indices[0], self.device) if indices else None
+        return GlobalBatch(to_device(x, self.device), to_device(y, self.device), total, places)

@@ -77,7 +77,7 @@ class TensorBatches:
     Example:
     >>> from art_sensreg.training.batches import BatchSizes, TensorBatches
     >>> batches = TensorBatches(torch.rand(7, 2), torch.zeros(7), BatchSizes(3, least=2))
-    >>> [total for _, _, total in batches.epoch(0, 0, Processes())], len(batches)
+    >>> [batch.total for batch in batches.epoch(0, 0, Processes())], len(batches)
     ([3, 4], 2)
     """
 
@@ -89,6 +89,7 @@ class TensorBatches:
         self._encode, self._clip = form.encode, form.clip
         self.device, self.dtype = form.device or x.device, form.dtype or x.dtype
         self.micro_batch_size, self._sizes = sizes.size, sizes.of(len(x))
+        self.count: int | None = len(x)
 
     def __len__(self) -> int:
         return len(self._sizes)
@@ -111,12 +112,12 @@ class TensorBatches:
         return prefetch(gathered) if self.device != self.x.device else gathered
 
     def _gather(self, indices: torch.Tensor, processes: Processes) -> GlobalBatch:
-        total = len(indices)
+        total, own = len(indices), indices
         if processes.count > 1:
-            indices = indices[processes.part(total)]
-        x, y = self.x.index_select(0, indices), self.y.index_select(0, indices)
+            own = indices[processes.part(total)]
+        x, y = self.x.index_select(0, own), self.y.index_select(0, own)
         x, y = to_device(x, self.device).to(self.dtype), self._encode(to_device(y, self.device))
-        return clipped(x, self._clip), y, total
+        return GlobalBatch(clipped(x, self._clip), y, total, to_device(indices, self.device))
 
     def state_dict(self) -> dict[str, Any]:
         """Empty: an epoch is determined by its seed."""

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from art_sensreg.adversaries.visits import PerturbationMemory
 from art_sensreg.training.checkpoint.loading import check_model_state, check_optimizer_state
 from art_sensreg.training.checkpoint.objective_state import ObjectiveState, TrainedState
 from art_sensreg.training.checkpoint.plain_state import load_values, values_of
@@ -49,6 +50,7 @@ class RunState:
     guard: Stateful | None
     callbacks: Stateful
     batches: Stateful
+    perturbations: PerturbationMemory | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds, the random states included."""
@@ -67,6 +69,7 @@ class RunState:
             "guard": _state_of(self.guard),
             "callbacks": self.callbacks.state_dict(),
             "batches": self.batches.state_dict(),
+            "perturbations": _state_of(self.perturbations),
             "random": random_state(),
         }
 
@@ -94,6 +97,7 @@ class RunState:
         self.callbacks.load_state_dict(stored["callbacks"])
         match_layout(self.optimizer)
         self.batches.load_state_dict(stored["batches"])
+        _load(self.perturbations, stored.get("perturbations"))
 
     @staticmethod
     def restore_random_state(stored: dict[str, Any]) -> None:
@@ -113,6 +117,8 @@ class RunState:
                 check_optimizer_state(inner, stored["inner optimizers"][name], _WHERE)
         if self.average is not None and stored["stepper"]["average"] is not None:
             check_model_state(self.average, stored["stepper"]["average"], "The average in the checkpoint")
+        if self.perturbations is not None:
+            self.perturbations.check(stored["perturbations"])
         for name in ("monitor", "guard"):
             weights = (stored.get(name) or {}).get("weights")
             if weights:

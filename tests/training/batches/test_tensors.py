@@ -61,7 +61,7 @@ def test_every_example_comes_once_per_epoch():
     batches = TensorBatches(data, torch.arange(10), BatchSizes(3))
 
     def rows(seed, first=0):
-        return torch.cat([x for x, _, _ in batches.epoch(seed, first, Processes())]).flatten()
+        return torch.cat([x for x, *_ in batches.epoch(seed, first, Processes())]).flatten()
 
     assert sorted(rows(0).tolist()) == sorted(rows(1).tolist()) == list(range(10))
     assert not torch.equal(rows(0), rows(1))
@@ -69,7 +69,7 @@ def test_every_example_comes_once_per_epoch():
 
     def sizes(batch_size, **options):
         batches = TensorBatches(data, data, BatchSizes(batch_size, **options))
-        found = [len(x) for x, _, _ in batches.epoch(0, 0, Processes())]
+        found = [len(x) for x, *_ in batches.epoch(0, 0, Processes())]
         assert len(batches) == len(found)
         return found
 

@@ -21,7 +21,7 @@ from art_sensreg import (
     SensRegTrainer,
     TrainingConfig,
 )
-from art_sensreg.adversaries import FGSMRS, PGD, TRADES
+from art_sensreg.adversaries import FGSMRS, PGD, TRADES, CarriedAdversary
 from art_sensreg.models import build_model
 from art_sensreg.training import Callback, ValidationAttack
 from art_sensreg.training.distributed import join_processes, leave_processes
@@ -29,6 +29,8 @@ from art_sensreg.training.distributed import join_processes, leave_processes
 ADVERSARIES = {
     "noisy": PGD(eps=0.05, max_iter=2, clean_fraction=0.5),
     "adversarial": FGSMRS(eps=0.05, clean_fraction=0.5, pair="adversarial"),
+    "carried": CarriedAdversary(eps=0.05),
+    "free": CarriedAdversary(eps=0.05, free=True, norm="l2"),
     "trades": TRADES(eps=0.05, max_iter=2, pair="adversarial"),
 }
 
@@ -90,7 +92,9 @@ def main(result, checkpoints=None):
         penalty_fraction=float(os.environ.get("FRACTION", "1")),
         validation_attack=ValidationAttack(eps=0.1, max_iter=2),
     )
-    if os.environ.get("ADVERSARY"):
+    if os.environ.get("ADVERSARY") == "carried":
+        penalties = penalties[:2]
+    elif os.environ.get("ADVERSARY"):
         penalties.append(FisherRaoPenalty(weight=0.5, eps=0.05, eps_step=0.03, max_iter=2))
     adversary = ADVERSARIES.get(os.environ.get("ADVERSARY"))
     trainer = SensRegTrainer(classifier, penalties, config, adversary=adversary)

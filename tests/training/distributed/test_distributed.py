@@ -33,6 +33,9 @@ def run(*arguments, processes=1, timeout=150, **environment):
     [
         ("1", "", "0"),
         ("0.4", "adversarial", "0"),
+        ("1", "carried", "0"),
+        pytest.param("0.4", "free", "0", marks=pytest.mark.slow),
+        pytest.param("1", "carried", "0.05", marks=pytest.mark.slow),
         pytest.param("0.4", "", "0", marks=pytest.mark.slow),
         pytest.param("0.4", "noisy", "0", marks=pytest.mark.slow),
         pytest.param("0.4", "", "0.05", marks=pytest.mark.slow),
@@ -156,7 +159,7 @@ def test_examples_are_divided_without_repetition_or_loss():
     seen = []
     for rank in range(3):
         processes = Processes(rank, 3)
-        for x, _, total in batches.epoch(0, 0, processes):
+        for x, _, total, _ in batches.epoch(0, 0, processes):
             own, _ = processes.share(total, total)
             seen += x[:own].flatten().tolist()
             assert len(x) == max(own, 1)

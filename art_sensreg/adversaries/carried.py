@@ -1,0 +1,76 @@
+"""The carried adversary: the perturbation of every image is kept, and moves by one gradient step a visit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from art_sensreg.adversaries.base import Adversary, uniform_in_ball
+from art_sensreg.penalties.forward.inner_ascent import NORMS
+from art_sensreg.penalties.forward.noise import Randomness
+from art_sensreg.utils import check_flag
+from art_sensreg.utils.norms import norm_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class CarriedAdversary(Adversary):
+    """
+    One gradient step a visit, from where the perturbation of the image was left in the epoch before.
+
+    Over the epochs the perturbations become those of many steps, for the price of one. With `pair="start"`, penalties
+    compare the activations at the start of a visit's step with those at its end. Training keeps one byte a pixel; it
+    needs to know which images a batch holds: arrays, or a loader whose data set yields indices.
+
+    | Paper link: https://arxiv.org/abs/1912.11969 (Zheng et al. 2020, ATTA, algorithm 1)
+
+    :param eps_step: Size of a step, in input units; None: `eps / 2`.
+    :param pair: As for :class:`Adversary`; by default `start`, or `adversarial` with `free`, which has no start pass.
+    :param norm: `linf` (`np.inf`) or `l2` (2).
+    :param free: Whether the input gradient of the training step itself moves the perturbation, for the next visit:
+        there is no attack pass at all. For the other parameters see :class:`Adversary`.
+    :raises ValueError: If `free` is combined with `pair="start"`, too.
+
+    Example:
+    >>> from art_sensreg.adversaries import CarriedAdversary
+    >>> adversary, x = CarriedAdversary(eps=0.1), torch.full((2, 3), 0.5)
+    >>> perturbed = adversary.perturb(torch.nn.Linear(3, 2), x, torch.tensor([0, 1]), torch.nn.CrossEntropyLoss())
+    >>> bool((perturbed - x).abs().max() <= 0.1 + 1e-6)
+    True
+    """
+
+    pair: str = ""
+    norm: str = "linf"
+    free: bool = False
+
+    def __post_init__(self) -> None:
+        check_flag("free", self.free)
+        if self.pair == "":
+            object.__setattr__(self, "pair", "adversarial" if self.free else "start")
+        super().__post_init__()
+        object.__setattr__(self, "norm", norm_name(self.norm, NORMS))
+        if self.free and self.pair == "start":
+            raise ValueError(
+                "`pair` is 'start' with `free`, which has no pass at the start of a step; expected 'adversarial' or "
+                "'noisy'."
+            )
+
+    @property
+    def step(self) -> float:
+        return self.eps / 2 if self.eps_step is None else self.eps_step
+
+    @property
+    def ball(self) -> str:
+        return self.norm
+
+    @property
+    def carries(self) -> bool:
+        return True
+
+    def root_mean_square(self, x: torch.Tensor) -> float:
+        return self.eps if self.norm == "linf" else self.eps / math.sqrt(x[0].numel())
+
+    def draw_start(self, x: torch.Tensor, generator: Randomness) -> torch.Tensor:
+        """The perturbations at the first visit."""
+        return uniform_in_ball(x, self.eps, self.norm, generator)

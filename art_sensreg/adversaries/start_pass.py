@@ -1,0 +1,97 @@
+"""The pass whose start is kept: penalties compare activations at the start of the gradient steps and at their end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import nn
+
+from art_sensreg.adversaries.base import Adversary, BaseLoss
+from art_sensreg.penalties.base import FusedPenalty
+from art_sensreg.penalties.forward.branches import Activations, Branches, forward_branches
+from art_sensreg.penalties.forward.inner_ascent import ClipValues, gradient_at, inner_ascent
+from art_sensreg.penalties.forward.noise import Randomness
+from art_sensreg.penalties.forward.plan import ForwardPlan
+from art_sensreg.penalties.inputs import Comparison
+
+
+@dataclass(frozen=True)
+class AttackedBatch:
+    """
+    A batch and what is maximised on it: clean images, where their perturbations start, labels, base loss, input range,
+    a context in which the loss remembers nothing, and what keeps the perturbed images of a step that is evaluated more
+    than once.
+    """
+
+    x: torch.Tensor
+    start: torch.Tensor
+    y: torch.Tensor
+    base_loss: BaseLoss
+    clip_values: ClipValues | None = None
+    generator: Randomness = None
+    unchanged: Callable[[], AbstractContextManager[None]] = nullcontext
+    images: Callable[[Callable[[], torch.Tensor]], torch.Tensor] = lambda make: make()
+
+
+@dataclass(frozen=True)
+class StartMeasured:
+    """Logits of the clean images, if they were wanted, and of the adversarial ones; these; the penalties' values."""
+
+    logits: Sequence[torch.Tensor]
+    perturbed: torch.Tensor
+    values: dict[str, torch.Tensor]
+
+
+def measure_from_start(
+    model: nn.Module,
+    adversary: Adversary,
+    batch: AttackedBatch,
+    penalties: Mapping[str, FusedPenalty],
+    plan: ForwardPlan,
+) -> StartMeasured:
+    """
+    Perturb a batch and measure penalties between the start of the gradient steps and their end.
+
+    The first step's input gradient comes from the start's forward pass in training mode, whose graph is kept: gradients
+    of the penalties flow through both ends. Further steps are taken in evaluation mode, as everywhere else. BatchNorm
+    normalises both ends with the statistics of the first pass (the clean images', if the loss needs them), which move
+    its running ones; dropout has the same masks.
+    """
+    ascent = adversary.ascent(batch.clip_values)
+    x = batch.x.detach()
+    wanted = torch.is_grad_enabled()
+    with torch.enable_grad():
+        leaf = ascent.project(x, x + batch.start).detach().requires_grad_(True)
+
+        def step(logits: torch.Tensor) -> torch.Tensor:
+            with batch.unchanged():
+                loss_fn = adversary.get_loss_fn(model, x, batch.y, batch.base_loss)
+                moved = ascent.move(x, leaf.detach(), gradient_at(leaf, loss_fn(logits), retain_graph=True))
+                if adversary.steps > 1:
+                    with plan.moved.preserved():
+                        moved = inner_ascent(model, loss_fn, x, moved, replace(ascent, max_iter=adversary.steps - 1))
+            return moved.detach()
+
+        taps = [plan.taps[name] for name in penalties if name in plan.taps]
+        inputs = [x, leaf] if adversary.needs_clean else [leaf]
+        passed = forward_branches(model, inputs, taps, plan, follow=lambda logits: batch.images(partial(step, logits)))
+        pair = _last_two(passed)
+        layers = iter(pair.layers)
+        size = adversary.pair_size(x)
+        values = {}
+        for name, penalty in penalties.items():
+            compared = Comparison(pair, range(1, 2), size, next(layers) if name in plan.taps else ())
+            values[name] = penalty.evaluate(compared, batch.generator)
+    logits = [*passed.logits[:-2], passed.logits[-1]]
+    if not wanted:
+        logits, values = [z.detach() for z in logits], {name: value.detach() for name, value in values.items()}
+    return StartMeasured(logits, passed.inputs[-1], values)
+
+
+def _last_two(passed: Branches) -> Branches:
+    layers = [[Activations(layer.parts[-2:]) for layer in chosen] for chosen in passed.layers]
+    return replace(passed, inputs=passed.inputs[-2:], logits=passed.logits[-2:], layers=layers)

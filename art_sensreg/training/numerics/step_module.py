@@ -1,0 +1,50 @@
+"""The model and its objective as one module, and the precision in which their forward pass is computed."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from art_sensreg.adversaries.visits import Visit
+from art_sensreg.objectives import Objective, Share
+from art_sensreg.penalties.forward.noise import Probes
+from art_sensreg.utils.precision import input_width, tf32_blurs
+
+LOW_PRECISION_SIGMA = 0.3
+"""
+Below this `sigma` (of an input range of length 1) the pass of the penalties runs in float32 whatever `precision` is.
+
+The difference of two activations that are rounded to 8 bits is noise when they differ by little.
+"""
+
+_LOW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+Terms = dict[str, torch.Tensor]
+
+
+class StepModule(nn.Module):
+    """
+    The model and its objective as one module, so that `DistributedDataParallel` sees one forward pass a step. The
+    objective's own tensors come as a module (`own`): their gradients are averaged over the processes too.
+    """
+
+    def __init__(
+        self, model: nn.Module, objective: Objective, precision: str = "float32", own: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.model, self.objective, self.own = model, objective, own
+        width = input_width(objective.clip_values)
+        smallest = objective.smallest_sigma
+        fine = smallest is not None and smallest < LOW_PRECISION_SIGMA * width
+        self.low = None if fine else _LOW.get(precision)
+        self.without_tf32 = tf32_blurs(smallest, width)
+
+    def forward(
+        self, x: torch.Tensor, y: torch.Tensor, probes: Probes | None, share: Share, visit: Visit | None = None
+    ) -> tuple[Terms, torch.Tensor]:
+        if self.low is None:
+            terms, logits = self.objective(self.model, x, y, probes, share, visit)
+            return terms, logits
+        with torch.autocast(x.device.type, dtype=self.low):
+            terms, logits = self.objective(self.model, x, y, probes, share, visit)
+        return terms, logits.float()

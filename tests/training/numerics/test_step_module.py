@@ -1,0 +1,40 @@
+"""The forward pass of a step in low precision, and when it stays in float32."""
+
+import pytest
+import torch
+from torch import nn
+
+from art_sensreg import JacobianPenalty, SensitivityPenalty
+from art_sensreg.objectives import WHOLE_BATCH, Objective
+from art_sensreg.penalties.forward.noise import Probes
+from art_sensreg.training.numerics.step_module import LOW_PRECISION_SIGMA, StepModule
+from tests.training.helpers import fit_digits
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_penalties_in_low_precision_are_close_to_those_in_float32(make_classifier, digits, precision):
+    classifier = make_classifier("cnn-small")
+    fit_digits(classifier, digits, n=1000, epochs=8)
+    x, y = torch.from_numpy(digits.x_test), torch.from_numpy(digits.y_test)
+
+    def terms(kind, sigma):
+        objective = Objective([SensitivityPenalty(sigma=sigma), JacobianPenalty()])
+        objective.prepare(classifier.model, x)
+        module = StepModule(classifier.model, objective, kind)
+        return module(x, y, Probes(0, torch.device("cpu")).at(0), WHOLE_BATCH)[0]
+
+    exact, rounded = terms("float32", 0.3), terms(precision, 0.3)
+    for name in ("sensitivity", "jacobian"):
+        assert rounded[name].item() == pytest.approx(exact[name].item(), rel=0.02)
+        assert rounded[name].dtype == torch.float32
+    assert rounded["base"] != exact["base"]  # it was in low precision
+    small = LOW_PRECISION_SIGMA / 2
+    pairs = zip(terms("float32", small).values(), terms(precision, small).values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_the_threshold_is_in_units_of_the_input_range():
+    penalties = [SensitivityPenalty(sigma=LOW_PRECISION_SIGMA * 10)]
+    bounds = torch.tensor(0.0), torch.tensor(255.0)
+    assert StepModule(nn.Linear(1, 1), Objective(penalties, None, bounds), "bfloat16").low is None
+    assert StepModule(nn.Linear(1, 1), Objective(penalties), "bfloat16").low == torch.bfloat16
