@@ -53,7 +53,8 @@ class TrainingConfig:
         taken again at weights moved by this share of their norm in the direction in which the loss rises, with the same
         perturbed images. The paper: 0.005 to 0.01; 0 switches it off.
     :param precision: `float32`, or `bfloat16` / `float16` for mixed precision with `torch.amp` (float16 with a gradient
-        scaler). Below `training.numerics.step_module.LOW_PRECISION_SIGMA` the forward pass of the penalties runs in float32.
+        scaler). Below `LOW_PRECISION_SIGMA` (of `training.numerics.step_module`) the forward pass of the penalties runs
+        in float32.
     :param device: Where to train: anything that `torch.device` accepts, index included. The classifier moves there and
         stays there. None: where it is.
     :param channels_last: Whether images and volumes, and weights, use the channels-last layout during training.

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from art_sensreg import randomize
+from art_sensreg import adversaries, randomize
 from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES
 from art_sensreg.adversaries.base import check_adversary
 from art_sensreg.attacks import EOT
@@ -78,7 +78,7 @@ def test_settings_out_of_range_are_refused(make, message):
 
 @pytest.mark.parametrize("adversary", ALL, ids=repr)
 def test_repr_is_the_call(adversary):
-    assert eval(repr(adversary)) == adversary
+    assert eval(repr(adversary), vars(adversaries)) == adversary
 
 
 def test_what_is_no_adversary_is_refused():
