@@ -11,16 +11,16 @@ keep() { # keep RESULTS-FILE NAME: copy a result into docs/results
 }
 
 if [ ! -f docs/results/mnist-validation.md ]; then
-    $PYTHON benchmarks/choose_settings.py --dataset mnist --train-size 20000 --epochs 6 --test-size 500 \
+    $PYTHON benchmarks/choose_settings.py --grid --dataset mnist --train-size 20000 --epochs 6 --test-size 500 \
         --attacks pgd,apgd-ce,apgd-dlr --budget smoke --eps 0.1,0.2,0.3
     keep results/mnist-validation/validation.md mnist-validation.md
 fi
 if [ ! -f docs/results/digits-validation.md ]; then
-    $PYTHON benchmarks/choose_settings.py --dataset digits --attacks pgd,apgd-ce,apgd-dlr
+    $PYTHON benchmarks/choose_settings.py --grid --dataset digits --attacks pgd,apgd-ce,apgd-dlr
     keep results/digits-validation/validation.md digits-validation.md
 fi
 if [ ! -f docs/results/digits-related-validation.md ]; then
-    $PYTHON benchmarks/choose_settings.py --dataset digits --of fire,at+sr+jr,n-fgsm+sr+jr,adv-bnn \
+    $PYTHON benchmarks/choose_settings.py --grid --dataset digits --of fire,at+sr+jr,n-fgsm+sr+jr,adv-bnn \
         --attacks pgd,apgd-ce,apgd-dlr --out results/digits-related-validation
     keep results/digits-related-validation/validation.md digits-related-validation.md
 fi

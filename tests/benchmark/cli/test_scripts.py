@@ -57,7 +57,8 @@ def test_two_defences_are_compared_image_by_image(finished, monkeypatch, capsys)
 
 
 def test_settings_are_chosen_on_held_out_training_images(tmp_path, monkeypatch, capsys):
-    words = ["--dataset", "digits", "--of", "jr", "--attacks", "fgm", *SMALL, "--epochs", "1", "--out", tmp_path]
+    words = ["--grid", "--dataset", "digits", "--of", "jr", "--attacks", "fgm", *SMALL, "--epochs", "1"]
+    words += ["--out", tmp_path]
     call(monkeypatch, "choose_settings", *words)
     page = (tmp_path / "validation.md").read_text()
     grid = GRIDS["jr"]
@@ -68,6 +69,21 @@ def test_settings_are_chosen_on_held_out_training_images(tmp_path, monkeypatch, 
         assert f"\n| {options['jr_weight']} |" in page
     assert "Chosen: `jr_weight` " in page
     assert "magic" in wrong(monkeypatch, capsys, "choose_settings", "--dataset", "digits", "--of", "magic")
+
+
+def test_settings_are_searched_by_halving(tmp_path, monkeypatch, capsys):
+    words = ["--dataset", "digits", "--of", "jr", "--trials", "2", "--rounds", "2", "--points", "10", *SMALL]
+    assert call(monkeypatch, "choose_settings", *words, "--budget", "smoke", "--out", tmp_path) == 0
+    stored = json.loads((tmp_path / "trials.json").read_text())
+    assert [(trial["number"], trial["round"], trial["epochs"]) for trial in stored["trials"]] == [
+        (0, 0, 1), (1, 0, 1), (stored["trials"][2]["number"], 1, 2),
+    ]  # fmt: skip
+    assert stored["protocol"]["trials"] == 2
+    assert "Chosen: " in (tmp_path / "chosen.md").read_text()
+    other = wrong(monkeypatch, capsys, "choose_settings", *words, "--eps", "0.3", "--out", tmp_path)
+    assert "has trials of another search: `eps` was None and is now [[0.3]]" in other
+    assert call(monkeypatch, "choose_settings", *words, "--budget", "smoke", "--out", tmp_path) == 0
+    assert json.loads((tmp_path / "trials.json").read_text()) == stored
 
 
 def test_what_has_no_run_or_no_weights_is_one_line(finished, monkeypatch, capsys):
