@@ -49,6 +49,8 @@ class TrainingConfig:
     :param max_grad_norm: Largest norm of the gradient of all parameters in the optimizer (clipped above it), or None.
     :param ema: Decay of an exponential moving average of the weights, above 0 and below 1, which is validated and
         returned in place of the weights; or None.
+    :param ema_warmup: Whether the decay begins lower and rises to `ema`: in step `t`, from 0, it is at most
+        `(1 + t) / (10 + t)`. For runs that have few steps beside the `1 / (1 - ema)` that are averaged over.
     :param awp_gamma: Adversarial weight perturbation (Wu et al. 2020, arXiv 2004.05884): the gradient of each step is
         taken again at weights moved by this share of their norm in the direction in which the loss rises, with the same
         perturbed images. The paper: 0.005 to 0.01; 0 switches it off.
@@ -98,6 +100,7 @@ class TrainingConfig:
     scheduler_monitor: str | None = None
     max_grad_norm: float | None = None
     ema: float | None = None
+    ema_warmup: bool = False
     awp_gamma: float = 0.0
     precision: str = "float32"
     device: str | torch.device | None = None
@@ -139,7 +142,7 @@ class TrainingConfig:
                 check_count(name, getattr(self, name))
         if self.seed is not None:
             check_seed("seed", self.seed)
-        for name in ("drop_last", "channels_last", "keep_freed_memory", "compile", "restore_best"):
+        for name in ("drop_last", "channels_last", "keep_freed_memory", "compile", "restore_best", "ema_warmup"):
             check_flag(name, getattr(self, name))
         check_number("penalty_fraction", self.penalty_fraction, minimum=0.0, exclusive=True)
         if self.penalty_fraction > 1:
@@ -161,6 +164,8 @@ class TrainingConfig:
             check_number("ema", self.ema, minimum=0.0, exclusive=True)
             if self.ema >= 1:
                 raise ValueError(f"`ema` is {self.ema!r}; expected a number below 1.")
+        elif self.ema_warmup:
+            raise ValueError("`ema_warmup` is True and `ema` is None; expected its decay.")
         if self.awp_gamma and self.precision == "float16":
             raise ValueError(
                 f"`awp_gamma` is {self.awp_gamma!r} with precision='float16', whose gradient scaler takes one "

@@ -75,7 +75,7 @@ class Stepper:
         model, config, alone = setup.model, setup.config, setup.processes.count == 1
         device = next(model.parameters()).device
         self._setup, self._reseed = setup, reseed
-        self.average = None if config.ema is None else WeightAverage(model, config.ema)
+        self.average = None if config.ema is None else WeightAverage(model, config.ema, config.ema_warmup)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
         self._overflows = 0
         self._only_weights = setup.objective.keeps_input and alone

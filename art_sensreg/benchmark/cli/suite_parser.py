@@ -19,6 +19,12 @@ from art_sensreg.benchmark.cli.arguments import (
     size_groups,
     whole_number,
 )
+from art_sensreg.benchmark.config.optimization import (
+    OPTIMIZATION_OPTIONS,
+    OPTIMIZERS,
+    SCHEDULES,
+    OptimizationSettings,
+)
 from art_sensreg.benchmark.config.request import SuiteRequest
 from art_sensreg.benchmark.config.settings import BUDGETS
 from art_sensreg.benchmark.config.threat_models import NORMS
@@ -46,6 +52,7 @@ def make_parser(prog: str = "run_art_suite.py") -> argparse.ArgumentParser:
     for title, add_all in (
         ("data and network", _network_arguments),
         ("what is trained", _training_arguments),
+        ("how every defence is optimised; default: as each does by itself", _optimization_arguments),
         ("attacks", _attack_arguments),
         ("the run and its results", _run_arguments),
     ):
@@ -106,7 +113,21 @@ def _training_arguments(add: Add) -> None:
         "--learning-rate",
         type=positive_number,
         metavar="RATE",
-        help="peak of the one-cycle schedule; default: depends on the data set",
+        help="peak of the schedule; default: depends on data set and optimizer",
+    )
+
+
+def _optimization_arguments(add: Add) -> None:
+    add("--optimizer", choices=OPTIMIZERS)
+    add("--momentum", type=float, metavar="M", help="of sgd; default 0.9")
+    add("--weight-decay", type=float, metavar="W", help="decoupled with adamw, else added to gradients")
+    add("--label-smoothing", type=float, metavar="S", help="share of a label spread over all classes")
+    add("--schedule", choices=SCHEDULES, help="piecewise: a tenth after 1/2 and after 3/4 of the steps")
+    add(
+        "--weight-average",
+        type=float,
+        metavar="DECAY",
+        help="attack the exponential moving average of the weights, with this decay once warmed up",
     )
 
 
@@ -168,13 +189,15 @@ def request_of(given: argparse.Namespace) -> SuiteRequest:
     The request described by parsed arguments.
 
     :raises argparse.ArgumentTypeError: If the sizes do not fit the norms.
+    :raises ValueError: If the optimisation is not possible.
     """
-    values = {entry.name: getattr(given, entry.name) for entry in fields(SuiteRequest)}
+    optimization = OptimizationSettings(**{name: getattr(given, name) for name in OPTIMIZATION_OPTIONS})
+    values: dict[str, Any] = {entry.name: getattr(given, entry.name, None) for entry in fields(SuiteRequest)}
     options: dict[str, dict[str, Any]] = {}
     for defence, option, value in given.options:
         options.setdefault(defence, {})[option] = value
     eps = None if given.eps is None else tuple(size_groups(given.eps, len(given.norms)))
-    return SuiteRequest(**{**values, "options": options, "eps": eps})
+    return SuiteRequest(**{**values, "options": options, "eps": eps, "optimization": optimization})
 
 
 def _eps(text: str) -> str:

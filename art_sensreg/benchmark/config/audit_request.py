@@ -89,6 +89,7 @@ class AuditRequest:
             norms, eps = (self.norm,), None
         taken = ("dataset", "model", "activation", "norm_layer", "epochs", "train_size")
         values = {name: getattr(self, name) or getattr(stored, name, None) for name in taken}
+        values["optimization"] = getattr(stored, "optimization", None)
         return SuiteRequest(
             **{name: value for name, value in values.items() if value},
             defences=tuple(defences),

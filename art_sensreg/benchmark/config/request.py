@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from art_sensreg.benchmark.config.optimization import OptimizationSettings
+
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteRequest:
@@ -36,7 +38,8 @@ class SuiteRequest:
     :param seeds: Number of training seeds, from 0.
     :param epochs: Passes over the training data.
     :param batch_size: Examples per training step.
-    :param learning_rate: Peak of the one-cycle schedule.
+    :param learning_rate: Peak of the schedule.
+    :param optimization: Optimizer, weight decay, label smoothing, schedule and weight average of every defence.
     :param train_size: Use the first so many training images.
     :param test_size: Attack the first so many test images.
     :param validation: Whether to attack held-out training images instead, for choosing settings.
@@ -72,6 +75,7 @@ class SuiteRequest:
     epochs: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
+    optimization: OptimizationSettings = OptimizationSettings()  # noqa: RUF009 - frozen
     train_size: int | None = None
     test_size: int | None = None
     validation: bool = False

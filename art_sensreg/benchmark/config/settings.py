@@ -6,13 +6,14 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from art_sensreg.benchmark.config.optimization import OPTIMIZATION_OPTIONS, SGD_LEARNING_RATE, OptimizationSettings
 from art_sensreg.benchmark.config.threat_models import Threats, threats_to_dict
 from art_sensreg.presets import PRESETS, PenaltySettings
 
 BUDGETS = ("smoke", "quick", "full")
 SALIENCY = "saliency.png"
 # Settings that are stored only if they are used.
-_LATER = ("weights", "network_crc32")
+_LATER = ("weights", "network_crc32", *OPTIMIZATION_OPTIONS)
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Recipe:
     :param eps: Attack sizes of each norm; the largest is also used in adversarial training.
     :param epochs: Passes over the training data.
     :param batch_size: Examples in a training step.
-    :param learning_rate: Peak of the one-cycle schedule (Adam).
+    :param learning_rate: Peak of the schedule, for Adam.
     :param test_size: Test images that are attacked, by budget.
     :param penalties: Settings of the penalties, by defence.
     :param threads: Threads of torch: one if the images are so small that distributing work costs more than doing it.
@@ -39,6 +40,10 @@ class Recipe:
     test_size: dict[str, int]
     penalties: dict[str, dict[str, float]] = field(default_factory=dict)
     threads: int | None = None
+
+    def rate(self, optimizer: str | None) -> float:
+        """The learning rate for an optimizer."""
+        return SGD_LEARNING_RATE if optimizer == "sgd" else self.learning_rate
 
 
 _HYBRIDS = ("fgsm-rs+sr+jr", "n-fgsm+sr+jr", "at+sr+jr", "trades+sr+jr")
@@ -139,13 +144,15 @@ class SuiteSettings:
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     weights: str | None = None
     network_crc32: int | None = None
+    optimization: OptimizationSettings = OptimizationSettings()  # noqa: RUF009 - frozen
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as stored in `results.json`."""
         values: dict[str, Any] = {}
+        # The place of the two older entries: a page that shows the settings keeps its order.
+        apart = {"threats": threats_to_dict(self.threats), "optimization": asdict(self.optimization)}
         for name, value in asdict(self).items():
-            # The place of the two older entries: a page that shows the settings keeps its order.
-            values.update(threats_to_dict(self.threats) if name == "threats" else {name: value})
+            values.update(apart.get(name, {name: value}))
         values = {name: value for name, value in values.items() if value is not None or name not in _LATER}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
@@ -153,7 +160,7 @@ class SuiteSettings:
         """The first difference from the settings of a stored run; defences, attacks and seeds may be added to it."""
         # Through JSON and back: it knows no tuples.
         ours, theirs = (json.loads(json.dumps(settings.to_dict())) for settings in (self, stored))
-        for name, value in ours.items():
-            if name not in ("defences", "attacks", "seeds") and theirs.get(name) != value:
-                return f"`{name}` was {theirs.get(name)!r} and is now {value!r}"
+        for name in {**ours, **theirs}:
+            if name not in ("defences", "attacks", "seeds") and theirs.get(name) != ours.get(name):
+                return f"`{name}` was {theirs.get(name)!r} and is now {ours.get(name)!r}"
         return None

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from art_sensreg.benchmark.config.names import check_new_name
+from art_sensreg.benchmark.config.optimization import OPTIMIZATION_OPTIONS, OptimizationSettings
 from art_sensreg.benchmark.config.settings import FILE_RECIPE, RECIPES, SuiteSettings
 from art_sensreg.benchmark.defences.from_art import FROM_ART
 from art_sensreg.benchmark.defences.ours import OURS
 from art_sensreg.benchmark.defences.rivals import RIVALS
 from art_sensreg.benchmark.defences.spec import Defence, Options
-from art_sensreg.utils.checks import did_you_mean
+from art_sensreg.utils.checks import check_number, did_you_mean
 
 DEFENCES: dict[str, Defence] = {}
 SMOKE_DEFENCES = (
@@ -27,6 +31,9 @@ ADVERSARIALLY_TRAINED = (
     "art-awp-fixed",
 )
 """Defences whose models stand for adversarially trained ones, the first choice first: attacks transfer from them."""
+
+GENERAL_OPTIONS = ("learning_rate", *OPTIMIZATION_OPTIONS)
+"""Options of every defence that trains a model, besides its own."""
 
 
 def register(defence: Defence) -> Defence:
@@ -66,12 +73,33 @@ def resolve_options(name: str, given: Options, recipe: Options) -> Options:
     TypeError if an option is unknown, out of range or has the wrong type.
     """
     defaults = DEFENCES[name].options
+    general = general_options(name, given)
     for option in given:
-        if option not in defaults:
-            known = ", ".join(defaults) or "none"
-            hint = did_you_mean(option, defaults)
+        if option not in defaults and option not in general:
+            allowed = [*defaults, *(GENERAL_OPTIONS if DEFENCES[name].trained else ())]
+            known, hint = ", ".join(dict.fromkeys(allowed)) or "none", did_you_mean(option, allowed)
             raise ValueError(f"`--set` names the option {option!r} of {name}; expected one of: {known}{hint}")
+    if "learning_rate" in general:
+        check_number("learning_rate", general["learning_rate"], 0.0, exclusive=True)
+    own = {option: value for option, value in given.items() if option in defaults}
     filled = {option: recipe.get(option) if value is None else value for option, value in defaults.items()}
-    options = {**filled, **given}
-    DEFENCES[name].check_options(options, given)
+    options = {**filled, **own}
+    DEFENCES[name].check_options(options, own)
     return options
+
+
+def general_options(name: str, given: Mapping[str, Any]) -> Options:
+    """Those of some options of a defence that every defence has that trains a model, unless they are its own."""
+    own = DEFENCES[name].options
+    general = {option: value for option, value in given.items() if option in GENERAL_OPTIONS and option not in own}
+    return general if DEFENCES[name].trained else {}
+
+
+def optimization_of(settings: SuiteSettings, name: str) -> tuple[OptimizationSettings, float]:
+    """How the weights of a defence are optimised in a run, and the peak of its learning rate."""
+    given = general_options(name, settings.options.get(name, {}))
+    optimization = settings.optimization.updated(given)
+    rate = settings.learning_rate
+    if (optimization.optimizer == "sgd") != (settings.optimization.optimizer == "sgd"):
+        rate = RECIPES.get(settings.dataset, FILE_RECIPE).rate(optimization.optimizer)  # the run's is of another kind
+    return optimization, given.get("learning_rate", rate)

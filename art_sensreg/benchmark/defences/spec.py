@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
@@ -120,6 +120,7 @@ class Defence:
     :param random: How the model is random at prediction time, or None.
     :param certificate: How it certifies, or None.
     :param check: Function of the options that raises if one of them is unusable, or None.
+    :param fixed: Settings of the optimisation that its training cannot take, each with the reason.
     """
 
     name: str
@@ -142,6 +143,7 @@ class Defence:
     random: Randomness | None = None
     certificate: Certificate | None = None
     check: Callable[[Options], Any] | None = None
+    fixed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def trained(self) -> bool:
@@ -175,9 +177,21 @@ class Defence:
             norms = " or ".join(self.norms)
             reason = self.norms_reason or f"{self.name} trains on perturbations in {norms} only"
             raise NotApplicable(f"{reason}; this run is in {spec.norm}")
+        for name, reason in self.fixed.items():
+            self._require(name not in spec.optimization.given, reason, name)
+        classifier = self._train(spec, options)
+        for name in spec.optimization.given:
+            self._require(name in spec.taken, f"the training of {self.name} does not take it", name)
+        return classifier
+
+    def _require(self, possible: bool, reason: str, name: str) -> None:
+        if not possible:
+            raise NotApplicable(f"`{name}`: {reason} ({self.name}.{name}=None trains it in its own way)")
+
+    def _train(self, spec: TrainingSpec, options: Options) -> PyTorchClassifier:
         if self.training is not None:
             return self.training(spec, options)
-        classifier = spec.classifier(self.new_model(spec, options))
+        classifier = spec.trainee(self.new_model(spec, options))
         if self.trainer is not None:
             return spec.fit(self.trainer(classifier, spec, options))
         penalties = [] if self.penalties is None else self.penalties(options)

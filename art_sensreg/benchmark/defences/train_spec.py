@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,18 @@ from art.defences.trainer import Trainer
 from art.estimators.classification import PyTorchClassifier
 from art.utils import to_categorical
 from torch import nn
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from art_sensreg.benchmark.config.networks import Network
+from art_sensreg.benchmark.config.optimization import OptimizationSettings
 from art_sensreg.benchmark.config.threat_models import NORMS
+from art_sensreg.benchmark.defences.optimization import (
+    NotFollowedError,
+    OptimizerHooks,
+    make_optimizer,
+    make_schedule,
+    resolved,
+)
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.datasets import Dataset
 from art_sensreg.trainers import SensRegTrainer
@@ -40,11 +50,13 @@ class TrainingSpec:
     :param seed: Seed of the initial weights and of training.
     :param epochs: Passes over the training data.
     :param batch_size: Examples in a training step.
-    :param learning_rate: Peak of the one-cycle schedule.
+    :param learning_rate: Peak of the schedule.
     :param norm: `linf`, `l2` or `l1`, for adversarial training.
     :param eps: Size of the perturbations in adversarial training.
     :param device: `cpu` or `cuda`.
     :param checkpoint_dir: Where a training run may leave what it needs to be resumed, or None.
+    :param optimization: How the weights are optimised.
+    :param taken: The names of those settings of the optimisation that a training has taken into account.
     """
 
     dataset: Dataset
@@ -60,6 +72,8 @@ class TrainingSpec:
     eps: float
     device: str = "cpu"
     checkpoint_dir: Path | None = None
+    optimization: OptimizationSettings = OptimizationSettings()  # noqa: RUF009 - frozen
+    taken: set[str] = field(default_factory=set, compare=False, repr=False)
 
     @property
     def art_norm(self) -> float:
@@ -91,27 +105,56 @@ class TrainingSpec:
 
     def config(self, **settings: Any) -> TrainingConfig:
         """The settings for `SensRegTrainer`, plus further ones."""
-        return TrainingConfig(batch_size=self.batch_size, nb_epochs=self.epochs, seed=self.seed, **settings)
+        fixed: dict[str, Any] = {"batch_size": self.batch_size, "nb_epochs": self.epochs, "seed": self.seed}
+        self.taken.update(("schedule", "weight_average"))
+        if self.optimization.schedule is not None:
+            fixed["scheduler_interval"] = "step"
+        if self.optimization.weight_average is not None:
+            fixed.update(ema=self.optimization.weight_average, ema_warmup=True)
+        return TrainingConfig(**{**fixed, **settings})
+
+    def loss(self) -> nn.CrossEntropyLoss:
+        """The loss that is trained with: cross-entropy, with label smoothing if that is asked for."""
+        self.taken.add("label_smoothing")
+        return nn.CrossEntropyLoss(label_smoothing=self.optimization.label_smoothing or 0.0)
+
+    def optimizer(
+        self,
+        parameters: Iterable[nn.Parameter],
+        rate: float | None = None,
+        own: OptimizationSettings | None = None,
+    ) -> torch.optim.Optimizer:
+        """The optimizer of some parameters; `own` is what a defence does where nothing is asked for: Adam, mostly."""
+        self.taken.update(("optimizer", "momentum", "weight_decay"))
+        return make_optimizer(
+            parameters, rate or self.learning_rate, resolved(self.optimization, own or OptimizationSettings())
+        )
 
     def art_classifier(self, learning_rate: float | None = None, sgd: float | None = None) -> PyTorchClassifier:
         """
-        A plain ART classifier with a new model, as ART's trainers take it; with Adam at a learning rate (None: the peak
-        of the schedule), or with SGD at another.
+        A plain ART classifier with a new model, as ART's trainers take it; with the run's optimizer at a learning rate
+        (None: the peak of the schedule), or with plain SGD at another.
         """
         model = self.new_model()
         optimizer: torch.optim.Optimizer
         if sgd is not None:
             optimizer = torch.optim.SGD(model.parameters(), lr=sgd)
         else:
-            optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate or self.learning_rate)
-        return self.estimator(PyTorchClassifier, model, optimizer)
+            optimizer = self.optimizer(model.parameters(), learning_rate)
+        return self.estimator(PyTorchClassifier, model, optimizer, loss=self.loss())
+
+    def trainee(self, model: nn.Module) -> SensRegClassifier:
+        """The classifier that this package's defences are trained as, with the run's optimizer and loss."""
+        classifier = self.classifier(model, loss=self.loss())
+        classifier._optimizer = self.optimizer(model.parameters())
+        return classifier
 
     def classifier(
         self, model: nn.Module | None = None, kind: type[SensRegClassifier] = SensRegClassifier, **kwargs: Any
     ) -> SensRegClassifier:
         """
-        The classifier that this package's defences are trained as, and through which every model is attacked. Without a
-        model it gets a new one; further arguments are those of its class.
+        The classifier through which every model is attacked: its loss is plain cross-entropy, whatever was trained
+        with. Without a model it gets a new one; further arguments are those of its class.
         """
         model = model or self.new_model()
         optimizer = torch.optim.Adam(model.parameters(), lr=self.learning_rate)
@@ -143,19 +186,58 @@ class TrainingSpec:
             trainer.fit(
                 x,
                 y,
-                scheduler=self.one_cycle(classifier),
+                scheduler=self._schedule(trainer),
                 checkpoint_dir=folder,
                 resume=folder is not None,
                 verbose=False,
                 **kwargs,
             )
         else:  # some of ART's trainers take no class indices
-            trainer.fit(x, self.one_hot, batch_size=self.batch_size, nb_epochs=self.epochs, **kwargs)
+            with self.hooked(classifier.optimizer, classifier.model):
+                trainer.fit(x, self.one_hot, batch_size=self.batch_size, nb_epochs=self.epochs, **kwargs)
         return trainer.get_classifier()
 
-    def one_cycle(self, classifier: PyTorchClassifier) -> OneCycleLR:
-        """A one-cycle schedule of the classifier's optimizer, which is stepped after every batch."""
+    def one_cycle(self, classifier: PyTorchClassifier) -> OneCycleLR | None:
+        """
+        A one-cycle schedule of the classifier's optimizer, which is stepped after every batch. None if the run asks for
+        a schedule, which :meth:`hooked` follows.
+        """
+        if self.optimization.schedule is not None:
+            return None
         return OneCycleLR(classifier.optimizer, self.learning_rate, total_steps=self.steps + 1)
+
+    def _schedule(self, trainer: SensRegTrainer) -> LRScheduler | None:
+        """The schedule for a trainer of this package."""
+        classifier, asked = trainer.get_classifier(), self.optimization.schedule
+        if asked is None:
+            return self.one_cycle(classifier)
+        if trainer.config.scheduler_interval != "step":
+            raise NotApplicable(f"its trainer has a config of its own, not that of the run: no schedule {asked!r}")
+        return make_schedule(classifier.optimizer, asked, self.steps)
+
+    @contextmanager
+    def hooked(
+        self,
+        optimizer: torch.optim.Optimizer,
+        model: nn.Module,
+        steps: int | None = None,
+        refresh: Callable[[], None] | None = None,
+        at_steps: bool = True,
+    ) -> Iterator[OptimizerHooks]:
+        """
+        Let an optimizer follow the schedule of the run, and the model end as the average of its weights, in a training
+        that knows of neither; nothing is done where neither is asked for. Arguments as for :class:`OptimizerHooks`.
+
+        :raises NotApplicable: If other steps were done than those that the schedule was laid out for.
+        """
+        self.taken.update(("schedule", "weight_average"))
+        hooks = OptimizerHooks(model, self.optimization, steps or self.steps, refresh, at_steps)
+        hooks.attach(optimizer)
+        yield hooks
+        try:
+            hooks.finish()
+        except NotFollowedError as error:
+            raise NotApplicable(f"its trainer cannot be optimised as asked for: {error}") from error
 
     def plain_step_seconds(self, steps: int = 30, patience: float = 3.0) -> float:
         """

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from art_sensreg.benchmark.config.settings import SuiteSettings
-from art_sensreg.benchmark.defences.registry import DEFENCES, options_of
+from art_sensreg.benchmark.defences.registry import DEFENCES, optimization_of, options_of
 from art_sensreg.benchmark.defences.spec import Defence, Options
 from art_sensreg.benchmark.defences.train_spec import TrainingSpec
 from art_sensreg.benchmark.engine.target import Target
@@ -21,8 +21,9 @@ from art_sensreg.datasets import Dataset
 from art_sensreg.training.distributed import Processes
 
 
-def training_spec(settings: SuiteSettings, dataset: Dataset, seed: int) -> TrainingSpec:
-    """What every defence of a seed is trained with."""
+def training_spec(settings: SuiteSettings, dataset: Dataset, seed: int, name: str = "none") -> TrainingSpec:
+    """What every defence of a seed is trained with; how its weights are optimised may be its own."""
+    optimization, learning_rate = optimization_of(settings, name)
     return TrainingSpec(
         dataset=dataset,
         model=settings.model,
@@ -32,7 +33,8 @@ def training_spec(settings: SuiteSettings, dataset: Dataset, seed: int) -> Train
         seed=seed,
         epochs=settings.epochs,
         batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
+        learning_rate=learning_rate,
+        optimization=optimization,
         norm=settings.threats[0].norm,
         eps=max(settings.threats[0].eps),
         device=settings.device,
@@ -48,9 +50,9 @@ class SuiteContext:
     store: ResultStore
     processes: Processes = Processes()  # noqa: RUF009 - frozen
 
-    def training_spec(self, seed: int) -> TrainingSpec:
-        """What every defence is trained with."""
-        return training_spec(self.settings, self.dataset, seed)
+    def training_spec(self, seed: int, name: str = "none") -> TrainingSpec:
+        """What a defence is trained with."""
+        return training_spec(self.settings, self.dataset, seed, name)
 
     def record(self, name: str, seed: int) -> RunRecord:
         """What is stored of a run that was trained."""

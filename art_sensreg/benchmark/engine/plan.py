@@ -19,7 +19,7 @@ from art_sensreg.benchmark.config.networks import Network, check_network_name, i
 from art_sensreg.benchmark.config.request import SuiteRequest
 from art_sensreg.benchmark.config.settings import BUDGETS, FILE_RECIPE, RECIPES, Recipe, SuiteSettings
 from art_sensreg.benchmark.config.threat_models import NORMS, Threats, pair_threats
-from art_sensreg.benchmark.defences.registry import DEFENCES, SMOKE_DEFENCES, resolve_options
+from art_sensreg.benchmark.defences.registry import DEFENCES, SMOKE_DEFENCES, general_options, resolve_options
 from art_sensreg.datasets import Dataset
 from art_sensreg.utils import check_choice, check_count
 from art_sensreg.utils.text import describe
@@ -84,6 +84,7 @@ def plan_training(request: SuiteRequest) -> SuitePlan:
     for defence, chosen in request.options.items():
         sizes = {"eps": recipe.eps[request.norms[0]][-1], "norm": request.norms[0]}
         _check_options(defence, chosen, {**sizes, **recipe.penalties.get(defence, {})})
+        request.optimization.updated(general_options(defence, chosen))
     dataset = open_dataset(request.dataset, request.data_dir or os.environ.get("ART_SENSREG_DATA"))
     if request.validation:
         dataset = dataset.with_validation_as_test()
@@ -106,7 +107,7 @@ def plan_training(request: SuiteRequest) -> SuitePlan:
         seeds=request.seeds,
         epochs=request.epochs or recipe.epochs,
         batch_size=request.batch_size or recipe.batch_size,
-        learning_rate=request.learning_rate or recipe.learning_rate,
+        learning_rate=request.learning_rate or recipe.rate(request.optimization.optimizer),
         train_size=request.train_size,
         test_size=len(dataset.x_test),
         validation=request.validation,
@@ -114,6 +115,7 @@ def plan_training(request: SuiteRequest) -> SuitePlan:
         device=device,
         all_points=request.all_points,
         options={defence: dict(chosen) for defence, chosen in request.options.items()},
+        optimization=request.optimization,
     )
     return SuitePlan(
         settings=settings,

@@ -148,7 +148,7 @@ def _training(suite: SuiteContext, name: str, seed: int, unfinished: Path) -> Tr
             if model is not None:
                 return Training(model=model, seconds=twin.train_seconds, step_cost=twin.step_cost)
         name = "none"  # the same seed gives it the same weights
-    spec, processes = suite.training_spec(seed), suite.processes
+    spec, processes = suite.training_spec(seed, name), suite.processes
     plain = processes.agree(spec.plain_step_seconds())
     if plain * spec.steps > _LONG_SECONDS or processes.agree(unfinished.exists()):
         spec = replace(spec, checkpoint_dir=unfinished)

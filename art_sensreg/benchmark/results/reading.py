@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from art_sensreg.auditing import AuditReport
+from art_sensreg.benchmark.config.optimization import OPTIMIZATION_OPTIONS, OptimizationSettings
 from art_sensreg.benchmark.config.settings import BUDGETS, SuiteSettings
 from art_sensreg.benchmark.config.threat_models import NORMS, Threats, threats_of
 from art_sensreg.benchmark.results.entries import ATTACK_NAME, AuditRecord
@@ -19,6 +20,7 @@ from art_sensreg.benchmark.results.schema import (
     COUNT,
     FLAG,
     NAME,
+    NUMBER,
     OPTION,
     PLAIN,
     POSITIVE,
@@ -66,12 +68,23 @@ class _Config(Record):
     options: dict[str, dict[str, Any]] | None = optional(table_of(TEXT, table_of(TEXT, OPTION)))
     weights: str | None = optional(or_none(TEXT))
     network_crc32: int | None = optional(or_none(WHOLE))
+    # Older files lack these too: every defence was optimised in its own way.
+    optimizer: str | None = optional(or_none(TEXT))
+    momentum: float | None = optional(or_none(NUMBER))
+    weight_decay: float | None = optional(or_none(NUMBER))
+    label_smoothing: float | None = optional(or_none(NUMBER))
+    schedule: str | None = optional(or_none(TEXT))
+    weight_average: float | None = optional(or_none(NUMBER))
 
 
 def _settings(value: Any, place: str) -> SuiteSettings:
     found = record(_Config)(value, place)
     values = {name: entry for name, entry in vars(found).items() if name not in ("more", "options")}
-    return SuiteSettings(threats=_threats(value), options=found.options or {}, **values)
+    try:
+        optimization = OptimizationSettings(**{name: values.pop(name) for name in OPTIMIZATION_OPTIONS})
+    except ValueError as error:
+        raise Unfit(f"config is unfit: {one_line(error)}") from None
+    return SuiteSettings(threats=_threats(value), options=found.options or {}, optimization=optimization, **values)
 
 
 def _threats(config: dict[str, Any]) -> Threats:

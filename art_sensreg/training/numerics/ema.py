@@ -13,11 +13,14 @@ class WeightAverage(AveragedModel):
     """
     An exponential moving average of a model's weights and buffers, which begins with their first values. Torch's own
     copies its counter of the steps to the device in each of them, for which the host waits.
+
+    With a warm-up the decay of step `t` (from 0) is at most `(1 + t) / (10 + t)`, as Gowal et al. 2020 (arXiv
+    2010.03593) average: else a run of fewer steps than the average is long would return little but its first weights.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float, warmup: bool = False) -> None:
         super().__init__(model, use_buffers=True)
-        self._move = get_ema_multi_avg_fn(decay)
+        self._decay, self._warmup = decay, warmup
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
@@ -28,10 +31,11 @@ class WeightAverage(AveragedModel):
             averages, values = groups.setdefault((average.device, average.dtype), ([], []))
             averages.append(average.detach())
             values.append(value.detach())
-        begun = bool(self.n_averaged)  # on the CPU, wherever the model is
+        done = int(self.n_averaged)  # on the CPU, wherever the model is
+        move = get_ema_multi_avg_fn(min(self._decay, (1 + done) / (10 + done)) if self._warmup else self._decay)
         for averages, values in groups.values():
-            if begun:
-                self._move(averages, values, self.n_averaged)
+            if done:
+                move(averages, values, self.n_averaged)
             else:
                 torch._foreach_copy_(averages, values)
         self.n_averaged += 1

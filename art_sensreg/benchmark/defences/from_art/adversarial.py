@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -20,9 +21,10 @@ from art.estimators.classification import PyTorchClassifier
 from art.utils import random_sphere
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, _LRScheduler
 
+from art_sensreg.benchmark.config.optimization import OptimizationSettings
 from art_sensreg.benchmark.defences.claims import robust_accuracy
 from art_sensreg.benchmark.defences.spec import Defence, Options, within
-from art_sensreg.benchmark.defences.train_spec import TrainingSpec
+from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingSpec
 
 LINF_CLAIM = robust_accuracy("white-box evasion within eps in L-inf")
 _ANY_NORM = robust_accuracy("white-box evasion within eps in the norm it trains in")
@@ -65,7 +67,7 @@ class RepairedFBF(AdversarialTrainerFBFPyTorch):
     stepped after every batch.
     """
 
-    def __init__(self, classifier: PyTorchClassifier, eps: float, scheduler: LRScheduler) -> None:
+    def __init__(self, classifier: PyTorchClassifier, eps: float, scheduler: LRScheduler | None) -> None:
         super().__init__(classifier, eps=eps)
         self._scheduler = scheduler
 
@@ -85,8 +87,44 @@ class RepairedFBF(AdversarialTrainerFBFPyTorch):
         loss.backward()
         torch.nn.utils.clip_grad_norm_(classifier.model.parameters(), 0.5)
         classifier.optimizer.step()
-        self._scheduler.step()
+        if self._scheduler is not None:
+            self._scheduler.step()
         return loss.item() * n, float((logits.argmax(1) == targets).sum()), n
+
+
+class WatchedBatches:
+    """
+    A part of a trainer that says when a batch begins, and when it is done. ART's AWP and OAAT step from perturbed
+    weights, which no average should see, and OAAT replaces its optimizer on the way.
+    """
+
+    before_batch: Callable[[], None] = staticmethod(lambda: None)
+    after_batch: Callable[[], None] = staticmethod(lambda: None)
+
+    def _batch_process(self, *batch: Any) -> tuple[float, float, float]:
+        self.before_batch()
+        result: tuple[float, float, float] = super()._batch_process(*batch)  # type: ignore[misc]
+        self.after_batch()
+        return result
+
+
+class WatchedAWP(WatchedBatches, AdversarialTrainerAWPPyTorch):
+    """
+    AWP as ART has it.
+
+    | Paper link: https://arxiv.org/abs/2004.05884
+    """
+
+
+def fit_watched(spec: TrainingSpec, trainer: Any, **kwargs: Any) -> PyTorchClassifier:
+    """As `TrainingSpec.fit`, with weights that are averaged between the batches of a trainer."""
+    classifier = trainer.get_classifier()
+    with spec.hooked(classifier.optimizer, classifier.model, at_steps=False) as hooks:
+        trainer.before_batch = lambda: hooks.attach(classifier.optimizer)
+        trainer.after_batch = hooks.average
+        x, y = spec.dataset.x_train, spec.one_hot
+        trainer.fit(x, y, batch_size=spec.batch_size, nb_epochs=spec.epochs, **kwargs)
+    return classifier
 
 
 def _attack(
@@ -107,11 +145,16 @@ def _attack(
     )
 
 
+def art_one_cycle(spec: TrainingSpec, optimizer: torch.optim.Optimizer) -> ArtOneCycle | None:
+    """None if the run asks for a schedule, which `TrainingSpec.hooked` follows."""
+    if spec.optimization.schedule is not None:
+        return None
+    return ArtOneCycle(optimizer, spec.learning_rate, spec.epochs)
+
+
 def _schedule(spec: TrainingSpec, options: Options, classifier: PyTorchClassifier) -> ArtOneCycle | None:
     """None where a constant learning rate is an option."""
-    if "learning_rate" in options:
-        return None
-    return ArtOneCycle(classifier.optimizer, spec.learning_rate, spec.epochs)
+    return None if "learning_rate" in options else art_one_cycle(spec, classifier.optimizer)
 
 
 def train_adversarial(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
@@ -142,9 +185,11 @@ def train_trades(
 
 def train_fbf(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """`AdversarialTrainerFBFPyTorch` as shipped, with SGD: its own schedule up to 0.21 is one for SGD."""
+    asked = spec.optimization
+    if asked.optimizer not in (None, "sgd") and asked.schedule is None:
+        raise NotApplicable(f"ART's FBF sets rates up to 0.21, which {asked.optimizer} cannot take; give a schedule")
     classifier = spec.art_classifier()
-    parameters = classifier.model.parameters()
-    classifier._optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=0.9, weight_decay=5e-4)
+    classifier._optimizer = spec.optimizer(classifier.model.parameters(), own=SGD_WITH_DECAY)
     return spec.fit(AdversarialTrainerFBFPyTorch(classifier, eps=spec.eps))
 
 
@@ -157,7 +202,7 @@ def train_fbf_fixed(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
 def train_awp(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """`AdversarialTrainerAWPPyTorch` in PGD mode: as shipped with a constant learning rate."""
     classifier = spec.art_classifier(learning_rate=options.get("learning_rate"))
-    trainer = AdversarialTrainerAWPPyTorch(
+    trainer = WatchedAWP(
         classifier,
         spec.art_classifier(sgd=options["proxy_learning_rate"]),
         _attack(classifier, spec, options),
@@ -166,9 +211,10 @@ def train_awp(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
         beta=6.0,
         warmup=0,
     )
-    return spec.fit(trainer, scheduler=_schedule(spec, options, classifier))
+    return fit_watched(spec, trainer, scheduler=_schedule(spec, options, classifier))
 
 
+SGD_WITH_DECAY = OptimizationSettings(optimizer="sgd", momentum=0.9, weight_decay=5e-4)
 _PGD = {"max_iter": 7}
 _TRADES_PAPER = "Zhang et al. 2019, arXiv 1901.08573"
 _FBF_PAPER = "Wong et al. 2020, arXiv 2001.03994"

@@ -22,6 +22,7 @@ import math
 import random
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from art.estimators.certification.interval import pytorch as interval_module
 from torch import nn
 from torch.nn import functional
 
-from art_sensreg.benchmark.defences.from_art.adversarial import ArtOneCycle
+from art_sensreg.benchmark.defences.from_art.adversarial import art_one_cycle
 from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingSpec
 from art_sensreg.models import FeatureClassifier
 from art_sensreg.utils.model_rng import seeded
@@ -116,8 +117,12 @@ def _convolving(convolved: bool) -> Iterator[None]:
         interval_module.PyTorchIntervalConv2D = PyTorchIntervalConv2D
 
 
-def convert(spec: TrainingSpec, kind: Any, model: nn.Module, convolved: bool = True, **kwargs: Any) -> Any:
-    """One of ART's certifiers of a copy of the model, on the device that ART picks by itself."""
+def convert(
+    spec: TrainingSpec, kind: Any, model: nn.Module, convolved: bool = True, trained: bool = False, **kwargs: Any
+) -> Any:
+    """One of ART's certifiers of a copy of the model, on the device that ART picks; with an optimizer to be trained."""
+    if trained and spec.optimization.optimizer == "adamw":
+        raise NotApplicable("ART's certifiers convert Adam and SGD only; this run has adamw")
     layers = layers_of(model)
     sequence = copy.deepcopy(Flattening(*layers)).to("cuda:0" if torch.cuda.is_available() else "cpu")
     shape = spec.dataset.input_shape
@@ -127,7 +132,7 @@ def convert(spec: TrainingSpec, kind: Any, model: nn.Module, convolved: bool = T
             loss=nn.CrossEntropyLoss(),
             input_shape=(math.prod(shape),) if isinstance(layers[0], nn.Linear) else shape,
             nb_classes=spec.dataset.nb_classes,
-            optimizer=torch.optim.Adam(sequence.parameters(), lr=spec.learning_rate),
+            optimizer=spec.optimizer(sequence.parameters()) if trained else None,
             clip_values=(0.0, 1.0),
             device_type="gpu",
             **kwargs,
@@ -142,10 +147,12 @@ def images_for(certifier: Any, x: np.ndarray) -> np.ndarray:
 def train_certifier(spec: TrainingSpec, trainer: Trainer, certifier: Any, model: nn.Module, **settings: Any) -> None:
     """Train a converted model on a one-cycle schedule; the weights of the model that it was converted from follow."""
     x = images_for(certifier, spec.dataset.x_train)
-    schedule = ArtOneCycle(certifier.optimizer, spec.learning_rate, spec.epochs)
-    with contained():
-        trainer.fit(x, spec.dataset.y_train, nb_epochs=spec.epochs, scheduler=schedule, verbose=False, **settings)
-    copy_back(certifier, model)
+    schedule = art_one_cycle(spec, certifier.optimizer)
+    steps = spec.epochs * -(-len(x) // settings.get("batch_size", spec.batch_size))
+    with spec.hooked(certifier.optimizer, model, steps, partial(copy_back, certifier, model)):
+        with contained():
+            trainer.fit(x, spec.dataset.y_train, nb_epochs=spec.epochs, scheduler=schedule, verbose=False, **settings)
+        copy_back(certifier, model)
 
 
 def copy_back(certifier: Any, model: nn.Module) -> None:

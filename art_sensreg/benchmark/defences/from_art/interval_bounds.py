@@ -32,6 +32,7 @@ from art_sensreg.benchmark.defences.spec import Certificate, Defence, Options, w
 from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingSpec
 
 CERTIFIED_CLAIM = Claim(metric="certified_accuracy", threat="any evasion within eps in L-inf, provably")
+OWN_LOSS = {"label_smoothing": "ART computes the certified loss by a cross-entropy of its own"}
 
 # Eps and the weight of the certified loss rise to the training eps and `final_weight` over `ramp` of the epochs, after
 # `warmup` of them. `least_steps`: batches are made smaller until there are so many steps.
@@ -49,7 +50,7 @@ def rising(spec: TrainingSpec, options: Options, final: float) -> DefaultLinearS
 
 def _train_ibp(spec: TrainingSpec, options: Options, convolved: bool) -> PyTorchClassifier:
     classifier = spec.art_classifier()
-    certifier = convert(spec, PyTorchIBPClassifier, classifier.model, convolved)
+    certifier = convert(spec, PyTorchIBPClassifier, classifier.model, convolved, trained=True)
     trainer = AdversarialTrainerCertifiedIBPPyTorch(
         certifier,
         bound=spec.eps,
@@ -107,6 +108,7 @@ INTERVAL_BOUNDS = (
         norms=("linf",),
         norms_reason=_NORMS_REASON,
         ours=False,
+        fixed=OWN_LOSS,
         certificate=Certificate(norm="linf", certify=certify_ibp),
         check=_CHECK,
     ),
@@ -120,6 +122,7 @@ INTERVAL_BOUNDS = (
         norms=("linf",),
         norms_reason=_NORMS_REASON,
         repaired="it has a warm-up and enough steps, else it predicts a constant; convolutions are not unrolled",
+        fixed=OWN_LOSS,
         certificate=Certificate(norm="linf", certify=certify_ibp),
         check=_CHECK,
     ),

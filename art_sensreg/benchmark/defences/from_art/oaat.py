@@ -28,7 +28,8 @@ from art.defences.trainer import AdversarialTrainerOAATPyTorch
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from art_sensreg.benchmark.defences.from_art.adversarial import LINF_CLAIM
+from art_sensreg.benchmark.defences.from_art.adversarial import LINF_CLAIM, SGD_WITH_DECAY, WatchedBatches, fit_watched
+from art_sensreg.benchmark.defences.optimization import resolved
 from art_sensreg.benchmark.defences.spec import Defence, Options, within
 from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingSpec
 from art_sensreg.models import FeatureClassifier
@@ -50,7 +51,15 @@ OAAT_OPTIONS: Options = {
 }
 
 
-class RepairedOAAT(AdversarialTrainerOAATPyTorch):
+class WatchedOAAT(WatchedBatches, AdversarialTrainerOAATPyTorch):
+    """
+    Oracle-Aligned Adversarial Training as ART has it.
+
+    | Paper link: https://arxiv.org/abs/2210.09852
+    """
+
+
+class RepairedOAAT(WatchedOAAT):
     """
     Oracle-Aligned Adversarial Training whose weight average and perceptual distance take effect.
 
@@ -115,10 +124,11 @@ def _perceptual_layers(model: nn.Sequential, input_shape: tuple[int, int, int]) 
 
 
 def _parameters(spec: TrainingSpec, options: Options, layers: list[str], folder: str, eps: float) -> Options:
+    optimization = resolved(spec.optimization, SGD_WITH_DECAY)
     return {
         "lr": options["learning_rate"],
-        "momentum": 0.9,
-        "weight_decay": 5e-4,
+        "momentum": optimization.momentum,
+        "weight_decay": optimization.weight_decay,
         "lr_schedule": "cosine",
         "oaat_warmup": 0,
         "norm": spec.art_norm,
@@ -145,10 +155,13 @@ def _parameters(spec: TrainingSpec, options: Options, layers: list[str], folder:
     }
 
 
-def _train(spec: TrainingSpec, options: Options, kind: type[AdversarialTrainerOAATPyTorch]) -> PyTorchClassifier:
+def _train(spec: TrainingSpec, options: Options, kind: type[WatchedOAAT]) -> PyTorchClassifier:
+    if spec.optimization.optimizer not in (None, "sgd"):
+        raise NotApplicable("ART's OAAT replaces its optimizer by SGD after three quarters of the epochs")
     classifier = spec.art_classifier()
     models = (classifier.model, spec.new_model(), spec.new_model(), spec.new_model())
     trained, proxy, perceptual, averaged = (_sgd_classifier(spec, _in_a_row(model), options) for model in models)
+    trained._optimizer = spec.optimizer(trained.model.parameters(), options["learning_rate"], own=SGD_WITH_DECAY)
     layers = _perceptual_layers(_in_a_row(spec.new_model()), spec.dataset.input_shape)
     # Its sizes and steps are set anew for every batch.
     attack = ProjectedGradientDescent(
@@ -159,20 +172,20 @@ def _train(spec: TrainingSpec, options: Options, kind: type[AdversarialTrainerOA
     eps = spec.eps * spec.epochs / (spec.epochs - 1) if repaired and spec.epochs > 1 else spec.eps
     with TemporaryDirectory() as folder:
         settings = _parameters(spec, options, layers, folder, eps)
-        spec.fit(kind(trained, proxy, perceptual, [averaged], attack, settings))
-    if repaired:
+        fit_watched(spec, kind(trained, proxy, perceptual, [averaged], attack, settings))
+    if repaired and spec.optimization.weight_average is None:
         _average(trained.model, averaged.model, 0.0)
     return classifier
 
 
 def _sgd_classifier(spec: TrainingSpec, model: nn.Sequential, options: Options) -> PyTorchClassifier:
     optimizer = torch.optim.SGD(model.parameters(), lr=options["learning_rate"], momentum=0.9, weight_decay=5e-4)
-    return spec.estimator(PyTorchClassifier, model, optimizer)
+    return spec.estimator(PyTorchClassifier, model, optimizer, loss=spec.loss())
 
 
 def train_oaat(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """`AdversarialTrainerOAATPyTorch` as shipped: no weight average, no perceptual term."""
-    return _train(spec, options, AdversarialTrainerOAATPyTorch)
+    return _train(spec, options, WatchedOAAT)
 
 
 def train_oaat_fixed(spec: TrainingSpec, options: Options) -> PyTorchClassifier:

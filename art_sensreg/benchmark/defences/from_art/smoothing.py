@@ -40,7 +40,7 @@ from torch import nn
 from torch.nn import functional
 
 from art_sensreg.benchmark.defences.claims import Claim
-from art_sensreg.benchmark.defences.from_art.adversarial import ArtOneCycle
+from art_sensreg.benchmark.defences.from_art.adversarial import art_one_cycle
 from art_sensreg.benchmark.defences.spec import Certificate, Defence, Options, Randomness, within
 from art_sensreg.benchmark.defences.train_spec import TrainingSpec
 
@@ -158,19 +158,25 @@ class SmoothedModule(nn.Module):
 
 def _fit(spec: TrainingSpec, options: Options, kind: type[PyTorchRandomizedSmoothing], **kwargs: Any) -> Any:
     classifier = spec.art_classifier()
-    smoothing = spec.estimator(kind, classifier.model, classifier.optimizer, scale=options["sigma"], **kwargs)
+    fixed = {"loss": classifier.loss, "scale": options["sigma"]}
+    smoothing = spec.estimator(kind, classifier.model, classifier.optimizer, **fixed, **kwargs)
     if "step_size" in options:
         smoothing.step_size = options["step_size"]
     n, parts = len(spec.dataset.x_train), options.get("noise_vectors", 1)
-    smoothing.fit(
-        spec.dataset.x_train,
-        spec.one_hot,
-        batch_size=spec.batch_size,
-        nb_epochs=spec.epochs,
-        # ART fails on a last batch of one image, or of fewer than the parts that it is cut into.
-        drop_last=n > spec.batch_size and n % spec.batch_size <= parts,
-        scheduler=ArtOneCycle(classifier.optimizer, spec.learning_rate, spec.epochs),
-    )
+    # ART fails on a last batch of one image, or of fewer than the parts that it is cut into.
+    drop_last = n > spec.batch_size and n % spec.batch_size <= parts
+    takes_all = kind is RepairedSmoothAdv  # the others do a step for each part; and the repaired one drops nothing
+    batches = spec.steps // spec.epochs - (drop_last and not takes_all and n % spec.batch_size > 0)
+    scheduler = art_one_cycle(spec, classifier.optimizer)
+    with spec.hooked(classifier.optimizer, classifier.model, spec.epochs * batches * (1 if takes_all else parts)):
+        smoothing.fit(
+            spec.dataset.x_train,
+            spec.one_hot,
+            batch_size=spec.batch_size,
+            nb_epochs=spec.epochs,
+            drop_last=drop_last,
+            scheduler=scheduler,
+        )
     return classifier
 
 
@@ -245,6 +251,7 @@ _FIELDS: dict[str, Any] = {
     ),
     "check": within(above_zero=("alpha", "sigma")),
 }
+_OWN_LOSS = {"label_smoothing": "ART computes the loss itself, on class indices"}
 _SMOOTHADV_PAPER = "Salman et al. 2019, arXiv 1906.04584"
 _SMOOTHMIX_PAPER = "Jeong et al. 2021, arXiv 2111.09277"
 
@@ -263,6 +270,7 @@ SMOOTHING = (
         "Zhai et al. 2020, arXiv 2001.02378",
         {**CERTIFICATE_OPTIONS, **MACER_OPTIONS},
         training=train_macer,
+        fixed=_OWN_LOSS,
         **_FIELDS,
     ),
     Defence(
@@ -288,6 +296,7 @@ SMOOTHING = (
         _SMOOTHMIX_PAPER,
         {**CERTIFICATE_OPTIONS, **SMOOTHMIX_OPTIONS},
         training=train_smoothmix,
+        fixed=_OWN_LOSS,
         **_FIELDS,
     ),
     Defence(
@@ -296,6 +305,7 @@ SMOOTHING = (
         _SMOOTHMIX_PAPER,
         {**CERTIFICATE_OPTIONS, **SMOOTHMIX_FIXED_OPTIONS},
         training=partial(train_smoothmix, kind=RepairedSmoothMix),
+        fixed=_OWN_LOSS,
         repaired="the attack has a step size (ART passes it the failure probability)",
         **_FIELDS,
     ),

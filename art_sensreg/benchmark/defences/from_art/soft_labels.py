@@ -21,7 +21,7 @@ from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 from art_sensreg.benchmark.defences.claims import robust_accuracy
-from art_sensreg.benchmark.defences.from_art.adversarial import ArtOneCycle
+from art_sensreg.benchmark.defences.from_art.adversarial import art_one_cycle
 from art_sensreg.benchmark.defences.spec import Defence, Options, within
 from art_sensreg.benchmark.defences.train_spec import TrainingSpec
 
@@ -44,9 +44,15 @@ class AtTemperature(nn.Module):
 
 
 class SoftCrossEntropy(nn.Module):
-    """Cross-entropy of probabilities with probabilities, mean over the examples."""
+    """Cross-entropy of probabilities with probabilities, smoothed if asked for, mean over the examples."""
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
 
     def forward(self, probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if self.label_smoothing:
+            labels = (1 - self.label_smoothing) * labels + self.label_smoothing / labels.shape[1]
         logarithms = probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
         return -(labels * logarithms).sum(dim=1).mean()
 
@@ -54,9 +60,10 @@ class SoftCrossEntropy(nn.Module):
 def train_label_smoothing(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """ART's `fit` on labels from `LabelSmoothing`, on a one-cycle schedule, which ART steps once an epoch."""
     classifier = spec.art_classifier()
-    schedule = ArtOneCycle(classifier.optimizer, spec.learning_rate, spec.epochs)
+    schedule = art_one_cycle(spec, classifier.optimizer)
     x, y = LabelSmoothing(max_value=options["max_value"])(spec.dataset.x_train, spec.one_hot)
-    classifier.fit(x, y, batch_size=spec.batch_size, nb_epochs=spec.epochs, scheduler=schedule)
+    with spec.hooked(classifier.optimizer, classifier.model):
+        classifier.fit(x, y, batch_size=spec.batch_size, nb_epochs=spec.epochs, scheduler=schedule)
     return classifier
 
 
@@ -72,15 +79,17 @@ def train_distillation_fixed(spec: TrainingSpec, options: Options) -> PyTorchCla
 
 def _distil(spec: TrainingSpec, temperature: float, learning_rate: float) -> PyTorchClassifier:
     first, second = (_at_temperature(spec, temperature, learning_rate) for _ in range(2))
-    first.fit(spec.dataset.x_train, spec.one_hot, batch_size=spec.batch_size, nb_epochs=spec.epochs)
-    DefensiveDistillation(first, batch_size=spec.batch_size, nb_epochs=spec.epochs)(spec.dataset.x_train, second)
+    with spec.hooked(first.optimizer, first.model):
+        first.fit(spec.dataset.x_train, spec.one_hot, batch_size=spec.batch_size, nb_epochs=spec.epochs)
+    with spec.hooked(second.optimizer, second.model):
+        DefensiveDistillation(first, batch_size=spec.batch_size, nb_epochs=spec.epochs)(spec.dataset.x_train, second)
     return spec.classifier(second.model.network)
 
 
 def _at_temperature(spec: TrainingSpec, temperature: float, learning_rate: float) -> PyTorchClassifier:
     model = AtTemperature(spec.new_model(), temperature)
-    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
-    return spec.estimator(PyTorchClassifier, model, optimizer, loss=SoftCrossEntropy())
+    optimizer = spec.optimizer(model.parameters(), learning_rate)
+    return spec.estimator(PyTorchClassifier, model, optimizer, loss=SoftCrossEntropy(spec.loss().label_smoothing))
 
 
 _DISTILLATION_PAPER = "Papernot et al. 2016, arXiv 1511.04508"

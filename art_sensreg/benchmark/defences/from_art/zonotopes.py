@@ -32,7 +32,7 @@ from art_sensreg.benchmark.defences.from_art.certifiers import (
     sizes_of,
     train_certifier,
 )
-from art_sensreg.benchmark.defences.from_art.interval_bounds import CERTIFIED_CLAIM
+from art_sensreg.benchmark.defences.from_art.interval_bounds import CERTIFIED_CLAIM, OWN_LOSS
 from art_sensreg.benchmark.defences.spec import Certificate, Defence, Options, within
 from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingSpec
 
@@ -66,7 +66,7 @@ def box_zonotope(image: np.ndarray, eps: float) -> tuple[np.ndarray, np.ndarray]
 def _train_deepz(spec: TrainingSpec, options: Options, **kwargs: Any) -> PyTorchClassifier:
     classifier = spec.art_classifier()
     _require_small_zonotopes(spec, classifier.model)
-    certifier = convert(spec, PytorchDeepZ, classifier.model, **kwargs)
+    certifier = convert(spec, PytorchDeepZ, classifier.model, trained=True, **kwargs)
     attack = {"eps": spec.eps, "eps_step": 2.5 * spec.eps / options["max_iter"], "max_iter": options["max_iter"]}
     trainer = AdversarialTrainerCertifiedPytorch(
         certifier,
@@ -117,6 +117,7 @@ _FIELDS: dict[str, Any] = {
     "norms_reason": "ART's zonotopes start from boxes",
     "certificate": Certificate(norm="linf", certify=certify_deepz),
     "check": within(at_most_one=("loss_weighting",)),
+    "fixed": OWN_LOSS,
 }
 _PAPER = "Singh et al. 2018, NeurIPS; Mirman et al. 2018, ICML"
 

@@ -1,0 +1,82 @@
+"""How the weights of a defence are optimised: optimizer, weight decay, label smoothing, schedule, weight average."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from art_sensreg.utils import check_choice, check_number, python_numbers
+
+OPTIMIZERS = ("adam", "adamw", "sgd")
+SCHEDULES = ("one-cycle", "piecewise", "constant")
+SGD_LEARNING_RATE = 0.05
+"""The learning rate of SGD where none is given: those of the recipes are for Adam."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizationSettings:
+    """
+    How every defence of a run is optimised, ART's included. None: as each defence does by itself, which is Adam on a
+    one-cycle schedule for nearly all of them.
+
+    :param optimizer: `adam`, `adamw` or `sgd` (with Nesterov's momentum off).
+    :param momentum: Of SGD, at least 0 and below 1; None: 0.9.
+    :param weight_decay: At least 0, of all weights: added to the gradient (`adam`, `sgd`), or decoupled (`adamw`,
+        Loshchilov and Hutter 2019, arXiv 1711.05101).
+    :param label_smoothing: Share of each label that is spread evenly over all classes, at least 0 and below 1 (Szegedy
+        et al. 2016, arXiv 1512.00567, section 7), in training and in its attacks.
+    :param schedule: `one-cycle` (Smith and Topin 2019, arXiv 1708.07120); `piecewise`: divided by 10 after half and
+        after three quarters of the steps (Rice et al. 2020, arXiv 2002.11569); or `constant`.
+    :param weight_average: Decay of the exponential moving average of the weights that is attacked in their place, above
+        0 and below 1, with a warm-up: step `t` (from 0) has at most `(1 + t) / (10 + t)` (Gowal et al. 2020, arXiv
+        2010.03593).
+    :raises ValueError: If a value is out of range.
+    :raises TypeError: If a value has the wrong type.
+
+    Example:
+    >>> from art_sensreg.benchmark.config import OptimizationSettings
+    >>> OptimizationSettings(optimizer="sgd", weight_decay=5e-4).given
+    {'optimizer': 'sgd', 'weight_decay': 0.0005}
+    """
+
+    optimizer: str | None = None
+    momentum: float | None = None
+    weight_decay: float | None = None
+    label_smoothing: float | None = None
+    schedule: str | None = None
+    weight_average: float | None = None
+
+    def __post_init__(self) -> None:
+        python_numbers(self)
+        if self.optimizer is not None:
+            check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        if self.schedule is not None:
+            check_choice("schedule", self.schedule, SCHEDULES)
+        for name in ("momentum", "weight_decay", "label_smoothing", "weight_average"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            check_number(name, value, minimum=0.0, exclusive=name == "weight_average")
+            if name != "weight_decay" and value >= 1:
+                raise ValueError(f"`{name}` is {value!r}; expected a number below 1.")
+        if self.momentum is not None and self.optimizer != "sgd":
+            raise ValueError(
+                f"`momentum` is {self.momentum!r} and `optimizer` is {self.optimizer!r}; expected sgd, which has one."
+            )
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What is not left to the defence."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def updated(self, chosen: Mapping[str, Any]) -> OptimizationSettings:
+        """With the choices of one defence, among which there may be others; ValueError or TypeError as above."""
+        known = {name: value for name, value in chosen.items() if name in OPTIMIZATION_OPTIONS}
+        if known.get("optimizer", "sgd") != "sgd":
+            known.setdefault("momentum", None)  # that of a run in SGD
+        return replace(self, **known)
+
+
+OPTIMIZATION_OPTIONS = tuple(entry.name for entry in fields(OptimizationSettings))
+"""The options that every defence has that trains a model, besides its own."""
