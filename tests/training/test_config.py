@@ -64,3 +64,8 @@ def test_a_config_goes_for_the_classifiers_own_fit_too(make_classifier, digits):
 def test_numbers_of_numpy_are_numbers():
     config = TrainingConfig(seed=np.int64(3), batch_size=np.int32(8), ema=np.float64(0.5), device=torch.device("cpu"))
     assert eval(repr(config)) == config == TrainingConfig(seed=3, batch_size=8, ema=0.5, device="cpu")
+
+
+def test_a_warm_up_of_no_average_is_refused():
+    with pytest.raises(ValueError, match="`ema_warmup` is True and `ema` is None"):
+        TrainingConfig(ema_warmup=True)

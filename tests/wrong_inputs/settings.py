@@ -145,6 +145,7 @@ SETTINGS = {
         "max_grad_norm": optional(POSITIVE),
         "awp_gamma": NOT_NEGATIVE,
         "ema": [*optional(POSITIVE), 1.0, 1.5],
+        "ema_warmup": FLAG,
         "precision": CHOICE,
         "device": ["nowhere", 1.5, [], {}, "cpu:x", "meta", object(), True],
         "channels_last": FLAG,

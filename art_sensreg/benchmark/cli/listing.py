@@ -15,6 +15,7 @@ from art_sensreg.benchmark.config.settings import FILE_RECIPE, RECIPES
 from art_sensreg.benchmark.config.threat_models import NORMS
 from art_sensreg.benchmark.defences import DEFENCES, Defence
 from art_sensreg.benchmark.defences.from_art import LEFT_OUT
+from art_sensreg.benchmark.defences.registry import GENERAL_OPTIONS
 from art_sensreg.utils.checks import did_you_mean
 
 _WIDTH, _NAMES = 100, 28
@@ -23,6 +24,7 @@ _EXAMPLES = """
   art-sensreg list checks           the checks of the audit
   art-sensreg list sr+jr pgd        two of them, with options and papers
 """
+_GENERAL = f"options {', '.join(GENERAL_OPTIONS)}"
 _NORM_WORDS = {"linf": "L-inf", "l2": "L2", "l1": "L1"}
 
 
@@ -47,6 +49,9 @@ def list_names() -> str:
     lines = ["Defences, each with its paper, what it claims, and its options for --set:"]
     for defence in DEFENCES.values():
         lines += _entry(defence.name, _defence(defence))
+    lines += wrap(
+        f"Every defence that trains a model: {_GENERAL}.", _WIDTH, initial_indent="  ", subsequent_indent="  "
+    )
     lines.append("Attacks, in the order in which they run:")
     for attack in ATTACKS.values():
         lines += _entry(attack.name, _attack(attack))
@@ -104,8 +109,9 @@ def _rows(rows: Sequence[tuple[str, str]]) -> list[str]:
 
 def _options(defence: Defence) -> list[str]:
     """The options, each with its default, or with its value for each data set."""
+    general = [f"  {_GENERAL}"] if defence.trained else []
     if not defence.options:
-        return ["  no options"]
+        return general or ["  no options"]
     lines = [f"  options, for --set {defence.name}.OPTION=VALUE:"]
     recipes = {**{name: recipe.penalties for name, recipe in RECIPES.items()}, "others": FILE_RECIPE.penalties}
     for option, default in defence.options.items():
@@ -119,7 +125,7 @@ def _options(defence: Defence) -> list[str]:
         else:
             text = ", ".join(f"{value} on {data}" for data, value in values.items() if value is not None) or "None"
         lines += _entry(f"  {option}", [text])
-    return lines
+    return lines + general
 
 
 def _attack_rows(attack: AttackSpec) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from art_sensreg.utils import check_choice, check_number, python_numbers
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("one-cycle", "piecewise", "constant")
-SGD_LEARNING_RATE = 0.05
+SGD_LEARNING_RATE = 0.1
 """The learning rate of SGD where none is given: those of the recipes are for Adam."""
 
 

@@ -41,12 +41,16 @@ def make_optimizer(parameters: Iterable[nn.Parameter], rate: float, settings: Op
     return kind(parameters, lr=rate, weight_decay=decay)
 
 
+def one_cycle(optimizer: Optimizer, peak: float, steps: int) -> OneCycleLR:
+    """A one-cycle schedule that leaves SGD's momentum as it was asked for; Adam's, which cannot be, is cycled."""
+    cycle = not isinstance(optimizer, torch.optim.SGD)
+    return OneCycleLR(optimizer, peak, total_steps=steps, cycle_momentum=cycle)
+
+
 def make_schedule(optimizer: Optimizer, schedule: str, steps: int) -> LRScheduler | None:
     """A schedule of so many steps, which starts from, or peaks at, the optimizer's learning rate; None: constant."""
     if schedule == "one-cycle":
-        # Its cycle of SGD's momentum would replace the one that was asked for.
-        cycle = not isinstance(optimizer, torch.optim.SGD)
-        return OneCycleLR(optimizer, optimizer.param_groups[0]["lr"], total_steps=steps + 1, cycle_momentum=cycle)
+        return one_cycle(optimizer, optimizer.param_groups[0]["lr"], steps + 1)
     if schedule == "piecewise":
         return MultiStepLR(optimizer, [steps // 2, 3 * steps // 4], gamma=0.1)
     return None

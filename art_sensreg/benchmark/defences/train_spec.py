@@ -25,6 +25,7 @@ from art_sensreg.benchmark.defences.optimization import (
     OptimizerHooks,
     make_optimizer,
     make_schedule,
+    one_cycle,
     resolved,
 )
 from art_sensreg.classifiers import SensRegClassifier
@@ -204,7 +205,7 @@ class TrainingSpec:
         """
         if self.optimization.schedule is not None:
             return None
-        return OneCycleLR(classifier.optimizer, self.learning_rate, total_steps=self.steps + 1)
+        return one_cycle(classifier.optimizer, self.learning_rate, self.steps + 1)
 
     def _schedule(self, trainer: SensRegTrainer) -> LRScheduler | None:
         """The schedule for a trainer of this package."""

@@ -24,6 +24,7 @@ def test_everything_is_listed_in_lines_of_at_most_100_columns():
         assert defence.repaired in text
         assert defence.claim.threat in text
         assert ", ".join(defence.options) in text
+    assert "Every defence that trains a model: options learning_rate, optimizer, momentum" in text
     assert all(f"{names}: {reason}" in text for names, reason in LEFT_OUT.items())
     order = [text.index(f" {name} {attack.summary}") for name, attack in ATTACKS.items()]
     assert order == sorted(order)

@@ -3,6 +3,7 @@
 import pytest
 
 from art_sensreg.benchmark.cli.suite import main
+from art_sensreg.benchmark.cli.suite_parser import make_parser, request_of
 from art_sensreg.benchmark.defences.registry import DEFENCES
 
 
@@ -39,6 +40,19 @@ def test_list(capsys):
         (["--eps", "\uff18/255"], "'\uff18' is not a number above 0"),
         (["--frobnicate"], "unrecognized arguments: --frobnicate"),
         (["--device", "tpu"], "invalid choice: 'tpu'"),
+        (["--optimizer", "lion"], "invalid choice: 'lion'"),
+        (["--momentum", "0.9"], "`momentum` is 0.9 and `optimizer` is None; expected sgd"),
+        (["--weight-decay", "-1"], "`weight_decay` is -1.0; expected a finite number of at least 0"),
+        (["--label-smoothing", "1.0"], "`label_smoothing` is 1.0; expected a number below 1"),
+        (["--weight-average", "nan"], "`weight_average` is nan; expected a finite number above 0"),
+        (["--schedule", "cosine"], "invalid choice: 'cosine'"),
+        (["--set", "art-trades.schedule=cosine"], "`schedule` is 'cosine'; expected one of one-cycle"),
+        (["--set", "none.learning_rate=0"], "`learning_rate` is 0; expected a finite number above 0"),
+        (["--set", "none.weight_average=often"], "`weight_average` is 'often'; expected a finite number above 0"),
+        (
+            ["--set", "art-jpeg.weight_decay=0.1"],
+            "names the option 'weight_decay' of art-jpeg; expected one of: quality",
+        ),
     ],
 )
 def test_wrong_arguments_give_one_line_and_exit_code_2(arguments, message, capsys, tmp_path):
@@ -96,3 +110,13 @@ def test_options_are_checked_before_anything_runs(option, tmp_path, capsys):
         main(["--defences", option.split(".")[0], "--set", option, "--out", str(tmp_path / "run")])
     assert stop.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_how_every_defence_is_optimised_can_be_given():
+    words = "--optimizer sgd --momentum 0.8 --weight-decay 5e-4 --label-smoothing 0.1 --schedule piecewise"
+    given = make_parser().parse_args([*words.split(), "--weight-average", "0.999"])
+    assert request_of(given).optimization.given == {
+        "optimizer": "sgd", "momentum": 0.8, "weight_decay": 5e-4, "label_smoothing": 0.1, "schedule": "piecewise",
+        "weight_average": 0.999,
+    }  # fmt: skip
+    assert request_of(make_parser().parse_args([])).optimization.given == {}

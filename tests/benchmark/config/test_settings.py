@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from art_sensreg.benchmark.config.optimization import OptimizationSettings
 from art_sensreg.benchmark.config.settings import BUDGETS, FILE_RECIPE, RECIPES
 from art_sensreg.benchmark.config.threat_models import NORMS
 from tests.benchmark.results.examples import settings
@@ -24,5 +25,12 @@ def test_a_resumed_run_may_add_defences_attacks_and_seeds_alone():
     assert settings(options={"sr": {"sigma": (0.1, 0.3)}}).first_difference(listed) is None
 
 
+def test_a_resumed_run_is_optimised_as_before():
+    averaged = settings(optimization=OptimizationSettings(weight_average=0.9))
+    assert averaged.first_difference(settings()) == "`weight_average` was None and is now 0.9"
+
+
 def test_settings_are_json():
-    assert json.loads(json.dumps(settings().to_dict()))["eps"] == [0.1, 0.2]
+    stored = json.loads(json.dumps(settings(optimization=OptimizationSettings(schedule="constant")).to_dict()))
+    assert stored["eps"] == [0.1, 0.2]
+    assert (stored["schedule"], stored["weight_decay"]) == ("constant", None)

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from art_sensreg.benchmark.config.optimization import OptimizationSettings
+from art_sensreg.benchmark.config.settings import RECIPES
 from art_sensreg.benchmark.engine.context import SuiteContext, TrainedRun, training_spec
 from art_sensreg.benchmark.results.store import ResultStore
 from tests.benchmark.engine.models import small_target
@@ -18,6 +20,20 @@ def run(digits, tmp_path):
 def test_every_defence_is_trained_at_the_largest_size(digits):
     spec = training_spec(settings(), digits, seed=3)
     assert (spec.eps, spec.norm, spec.seed) == (0.2, "linf", 3)
+
+
+def test_a_defence_may_be_optimised_in_another_way(digits):
+    chosen = settings(
+        optimization=OptimizationSettings(optimizer="sgd", weight_decay=5e-4),
+        learning_rate=0.1,
+        options={"sr": {"optimizer": "adam", "sigma": 0.2}, "jr": {"learning_rate": 0.3, "schedule": "constant"}},
+    )
+    given = {name: training_spec(chosen, digits, 0, name) for name in ("none", "sr", "jr")}
+    assert (given["none"].optimization, given["none"].learning_rate) == (chosen.optimization, 0.1)
+    # The learning rate of the run is SGD's.
+    assert given["sr"].optimization.given == {"optimizer": "adam", "weight_decay": 5e-4}
+    assert given["sr"].learning_rate == RECIPES["digits"].learning_rate
+    assert (given["jr"].optimization.schedule, given["jr"].learning_rate) == ("constant", 0.3)
 
 
 def test_the_record_is_the_one_that_is_stored(run):

@@ -86,3 +86,16 @@ def test_a_stored_model_that_cannot_be_made_again_is_trained_again(tmp_path, mon
     assert run(tmp_path / "run", *arguments, "--resume") == 0
     assert [entry["status"] for entry in results(tmp_path / "run")["runs"]] == ["ok"] * 2
     assert len(calls) > 1
+
+
+def test_what_cannot_be_optimised_as_asked_is_in_the_table(tmp_path):
+    words = ["--defences", "none,art-macer,art-madry", "--attacks", "fgm", "--label-smoothing", "0.1"]
+    out, other = tmp_path / "run", tmp_path / "other"
+    assert run(out, *words, "--weight-average", "0.99", "--set", "art-madry.max_iter=1") == 0
+    status = {entry["defence"]: (entry["status"], entry["reason"]) for entry in results(out)["runs"]}
+    assert status["none"] == status["art-madry"] == ("ok", "")
+    assert status["art-macer"][0] == "not_applicable"
+    assert "(art-macer.label_smoothing=None trains it in its own way)" in status["art-macer"][1]
+    exempt = ["--set", "art-macer.label_smoothing=None", "--set", "art-macer.samples=2"]
+    assert run(other, "--defences", "art-macer", *words[2:], *exempt) == 0
+    assert results(other)["runs"][0]["status"] == "ok"

@@ -13,6 +13,7 @@ import pytest
 
 from art_sensreg.benchmark.cli import audit as audit_cli
 from art_sensreg.benchmark.cli.suite import main
+from art_sensreg.benchmark.config.optimization import OPTIMIZATION_OPTIONS
 from art_sensreg.benchmark.results.reading import read_results
 from tests.paths import ROOT
 
@@ -90,6 +91,10 @@ EDITS: list[tuple[tuple[Any, ...], Any]] = [
     (("config", "budget"), "huge"),
     (("config", "test_size"), "all"),
     (("config", "options"), {"sr": 1}),
+    (("config", "optimizer"), "adan"),
+    (("config", "momentum"), 0.9),
+    (("config", "weight_decay"), "much"),
+    (("config", "weight_average"), 1.5),
     (("environment",), []),
     (("environment",), {"python": {}}),
     (("left_out",), "all"),
@@ -182,6 +187,16 @@ def test_what_a_newer_program_adds_is_left_alone(out):
     edit(out, (*CHECK, "weight"), 2)
     assert main([*WORDS, "--resume", "--out", str(out)]) == 0
     assert json.loads((out / "results.json").read_text())["runs"][0]["mood"] == "good"
+
+
+def test_older_results_were_optimised_by_the_defences_themselves(out):
+    for name in OPTIMIZATION_OPTIONS:
+        edit(out, ("config", name), ...)
+    before = json.loads((out / "results.json").read_text())["runs"]
+    assert main([*WORDS, "--resume", "--out", str(out)]) == 0
+    after = json.loads((out / "results.json").read_text())
+    assert after["runs"] == before
+    assert {name: after["config"][name] for name in OPTIMIZATION_OPTIONS} == dict.fromkeys(OPTIMIZATION_OPTIONS)
 
 
 def plant(path: Path, kind: str, secret: Path) -> None:

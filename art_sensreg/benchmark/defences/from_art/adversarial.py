@@ -19,10 +19,11 @@ from art.defences.trainer import (
 )
 from art.estimators.classification import PyTorchClassifier
 from art.utils import random_sphere
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, _LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, _LRScheduler
 
 from art_sensreg.benchmark.config.optimization import OptimizationSettings
 from art_sensreg.benchmark.defences.claims import robust_accuracy
+from art_sensreg.benchmark.defences.optimization import one_cycle
 from art_sensreg.benchmark.defences.spec import Defence, Options, within
 from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingSpec
 
@@ -38,7 +39,7 @@ class ArtOneCycle(_LRScheduler):
 
     def __init__(self, optimizer: torch.optim.Optimizer, max_lr: float, epochs: int) -> None:
         # One step more than there are epochs: the last epoch would otherwise train at a rate of nearly 0.
-        self._inner = OneCycleLR(optimizer, max_lr, total_steps=max(epochs + 1, 3))
+        self._inner = one_cycle(optimizer, max_lr, max(epochs + 1, 3))
 
     def step(self, epoch: int | None = None) -> None:
         self._inner.step()

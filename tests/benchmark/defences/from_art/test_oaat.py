@@ -10,13 +10,20 @@ from torch import nn
 
 from art_sensreg.benchmark.defences import NotApplicable
 from art_sensreg.benchmark.defences.from_art import oaat as art_oaat
-from art_sensreg.benchmark.defences.from_art.oaat import OAAT, OAAT_OPTIONS, RepairedOAAT, train_oaat, train_oaat_fixed
+from art_sensreg.benchmark.defences.from_art.oaat import (
+    OAAT,
+    OAAT_OPTIONS,
+    RepairedOAAT,
+    WatchedOAAT,
+    train_oaat,
+    train_oaat_fixed,
+)
 from art_sensreg.datasets import Dataset
 from tests.benchmark.defences.from_art.training import accuracy, small_spec, trained
 from tests.conftest import same_weights, weights_of
 
 OPTIONS = {**OAAT_OPTIONS, "max_iter": 3}
-KINDS = {train_oaat: AdversarialTrainerOAATPyTorch, train_oaat_fixed: RepairedOAAT}
+KINDS = {train_oaat: WatchedOAAT, train_oaat_fixed: RepairedOAAT}
 
 
 @pytest.fixture
@@ -31,7 +38,7 @@ def averages(monkeypatch: pytest.MonkeyPatch) -> list[PyTorchClassifier]:
 
         return type(kind.__name__, (kind,), {"fit": fit})
 
-    monkeypatch.setattr(art_oaat, "AdversarialTrainerOAATPyTorch", spied(AdversarialTrainerOAATPyTorch))
+    monkeypatch.setattr(art_oaat, "WatchedOAAT", spied(WatchedOAAT))
     monkeypatch.setattr(art_oaat, "RepairedOAAT", spied(RepairedOAAT))
     return seen
 
