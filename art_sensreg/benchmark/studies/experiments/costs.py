@@ -42,7 +42,7 @@ def measure_cost(suite: SuiteContext, name: str, seed: int = 0, rounds: int = _R
     Train a defence for an epoch, several times, with plain steps timed before and after each. An epoch's own work, as
     the check for catastrophic overfitting, belongs to its cost.
     """
-    spec = replace(suite.training_spec(seed), epochs=1)
+    spec = replace(suite.training_spec(seed, name), epochs=1)
     options = options_of(suite.settings, name)
     plain, seconds = [spec.plain_step_seconds()], list[float]()
     for _ in range(rounds):
