@@ -109,7 +109,7 @@ def _rows(rows: Sequence[tuple[str, str]]) -> list[str]:
 
 def _options(defence: Defence) -> list[str]:
     """The options, each with its default, or with its value for each data set."""
-    general = [f"  {_GENERAL}"] if defence.trained else []
+    general = wrap(_GENERAL, _WIDTH, initial_indent="  ", subsequent_indent="    ") if defence.trained else []
     if not defence.options:
         return general or ["  no options"]
     lines = [f"  options, for --set {defence.name}.OPTION=VALUE:"]
