@@ -185,6 +185,7 @@ class Objective:
         means = means and all(getattr(penalty, "scale", "per_neuron") == "per_neuron" for penalty in noisy)
         whole = self._separate or self.double_backward or not (plan.separable and plan.stacked)
         whole = whole or any(penalty.of_whole_batch for penalty in noisy)
+        whole = whole or (self.adversary is not None and self.adversary.of_whole_batch)
         width = max((tap.width for tap in plan.taps.values()), default=0)
         if whole or not means or not width or uses_batch_statistics(plan.norms):
             return None
@@ -250,7 +251,8 @@ class Objective:
         if self.adversary is None:
             logits, found = self._measure(model, inputs)
         else:
-            logits, found = self._measure_attacked(model, inputs, y, self.adversary, visit)
+            adversary = self.adversary.at_strength(self.strength)
+            logits, found = self._measure_attacked(model, inputs, y, adversary, visit)
         if self._separate:
             with preserve_statistics(model, len(x), self.plan):
                 for name, penalty in self._separate.items():
@@ -314,5 +316,5 @@ class Objective:
         if self.adversary is None:
             return {"base": check_term("base", self.base_loss(logits[0], y))}
         clean = logits[0] if len(logits) > 1 else None
-        base, part = self.adversary.combine(self.base_loss, clean, logits[-1], y)
+        base, part = self.adversary.at_strength(self.strength).combine(self.base_loss, clean, logits[-1], y)
         return {"base": check_term("base", base), "adversarial": check_term("adversarial", part)}

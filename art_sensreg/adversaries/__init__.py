@@ -3,6 +3,7 @@
 from art_sensreg.adversaries.base import Adversary
 from art_sensreg.adversaries.carried import CarriedAdversary
 from art_sensreg.adversaries.iterative import PGD, TRADES
+from art_sensreg.adversaries.nuclear import NuAT
 from art_sensreg.adversaries.one_step import FGSMRS, NFGSM
 
-__all__ = ["FGSMRS", "NFGSM", "PGD", "TRADES", "Adversary", "CarriedAdversary"]
+__all__ = ["FGSMRS", "NFGSM", "PGD", "TRADES", "Adversary", "CarriedAdversary", "NuAT"]

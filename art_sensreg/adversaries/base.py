@@ -154,6 +154,15 @@ class Adversary:
         """Whether the training step's own input gradient moves the perturbation, instead of gradient steps."""
         return False
 
+    @property
+    def of_whole_batch(self) -> bool:
+        """Whether the loss of a batch cannot be computed from those of its parts."""
+        return False
+
+    def at_strength(self, strength: float) -> Adversary:
+        """The same with the weight of a second term of its loss, if it rises, times `strength`, from 0 to 1."""
+        return self
+
     def root_mean_square(self, x: torch.Tensor) -> float:
         """Root mean square entry of the largest possible perturbation, in input units, before images are clipped."""
         return self.eps

@@ -94,6 +94,12 @@ def _check(setup: RunSetup) -> None:
                 f"`accumulate` is {setup.config.accumulate} with {penalty!r}, whose value needs the whole batch at "
                 "once; expected 1, or no `top_layers` and the norm 'frobenius'."
             )
+    adversary, divided = setup.objective.adversary, setup.config.accumulate > 1 or setup.processes.count > 1
+    if adversary is not None and adversary.of_whole_batch and divided:
+        raise ValueError(
+            f"`adversary` is {adversary!r}, whose loss needs the whole batch at once; expected a single process and "
+            "accumulate=1."
+        )
     check_precision(setup.optimizer, setup.config.precision)
     if setup.config.awp_gamma and needs_closure(setup.optimizer):
         raise ValueError(

@@ -6,10 +6,11 @@ from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegTrainer, TrainingConfig
-from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES, CarriedAdversary
+from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES, CarriedAdversary, NuAT
 
 LOSS = nn.CrossEntropyLoss()
-ALL = [FGSMRS(eps=0.1), NFGSM(eps=0.1), PGD(eps=0.1), PGD(eps=0.5, norm="l2"), TRADES(eps=0.1, max_iter=3)]
+NUAT = NuAT(eps=0.1, weight=1.0)
+ALL = [FGSMRS(eps=0.1), NFGSM(eps=0.1), PGD(eps=0.1), PGD(eps=0.5, norm="l2"), TRADES(eps=0.1, max_iter=3), NUAT]
 ALL += [CarriedAdversary(eps=0.1), CarriedAdversary(eps=0.5, norm="l2"), CarriedAdversary(eps=0.1, free=True)]
 SR_JR = [SensitivityPenalty(), JacobianPenalty()]
 

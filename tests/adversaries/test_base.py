@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from art_sensreg import adversaries, randomize
-from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES
+from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES, NuAT
 from art_sensreg.adversaries.base import check_adversary
 from art_sensreg.attacks import EOT
 from tests.adversaries.helpers import ALL, LOSS, draw_batch, small_net
@@ -67,6 +67,8 @@ def test_the_model_is_attacked_in_evaluation_mode_and_left_alone():
         (lambda: PGD(eps=0.1, pair="both"), "`pair` is 'both'"),
         (lambda: FGSMRS(eps=0.1, eps_step=-1.0), "`eps_step` is -1.0"),
         (lambda: NFGSM(eps=0.1, noise=-1.0), "`noise` is -1.0"),
+        (lambda: NuAT(eps=0.1, noise=-1.0), "`noise` is -1.0"),
+        (lambda: NuAT(eps=0.1, clean_fraction=0.5), "`clean_fraction` is 0.5"),
         (lambda: TRADES(eps=0.1, beta=0.0), "`beta` is 0.0"),
         (lambda: TRADES(eps=0.1, clean_fraction=0.5), "`clean_fraction` is 0.5"),
     ],

@@ -19,7 +19,7 @@ from art_sensreg import (
     TrainingConfig,
     randomize,
 )
-from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES
+from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES, NuAT
 from art_sensreg.attacks import (
     BPDA,
     EOT,
@@ -168,6 +168,7 @@ SETTINGS = {
     ValidationAttack: {"eps": POSITIVE, "norm": CHOICE, "eps_step": optional(POSITIVE), "max_iter": COUNT},
     FGSMRS: ADVERSARY,
     NFGSM: {**ADVERSARY, "noise": NOT_NEGATIVE},
+    NuAT: {**ADVERSARY, "weight": NOT_NEGATIVE, "noise": NOT_NEGATIVE},
     PGD: ITERATIVE,
     TRADES: {**ITERATIVE, "beta": NOT_NEGATIVE},
     ProjectedAscent: ATTACK,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES
+from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES, NuAT
 from art_sensreg.benchmark.defences.factories import from_penalties
 from art_sensreg.benchmark.defences.spec import Options
 from art_sensreg.models import ACTIVATIONS
@@ -22,6 +22,7 @@ _SIZES: Options = {"eps": None, "eps_step": None}
 _FGSM: Options = {**_SIZES, "clean_fraction": 0.0}
 _PGD: Options = {**_FGSM, "max_iter": 7, "norm": None}
 _TRADES: Options = {**_SIZES, "max_iter": 10, "norm": None, "beta": 6.0}
+_NUAT: Options = {**_SIZES, "weight": 4.5}
 
 
 def _no_penalties(options: Options) -> list[Penalty]:
@@ -96,8 +97,17 @@ RIVALS = (
         "FGSM with GradAlign: input gradients at an image and near it point the same way",
         "Andriushchenko, Flammarion 2020, arXiv 2007.02617",
         lambda options: [GradientAlignmentPenalty(weight=options["weight"], eps=options["eps"])],
-        {**_FGSM, "weight": 0.2},
+        {**_FGSM, "weight": 0.2, "penalty_warmup": 0.5},
         adversary=lambda options: NFGSM(**_some(options, _FGSM), noise=0.0),
+        norms=_LINF,
+    ),
+    from_penalties(
+        "nuat",
+        "Nuclear norm of what a single step does to the logits, beside the clean loss; the weight rises",
+        "Sriramanan et al. 2021, NeurIPS (NuAT)",
+        _no_penalties,
+        {**_NUAT, "penalty_warmup": 0.9},
+        adversary=lambda options: NuAT(**_some(options, _NUAT)),
         norms=_LINF,
     ),
     from_penalties(
@@ -105,7 +115,7 @@ RIVALS = (
         "GradNorm: the norm of the input gradient of the loss, with a smooth activation; weight counts in eps",
         "Rodriguez-Munoz et al. 2024, arXiv 2409.20139",
         _gradient_norm,
-        {"weight": 1.0, "eps": None, "norm": None, "activation": "silu"},
+        {"weight": 1.0, "eps": None, "norm": None, "activation": "silu", "penalty_warmup": 0.5},
         architecture=lambda spec, options: replace(spec, activation=options["activation"]).new_model(),
         check=lambda options: check_choice("activation", options["activation"], tuple(ACTIVATIONS)),
         norms=_STEEPEST,

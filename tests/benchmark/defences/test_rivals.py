@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES
+from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES, NuAT
 from art_sensreg.benchmark.defences import DEFENCES
 from art_sensreg.benchmark.defences.registry import SMOKE_DEFENCES, resolve_options
 from art_sensreg.benchmark.defences.rivals import RIVALS
@@ -17,6 +17,7 @@ ADVERSARIES = {
     "at-awp": PGD(eps=0.1),
     "trades-awp": TRADES(eps=0.1, max_iter=10),
     "fgsm-rs": FGSMRS(eps=0.1),
+    "nuat": NuAT(eps=0.1),
     "gradalign": NFGSM(eps=0.1, noise=0.0),
 }
 PENALTIES = {
