@@ -282,6 +282,8 @@ class Objective:
             return measured.logits, measured.values
         if visit is not None and adversary.free:
             perturbed = visit.begin(adversary, x, bounds)
+            if adversary.pair == "noisy" and not adversary.needs_clean:  # copies of what is trained on
+                return self._measure(model, replace(inputs, x=perturbed))
         else:
             make = partial(adversary.perturb, model, x, y, self.base_loss, generator, bounds)
             if visit is not None:

@@ -36,6 +36,10 @@ class PenaltySettings:
     :param jr_alone: Weight of JR without SR, by random projection.
     :param adversarial_sr: Weight of SR between clean and adversarial images.
     :param adversarial_jr: Weight of JR between clean and adversarial images.
+    :param carried_sr: Weight of SR between start and end of a carried adversary's step.
+    :param carried_jr: Weight of JR there.
+    :param free_sr: Weight of SR between clean images and those of a free carried adversary.
+    :param free_jr: Weight of JR there.
     :param fire: Weight of FIRE.
     :param graddiv: Weight of GradDiv.
     :param kl: Factor of KL / N in Adv-BNN; with the evidence bound's value of 1, so many weights and so few images,
@@ -48,6 +52,10 @@ class PenaltySettings:
     jr_alone: float = 0.01
     adversarial_sr: float = 0.1
     adversarial_jr: float = 0.01
+    carried_sr: float = 0.3
+    carried_jr: float = 0.03
+    free_sr: float = 0.1
+    free_jr: float = 0.01
     fire: float = 5.0
     graddiv: float = 0.07
     kl: float = 0.004

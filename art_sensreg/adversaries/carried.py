@@ -27,6 +27,7 @@ class CarriedAdversary(Adversary):
 
     :param eps_step: Size of a step, in input units; None: `eps / 2`.
     :param pair: As for :class:`Adversary`; by default `start`, or `adversarial` with `free`, which has no start pass.
+        With `free`, `noisy` copies are of the perturbed images, unless the loss needs the clean ones too.
     :param norm: `linf` (`np.inf`) or `l2` (2).
     :param free: Whether the input gradient of the training step itself moves the perturbation, for the next visit:
         there is no attack pass at all. For the other parameters see :class:`Adversary`.

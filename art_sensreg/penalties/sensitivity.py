@@ -9,13 +9,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from art_sensreg.penalties.base import FusedPenalty
 from art_sensreg.penalties.feature_sigma import FeatureSigma, as_sigma, noise_sizes
 from art_sensreg.penalties.forward.branches import Activations
-from art_sensreg.penalties.forward.distances import paired_distance
+from art_sensreg.penalties.forward.distances import pair_distance, paired_distance
 from art_sensreg.penalties.forward.inner_ascent import ClipValues
 from art_sensreg.penalties.forward.noise import NOISES, Randomness, draw_noise, draw_uniform
 from art_sensreg.penalties.forward.taps import Layers, check_layers
@@ -44,9 +43,8 @@ def layer_sensitivity(
     only.
     """
     _check_kinds(distance, scale)
-    noisy, clean = at_least_float32(noisy), at_least_float32(clean)
-    target = clean.detach() if detach_clean else clean
-    value = F.mse_loss(noisy, target) / sigma**2 if distance == "squared" else F.l1_loss(noisy, target) / sigma
+    value = pair_distance(noisy, clean, distance == "absolute", detach_clean)
+    value = value / (sigma**2 if distance == "squared" else sigma)
     return value / _size(_mean_square(clean), distance) if scale == "relative" else value
 
 

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from art_sensreg import FisherRaoPenalty, JacobianPenalty, SensitivityPenalty
-from art_sensreg.adversaries import NFGSM, PGD, TRADES
+from art_sensreg.adversaries import NFGSM, PGD, TRADES, CarriedAdversary
 from art_sensreg.adversaries.iterative import divergence
+from art_sensreg.adversaries.visits import Visit
 from art_sensreg.objectives import Objective, Share
 from art_sensreg.penalties.sensitivity import layer_sensitivity
 from art_sensreg.training.numerics.step_module import StepModule
@@ -145,3 +146,21 @@ def test_small_differences_are_not_taken_in_half_precision():
         objective = Objective([SensitivityPenalty()], LOSS, adversary=adversary)
         objective.prepare(model, x)
         assert (StepModule(model, objective, "bfloat16").low is not None) == low
+
+
+def test_with_a_free_adversary_noisy_copies_are_of_the_perturbed_images():
+    """Two branches, of which the perturbed images are the first: what penalties see is training on them."""
+    x, y = draw_batch()
+    adversary = CarriedAdversary(eps=0.1, free=True, pair="noisy")
+    model = Counting(small_net()).train()
+    objective, alone = (Objective(SR_JR, LOSS, adversary=kind) for kind in (adversary, None))
+    for each in (objective, alone):
+        each.prepare(model, x)
+    visit = Visit(adversary.draw_start(x, torch.Generator().manual_seed(1)))
+    model.rows = 0
+    terms, _ = objective(model, x, y, torch.Generator().manual_seed(0), visit=visit)
+    assert model.rows == 64
+    expected, _ = alone(model, x + visit.start, y, torch.Generator().manual_seed(0))
+    assert terms["loss"].item() == pytest.approx(expected["loss"].item(), rel=1e-6)
+    terms["loss"].backward()
+    assert visit.leaf.grad.abs().max() > 0

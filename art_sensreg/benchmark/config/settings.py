@@ -60,6 +60,8 @@ def _penalties(preset: PenaltySettings) -> dict[str, dict[str, float]]:
         "sr+jr": both,
         "sr+jr-cheap": both,
         **dict.fromkeys(_HYBRIDS, hybrid),
+        "carried+sr+jr": {"sr_weight": preset.carried_sr, "jr_weight": preset.carried_jr},
+        "free+sr+jr": {"sr_weight": preset.free_sr, "jr_weight": preset.free_jr},
         "fire": {"weight": preset.fire},
         "graddiv": {"weight": preset.graddiv},
         "adv-bnn": {"kl_weight": preset.kl},

@@ -9,7 +9,7 @@ from art.defences.trainer import Trainer
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES, Adversary
+from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES, Adversary, CarriedAdversary
 from art_sensreg.benchmark.defences.claims import Claim, robust_accuracy
 from art_sensreg.benchmark.defences.factories import from_penalties, from_trainer
 from art_sensreg.benchmark.defences.spec import Options, Randomness
@@ -74,6 +74,18 @@ def _pgd(options: Options) -> Adversary:
 
 def _trades(options: Options) -> Adversary:
     return TRADES(**_some(options, "eps", "norm", "pair", "max_iter", "beta"))
+
+
+_CARRIED: Options = {"eps": None, "eps_step": None, "clean_fraction": 0.0, "norm": None}
+_ATTA = "Zheng et al. 2020, arXiv 1912.11969"
+
+
+def _carried(options: Options) -> Adversary:
+    return CarriedAdversary(**{name: options[name] for name in (*_CARRIED, "pair") if name in options})
+
+
+def _free(options: Options) -> Adversary:
+    return CarriedAdversary(**_some(options, *_CARRIED, "pair"), free=True)
 
 
 def _fire(options: Options) -> list[Penalty]:
@@ -203,6 +215,33 @@ OURS = (
         _both,
         {"eps": None, "pair": "adversarial", **_WEIGHTS, "max_iter": 7, "beta": 6.0, "norm": None},
         adversary=_trades,
+        norms=_STEEPEST,
+    ),
+    from_penalties(
+        "carried",
+        "One gradient step a visit, from where the perturbation of the image was left in the epoch before",
+        _ATTA,
+        _no_penalties,
+        _CARRIED,
+        adversary=_carried,
+        norms=_STEEPEST,
+    ),
+    from_penalties(
+        "carried+sr+jr",
+        "The same, with SR and JR between the start of the step and its end",
+        f"{_ATTA}; {_PAPER}",
+        _both,
+        {**_CARRIED, "pair": "start", **_WEIGHTS},
+        adversary=_carried,
+        norms=_STEEPEST,
+    ),
+    from_penalties(
+        "free+sr+jr",
+        "Perturbations moved by the gradient of the training step, with SR and JR between clean and perturbed images",
+        f"{_ATTA}; {_PAPER}",
+        _both,
+        {**_CARRIED, "pair": "adversarial", **_WEIGHTS},
+        adversary=_free,
         norms=_STEEPEST,
     ),
     from_penalties(

@@ -38,6 +38,34 @@ def plain_distance(
     return differences.abs().mean() if absolute else differences.pow(2).mean()
 
 
+def pair_distance(
+    noisy: torch.Tensor, clean: torch.Tensor, absolute: bool = False, detach_clean: bool = False
+) -> torch.Tensor:
+    """:func:`paired_distance` of two tensors of the same shape, from passes of their own."""
+    value: torch.Tensor = _PairDistance.apply(noisy, clean.detach() if detach_clean else clean, absolute)
+    return value
+
+
+class _PairDistance(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, noisy: torch.Tensor, clean: torch.Tensor, absolute: bool) -> torch.Tensor:
+        difference = at_least_float32(noisy) - at_least_float32(clean)
+        ctx.save_for_backward(noisy, clean, difference)
+        ctx.absolute = absolute
+        flat = difference.reshape(-1)
+        return (flat.abs().sum() if absolute else torch.dot(flat, flat)) / flat.numel()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        noisy, clean, difference = ctx.saved_tensors
+        if torch.is_grad_enabled():  # differentiated twice: by torch's own operations
+            difference = at_least_float32(noisy) - at_least_float32(clean)
+        direction = torch.sign(difference) if ctx.absolute else difference
+        factor = gradients[0] * ((1 if ctx.absolute else 2) / difference.numel())
+        by_noisy = (direction * factor).to(noisy.dtype)
+        return by_noisy, -by_noisy if ctx.needs_input_grad[1] else None, None
+
+
 class _PairedDistance(torch.autograd.Function):
     @staticmethod
     def forward(

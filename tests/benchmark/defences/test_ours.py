@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES
+from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES, CarriedAdversary
 from art_sensreg.benchmark.config.settings import RECIPES
 from art_sensreg.benchmark.defences import DEFENCES
 from art_sensreg.benchmark.defences.ours import OURS
@@ -18,6 +18,9 @@ PENALTIES = {
     "sr+jr": [SensitivityPenalty, JacobianPenalty],
     "sr+jr-cheap": [SensitivityPenalty, JacobianPenalty],
     "fgsm-rs+sr+jr": [SensitivityPenalty, JacobianPenalty],
+    "carried": [],
+    "carried+sr+jr": [SensitivityPenalty, JacobianPenalty],
+    "free+sr+jr": [SensitivityPenalty, JacobianPenalty],
     "n-fgsm": [],
     "n-fgsm+sr+jr": [SensitivityPenalty, JacobianPenalty],
     "at+sr+jr": [SensitivityPenalty, JacobianPenalty],
@@ -29,6 +32,7 @@ PENALTIES = {
 }
 ADVERSARIES = {
     "fgsm-rs+sr+jr": FGSMRS, "n-fgsm": NFGSM, "n-fgsm+sr+jr": NFGSM, "at+sr+jr": PGD, "trades+sr+jr": TRADES,
+    "carried": CarriedAdversary, "carried+sr+jr": CarriedAdversary, "free+sr+jr": CarriedAdversary,
     "pni": PGD,
 }  # fmt: skip
 

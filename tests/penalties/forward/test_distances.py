@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from art_sensreg.penalties.forward.distances import paired_distance, plain_distance
+from art_sensreg.penalties.forward.distances import pair_distance, paired_distance, plain_distance
 
 CASES = [
     (rows, starts, n, absolute, detach)
@@ -47,3 +47,19 @@ def test_channels_last():
     (gradient,) = torch.autograd.grad(paired_distance(whole, 4, [4]), whole)
     plain = whole.detach().contiguous().requires_grad_()
     assert torch.allclose(gradient, torch.autograd.grad(paired_distance(plain, 4, [4]), plain)[0], atol=1e-8)
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize("detach", [False, True])
+def test_the_distance_of_two_tensors_is_that_of_their_stack(absolute, detach):
+    whole = torch.randn(8, 3, 2, dtype=torch.float64, requires_grad=True)
+    stacked = paired_distance(whole, 4, [4], absolute, detach)
+    apart = pair_distance(whole[4:], whole[:4], absolute, detach)
+    assert apart.item() == pytest.approx(stacked.item(), rel=1e-12)
+    (expected,), (found,) = (torch.autograd.grad(3 * value, whole) for value in (stacked, apart))
+    assert torch.allclose(found, expected, atol=1e-14)
+
+
+def test_the_distance_of_two_tensors_can_be_differentiated_twice():
+    one, other = (torch.randn(3, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    assert torch.autograd.gradgradcheck(lambda a, b: pair_distance(a.pow(3), b), (one, other))
