@@ -50,6 +50,7 @@ class Share:
 
 
 WHOLE_BATCH = Share()
+_Found = tuple[Sequence[torch.Tensor], dict[str, torch.Tensor]]  # logits of the branches, values of the penalties
 
 # `torch.compile` of earlier versions stops at the contexts of the fused pass, or fails: there it runs uncompiled.
 COMPILES_PASSES = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 13)
@@ -269,7 +270,7 @@ class Objective:
 
     def _measure_attacked(
         self, model: nn.Module, inputs: PenaltyInputs, y: torch.Tensor, adversary: Adversary, visit: Visit | None
-    ) -> tuple[Sequence[torch.Tensor], dict[str, torch.Tensor]]:
+    ) -> _Found:
         """As :meth:`_measure`, with perturbed images; what becomes of the perturbations is noted in the visit."""
         x, generator, bounds = inputs.x, inputs.generator, self.clip_values
         if visit is None and (adversary.carries or self._compared_as == "start"):
@@ -295,9 +296,7 @@ class Objective:
         size = adversary.pair_size(x) if self._compared_as == "adversarial" else None
         return self._measure(model, replace(inputs, given=GivenBranch(perturbed, size)))
 
-    def _measure(
-        self, model: nn.Module, inputs: PenaltyInputs
-    ) -> tuple[Sequence[torch.Tensor], dict[str, torch.Tensor]]:
+    def _measure(self, model: nn.Module, inputs: PenaltyInputs) -> _Found:
         """Logits of the clean branch (if some term needs it) and of the perturbed one, and the penalties' values."""
         x, given, fused = inputs.x, inputs.given, self._fused
         if inputs.noisy_rows == 0:  # only what needs no noisy copies is measured
