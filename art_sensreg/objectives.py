@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,33 +23,10 @@ from art_sensreg.penalties.forward.inner_ascent import ClipValues
 from art_sensreg.penalties.forward.noise import Randomness
 from art_sensreg.penalties.forward.plan import works_in_place
 from art_sensreg.penalties.forward.row_coupling import treats_examples_alone
-from art_sensreg.penalties.inputs import GivenBranch, PenaltyInputs
+from art_sensreg.penalties.inputs import WHOLE_BATCH, GivenBranch, PenaltyInputs, Share
 from art_sensreg.penalty_lists import Penalty, active_penalties, check_penalties, check_term, unique_names
 from art_sensreg.utils.model_state import Composition, composition
 
-
-@dataclass(frozen=True)
-class Share:
-    """
-    The part of a global batch that one process has, and what its means count in those of the whole batch.
-
-    :param noisy_rows: How many of the first examples get noisy copies; None: all. With 0 the penalties of the package
-        are not measured, and count as 0.
-    :param weight: Factor of the terms that are means over all examples; its mean over the processes is 1.
-    :param noisy_weight: Factor of the terms that are means over the examples with noisy copies.
-    :param sum_weight: Factor of a base loss that is a sum over the examples.
-    :param base_weight: Factor of a base loss that divides by something other than the number of its examples; None
-        if it does not.
-    """
-
-    noisy_rows: int | None = None
-    weight: float = 1.0
-    noisy_weight: float = 1.0
-    sum_weight: float = 1.0
-    base_weight: float | torch.Tensor | None = None
-
-
-WHOLE_BATCH = Share()
 _Found = tuple[Sequence[torch.Tensor], dict[str, torch.Tensor]]  # logits of the branches, values of the penalties
 
 # `torch.compile` of earlier versions stops at the contexts of the fused pass, or fails: there it runs uncompiled.

@@ -46,6 +46,30 @@ class PenaltyInputs:
 
 
 @dataclass(frozen=True)
+class Share:
+    """
+    The part of a global batch that one process has, and what its means count in those of the whole batch.
+
+    :param noisy_rows: How many of the first examples get noisy copies; None: all. With 0 the penalties of the package
+        are not measured, and count as 0.
+    :param weight: Factor of the terms that are means over all examples; its mean over the processes is 1.
+    :param noisy_weight: Factor of the terms that are means over the examples with noisy copies.
+    :param sum_weight: Factor of a base loss that is a sum over the examples.
+    :param base_weight: Factor of a base loss that divides by something other than the number of its examples; None
+        if it does not.
+    """
+
+    noisy_rows: int | None = None
+    weight: float = 1.0
+    noisy_weight: float = 1.0
+    sum_weight: float = 1.0
+    base_weight: float | torch.Tensor | None = None
+
+
+WHOLE_BATCH = Share()
+
+
+@dataclass(frozen=True)
 class Measured:
     """
     The result of one forward pass: the logits of the clean branch and, if there is one, of the given branch, `(n, C)`

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from art_sensreg.objectives import WHOLE_BATCH, Share
+from art_sensreg.penalties.inputs import WHOLE_BATCH, Share
 
 logger = logging.getLogger(__name__)
 

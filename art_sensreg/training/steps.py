@@ -12,9 +12,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from art_sensreg.adversaries.visits import Visit
-from art_sensreg.objectives import Objective, Share
+from art_sensreg.objectives import Objective
 from art_sensreg.penalties.forward.noise import Probes
 from art_sensreg.penalties.forward.recomputation import with_graph
+from art_sensreg.penalties.inputs import Share
 from art_sensreg.training.checkpoint.objective_state import ObjectiveState
 from art_sensreg.training.distributed import lost_processes_named
 from art_sensreg.training.numerics.ema import WeightAverage

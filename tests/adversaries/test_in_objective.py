@@ -9,7 +9,8 @@ from art_sensreg import FisherRaoPenalty, JacobianPenalty, SensitivityPenalty
 from art_sensreg.adversaries import NFGSM, PGD, TRADES, CarriedAdversary
 from art_sensreg.adversaries.iterative import divergence
 from art_sensreg.adversaries.visits import Visit
-from art_sensreg.objectives import Objective, Share
+from art_sensreg.objectives import Objective
+from art_sensreg.penalties.inputs import Share
 from art_sensreg.penalties.sensitivity import layer_sensitivity
 from art_sensreg.training.numerics.step_module import StepModule
 from tests.adversaries.helpers import LOSS, SR_JR, draw_batch, small_net

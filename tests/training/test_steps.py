@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegTrainer, TrainingConfig
-from art_sensreg.objectives import Objective, Share
+from art_sensreg.objectives import Objective
 from art_sensreg.penalties.forward.noise import Probes
+from art_sensreg.penalties.inputs import Share
 from art_sensreg.training import Callback
 from tests.training.helpers import PENALTIES, fit_digits, fit_into
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from art_sensreg.objectives import Share
+from art_sensreg.penalties.inputs import Share
 from art_sensreg.training.numerics.loss_means import divisor
 
 Part = tuple[int, Share]

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from art_sensreg.adversaries.visits import Visit
-from art_sensreg.objectives import Objective, Share
+from art_sensreg.objectives import Objective
 from art_sensreg.penalties.forward.noise import Probes
+from art_sensreg.penalties.inputs import Share
 from art_sensreg.utils.precision import input_width, tf32_blurs
 
 LOW_PRECISION_SIGMA = 0.3

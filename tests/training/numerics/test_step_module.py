@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty
-from art_sensreg.objectives import WHOLE_BATCH, Objective
+from art_sensreg.objectives import Objective
 from art_sensreg.penalties.forward.noise import Probes
+from art_sensreg.penalties.inputs import WHOLE_BATCH
 from art_sensreg.training.numerics.step_module import LOW_PRECISION_SIGMA, StepModule
 from tests.training.helpers import fit_digits
 
