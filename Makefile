@@ -4,7 +4,7 @@ BIN := .venv/bin
 TESTS := $(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
 DATA ?= $(ART_SENSREG_DATA)
 
-.PHONY: bench test test-all test-machines test-device test-versions coverage docs notebook gpu lint results-mnist clean
+.PHONY: bench test test-all test-machines test-device test-versions coverage docs notebook gpu gpu-mnist gpu-cifar10 lint results-mnist clean
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

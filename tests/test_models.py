@@ -41,6 +41,19 @@ def test_cnn_small_has_the_size_of_the_design():
     assert 1.6e6 < work < 1.75e6
 
 
+def test_preact_resnet18_has_the_size_of_the_paper():
+    model = build_model("preact-resnet18", (3, 32, 32), 10, norm_layer="batch").eval()
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert count / 1e6 == pytest.approx(11.17, abs=0.005)
+    assert [module for module in model.features if isinstance(module, nn.BatchNorm2d)][-1].num_features == 512
+    sizes = []
+    for module in model.modules():
+        if type(module).__name__ == "PreActBlock":
+            module.register_forward_hook(lambda module, inputs, output: sizes.append(tuple(output.shape[1:])))
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    assert sizes == [(width, side, side) for width, side in ((64, 32), (128, 16), (256, 8), (512, 4)) for _ in range(2)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -30,6 +30,7 @@ from art_sensreg.benchmark.config.settings import BUDGETS
 from art_sensreg.benchmark.config.threat_models import NORMS
 from art_sensreg.benchmark.defences.registry import DEFENCES
 from art_sensreg.models import ACTIVATIONS, MODELS, NORM_LAYERS
+from art_sensreg.training.config import PRECISIONS
 from art_sensreg.utils.checks import did_you_mean
 
 _EXAMPLES = """
@@ -129,6 +130,7 @@ def _optimization_arguments(add: Add) -> None:
         metavar="DECAY",
         help="attack the exponential moving average of the weights, with this decay once warmed up",
     )
+    add("--precision", choices=PRECISIONS, help="mixed precision, of this package's trainers")
 
 
 def _attack_arguments(add: Add) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from art_sensreg.training.config import PRECISIONS
 from art_sensreg.utils import check_choice, check_number, python_numbers
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
@@ -31,6 +32,7 @@ class OptimizationSettings:
     :param weight_average: Decay of the exponential moving average of the weights that is attacked in their place, above
         0 and below 1, with a warm-up: step `t` (from 0) has at most `(1 + t) / (10 + t)` (Gowal et al. 2020, arXiv
         2010.03593).
+    :param precision: `float32`, or `bfloat16` / `float16` for mixed precision.
     :raises ValueError: If a value is out of range.
     :raises TypeError: If a value has the wrong type.
 
@@ -46,6 +48,7 @@ class OptimizationSettings:
     label_smoothing: float | None = None
     schedule: str | None = None
     weight_average: float | None = None
+    precision: str | None = None
 
     def __post_init__(self) -> None:
         python_numbers(self)
@@ -53,6 +56,8 @@ class OptimizationSettings:
             check_choice("optimizer", self.optimizer, OPTIMIZERS)
         if self.schedule is not None:
             check_choice("schedule", self.schedule, SCHEDULES)
+        if self.precision is not None:
+            check_choice("precision", self.precision, PRECISIONS)
         for name in ("momentum", "weight_decay", "label_smoothing", "weight_average"):
             value = getattr(self, name)
             if value is None:

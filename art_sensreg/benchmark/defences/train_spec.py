@@ -107,11 +107,13 @@ class TrainingSpec:
     def config(self, **settings: Any) -> TrainingConfig:
         """The settings for `SensRegTrainer`, plus further ones."""
         fixed: dict[str, Any] = {"batch_size": self.batch_size, "nb_epochs": self.epochs, "seed": self.seed}
-        self.taken.update(("schedule", "weight_average"))
+        self.taken.update(("schedule", "weight_average", "precision"))
         if self.optimization.schedule is not None:
             fixed["scheduler_interval"] = "step"
         if self.optimization.weight_average is not None:
             fixed.update(ema=self.optimization.weight_average, ema_warmup=True)
+        if self.optimization.precision is not None:
+            fixed["precision"] = self.optimization.precision
         return TrainingConfig(**{**fixed, **settings})
 
     def loss(self) -> nn.CrossEntropyLoss:

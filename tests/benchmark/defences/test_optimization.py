@@ -34,6 +34,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "label_smoothing": {"label_smoothing": 0.2},
     "schedule": {"schedule": "piecewise"},
     "weight_average": {"weight_average": 0.9},
+    "precision": {"precision": "bfloat16"},
 }
 
 
@@ -183,6 +184,10 @@ def test_each_setting_changes_the_weights_or_is_not_applicable(digits: Any, name
     for setting, values in SETTINGS.items():
         if (name, setting) in NOT:
             with pytest.raises(NotApplicable, match=rf"`{setting}`: ART computes .*\({name}.{setting}=None "):
+                fitted(digits, name, **values)
+            continue
+        if setting == "precision" and name.startswith("art-"):
+            with pytest.raises(NotApplicable, match=rf"`precision`: the training of {name} does not take it"):
                 fitted(digits, name, **values)
             continue
         if setting == "optimizer" and name in SGD_ALREADY:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -13,51 +15,67 @@ from art_sensreg.benchmark.engine.context import SuiteContext
 from art_sensreg.benchmark.engine.runtime import quiet
 from art_sensreg.utils.rng import seed_everything
 
-_ROUNDS = 3
+ROUNDS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepCost:
+class Round:
     """
-    What a step costs, once the machine's own drift is divided out.
+    An epoch of a defence between plain steps.
 
-    :param step_cost: Time of a step over that of a plain cross-entropy step: the median of the rounds.
-    :param ratios: Of each round, against the mean of the plain steps just before and after it.
-    :param seconds: Time of a step in each round.
-    :param plain_seconds: Time of a plain step before the first round, between them, and after the last one.
-    :param steps: Steps of a round: those of an epoch.
+    :param seconds: Time of a step, in the mean over the epoch.
+    :param before: Time of a plain cross-entropy step just before it.
+    :param after: The same just after it.
+    :param steps: Steps of the epoch.
     :param threads: Threads of torch.
+    :param device: Where it ran.
     """
 
-    step_cost: float
-    ratios: tuple[float, ...]
-    seconds: tuple[float, ...]
-    plain_seconds: tuple[float, ...]
+    seconds: float
+    before: float
+    after: float
     steps: int
     threads: int
+    device: str
+
+    @property
+    def ratio(self) -> float:
+        """Time of a step over that of a plain one: the machine's own drift is divided out."""
+        return 2 * self.seconds / (self.before + self.after)
 
 
-def measure_cost(suite: SuiteContext, name: str, seed: int = 0, rounds: int = _ROUNDS) -> StepCost:
+def measure_round(suite: SuiteContext, name: str, seed: int = 0) -> Round:
     """
-    Train a defence for an epoch, several times, with plain steps timed before and after each. An epoch's own work, as
-    the check for catastrophic overfitting, belongs to its cost.
+    Train a defence for an epoch, with plain steps timed before and after it. An epoch's own work, as the check for
+    catastrophic overfitting, belongs to its cost.
     """
     spec = replace(suite.training_spec(seed, name), epochs=1)
     options = options_of(suite.settings, name)
-    plain, seconds = [spec.plain_step_seconds()], list[float]()
-    for _ in range(rounds):
-        seed_everything("cost", name, seed)
-        start = time.perf_counter()
-        with quiet():
-            DEFENCES[name].train(spec, options)
-        seconds.append((time.perf_counter() - start) / spec.steps)
-        plain.append(spec.plain_step_seconds())
-    ratios = [2 * one / (before + after) for one, before, after in zip(seconds, plain[:-1], plain[1:], strict=True)]
-    return StepCost(
-        step_cost=median(ratios),
-        ratios=tuple(ratios),
-        seconds=tuple(seconds),
-        plain_seconds=tuple(plain),
+    before = spec.plain_step_seconds()
+    seed_everything("cost", name, seed)
+    start = time.perf_counter()
+    with quiet():
+        DEFENCES[name].train(spec, options)
+    seconds = (time.perf_counter() - start) / spec.steps
+    return Round(
+        seconds=seconds,
+        before=before,
+        after=spec.plain_step_seconds(),
         steps=spec.steps,
         threads=torch.get_num_threads(),
+        device=spec.device,
     )
+
+
+def with_round(cost: Mapping[str, Any] | None, found: Round) -> dict[str, Any]:
+    """
+    What is stored of a row's cost, with a further round: `step_cost` is the median of their ratios.
+
+    Example:
+    >>> from art_sensreg.benchmark.studies.experiments.costs import Round, with_round
+    >>> one = Round(seconds=0.02, before=0.01, after=0.01, steps=9, threads=1, device="cpu")
+    >>> with_round(None, one)["step_cost"]
+    2.0
+    """
+    rounds = [*(cost or {}).get("rounds", []), {**asdict(found), "ratio": found.ratio}]
+    return {"step_cost": median(one["ratio"] for one in rounds), "rounds": rounds}

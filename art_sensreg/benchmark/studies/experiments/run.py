@@ -147,7 +147,7 @@ def _work_on(
                 failures.append(f"{unit}: {outcome}")
             worked = True
             say(f"{time.strftime('%H:%M:%S')}  {unit}: {outcome}  ({time.monotonic() - start:.0f} s)")
-            if error is not None or not unit.attack:
+            if error is not None or unit.kind == "train":
                 break
     return worked
 

@@ -22,7 +22,7 @@ PIECES = replace(SMALL, rows=(replace(SMALL.rows[1], seeds=1, points=30), SMALL.
 
 
 def test_pieces_end_like_a_run_in_one_go(tmp_path, monkeypatch):
-    monkeypatch.setattr(units, "BLOCK", 20)
+    monkeypatch.setitem(units.BLOCK, "cpu", 20)
     monkeypatch.setattr(run_module, "write_pages", lambda *given: ())
     done, said = run(tmp_path / "whole", PIECES)
     assert done.complete

@@ -34,7 +34,7 @@ def test_trainings_come_first_and_headline_rows_before_others(tmp_path):
 
 
 def test_each_row_is_attacked_on_its_own_number_of_images(tmp_path, monkeypatch):
-    monkeypatch.setattr(units, "BLOCK", 20)
+    monkeypatch.setitem(units.BLOCK, "cpu", 20)
     run(tmp_path, kinds=("train", "attack", "aimed"), seeds=(0,))
     lab = laboratory(tmp_path)
     for row in lab.rows:
@@ -62,7 +62,7 @@ def test_each_row_is_attacked_on_its_own_number_of_images(tmp_path, monkeypatch)
 
 def test_more_images_are_added_to_those_that_are_done(tmp_path, monkeypatch):
     few = replace(SMALL, rows=(replace(SMALL.rows[0], points=20),), aimed=())
-    monkeypatch.setattr(units, "BLOCK", 10)
+    monkeypatch.setitem(units.BLOCK, "cpu", 10)
     run(tmp_path, few, kinds=("train", "attack"))
     many = replace(few, rows=(replace(few.rows[0], points=30),))
     _, said = run(tmp_path, many, kinds=("train", "attack"))
