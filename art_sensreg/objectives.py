@@ -135,6 +135,11 @@ class Objective:
         return self.adversary.pair if compared and self.adversary is not None else "noisy"
 
     @property
+    def _starts_apart(self) -> bool:
+        """Whether penalties at the start may be measured on a part of the examples, which the others do not change."""
+        return self._compared_as == "start" and self.plan.separable and self.plan.stacked
+
+    @property
     def keeps_input(self) -> bool:
         """Whether the graph of a step reaches back to images, whose gradients its backward pass need not compute."""
         return self.double_backward or self._compared_as == "start"
@@ -192,7 +197,7 @@ class Objective:
         """What each term of one process counts in the term of the global batch; over the processes 1 on average."""
         fused = self._fused.items() if self.plan.stacked else ()
         noisy = {name for name, penalty in fused if not penalty.input_gradient}
-        if self._compared_as != "noisy":
+        if self._compared_as != "noisy" and not self._starts_apart:
             noisy -= {name for name, penalty in fused if penalty.compares}
         counts: dict[str, float | torch.Tensor] = {}
         for name in ("base", *(["adversarial"] if self.adversary else []), *self.names):
@@ -252,8 +257,17 @@ class Objective:
         x, generator, bounds = inputs.x, inputs.generator, self.clip_values
         if visit is None and (adversary.carries or self._compared_as == "start"):
             visit = Visit(adversary.draw_start(x, generator))
-        if self._compared_as == "start":
-            assert visit is not None
+        rows = inputs.noisy_rows if self._starts_apart else None
+        if visit is not None and rows and rows < len(x):
+            parts = slice(0, rows), slice(rows, None)
+            visits = [Visit(visit.start[part]) for part in parts]
+            first, rest = (
+                self._measure_attacked(model, replace(inputs, x=x[part], noisy_rows=size), y[part], adversary, own)
+                for part, size, own in zip(parts, (None, 0), visits, strict=True)
+            )
+            visit.moved = torch.cat([own.moved for own in visits if own.moved is not None])
+            return [torch.cat(pair) for pair in zip(first[0], rest[0], strict=True)], first[1]
+        if visit is not None and self._compared_as == "start" and rows != 0:
             batch = AttackedBatch(x, visit.start, y, self.base_loss, bounds, generator, self.attacked, self.images)
             measured = measure_from_start(model, adversary, batch, self._fused, self.plan)
             visit.moved = measured.perturbed - x

@@ -10,6 +10,7 @@ from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES, CarriedAdversary
 from art_sensreg.adversaries.iterative import divergence
 from art_sensreg.adversaries.visits import Visit
 from art_sensreg.objectives import Objective
+from art_sensreg.penalties.inputs import Share
 from tests.adversaries.helpers import LOSS, draw_batch
 
 PENALTIES = [SensitivityPenalty(weight=0.3), JacobianPenalty(weight=0.03)]
@@ -229,3 +230,31 @@ def test_a_model_that_works_in_place_sees_its_own_copy():
     terms, _ = objective_of(model, x, CarriedAdversary(eps=0.1))(model, x, y, visit=Visit(torch.zeros_like(x)))
     terms["loss"].backward()
     assert torch.equal(x, kept)
+
+
+def test_of_a_part_of_the_batch_the_penalties_are_those_of_the_part_alone():
+    x, y = batch()
+    adversary, model = CarriedAdversary(eps=0.1), net()
+    start = adversary.draw_start(x, torch.Generator().manual_seed(1))
+    objective = objective_of(model, x, adversary)
+    visit = Visit(start)
+    part, logits = objective(model, x, y, share=Share(noisy_rows=8), visit=visit)
+    alone, _ = objective(model, x[:8], y[:8], visit=Visit(start[:8]))
+    for name in ("sensitivity", "jacobian"):
+        assert part[name].item() == pytest.approx(alone[name].item(), rel=1e-9)
+    perturbed = adversary.perturb_from(model, x, start, y, LOSS)
+    assert torch.allclose(x + visit.moved, perturbed)
+    assert torch.allclose(logits, model(perturbed))
+    assert part["base"].item() == pytest.approx(LOSS(model(perturbed), y).item(), rel=1e-9)
+    none, _ = objective(model, x, y, share=Share(noisy_rows=0), visit=Visit(start))
+    assert none["sensitivity"] == none["jacobian"] == 0
+    assert none["base"].item() == pytest.approx(part["base"].item(), rel=1e-9)
+
+
+def test_batch_norm_couples_the_examples_so_that_all_take_part():
+    x, y = batch()
+    adversary, model = CarriedAdversary(eps=0.1), net(norm=True)
+    objective = objective_of(model, x, adversary)
+    whole, _ = objective(model, x, y, visit=Visit(torch.zeros_like(x)))
+    part, _ = objective(model, x, y, share=Share(noisy_rows=8), visit=Visit(torch.zeros_like(x)))
+    assert part["loss"].item() == pytest.approx(whole["loss"].item(), rel=1e-9)
