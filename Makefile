@@ -49,9 +49,10 @@ coverage: .venv/installed
 	(printf '# What the tests run\n\nBy `make coverage`: the tests that end in minutes, on a machine without a GPU.\n\n'; \
 	 $(BIN)/coverage report --format=markdown) > docs/results/coverage.md
 
-# The documentation site, into build/docs; its gallery is run. Any warning is an error.
+# The documentation site, into build/docs. Its gallery and its notebook are run; any warning is an error.
 docs: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
+	OMP_NUM_THREADS=1 $(BIN)/python docs/notebooks/execute.py --check
 
 # The notebook of the documentation: execute it and store its outputs.
 notebook: .venv/installed

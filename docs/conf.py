@@ -32,7 +32,7 @@ html_title = f"art_sensreg {release}"
 html_theme_options = {"source_repository": REPOSITORY, "source_branch": "main", "source_directory": "docs/"}
 html_show_copyright = False
 
-# Markdown. The notebook's stored outputs are shown: a test executes it, `make notebook` renews them.
+# Markdown. The notebook's stored outputs are shown: `make docs` executes it too, `make notebook` renews them.
 myst_heading_anchors = 4
 myst_enable_extensions = ["colon_fence"]
 nb_execution_mode = "off"
