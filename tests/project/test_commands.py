@@ -31,7 +31,7 @@ SMALL = {
 def commands():
     """The lines of the pages' shell blocks, without comments, each once."""
     blocks = [block for page in PAGES for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)]
-    lines = [line.strip() for block in blocks for line in block.splitlines()]
+    lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     return list(dict.fromkeys(" ".join(shlex.split(line, comments=True)) for line in lines if line))
 
 
