@@ -8,7 +8,7 @@ from art_sensreg.adversaries.visits import PerturbationMemory
 from art_sensreg.penalties.forward.batch_norm import batch_norms
 from art_sensreg.penalties.forward.noise import Probes
 from art_sensreg.penalties.forward.row_coupling import LOOK
-from art_sensreg.training.batches import GlobalBatch
+from art_sensreg.training.batches import GlobalBatch, to_device
 from art_sensreg.training.checkpoint.objective_state import ObjectiveState
 from art_sensreg.training.numerics.nonfinite import NonFiniteGuard
 from art_sensreg.training.numerics.rollback import SavedBuffers
@@ -68,6 +68,8 @@ class StepRunner:
 
     def __call__(self, batch: GlobalBatch) -> bool:
         """Do a step with this process's images and labels of a batch; tell whether it counts."""
+        if self.perturbations is not None and batch.indices is not None:
+            batch = batch._replace(indices=to_device(batch.indices, self._device))
         x, y, total = batch.x, batch.y, batch.total
         setup, progress, state = self._setup, self._progress, self._progress.state
         config, processes = setup.config, setup.processes

@@ -19,7 +19,8 @@ class GlobalBatch(NamedTuple):
     :param x: Images of this process, at least one.
     :param y: Their labels.
     :param total: Size of the batch over all processes.
-    :param indices: Which images of the data set the batch has, over all processes, `(total,)`; None if that is unknown.
+    :param indices: Which images of the data set the batch has, over all processes, `(total,)`, where the data are; None
+        if that is unknown.
     """
 
     x: torch.Tensor

@@ -130,5 +130,5 @@ class LoaderBatches:
         total = len(x)
         if processes.count > 1:
             x, y = x[processes.part(total)], y[processes.part(total)]
-        places = to_device(indices[0], self.device) if indices else None
+        places = indices[0] if indices else None
         return GlobalBatch(to_device(x, self.device), to_device(y, self.device), total, places)

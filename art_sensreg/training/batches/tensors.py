@@ -117,7 +117,7 @@ class TensorBatches:
             own = indices[processes.part(total)]
         x, y = self.x.index_select(0, own), self.y.index_select(0, own)
         x, y = to_device(x, self.device).to(self.dtype), self._encode(to_device(y, self.device))
-        return GlobalBatch(clipped(x, self._clip), y, total, to_device(indices, self.device))
+        return GlobalBatch(clipped(x, self._clip), y, total, indices)
 
     def state_dict(self) -> dict[str, Any]:
         """Empty: an epoch is determined by its seed."""
