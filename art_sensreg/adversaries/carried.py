@@ -26,8 +26,8 @@ class CarriedAdversary(Adversary):
     | Paper link: https://arxiv.org/abs/1912.11969 (Zheng et al. 2020, ATTA, algorithm 1)
 
     :param eps_step: Size of a step, in input units; None: `eps / 2`.
-    :param pair: As for :class:`Adversary`; by default `start`, or `adversarial` with `free`, which has no start pass.
-        With `free`, `noisy` copies are of the perturbed images, unless the loss needs the clean ones too.
+    :param pair: As for :class:`Adversary`; by default `start`, or `noisy` with `free`, which has no start pass. With
+        `free`, noisy copies are of the perturbed images, unless the loss needs the clean ones too.
     :param norm: `linf` (`np.inf`) or `l2` (2).
     :param free: Whether the input gradient of the training step itself moves the perturbation, for the next visit:
         there is no attack pass at all. For the other parameters see :class:`Adversary`.
@@ -48,7 +48,7 @@ class CarriedAdversary(Adversary):
     def __post_init__(self) -> None:
         check_flag("free", self.free)
         if self.pair == "":
-            object.__setattr__(self, "pair", "adversarial" if self.free else "start")
+            object.__setattr__(self, "pair", "noisy" if self.free else "start")
         super().__post_init__()
         object.__setattr__(self, "norm", norm_name(self.norm, NORMS))
         if self.free and self.pair == "start":

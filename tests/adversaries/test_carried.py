@@ -166,7 +166,7 @@ def test_repr_rebuilds_the_call():
         assert eval(repr(adversary)) == adversary
     assert CarriedAdversary(eps=0.2).step == 0.1
     assert CarriedAdversary(eps=0.2).pair == "start"
-    assert CarriedAdversary(eps=0.2, free=True).pair == "adversarial"
+    assert CarriedAdversary(eps=0.2, free=True).pair == "noisy"
 
 
 def test_over_the_epochs_it_becomes_as_strong_as_many_steps():

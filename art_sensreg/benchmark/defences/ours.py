@@ -19,6 +19,7 @@ from art_sensreg.penalty_lists import Penalty
 from art_sensreg.randomization import BayesianKL, randomize
 from art_sensreg.trainers import SensRegTrainer
 from art_sensreg.training.config import CHEAP_FRACTION
+from art_sensreg.utils import check_number
 
 _PAPER = "Fidel et al. 2020, arXiv 2009.11349"
 
@@ -76,16 +77,17 @@ def _trades(options: Options) -> Adversary:
     return TRADES(**_some(options, "eps", "norm", "pair", "max_iter", "beta"))
 
 
-_CARRIED: Options = {"eps": None, "eps_step": None, "clean_fraction": 0.0, "norm": None}
+# Trained at `eps_scale` times the size that is attacked.
+_CARRIED: Options = {"eps": None, "eps_scale": 1.1, "eps_step": None, "clean_fraction": 0.0, "norm": None}
 _ATTA = "Zheng et al. 2020, arXiv 1912.11969"
 
 
 def _carried(options: Options) -> Adversary:
-    return CarriedAdversary(**{name: options[name] for name in (*_CARRIED, "pair") if name in options})
-
-
-def _free(options: Options) -> Adversary:
-    return CarriedAdversary(**_some(options, *_CARRIED, "pair"), free=True)
+    check_number("eps_scale", options["eps_scale"], minimum=0.0, exclusive=True)
+    chosen = {
+        name: options[name] for name in ("eps_step", "clean_fraction", "norm", "pair", "free") if options.get(name)
+    }
+    return CarriedAdversary(eps=options["eps"] * options["eps_scale"], **chosen)
 
 
 def _fire(options: Options) -> list[Penalty]:
@@ -231,17 +233,17 @@ OURS = (
         "The same, with SR and JR between the start of the step and its end",
         f"{_ATTA}; {_PAPER}",
         _both,
-        {**_CARRIED, "pair": "start", **_WEIGHTS},
+        {**_CARRIED, "pair": None, "free": False, **_WEIGHTS, "penalty_fraction": 1.0},
         adversary=_carried,
         norms=_STEEPEST,
     ),
     from_penalties(
         "free+sr+jr",
-        "Perturbations moved by the gradient of the training step, with SR and JR between clean and perturbed images",
+        "Perturbations moved by the gradient of the training step, with SR and JR between perturbed and noisy images",
         f"{_ATTA}; {_PAPER}",
         _both,
-        {**_CARRIED, "pair": "adversarial", **_WEIGHTS},
-        adversary=_free,
+        {**_CARRIED, "pair": None, "free": True, **_WEIGHTS},
+        adversary=_carried,
         norms=_STEEPEST,
     ),
     from_penalties(

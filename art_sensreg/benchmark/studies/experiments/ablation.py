@@ -49,7 +49,8 @@ _CARRIED: dict[str, Mapping[str, Any]] = {
     "eps-step-full": {"eps_step": 0.3},
     "eps-step-quarter": {"eps_step": 0.075},
     "free": {"free": True},
-    "eps-0.33": {"eps": 0.33},
+    "eps-1": {"eps_scale": 1.0},
+    "half-of-each-batch": {"penalty_fraction": 0.5},
 }
 _ACTIVATIONS = ("gelu", "silu")
 
