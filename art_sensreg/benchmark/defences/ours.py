@@ -85,7 +85,9 @@ _ATTA = "Zheng et al. 2020, arXiv 1912.11969"
 def _carried(options: Options) -> Adversary:
     check_number("eps_scale", options["eps_scale"], minimum=0.0, exclusive=True)
     chosen = {
-        name: options[name] for name in ("eps_step", "clean_fraction", "norm", "pair", "free") if options.get(name)
+        name: options[name]
+        for name in ("eps_step", "clean_fraction", "norm", "pair", "free")
+        if options.get(name) is not None
     }
     return CarriedAdversary(eps=options["eps"] * options["eps_scale"], **chosen)
 
