@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from art.estimators.classification import PyTorchClassifier
 
+from art_sensreg.adversaries import Adversary, CarriedAdversary
 from art_sensreg.benchmark.defences.registry import DEFENCES
 from art_sensreg.benchmark.step_cost.loops import (
     CLASSES,
@@ -62,12 +63,13 @@ UNITS: dict[str, Callable[[Bench], Run]] = {
 }
 
 
-def _trainer(*penalties: Penalty, **settings: Any) -> Callable[[Bench], Run]:
-    """`SensRegTrainer.fit` with penalties, and settings of its configuration."""
+def _trainer(*penalties: Penalty, adversary: Adversary | None = None, **settings: Any) -> Callable[[Bench], Run]:
+    """`SensRegTrainer.fit` with penalties and an adversary, and settings of its configuration."""
 
     def prepare(bench: Bench) -> Run:
-        config = bench.spec.config(precision=bench.precision, **settings)
-        trainer = SensRegTrainer(bench.spec.classifier(), penalties, config)
+        # What the guard measures once an epoch would count much in epochs as short as these.
+        config = bench.spec.config(precision=bench.precision, on_catastrophic_overfitting="ignore", **settings)
+        trainer = SensRegTrainer(bench.spec.classifier(), penalties, config, adversary)
         return lambda: trainer.fit(bench.x, bench.y, batch_size=bench.spec.batch_size, nb_epochs=1, verbose=False)
 
     return prepare
@@ -145,6 +147,29 @@ VARIANTS = {
             memory=True,
         ),
         Variant(
+            "carried",
+            "SensRegTrainer.fit with the carried adversary",
+            _trainer(adversary=CarriedAdversary(eps=0.3)),
+        ),
+        Variant(
+            "carried+sr+jr",
+            "the same, with SR and JR between the start of its step and the end",
+            _trainer(SensitivityPenalty(), JacobianPenalty(), adversary=CarriedAdversary(eps=0.3)),
+            memory=True,
+        ),
+        Variant(
+            "carried+sr+jr-half",
+            "the same, measured on a half of each batch",
+            _trainer(
+                SensitivityPenalty(), JacobianPenalty(), adversary=CarriedAdversary(eps=0.3), penalty_fraction=0.5
+            ),
+        ),
+        Variant(
+            "free+sr+jr",
+            "perturbations moved by the gradient of the training step, with SR and JR around the perturbed images",
+            _trainer(SensitivityPenalty(), JacobianPenalty(), adversary=CarriedAdversary(eps=0.3, free=True)),
+        ),
+        Variant(
             "jr-projection",
             "SensRegTrainer.fit with JR by random projection",
             _trainer(JacobianPenalty(estimator="projection")),
@@ -186,6 +211,8 @@ TARGETS: dict[str, dict[str, float | str]] = {
     "plain": dict.fromkeys(MODELS, 1.05),
     "sr+jr": {**dict.fromkeys(CONVOLUTIONAL, 2.3), "mlp": 2.6},
     "sr+jr-cheap": dict.fromkeys(CONVOLUTIONAL, 1.5),
+    "carried+sr+jr": dict.fromkeys(CONVOLUTIONAL, 2.6),
+    "free+sr+jr": dict.fromkeys(CONVOLUTIONAL, 2.4),
     "jr-projection": dict.fromkeys(MODELS, "hoffman-plain"),
     "predict": dict.fromkeys(MODELS, 1.15),
     "loss-gradient": dict.fromkeys(MODELS, 1.15),
