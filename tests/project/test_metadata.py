@@ -22,6 +22,13 @@ def test_the_targets_of_make_that_pages_name_exist():
     assert {"bench", "test", "lint"} <= named <= targets
 
 
+def test_the_container_uses_the_targets_of_make():
+    makefile, container = (ROOT / "Makefile").read_text(), (ROOT / "Dockerfile").read_text()
+    targets = set(re.findall(r"^([\w./-]+):", makefile, re.MULTILINE))
+    named = re.findall(r"^RUN make (\S+)|\"make\", \"(\S+)\"", container, re.MULTILINE)
+    assert {first or second for first, second in named} == {".venv/installed", "bench"} <= targets
+
+
 def test_the_programs_that_pages_name_exist():
     named = {name for page in PAGES for name in re.findall(r"benchmarks/\w+\.py", page.read_text())}
     assert {name for name in named if not (ROOT / name).exists()} == set()
