@@ -31,7 +31,7 @@ def _ascent(*strength: tuple[int, int]) -> dict[str, Settings]:
 _APGD_PAPER = "Croce and Hein 2020, arXiv 2003.01690"
 _APGD = _by_budget({"max_iter": 20, "restarts": 1}, {"max_iter": 100, "restarts": 1}, {"max_iter": 100, "restarts": 5})
 # At full budget the authors' settings apply, as for published figures.
-_OFFICIAL = _by_budget({"nb_iter": 10, "nb_queries": 50, "points": 50}, {"nb_iter": 30, "nb_queries": 500}, {})
+_OFFICIAL = _by_budget({"nb_iter": 10, "nb_queries": 50}, {"nb_iter": 30, "nb_queries": 500}, {})
 
 # Cheap ones first: each attack sees the images that those before it left.
 _IN_ORDER = (
@@ -136,7 +136,7 @@ _IN_ORDER = (
         "DeepFool, minimal L2 perturbation",
         "Moosavi-Dezfooli et al. 2016, arXiv 1511.04599",
         build.deepfool,
-        _by_budget({"max_iter": 20, "points": 50}, {"max_iter": 50, "points": 100}, {"max_iter": 100}),
+        _by_budget({"max_iter": 20}, {"max_iter": 50, "points": 100}, {"max_iter": 100}),
         default_from="smoke",
         minimal_norm=True,
     ),

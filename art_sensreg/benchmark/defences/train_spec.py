@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -58,6 +57,7 @@ class TrainingSpec:
     :param checkpoint_dir: Where a training run may leave what it needs to be resumed, or None.
     :param optimization: How the weights are optimised.
     :param taken: The names of those settings of the optimisation that a training has taken into account.
+    :param history: Where :meth:`fit` leaves what a trainer of this package noted of each epoch.
     """
 
     dataset: Dataset
@@ -75,6 +75,7 @@ class TrainingSpec:
     checkpoint_dir: Path | None = None
     optimization: OptimizationSettings = OptimizationSettings()  # noqa: RUF009 - frozen
     taken: set[str] = field(default_factory=set, compare=False, repr=False)
+    history: list[dict[str, Any]] = field(default_factory=list, compare=False, repr=False)
 
     @property
     def art_norm(self) -> float:
@@ -195,6 +196,7 @@ class TrainingSpec:
                 verbose=False,
                 **kwargs,
             )
+            self.history.extend(trainer.history)
         else:  # some of ART's trainers take no class indices
             with self.hooked(classifier.optimizer, classifier.model):
                 trainer.fit(x, self.one_hot, batch_size=self.batch_size, nb_epochs=self.epochs, **kwargs)
@@ -241,25 +243,3 @@ class TrainingSpec:
             hooks.finish()
         except NotFollowedError as error:
             raise NotApplicable(f"its trainer cannot be optimised as asked for: {error}") from error
-
-    def plain_step_seconds(self, steps: int = 30, patience: float = 3.0) -> float:
-        """
-        Median seconds of a cross-entropy step in a plain PyTorch loop, the unit of `step_cost`. The loop of a large
-        model ends after `patience` seconds, with three steps at least.
-        """
-        device = torch.device(self.device)
-        model = self.new_model().to(device).train()
-        optimizer = torch.optim.Adam(model.parameters(), lr=self.learning_rate)
-        x = torch.from_numpy(self.dataset.x_train[: self.batch_size * 8]).to(device)
-        y = torch.from_numpy(self.dataset.y_train[: self.batch_size * 8]).to(device)
-        seconds: list[float] = []
-        while len(seconds) < 3 or (len(seconds) < steps and sum(seconds) < patience):
-            start = time.perf_counter()
-            batch = torch.randint(len(x), (min(self.batch_size, len(x)),), device=device)
-            loss = nn.functional.cross_entropy(model(x[batch]), y[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            loss.item()  # waits for a GPU
-            seconds.append(time.perf_counter() - start)
-        return sorted(seconds)[len(seconds) // 2]

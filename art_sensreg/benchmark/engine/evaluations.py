@@ -34,6 +34,7 @@ from art_sensreg.benchmark.results.entries import (
     QueryCounts,
     share_of,
 )
+from art_sensreg.benchmark.results.examples import Examples, write_examples
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.interpret import ExplanationConfig, explain, saliency_picture
 from art_sensreg.utils.rng import seed_everything
@@ -44,6 +45,8 @@ _DRAWS = (1, 4, 16, 64)
 _CURVE_STEPS = {"smoke": 10, "quick": 20, "full": 100}
 # Square's iterations, and the images that it attacks, to count its queries.
 _QUERIES = {"smoke": (100, 30), "quick": (500, 50), "full": (5000, 200)}
+# Images that are shown before and after an attack, and its steps.
+_SHOWN, _EXAMPLE_STEPS = 6, 20
 _EXPLAINED = {"smoke": 20, "quick": 50, "full": 200}
 
 
@@ -70,6 +73,7 @@ def evaluate_run(run: TrainedRun, interpret: bool = False) -> None:
         "queries": None if defence.postprocessing is None else partial(_queries, run),
         "eot_curve": None if defence.random is None else partial(_eot_curve, run),
         "explanations": partial(_explanations, run) if interpret else None,
+        "examples": partial(_examples, run) if run.seed == 0 and run.target.attackable(1) else None,
     }
     failures = []
     for entry, evaluate in wanted.items():
@@ -214,6 +218,23 @@ def _explanations(run: TrainedRun) -> Finding:
     effort = {} if run.target.random is None else {"steps": 8, "samples": 4}
     scores = explain(run.target.with_gradients, x, y, ExplanationConfig(seed=run.seed, **effort))
     return Finding(value=tuple(ExplanationRecord(**asdict(score)) for score in scores))
+
+
+def _examples(run: TrainedRun) -> Finding:
+    """The first test images before and after PGD at the middle size of the first norm, and how they are classified."""
+    threat = run.suite.settings.threats[0]
+    eps = threat.eps[len(threat.eps) // 2]
+    x, y = run.images(_SHOWN)
+    seed_everything("examples", run.seed)
+    with quiet():
+        attack = pgd(run.target.with_gradients, NORMS[threat.norm], eps, {"max_iter": _EXAMPLE_STEPS, "restarts": 1})
+        x_adv = attack.generate(x, y=to_categorical(y, run.suite.dataset.nb_classes)).astype(np.float32)
+        found = [run.target.with_gradients.predict(images) for images in (x, x_adv)]
+    images = Examples(norm=threat.norm, eps=eps, steps=_EXAMPLE_STEPS, x=x, x_adv=x_adv, y=y, logits=np.stack(found))
+    name = f"examples/{run.name}-seed{run.seed}.npz"
+    if run.suite.store.writes:
+        write_examples(run.suite.store.out, name, images)
+    return Finding(value=name)
 
 
 def draw_saliency(targets: Mapping[str, Target | None], x: np.ndarray, y: np.ndarray, path: Path) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +20,7 @@ from torch import nn
 
 from art_sensreg.art_bridge.weights import load_weights, save_weights
 from art_sensreg.benchmark.defences.registry import DEFENCES, options_of
+from art_sensreg.benchmark.defences.step_timing import PlainSteps, StepTimer
 from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingSpec
 from art_sensreg.benchmark.engine.context import SuiteContext
 from art_sensreg.benchmark.engine.runtime import attempt, quiet
@@ -32,11 +38,18 @@ _LONG_SECONDS = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """A trained model, and what training it took; without a cost where it could not be timed fairly."""
+    """
+    A trained model, and what training it took; without a cost where it could not be timed fairly.
+
+    :param repeats: The step cost of each block of steps, whose median is `step_cost`.
+    :param history: Of each epoch, the means that the trainer noted.
+    """
 
     model: nn.Module
     seconds: float
     step_cost: float | None = None
+    repeats: tuple[float, ...] | None = None
+    history: tuple[dict[str, float], ...] | None = None
 
 
 def train_run(suite: SuiteContext, name: str, seed: int) -> Target | None:
@@ -113,7 +126,13 @@ def _train_anew(suite: SuiteContext, name: str, seed: int) -> Target | None:
     target = None
     training, error = attempt(partial(_training, suite, name, seed, unfinished))
     if training is not None:
-        run = replace(run, train_seconds=training.seconds, step_cost=training.step_cost)
+        run = replace(
+            run,
+            train_seconds=training.seconds,
+            step_cost=training.step_cost,
+            step_cost_repeats=training.repeats,
+            history=training.history,
+        )
         scored, error = attempt(partial(_scored, suite, name, seed, training.model))
         if scored is not None:
             target, clean = scored
@@ -146,26 +165,50 @@ def _training(suite: SuiteContext, name: str, seed: int, unfinished: Path) -> Tr
         if twin is not None and twin.trained:
             model = _model_before(suite, "none", seed)
             if model is not None:
-                return Training(model=model, seconds=twin.train_seconds, step_cost=twin.step_cost)
+                return Training(
+                    model=model,
+                    seconds=twin.train_seconds,
+                    step_cost=twin.step_cost,
+                    repeats=twin.step_cost_repeats,
+                    history=twin.history,
+                )
         name = "none"  # the same seed gives it the same weights
     spec, processes = suite.training_spec(seed, name), suite.processes
-    plain = processes.agree(spec.plain_step_seconds())
-    if plain * spec.steps > _LONG_SECONDS or processes.agree(unfinished.exists()):
+    resumed = processes.agree(unfinished.exists())
+    if processes.agree(PlainSteps(spec).seconds()) * spec.steps > _LONG_SECONDS or resumed:
         spec = replace(spec, checkpoint_dir=unfinished)
+    # Of several processes, plain steps would be timed while the others do the same; of a resumed run, only its rest.
+    timer = StepTimer(spec) if processes.count == 1 and not resumed else None
     seed_everything(name, seed)
     start = time.perf_counter()
-    with quiet():
+    with quiet(), timer or nullcontext():
         if DEFENCES[name].ours:
             model = DEFENCES[name].train(spec, options_of(suite.settings, name)).model
         else:
             model = _train_on_the_first(suite, name, spec)
-    seconds = time.perf_counter() - start
-    # Before and after: on a shared machine the unit itself drifts.
-    plain = (plain + spec.plain_step_seconds()) / 2
-    # Of several processes, the unit would be timed while the others do the same.
-    return Training(
-        model=model, seconds=seconds, step_cost=seconds / spec.steps / plain if processes.count == 1 else None
-    )
+    seconds = time.perf_counter() - start - (timer.spent if timer else 0.0)
+    return Training(model=model, seconds=seconds, history=_numbers(spec.history), **_cost(timer, seconds / spec.steps))
+
+
+def _cost(timer: StepTimer | None, own: float) -> dict[str, Any]:
+    """The step cost with its repeats; of what makes no steps with torch's optimizers, from the time of it all."""
+    if timer is None:
+        return {}
+    ratios = timer.ratios()
+    return {"step_cost": median(ratios) if ratios else own / median(timer.units), "repeats": ratios or None}
+
+
+def _numbers(history: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float], ...] | None:
+    """What can be drawn of a trainer's history."""
+    epochs = [
+        {
+            name: float(value)
+            for name, value in epoch.items()
+            if isinstance(value, (int, float)) and math.isfinite(value)
+        }
+        for epoch in history
+    ]
+    return tuple(epochs) or None
 
 
 def _train_on_the_first(suite: SuiteContext, name: str, spec: TrainingSpec) -> nn.Module:

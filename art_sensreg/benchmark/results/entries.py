@@ -36,9 +36,13 @@ from art_sensreg.benchmark.results.schema import (
 from art_sensreg.utils.stats import wilson_interval
 
 MASK_NAME = re.compile(r"masks/[A-Za-z0-9.+_-]{1,240}\.npz")
+EXAMPLES_NAME = re.compile(r"examples/[A-Za-z0-9.+_-]{1,240}\.npz")
 VIEWS = ("default", "adaptive")
 AttackKey = tuple[str, str, float, str]
 
+EXAMPLES = checked(
+    "a file in examples/", lambda value: isinstance(value, str) and EXAMPLES_NAME.fullmatch(value) is not None
+)
 _NORM = one_of(*NORMS)
 _MASK = checked("a file in masks/", lambda value: isinstance(value, str) and MASK_NAME.fullmatch(value) is not None)
 ATTACK_NAME = checked(

@@ -9,6 +9,7 @@ from typing import Any
 
 from art_sensreg.benchmark.config.settings import SuiteSettings
 from art_sensreg.benchmark.results.entries import (
+    EXAMPLES,
     AttackKey,
     AttackRecord,
     AuditRecord,
@@ -25,6 +26,7 @@ from art_sensreg.benchmark.results.entries import (
 from art_sensreg.benchmark.results.schema import (
     FLAG,
     NAME,
+    NUMBER,
     SECONDS,
     SHARE,
     TEXT,
@@ -36,6 +38,7 @@ from art_sensreg.benchmark.results.schema import (
     or_none,
     record,
     required,
+    table_of,
 )
 from art_sensreg.utils.text import describe
 
@@ -53,6 +56,8 @@ class RunRecord(Record):
     :param clean_accuracy: Share of the test images that are classified correctly unattacked; None: it was not trained.
     :param step_cost: Time of a training step over that of a plain one: the median over repeats, timed in turn.
     :param step_cost_repeats: The same of each repeat.
+    :param history: Of each epoch of training, the means of the loss and its terms, and the accuracy.
+    :param examples: File of the first images before and after an attack.
     :param crashed: Whether training raised: a resumed run tries again.
     :param measure_error: What an evaluation beside the attacks raised.
     """
@@ -68,6 +73,8 @@ class RunRecord(Record):
     attacks: tuple[AttackRecord, ...] = required(list_of(record(AttackRecord)), ())
     worst_case: tuple[WorstCase, ...] = required(list_of(record(WorstCase)), ())
     step_cost_repeats: tuple[float, ...] | None = optional(list_of(SECONDS))
+    history: tuple[Mapping[str, float], ...] | None = optional(list_of(table_of(TEXT, NUMBER)))
+    examples: str | None = optional(EXAMPLES)
     crashed: bool | None = optional(FLAG)
     random_noise: tuple[NoiseRecord, ...] | None = optional(list_of(record(NoiseRecord)))
     certified: tuple[CertifiedRecord, ...] | None = optional(list_of(record(CertifiedRecord)))

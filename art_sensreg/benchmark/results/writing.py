@@ -38,12 +38,16 @@ def results_json(results: Results) -> str:
 
 
 def results_csv(results: Results) -> str:
-    """The text of `results.csv`: one line for each attack; entries that a spreadsheet would compute are escaped."""
+    """
+    The text of `results.csv`: one line for each attack, and for the worst case over them at each size; entries that a
+    spreadsheet would compute are escaped.
+    """
     lines = []
     for run in results.runs:
         head = {name: getattr(run, name) for name in ("defence", "dataset", "seed", "status", "clean_accuracy")}
         head["step_cost"] = run.step_cost
-        for attack in map(plain, run.attacks or [{}]):
+        worst = [{"attack": "worst-case", **plain(case)} for case in run.worst_case]
+        for attack in [*map(plain, run.attacks), *worst] or [{}]:
             entries = {
                 name: json.dumps(value) if isinstance(value, (dict, list)) else value for name, value in attack.items()
             }

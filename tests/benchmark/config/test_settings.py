@@ -7,7 +7,7 @@ import pytest
 from art_sensreg.benchmark.config.optimization import OptimizationSettings
 from art_sensreg.benchmark.config.settings import BUDGETS, FILE_RECIPE, RECIPES
 from art_sensreg.benchmark.config.threat_models import NORMS
-from tests.benchmark.results.examples import settings
+from tests.support.results import settings
 
 
 @pytest.mark.parametrize("recipe", [*RECIPES.values(), FILE_RECIPE])

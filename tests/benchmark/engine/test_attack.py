@@ -9,7 +9,7 @@ from art_sensreg.benchmark.attacks import ATTACKS
 from art_sensreg.benchmark.config.threat_models import Threat
 from art_sensreg.benchmark.engine.attack import AttackStep, Resources, attack, joined, noise_accuracy, plan_attacks
 from tests.benchmark.engine.models import images, small_target
-from tests.benchmark.results.examples import settings
+from tests.support.results import settings
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from art_sensreg.benchmark.config.settings import RECIPES
 from art_sensreg.benchmark.engine.context import SuiteContext, TrainedRun, training_spec
 from art_sensreg.benchmark.results.store import ResultStore
 from tests.benchmark.engine.models import small_target
-from tests.benchmark.results.examples import run_record, settings
+from tests.support.results import run_record, settings
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ def test_files_of_the_contract(finished):
             assert {"attack", "norm", "eps", "robust_accuracy", "n", "seconds", "mask", "seen"} <= set(attack)
             assert (attack["view"], attack["status"]) == ("default", "ok")
     with (finished / "results.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 4 * 4 * 2
+        assert len(list(csv.DictReader(file))) == 4 * (4 + 1) * 2  # with the worst case
     page = (finished / "report.html").read_text()
     assert "sr+jr" in page
     assert "robustness.png" in page

@@ -10,7 +10,7 @@ import pytest
 from art_sensreg.benchmark.results.entries import AttackRecord, AuditRecord
 from art_sensreg.benchmark.results.export import EXPORTS, csv_table, latex_table, robustbench_entries, write_exports
 from art_sensreg.benchmark.results.writing import results_json, write_text
-from tests.benchmark.results.examples import case, results, run_record
+from tests.support.results import case, results, run_record
 
 
 def official(n=200, share=0.4):

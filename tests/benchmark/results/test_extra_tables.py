@@ -13,7 +13,7 @@ from art_sensreg.benchmark.results.entries import (
 )
 from art_sensreg.benchmark.results.extra_tables import audit_details, extra_tables
 from art_sensreg.benchmark.results.reading import audit_record
-from tests.benchmark.results.examples import results, run_record
+from tests.support.results import results, run_record
 
 
 def tables(*runs, **changes):

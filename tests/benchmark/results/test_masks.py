@@ -9,7 +9,7 @@ from art_sensreg.benchmark.config.threat_models import Threat
 from art_sensreg.benchmark.results.entries import AttackRecord
 from art_sensreg.benchmark.results.masks import has_mask, mask_name, read_mask, summarised, worst_case, write_mask
 from art_sensreg.utils.stats import wilson_interval
-from tests.benchmark.results.examples import attacked, run_record
+from tests.support.results import attacked, run_record
 
 
 def test_worst_case_is_the_mean_of_minima_and_not_the_minimum_of_means(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from art_sensreg.benchmark.results.merge import merge_results
 from art_sensreg.benchmark.results.writing import results_json, write_text
-from tests.benchmark.results.examples import case, results, run_record
+from tests.support.results import case, results, run_record
 
 
 def folder(place, *runs, **changes):

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from art_sensreg.benchmark.config.threat_models import Threat
 from art_sensreg.benchmark.results import plots
 from art_sensreg.benchmark.results.entries import CurvePoint
-from tests.benchmark.results.examples import case, results, run_record
+from tests.support.results import case, results, run_record
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from art_sensreg.benchmark.results.entries import AttackRecord
-from tests.benchmark.results.examples import results, run_record
+from tests.support.results import results, run_record
 
 
 def attack(name, eps=0.1, **entries):

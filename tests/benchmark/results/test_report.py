@@ -6,7 +6,7 @@ from art_sensreg.benchmark.config.threat_models import Threat
 from art_sensreg.benchmark.results.entries import AttackRecord, CurvePoint
 from art_sensreg.benchmark.results.report import total_minutes, write_report
 from art_sensreg.benchmark.results.writing import results_json, write_text
-from tests.benchmark.results.examples import case, results, run_record
+from tests.support.results import case, results, run_record
 
 
 def report(tmp_path, found, *commands):

@@ -4,7 +4,7 @@ import json
 
 from art_sensreg.benchmark.results.reading import read_results
 from art_sensreg.benchmark.results.store import ResultStore
-from tests.benchmark.results.examples import attacked, run_record, settings
+from tests.support.results import attacked, run_record, settings
 
 
 def test_a_record_is_replaced_and_the_file_is_always_complete(tmp_path):

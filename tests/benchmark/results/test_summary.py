@@ -6,7 +6,7 @@ import pytest
 
 from art_sensreg.benchmark.results.entries import AtSize, AttackRecord, AuditRecord, ClaimRecord, QueryCounts
 from art_sensreg.benchmark.results.summary import claim_words, summary_rows
-from tests.benchmark.results.examples import case, results, run_record
+from tests.support.results import case, results, run_record
 
 
 def rows(*runs, **changes):

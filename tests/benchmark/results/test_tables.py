@@ -10,7 +10,7 @@ from art_sensreg.benchmark.results.tables import (
     summary_table,
     with_interval,
 )
-from tests.benchmark.results.examples import case, results, run_record
+from tests.support.results import case, results, run_record
 
 
 def test_seeds_share_a_table_row_with_their_mean_and_spread():

@@ -9,7 +9,7 @@ import numpy as np
 from art_sensreg.benchmark.results.entries import AttackRecord, NotCounted, RandomScores
 from art_sensreg.benchmark.results.reading import read_results
 from art_sensreg.benchmark.results.writing import json_text, plain, results_csv, results_json, write_text
-from tests.benchmark.results.examples import results, run_record
+from tests.support.results import case, results, run_record
 
 
 def test_what_is_written_is_read_again(tmp_path):
@@ -59,3 +59,14 @@ def test_no_cell_of_the_csv_is_a_formula(tmp_path):
 def test_a_run_without_attacks_has_a_line_of_its_own():
     lines = list(csv.DictReader(results_csv(results(run_record(), replace(run_record(), seed=1))).splitlines()))
     assert [line["seed"] for line in lines] == ["0", "1"]
+
+
+def test_the_csv_holds_the_worst_case():
+    attack = AttackRecord(attack="pgd", norm="linf", eps=0.1, robust_accuracy=0.5, n=200, mask="masks/a.npz")
+    lines = list(
+        csv.DictReader(results_csv(results(run_record(attacks=(attack,), worst_case=(case(0.4),)))).splitlines())
+    )
+    assert [(line["attack"], line["robust_accuracy"], line["n"]) for line in lines] == [
+        ("pgd", "0.5", "200"), ("worst-case", "0.4", "200")
+    ]  # fmt: skip
+    assert (lines[1]["ci_low"], lines[1]["ci_high"], lines[0]["ci_low"]) == ("0.0", "1.0", "")

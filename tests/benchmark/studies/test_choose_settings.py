@@ -6,7 +6,7 @@ import pytest
 
 from art_sensreg.benchmark.defences import DEFENCES
 from art_sensreg.benchmark.studies.choose_settings import GRIDS, chosen
-from tests.benchmark.results.examples import case, run_record
+from tests.support.results import case, run_record
 
 
 def test_candidates_set_options_that_their_defences_have():

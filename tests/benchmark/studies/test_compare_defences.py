@@ -3,7 +3,7 @@
 import pytest
 
 from art_sensreg.benchmark.studies.compare_defences import comparison_table
-from tests.benchmark.results.examples import attacked, results, run_record
+from tests.support.results import attacked, results, run_record
 
 
 def stored(tmp_path, **outcomes):
