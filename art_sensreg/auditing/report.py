@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import html
 import math
 import textwrap
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from art_sensreg.auditing.view import AuditView, audit_view, number_text
+from art_sensreg.utils.html import render
 from art_sensreg.utils.tables import Table
 from art_sensreg.utils.text import escape_markdown, one_line
 
 STATUSES = ("PASS", "FAIL", "SKIP", "N/A", "ERROR")
 # Maximum width of a printed report.
 _WIDTH = 100
-_COLOURS = {"PASS": "#1a7f37", "FAIL": "#cf222e", "ERROR": "#cf222e"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,7 @@ class Check:
     :param value: What was measured; None if nothing was.
     :param threshold: What the value was compared with.
     :param source: Paper and section that ask for it.
+    :param measures: What it measures, in one line.
     :param meaning: What a FAIL means and what to try next, in one sentence.
     :param note: Details of this measurement; the reason for a SKIP, N/A or ERROR.
     :param seconds: How long it took.
@@ -46,6 +47,7 @@ class Check:
     meaning: str = ""
     note: str = ""
     seconds: float = 0.0
+    measures: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The check as `results.json` stores it; numbers that JSON does not have become None."""
@@ -55,7 +57,7 @@ class Check:
 @dataclass(frozen=True, kw_only=True)
 class AuditReport:
     """
-    The result of an audit. It prints as a table, and renders as one in notebooks.
+    The result of an audit. It prints as a table, and renders as a page in notebooks.
 
     :param checks: One entry for each check that was run.
     :param settings: What was audited: eps, norm, number of points, accuracies.
@@ -126,10 +128,10 @@ class AuditReport:
 
     def table(self) -> Table:
         """One row for each check."""
-        rows = [
-            [check.name, check.status, _text(check.value), _text(check.threshold), f"{check.seconds:.1f}", check.source]
-            for check in self.checks
-        ]
+        rows = []
+        for check in self.checks:
+            numbers = [number_text(check.value), number_text(check.threshold), f"{check.seconds:.1f}"]
+            rows.append([check.name, check.status, *numbers, check.source])
         return Table(["check", "status", "value", "threshold", "s", "source"], rows, words=("status", "source"))
 
     def advice(self) -> list[str]:
@@ -156,30 +158,31 @@ class AuditReport:
         lines += [f"- {escape_markdown(line)}" for line in self.advice()]
         return "\n\n".join([f"Audited: {escape_markdown(self._settings())}.", *lines]) + "\n"
 
+    def to_html(self, title: str = "Audit") -> str:
+        """
+        The report as a page: one file that needs no other and makes no request, light or dark as the reader's system.
+
+        :param title: Its heading.
+        :return: HTML.
+
+        Example:
+        >>> from art_sensreg.auditing import AuditReport, Check
+        >>> page = AuditReport(checks=(Check(name="deterministic", status="PASS"),)).to_html("My model")
+        >>> page.startswith("<!doctype html>"), "no failure detected" in page
+        (True, True)
+        """
+        return render("art_sensreg.auditing/page.html", title=title, view=self._view(), number=number_text)
+
     def _repr_html_(self) -> str:
-        """The report as a table for notebooks."""
-        table = self.table()
-        header, *rows = ([html.escape(one_line(cell)) for cell in row] for row in (table.header, *table.rows))
-        body = [f"<tr>{''.join(f'<th>{cell}</th>' for cell in header)}</tr>"]
-        for name, status, *others in rows:
-            colour = _COLOURS.get(status, "inherit")
-            cells = [name, f'<b style="color: {colour}">{status}</b>', *others]
-            body.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
-        advice = "".join(f"<li>{html.escape(line)}</li>" for line in self.advice())
-        return (
-            f"<div><p><b>{html.escape(one_line(self.verdict))}</b> ({html.escape(self._settings())})</p>"
-            f"<table>{''.join(body)}</table><ul>{advice}</ul></div>"
-        )
+        """The report in notebooks."""
+        return render("art_sensreg.auditing/fragment.html", view=self._view(), number=number_text)
+
+    def _view(self) -> AuditView:
+        return audit_view(self.verdict, self.settings, self.checks)
 
     def _settings(self) -> str:
-        return one_line(", ".join(f"{name} {_text(value)}" for name, value in self.settings.items()))
+        return one_line(", ".join(f"{name} {number_text(value)}" for name, value in self.settings.items()))
 
 
 def _number(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

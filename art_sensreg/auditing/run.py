@@ -134,7 +134,8 @@ def _run_check(spec: CheckSpec, context: AuditContext) -> Check:
         logger.debug("%s raised", spec.name, exc_info=True)
         result = {"status": "ERROR", "note": describe(error)}
     seconds = time.perf_counter() - start
-    return Check(name=spec.name, source=spec.source, meaning=spec.meaning, seconds=seconds, **result)
+    described = {name: getattr(spec, name) for name in ("name", "source", "meaning", "measures")}
+    return Check(**described, seconds=seconds, **result)
 
 
 def _settings(context: AuditContext) -> dict[str, Any]:
@@ -144,6 +145,7 @@ def _settings(context: AuditContext) -> dict[str, Any]:
     try:
         settings["clean accuracy"] = float(context.model.correct.mean())
         settings["accuracy under the attack"] = context.attacks.robust_accuracy
+        settings["slack"] = context.tolerance(0.0)
     except Exception:
         logger.debug("accuracies could not be measured", exc_info=True)
     return settings

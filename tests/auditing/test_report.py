@@ -39,15 +39,16 @@ def test_a_check_is_found_by_its_name(every_status):
 def test_what_does_not_apply_stands_in_every_form_of_the_report():
     report = AuditReport(checks=(Check(name="eot_samples_suffice", status="N/A", note="the model is deterministic."),))
     assert report.verdict == "no failure detected"
-    for text in (str(report), report.as_markdown(), report._repr_html_()):
+    for text in (str(report), report.as_markdown()):
         assert "eot_samples_suffice: N/A: the model is deterministic." in text
+    assert "N/A: the model is deterministic." in report._repr_html_()
 
 
 def test_a_report_survives_json():
     checks = (Check(name="a", status="FAIL", value=0.5, threshold=0.1, source="s", meaning="m", note="n", seconds=1.5),)
     report = AuditReport(checks=checks, settings={"eps": 0.1})
     assert AuditReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
-    keys = ["name", "status", "value", "threshold", "source", "meaning", "note", "seconds"]
+    keys = ["name", "status", "value", "threshold", "source", "meaning", "note", "seconds", "measures"]
     assert list(report.to_dict()["checks"][0]) == keys
 
 
@@ -91,16 +92,29 @@ class Tags(HTMLParser):
         self.attributes |= {name for name, _ in attrs}
 
 
-def test_html_is_self_contained_and_escaped(every_status):
-    hostile = Check(name=HOSTILE, status=HOSTILE, source=HOSTILE, note=HOSTILE, meaning=HOSTILE)
+@pytest.mark.parametrize("form", ["_repr_html_", "to_html"])
+def test_html_is_self_contained_and_escaped(every_status, form):
+    hostile = Check(name=HOSTILE, status=HOSTILE, source=HOSTILE, note=HOSTILE, meaning=HOSTILE, measures=HOSTILE)
     report = AuditReport(checks=(*every_status.checks, hostile), settings={HOSTILE: HOSTILE})
-    page = report._repr_html_()
+    page = getattr(report, form)()
     parser = Tags()
     parser.feed(page)
-    assert set(parser.tags) <= {"div", "p", "b", "table", "tr", "th", "td", "ul", "li"}
-    assert parser.attributes == {"style"}
-    assert parser.tags.count("tr") == 1 + len(report.checks)
-    assert not re.search(r"url\(|@import", page)
+    assert {"img", "iframe", "object", "form"}.isdisjoint(parser.tags)
+    assert parser.tags.count("script") == (form == "to_html")
+    assert {"src", "srcset", "onclick", "style"}.isdisjoint(parser.attributes)
+    assert not re.search(r"url\(|@import|https?://(?!example)", page)
+    assert page.count("example.org") == page.count("src=&#39;http://example.org")
+
+
+def test_html_opens_what_failed_and_folds_what_passed(every_status):
+    page = AuditReport(checks=every_status.checks, settings={"eps": 0.1, "slack": 0.02}).to_html("My model")
+    assert "<title>My model</title>" in page
+    folded = page[page.index("<details>") :]
+    opened = page[: page.index("<details>")]
+    assert "why FAIL." in opened
+    assert "why ERROR." in opened
+    assert all(f"why {status}." in folded for status in ("PASS", "SKIP", "N/A"))
+    assert "slack for the sampling error <b>0.02</b>" in opened
 
 
 def test_markdown_and_print_keep_text_of_strangers_in_its_cell():

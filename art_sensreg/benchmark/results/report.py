@@ -10,6 +10,7 @@ from typing import Any
 from art_sensreg.benchmark.config.settings import SALIENCY, SuiteSettings
 from art_sensreg.benchmark.results.extra_tables import audit_details, extra_tables
 from art_sensreg.benchmark.results.merge import merge_results
+from art_sensreg.benchmark.results.page import page_html
 from art_sensreg.benchmark.results.plots import plot_curve, plot_robustness
 from art_sensreg.benchmark.results.records import Results
 from art_sensreg.benchmark.results.tables import attack_table, explanations, noise_table, summary_table
@@ -42,38 +43,38 @@ def write_report(folders: Sequence[Path | str], out: Path) -> list[Path]:
     :raises ValueError: If the results cannot be read or merged.
     :raises OSError: If a file cannot be written.
     """
-    from jinja2 import Environment
-
     merged = merge_results(folders)
     results = merged.results
     usable_folder("--out", out)
-    pictures = _draw(results, out)
+    pictures = [out / picture for picture in _draw(results, out)]
+    title, notes = _title(results.config), _notes(results)
+    write_text(out / "report.md", _markdown(results, title, notes))
+    write_text(out / "report.html", page_html(merged, title, notes))
+    return [*pictures, out / "report.md", out / "report.html"]
+
+
+def _markdown(results: Results, title: str, notes: str) -> str:
+    from jinja2 import Environment
+
     content: dict[str, Any] = {
-        "title": _title(results.config),
-        "notes": _notes(results),
+        "title": title,
+        "notes": notes,
         "commands": results.commands,
         "tables": _tables(results),
         "claim": _CLAIM,
         "footnote": _PART + ("" if results.config.all_points else _ORDER),
         "lines": explanations(results),
         "audits": audit_details(results),
-        "pictures": pictures,
         "environment": results.environment,
     }
-    pages = []
-    for name, escapes in (("report.md", False), ("report.html", True)):
-        environment = Environment(
-            autoescape=escapes, trim_blocks=not escapes, lstrip_blocks=not escapes, keep_trailing_newline=True
-        )
-        environment.filters.update(md=escape_markdown, fenced=fenced)
-        template = files(__package__).joinpath("templates", name).read_text(encoding="utf-8")
-        write_text(out / name, environment.from_string(template).render(content))
-        pages.append(out / name)
-    return [*(out / picture for picture in pictures), *pages]
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    environment.filters.update(md=escape_markdown, fenced=fenced)
+    template = files(__package__).joinpath("templates", "report.md").read_text(encoding="utf-8")
+    return str(environment.from_string(template).render(content))
 
 
 def _draw(results: Results, out: Path) -> list[str]:
-    """The plots; of the saliency maps, those that the run has drawn."""
+    """The plots as files of their own; of the saliency maps, those that the run has drawn."""
     pictures = []
     for number, threat in enumerate(results.config.threats):
         pictures.append("robustness.png" if number == 0 else f"robustness-{threat.norm}.png")
@@ -94,7 +95,7 @@ def _notes(results: Results) -> str:
     return (
         f"First {config.test_size} {part}; {config.epochs} epochs; seeds: {config.seeds}; budget {config.budget}. "
         "Worst case: share of the images that no attack of the suite broke, with Wilson's 95 % interval. Step cost: "
-        "time of a training step over that of a plain cross-entropy step, timed just before and after. Training and "
+        "time of a training step over that of a plain cross-entropy step, timed in turn, with quartiles. Training and "
         f"attacks took {total_minutes(results):.1f} minutes, those of processes side by side added up."
     )
 
