@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from art_sensreg.benchmark.defences.registry import DEFENCES, options_of
+from art_sensreg.benchmark.defences.step_timing import PlainSteps
 from art_sensreg.benchmark.engine.context import SuiteContext
 from art_sensreg.benchmark.engine.runtime import quiet
 from art_sensreg.utils.rng import seed_everything
@@ -51,7 +52,8 @@ def measure_round(suite: SuiteContext, name: str, seed: int = 0) -> Round:
     """
     spec = replace(suite.training_spec(seed, name), epochs=1)
     options = options_of(suite.settings, name)
-    before = spec.plain_step_seconds()
+    unit = PlainSteps(spec)
+    before = unit.seconds()
     seed_everything("cost", name, seed)
     start = time.perf_counter()
     with quiet():
@@ -60,7 +62,7 @@ def measure_round(suite: SuiteContext, name: str, seed: int = 0) -> Round:
     return Round(
         seconds=seconds,
         before=before,
-        after=spec.plain_step_seconds(),
+        after=unit.seconds(),
         steps=spec.steps,
         threads=torch.get_num_threads(),
         device=spec.device,

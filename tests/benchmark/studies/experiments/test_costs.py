@@ -2,7 +2,7 @@
 
 import pytest
 
-from art_sensreg.benchmark.defences import TrainingSpec
+from art_sensreg.benchmark.defences.step_timing import PlainSteps
 from art_sensreg.benchmark.studies.experiments import costs
 from tests.benchmark.studies.experiments.small import laboratory
 
@@ -17,7 +17,7 @@ def test_drift_of_the_machine_is_divided_out(tmp_path, monkeypatch):
     def train(self, spec, options):
         now[0] += 3 * spec.steps * 1.5 * speed[0]  # three plain steps at the speed in the middle
 
-    monkeypatch.setattr(TrainingSpec, "plain_step_seconds", plain)
+    monkeypatch.setattr(PlainSteps, "seconds", plain)
     monkeypatch.setattr(costs.time, "perf_counter", lambda: now[0])
     lab = laboratory(tmp_path)
     monkeypatch.setattr(type(costs.DEFENCES["sr+jr"]), "train", train)
