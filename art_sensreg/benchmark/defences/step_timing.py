@@ -45,21 +45,25 @@ class PlainSteps:
         self._y = torch.from_numpy(spec.dataset.y_train[:rows]).to(self._device)
         self._rows = min(spec.batch_size, len(self._x))
         self._generator = torch.Generator().manual_seed(spec.seed)
+        self._step()  # the first one sets everything up
 
     def seconds(self, steps: int = 30, patience: float = 3.0) -> float:
         """The median over steps, of which a large model makes one at least and no more after `patience` seconds."""
         taken: list[float] = []
-        with torch.random.fork_rng(), torch.enable_grad():
-            while not taken or (len(taken) < steps and sum(taken) < patience):
-                start = self._clock()
-                batch = torch.randint(len(self._x), (self._rows,), generator=self._generator).to(self._device)
-                loss = nn.functional.cross_entropy(self._model(self._x[batch]), self._y[batch])
-                self._optimizer.zero_grad()
-                loss.backward()
-                self._optimizer.step()
-                loss.item()  # waits for a GPU
-                taken.append(self._clock() - start)
+        while not taken or (len(taken) < steps and sum(taken) < patience):
+            start = self._clock()
+            self._step()
+            taken.append(self._clock() - start)
         return median(taken)
+
+    def _step(self) -> None:
+        with torch.random.fork_rng(), torch.enable_grad():
+            batch = torch.randint(len(self._x), (self._rows,), generator=self._generator).to(self._device)
+            loss = nn.functional.cross_entropy(self._model(self._x[batch]), self._y[batch])
+            self._optimizer.zero_grad()
+            loss.backward()
+            self._optimizer.step()
+            loss.item()  # waits for a GPU
 
 
 class StepTimer:
