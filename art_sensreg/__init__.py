@@ -14,7 +14,7 @@ from art_sensreg.preview import describe
 from art_sensreg.randomization import randomize
 from art_sensreg.randomized import RandomizedClassifier
 from art_sensreg.trainers import FIRETrainer, GradDivTrainer, SensRegTrainer
-from art_sensreg.training import TrainingConfig
+from art_sensreg.training import Augmentation, TrainingConfig
 
 __all__ = [
     "SensitivityPenalty",
@@ -27,6 +27,7 @@ __all__ = [
     "FIRETrainer",
     "GradDivTrainer",
     "TrainingConfig",
+    "Augmentation",
     "SensRegEstimator",
     "audit",
     "describe",

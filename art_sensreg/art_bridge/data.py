@@ -128,8 +128,8 @@ class Reader:
 
     def _applied(self, x: np.ndarray, y: np.ndarray, fit: bool) -> tuple[np.ndarray, np.ndarray]:
         in_units = list(self.in_units)
-        if not fit:  # scored, and attacked, but no penalty is measured
-            in_units = [name for name in in_units if name != "`penalties`"]
+        if not fit:  # scored, and attacked, but neither augmented nor is any penalty measured
+            in_units = [name for name in in_units if name not in ("`penalties`", "`augmentation`")]
             in_units += ["`validation_attack`"] if self.config.validation_attack is not None else []
         return self._preprocessing.apply(x, y, fit, in_units)
 

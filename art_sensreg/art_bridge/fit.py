@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from art.data_generators import NumpyDataGenerator
 from art.estimators.classification import PyTorchClassifier
 
@@ -20,7 +21,14 @@ from art_sensreg.art_bridge.preprocessing import STANDARDISATIONS
 from art_sensreg.penalties.forward.row_coupling import LOOK
 from art_sensreg.penalty_lists import Penalty, active_penalties
 from art_sensreg.randomization import BayesianKL
-from art_sensreg.training.batches import HeldOut, HeldOutLoader, HeldOutTensors, LoaderBatches, TensorBatches
+from art_sensreg.training.batches import (
+    Augmentation,
+    HeldOut,
+    HeldOutLoader,
+    HeldOutTensors,
+    LoaderBatches,
+    TensorBatches,
+)
 from art_sensreg.training.callbacks import History
 from art_sensreg.training.checkpoint.comparison import Fingerprint
 from art_sensreg.training.checkpoint.describe import Describer
@@ -92,7 +100,7 @@ def fit_arrays(
 ) -> History:
     """Check the data and train any ART PyTorch classifier on them, in place; memory-mapped arrays stay on disk."""
     check_trainable(classifier, options.scheduler)
-    reader = Reader(classifier, config, in_input_units(penalties, options.adversary))
+    reader = Reader(classifier, config, in_input_units(penalties, options.adversary, config))
     images, labels = reader.check(x, y)
     processes = _move(classifier, penalties, config, options)
     batches = reader.arrays(images, labels, least=2 * processes.count)
@@ -122,7 +130,7 @@ def fit_batches(
     """
     check_trainable(classifier, options.scheduler)
     carries = options.adversary is not None and options.adversary.carries
-    reader = Reader(classifier, config, in_input_units(penalties, options.adversary), indexed=carries)
+    reader = Reader(classifier, config, in_input_units(penalties, options.adversary, config), indexed=carries)
     source = loader_source(loader, options.batch_adapter)
     if isinstance(loader, NumpyDataGenerator) and options.batch_adapter is None:
         reader.check(loader.x, loader.y)  # all of it, before any weight moves
@@ -131,10 +139,14 @@ def fit_batches(
     return _train(reader, penalties, batches, lambda describe: describe_source(source, describe), options, processes)
 
 
-def in_input_units(penalties: Sequence[Penalty], adversary: Adversary | None = None) -> list[str]:
+def in_input_units(
+    penalties: Sequence[Penalty], adversary: Adversary | None = None, config: TrainingConfig | None = None
+) -> list[str]:
     """The names of the arguments that are in the unit of the training images, for messages."""
     measured = any(not isinstance(penalty, BayesianKL) for penalty in active_penalties(penalties))
-    return ["`penalties`"] * measured + ["`adversary`"] * (adversary is not None)
+    augmentation = None if config is None else config.augmentation
+    fills = augmentation is not None and bool(augmentation.crop_padding or augmentation.cutout)
+    return ["`penalties`"] * measured + ["`adversary`"] * (adversary is not None) + ["`augmentation`"] * fills
 
 
 def _train(
@@ -147,6 +159,8 @@ def _train(
 ) -> History:
     classifier, config = reader.classifier, reader.config
     inputs, mode = batches.look(LOOK), options.training_mode
+    if config.augmentation is not None:
+        _check_augmented(config.augmentation, classifier, inputs)
     model, objective = prepare_training(classifier, penalties, inputs, options.adversary, mode)
     if config.accumulate > 1:
         check_divisible(objective, model, *batches.sample(LOOK))
@@ -169,6 +183,15 @@ def _train(
     folder, describe = Path(options.checkpoint_dir).expanduser(), _description(classifier, setup, data)
     with Checkpoints(folder, config.keep, options.resume, describe, processes) as checkpoints:
         return train(replace(setup, checkpoints=checkpoints))
+
+
+def _check_augmented(augmentation: Augmentation, classifier: PyTorchClassifier, images: torch.Tensor) -> None:
+    if not classifier.channels_first:
+        raise ValueError(
+            f"`augmentation` is {augmentation!r} with `channels_first=False`; expected a classifier of images of shape "
+            "(channels, height, width)."
+        )
+    augmentation.check(tuple(images.shape))
 
 
 def overfitting_guard(

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from art_sensreg.training.batches.augmentation import Augmentation
 from art_sensreg.training.callbacks import Callback, check_callbacks
 from art_sensreg.training.overfitting import ACTIONS
 from art_sensreg.training.validation import ValidationAttack
@@ -35,6 +36,9 @@ class TrainingConfig:
     :param clip_tolerance: Image values that are outside the classifier's `clip_values` by at most this much, in input
         units, are clipped: bicubic interpolation overshoots. By default (0) they are an error.
     :param drop_last: Whether an incomplete last batch is left out.
+    :param augmentation: How training images are cropped, flipped and cut out at random, an :class:`Augmentation`, or
+        None. What a carried adversary keeps stays with the pixels of the original image. Validation data stay as they
+        are.
     :param penalty_fraction: Share of each batch, above 0 and at most 1, that gets noisy copies: below 1 it is the cheap
         mode. Penalties with gradients with respect to the input, your own, those measured on adversarial images
         (`pair="adversarial"`), and models with randomness of their own (other than dropout) use the whole batch anyway.
@@ -93,6 +97,7 @@ class TrainingConfig:
     seed: int | None = None
     accumulate: int = 1
     drop_last: bool = False
+    augmentation: Augmentation | None = None
     clip_tolerance: float = 0.0
     penalty_fraction: float = 1.0
     penalty_warmup: float = 0.0
@@ -175,6 +180,8 @@ class TrainingConfig:
             raise TypeError(f"`scheduler_monitor` is {self.scheduler_monitor!r}; expected an entry of the history.")
         if self.monitor is not None:
             check_choice("monitor", self.monitor, MONITORS)
+        if self.augmentation is not None and not isinstance(self.augmentation, Augmentation):
+            raise TypeError(f"`augmentation` is {self.augmentation!r}; expected an Augmentation, or None.")
         if self.validation_attack is not None and not isinstance(self.validation_attack, ValidationAttack):
             raise TypeError(f"`validation_attack` is {self.validation_attack!r}; expected a ValidationAttack.")
         if self.device is not None:

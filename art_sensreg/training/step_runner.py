@@ -8,7 +8,7 @@ from art_sensreg.adversaries.visits import PerturbationMemory
 from art_sensreg.penalties.forward.batch_norm import batch_norms
 from art_sensreg.penalties.forward.noise import Probes
 from art_sensreg.penalties.forward.row_coupling import LOOK
-from art_sensreg.training.batches import GlobalBatch, to_device
+from art_sensreg.training.batches import GlobalBatch, Transform, to_device
 from art_sensreg.training.checkpoint.objective_state import ObjectiveState
 from art_sensreg.training.numerics.nonfinite import NonFiniteGuard
 from art_sensreg.training.numerics.rollback import SavedBuffers
@@ -65,13 +65,16 @@ class StepRunner:
         """Take the noise from the run's seed, which a checkpoint may have changed."""
         make = _probes_outside_of_compiled_code if self._setup.config.compile else Probes
         self._probes = make(self._progress.seed, self._device)
+        self._augmented = Probes(derive_seed(self._progress.seed, "augmentation"), self._device)
 
     def __call__(self, batch: GlobalBatch) -> bool:
         """Do a step with this process's images and labels of a batch; tell whether it counts."""
         if self.perturbations is not None and batch.indices is not None:
             batch = batch._replace(indices=to_device(batch.indices, self._device))
-        x, y, total = batch.x, batch.y, batch.total
+        y, total = batch.y, batch.total
         setup, progress, state = self._setup, self._progress, self._progress.state
+        transform = self._transform(batch.x)
+        x = batch.x if transform is None else transform.apply(batch.x, self._lowest())
         config, processes = setup.config, setup.processes
         noisy = total if config.penalty_fraction == 1 else max(1, round(config.penalty_fraction * total))
         own, share = processes.share(total, noisy)
@@ -86,7 +89,8 @@ class StepRunner:
         try:
             with Replay(setup.objective.plan.sources_to_seed):
                 self._seed_model()
-                start = None if self.perturbations is None else self._read(batch)
+                kept = None if self.perturbations is None else self._read(batch)
+                start = kept if kept is None or transform is None else transform.apply(kept)
                 done = self.stepper(LocalBatch(x, y, own, start), probes, share, self._pieces(total))
         except BaseException:
             self._buffers.restore()
@@ -99,10 +103,23 @@ class StepRunner:
             self._buffers.restore()  # running statistics, for one
             self.finite.leave_out(culprit, state)
             return False
-        if done.moved is not None:
-            self._keep(batch, done.moved)
+        if done.moved is not None and kept is not None:
+            self._keep(batch, done.moved if transform is None else transform.undo(done.moved, kept))
         progress.sums.add(state.terms, logits.detach(), y[:own], total)
         return True
+
+    def _transform(self, x: torch.Tensor) -> Transform | None:
+        """How the images of this process are augmented in this step; the same whatever the micro-batches."""
+        augmentation, processes = self._setup.config.augmentation, self._setup.processes
+        if augmentation is None:
+            return None
+        step = self._progress.state.total_steps
+        return augmentation.draw(x, self._augmented.at(step, processes.rank, processes.count))
+
+    def _lowest(self) -> torch.Tensor | float:
+        """What is put where an augmented image has no pixel: the lower end of the input range."""
+        bounds = self._setup.objective.clip_values
+        return 0.0 if bounds is None else bounds[0]
 
     def _read(self, batch: GlobalBatch) -> torch.Tensor:
         """Where the perturbations of this process's images stand."""

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from art_sensreg import (
+    Augmentation,
     FisherRaoPenalty,
     GradientDiversityPenalty,
     JacobianPenalty,
@@ -23,6 +24,7 @@ from art_sensreg.randomization import randomize
 from tests.device.counting import transfers, waits
 
 SR, SHARED = SensitivityPenalty(sigma=0.3), JacobianPenalty()
+AUGMENTATION = Augmentation(crop_padding=2, flip=True, cutout=2)
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "sr": {"penalties": [SR]},
@@ -64,6 +66,12 @@ CASES: dict[str, dict[str, Any]] = {
     "without fused optimizer": {"penalties": [SR], "precision": "float16", "optimizer": torch.optim.RMSprop},
     "dropout": {"penalties": [SR, SHARED], "dropout": True},
     "skip": {"penalties": [SR], "on_nonfinite": "skip"},
+    "augmented": {"penalties": [SR, SHARED], "augmentation": AUGMENTATION},
+    "augmented carried": {
+        "penalties": [SR, SHARED],
+        "adversary": CarriedAdversary(eps=0.1),
+        "augmentation": AUGMENTATION,
+    },
     "accumulated": {"penalties": [SR, SHARED], "accumulate": 2},
 }
 

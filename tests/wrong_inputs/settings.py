@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from art_sensreg import (
+    Augmentation,
     FIRETrainer,
     FisherRaoPenalty,
     GradDivTrainer,
@@ -50,6 +51,7 @@ from tests.wrong_inputs.kinds import (
     optional,
 )
 
+COUNT_OR_0 = [*COUNT[:2], *COUNT[3:]]
 LAYERS = [None, 3, [], {}, "misspelt", [3], ["hidden", 3], object()]
 BAD_SIGMAS = [np.zeros(3), np.array([0.1, -0.1]), torch.tensor([0.1, math.nan]), np.array(["a"]), np.array([1j])]
 SIGMAS = [
@@ -134,11 +136,13 @@ SETTINGS = {
     GradientAlignmentPenalty: {"weight": NOT_NEGATIVE, "eps": POSITIVE},
     GradientNormPenalty: {"weight": NOT_NEGATIVE, "norm": CHOICE},
     BayesianKL: {"weight": NOT_NEGATIVE},
+    Augmentation: {"crop_padding": COUNT_OR_0, "flip": FLAG, "cutout": COUNT_OR_0},
     TrainingConfig: {
         "batch_size": COUNT,
         "nb_epochs": COUNT,
         "seed": [*SEED, 2**70],
         "drop_last": FLAG,
+        "augmentation": [3, "flip", {}, object(), Augmentation],
         "penalty_fraction": SHARE,
         "penalty_warmup": [*NOT_NEGATIVE, 1.5],
         "scheduler_interval": CHOICE,
@@ -154,7 +158,7 @@ SETTINGS = {
         "keep": COUNT,
         "keep_freed_memory": FLAG,
         "on_nonfinite": CHOICE,
-        "max_skipped": [*COUNT[:2], *COUNT[3:]],
+        "max_skipped": COUNT_OR_0,
         "validation_attack": [3, "pgd", {}, object(), ValidationAttack],
         "monitor": optional(CHOICE),
         "patience": optional(COUNT),

@@ -73,10 +73,13 @@ class Probes:
         """Noise for this process's examples, cut from the bank, as a new tensor of the given shape."""
         n, width = shape[0], math.prod(shape[1:])
         bank = self._bank(noise, max(self.size, 16 * width), dtype)
-        before = self._first * self._ranks
-        places = self._places(len(bank) - width + 1, before + n * self._ranks)
-        own = places[before + self._rank :: self._ranks]
+        own = self.whole_numbers(len(bank) - width + 1, n)
         return bank.unfold(0, width, 1).index_select(0, own).view(shape)
+
+    def whole_numbers(self, below: int, count: int) -> torch.Tensor:
+        """Whole numbers from 0, smaller than `below`, one for each of `count` examples of this process; `(count,)`."""
+        before = self._first * self._ranks
+        return self._places(below, before + count * self._ranks)[before + self._rank :: self._ranks]
 
     def _places(self, below: int, count: int) -> torch.Tensor:
         """Whole numbers, drawn where they are needed: a copy to a GPU would make the host wait for it."""

@@ -18,7 +18,7 @@ from art_sensreg.training.run import RunSetup
 # What may differ between a run and its continuation: how long it is, where it runs, what it writes.
 _FREE = {"nb_epochs", "device", "compile", "keep_freed_memory", "checkpoint_every", "keep", "callbacks"}
 # Settings that earlier versions did not have: a checkpoint without them is of a run with their defaults.
-_LATER = {"awp_gamma", "ema_warmup"}
+_LATER = {"augmentation", "awp_gamma", "ema_warmup"}
 _FORMS = {"params", "lr", "initial_lr", "fused", "foreach", "capturable"}
 # What moves while a scheduler runs; anything else that does is found out when a checkpoint is written.
 _MOVING = {

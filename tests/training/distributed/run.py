@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from art_sensreg import (
+    Augmentation,
     FisherRaoPenalty,
     JacobianPenalty,
     SensitivityPenalty,
@@ -88,6 +89,7 @@ def main(result, checkpoints=None):
         accumulate=accumulate,
         max_grad_norm=1.0 if "REDUCTION" in os.environ else None,
         callbacks=[losses],
+        augmentation=Augmentation(crop_padding=2, flip=True, cutout=3) if os.environ.get("AUGMENT") else None,
         awp_gamma=float(os.environ.get("AWP", "0")),
         penalty_fraction=float(os.environ.get("FRACTION", "1")),
         validation_attack=ValidationAttack(eps=0.1, max_iter=2),
