@@ -52,8 +52,8 @@ class PenaltySettings:
     jr_alone: float = 0.01
     adversarial_sr: float = 0.1
     adversarial_jr: float = 0.01
-    carried_sr: float = 0.3
-    carried_jr: float = 0.03
+    carried_sr: float = 0.15
+    carried_jr: float = 0.015
     free_sr: float = 0.1
     free_jr: float = 0.01
     fire: float = 5.0

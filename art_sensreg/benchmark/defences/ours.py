@@ -232,10 +232,10 @@ OURS = (
     ),
     from_penalties(
         "carried+sr+jr",
-        "The same, with SR and JR between the start of the step and its end",
+        "The same, with SR and JR between the start of the step and its end, on a half of each batch",
         f"{_ATTA}; {_PAPER}",
         _both,
-        {**_CARRIED, "pair": None, "free": False, **_WEIGHTS, "penalty_fraction": 1.0},
+        {**_CARRIED, "pair": None, "free": False, **_WEIGHTS, "penalty_fraction": 0.5},
         adversary=_carried,
         norms=_STEEPEST,
     ),

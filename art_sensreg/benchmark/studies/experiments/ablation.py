@@ -50,7 +50,7 @@ _CARRIED: dict[str, Mapping[str, Any]] = {
     "eps-step-quarter": {"eps_step": 0.075},
     "free": {"free": True},
     "eps-1": {"eps_scale": 1.0},
-    "half-of-each-batch": {"penalty_fraction": 0.5},
+    "whole-batch": {"penalty_fraction": 1.0},
 }
 _ACTIVATIONS = ("gelu", "silu")
 

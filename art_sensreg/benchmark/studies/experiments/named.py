@@ -23,7 +23,7 @@ def _headline(names: tuple[str, ...]) -> tuple[Row, ...]:
 MNIST = Experiment(
     name="mnist",
     title="MNIST, 60,000 images",
-    request=SuiteRequest(dataset="mnist", norms=("linf", "l2"), eps=_MNIST_EPS, budget="full"),
+    request=SuiteRequest(dataset="mnist", norms=("linf", "l2"), eps=_MNIST_EPS, budget="full", epochs=25),
     rows=(
         *_headline(_HEADLINE),
         *(Row(name=name, seeds=3) for name in _OURS),
