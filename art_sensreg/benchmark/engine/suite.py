@@ -10,13 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
-from art_sensreg.benchmark.attacks import ATTACKS
 from art_sensreg.benchmark.config.request import SuiteRequest
 from art_sensreg.benchmark.config.settings import SALIENCY
 from art_sensreg.benchmark.defences.registry import ADVERSARIALLY_TRAINED
@@ -26,6 +23,7 @@ from art_sensreg.benchmark.engine.claims import judge_claims
 from art_sensreg.benchmark.engine.context import SuiteContext, TrainedRun
 from art_sensreg.benchmark.engine.evaluations import draw_saliency, evaluate_run
 from art_sensreg.benchmark.engine.plan import SuitePlan, plan_suite
+from art_sensreg.benchmark.engine.progress import AUDIT, EVALUATIONS, FINISHED, TRAINING, Progress, cells_of
 from art_sensreg.benchmark.engine.runtime import attempt, quiet
 from art_sensreg.benchmark.engine.target import Target
 from art_sensreg.benchmark.engine.train import clean_outcome, train_run
@@ -76,10 +74,10 @@ class Suite:
         if processes.rank == 0 and not self.plan.resume:
             shutil.rmtree(store.out / "checkpoints" / "training", ignore_errors=True)
         silent = not self.plan.verbose or processes.rank > 0
-        steps = settings.seeds * len(settings.defences) * (1 + len(settings.attacks))
-        with tqdm(total=steps, disable=silent, unit="step") as bar:
+        cells = cells_of(settings, len(self.plan.dataset.x_train), self.plan.audit, store.results)
+        with Progress(cells, self.plan.workers if processes.count == 1 else 1, silent) as progress:
             for seed in range(settings.seeds):
-                self._run_seed(seed, bar)
+                self._run_seed(seed, progress)
         if processes.rank > 0:
             return []
         store.save()
@@ -92,13 +90,13 @@ class Suite:
         wanted = {(name, seed) for seed in range(settings.seeds) for name in settings.defences}
         return not any(run.status == "error" for run in self.context.store.results.runs if run.key in wanted)
 
-    def _run_seed(self, seed: int, bar: Any) -> None:
+    def _run_seed(self, seed: int, progress: Progress) -> None:
         settings, context, store = self.plan.settings, self.context, self.context.store
         targets: dict[str, Target | None] = {}
         for name in settings.defences:
-            bar.set_description(f"{name} seed {seed}: training")
+            progress.begin((name, seed), TRAINING)
             targets[name] = train_run(context, name, seed)
-            bar.update()
+            progress.end((name, seed))
         runs = []
         for name, target in targets.items():
             run, error = (None, None) if target is None else attempt(partial(_ready, context, name, seed, targets))
@@ -107,24 +105,26 @@ class Suite:
                 continue
             if error is not None:
                 store.put(context.record(name, seed).failed("clean images", error))
-            bar.update(len(settings.attacks))
-        self._attack(runs, targets, bar)
+            progress.drop((name, seed))
+        self._attack(runs, targets, progress)
         if context.processes.rank == 0:
             judge_claims(store, context.dataset)
             if self.plan.interpret and seed == 0:
                 self._draw(targets)
 
-    def _attack(self, runs: Sequence[TrainedRun], targets: Targets, bar: Any) -> None:
-        def progress(run: TrainedRun, name: str) -> None:
-            bar.set_description(f"{run.name} seed {run.seed}: {name}")
-            bar.update(name in ATTACKS)
+    def _attack(self, runs: Sequence[TrainedRun], targets: Targets, progress: Progress) -> None:
+        def tell(run: TrainedRun, stage: str) -> None:
+            if stage == FINISHED:
+                progress.drop((run.name, run.seed))
+            else:
+                progress.begin((run.name, run.seed), stage)
 
         attack = partial(attack_and_evaluate, plan=self.plan, targets=targets)
         if self.plan.workers > 1 and self.context.processes.count == 1 and len(runs) > 1:
-            attack_side_by_side(runs, attack, self.plan.workers, progress)
+            attack_side_by_side(runs, attack, self.plan.workers, tell)
             return
         for run in runs:
-            attack(run, partial(progress, run))
+            attack(run, partial(tell, run))
 
     def _draw(self, targets: Targets) -> None:
         dataset, store = self.context.dataset, self.context.store
@@ -222,16 +222,17 @@ def attack_and_evaluate(run: TrainedRun, progress: Callable[[str], None], plan: 
         attack_run(run, progress)
         if run.suite.processes.rank > 0:
             return
-        progress("other evaluations")
+        progress(EVALUATIONS)
         _evaluate(run, plan.interpret)
         run.suite.store.put(summarised(run.suite.store.out, run.record, plan.settings.threats))
         if plan.audit and run.record.audit is None:
-            progress("audit")
+            progress(AUDIT)
             _audit(run, targets)
 
     _, error = attempt(stages)
     record = run.record
     run.suite.store.put(record if error is None else record.failed("attacks", error))
+    progress(FINISHED)
 
 
 def _ready(context: SuiteContext, name: str, seed: int, targets: Targets) -> TrainedRun:
