@@ -8,7 +8,6 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -86,8 +85,6 @@ def main(arguments: Sequence[str] | None = None, prog: str = "step_cost.py") -> 
         return 0
     if given.batch_size < 2:
         parser.error("argument --batch-size: '1' is too few for BatchNorm; expected a whole number of at least 2")
-    if find_spec("matplotlib") is None:
-        parser.error("the plot needs matplotlib: install art_sensreg[bench]")
     torch.set_num_threads(given.threads)
     logging.getLogger("art").setLevel(logging.ERROR)
     if given.memory_of:
