@@ -16,6 +16,7 @@ _COMMANDS = {
     "bench": ("train defences, attack each trained model, print one table", "suite"),
     "audit": ("check whether attacks on a model can be trusted", "audit"),
     "list": ("show all defences, attacks and checks, or one with its options and paper", "listing"),
+    "report": ("rebuild the report of finished runs, merged if there are several", "report"),
     "step-cost": ("time the training steps of each method against a plain one", "step_cost"),
 }
 _EXAMPLES = """
@@ -24,6 +25,7 @@ examples:
   art-sensreg bench --model my_net.py:build --data my_images/ --eps 8/255
   art-sensreg audit --model my_net.py:build --weights my_net.safetensors --data my_images.npz --eps 8/255
   art-sensreg audit --defence sr+jr                      train it on the digits, then check the attacks on it
+  art-sensreg report results/first results/second        one page of two runs
   art-sensreg list sr+jr                                 one defence: its paper, its claim, its options
 
 `art-sensreg COMMAND --help` shows the options of a command.

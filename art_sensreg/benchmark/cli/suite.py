@@ -15,6 +15,7 @@ from art_sensreg.benchmark.cli.listing import list_names, list_some
 from art_sensreg.benchmark.cli.plugin import load_plugin
 from art_sensreg.benchmark.cli.suite_parser import make_parser, request_of
 from art_sensreg.benchmark.engine.suite import open_suite
+from art_sensreg.benchmark.results.export import write_exports
 from art_sensreg.benchmark.results.extra_tables import extra_tables
 from art_sensreg.benchmark.results.store import ResultStore
 from art_sensreg.benchmark.results.tables import explanations, summary_table
@@ -40,6 +41,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "run_art_suite.py")
         words = sys.argv[1:] if arguments is None else arguments
         pages = suite.run(shlex.join([*command_words(prog, count), *words]))
         if pages:
+            if given.export:
+                pages += write_exports([suite.context.store.out], suite.context.store.out, given.export)
             _print(suite.context.store, pages)
     return 0 if suite.complete else 1
 

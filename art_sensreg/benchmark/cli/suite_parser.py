@@ -29,6 +29,7 @@ from art_sensreg.benchmark.config.request import SuiteRequest
 from art_sensreg.benchmark.config.settings import BUDGETS
 from art_sensreg.benchmark.config.threat_models import NORMS
 from art_sensreg.benchmark.defences.registry import DEFENCES
+from art_sensreg.benchmark.results.export import EXPORTS
 from art_sensreg.models import ACTIVATIONS, MODELS, NORM_LAYERS
 from art_sensreg.training.config import PRECISIONS
 from art_sensreg.utils.checks import did_you_mean
@@ -167,6 +168,12 @@ def _attack_arguments(add: Add) -> None:
 
 def _run_arguments(add: Add) -> None:
     add("--out", type=Path, metavar="DIR", help="default: results/DATASET-TIME")
+    add(
+        "--export",
+        type=known_names(dict.fromkeys(EXPORTS)),
+        metavar="FORM,FORM...",
+        help=f"write the table in further forms: {', '.join(EXPORTS)}",
+    )
     add("--resume", action="store_true", help="continue the run in --out, keeping what is finished")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add(

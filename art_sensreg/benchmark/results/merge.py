@@ -87,9 +87,9 @@ def _file(path: Path) -> Path:
 
 def _difference(first: SuiteSettings, other: SuiteSettings) -> str | None:
     ours, theirs = (json.loads(json.dumps(settings.to_dict())) for settings in (first, other))
-    for name, value in ours.items():
-        if name not in _FREE and theirs[name] != value:
-            return f"`{name}` is {theirs[name]!r} there and {value!r} here"
+    for name in {**ours, **theirs}:  # some are stored only if they are used
+        if name not in _FREE and theirs.get(name) != ours.get(name):
+            return f"`{name}` is {theirs.get(name)!r} there and {ours.get(name)!r} here"
     return None
 
 
