@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from art_sensreg.auditing import CHECKS
 from art_sensreg.benchmark.attacks import ATTACKS
@@ -24,6 +26,7 @@ SMALL = {
     "bench": "--train-size 150 --test-size 10 --epochs 1 --model mlp --device cpu --attacks fgm --seeds 1 --quiet",
     "audit": "--train-size 150 --points 20 --epochs 1 --quick --checks deterministic --quiet",
     "list": "",
+    "report": "",
     "step-cost": "--model mlp --variants plain,sr+jr --repeats 1 --epoch-steps 2 --no-memory",
 }
 
@@ -61,10 +64,11 @@ def folder(tmp_path, monkeypatch):
     ):
         images = rng.integers(0, 256, (150, *shape), dtype=np.uint8)
         np.savez(path, x_train=images, y_train=y, x_test=images[:20], y_test=y[:20])
-    for name, text in re.findall(
-        r"```python\n# (\S+\.py)\n(.*?)```", (ROOT / "docs/extending.md").read_text(), re.DOTALL
-    ):
+    pages = (ROOT / "docs/extending.md").read_text() + (ROOT / "docs/suite.md").read_text()
+    for name, text in re.findall(r"```python\n# (\S+\.py)\n(.*?)```", pages, re.DOTALL):
         (tmp_path / name).write_text(text)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))  # that of docs/suite.md
+    torch.save(network.state_dict(), tmp_path / "my_net.pt")
     monkeypatch.chdir(tmp_path)
     before = [(registry, dict(registry)) for registry in (DEFENCES, ATTACKS, CHECKS)]
     for name in set(CHECKS) - {"deterministic"}:  # all of them have tests of their own
@@ -77,7 +81,8 @@ def folder(tmp_path, monkeypatch):
 
 def run(command):
     name, *words = words_of(command)
-    return main([name, *words, *SMALL[name].split()])
+    small = SMALL[name].replace("--model mlp ", "") if "my_net.py:build" in words else SMALL[name]
+    return main([name, *words, *small.split()])
 
 
 def is_light(command):
@@ -88,7 +93,7 @@ def test_the_pages_have_commands_of_each_kind():
     assert {words_of(command)[0] for command in TESTED} >= {"bench", "audit", "list", "step-cost"}
 
 
-@pytest.mark.parametrize("command", [command for command in TESTED if " audit " not in command])
+@pytest.mark.parametrize("command", [each for each in TESTED if words_of(each)[0] not in ("audit", "report")])
 def test_the_options_of_a_command_exist(command, folder):
     name, *words = words_of(command)
     assert main([name, *words, *([] if name == "list" else ["--list"])]) == 0
@@ -102,6 +107,6 @@ def test_a_light_command_runs(command, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [command for command in TESTED if not is_light(command)])
 def test_a_command_runs(command, folder):
-    if "--checkpoint" in command:
+    if "results/mine/" in command or " report " in command:
         assert run("art-sensreg bench --defences none,sr+jr --out results/mine") == 0
     assert run(command) == 0

@@ -31,8 +31,10 @@ def test_a_run_writes_its_table_in_all_forms(two):
 
 
 def test_the_report_is_made_again_from_the_results_alone(two, tmp_path, capsys):
-    (tmp_path / "copy").mkdir()
-    shutil.copy(two / "none" / "results.json", tmp_path / "copy" / "results.json")
+    shutil.copytree(two / "none", tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy" / "checkpoints")
+    for name in ("report.html", "table.csv"):
+        (tmp_path / "copy" / name).unlink()
     assert report.main([str(tmp_path / "copy"), "--export", "csv"]) == 0
     shown = capsys.readouterr().out
     for name in ("report.html", "table.csv"):
