@@ -32,8 +32,8 @@ frame = history_frame(trainer.history)
 frame[["loss", "base", "sensitivity", "jacobian", "val_accuracy", "val_robust_accuracy"]].tail(3).round(3)
 
 # %%
-# The penalties first rise, while the network learns anything at all, and the accuracy under attack goes on rising after
-# the clean accuracy has settled.
+# The penalties rise while the network begins to tell the classes apart, and are then held where they are, as the base
+# loss falls. The attack on the validation images is short: it ranks epochs, and is no claim of robustness.
 
 figure, (terms, accuracies) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
 frame[["base", "sensitivity", "jacobian"]].plot(ax=terms, logy=True, ylabel="unweighted value")
