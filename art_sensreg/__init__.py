@@ -2,6 +2,7 @@
 
 from art_sensreg import presets
 from art_sensreg.auditing import audit
+from art_sensreg.augmented_data import augmented
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.estimator import SensRegEstimator
 from art_sensreg.penalties import (
@@ -30,6 +31,7 @@ __all__ = [
     "Augmentation",
     "SensRegEstimator",
     "audit",
+    "augmented",
     "describe",
     "presets",
     "randomize",

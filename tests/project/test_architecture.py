@@ -20,7 +20,7 @@ FLOORS = [
     "penalties",
     "adversaries randomization",
     "outputs penalty_lists objectives",
-    "training models archives datasets",
+    "training models archives datasets augmented_data",
     "art_bridge",
     "presets classifiers",
     "attacks",

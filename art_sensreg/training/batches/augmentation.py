@@ -30,12 +30,11 @@ class Augmentation:
     :raises TypeError: If a setting has the wrong type.
 
     Example:
-    >>> import numpy as np
-    >>> from art_sensreg import Augmentation
-    >>> augmentation = Augmentation(crop_padding=1, flip=True)
-    >>> transform = augmentation.draw(torch.rand(5, 3, 8, 8), Probes(seed=0, device=torch.device("cpu")))
-    >>> transform.flipped.tolist()
-    [True, False, True, False, False]
+    >>> from art_sensreg import Augmentation, TrainingConfig
+    >>> config = TrainingConfig(augmentation=Augmentation(crop_padding=4, flip=True))
+    >>> images, probes = torch.rand(5, 3, 8, 8), Probes(seed=0, device=torch.device("cpu"))
+    >>> config.augmentation.draw(images, probes.at(step=7)).apply(images).shape
+    torch.Size([5, 3, 8, 8])
     """
 
     crop_padding: int = 0
