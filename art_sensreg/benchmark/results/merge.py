@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from art_sensreg.benchmark.attacks import ordered
 from art_sensreg.benchmark.config.settings import SuiteSettings
@@ -13,6 +14,8 @@ from art_sensreg.benchmark.results.entries import WorstCase
 from art_sensreg.benchmark.results.reading import read_results
 from art_sensreg.benchmark.results.records import Results, RunRecord
 from art_sensreg.utils.stats import share_half_width
+from art_sensreg.utils.tables import Table
+from art_sensreg.utils.text import one_line
 
 # Runs may differ in these and stand in one table: what was asked for, where the data lay, and the device.
 _FREE = ("defences", "attacks", "seeds", "dataset", "device")
@@ -33,10 +36,11 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Repeat:
-    """The same defence and seed at one size in two sources."""
+    """The same defence and seed at one size in the first source that has it, and in another."""
 
     defence: str
     seed: int
+    other: str
     first: WorstCase
     second: WorstCase
 
@@ -70,13 +74,14 @@ def merge_results(folders: Sequence[Path | str]) -> Merged:
     sources = tuple(Source(path=path, results=read_results(_file(path))) for path in paths)
     first, *others = sources
     runs = {run.key: run for run in first.results.runs}
+    names = source_names(sources)
     repeats: list[Repeat] = []
-    for other in others:
+    for other, name in zip(others, names[1:], strict=True):
         difference = _difference(first.results.config, other.results.config)
         if difference:
             raise ValueError(f"{other.path} cannot stand in one table with {first.path}: {difference}")
         for run in other.results.runs:
-            repeats += _repeats(runs[run.key], run) if run.key in runs else []
+            repeats += _repeats(runs[run.key], run, name) if run.key in runs else []
             runs.setdefault(run.key, run)
     return Merged(results=_joined(sources, tuple(runs.values())), sources=sources, repeats=tuple(repeats))
 
@@ -93,10 +98,48 @@ def _difference(first: SuiteSettings, other: SuiteSettings) -> str | None:
     return None
 
 
-def _repeats(first: RunRecord, second: RunRecord) -> list[Repeat]:
+def source_names(sources: Sequence[Source]) -> list[str]:
+    """What each source is called: the end of its path, with its machine where that differs from the first's."""
+    machines = [machine_text(source.results.environment) for source in sources]
+    return [
+        source.path.name + (f" ({machine})" if machine != machines[0] else "")
+        for source, machine in zip(sources, machines, strict=True)
+    ]
+
+
+def machine_text(environment: Mapping[str, Any]) -> str:
+    """The machine of a run, as far as the file tells."""
+    parts = [environment.get(name) for name in ("processor", "device", "instructions")]
+    torch = environment.get("torch")
+    words = [str(part) for part in parts if part is not None] + ([f"torch {torch}"] if torch is not None else [])
+    return one_line(", ".join(words)) or "unknown machine"
+
+
+def repeats_table(merged: Merged) -> Table | None:
+    """What several sources have, side by side; None if there is nothing."""
+    rows = []
+    for repeat in merged.repeats:
+        shares = [100 * case.robust_accuracy for case in (repeat.first, repeat.second)]
+        run = f"{repeat.defence} (seed {repeat.seed}), {repeat.first.norm} {repeat.first.eps:.4g}"
+        verdict = "within the sampling error" if repeat.within_error else "NOT within the sampling error"
+        numbers = [f"{shares[0]:.1f}", f"{shares[1]:.1f}", f"{shares[1] - shares[0]:+.1f}"]
+        rows.append([run, *numbers, repeat.other, verdict])
+    words = ("again in", "verdict")
+    return Table(["defence", "first %", "again %", "difference", *words], rows, words=words) if rows else None
+
+
+def repeats_line(merged: Merged) -> str:
+    """How many of the repeated measurements agree."""
+    agreeing = sum(repeat.within_error for repeat in merged.repeats)
+    return (
+        f"{agreeing} of {len(merged.repeats)} results that were measured again agree within the sampling error (95 %)."
+    )
+
+
+def _repeats(first: RunRecord, second: RunRecord, other: str) -> list[Repeat]:
     cases = {case.threat: case for case in second.worst_case}
     return [
-        Repeat(defence=first.defence, seed=first.seed, first=case, second=cases[case.threat])
+        Repeat(defence=first.defence, seed=first.seed, other=other, first=case, second=cases[case.threat])
         for case in first.worst_case
         if case.threat in cases
     ]

@@ -9,7 +9,7 @@ from typing import Any
 
 from art_sensreg.benchmark.config.settings import SALIENCY, SuiteSettings
 from art_sensreg.benchmark.results.extra_tables import audit_details, extra_tables
-from art_sensreg.benchmark.results.merge import merge_results
+from art_sensreg.benchmark.results.merge import Merged, merge_results, repeats_line, repeats_table
 from art_sensreg.benchmark.results.page import page_html
 from art_sensreg.benchmark.results.plots import plot_curve, plot_robustness
 from art_sensreg.benchmark.results.records import Results
@@ -48,24 +48,25 @@ def write_report(folders: Sequence[Path | str], out: Path) -> list[Path]:
     usable_folder("--out", out)
     pictures = [out / picture for picture in _draw(results, out)]
     title, notes = _title(results.config), _notes(results)
-    write_text(out / "report.md", _markdown(results, title, notes))
+    write_text(out / "report.md", _markdown(merged, title, notes))
     write_text(out / "report.html", page_html(merged, title, notes))
     return [*pictures, out / "report.md", out / "report.html"]
 
 
-def _markdown(results: Results, title: str, notes: str) -> str:
+def _markdown(merged: Merged, title: str, notes: str) -> str:
     from jinja2 import Environment
 
+    results, again = merged.results, repeats_table(merged)
     content: dict[str, Any] = {
         "title": title,
         "notes": notes,
         "commands": results.commands,
-        "tables": _tables(results),
+        "tables": [*_tables(results), *([(f"Measured again: {repeats_line(merged)}", again)] if again else [])],
         "claim": _CLAIM,
         "footnote": _PART + ("" if results.config.all_points else _ORDER),
         "lines": explanations(results),
         "audits": audit_details(results),
-        "environment": results.environment,
+        "environments": [source.results.environment for source in merged.sources],
     }
     environment = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     environment.filters.update(md=escape_markdown, fenced=fenced)

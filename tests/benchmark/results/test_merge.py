@@ -1,8 +1,10 @@
 """Runs of several folders in one table."""
 
+from dataclasses import replace
+
 import pytest
 
-from art_sensreg.benchmark.results.merge import merge_results
+from art_sensreg.benchmark.results.merge import merge_results, repeats_line, repeats_table, source_names
 from art_sensreg.benchmark.results.writing import results_json, write_text
 from tests.support.results import case, results, run_record
 
@@ -30,6 +32,20 @@ def test_what_both_have_is_compared(tmp_path):
     merged = merge_results([first, second])
     assert [repeat.within_error for repeat in merged.repeats] == [True, False]
     assert merged.results.runs[0].worst_case[0].robust_accuracy == 0.5
+    assert repeats_line(merged).startswith("1 of 2 results")
+    assert [row[1:] for row in repeats_table(merged).rows] == [
+        ["50.0", "55.0", "+5.0", "b", "within the sampling error"],
+        ["50.0", "70.0", "+20.0", "b", "NOT within the sampling error"],
+    ]
+
+
+def test_another_machine_is_named(tmp_path):
+    first = folder(tmp_path / "a", run_record(worst_case=(case(0.5),)))
+    found = replace(results(run_record(worst_case=(case(0.5),))), environment={"processor": "X", "torch": "2.4"})
+    write_text(tmp_path / "b.json", results_json(found))
+    merged = merge_results([first, tmp_path / "b.json"])
+    assert source_names(merged.sources) == ["a", "b.json (X, torch 2.4)"]
+    assert repeats_table(merged).rows[0][4] == "b.json (X, torch 2.4)"
 
 
 def test_fewer_attacks_are_told(tmp_path):

@@ -10,7 +10,7 @@ from art_sensreg.auditing import CHECKS, AuditReport
 from art_sensreg.auditing.view import AuditView, audit_view, number_text
 from art_sensreg.benchmark.config.settings import SALIENCY
 from art_sensreg.benchmark.results.extra_tables import extra_tables
-from art_sensreg.benchmark.results.merge import Merged
+from art_sensreg.benchmark.results.merge import Merged, repeats_line, repeats_table, source_names
 from art_sensreg.benchmark.results.page.charts import (
     MOST_NAMED,
     Chart,
@@ -59,7 +59,8 @@ def page_html(merged: Merged, title: str, notes: str) -> str:
         notes=notes,
         verdict=verdict,
         main=main_table(results, verdict.size),
-        repeats=_repeats(merged),
+        repeats=repeats_table(merged),
+        agreement=repeats_line(merged),
         lines=explanations(results),
         cost=_cost_figure(rows, verdict.size),
         curves=_curves(results, rows, named),
@@ -68,7 +69,10 @@ def page_html(merged: Merged, title: str, notes: str) -> str:
         more=_more_figures(results, rows, named),
         saliency=[found for source in merged.sources if (found := picture_of(source.folder / SALIENCY))],
         tables=_tables(results),
-        machines=[(source.path.name, source.results.environment) for source in merged.sources],
+        machines=[
+            (name, source.results.environment)
+            for name, source in zip(source_names(merged.sources), merged.sources, strict=True)
+        ],
         results=results,
         number=number_text,
     )
@@ -80,18 +84,6 @@ def _named(rows: Sequence[Row], verdict: Verdict) -> list[str]:
     first += [best.row.defence for best in verdict.best]
     others = sorted((row for row in rows if verdict.size in row.cells), key=lambda row: -row.cells[verdict.size].mean)
     return list(dict.fromkeys([*first, *(row.defence for row in others)]))[:MOST_NAMED]
-
-
-def _repeats(merged: Merged) -> Table | None:
-    """What several sources have, side by side."""
-    rows = []
-    for repeat in merged.repeats:
-        shares = [100 * case.robust_accuracy for case in (repeat.first, repeat.second)]
-        name = f"{repeat.defence} (seed {repeat.seed}), {repeat.first.norm} {repeat.first.eps:.4g}"
-        verdict = "within the sampling error" if repeat.within_error else "NOT within the sampling error"
-        rows.append([name, *[f"{share:.1f}" for share in shares], f"{shares[1] - shares[0]:+.1f}", verdict])
-    header = ["defence", "first %", "again %", "difference", "verdict"]
-    return Table(header, rows, words=("verdict",)) if rows else None
 
 
 def _cost_figure(rows: Sequence[Row], size: Size) -> Figure | None:
