@@ -115,7 +115,8 @@ class StepTimer:
         Of each block, the time of a step over that of the plain ones before and after it; none if no optimizer of
         torch made steps.
         """
-        calls_in_a_step = self._calls / self._spec.steps
+        # Fewer calls than steps: it was stopped early.
+        calls_in_a_step = max(1.0, self._calls / self._spec.steps)
         pairs = zip(self._own, self.units, self.units[1:], strict=False)
         return tuple(own * calls_in_a_step / ((before + after) / 2) for own, before, after in pairs)
 

@@ -39,6 +39,7 @@ from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.interpret import ExplanationConfig, explain, saliency_picture
 from art_sensreg.utils.rng import seed_everything
 from art_sensreg.utils.stats import wilson_interval
+from art_sensreg.utils.text import describe
 
 # Draws that the attacker averages, in the curve of a random model.
 _DRAWS = (1, 4, 16, 64)
@@ -84,7 +85,8 @@ def evaluate_run(run: TrainedRun, interpret: bool = False) -> None:
         if finding is None:
             failures.append(error)
             continue
-        changes = {entry: finding.value, "notes": ((record.notes or ()) + finding.notes) or None}
+        notes = tuple(dict.fromkeys((record.notes or ()) + finding.notes))  # a resumed run may find the same again
+        changes = {entry: finding.value, "notes": notes or None}
         run.suite.store.put(replace(record.with_attacks(finding.attacks), **changes))
     for error in failures:
         assert error is not None
@@ -221,6 +223,12 @@ def _explanations(run: TrainedRun) -> Finding:
 
 
 def _examples(run: TrainedRun) -> Finding:
+    """The images that the page shows; that there are none is no reason to lose a run."""
+    name, error = attempt(partial(_stored_examples, run))
+    return Finding(value=name, notes=() if error is None else (f"no images are shown: {describe(error)}",))
+
+
+def _stored_examples(run: TrainedRun) -> str:
     """The first test images before and after PGD at the middle size of the first norm, and how they are classified."""
     threat = run.suite.settings.threats[0]
     eps = threat.eps[len(threat.eps) // 2]
@@ -234,7 +242,7 @@ def _examples(run: TrainedRun) -> Finding:
     name = f"examples/{run.name}-seed{run.seed}.npz"
     if run.suite.store.writes:
         write_examples(run.suite.store.out, name, images)
-    return Finding(value=name)
+    return name
 
 
 def draw_saliency(targets: Mapping[str, Target | None], x: np.ndarray, y: np.ndarray, path: Path) -> None:

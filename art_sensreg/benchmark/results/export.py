@@ -26,7 +26,7 @@ _LATEX = {
 }  # fmt: skip
 
 
-def write_exports(folders: Sequence[Path | str], out: Path, forms: Sequence[str]) -> list[Path]:
+def write_exports(folders: Sequence[Path | str], out: Path | str, forms: Sequence[str]) -> list[Path]:
     """
     Write the table of one or several runs in other forms: `table.tex`, `table.md`, `table.csv`, `robustbench/*.json`.
 
@@ -40,7 +40,7 @@ def write_exports(folders: Sequence[Path | str], out: Path, forms: Sequence[str]
     for form in forms:
         check_choice("--export", form, EXPORTS)
     results = merge_results(folders).results
-    usable_folder("--out", out)
+    out = usable_folder("--out", Path(out))
     written = []
     for form in dict.fromkeys(forms):
         for name, text in export_files(results, form).items():

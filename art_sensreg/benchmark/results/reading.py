@@ -154,7 +154,7 @@ def stored_results(out: Path) -> Results | None:
 
 def check_run_folder(out: Path) -> None:
     """Refuse a folder in which a link, a pipe or a device lies where a run would read or write."""
-    places = [out / name for name in ("masks", "checkpoints")]
+    places = [out / name for name in ("masks", "checkpoints", "examples")]
     for folder in places:
         if os.path.lexists(folder) and not stat.S_ISDIR(os.lstat(folder).st_mode):
             raise ValueError(f"`--out`: {folder} is not a folder; expected one, or nothing there")

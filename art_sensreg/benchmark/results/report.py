@@ -31,7 +31,7 @@ _ORDER = (
 )
 
 
-def write_report(folders: Sequence[Path | str], out: Path) -> list[Path]:
+def write_report(folders: Sequence[Path | str], out: Path | str) -> list[Path]:
     """
     Write `report.html`, `report.md`, `robustness.png` (and `robustness-NORM.png` of every further norm) from stored
     results alone.
@@ -45,7 +45,7 @@ def write_report(folders: Sequence[Path | str], out: Path) -> list[Path]:
     """
     merged = merge_results(folders)
     results = merged.results
-    usable_folder("--out", out)
+    out = usable_folder("--out", Path(out))
     pictures = [out / picture for picture in _draw(results, out)]
     title, notes = _title(results.config), _notes(results)
     write_text(out / "report.md", _markdown(merged, title, notes))
@@ -93,10 +93,13 @@ def _title(config: SuiteSettings) -> str:
 def _notes(results: Results) -> str:
     config = results.config
     part = "held-out training images" if config.validation else "test images"
+    # Files of earlier versions have no repeats: plain steps were timed once before training and once after it.
+    in_turn = any(run.step_cost_repeats for run in results.runs)
+    timed = "timed in turn, with quartiles" if in_turn else "timed just before and after"
     return (
         f"First {config.test_size} {part}; {config.epochs} epochs; seeds: {config.seeds}; budget {config.budget}. "
         "Worst case: share of the images that no attack of the suite broke, with Wilson's 95 % interval. Step cost: "
-        "time of a training step over that of a plain cross-entropy step, timed in turn, with quartiles. Training and "
+        f"time of a training step over that of a plain cross-entropy step, {timed}. Training and "
         f"attacks took {total_minutes(results):.1f} minutes, those of processes side by side added up."
     )
 

@@ -42,7 +42,7 @@ def test_each_block_is_compared_with_the_plain_steps_around_it(digits, monkeypat
     with StepTimer(spec, clock) as timer:
         steps(1, clock, lambda number: 1000.0)  # the first step sets everything up
         steps(30, clock, lambda number: [3.0, 6.0, 8.0][number // 10])
-    assert timer.ratios() == pytest.approx([value * 31 / 90 for value in (3 / 1.5, 6 / 3, 8 / 4)])
+    assert timer.ratios() == pytest.approx([3 / 1.5, 6 / 3, 8 / 4])  # of a run that was stopped early
 
 
 def test_a_second_optimizer_is_part_of_the_step(digits, monkeypatch):

@@ -100,8 +100,9 @@ def test_claims_stand_in_the_table(runs, finished):
         text = (finished[0] / page).read_text()
         for words in ("Certified accuracy", "Queries of a score-based attack", "n = 64", "insertion", "Claims"):
             assert words in text
-    assert "eot-curve.png" in (finished[0] / "report.html").read_text()
-    assert "saliency.png" in (finished[0] / "report.html").read_text()
+    page = (finished[0] / "report.html").read_text()
+    assert all(f">{part}<" in page for part in ("Random models", "Saliency maps", "Images before and after an attack"))
+    assert (finished[0] / "eot-curve.png").exists()
 
 
 def test_resuming_measures_nothing_twice(finished):
