@@ -19,8 +19,12 @@ from art_sensreg.benchmark.defences import DEFENCES
 from tests.paths import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-# Run by CI itself (make), at its start (pip), by the tests of several processes (torchrun) and of the search.
-ELSEWHERE = ("make", "pip", "torchrun", ".venv/bin/pre-commit", "docker", "python benchmarks/choose_settings.py")
+# Run by CI itself (make), at its start (pip), by the tests of several processes (torchrun), of the search and of the
+# experiments.
+ELSEWHERE = (
+    *("make", "pip", "torchrun", ".venv/bin/pre-commit", "docker"),
+    *(f"python benchmarks/{name}.py" for name in ("choose_settings", "experiment", "equal_cost")),
+)
 SCRIPTS = {"run_art_suite.py": "bench", "audit.py": "audit", "step_cost.py": "step-cost"}
 SMALL = {
     "bench": "--train-size 150 --test-size 10 --epochs 1 --model mlp --device cpu --attacks fgm --seeds 1 --quiet",

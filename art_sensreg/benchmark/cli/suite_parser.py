@@ -20,6 +20,7 @@ from art_sensreg.benchmark.cli.arguments import (
     whole_number,
 )
 from art_sensreg.benchmark.config.optimization import (
+    AUGMENTATIONS,
     OPTIMIZATION_OPTIONS,
     OPTIMIZERS,
     SCHEDULES,
@@ -130,6 +131,11 @@ def _optimization_arguments(add: Add) -> None:
         type=float,
         metavar="DECAY",
         help="attack the exponential moving average of the weights, with this decay once warmed up",
+    )
+    add(
+        "--augmentation",
+        choices=tuple(AUGMENTATIONS),
+        help="change training images at random, of this package's trainers",
     )
     add("--precision", choices=PRECISIONS, help="mixed precision, of this package's trainers")
 

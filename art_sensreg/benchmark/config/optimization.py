@@ -6,11 +6,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from art_sensreg.training.batches.augmentation import Augmentation
 from art_sensreg.training.config import PRECISIONS
 from art_sensreg.utils import check_choice, check_number, python_numbers
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("one-cycle", "piecewise", "constant")
+AUGMENTATIONS = {
+    "crop": Augmentation(crop_padding=2),
+    "crop-flip": Augmentation(crop_padding=4, flip=True),
+    "crop-flip-cutout": Augmentation(crop_padding=4, flip=True, cutout=8),
+}
 SGD_LEARNING_RATE = 0.1
 """The learning rate of SGD where none is given: those of the recipes are for Adam."""
 
@@ -32,6 +38,7 @@ class OptimizationSettings:
     :param weight_average: Decay of the exponential moving average of the weights that is attacked in their place, above
         0 and below 1, with a warm-up: step `t` (from 0) has at most `(1 + t) / (10 + t)` (Gowal et al. 2020, arXiv
         2010.03593).
+    :param augmentation: How training images are changed at random: one of `AUGMENTATIONS`.
     :param precision: `float32`, or `bfloat16` / `float16` for mixed precision.
     :raises ValueError: If a value is out of range.
     :raises TypeError: If a value has the wrong type.
@@ -48,6 +55,7 @@ class OptimizationSettings:
     label_smoothing: float | None = None
     schedule: str | None = None
     weight_average: float | None = None
+    augmentation: str | None = None
     precision: str | None = None
 
     def __post_init__(self) -> None:
@@ -56,6 +64,8 @@ class OptimizationSettings:
             check_choice("optimizer", self.optimizer, OPTIMIZERS)
         if self.schedule is not None:
             check_choice("schedule", self.schedule, SCHEDULES)
+        if self.augmentation is not None:
+            check_choice("augmentation", self.augmentation, tuple(AUGMENTATIONS))
         if self.precision is not None:
             check_choice("precision", self.precision, PRECISIONS)
         for name in ("momentum", "weight_decay", "label_smoothing", "weight_average"):

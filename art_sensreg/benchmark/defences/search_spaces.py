@@ -50,6 +50,7 @@ Space = Mapping[str, Around | Times | Among]
 
 # Training beyond the size of the attack, and below it.
 _EPS = {"eps": Times(0.9, 1.2)}
+_CARRIED = {"eps_scale": Times(0.8, 1.1), "eps_step": Times(0.5, 2.0)}  # the scale's default is above 1
 _CLEAN = {"clean_fraction": Among((0.0, 0.25, 0.5))}
 _PENALTIES = {"sr_weight": Around(10.0), "jr_weight": Around(10.0)}
 _SR_JR: Space = {"sigma": Around(2.0), **_PENALTIES}
@@ -59,9 +60,9 @@ SPACES: dict[str, Space] = {
     "jr": {"jr_weight": Around(10.0)},
     "sr+jr": _SR_JR,
     "sr+jr-cheap": _SR_JR,
-    "carried": {**_EPS, "eps_step": Times(0.5, 2.0)},
-    "carried+sr+jr": {**_EPS, "eps_step": Times(0.5, 2.0), **_PENALTIES},
-    "free+sr+jr": {**_EPS, "eps_step": Times(0.5, 2.0), **_PENALTIES},
+    "carried": _CARRIED,
+    "carried+sr+jr": {**_CARRIED, **_PENALTIES},
+    "free+sr+jr": {**_CARRIED, **_PENALTIES},
     "fgsm-rs": {**_EPS, **_CLEAN},
     "n-fgsm": {**_EPS, **_CLEAN, "start_noise": Among((1.0, 2.0))},
     "gradalign": {**_EPS, "weight": Around(5.0)},

@@ -17,7 +17,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from art_sensreg.benchmark.config.networks import Network
-from art_sensreg.benchmark.config.optimization import OptimizationSettings
+from art_sensreg.benchmark.config.optimization import AUGMENTATIONS, OptimizationSettings
 from art_sensreg.benchmark.config.threat_models import NORMS
 from art_sensreg.benchmark.defences.optimization import (
     NotFollowedError,
@@ -108,13 +108,15 @@ class TrainingSpec:
     def config(self, **settings: Any) -> TrainingConfig:
         """The settings for `SensRegTrainer`, plus further ones."""
         fixed: dict[str, Any] = {"batch_size": self.batch_size, "nb_epochs": self.epochs, "seed": self.seed}
-        self.taken.update(("schedule", "weight_average", "precision"))
+        self.taken.update(("schedule", "weight_average", "precision", "augmentation"))
         if self.optimization.schedule is not None:
             fixed["scheduler_interval"] = "step"
         if self.optimization.weight_average is not None:
             fixed.update(ema=self.optimization.weight_average, ema_warmup=True)
         if self.optimization.precision is not None:
             fixed["precision"] = self.optimization.precision
+        if self.optimization.augmentation is not None:
+            fixed["augmentation"] = AUGMENTATIONS[self.optimization.augmentation]
         return TrainingConfig(**{**fixed, **settings})
 
     def loss(self) -> nn.CrossEntropyLoss:

@@ -75,6 +75,7 @@ class _Config(Record):
     label_smoothing: float | None = optional(or_none(NUMBER))
     schedule: str | None = optional(or_none(TEXT))
     weight_average: float | None = optional(or_none(NUMBER))
+    augmentation: str | None = optional(or_none(TEXT))
     precision: str | None = optional(or_none(TEXT))
 
 

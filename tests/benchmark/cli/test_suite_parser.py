@@ -114,9 +114,11 @@ def test_options_are_checked_before_anything_runs(option, tmp_path, capsys):
 
 def test_how_every_defence_is_optimised_can_be_given():
     words = "--optimizer sgd --momentum 0.8 --weight-decay 5e-4 --label-smoothing 0.1 --schedule piecewise"
-    given = make_parser().parse_args([*words.split(), "--weight-average", "0.999", "--precision", "bfloat16"])
+    given = make_parser().parse_args(
+        [*words.split(), "--weight-average", "0.999", "--precision", "bfloat16", "--augmentation", "crop"]
+    )
     assert request_of(given).optimization.given == {
         "optimizer": "sgd", "momentum": 0.8, "weight_decay": 5e-4, "label_smoothing": 0.1, "schedule": "piecewise",
-        "weight_average": 0.999, "precision": "bfloat16",
+        "weight_average": 0.999, "precision": "bfloat16", "augmentation": "crop",
     }  # fmt: skip
     assert request_of(make_parser().parse_args([])).optimization.given == {}

@@ -10,6 +10,7 @@ from art_sensreg.benchmark.config import OptimizationSettings
     [
         ({"optimizer": "adan"}, "`optimizer` is 'adan'; expected one of adam, adamw, sgd"),
         ({"schedule": "cyclic"}, "`schedule` is 'cyclic'; expected one of one-cycle, piecewise, constant"),
+        ({"augmentation": "turn"}, "`augmentation` is 'turn'; expected one of crop, crop-flip, crop-flip-cutout"),
         ({"precision": "half"}, "`precision` is 'half'; expected one of float32, bfloat16, float16"),
         ({"weight_decay": -1e-4}, "`weight_decay` is -0.0001; expected a finite number of at least 0"),
         ({"label_smoothing": 1}, "`label_smoothing` is 1; expected a number below 1"),

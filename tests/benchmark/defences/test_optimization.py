@@ -35,6 +35,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "schedule": {"schedule": "piecewise"},
     "weight_average": {"weight_average": 0.9},
     "precision": {"precision": "bfloat16"},
+    "augmentation": {"augmentation": "crop"},
 }
 
 
@@ -167,7 +168,7 @@ LOOPS = ["sr+jr", "art-adversarial", "art-trades-fixed", "art-fbf", "art-fbf-fix
          "art-smoothadv", "art-smoothmix-fixed"]  # fmt: skip
 OTHERS = [name for name, defence in DEFENCES.items() if defence.trained and name not in LOOPS]
 # SGD with 0.9 is their own.
-SGD_ALREADY = {"art-fbf", "art-oaat", "art-oaat-fixed"}
+SGD_ALREADY = {"art-fbf", "art-fbf-fixed", "art-oaat", "art-oaat-fixed"}
 # What cannot be had, and why.
 NOT = {
     ("art-ibp-fixed", "label_smoothing"), ("art-ibp", "label_smoothing"), ("art-deepz-fixed", "label_smoothing"),
@@ -186,8 +187,8 @@ def test_each_setting_changes_the_weights_or_is_not_applicable(digits: Any, name
             with pytest.raises(NotApplicable, match=rf"`{setting}`: ART computes .*\({name}.{setting}=None "):
                 fitted(digits, name, **values)
             continue
-        if setting == "precision" and name.startswith("art-"):
-            with pytest.raises(NotApplicable, match=rf"`precision`: the training of {name} does not take it"):
+        if setting in ("precision", "augmentation") and name.startswith("art-"):
+            with pytest.raises(NotApplicable, match=rf"`{setting}`: the training of {name} does not take it"):
                 fitted(digits, name, **values)
             continue
         if setting == "optimizer" and name in SGD_ALREADY:

@@ -38,6 +38,9 @@ _SR: dict[str, Mapping[str, Any]] = {
     "distance-absolute": {"distance": "absolute"},
     "scale-relative": {"scale": "relative"},
     "detach-clean": {"detach_clean": True},
+    "top-layers-2": {"top_layers": 2},
+    "jr-nuclear": {"jr_norm": "nuclear"},
+    "jr-unsquared": {"jr_squared": False},
     "no-sr": {"sr_weight": 0.0},
     "no-jr": {"jr_weight": 0.0},
 }
@@ -51,8 +54,14 @@ _CARRIED: dict[str, Mapping[str, Any]] = {
     "free": {"free": True},
     "eps-1": {"eps_scale": 1.0},
     "whole-batch": {"penalty_fraction": 1.0},
+    "clean-half": {"clean_fraction": 0.5},
 }
-_ACTIVATIONS = ("gelu", "silu")
+# What any training may have; averaging and smoothing are settings of how weights are optimised.
+_GENERAL: dict[str, Mapping[str, Any]] = {
+    "averaging": {"weight_average": 0.999},
+    "label-smoothing": {"label_smoothing": 0.1},
+}
+_ACTIVATIONS = ("gelu", "silu", "softplus")
 
 
 def variants() -> tuple[Variant, ...]:
@@ -60,7 +69,7 @@ def variants() -> tuple[Variant, ...]:
     found = []
     for defence, changes in (("sr+jr", _SR), ("carried+sr+jr", _CARRIED)):
         found.append(Variant(name=defence, defence=defence, of=defence))
-        for label, options in changes.items():
+        for label, options in {**changes, **_GENERAL}.items():
             found.append(Variant(name=f"{defence}_{label}", defence=defence, of=defence, options=options))
         for activation in _ACTIVATIONS:
             name, settings = f"{defence}_{activation}", {"activation": activation}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from art_sensreg.benchmark.config.optimization import OptimizationSettings
 from art_sensreg.benchmark.config.request import SuiteRequest
 from art_sensreg.benchmark.defences.registry import DEFENCES
 from art_sensreg.benchmark.studies.experiments.ablation import variants
 from art_sensreg.benchmark.studies.experiments.declaration import AIMED, Experiment, Row
+from art_sensreg.benchmark.studies.experiments.gpu_named import gpu_cifar10, gpu_mnist
 
 _HEADLINE = ("carried+sr+jr", "carried", "sr+jr", "free+sr+jr")
 _OURS = ("none", "sr", "jr", "sr+jr-cheap", "fgsm-rs", "n-fgsm+sr+jr")
@@ -72,7 +74,7 @@ CIFAR10 = Experiment(
     title="CIFAR-10 on a CPU, the first 10,000 training images",
     request=SuiteRequest(
         dataset="cifar10", norms=("linf", "l2"), eps=((2 / 255, 4 / 255, 8 / 255), (0.25, 0.5, 1.0)), budget="full",
-        train_size=10000, norm_layer="batch",
+        train_size=10000, norm_layer="batch", optimization=OptimizationSettings(augmentation="crop-flip"),
     ),
     rows=(
         *(Row(name=name, points=500, headline=True) for name in _HEADLINE),
@@ -113,5 +115,9 @@ INTERPRET = replace(
 )
 
 EXPERIMENTS: dict[str, Experiment] = {
-    experiment.name: experiment for experiment in (_digits(), MNIST, *EQUAL_COST, CIFAR10, ABLATION, INTERPRET)
+    experiment.name: experiment
+    for experiment in (
+        *(_digits(), MNIST, *EQUAL_COST, CIFAR10, ABLATION, INTERPRET),
+        *(gpu_mnist(MNIST), gpu_cifar10()),
+    )
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
@@ -55,7 +56,8 @@ class Choice:
             check_choice("--kinds", kind, tuple(KINDS))
 
     def __contains__(self, unit: Unit) -> bool:
-        names = {unit.row.name, unit.row.of} if "_b" in unit.row.name else {unit.row.name}
+        # A row at a budget is chosen by the name that it has without one.
+        names = {unit.row.name, unit.row.of if re.search(r"_b\d+$", unit.row.name) else None}
         chosen = ((self.rows, names), (self.seeds, {unit.seed}), (self.kinds, {unit.kind}))
         return all(wanted is None or not found.isdisjoint(wanted) for wanted, found in chosen)
 

@@ -1,6 +1,6 @@
 """The variants of the ablation: one change each, from a default that is among them."""
 
-from art_sensreg.benchmark.defences import DEFENCES
+from art_sensreg.benchmark.defences.registry import DEFENCES, GENERAL_OPTIONS
 from art_sensreg.benchmark.studies.experiments.ablation import variants
 
 
@@ -13,5 +13,4 @@ def test_each_variant_differs_from_its_default_in_one_thing():
         assert len(variant.options) + len(variant.settings) == (
             variant.name not in ("sr+jr", "carried+sr+jr", "carried")
         )
-        if variant.defence in DEFENCES:
-            assert set(variant.options) <= set(DEFENCES[variant.defence].options)
+        assert set(variant.options) <= {*DEFENCES[variant.defence].options, *GENERAL_OPTIONS}
