@@ -105,7 +105,7 @@ def _audit_file(request: AuditRequest, file: Path | None) -> AuditResult:
     as it is built.
     """
     if file is not None and not file.is_file():
-        raise ValueError(f"`--checkpoint`: there is no file {file}")
+        raise ValueError(f"`--weights`, `--checkpoint`: there is no file {file}")
     checkpoint = file or Path(str(request.model))
     match = re.fullmatch(r"(.+)-seed(\d+)", checkpoint.stem) if file else None
     name = match.group(1) if match and match.group(1) in DEFENCES else "none"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from statistics import fmean
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
 
 from tqdm.auto import tqdm
 
@@ -54,6 +55,27 @@ def _done(stored: Results, run: Run) -> set[str]:
     return {TRAINING, *audited, *(attack.attack for attack in found.attacks if attack.mask is not None)}
 
 
+@dataclass
+class _Mean:
+    """A mean that grows."""
+
+    total: float = 0.0
+    count: int = 0
+
+    def add(self, value: float) -> None:
+        self.total, self.count = self.total + value, self.count + 1
+
+    @property
+    def value(self) -> float:
+        return self.total / self.count
+
+
+def _kind(cell: Cell) -> Hashable:
+    """Cells that take about as long as one another: the same stage, and of trainings, those of the same defence."""
+    (name, _), stage = cell
+    return (stage, name) if stage == TRAINING else stage
+
+
 class Progress:
     """
     A progress bar over the cells of a run, with an estimate of the time left.
@@ -73,9 +95,12 @@ class Progress:
     ) -> None:
         self.left = dict(cells)
         self._workers, self._clock = max(workers, 1), clock
-        self._guesses = dict(cells)
         self._current: dict[Run, tuple[str, float]] = {}  # what each run is at, and since when
-        self._seconds: dict[Cell, float] = {}
+        self._measured: dict[Hashable, _Mean] = defaultdict(_Mean)  # of each stage; of training, for each defence
+        # Of training and of all else: how long cells took, how long they were guessed to take, and all guesses.
+        self._took, self._guessed, self._total = ({True: 0.0, False: 0.0} for _ in range(3))
+        for (_, stage), guess in cells.items():
+            self._total[stage == TRAINING] += guess
         form = "{desc} |{bar:20}| {n_fmt} of {total_fmt} cells{postfix} [{elapsed}]"
         self._bar = tqdm(total=len(cells), disable=silent, bar_format=form)
 
@@ -97,8 +122,12 @@ class Progress:
         if run not in self._current:
             return
         stage, since = self._current.pop(run)
-        if self.left.pop((run, stage), None) is not None:
-            self._seconds[run, stage] = self._clock() - since
+        guess = self.left.pop((run, stage), None)
+        if guess is not None:
+            seconds, training = self._clock() - since, stage == TRAINING
+            self._measured[_kind((run, stage))].add(seconds)
+            self._took[training] += seconds
+            self._guessed[training] += guess
             self._show(1)
 
     def drop(self, run: Run) -> None:
@@ -116,10 +145,13 @@ class Progress:
         """
         now, training = self._clock(), 0.0
         attacks: dict[Run, float] = {}
-        for run, stage in self.left:
+        errors = {kind: self._error(kind) for kind in (True, False)}
+        for (run, stage), guess in self.left.items():
             current = self._current.get(run)
             passed = now - current[1] if current is not None and current[0] == stage else 0.0
-            seconds = max(self._estimate((run, stage)) - passed, 0.0)
+            measured = self._measured.get(_kind((run, stage)))
+            seconds = guess * errors[stage == TRAINING] if measured is None else measured.value
+            seconds = max(seconds - passed, 0.0)
             if stage == TRAINING:
                 training += seconds
             else:
@@ -129,31 +161,19 @@ class Progress:
         slowest = max(attacks.values(), default=0.0)
         return training + max(sum(attacks.values()) / side_by_side, slowest)
 
-    def _estimate(self, cell: Cell) -> float:
-        (name, _), stage = cell
-        if stage == TRAINING:  # the same defence with another seed, else its guess
-            same = [seconds for (run, kind), seconds in self._seconds.items() if kind == stage and run[0] == name]
-            return fmean(same) if same else self._guesses[cell] * self._error(training=True)
-        same = [seconds for (_, kind), seconds in self._seconds.items() if kind == stage]
-        return fmean(same) if same else self._guesses[cell] * self._error(training=False)
-
     def _error(self, training: bool) -> float:
         """
         How many times as long as guessed cells take: as those of the same kind did, once a few percent of them are
         finished, until then as the others did.
         """
-        took, guessed = self._finished(not training)
-        others = took / guessed if guessed else 1.0
-        took, guessed = self._finished(training)
-        few = 0.03 * sum(guess for cell, guess in self._guesses.items() if (cell[1] == TRAINING) == training)
-        return (took + few * others) / (guessed + few) if guessed + few else 1.0
-
-    def _finished(self, training: bool) -> tuple[float, float]:
-        """Seconds that finished cells of a kind took, and were guessed to take."""
-        cells = [cell for cell in self._seconds if (cell[1] == TRAINING) == training]
-        return sum(self._seconds[cell] for cell in cells), sum(self._guesses[cell] for cell in cells)
+        others = self._took[not training] / self._guessed[not training] if self._guessed[not training] else 1.0
+        few = 0.03 * self._total[training]
+        took, guessed = self._took[training] + few * others, self._guessed[training] + few
+        return took / guessed if guessed else 1.0
 
     def _show(self, finished: int) -> None:
+        if self._bar.disable:
+            return
         left = self.seconds_left()
         until = time.strftime("%H:%M", time.localtime(time.time() + left))
         self._bar.set_postfix_str(f"{len(self.left)} left, {in_words(left)} (until {until})", refresh=False)
