@@ -19,7 +19,7 @@ from art_sensreg.penalties.forward.noise import Randomness
 from art_sensreg.penalties.forward.plan import ForwardPlan
 from art_sensreg.penalties.forward.row_coupling import survey
 from art_sensreg.penalties.forward.taps import Layers, TapPlan, plan_taps
-from art_sensreg.penalties.inputs import Comparison, Measured, PenaltyInputs, Sigma, check_batch
+from art_sensreg.penalties.inputs import Comparison, Measured, PenaltyInputs, Sigma, check_batch, of_one_process
 from art_sensreg.utils import check_number, outside_inference_mode, python_numbers
 from art_sensreg.utils.precision import full_float32, input_width, tf32_blurs
 
@@ -247,7 +247,8 @@ def measure(
             perturbed, sigma = made_for[name]
             if penalty.shares_noise and not perturbed:
                 perturbed, sigma = made_for[next(filter(plan.taps.__contains__, penalties))]
-            compared = Comparison(passed, perturbed, sigma, next(layers) if name in plan.taps else ())
+            tapped = next(layers) if name in plan.taps else ()
+            compared = Comparison(passed, perturbed, sigma, tapped, inputs.over_processes.get(name, of_one_process))
             values[name] = penalty.evaluate(compared, generator)
     logits = passed.logits[:first]
     if not torch.is_grad_enabled():

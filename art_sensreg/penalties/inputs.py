@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +16,11 @@ from art_sensreg.penalties.forward.plan import ForwardPlan
 from art_sensreg.utils import shown
 
 Sigma = float | torch.Tensor
+
+
+def of_one_process(means: torch.Tensor) -> torch.Tensor:
+    """Means over the examples of one process are those of the whole batch if there is no other."""
+    return means
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,8 @@ class PenaltyInputs:
     """
     What penalties are measured on: the clean batch in the user's input units, and a branch that comes after it, if one
     is given. The first `noisy_rows` examples get perturbed copies (None: all), without effect unless the branches are
-    stacked.
+    stacked. Where several processes have parts of a batch, `over_processes` makes the means, without a graph, of a
+    penalty (by name) over the examples of one those of the whole batch.
     """
 
     x: torch.Tensor
@@ -43,6 +49,7 @@ class PenaltyInputs:
     clip_values: ClipValues | None = None
     noisy_rows: int | None = None
     given: GivenBranch | None = None
+    over_processes: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,23 +88,19 @@ class Measured:
     plan: ForwardPlan
 
 
-def _of_one_process(values: torch.Tensor) -> torch.Tensor:
-    return values
-
-
 @dataclass(frozen=True)
 class Comparison:
     """
     What a penalty computes its value from: the branches, of which 0 is the clean one; the numbers of those that it
     compares with it, and the `s` that these were made with; the activations of its layers; and a function that makes
-    the means of detached values over this process's examples those over the global batch, for what is no mean itself.
+    means over this process's examples, without a graph, those over the whole batch: for values that are no means.
     """
 
     branches: Branches
     perturbed: Sequence[int]
     sigma: Sigma
     layers: Sequence[Activations] = ()
-    over_processes: Callable[[torch.Tensor], torch.Tensor] = _of_one_process
+    over_processes: Callable[[torch.Tensor], torch.Tensor] = of_one_process
 
 
 def check_batch(model: Any, x: Any) -> None:

@@ -1,11 +1,16 @@
-"""What a penalty is called with is checked."""
+"""What a penalty is called with is checked; what belongs to a whole batch is that of all its parts."""
+
+from contextlib import suppress
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from art_sensreg.penalties.inputs import check_batch
+from art_sensreg import JacobianPenalty, SensitivityPenalty
+from art_sensreg.penalties.base import measure, plan_forward
+from art_sensreg.penalties.inputs import GivenBranch, PenaltyInputs, check_batch, of_one_process
+from tests.penalties.helpers import generator
 
 
 @pytest.mark.parametrize(
@@ -25,3 +30,70 @@ def test_what_is_no_batch_is_refused(model, x, error, message):
 
 def test_a_batch_passes():
     check_batch(nn.Identity(), torch.rand(2, 3))
+
+
+class Waiting(Exception):
+    """A process waits for the others."""
+
+
+class Exchange:
+    """What one of several processes gets from the others, as far as it is known."""
+
+    def __init__(self, known):
+        self.known, self.asked = iter(known), None
+
+    def __call__(self, mean):
+        for whole in self.known:
+            return whole
+        self.asked = mean
+        raise Waiting
+
+
+def of_processes(evaluate, weights):
+    """The values on each of several processes, which exchange means: all run again until all means are known."""
+    means = []
+    while True:
+        exchanges, values = [Exchange(means) for _ in weights], []
+        for rank, exchange in enumerate(exchanges):
+            with suppress(Waiting):
+                values.append(evaluate(rank, exchange))
+        if len(values) == len(weights):
+            return values
+        assert not values  # or a process would wait for ever
+        pairs = zip(weights, exchanges, strict=True)
+        means.append(sum(weight * exchange.asked for weight, exchange in pairs) / len(weights))
+
+
+@pytest.mark.parametrize(
+    "penalty",
+    [
+        SensitivityPenalty(scale="relative"),
+        SensitivityPenalty(scale="relative", distance="absolute"),
+        SensitivityPenalty(top_layers=1),
+        SensitivityPenalty(scale="relative", top_layers=1),
+        JacobianPenalty(norm="nuclear", sigma=0.1),
+        JacobianPenalty(norm="nuclear", sigma=0.1, squared=False),
+    ],
+    ids=repr,
+)
+def test_values_and_gradients_of_processes_are_those_of_one(penalty):
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 5), nn.GELU(), nn.Linear(5, 4)).double()
+    x = torch.rand(9, 6, generator=generator()).double()
+    noisy = x + 0.3 * torch.randn(9, 6, generator=generator()).double()
+    plan, weights = plan_forward(net, x, {"p": penalty}), list(net.parameters())
+
+    def evaluate(part, exchange=of_one_process):
+        given = GivenBranch(noisy[part], 0.3)
+        inputs = PenaltyInputs(x=x[part], given=given, over_processes={"p": exchange})
+        value = measure(net, {"p": penalty}, inputs, plan).values["p"]
+        return [value, *torch.autograd.grad(value, weights, allow_unused=True, materialize_grads=True)]
+
+    parts, factors = [slice(0, 5), slice(5, 8), slice(8, 9)], [5 / 3, 1.0, 1 / 3]
+    found = of_processes(lambda rank, exchange: evaluate(parts[rank], exchange), factors)
+    sums = [sum(f * v for f, v in zip(factors, column, strict=True)) / 3 for column in zip(*found, strict=True)]
+    for one, other in zip(sums, evaluate(slice(0, 9)), strict=True):
+        assert torch.allclose(one, other, rtol=1e-9, atol=1e-12)
+    if not getattr(penalty, "top_layers", None):
+        apart = sum(f * evaluate(part)[0] for f, part in zip(factors, parts, strict=True)) / 3
+        assert not torch.isclose(apart, sums[0], rtol=1e-9)  # what each process would find alone
