@@ -230,7 +230,10 @@ class Objective:
             perturbed images.
         """
         counts = self.weights(share)
-        inputs = PenaltyInputs(x=x, generator=generator, clip_values=self.clip_values, noisy_rows=share.noisy_rows)
+        inputs = PenaltyInputs(
+            x=x, generator=generator, clip_values=self.clip_values, noisy_rows=share.noisy_rows,
+            over_processes=share.over_processes({name: counts[name] for name in self._fused}),
+        )  # fmt: skip
         if self.adversary is None:
             logits, found = self._measure(model, inputs)
         else:
@@ -268,7 +271,9 @@ class Objective:
             visit.moved = torch.cat([own.moved for own in visits if own.moved is not None])
             return [torch.cat(pair) for pair in zip(first[0], rest[0], strict=True)], first[1]
         if visit is not None and self._compared_as == "start" and rows != 0:
-            batch = AttackedBatch(x, visit.start, y, self.base_loss, bounds, generator, self.attacked, self.images)
+            batch = AttackedBatch(
+                x, visit.start, y, self.base_loss, bounds, generator, self.attacked, self.images, inputs.over_processes
+            )
             measured = measure_from_start(model, adversary, batch, self._fused, self.plan)
             visit.moved = measured.perturbed - x
             return measured.logits, measured.values

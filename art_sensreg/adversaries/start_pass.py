@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -16,15 +16,15 @@ from art_sensreg.penalties.forward.branches import Activations, Branches, forwar
 from art_sensreg.penalties.forward.inner_ascent import ClipValues, gradient_at, inner_ascent
 from art_sensreg.penalties.forward.noise import Randomness
 from art_sensreg.penalties.forward.plan import ForwardPlan
-from art_sensreg.penalties.inputs import Comparison
+from art_sensreg.penalties.inputs import Comparison, of_one_process
 
 
 @dataclass(frozen=True)
 class AttackedBatch:
     """
     A batch and what is maximised on it: clean images, where their perturbations start, labels, base loss, input range,
-    a context in which the loss remembers nothing, and what keeps the perturbed images of a step that is evaluated more
-    than once.
+    a context in which the loss remembers nothing, what keeps the perturbed images of a step that is evaluated more
+    than once, and `PenaltyInputs.over_processes`.
     """
 
     x: torch.Tensor
@@ -35,6 +35,7 @@ class AttackedBatch:
     generator: Randomness = None
     unchanged: Callable[[], AbstractContextManager[None]] = nullcontext
     images: Callable[[Callable[[], torch.Tensor]], torch.Tensor] = lambda make: make()
+    over_processes: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ def measure_from_start(
         size = adversary.pair_size(x)
         values = {}
         for name, penalty in penalties.items():
-            compared = Comparison(pair, range(1, 2), size, next(layers) if name in plan.taps else ())
+            tapped = next(layers) if name in plan.taps else ()
+            compared = Comparison(pair, range(1, 2), size, tapped, batch.over_processes.get(name, of_one_process))
             values[name] = penalty.evaluate(compared, batch.generator)
     logits = [*passed.logits[:-2], passed.logits[-1]]
     if not wanted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -64,6 +65,8 @@ class Share:
     :param sum_weight: Factor of a base loss that is a sum over the examples.
     :param base_weight: Factor of a base loss that divides by something other than the number of its examples; None
         if it does not.
+    :param mean: The mean of a tensor over the processes, each of which must call it as often as the others; None: of a
+        micro-batch, or of one process alone.
     """
 
     noisy_rows: int | None = None
@@ -71,6 +74,17 @@ class Share:
     noisy_weight: float = 1.0
     sum_weight: float = 1.0
     base_weight: float | torch.Tensor | None = None
+    mean: Callable[[torch.Tensor], torch.Tensor] | None = field(default=None, repr=False, compare=False)
+
+    def over_processes(
+        self, weights: Mapping[str, float | torch.Tensor]
+    ) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+        """By term, the function that makes its means over this process's examples those of the whole batch."""
+        return {} if self.mean is None else {name: partial(self._weighted, weight) for name, weight in weights.items()}
+
+    def _weighted(self, weight: float | torch.Tensor, means: torch.Tensor) -> torch.Tensor:
+        assert self.mean is not None
+        return self.mean(means * weight)
 
 
 WHOLE_BATCH = Share()

@@ -60,7 +60,8 @@ class Processes:
             return total, WHOLE_BATCH if noisy == total else Share(noisy)
         own, own_noisy = (len(range(self.rank, size, self.count)) for size in (total, noisy))
         whole = self.count if own else 0
-        share = Share(max(own_noisy, 1), own * self.count / total, own_noisy * self.count / noisy, float(whole))
+        weights = own * self.count / total, own_noisy * self.count / noisy, float(whole)
+        share = Share(max(own_noisy, 1), *weights, mean=self.mean)
         return own, share
 
     def part(self, total: int) -> slice:
@@ -97,6 +98,10 @@ class Processes:
         with lost_processes_named():
             dist.all_gather(parts, own)
         return torch.stack(parts, dim=1).flatten(0, 1)[:total].to(values.device)
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """The mean of a tensor over the processes, where it is; without a graph."""
+        return self.sum_tensor(values.detach().clone()).to(values.device) / self.count
 
     def agree(self, value: Any) -> Any:
         """The first process's value, on every process: anything that can be pickled."""

@@ -9,7 +9,7 @@ from torch import nn
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty
 from art_sensreg.penalties.base import measure, plan_forward
-from art_sensreg.penalties.inputs import GivenBranch, PenaltyInputs, check_batch, of_one_process
+from art_sensreg.penalties.inputs import WHOLE_BATCH, GivenBranch, PenaltyInputs, Share, check_batch, of_one_process
 from tests.penalties.helpers import generator
 
 
@@ -97,3 +97,20 @@ def test_values_and_gradients_of_processes_are_those_of_one(penalty):
     if not getattr(penalty, "top_layers", None):
         apart = sum(f * evaluate(part)[0] for f, part in zip(factors, parts, strict=True)) / 3
         assert not torch.isclose(apart, sums[0], rtol=1e-9)  # what each process would find alone
+
+
+def test_means_of_a_share_become_those_of_the_batch_with_the_weight_of_the_term():
+    others = torch.tensor([1.0, 5.0])
+
+    def mean(values):  # over this process and another one
+        return (values + others) / 2
+
+    share = Share(noisy_rows=2, weight=0.5, noisy_weight=1.5, mean=mean)
+    found = share.over_processes({"sensitivity": share.noisy_weight, "jacobian": torch.tensor(share.weight)})
+    assert found["sensitivity"](torch.tensor([2.0, 4.0])).tolist() == [2.0, 5.5]
+    assert found["jacobian"](torch.tensor([2.0, 4.0])).tolist() == [1.0, 3.5]
+
+
+def test_one_process_exchanges_nothing():
+    assert WHOLE_BATCH.over_processes({"sensitivity": 1.0}) == {}
+    assert Share(mean=torch.neg) == WHOLE_BATCH  # how it is exchanged is not what the share is

@@ -82,6 +82,11 @@ def main(result, checkpoints=None):
         JacobianPenalty(),
         JacobianPenalty(weight=0.01, estimator="projection"),
     ]
+    if os.environ.get("ADVERSARY") in ("adversarial", "noisy"):  # what belongs to the whole batch
+        penalties[:2] = [
+            SensitivityPenalty(weight=0.1, scale="relative", top_layers=0.5),
+            JacobianPenalty(weight=0.01, norm="nuclear"),
+        ]
     losses, accumulate = Losses(), int(os.environ.get("ACCUMULATE", "1"))
     config = TrainingConfig(
         seed=0,
