@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from art_sensreg.adversaries import Adversary
+from art_sensreg.adversaries.gradient_pair import GradientPair
 from art_sensreg.adversaries.kept_images import KeptImages
 from art_sensreg.adversaries.start_pass import AttackedBatch, measure_from_start
 from art_sensreg.adversaries.visits import Visit
@@ -24,7 +25,7 @@ from art_sensreg.penalties.forward.noise import Randomness
 from art_sensreg.penalties.forward.plan import works_in_place
 from art_sensreg.penalties.forward.row_coupling import treats_examples_alone
 from art_sensreg.penalties.inputs import WHOLE_BATCH, GivenBranch, PenaltyInputs, Share
-from art_sensreg.penalty_lists import Penalty, active_penalties, check_penalties, check_term, unique_names
+from art_sensreg.penalty_lists import Penalty, active_penalties, check_penalties, check_term, described, unique_names
 from art_sensreg.utils.model_state import Composition, composition
 
 _Found = tuple[Sequence[torch.Tensor], dict[str, torch.Tensor]]  # logits of the branches, values of the penalties
@@ -77,6 +78,7 @@ class Objective:
         self.clip_values = clip_values
         self.adversary = adversary
         self.images = KeptImages()
+        self.pair: GradientPair | None = None  # of the part of a step that is computed, if gradients are compared
         self.attacked: Callable[[], AbstractContextManager[None]] = nullcontext  # keeps what a loss remembers
         self.strength = 1.0  # of all weights, for a while after the start
         self.plan = NO_PLAN
@@ -182,11 +184,7 @@ class Objective:
 
     def describe(self) -> dict[str, str]:
         """What each penalty is, by name: its `repr`, where that says more than an address in memory."""
-        described = {} if self.adversary is None else {"adversary": repr(self.adversary)}
-        for name, penalty in self.penalties.items():
-            own = type(penalty).__qualname__ if " at 0x" in repr(penalty) else repr(penalty)
-            described[name] = f"{getattr(penalty, '__qualname__', own)}, weight {self._weights[name]:g}"
-        return described
+        return described(self.penalties, self._weights, self.adversary)
 
     @property
     def only_base_loss(self) -> bool:
@@ -272,10 +270,11 @@ class Objective:
             return [torch.cat(pair) for pair in zip(first[0], rest[0], strict=True)], first[1]
         if visit is not None and self._compared_as == "start" and rows != 0:
             batch = AttackedBatch(
-                x, visit.start, y, self.base_loss, bounds, generator, self.attacked, self.images, inputs.over_processes
-            )
+                x, visit.start, y, self.base_loss, bounds, generator, self.attacked, self.images, inputs.over_processes,
+                self.pair,
+            )  # fmt: skip
             measured = measure_from_start(model, adversary, batch, self._fused, self.plan)
-            visit.moved = measured.perturbed - x
+            visit.moved = measured.perturbed.detach() - x
             return measured.logits, measured.values
         if visit is not None and adversary.free:
             perturbed = visit.begin(adversary, x, bounds)
@@ -285,10 +284,12 @@ class Objective:
             make = partial(adversary.perturb, model, x, y, self.base_loss, generator, bounds)
             if visit is not None:
                 make = partial(adversary.perturb_from, model, x, visit.start, y, self.base_loss, bounds)
-            with self.plan.moved.preserved(), self.attacked():
+            watched = nullcontext() if self.pair is None else self.pair.watched(model)
+            with self.plan.moved.preserved(), self.attacked(), watched:
                 perturbed = self.images(make)
             if visit is not None:
                 visit.moved = perturbed - x
+            perturbed = perturbed if self.pair is None else self.pair.end_at(perturbed)
         size = adversary.pair_size(x) if self._compared_as == "adversarial" else None
         return self._measure(model, replace(inputs, given=GivenBranch(perturbed, size)))
 

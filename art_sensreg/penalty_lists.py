@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from itertools import count
 from typing import Any
@@ -19,6 +19,7 @@ Penalty = Callable[..., torch.Tensor]
 HISTORY_KEYS = (
     *("loss", "base", "adversarial", "gradient", "epoch", "accuracy", "learning_rate", "seconds", "skipped"),
     *("val_loss", "val_accuracy", "val_robust_accuracy", "pgd_accuracy", "fgsm_accuracy", "catastrophic_overfitting"),
+    *("gradient_cosine", "overfitting_predicted"),
 )
 
 
@@ -85,3 +86,14 @@ def check_term(name: str, value: Any) -> torch.Tensor:
         came = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else f"{value!r}"
         raise TypeError(f"The term `{name}` is {came}; expected a 0-d tensor (for a loss: reduction='mean').")
     return value
+
+
+def described(
+    penalties: Mapping[str, Penalty], weights: Mapping[str, float], adversary: Adversary | None
+) -> dict[str, str]:
+    """What the adversary and each penalty is, by name: its `repr`, where that says more than an address in memory."""
+    found = {} if adversary is None else {"adversary": repr(adversary)}
+    for name, penalty in penalties.items():
+        own = type(penalty).__qualname__ if " at 0x" in repr(penalty) else repr(penalty)
+        found[name] = f"{getattr(penalty, '__qualname__', own)}, weight {weights[name]:g}"
+    return found

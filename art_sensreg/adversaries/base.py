@@ -163,6 +163,13 @@ class Adversary:
         """The same with the weight of a second term of its loss, if it rises, times `strength`, from 0 to 1."""
         return self
 
+    @property
+    def compares_gradients(self) -> bool:
+        """Whether it takes one gradient step on the loss that is minimised at its end (see `gradient_pair`)."""
+        own = type(self)
+        same = own.get_loss_fn is Adversary.get_loss_fn and own.combine is Adversary.combine
+        return same and self.steps == 1 and not self.free
+
     def root_mean_square(self, x: torch.Tensor) -> float:
         """Root mean square entry of the largest possible perturbation, in input units, before images are clipped."""
         return self.eps

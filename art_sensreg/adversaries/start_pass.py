@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from art_sensreg.adversaries.base import Adversary, BaseLoss
+from art_sensreg.adversaries.gradient_pair import GradientPair
 from art_sensreg.penalties.base import FusedPenalty
 from art_sensreg.penalties.forward.branches import Activations, Branches, forward_branches
 from art_sensreg.penalties.forward.inner_ascent import ClipValues, gradient_at, inner_ascent
@@ -24,7 +25,7 @@ class AttackedBatch:
     """
     A batch and what is maximised on it: clean images, where their perturbations start, labels, base loss, input range,
     a context in which the loss remembers nothing, what keeps the perturbed images of a step that is evaluated more
-    than once, and `PenaltyInputs.over_processes`.
+    than once, `PenaltyInputs.over_processes`, and where gradients at the start and at the end are compared.
     """
 
     x: torch.Tensor
@@ -36,6 +37,7 @@ class AttackedBatch:
     unchanged: Callable[[], AbstractContextManager[None]] = nullcontext
     images: Callable[[Callable[[], torch.Tensor]], torch.Tensor] = lambda make: make()
     over_processes: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = field(default_factory=dict)
+    pair: GradientPair | None = None
 
 
 @dataclass(frozen=True)
@@ -71,15 +73,22 @@ def measure_from_start(
         def step(logits: torch.Tensor) -> torch.Tensor:
             with batch.unchanged():
                 loss_fn = adversary.get_loss_fn(model, x, batch.y, batch.base_loss)
-                moved = ascent.move(x, leaf.detach(), gradient_at(leaf, loss_fn(logits), retain_graph=True))
+                gradient = gradient_at(leaf, loss_fn(logits), retain_graph=True)
+                if batch.pair is not None:
+                    batch.pair.start_with(gradient)
+                moved = ascent.move(x, leaf.detach(), gradient)
                 if adversary.steps > 1:
                     with plan.moved.preserved():
                         moved = inner_ascent(model, loss_fn, x, moved, replace(ascent, max_iter=adversary.steps - 1))
             return moved.detach()
 
+        def follow(logits: torch.Tensor) -> torch.Tensor:
+            perturbed = batch.images(partial(step, logits))
+            return perturbed if batch.pair is None else batch.pair.end_at(perturbed)
+
         taps = [plan.taps[name] for name in penalties if name in plan.taps]
         inputs = [x, leaf] if adversary.needs_clean else [leaf]
-        passed = forward_branches(model, inputs, taps, plan, follow=lambda logits: batch.images(partial(step, logits)))
+        passed = forward_branches(model, inputs, taps, plan, follow=follow)
         pair = _last_two(passed)
         layers = iter(pair.layers)
         size = adversary.pair_size(x)

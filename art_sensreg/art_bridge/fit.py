@@ -206,7 +206,7 @@ def overfitting_guard(
     x, y = batches.sample(POINTS) if validation is None else validation.sample(POINTS)
     data = HeldOutTensors(x.to(batches.device), y.to(batches.device))
     watched = Watched(watched_attacks(adversary.eps, adversary.ball), data)
-    return OverfittingGuard(config.on_catastrophic_overfitting, watched)
+    return OverfittingGuard(config.on_catastrophic_overfitting, watched, predicts=adversary.compares_gradients)
 
 
 def _move(

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from art_sensreg.training.batches import HeldOut
+from art_sensreg.training.callbacks import TrainingState
 from art_sensreg.training.checkpoint.objective_state import TrainedState
 from art_sensreg.training.validation import ValidationAttack
 
@@ -24,6 +25,11 @@ POINTS = 256
 _SHARE, _DROP = 0.5, 0.1
 # Or it never withstood PGD, and withstands a single step all the better: it collapsed in its first epoch.
 _GAP = 0.4
+# Input gradients at the start and the end of the adversary's step agree in healthy networks: their cosine is 0.9 to 0.2
+# or so, less as training goes on. It falls to 0 before one-step training collapses. In untrained networks it is small
+# too: a fall of its mean over some steps below the first number counts where it has been above the second.
+_ORTHOGONAL, _ALIKE = 0.1, 0.3
+_SMOOTHING = 0.9
 
 
 @dataclass(frozen=True)
@@ -52,25 +58,48 @@ class OverfittingGuard:
 
     | Paper link: https://arxiv.org/abs/2001.03994 (Wong, Rice, Kolter 2020, section 5.4)
 
+    If it `predicts`, it also follows the cosine of input gradients at the start and the end of the adversary's step,
+    from step to step, and warns as soon as they have become orthogonal: the loss is no longer locally linear, and the
+    collapse is near. At the end of that epoch it acts as if it had come.
+
+    | Paper link: https://arxiv.org/abs/2007.02617 (Andriushchenko and Flammarion 2020, section 4)
+
     The action is to `report` it; to `stop` training with the weights as they are; or to `roll_back`: stop, and return
     the weights of the best epoch before.
     """
 
-    def __init__(self, action: str, watched: Watched) -> None:
-        self.action, self.watched = action, watched
+    def __init__(self, action: str, watched: Watched, predicts: bool = False) -> None:
+        self.action, self.watched, self.predicts = action, watched, predicts
         self.best = 0.0
         self.collapsed = False
+        self.cosine: float | None = None  # a mean over the last steps or so
+        self.alike = self.predicted = False
         self.weights: dict[str, torch.Tensor] = {}
 
     @property
     def restores(self) -> bool:
         """Whether the weights of the best epoch are to be returned."""
-        return self.collapsed and bool(self.weights)
+        return (self.collapsed or self.predicted) and bool(self.weights)
+
+    def note_step(self, cosine: float, state: TrainingState) -> None:
+        """Note how far the gradients of a step agree; warn, at once, where a collapse is to be expected."""
+        before = cosine if self.cosine is None else self.cosine
+        self.cosine = _SMOOTHING * before + (1 - _SMOOTHING) * cosine
+        if self.cosine > _ALIKE:
+            self.alike, self.predicted = True, False
+        elif self.cosine < _ORTHOGONAL and self.alike and not self.predicted:
+            self.predicted = True
+            logger.warning(
+                "Catastrophic overfitting is near: in epoch %d, step %d, the cosine of input gradients at the start "
+                "and the end of the adversary's step has fallen to %.2f. %s",
+                state.epoch, state.step, self.cosine, self._advice(),
+            )  # fmt: skip
 
     def stops_after(self, record: dict[str, float], model: nn.Module | TrainedState) -> bool:
         """
         Note an epoch, by its record and the model as measured, and tell whether training should stop. The record
-        gets the entry `catastrophic_overfitting`, 1 in the epoch of the collapse.
+        gets the entry `catastrophic_overfitting`, 1 in the epoch of the collapse, and, with predictions,
+        `overfitting_predicted`, 1 where the next ones are in danger.
         """
         value, single = record["pgd_accuracy"], record["fgsm_accuracy"]
         fell = value < _SHARE * self.best and self.best - value >= _DROP
@@ -89,7 +118,9 @@ class OverfittingGuard:
             self.best = value
             if self.action == "roll_back":
                 self.weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        return self.collapsed and self.action != "report"
+        if self.predicts:
+            record["overfitting_predicted"] = float(self.predicted)
+        return (self.collapsed or self.predicted) and self.action != "report"
 
     def _advice(self) -> str:
         if self.action == "roll_back" and not self.weights:
@@ -98,11 +129,14 @@ class OverfittingGuard:
 
     def state_dict(self) -> dict[str, Any]:
         """The state, for a checkpoint."""
-        return {"best": self.best, "collapsed": self.collapsed, "weights": self.weights}
+        seen = {"cosine": self.cosine, "alike": self.alike, "predicted": self.predicted}
+        return {"best": self.best, "collapsed": self.collapsed, "weights": self.weights, **seen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.best, self.collapsed, self.weights = state["best"], state["collapsed"], state["weights"]
+        self.cosine, self.alike = state.get("cosine"), state.get("alike", False)
+        self.predicted = state.get("predicted", False)
 
 
 _REMEDY = (

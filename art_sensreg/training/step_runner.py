@@ -105,6 +105,8 @@ class StepRunner:
             return False
         if done.moved is not None and kept is not None:
             self._keep(batch, done.moved if transform is None else transform.undo(done.moved, kept))
+        if done.cosine is not None and setup.guard is not None:
+            setup.guard.note_step(done.cosine, state)
         progress.sums.add(state.terms, logits.detach(), y[:own], total)
         return True
 

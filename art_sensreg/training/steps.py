@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from art_sensreg.adversaries.gradient_pair import GradientPair
 from art_sensreg.adversaries.visits import Visit
 from art_sensreg.objectives import Objective
 from art_sensreg.penalties.forward.noise import Probes
@@ -20,7 +21,7 @@ from art_sensreg.training.checkpoint.objective_state import ObjectiveState
 from art_sensreg.training.distributed import lost_processes_named
 from art_sensreg.training.numerics.ema import WeightAverage
 from art_sensreg.training.numerics.micro_batches import Part, cache_sized, micro_batches, weighted_by_divisor
-from art_sensreg.training.numerics.nonfinite import NotFiniteError, gradient_size, nonfinite_term
+from art_sensreg.training.numerics.nonfinite import GRADIENT_COSINE, NotFiniteError, gradient_size, read_step
 from art_sensreg.training.numerics.rollback import SavedBuffers
 from art_sensreg.training.numerics.step_module import StepModule, Terms
 from art_sensreg.training.numerics.weight_perturbation import perturbed_weights
@@ -54,13 +55,15 @@ class LocalBatch:
 class StepDone:
     """
     The terms of the whole batch, the logits of this process's examples, the name of a term that is not finite, or None,
-    and what a carried adversary's perturbations have become.
+    what a carried adversary's perturbations have become, and the cosine of input gradients at the start and the end of
+    the adversary's step, if they are compared.
     """
 
     terms: Terms
     logits: torch.Tensor
     culprit: str | None
     moved: torch.Tensor | None
+    cosine: float | None
 
 
 class Stepper:
@@ -83,6 +86,8 @@ class Stepper:
         self._in_parts = device.type == "cpu" and alone and config.precision == "float32" and not config.compile
         self._differentiated = [*model.parameters(), *objective_state.parameters()]
         self._twice = needs_closure(setup.optimizer)
+        self._compares = setup.guard is not None and setup.guard.predicts
+        self._cosine: float | None = None
         self._moved: torch.Tensor | None = None  # what a carried adversary's perturbations have become
         stores = [module._buffers for module in model.modules()] + objective_state.stores()
         self._first_pass = SavedBuffers(stores if self._twice or config.awp_gamma else [])
@@ -113,11 +118,12 @@ class Stepper:
             if self.scaler.is_enabled():
                 self.scaler.unscale_(self._setup.optimizer)
             size = gradient_size(self._trained())
-            culprit = nonfinite_term(terms, size)
+            culprit, self._cosine = read_step(terms, size)
             return ({**terms, "gradient": size} if culprit == "gradient" else terms), logits, culprit
 
         with self._setup.objective.images.of_one_step() if self._setup.config.awp_gamma else nullcontext():
             terms, logits, culprit = evaluate()
+            cosine = self._cosine
             if culprit is None and self._setup.config.awp_gamma:
                 culprit = self._at_worst_weights(evaluate, terms)
         # A gradient that overflows half precision is no fault: the scaler lowers its scale, and the step is left out.
@@ -135,7 +141,7 @@ class Stepper:
             self._leave_out()
         elif self.average is not None:
             self.average.update_parameters(self._setup.model)
-        return StepDone(terms, logits[: batch.own], culprit, self._moved)
+        return StepDone(terms, logits[: batch.own], culprit, self._moved, cosine)
 
     def _trained(self) -> list[torch.Tensor]:
         """What the optimizer trains; which that is, and what of it is frozen, may change from step to step."""
@@ -162,17 +168,27 @@ class Stepper:
         for number, (size, share) in enumerate(parts, start=1):
             part = slice(first, first + size)
             visit = None if start is None else Visit(start[part])
+            pair = self._setup.objective.pair = GradientPair() if self._compares else None
             with self._watched(), nullcontext() if number == len(parts) else self._unsynchronised():
                 with self._exactly():
                     values, z = self._module(x[part], y[part], probes.after(first), share, visit)
-                wanted = inputs if inputs is None or visit is None or visit.leaf is None else [*inputs, visit.leaf]
+                leaves = [] if visit is None or visit.leaf is None else [visit.leaf]
+                leaves += [] if pair is None else pair.leaves
+                wanted = inputs if inputs is None else [*inputs, *leaves]
                 self.scaler.scale(values["loss"]).backward(inputs=wanted)
+            self._setup.objective.pair = None
+            if pair is not None and (cosine := pair.cosine()) is not None:
+                values = {**values, GRADIENT_COSINE: cosine}
             if visit is not None:
                 moved.append(self._finish(visit, x[part]))
                 self._moved = torch.cat(moved)
             if len(parts) == 1 and alone:
                 return {name: value.detach() for name, value in values.items()}, z.detach()
-            counts = {**self._setup.objective.weights(share), "loss": 1.0}  # the loss is weighted already
+            counts = {
+                **self._setup.objective.weights(share),
+                "loss": 1.0,
+                GRADIENT_COSINE: share.weight,
+            }  # the loss is weighted already
             for name, value in values.items():
                 terms[name] = terms.get(name, 0.0) + value.detach() * counts[name]
             logits.append(z.detach())

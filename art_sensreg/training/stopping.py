@@ -11,6 +11,7 @@ from torch import nn
 from art_sensreg.training.checkpoint.objective_state import ObjectiveState, TrainedState
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.numerics.ema import WeightAverage
+from art_sensreg.training.numerics.nonfinite import GRADIENT_COSINE
 from art_sensreg.training.run import Progress, RunSetup
 from art_sensreg.training.schedules.stepping import Schedule
 from art_sensreg.training.validation import Scorer
@@ -138,4 +139,6 @@ def _entries(setup: RunSetup) -> list[str]:
     if setup.validation is not None:
         entries += ["val_loss", "val_accuracy"]
         entries += ["val_robust_accuracy"] if config.validation_attack is not None else []
-    return [*entries, *(setup.guard.watched.attacks if setup.guard is not None else [])]
+    if setup.guard is not None:
+        entries += [*([GRADIENT_COSINE] if setup.guard.predicts else []), *setup.guard.watched.attacks]
+    return entries

@@ -48,6 +48,7 @@ CASES: dict[str, dict[str, Any]] = {
     "graddiv dpp": {"penalties": [GradientDiversityPenalty(weight=0.1, samples=3, kind="dpp")], "random": True},
     "fgsm-rs": {"penalties": [SR, SHARED], "adversary": FGSMRS(eps=0.1)},
     "fgsm-rs pair": {"penalties": [SR, SHARED], "adversary": FGSMRS(eps=0.1, pair="adversarial", clean_fraction=0.5)},
+    "n-fgsm watched": {"adversary": NFGSM(eps=0.1), "on_catastrophic_overfitting": "report"},
     "n-fgsm": {"penalties": [SR], "adversary": NFGSM(eps=0.1)},
     "pgd": {"penalties": [SR], "adversary": PGD(eps=0.1, max_iter=3)},
     "pgd l2": {"adversary": PGD(eps=0.5, max_iter=3, norm="l2")},
@@ -114,9 +115,8 @@ def train(device: str, callbacks: Any = (), **case: Any) -> SensRegClassifier:
     generator = torch.Generator().manual_seed(3)
     x = torch.rand(40, 1, 6, 6, generator=generator).numpy()
     y = torch.randint(3, (40,), generator=generator).numpy()
-    config = TrainingConfig(
-        batch_size=10, nb_epochs=2, seed=0, on_catastrophic_overfitting="ignore", callbacks=callbacks, **case
-    )
+    case.setdefault("on_catastrophic_overfitting", "ignore")
+    config = TrainingConfig(batch_size=10, nb_epochs=2, seed=0, callbacks=callbacks, **case)
     trainer = SensRegTrainer(classifier, penalties, adversary=adversary, config=config)
     trainer.fit(x, y, batch_size=10, nb_epochs=2, verbose=False)
     return classifier

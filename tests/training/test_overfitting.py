@@ -9,6 +9,7 @@ from torch import nn
 from art_sensreg import TrainingConfig
 from art_sensreg.adversaries import FGSMRS
 from art_sensreg.art_bridge.fit import overfitting_guard
+from art_sensreg.training import TrainingState
 from art_sensreg.training.batches import BatchSizes, HeldOutLoader, HeldOutTensors, TensorBatches
 from art_sensreg.training.overfitting import OverfittingGuard, Watched, watched_attacks
 from tests.adversaries.helpers import prototypes, trainer_of
@@ -83,6 +84,36 @@ def test_a_collapse_in_the_first_epoch_has_nothing_to_roll_back_to(caplog):
         assert guard.stops_after({"epoch": 1, "pgd_accuracy": 0.02, "fgsm_accuracy": 0.9}, nn.Linear(1, 1))
     assert not guard.restores
     assert "the weights as they are" in caplog.text
+
+
+def test_a_fall_of_the_cosine_predicts_a_collapse_once(caplog):
+    watched = Watched(watched_attacks(0.1, "linf"), HeldOutTensors(torch.zeros(1, 1), torch.zeros(1)))
+    guard, model = OverfittingGuard("roll_back", watched, predicts=True), nn.Linear(1, 1)
+    state = TrainingState(model, torch.optim.SGD(model.parameters()), epoch=3, step=7)
+
+    def after(*cosines):
+        for cosine in cosines:
+            guard.note_step(cosine, state)
+        record = {"epoch": 3, "pgd_accuracy": 0.5, "fgsm_accuracy": 0.6}
+        return guard.stops_after(record, model), record["overfitting_predicted"]
+
+    with caplog.at_level(logging.WARNING, logger="art_sensreg"):
+        assert after(*[0.02] * 30) == (False, 0.0)  # of an untrained network
+        assert after(*[0.7] * 30) == (False, 0.0)
+        assert after(0.0, -0.5, 0.0) == (False, 0.0)  # single steps are noise
+        assert after(*[0.15] * 50) == (False, 0.0)
+        assert not guard.restores
+        assert caplog.text == ""
+        assert after(*[0.01] * 30) == (True, 1.0)
+        assert after(*[0.01] * 30) == (True, 1.0)
+    assert caplog.text.count("Catastrophic overfitting is near: in epoch 3, step 7") == 1
+    assert guard.restores
+    resumed = OverfittingGuard("roll_back", watched, predicts=True)
+    resumed.load_state_dict(guard.state_dict())
+    assert (resumed.cosine, resumed.alike, resumed.predicted) == (guard.cosine, True, True)
+    assert after(*[0.7] * 30) == (False, 0.0)  # it recovered
+    resumed.load_state_dict({name: guard.state_dict()[name] for name in ("best", "collapsed", "weights")})  # of before
+    assert resumed.cosine is None
 
 
 @pytest.mark.parametrize("loader", [False, True])

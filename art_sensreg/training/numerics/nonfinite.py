@@ -13,6 +13,9 @@ from art_sensreg.training.callbacks import TrainingState
 
 logger = logging.getLogger(__name__)
 
+GRADIENT_COSINE = "gradient_cosine"
+"""The term that says how far input gradients at the start and the end of an adversary's step agree."""
+
 Tensors = Mapping[str, torch.Tensor]
 
 
@@ -33,18 +36,21 @@ def gradient_size(parameters: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.stack([norm.float().to(norms[0].device) for norm in norms]).sum()
 
 
-def nonfinite_term(terms: dict[str, torch.Tensor], size: torch.Tensor) -> str | None:
+def read_step(terms: dict[str, torch.Tensor], size: torch.Tensor) -> tuple[str | None, float | None]:
     """
-    What is NaN or infinite in a step: a term of the loss, `loss`, `gradient` (by its size), or None.
+    What is NaN or infinite in a step: a term of the loss, `loss`, `gradient` (by its size), or None; and the cosine of
+    input gradients, if it is among the terms.
 
     The host waits for the device once, unless it is a term.
     """
     loss = terms["loss"].detach()
-    loss_finite, size_finite = map(math.isfinite, torch.stack([loss, size.to(loss)]).tolist())
-    if loss_finite:
-        return None if size_finite else "gradient"
+    compared = [terms[GRADIENT_COSINE].to(loss)] if GRADIENT_COSINE in terms else []
+    found, norm, *cosines = torch.stack([loss, size.to(loss), *compared]).tolist()
+    cosine = cosines[0] if cosines else None
+    if math.isfinite(found):
+        return None if math.isfinite(norm) else "gradient", cosine
     names = (name for name, value in terms.items() if name != "loss" and not torch.isfinite(value))
-    return next(names, "loss")
+    return next(names, "loss"), cosine
 
 
 def all_finite(named: Tensors) -> dict[str, bool]:
