@@ -40,7 +40,8 @@ def train(setup: RunSetup) -> History:
     :return: One dict per epoch: `epoch`, `loss`, `base`, each penalty's value, `accuracy`, `learning_rate` (of the
         first parameter group, at the start of the epoch), `seconds`; with validation data `val_loss`, `val_accuracy`
         and, with an attack, `val_robust_accuracy`; with `on_nonfinite="skip"` also `skipped`; with a guard
-        `pgd_accuracy`, `fgsm_accuracy` and `catastrophic_overfitting` (1 in the epoch of a collapse).
+        `pgd_accuracy`, `fgsm_accuracy` and `catastrophic_overfitting` (1 in the epoch of a collapse), and where it is
+        predicted `gradient_cosine` and `overfitting_predicted`.
     :raises FloatingPointError: If a term of the loss turns NaN or infinite; the weights are those before that step.
     :raises OSError: If a checkpoint cannot be written; the last one is intact.
     :raises ValueError: If the scheduler is too short, the monitor needs validation data that are not given, a

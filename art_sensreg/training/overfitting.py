@@ -28,7 +28,7 @@ _GAP = 0.4
 # Input gradients at the start and the end of the adversary's step agree in healthy networks: their cosine is 0.9 to 0.2
 # or so, less as training goes on. It falls to 0 before one-step training collapses. In untrained networks it is small
 # too: a fall of its mean over some steps below the first number counts where it has been above the second.
-_ORTHOGONAL, _ALIKE = 0.1, 0.3
+_ORTHOGONAL, _ALIKE = 0.15, 0.3
 _SMOOTHING = 0.9
 
 
