@@ -101,7 +101,9 @@ def make_audit_parser(prog: str = "audit.py") -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, metavar="N")
 
     add = parser.add_argument_group("the run and its results").add_argument
-    add("--out", type=Path, metavar="DIR", help="write audit.json and audit.md; default: results/audit-NAME")
+    add(
+        "--out", type=Path, metavar="DIR", help="write audit.json, audit.md and audit.html; default: results/audit-NAME"
+    )
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--plugin", type=Path, metavar="FILE", help="Python file that registers your own checks: docs/extending.md")
     add("--quiet", action="store_false", dest="verbose", help="no progress bar")
@@ -138,5 +140,6 @@ def main(arguments: Sequence[str] | None = None, prog: str = "audit.py") -> int:
     title = escape_markdown(result.title)
     write_text(out / "audit.json", json.dumps(report.to_dict(), indent=1, allow_nan=False) + "\n")
     write_text(out / "audit.md", f"# Audit: {title}\n\n{fenced(command)}\n\n{report.as_markdown()}")
-    say(str(report), f"\nWrote:\n  {out / 'audit.json'}\n  {out / 'audit.md'}")
+    write_text(out / "audit.html", report.to_html(f"Audit: {result.title}"))
+    say(str(report), "\nWrote:", *(f"  {out / name}" for name in ("audit.json", "audit.md", "audit.html")))
     return 1 if any(check.status == "ERROR" for check in report.checks) else 0

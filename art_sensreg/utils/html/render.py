@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from art_sensreg.utils.text import one_line
+
+_CODE = re.compile(r"`([^`]+)`")
 
 
 def render(name: str, **content: Any) -> str:
@@ -24,6 +28,18 @@ def render(name: str, **content: Any) -> str:
     return str(_environment().get_template(name).render(content))
 
 
+def prose(text: Any) -> Markup:
+    """
+    Text on one line as HTML, of which words between backticks are code.
+
+    Example:
+    >>> from art_sensreg.utils.html.render import prose
+    >>> print(prose("raise `max_iter` <b>"))
+    raise <code>max_iter</code> &lt;b&gt;
+    """
+    return Markup(_CODE.sub(r"<code>\1</code>", str(escape(one_line(text)))))
+
+
 def _load(name: str) -> str | None:
     package, _, file = name.partition("/")
     source = files(package).joinpath("templates", file)
@@ -35,5 +51,5 @@ def _environment() -> Environment:
     environment = Environment(
         autoescape=True, loader=FunctionLoader(_load), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["line"] = one_line
+    environment.filters.update(line=one_line, prose=prose)
     return environment

@@ -55,6 +55,7 @@ def test_weights_of_a_run_are_audited_with_their_twin_and_surrogates(finished, t
     assert statuses(report)["transfer_from_twin"] != "SKIP"
     assert statuses(report)["transfer_from_surrogates"] != "SKIP"
     assert report["settings"]["points"] == 60
+    assert "<title>Audit: " in (tmp_path / "out" / "audit.html").read_text()
     page = (tmp_path / "out" / "audit.md").read_text()
     assert "sr-seed0.safetensors on digits, mlp" in page
     assert report["verdict"] in page

@@ -157,7 +157,7 @@ def _both(draw: Callable[[Any], None], label: str, key: str) -> Chart:
     from matplotlib.figure import Figure
 
     made = {}
-    for name, width, height, letters in (("wide", 9.6, 4.6, 8.0), ("narrow", 4.9, 5.0, 10.0)):
+    for name, width, height, letters in (("wide", 9.6, 4.6, 8.0), ("narrow", 4.9, 5.4, 11.0)):
         with rc_context(settings(letters)):
             figure = Figure(figsize=(width, height), layout="constrained")
             draw(figure)
