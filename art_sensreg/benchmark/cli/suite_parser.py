@@ -20,7 +20,6 @@ from art_sensreg.benchmark.cli.arguments import (
     whole_number,
 )
 from art_sensreg.benchmark.config.optimization import (
-    AUGMENTATIONS,
     OPTIMIZATION_OPTIONS,
     OPTIMIZERS,
     SCHEDULES,
@@ -132,12 +131,13 @@ def _optimization_arguments(add: Add) -> None:
         metavar="DECAY",
         help="attack the exponential moving average of the weights, with this decay once warmed up",
     )
-    add(
-        "--augmentation",
-        choices=tuple(AUGMENTATIONS),
-        help="change training images at random, of this package's trainers",
-    )
     add("--precision", choices=PRECISIONS, help="mixed precision, of this package's trainers")
+    add(
+        "--augment",
+        metavar="crop=N,flip,cutout=N",
+        help="random crops after padding by N pixels, flips, boxes of N x N pixels cut out, or some of these; for "
+        "CIFAR-10 crop=4,flip",
+    )
 
 
 def _attack_arguments(add: Add) -> None:

@@ -1,4 +1,4 @@
-"""How the weights of a defence are optimised: optimizer, weight decay, label smoothing, schedule, weight average."""
+"""How the weights of a defence are optimised: optimizer, weight decay, labels, schedule, average, augmentation."""
 
 from __future__ import annotations
 
@@ -6,17 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from art_sensreg.training.batches.augmentation import Augmentation
+from art_sensreg.training import Augmentation
 from art_sensreg.training.config import PRECISIONS
 from art_sensreg.utils import check_choice, check_number, python_numbers
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("one-cycle", "piecewise", "constant")
-AUGMENTATIONS = {
-    "crop": Augmentation(crop_padding=2),
-    "crop-flip": Augmentation(crop_padding=4, flip=True),
-    "crop-flip-cutout": Augmentation(crop_padding=4, flip=True, cutout=8),
-}
 SGD_LEARNING_RATE = 0.1
 """The learning rate of SGD where none is given: those of the recipes are for Adam."""
 
@@ -38,8 +33,9 @@ class OptimizationSettings:
     :param weight_average: Decay of the exponential moving average of the weights that is attacked in their place, above
         0 and below 1, with a warm-up: step `t` (from 0) has at most `(1 + t) / (10 + t)` (Gowal et al. 2020, arXiv
         2010.03593).
-    :param augmentation: How training images are changed at random: one of `AUGMENTATIONS`.
     :param precision: `float32`, or `bfloat16` / `float16` for mixed precision.
+    :param augment: How training images are augmented: some of `crop=N`, `flip`, `cutout=N`, with commas between them,
+        as in :class:`~art_sensreg.Augmentation`; or `none`.
     :raises ValueError: If a value is out of range.
     :raises TypeError: If a value has the wrong type.
 
@@ -55,8 +51,8 @@ class OptimizationSettings:
     label_smoothing: float | None = None
     schedule: str | None = None
     weight_average: float | None = None
-    augmentation: str | None = None
     precision: str | None = None
+    augment: str | None = None
 
     def __post_init__(self) -> None:
         python_numbers(self)
@@ -64,8 +60,6 @@ class OptimizationSettings:
             check_choice("optimizer", self.optimizer, OPTIMIZERS)
         if self.schedule is not None:
             check_choice("schedule", self.schedule, SCHEDULES)
-        if self.augmentation is not None:
-            check_choice("augmentation", self.augmentation, tuple(AUGMENTATIONS))
         if self.precision is not None:
             check_choice("precision", self.precision, PRECISIONS)
         for name in ("momentum", "weight_decay", "label_smoothing", "weight_average"):
@@ -75,6 +69,8 @@ class OptimizationSettings:
             check_number(name, value, minimum=0.0, exclusive=name == "weight_average")
             if name != "weight_decay" and value >= 1:
                 raise ValueError(f"`{name}` is {value!r}; expected a number below 1.")
+        if self.augment is not None:
+            object.__setattr__(self, "augment", _text_of(_augmentation_of(self.augment)))
         if self.momentum is not None and self.optimizer != "sgd":
             raise ValueError(
                 f"`momentum` is {self.momentum!r} and `optimizer` is {self.optimizer!r}; expected sgd, which has one."
@@ -85,12 +81,40 @@ class OptimizationSettings:
         """What is not left to the defence."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
+    @property
+    def augmentation(self) -> Augmentation | None:
+        """How training images are augmented, or None."""
+        return None if self.augment is None else _augmentation_of(self.augment)
+
+    def check_images(self, input_shape: tuple[int, ...]) -> None:
+        """ValueError if images of this shape cannot be augmented so."""
+        if self.augmentation is not None:
+            self.augmentation.check((1, *input_shape))
+
     def updated(self, chosen: Mapping[str, Any]) -> OptimizationSettings:
         """With the choices of one defence, among which there may be others; ValueError or TypeError as above."""
         known = {name: value for name, value in chosen.items() if name in OPTIMIZATION_OPTIONS}
         if known.get("optimizer", "sgd") != "sgd":
             known.setdefault("momentum", None)  # that of a run in SGD
         return replace(self, **known)
+
+
+def _augmentation_of(text: str) -> Augmentation:
+    parts = {} if text == "none" else dict(part.partition("=")[::2] for part in str(text).split(","))
+    sizes = {name: parts.pop(name) for name in ("crop", "cutout") if name in parts}
+    flip = parts.pop("flip", None)
+    if parts or flip not in (None, "") or not all(size.isdecimal() for size in sizes.values()):
+        raise ValueError(
+            f"`augment` is {text!r}; expected some of crop=N, flip and cutout=N, such as 'crop=4,flip', or 'none'."
+        )
+    crop, cutout = (int(sizes.get(name, 0)) for name in ("crop", "cutout"))
+    return Augmentation(crop_padding=crop, flip=flip == "", cutout=cutout)
+
+
+def _text_of(augmentation: Augmentation) -> str | None:
+    sizes = {"crop": augmentation.crop_padding, "cutout": augmentation.cutout}
+    parts = [f"{name}={size}" for name, size in sizes.items() if size]
+    return ",".join(sorted([*parts, *["flip"] * augmentation.flip])) or None
 
 
 OPTIMIZATION_OPTIONS = tuple(entry.name for entry in fields(OptimizationSettings))

@@ -16,8 +16,9 @@ from art.utils import to_categorical
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
+from art_sensreg.augmented_data import AugmentedImages
 from art_sensreg.benchmark.config.networks import Network
-from art_sensreg.benchmark.config.optimization import AUGMENTATIONS, OptimizationSettings
+from art_sensreg.benchmark.config.optimization import OptimizationSettings
 from art_sensreg.benchmark.config.threat_models import NORMS
 from art_sensreg.benchmark.defences.optimization import (
     NotFollowedError,
@@ -108,7 +109,7 @@ class TrainingSpec:
     def config(self, **settings: Any) -> TrainingConfig:
         """The settings for `SensRegTrainer`, plus further ones."""
         fixed: dict[str, Any] = {"batch_size": self.batch_size, "nb_epochs": self.epochs, "seed": self.seed}
-        self.taken.update(("schedule", "weight_average", "precision", "augmentation"))
+        self.taken.update(("schedule", "weight_average", "precision", "augment"))
         if self.optimization.schedule is not None:
             fixed["scheduler_interval"] = "step"
         if self.optimization.weight_average is not None:
@@ -116,7 +117,7 @@ class TrainingSpec:
         if self.optimization.precision is not None:
             fixed["precision"] = self.optimization.precision
         if self.optimization.augmentation is not None:
-            fixed["augmentation"] = AUGMENTATIONS[self.optimization.augmentation]
+            fixed["augmentation"] = self.optimization.augmentation
         return TrainingConfig(**{**fixed, **settings})
 
     def loss(self) -> nn.CrossEntropyLoss:
@@ -186,8 +187,9 @@ class TrainingSpec:
         Train with any ART trainer, and return its classifier. Trainers of this package get a schedule and checkpoints,
         others data and epochs; further arguments are those of `fit`.
         """
-        x, y, classifier = self.dataset.x_train, self.dataset.y_train, trainer.get_classifier()
+        classifier = trainer.get_classifier()
         if isinstance(trainer, SensRegTrainer):
+            x, y = self.dataset.x_train, self.dataset.y_train
             folder = self.checkpoint_dir
             trainer.fit(
                 x,
@@ -200,9 +202,38 @@ class TrainingSpec:
             )
             self.history.extend(trainer.history)
         else:  # some of ART's trainers take no class indices
-            with self.hooked(classifier.optimizer, classifier.model):
+            with self.hooked(classifier.optimizer, classifier.model), self.images() as x:
                 trainer.fit(x, self.one_hot, batch_size=self.batch_size, nb_epochs=self.epochs, **kwargs)
         return trainer.get_classifier()
+
+    @contextmanager
+    def images(self) -> Iterator[Any]:
+        """
+        The training images for a trainer that draws each batch of them by indices: augmented, if that is asked for.
+
+        :raises NotApplicable: If it has not drawn so many batches.
+        """
+        augmented = self._augmented()
+        yield self.dataset.x_train if augmented is None else augmented
+        if augmented is not None and augmented.drawn != self.steps:
+            raise NotApplicable(f"its trainer drew {augmented.drawn} batches of augmented images, not {self.steps}")
+
+    def epochs_of_images(self) -> Iterator[tuple[np.ndarray, int]]:
+        """
+        The training images, and for how many epochs, for a trainer that takes them as one array: for all of them, or
+        augmented anew for each.
+        """
+        augmented = self._augmented()
+        if augmented is None:
+            yield self.dataset.x_train, self.epochs
+            return
+        for _ in range(self.epochs):
+            yield augmented[np.arange(len(augmented))], 1
+
+    def _augmented(self) -> AugmentedImages | None:
+        self.taken.add("augment")
+        augmentation = self.optimization.augmentation
+        return None if augmentation is None else AugmentedImages(self.dataset.x_train, augmentation, self.seed)
 
     def one_cycle(self, classifier: PyTorchClassifier) -> OneCycleLR | None:
         """

@@ -79,14 +79,17 @@ def plan_training(request: SuiteRequest) -> SuitePlan:
     device = _device(request.device)
     recipe = RECIPES.get(request.dataset, FILE_RECIPE)
     budget = request.budget or ("smoke" if request.dataset == "digits" else "quick")
+    optimizations = [request.optimization]
     for defence, chosen in request.options.items():
         sizes = {"eps": recipe.eps[request.norms[0]][-1], "norm": request.norms[0]}
         _check_options(defence, chosen, {**sizes, **recipe.penalties.get(defence, {})})
-        request.optimization.updated(general_options(defence, chosen))
+        optimizations.append(request.optimization.updated(general_options(defence, chosen)))
     dataset = open_dataset(request.dataset, request.data_dir or os.environ.get("ART_SENSREG_DATA"))
     if request.validation:
         dataset = dataset.with_validation_as_test()
     dataset = dataset.limited(request.train_size, request.test_size or recipe.test_size[budget])
+    for optimization in optimizations:
+        optimization.check_images(dataset.input_shape)
     network = _network(request, recipe)
     dataset = replace(dataset, classes=network.checked_classes(dataset.x_train[:2], dataset.nb_classes))
     threats = pair_threats(request.norms, request.eps, recipe.eps)

@@ -75,8 +75,8 @@ class _Config(Record):
     label_smoothing: float | None = optional(or_none(NUMBER))
     schedule: str | None = optional(or_none(TEXT))
     weight_average: float | None = optional(or_none(NUMBER))
-    augmentation: str | None = optional(or_none(TEXT))
     precision: str | None = optional(or_none(TEXT))
+    augment: str | None = optional(or_none(TEXT))
 
 
 def _settings(value: Any, place: str) -> SuiteSettings:

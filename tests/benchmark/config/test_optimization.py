@@ -2,6 +2,7 @@
 
 import pytest
 
+from art_sensreg import Augmentation
 from art_sensreg.benchmark.config import OptimizationSettings
 
 
@@ -10,8 +11,12 @@ from art_sensreg.benchmark.config import OptimizationSettings
     [
         ({"optimizer": "adan"}, "`optimizer` is 'adan'; expected one of adam, adamw, sgd"),
         ({"schedule": "cyclic"}, "`schedule` is 'cyclic'; expected one of one-cycle, piecewise, constant"),
-        ({"augmentation": "turn"}, "`augmentation` is 'turn'; expected one of crop, crop-flip, crop-flip-cutout"),
         ({"precision": "half"}, "`precision` is 'half'; expected one of float32, bfloat16, float16"),
+        ({"augment": "crop=4,turn"}, "`augment` is 'crop=4,turn'; expected some of crop=N, flip and cutout=N"),
+        ({"augment": "crop=-1"}, "`augment` is 'crop=-1'; expected"),
+        ({"augment": "flip=1"}, "`augment` is 'flip=1'; expected"),
+        ({"augment": ""}, "`augment` is ''; expected"),
+        ({"augment": 3}, "`augment` is 3; expected"),
         ({"weight_decay": -1e-4}, "`weight_decay` is -0.0001; expected a finite number of at least 0"),
         ({"label_smoothing": 1}, "`label_smoothing` is 1; expected a number below 1"),
         ({"weight_average": 0.0}, "`weight_average` is 0.0; expected a finite number above 0"),
@@ -38,3 +43,14 @@ def test_a_defence_may_choose_otherwise():
     assert run.updated({"optimizer": None}).given == {"weight_decay": 5e-4}
     with pytest.raises(ValueError, match="expected sgd"):
         run.updated({"optimizer": "adamw", "momentum": 0.9})
+
+
+def test_augmentation_in_whatever_order():
+    asked = OptimizationSettings(augment="flip,cutout=8,crop=4")
+    assert asked.augmentation == Augmentation(crop_padding=4, flip=True, cutout=8)
+    assert asked == OptimizationSettings(augment="crop=4,flip,cutout=8")
+    assert OptimizationSettings(augment=asked.augment) == asked
+    assert asked.updated({"augment": "none"}).given == {}
+    assert OptimizationSettings(augment="crop=4").augmentation == Augmentation(crop_padding=4)
+    with pytest.raises(ValueError, match="`crop_padding` of `augmentation` is 9 with images of 8 x 8"):
+        OptimizationSettings(augment="crop=9").check_images((1, 8, 8))

@@ -126,11 +126,10 @@ class WatchedAWP(WatchedBatches, AdversarialTrainerAWPPyTorch):
 def fit_watched(spec: TrainingSpec, trainer: Any, **kwargs: Any) -> PyTorchClassifier:
     """As `TrainingSpec.fit`, with weights that are averaged between the batches of a trainer."""
     classifier = trainer.get_classifier()
-    with spec.hooked(classifier.optimizer, classifier.model, at_steps=False) as hooks:
+    with spec.hooked(classifier.optimizer, classifier.model, at_steps=False) as hooks, spec.images() as x:
         trainer.before_batch = lambda: hooks.attach(classifier.optimizer)
         trainer.after_batch = hooks.average
-        x, y = spec.dataset.x_train, spec.one_hot
-        trainer.fit(x, y, batch_size=spec.batch_size, nb_epochs=spec.epochs, **kwargs)
+        trainer.fit(x, spec.one_hot, batch_size=spec.batch_size, nb_epochs=spec.epochs, **kwargs)
     return classifier
 
 

@@ -146,12 +146,13 @@ def images_for(certifier: Any, x: np.ndarray) -> np.ndarray:
 
 def train_certifier(spec: TrainingSpec, trainer: Trainer, certifier: Any, model: nn.Module, **settings: Any) -> None:
     """Train a converted model on a one-cycle schedule; the weights of the model that it was converted from follow."""
-    x = images_for(certifier, spec.dataset.x_train)
     schedule = art_one_cycle(spec, certifier.optimizer)
-    steps = spec.epochs * -(-len(x) // settings.get("batch_size", spec.batch_size))
+    steps = spec.epochs * -(-len(spec.dataset.x_train) // settings.get("batch_size", spec.batch_size))
     with spec.hooked(certifier.optimizer, model, steps, partial(copy_back, certifier, model)):
         with contained():
-            trainer.fit(x, spec.dataset.y_train, nb_epochs=spec.epochs, scheduler=schedule, verbose=False, **settings)
+            for images, epochs in spec.epochs_of_images():
+                x, y = images_for(certifier, images), spec.dataset.y_train
+                trainer.fit(x, y, nb_epochs=epochs, scheduler=schedule, verbose=False, **settings)
         copy_back(certifier, model)
 
 

@@ -169,14 +169,17 @@ def _fit(spec: TrainingSpec, options: Options, kind: type[PyTorchRandomizedSmoot
     batches = spec.steps // spec.epochs - (drop_last and not takes_all and n % spec.batch_size > 0)
     scheduler = art_one_cycle(spec, classifier.optimizer)
     with spec.hooked(classifier.optimizer, classifier.model, spec.epochs * batches * (1 if takes_all else parts)):
-        smoothing.fit(
-            spec.dataset.x_train,
-            spec.one_hot,
-            batch_size=spec.batch_size,
-            nb_epochs=spec.epochs,
-            drop_last=drop_last,
-            scheduler=scheduler,
-        )
+        for done, (x, epochs) in enumerate(spec.epochs_of_images()):
+            if done:  # ART counts the epochs of its warm-up from the start of each `fit`
+                smoothing.warmup = options.get("warmup", 0) / (done + 1)
+            smoothing.fit(
+                x,
+                spec.one_hot,
+                batch_size=spec.batch_size,
+                nb_epochs=epochs,
+                drop_last=drop_last,
+                scheduler=scheduler,
+            )
     return classifier
 
 

@@ -61,9 +61,11 @@ def train_label_smoothing(spec: TrainingSpec, options: Options) -> PyTorchClassi
     """ART's `fit` on labels from `LabelSmoothing`, on a one-cycle schedule, which ART steps once an epoch."""
     classifier = spec.art_classifier()
     schedule = art_one_cycle(spec, classifier.optimizer)
-    x, y = LabelSmoothing(max_value=options["max_value"])(spec.dataset.x_train, spec.one_hot)
+    smoothing = LabelSmoothing(max_value=options["max_value"])
     with spec.hooked(classifier.optimizer, classifier.model):
-        classifier.fit(x, y, batch_size=spec.batch_size, nb_epochs=spec.epochs, scheduler=schedule)
+        for images, epochs in spec.epochs_of_images():
+            x, y = smoothing(images, spec.one_hot)
+            classifier.fit(x, y, batch_size=spec.batch_size, nb_epochs=epochs, scheduler=schedule)
     return classifier
 
 
@@ -80,9 +82,11 @@ def train_distillation_fixed(spec: TrainingSpec, options: Options) -> PyTorchCla
 def _distil(spec: TrainingSpec, temperature: float, learning_rate: float) -> PyTorchClassifier:
     first, second = (_at_temperature(spec, temperature, learning_rate) for _ in range(2))
     with spec.hooked(first.optimizer, first.model):
-        first.fit(spec.dataset.x_train, spec.one_hot, batch_size=spec.batch_size, nb_epochs=spec.epochs)
+        for x, epochs in spec.epochs_of_images():
+            first.fit(x, spec.one_hot, batch_size=spec.batch_size, nb_epochs=epochs)
     with spec.hooked(second.optimizer, second.model):
-        DefensiveDistillation(first, batch_size=spec.batch_size, nb_epochs=spec.epochs)(spec.dataset.x_train, second)
+        for x, epochs in spec.epochs_of_images():
+            DefensiveDistillation(first, batch_size=spec.batch_size, nb_epochs=epochs)(x, second)
     return spec.classifier(second.model.network)
 
 

@@ -117,7 +117,10 @@ _FIELDS: dict[str, Any] = {
     "norms_reason": "ART's zonotopes start from boxes",
     "certificate": Certificate(norm="linf", certify=certify_deepz),
     "check": within(at_most_one=("loss_weighting",)),
-    "fixed": OWN_LOSS,
+    "fixed": {
+        **OWN_LOSS,
+        "augment": "ART takes one array of images, and begins its schedule of eps anew in every `fit`",
+    },
 }
 _PAPER = "Singh et al. 2018, NeurIPS; Mirman et al. 2018, ICML"
 

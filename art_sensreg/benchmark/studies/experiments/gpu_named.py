@@ -15,7 +15,7 @@ EPOCHS = (15, 30)
 # averaged weights and smoothed labels for every row, since these alone are worth points.
 _CIFAR10 = OptimizationSettings(
     optimizer="sgd", weight_decay=5e-4, label_smoothing=0.1, schedule="one-cycle", weight_average=0.999,
-    augmentation="crop-flip", precision="bfloat16",
+    augment="crop=4,flip", precision="bfloat16",
 )  # fmt: skip
 _COMPARED: dict[str, Mapping[str, Any]] = {
     "carried+sr+jr": {},

@@ -74,7 +74,7 @@ CIFAR10 = Experiment(
     title="CIFAR-10 on a CPU, the first 10,000 training images",
     request=SuiteRequest(
         dataset="cifar10", norms=("linf", "l2"), eps=((2 / 255, 4 / 255, 8 / 255), (0.25, 0.5, 1.0)), budget="full",
-        train_size=10000, norm_layer="batch", optimization=OptimizationSettings(augmentation="crop-flip"),
+        train_size=10000, norm_layer="batch", optimization=OptimizationSettings(augment="crop=4,flip"),
     ),
     rows=(
         *(Row(name=name, points=500, headline=True) for name in _HEADLINE),
