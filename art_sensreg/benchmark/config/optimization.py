@@ -88,8 +88,12 @@ class OptimizationSettings:
 
     def check_images(self, input_shape: tuple[int, ...]) -> None:
         """ValueError if images of this shape cannot be augmented so."""
-        if self.augmentation is not None:
+        if self.augmentation is None:
+            return
+        try:
             self.augmentation.check((1, *input_shape))
+        except ValueError as error:
+            raise ValueError(f"`augment` is {self.augment!r}: {error}") from error
 
     def updated(self, chosen: Mapping[str, Any]) -> OptimizationSettings:
         """With the choices of one defence, among which there may be others; ValueError or TypeError as above."""

@@ -45,6 +45,9 @@ def test_list(capsys):
         (["--weight-decay", "-1"], "`weight_decay` is -1.0; expected a finite number of at least 0"),
         (["--label-smoothing", "1.0"], "`label_smoothing` is 1.0; expected a number below 1"),
         (["--weight-average", "nan"], "`weight_average` is nan; expected a finite number above 0"),
+        (["--augment", "crop=4,turn"], "`augment` is 'crop=4,turn'; expected some of crop=N, flip and cutout=N"),
+        (["--augment", "crop=8"], "`augment` is 'crop=8': `crop_padding` of `augmentation` is 8 with images of 8 x 8"),
+        (["--set", "sr.augment=cutout=9"], "`augment` is 'cutout=9': `cutout` of `augmentation` is 9 with images"),
         (["--schedule", "cosine"], "invalid choice: 'cosine'"),
         (["--set", "art-trades.schedule=cosine"], "`schedule` is 'cosine'; expected one of one-cycle"),
         (["--set", "none.learning_rate=0"], "`learning_rate` is 0; expected a finite number above 0"),
@@ -114,11 +117,10 @@ def test_options_are_checked_before_anything_runs(option, tmp_path, capsys):
 
 def test_how_every_defence_is_optimised_can_be_given():
     words = "--optimizer sgd --momentum 0.8 --weight-decay 5e-4 --label-smoothing 0.1 --schedule piecewise"
-    given = make_parser().parse_args(
-        [*words.split(), "--weight-average", "0.999", "--precision", "bfloat16", "--augmentation", "crop"]
-    )
+    words += " --weight-average 0.999 --precision bfloat16 --augment flip,crop=4"
+    given = make_parser().parse_args(words.split())
     assert request_of(given).optimization.given == {
         "optimizer": "sgd", "momentum": 0.8, "weight_decay": 5e-4, "label_smoothing": 0.1, "schedule": "piecewise",
-        "weight_average": 0.999, "precision": "bfloat16", "augmentation": "crop",
+        "weight_average": 0.999, "precision": "bfloat16", "augment": "crop=4,flip",
     }  # fmt: skip
     assert request_of(make_parser().parse_args([])).optimization.given == {}

@@ -52,5 +52,7 @@ def test_augmentation_in_whatever_order():
     assert OptimizationSettings(augment=asked.augment) == asked
     assert asked.updated({"augment": "none"}).given == {}
     assert OptimizationSettings(augment="crop=4").augmentation == Augmentation(crop_padding=4)
-    with pytest.raises(ValueError, match="`crop_padding` of `augmentation` is 9 with images of 8 x 8"):
+    with pytest.raises(
+        ValueError, match="`augment` is 'crop=9': `crop_padding` of `augmentation` is 9 with images of 8 x 8"
+    ):
         OptimizationSettings(augment="crop=9").check_images((1, 8, 8))

@@ -3,10 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from art.estimators.classification import PyTorchClassifier
 
 from art_sensreg import SensRegClassifier, SensRegTrainer
+from art_sensreg.benchmark.config import OptimizationSettings
+from art_sensreg.benchmark.defences import NotApplicable
 from tests.benchmark.defences.from_art.training import accuracy, small_spec
 
 
@@ -40,3 +43,24 @@ def test_a_trainer_of_this_package_follows_the_one_cycle_schedule(digits):
     assert accuracy(spec, classifier.model) > 0.5
     assert len(spec.history) == spec.epochs
     assert classifier.optimizer.param_groups[0]["lr"] < 1e-4 * spec.learning_rate * 100
+
+
+def test_images_are_augmented_in_each_way_that_trainers_take_them(digits):
+    spec = small_spec(digits, n=33, epochs=2, optimization=OptimizationSettings(augment="crop=2,flip"))
+    plain = small_spec(digits, n=33, epochs=2)
+    assert spec.config().augmentation == spec.optimization.augmentation
+    assert plain.config().augmentation is None
+    with plain.images() as images:
+        assert images is plain.dataset.x_train
+    assert [epochs for _, epochs in plain.epochs_of_images()] == [2]
+    (first, one), (second, _) = spec.epochs_of_images()
+    assert one == 1
+    assert first.shape == second.shape == spec.dataset.x_train.shape
+    assert not np.array_equal(first, second)
+    assert np.array_equal(first, next(iter(spec.epochs_of_images()))[0])
+    with spec.images() as images:
+        for step in range(spec.steps):
+            batch = images[np.arange(33)]
+            assert np.array_equal(batch, first) == (step == 0)
+    with pytest.raises(NotApplicable, match="drew 1 batches of augmented images, not 4"), spec.images() as images:
+        images[np.arange(3)]

@@ -71,7 +71,7 @@ def _digits() -> Experiment:
 
 CIFAR10 = Experiment(
     name="cifar10-cpu",
-    title="CIFAR-10 on a CPU, the first 10,000 training images",
+    title="CIFAR-10 on a CPU, the first 10,000 training images, with crops and flips",
     request=SuiteRequest(
         dataset="cifar10", norms=("linf", "l2"), eps=((2 / 255, 4 / 255, 8 / 255), (0.25, 0.5, 1.0)), budget="full",
         train_size=10000, norm_layer="batch", optimization=OptimizationSettings(augment="crop=4,flip"),

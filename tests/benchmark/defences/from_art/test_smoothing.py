@@ -10,6 +10,8 @@ import torch
 from art.estimators.certification.randomized_smoothing import PyTorchMACER, PyTorchRandomizedSmoothing, PyTorchSmoothMix
 from torch import nn
 
+from art_sensreg import Augmentation
+from art_sensreg.augmented_data import AugmentedImages
 from art_sensreg.benchmark.defences import TrainingSpec
 from art_sensreg.benchmark.defences.from_art.smoothing import (
     CERTIFICATE_OPTIONS,
@@ -42,6 +44,18 @@ TRAINED = [
     (train_smoothmix, {**SMOOTHMIX_OPTIONS, "max_iter": 2}),
     (partial(train_smoothmix, kind=RepairedSmoothMix), {**SMOOTHMIX_FIXED_OPTIONS, "max_iter": 2}),
 ]
+
+
+@pytest.mark.parametrize(("train", "options"), TRAINED[3:], ids=["smoothadv", "smoothmix", "smoothmix-fixed"])
+def test_a_fit_for_each_epoch_warms_up_as_one_for_all(
+    digits: Dataset, train: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = small_spec(digits, n=24, epochs=4, batch_size=12)
+    once = weights_of(trained(train, spec, options))
+    images = AugmentedImages(spec.dataset.x_train, Augmentation())  # as they are
+    monkeypatch.setattr(TrainingSpec, "_augmented", lambda self: images)
+    assert same_weights(once, weights_of(trained(train, spec, options)))
+    assert images.drawn == 4
 
 
 @pytest.mark.parametrize(("train", "options"), TRAINED)
