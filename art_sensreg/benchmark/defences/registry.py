@@ -9,6 +9,7 @@ from art_sensreg.benchmark.config.names import check_new_name
 from art_sensreg.benchmark.config.optimization import OPTIMIZATION_OPTIONS, OptimizationSettings
 from art_sensreg.benchmark.config.settings import FILE_RECIPE, RECIPES, SuiteSettings
 from art_sensreg.benchmark.defences.from_art import FROM_ART
+from art_sensreg.benchmark.defences.ibp import INTERVALS
 from art_sensreg.benchmark.defences.ours import OURS
 from art_sensreg.benchmark.defences.rivals import RIVALS
 from art_sensreg.benchmark.defences.spec import Defence, Options
@@ -55,7 +56,7 @@ def register(defence: Defence) -> Defence:
     return defence
 
 
-for _defence in (*OURS, *RIVALS, *FROM_ART):
+for _defence in (*OURS, *RIVALS, *INTERVALS, *FROM_ART):
     register(_defence)
 
 

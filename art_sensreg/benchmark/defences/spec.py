@@ -21,7 +21,7 @@ from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingSpe
 from art_sensreg.penalty_lists import Penalty
 from art_sensreg.trainers import SensRegTrainer
 from art_sensreg.training.config import TrainingConfig
-from art_sensreg.utils import check_count, check_number
+from art_sensreg.utils import check_choice, check_count, check_number
 
 Options = dict[str, Any]
 ALL_NORMS = tuple(NORMS)
@@ -227,7 +227,9 @@ def _config_options(options: Options) -> Options:
 
 def _check_like(name: str, value: Any, default: Any) -> None:
     """Check an option by the type of its default."""
-    if isinstance(default, int):
+    if isinstance(default, str):
+        check_choice(name, value, [value] if isinstance(value, str) else [default])  # which ones, `check` knows
+    elif isinstance(default, int):
         check_count(name, value)
     elif not isinstance(value, str):
         check_number(name, value, minimum=0.0)
