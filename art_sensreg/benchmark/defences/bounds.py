@@ -6,7 +6,7 @@ range is mapped to, layer by layer, as centres and radii.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -92,7 +92,7 @@ def propagate(layer: nn.Module, inputs: Intervals) -> Intervals:
     if isinstance(layer, nn.Linear):
         return Intervals(layer(centre), functional.linear(radius, layer.weight.abs()))
     if isinstance(layer, nn.Conv2d):
-        settings = (layer.stride, layer.padding, layer.dilation, layer.groups)
+        settings: Any = (layer.stride, layer.padding, layer.dilation, layer.groups)
         return Intervals(layer(centre), functional.conv2d(radius, layer.weight.abs(), None, *settings))
     if isinstance(layer, _LINEAR):
         return Intervals(layer(centre), layer(radius))

@@ -145,7 +145,7 @@ class IntervalSchedule(Callback):
     def risen(self, step: int) -> float:
         """How far eps has risen in a step, from 0 to 1."""
         begun = step - self._options["warmup"] * self._steps
-        return min(1.0, max(0.0, begun / max(1.0, self._options["ramp"] * self._steps)))
+        return float(min(1.0, max(0.0, begun / max(1.0, self._options["ramp"] * self._steps))))
 
     def on_start(self, state: TrainingState) -> None:
         """Take up the schedule where a stored run was."""
