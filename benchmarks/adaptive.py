@@ -23,6 +23,7 @@ from art_sensreg.benchmark.cli.console import run_program, say
 from art_sensreg.benchmark.defences import DEFENCES
 from art_sensreg.benchmark.engine.audit import penalties_of
 from art_sensreg.benchmark.engine.audit_run import load_target, settings_of_run
+from art_sensreg.benchmark.results.store import environment, environment_line
 from art_sensreg.benchmark.results.writing import write_text
 from art_sensreg.benchmark.studies.adaptive import adaptive_table, attacks_at, run_attacks
 from art_sensreg.utils.files import usable_folder
@@ -81,6 +82,7 @@ def main():
             verbose=True,
         )
         text.append(f"## Audit at {eps:g}\n\n{report.as_markdown()}")
+    text.append(environment_line(environment("cpu")))
     write_text(given.folder / "adaptive.md", "\n\n".join(text) + "\n")
 
 

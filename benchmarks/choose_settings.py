@@ -23,6 +23,7 @@ from art_sensreg.benchmark.cli.suite_parser import make_parser, request_of
 from art_sensreg.benchmark.config.request import SuiteRequest
 from art_sensreg.benchmark.defences.registry import DEFENCES
 from art_sensreg.benchmark.defences.search_spaces import SPACES
+from art_sensreg.benchmark.results.store import environment, environment_line
 from art_sensreg.benchmark.results.writing import write_text
 from art_sensreg.benchmark.studies import halving
 from art_sensreg.benchmark.studies.choose_settings import GRIDS, RULE, try_candidates
@@ -35,7 +36,7 @@ def main() -> int:
     parser, request, given = read_arguments()
     command = fenced(shlex.join(["python", "benchmarks/choose_settings.py", *sys.argv[1:]]))
     if given.grid:
-        text = grid(request, given, command)
+        text = f"{grid(request, given, command).rstrip()}\n\n{environment_line(environment('cpu'))}\n"
         write_text(given.out / "validation.md", text)
         say(text)
         return 0
@@ -89,7 +90,8 @@ def halve(search: halving.Search, given: argparse.Namespace, command: str) -> in
         table = halving.trials_table([trial for trial in trials if trial.defence == name]).as_markdown()
         words = ", ".join(f"`{option}` {value}" for option, value in best.options.items()) or "the defaults"
         sections.append(f"## {name}\n\n{table}\n\nChosen: {words}.")
-    text = "\n\n".join(["# Search on held-out training images", command, halving.RULE, *sections]) + "\n"
+    machine = environment_line(environment("cpu"))
+    text = "\n\n".join(["# Search on held-out training images", command, halving.RULE, *sections, machine]) + "\n"
     write_text(given.out / "chosen.md", text)
     say(text)
     return 0

@@ -12,6 +12,7 @@ from pathlib import Path
 from art_sensreg.benchmark.cli.arguments import OneLineParser
 from art_sensreg.benchmark.cli.console import run_program, say
 from art_sensreg.benchmark.results.reading import read_results
+from art_sensreg.benchmark.results.store import environment_line
 from art_sensreg.benchmark.results.writing import write_text
 from art_sensreg.benchmark.studies.compare_defences import comparison_table
 from art_sensreg.utils.files import usable_folder
@@ -34,7 +35,8 @@ def main() -> None:
         parser.error(str(error))
     command = shlex.join(["python", "benchmarks/compare_defences.py", *sys.argv[1:]])
     page, title = given.run / "comparison.md", escape_markdown(f"{given.second} against {given.first}")
-    write_text(page, f"# {title}\n\n{fenced(command)}\n\n{table.as_markdown()}\n")
+    machine = environment_line(results.environment)
+    write_text(page, f"# {title}\n\n{fenced(command)}\n\n{table.as_markdown()}\n\n{machine}\n")
     say(table.as_text(), f"\nWrote {page}")
 
 

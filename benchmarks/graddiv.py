@@ -18,6 +18,7 @@ import torch
 
 from art_sensreg.benchmark.cli.arguments import OneLineParser, whole_number
 from art_sensreg.benchmark.cli.console import run_program, say
+from art_sensreg.benchmark.results.store import environment, environment_line
 from art_sensreg.benchmark.results.writing import write_text
 from art_sensreg.benchmark.studies import graddiv
 from art_sensreg.datasets import load_dataset
@@ -54,10 +55,9 @@ def main() -> None:
     )
     command = fenced(shlex.join(["python", "benchmarks/graddiv.py", *sys.argv[1:]]))
     table = graddiv.comparison_table(found).as_markdown()
-    text = "\n\n".join(
-        ["# GradDiv on a random self-ensemble", notes, command, table]
-        + ["## The weight, on held-out training images", weights, f"Chosen: {weight:g}."]
-    )
+    parts = ["# GradDiv on a random self-ensemble", notes, command, table]
+    parts += ["## The weight, on held-out training images", weights, f"Chosen: {weight:g}."]
+    text = "\n\n".join([*parts, environment_line(environment("cpu"))])
     write_text(given.out / "graddiv.md", text + "\n")
     say(text)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +20,7 @@ from art_sensreg.benchmark.results.reading import check_run_folder
 from art_sensreg.benchmark.results.records import Results, RunRecord
 from art_sensreg.benchmark.results.writing import results_csv, results_json, write_text
 from art_sensreg.utils.files import usable_folder
-from art_sensreg.utils.text import one_line
+from art_sensreg.utils.text import escape_markdown, one_line
 
 
 def environment(device: str) -> dict[str, Any]:
@@ -37,6 +37,11 @@ def environment(device: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
+
+
+def environment_line(found: Mapping[str, Any]) -> str:
+    """Versions and machine as a line of Markdown, which ends every stored table."""
+    return escape_markdown(f"Environment: {', '.join(f'{name} {value}' for name, value in found.items())}.")
 
 
 def _processor() -> str:

@@ -3,7 +3,7 @@
 import json
 
 from art_sensreg.benchmark.results.reading import read_results
-from art_sensreg.benchmark.results.store import ResultStore
+from art_sensreg.benchmark.results.store import ResultStore, environment, environment_line
 from tests.support.results import attacked, run_record, settings
 
 
@@ -50,3 +50,10 @@ def test_of_several_processes_the_others_write_nothing(tmp_path):
     store = ResultStore(tmp_path / "run", settings(), writes=False)
     store.put(run_record())
     assert not (tmp_path / "run").exists()
+
+
+def test_the_environment_says_which_machine():
+    found = environment("cpu")
+    assert {"python", "torch", "device", "processor", "instructions", "cores", "threads"} <= set(found)
+    assert all(found.values())
+    assert environment_line({"python": "3", "processor": "a|b"}) == "Environment: python 3, processor a\\|b."
