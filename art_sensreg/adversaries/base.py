@@ -170,6 +170,11 @@ class Adversary:
         same = own.get_loss_fn is Adversary.get_loss_fn and own.combine is Adversary.combine
         return same and self.steps == 1 and not self.free
 
+    @property
+    def replays(self) -> int:
+        """How often a batch is trained on in a row, with perturbations kept by place in it; 0: once, and by image."""
+        return 0
+
     def root_mean_square(self, x: torch.Tensor) -> float:
         """Root mean square entry of the largest possible perturbation, in input units, before images are clipped."""
         return self.eps

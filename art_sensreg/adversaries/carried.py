@@ -47,7 +47,7 @@ class CarriedAdversary(Adversary):
 
     def __post_init__(self) -> None:
         check_flag("free", self.free)
-        if self.pair == "":
+        if isinstance(self.pair, str) and not self.pair:
             object.__setattr__(self, "pair", "noisy" if self.free else "start")
         super().__post_init__()
         object.__setattr__(self, "norm", norm_name(self.norm, NORMS))

@@ -29,6 +29,7 @@ from art_sensreg.training.batches import (
     LoaderBatches,
     TensorBatches,
 )
+from art_sensreg.training.batches.replayed import Replayed
 from art_sensreg.training.callbacks import History
 from art_sensreg.training.checkpoint.comparison import Fingerprint
 from art_sensreg.training.checkpoint.describe import Describer
@@ -130,6 +131,8 @@ def fit_batches(
     """
     check_trainable(classifier, options.scheduler)
     carries = options.adversary is not None and options.adversary.carries
+    if options.adversary is not None and options.adversary.replays:
+        raise ValueError(f"`adversary` is {options.adversary!r}, which trains on arrays; got a loader, expected `fit`.")
     reader = Reader(classifier, config, in_input_units(penalties, options.adversary, config), indexed=carries)
     source = loader_source(loader, options.batch_adapter)
     if isinstance(loader, NumpyDataGenerator) and options.batch_adapter is None:
@@ -164,11 +167,12 @@ def _train(
     model, objective = prepare_training(classifier, penalties, inputs, options.adversary, mode)
     if config.accumulate > 1:
         check_divisible(objective, model, *batches.sample(LOOK))
+    replays = 0 if options.adversary is None else options.adversary.replays
     validation = reader.held_out(options.validation_data, options.batch_adapter)
     setup = RunSetup(
         model=model,
         objective=objective,
-        batches=batches,
+        batches=Replayed(batches, replays) if replays and isinstance(batches, TensorBatches) else batches,
         optimizer=classifier.optimizer,
         config=config,
         scheduler=options.scheduler,

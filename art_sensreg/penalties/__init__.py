@@ -7,6 +7,7 @@ from art_sensreg.penalties.gradient_alignment import GradientAlignmentPenalty
 from art_sensreg.penalties.gradient_diversity import GradientDiversityPenalty, gradient_cosine
 from art_sensreg.penalties.gradient_norm import GradientNormPenalty
 from art_sensreg.penalties.jacobian import JacobianPenalty
+from art_sensreg.penalties.logit_pairing import LogitPairingPenalty
 from art_sensreg.penalties.sensitivity import SensitivityPenalty
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "GradientDiversityPenalty",
     "GradientNormPenalty",
     "JacobianPenalty",
+    "LogitPairingPenalty",
     "SensitivityPenalty",
     "TappedLayer",
     "TrainedBatch",

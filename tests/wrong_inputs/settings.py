@@ -20,7 +20,7 @@ from art_sensreg import (
     TrainingConfig,
     randomize,
 )
-from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES, NuAT
+from art_sensreg.adversaries import FGSMPGI, FGSMRS, NFGSM, PGD, TRADES, CarriedAdversary, Free, NuAT
 from art_sensreg.attacks import (
     BPDA,
     EOT,
@@ -35,7 +35,7 @@ from art_sensreg.attacks import (
 )
 from art_sensreg.datasets import load_dataset
 from art_sensreg.models import build_model
-from art_sensreg.penalties import GradientAlignmentPenalty, GradientNormPenalty
+from art_sensreg.penalties import GradientAlignmentPenalty, GradientNormPenalty, LogitPairingPenalty
 from art_sensreg.randomization import BayesianKL
 from art_sensreg.training import ValidationAttack
 from tests.wrong_inputs.kinds import (
@@ -72,6 +72,8 @@ ADVERSARY = {
     "clean_fraction": [*NOT_NEGATIVE, 1.5],
     "pair": CHOICE,
 }
+# An empty `pair` is the default, which depends on `free`.
+CARRIED = {**ADVERSARY, "pair": [value for value in CHOICE if not (isinstance(value, str) and not value)]}
 ITERATIVE = {**ADVERSARY, "max_iter": COUNT, "norm": CHOICE}
 NORM = [
     3,
@@ -135,6 +137,7 @@ SETTINGS = {
     },
     GradientAlignmentPenalty: {"weight": NOT_NEGATIVE, "eps": POSITIVE},
     GradientNormPenalty: {"weight": NOT_NEGATIVE, "norm": CHOICE},
+    LogitPairingPenalty: {"weight": NOT_NEGATIVE, "sigma": optional(POSITIVE)},
     BayesianKL: {"weight": NOT_NEGATIVE},
     Augmentation: {"crop_padding": COUNT_OR_0, "flip": FLAG, "cutout": COUNT_OR_0},
     TrainingConfig: {
@@ -172,6 +175,9 @@ SETTINGS = {
     ValidationAttack: {"eps": POSITIVE, "norm": CHOICE, "eps_step": optional(POSITIVE), "max_iter": COUNT},
     FGSMRS: ADVERSARY,
     NFGSM: {**ADVERSARY, "noise": NOT_NEGATIVE},
+    CarriedAdversary: {**CARRIED, "norm": CHOICE, "free": FLAG},
+    FGSMPGI: {**CARRIED, "norm": CHOICE, "free": FLAG},
+    Free: {**CARRIED, "norm": CHOICE, "free": FLAG, "replays": COUNT},
     NuAT: {**ADVERSARY, "weight": NOT_NEGATIVE, "noise": NOT_NEGATIVE},
     PGD: ITERATIVE,
     TRADES: {**ITERATIVE, "beta": NOT_NEGATIVE},

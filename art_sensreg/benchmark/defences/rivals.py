@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES, NuAT
+from art.estimators.classification import PyTorchClassifier
+
+from art_sensreg.adversaries import FGSMPGI, FGSMRS, NFGSM, PGD, TRADES, Free, NuAT
 from art_sensreg.benchmark.defences.factories import from_penalties
-from art_sensreg.benchmark.defences.spec import Options
+from art_sensreg.benchmark.defences.spec import Defence, Options
+from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingSpec
 from art_sensreg.models import ACTIVATIONS
-from art_sensreg.penalties import GradientAlignmentPenalty, GradientNormPenalty
+from art_sensreg.penalties import GradientAlignmentPenalty, GradientNormPenalty, LogitPairingPenalty
 from art_sensreg.penalty_lists import Penalty
+from art_sensreg.trainers import SensRegTrainer
 from art_sensreg.utils import check_choice
 
 _MADRY = "Madry et al. 2018, arXiv 1706.06083"
@@ -44,6 +48,18 @@ def _trades(options: Options) -> TRADES:
 def _gradient_norm(options: Options) -> list[Penalty]:
     dual = {"linf": "l1", "l2": "l2"}
     return [GradientNormPenalty(weight=options["weight"] * options["eps"], norm=dual[options["norm"]])]
+
+
+def _free(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
+    replays = options["replays"]
+    passes = spec.epochs // replays
+    if passes < 1:
+        raise NotApplicable(
+            f"free needs {replays} epochs for one pass with as many replays; this run has {spec.epochs}"
+        )
+    adversary = Free(eps=options["eps"], eps_step=options["eps_step"], replays=replays)
+    trainer = SensRegTrainer(spec.classifier(), [], replace(spec.config(), nb_epochs=passes), adversary=adversary)
+    return replace(spec, epochs=passes * replays).fit(trainer)
 
 
 RIVALS = (
@@ -99,6 +115,23 @@ RIVALS = (
         lambda options: [GradientAlignmentPenalty(weight=options["weight"], eps=options["eps"])],
         {**_FGSM, "weight": 0.2, "penalty_warmup": 0.5},
         adversary=lambda options: NFGSM(**_some(options, _FGSM), noise=0.0),
+        norms=_LINF,
+    ),
+    from_penalties(
+        "fgsm-pgi",
+        "FGSM-PGI: a step from the perturbation of the previous epoch, which may not move the logits far",
+        "Jia et al. 2022, arXiv 2207.08859",
+        lambda options: [LogitPairingPenalty(weight=options["weight"])],
+        {**_FGSM, "weight": 10.0},
+        adversary=lambda options: FGSMPGI(**_some(options, _FGSM)),
+        norms=_LINF,
+    ),
+    Defence(
+        "free",
+        "Free adversarial training: steps on a batch move its perturbation; epochs are divided by replays",
+        "Shafahi et al. 2019, arXiv 1904.12843",
+        {**_SIZES, "replays": 4},
+        training=_free,
         norms=_LINF,
     ),
     from_penalties(

@@ -94,6 +94,11 @@ class TensorBatches:
     def __len__(self) -> int:
         return len(self._sizes)
 
+    @property
+    def largest(self) -> int:
+        """The size of the largest batch, over all processes."""
+        return max(self._sizes)
+
     def look(self, size: int) -> torch.Tensor:
         """The first images, at most `size`, on the device: to try the model on."""
         return clipped(self.x[:size].to(self.device, self.dtype), self._clip)

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES, NuAT
-from art_sensreg.benchmark.defences import DEFENCES
+from art_sensreg.adversaries import FGSMPGI, FGSMRS, NFGSM, PGD, TRADES, NuAT
+from art_sensreg.benchmark.defences import DEFENCES, NotApplicable
 from art_sensreg.benchmark.defences.registry import SMOKE_DEFENCES, resolve_options
 from art_sensreg.benchmark.defences.rivals import RIVALS
-from art_sensreg.penalties import GradientAlignmentPenalty, GradientNormPenalty
+from art_sensreg.penalties import GradientAlignmentPenalty, GradientNormPenalty, LogitPairingPenalty
 from tests.benchmark.defences.from_art.training import accuracy, small_spec
 
 ADVERSARIES = {
@@ -17,10 +17,12 @@ ADVERSARIES = {
     "at-awp": PGD(eps=0.1),
     "trades-awp": TRADES(eps=0.1, max_iter=10),
     "fgsm-rs": FGSMRS(eps=0.1),
+    "fgsm-pgi": FGSMPGI(eps=0.1),
     "nuat": NuAT(eps=0.1),
     "gradalign": NFGSM(eps=0.1, noise=0.0),
 }
 PENALTIES = {
+    "fgsm-pgi": [LogitPairingPenalty(weight=10.0)],
     "gradalign": [GradientAlignmentPenalty(weight=0.2, eps=0.1)],
     "gradnorm": [GradientNormPenalty(weight=0.1, norm="l1")],
 }
@@ -31,8 +33,10 @@ def options_of(name, norm="linf", **given):
 
 
 def test_each_is_what_its_paper_says():
-    assert {defence.name for defence in RIVALS} == {*ADVERSARIES, *PENALTIES}
+    assert {defence.name for defence in RIVALS} == {*ADVERSARIES, *PENALTIES, "free"}
     for defence in RIVALS:
+        if defence.name == "free":
+            continue
         options = options_of(defence.name)
         assert (defence.adversary and defence.adversary(options)) == ADVERSARIES.get(defence.name)
         assert defence.penalties(options) == PENALTIES.get(defence.name, [])
@@ -82,3 +86,15 @@ def test_gradnorm_has_a_smooth_activation_and_the_dual_norm(digits):
     assert penalty == GradientNormPenalty(weight=0.05, norm="l2")
     with pytest.raises(ValueError, match="`activation` is 'tanhh'"):
         options_of("gradnorm", activation="tanhh")
+
+
+def test_free_training_has_the_steps_of_the_others(digits):
+    free, none = DEFENCES["free"], DEFENCES["none"]
+    spec = small_spec(digits, epochs=4)
+    classifiers = [one.train(spec, given) for one, given in ((none, {}), (free, options_of("free", replays=2)))]
+    steps = [next(iter(one.optimizer.state.values()))["step"] for one in classifiers]
+    assert steps[0] == steps[1] == spec.steps
+    with pytest.raises(NotApplicable, match="free needs 5 epochs"):
+        free.train(spec, options_of("free", replays=5))
+    with pytest.raises(ValueError, match="`replays` is 0"):
+        options_of("free", replays=0)
