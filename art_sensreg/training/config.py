@@ -42,8 +42,9 @@ class TrainingConfig:
     :param penalty_fraction: Share of each batch, above 0 and at most 1, that gets noisy copies: below 1 it is the cheap
         mode. Penalties with gradients with respect to the input, your own, those measured on adversarial images
         (`pair="adversarial"`), and models with randomness of their own (other than dropout) use the whole batch anyway.
-    :param penalty_warmup: Share of the run, from 0 to 1, over which the weights of all penalties, and of the
-        adversary `NuAT`, rise from 0 to their full value: for those that keep an untrained network from learning.
+    :param penalty_warmup: Share of the run, from 0 to 1, over which the weights of all penalties, the weight of the
+        adversary `NuAT`, and `awp_gamma` rise from 0 to their full value: for what keeps an untrained network from
+        learning.
     :param scheduler_interval: When a learning rate scheduler steps: `epoch`, `step`, or `auto`: after every step for
         `OneCycleLR` (unless its length is the number of epochs), `CyclicLR`, and schedules about as long as the run has
         steps; else after every epoch. Where that would leave a warm-up unfinished at the end of the run, `auto` is

@@ -121,11 +121,12 @@ class Stepper:
             culprit, self._cosine = read_step(terms, size)
             return ({**terms, "gradient": size} if culprit == "gradient" else terms), logits, culprit
 
-        with self._setup.objective.images.of_one_step() if self._setup.config.awp_gamma else nullcontext():
+        gamma = self._setup.config.awp_gamma * self._setup.objective.strength
+        with self._setup.objective.images.of_one_step() if gamma else nullcontext():
             terms, logits, culprit = evaluate()
             cosine = self._cosine
-            if culprit is None and self._setup.config.awp_gamma:
-                culprit = self._at_worst_weights(evaluate, terms)
+            if culprit is None and gamma:
+                culprit = self._at_worst_weights(evaluate, terms, gamma)
         # A gradient that overflows half precision is no fault: the scaler lowers its scale, and the step is left out.
         # One that overflows whatever the scale is a fault.
         overflow = culprit == "gradient" and self.scaler.is_enabled() and self._overflows < _HALVINGS
@@ -242,7 +243,7 @@ class Stepper:
             self.scaler.update()
 
     def _at_worst_weights(
-        self, evaluate: Callable[[], tuple[Terms, torch.Tensor, str | None]], terms: Terms
+        self, evaluate: Callable[[], tuple[Terms, torch.Tensor, str | None]], terms: Terms, gamma: float
     ) -> str | None:
         """
         Take the gradient again at perturbed weights, with the same perturbed images and dropout. Terms and running
@@ -251,7 +252,7 @@ class Stepper:
         self._first_pass.take()
         self._setup.objective.images.again()
         self._reseed()
-        with perturbed_weights(self._trained(), self._setup.config.awp_gamma):
+        with perturbed_weights(self._trained(), gamma):
             found, _, culprit = evaluate()
         self._first_pass.restore()
         if culprit is not None:

@@ -126,6 +126,17 @@ def test_micro_batches_and_resumed_runs_are_the_same(tmp_path, adversary):
         assert close(state_of(one), state_of(parts))
 
 
+def test_the_perturbation_rises_with_the_warm_up():
+    found = {}
+    for steps in (1, 3):
+        for gamma in (0.0, GAMMA):
+            model = small_model()
+            fit(model, PGD(eps=0.1), awp_gamma=gamma, penalty_warmup=1.0, callbacks=[StopAfter(steps)])
+            found[steps, gamma] = state_of(model)
+    assert all(map(torch.equal, found[1, 0.0], found[1, GAMMA]))
+    assert not all(map(torch.equal, found[3, 0.0], found[3, GAMMA]))
+
+
 def test_a_checkpoint_of_another_gamma_is_refused(tmp_path):
     fit(small_model(), folder=tmp_path / "with", epochs=1)
     with pytest.raises(ValueError, match=r"`awp_gamma` is 0\.1 in the checkpoint"):
