@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from art_sensreg import TrainingConfig
-from art_sensreg.adversaries import FGSMRS
+from art_sensreg import JacobianPenalty, SensitivityPenalty, SensRegClassifier, SensRegTrainer, TrainingConfig
+from art_sensreg.adversaries import FGSMRS, NFGSM, CarriedAdversary
 from art_sensreg.art_bridge.fit import overfitting_guard
+from art_sensreg.models import build_model
 from art_sensreg.training import TrainingState
 from art_sensreg.training.batches import BatchSizes, HeldOutLoader, HeldOutTensors, TensorBatches
 from art_sensreg.training.overfitting import OverfittingGuard, Watched, watched_attacks
@@ -114,6 +115,58 @@ def test_a_fall_of_the_cosine_predicts_a_collapse_once(caplog):
     assert after(*[0.7] * 30) == (False, 0.0)  # it recovered
     resumed.load_state_dict({name: guard.state_dict()[name] for name in ("best", "collapsed", "weights")})  # of before
     assert resumed.cosine is None
+
+
+def train_on_digits(digits, adversary, seed, penalties=(), **settings):
+    settings = {"model": "cnn-small", "norm_layer": "none", "rate": 3e-3, "epochs": 8, **settings}
+    torch.manual_seed(seed)
+    model = build_model(settings["model"], digits.input_shape, 10, norm_layer=settings["norm_layer"])
+    optimizer = torch.optim.Adam(model.parameters(), lr=settings["rate"])
+    classifier = SensRegClassifier(
+        model, nn.CrossEntropyLoss(), digits.input_shape, 10, optimizer=optimizer, clip_values=(0, 1), penalties=[]
+    )
+    trainer = SensRegTrainer(classifier, list(penalties), TrainingConfig(seed=seed), adversary=adversary)
+    data = {"validation_data": (digits.x_test, digits.y_test), "batch_size": 64, "nb_epochs": settings["epochs"]}
+    trainer.fit(digits.x_train, digits.y_train, verbose=False, **data)
+    return trainer.history
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_real_collapse_is_predicted_before_it_is_found(seed, digits, caplog):
+    """FGSM without noise, at a large eps and learning rate."""
+    adversary = NFGSM(eps=0.3, noise=0.0)
+    with caplog.at_level(logging.WARNING, logger="art_sensreg"):
+        found = train_on_digits(digits, adversary, seed, model="resnet-small", norm_layer="batch", rate=1e-2, epochs=12)
+    collapsed = next(record["epoch"] for record in found if record["catastrophic_overfitting"])
+    predicted = next(record["epoch"] for record in found if record["overfitting_predicted"])
+    assert predicted <= collapsed
+    messages = [record.getMessage() for record in caplog.records]
+    near, there = (
+        next(i for i, text in enumerate(messages) if text.startswith(f"Catastrophic overfitting {words}"))
+        for words in ("is near", "in epoch")
+    )
+    assert near < there
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("adversary", "penalised"),
+    [
+        (NFGSM(eps=0.2, clean_fraction=0.5), False),
+        (NFGSM(eps=0.2, clean_fraction=0.5, pair="adversarial"), True),
+        (CarriedAdversary(eps=0.2), True),
+    ],
+    ids=["n-fgsm", "n-fgsm+sr+jr", "carried+sr+jr"],
+)
+def test_healthy_training_raises_no_alarm(adversary, penalised, seed, digits, caplog):
+    penalties = [SensitivityPenalty(weight=0.3), JacobianPenalty(weight=0.03)] if penalised else []
+    with caplog.at_level(logging.WARNING, logger="art_sensreg"):
+        found = train_on_digits(digits, adversary, seed, penalties)
+    assert found[-1]["pgd_accuracy"] > 0.25
+    assert not any(record["overfitting_predicted"] for record in found)
+    assert "Catastrophic overfitting" not in caplog.text
 
 
 @pytest.mark.parametrize("loader", [False, True])

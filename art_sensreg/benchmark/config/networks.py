@@ -63,7 +63,7 @@ class Network:
 
     :param name: One of `art_sensreg.models.MODELS`; or `FILE.py:FUNCTION`, `MODULE:FUNCTION`, `timm:NAME`,
         `torchvision:NAME` (both with random weights) or `robustbench:NAME` (its published weights).
-    :param activation: Of the package's models: `relu`, `gelu` or `silu`.
+    :param activation: Of the package's models: `relu`, `gelu`, `silu` or `softplus`.
     :param norm_layer: Of the package's models: `none` or `batch`.
     :param weights: File with the weights that every model begins with; None: those that it is built with.
     """

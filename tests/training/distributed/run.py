@@ -82,7 +82,7 @@ def main(result, checkpoints=None):
         JacobianPenalty(),
         JacobianPenalty(weight=0.01, estimator="projection"),
     ]
-    if os.environ.get("ADVERSARY") in ("adversarial", "noisy"):  # what belongs to the whole batch
+    if os.environ.get("ADVERSARY") == "adversarial":  # what belongs to the whole batch
         penalties[:2] = [
             SensitivityPenalty(weight=0.1, scale="relative", top_layers=0.5),
             JacobianPenalty(weight=0.01, norm="nuclear"),
