@@ -59,6 +59,29 @@ class Cell:
         return load_target(self.suite.settings, self.suite.dataset, self.seed, file, self.name)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """
+    A kind of work on a row and seed, done piece by piece.
+
+    :param kind: One of `KINDS`.
+    :param row: The row.
+    :param seed: The seed.
+    :param attack: Name of the attack, if it is one.
+    :param threat: Its norm and size.
+    """
+
+    kind: str
+    row: Row
+    seed: int
+    attack: str = ""
+    threat: tuple[str, float] = ("linf", 0.0)
+
+    def __str__(self) -> str:
+        what = f"{self.attack} {self.threat[0]} {self.threat[1]:.4g}" if self.attack else self.kind
+        return f"{self.row.name} seed {self.seed}: {what}"
+
+
 class Laboratory:
     """
     What all cells of an experiment share: the plan, the data, and the folder.

@@ -15,10 +15,10 @@ from art_sensreg.benchmark.results.summary import trained_runs
 from art_sensreg.benchmark.results.tables import explanations, noise_table, percent, summary_table
 from art_sensreg.benchmark.results.writing import results_json, write_text
 from art_sensreg.benchmark.studies.compare_defences import comparison_table
+from art_sensreg.benchmark.studies.experiments.attack_units import base_attack
 from art_sensreg.benchmark.studies.experiments.cell import Laboratory
 from art_sensreg.benchmark.studies.experiments.declaration import Experiment
 from art_sensreg.benchmark.studies.experiments.equal_cost import points_of, write_equal_cost
-from art_sensreg.benchmark.studies.experiments.units import base_attack
 from art_sensreg.utils.tables import Table
 
 

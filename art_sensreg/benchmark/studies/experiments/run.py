@@ -15,12 +15,12 @@ from types import FrameType
 
 from art_sensreg.benchmark.defences.registry import DEFENCES
 from art_sensreg.benchmark.engine.runtime import attempt
-from art_sensreg.benchmark.studies.experiments.cell import Laboratory
+from art_sensreg.benchmark.studies.experiments.cell import Laboratory, Unit
 from art_sensreg.benchmark.studies.experiments.declaration import Experiment
 from art_sensreg.benchmark.studies.experiments.equal_cost import budgeted
 from art_sensreg.benchmark.studies.experiments.folder import ExperimentFolder
 from art_sensreg.benchmark.studies.experiments.pages import write_pages
-from art_sensreg.benchmark.studies.experiments.units import KINDS, Unit, units_of
+from art_sensreg.benchmark.studies.experiments.units import KINDS, units_of
 from art_sensreg.utils import check_choice
 from art_sensreg.utils.text import describe
 

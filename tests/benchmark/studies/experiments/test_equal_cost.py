@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from art_sensreg.benchmark.studies.experiments import Row
+from art_sensreg.benchmark.studies.experiments import Row, units
+from art_sensreg.benchmark.studies.experiments.costs import Round
 from art_sensreg.benchmark.studies.experiments.equal_cost import (
     Point,
     best_at,
@@ -14,7 +15,6 @@ from art_sensreg.benchmark.studies.experiments.equal_cost import (
     equal_cost_tables,
     write_equal_cost,
 )
-from art_sensreg.benchmark.studies.experiments.folder import ExperimentFolder
 from tests.benchmark.studies.experiments.small import SMALL, run
 
 COST = replace(
@@ -63,22 +63,32 @@ def test_the_best_at_each_budget_is_marked(tmp_path):
     assert json.loads((tmp_path / "equal-cost.json").read_text())[3]["robust"] == {"linf 0.3": 0.7}
 
 
-def test_costs_are_measured_first_and_decide_the_epochs(tmp_path):
-    experiment = replace(COST, budgets=(40,))  # so small a net hides no overhead
-    done, said = run(tmp_path, experiment)
+def test_costs_are_measured_first_and_decide_the_epochs(tmp_path, monkeypatch):
+    def measured(suite, name, seed):
+        seconds = {"sr+jr": 0.025, "jr": 0.02}[name]
+        return Round(seconds=seconds, before=0.01, after=0.01, steps=13, threads=1, device="cpu")
+
+    monkeypatch.setattr(units, "measure_round", measured)
+    done, said = run(tmp_path, COST)
     assert done.complete
-    costs = ExperimentFolder(tmp_path).costs()
-    assert set(costs) == {"sr+jr", "jr"}
+    assert [line.split("  ")[1] for line in said[1:7]] == [
+        f"{name} seed 0: cost: step cost {cost}, median {cost}"
+        for name, cost in (("sr+jr", "2.50"), ("jr", "2.00"))
+        for _ in range(3)
+    ]
     points = json.loads((tmp_path / "equal-cost.json").read_text())
-    for one in points:
-        assert one["epochs"] == epochs_within(one["budget"], costs[one["defence"]]["step_cost"])
-        assert one["cost"] <= one["budget"]
-        assert set(one["robust"]) == {"linf 0.02", "linf 0.05"}
-        assert one["seeds"] == 1
+    assert [(one["defence"], one["budget"], one["epochs"], one["cost"]) for one in points] == [
+        ("sr+jr", 6, 2, 5.0), ("jr", 2, 1, 2.0), ("jr", 6, 3, 6.0),
+    ]  # fmt: skip
+    assert all(set(one["robust"]) == {"linf 0.02", "linf 0.05"} for one in points)
     text = (tmp_path / "report.md").read_text()
     assert text.index("## linf 0.02: % of the images left") < text.index("## All rows")
-    again, said = run(tmp_path, experiment, rows=("jr",))
+    again, said = run(tmp_path, COST, rows=("jr",))
     assert again.complete
     assert len(said) == 1
     with pytest.raises(ValueError, match="`--only` is 'jr_b9'"):
-        run(tmp_path, experiment, rows=("jr_b9",))
+        run(tmp_path, COST, rows=("jr_b9",))
+    monkeypatch.setattr(units, "measure_round", lambda *given: measured(given[0], "jr", 0))
+    dear = replace(COST, budgets=(1,))
+    _, said = run(tmp_path / "dear", dear)
+    assert said[-1].startswith("no row's epoch fits into a budget: [(2.0, 'jr'), (2.0, 'sr+jr')]")
