@@ -65,7 +65,11 @@ def options_of(settings: SuiteSettings, name: str) -> Options:
     recipe = RECIPES.get(settings.dataset, FILE_RECIPE).penalties.get(name, {})
     threat = settings.threats[0]
     given = settings.options.get(name, {})
-    return resolve_options(name, given, {"eps": max(threat.eps), "norm": threat.norm, **recipe})
+    options = resolve_options(name, given, {"eps": max(threat.eps), "norm": threat.norm, **recipe})
+    optimization, rate = optimization_of(settings, name)
+    if optimization.optimizer == "sgd" and "learning_rate" in options and "learning_rate" not in given:
+        options["learning_rate"] = rate  # the default is Adam's
+    return options
 
 
 def resolve_options(name: str, given: Options, recipe: Options) -> Options:

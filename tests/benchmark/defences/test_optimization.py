@@ -157,8 +157,8 @@ def fitted(digits: Any, name: str, **settings: Any) -> Any:
     asked = OptimizationSettings(**settings)
     spec = small_spec(digits, n=24, model=model, epochs=2, batch_size=12, optimization=asked)
     options = resolve_options(name, {}, {"eps": 0.1, "norm": "linf", **RECIPES["digits"].penalties.get(name, {})})
-    if "max_iter" in options:
-        options["max_iter"] = 1
+    small = {"max_iter": 1, "least_steps": 1, "width": 2}
+    options.update({option: value for option, value in small.items() if option in options})
     with quiet():
         return trained(DEFENCES[name].train, spec, options)
 

@@ -5,6 +5,7 @@ import pytest
 
 from art_sensreg.benchmark.config.optimization import OptimizationSettings
 from art_sensreg.benchmark.config.settings import RECIPES
+from art_sensreg.benchmark.defences.registry import options_of
 from art_sensreg.benchmark.engine.context import SuiteContext, TrainedRun, training_spec
 from art_sensreg.benchmark.results.store import ResultStore
 from tests.benchmark.engine.models import small_target
@@ -34,6 +35,14 @@ def test_a_defence_may_be_optimised_in_another_way(digits):
     assert given["sr"].optimization.given == {"optimizer": "adam", "weight_decay": 5e-4}
     assert given["sr"].learning_rate == RECIPES["digits"].learning_rate
     assert (given["jr"].optimization.schedule, given["jr"].learning_rate) == ("constant", 0.3)
+
+
+def test_a_rate_of_its_own_that_is_adams_is_not_sgds():
+    names = {"optimization": OptimizationSettings(optimizer="sgd"), "learning_rate": 0.2}
+    assert options_of(settings(), "art-trades")["learning_rate"] == 1e-3
+    assert options_of(settings(**names), "art-trades")["learning_rate"] == 0.2
+    given = settings(**names, options={"art-trades": {"learning_rate": 0.05}})
+    assert options_of(given, "art-trades")["learning_rate"] == 0.05
 
 
 def test_the_record_is_the_one_that_is_stored(run):
