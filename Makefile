@@ -38,6 +38,10 @@ test-device: .venv/installed
 gpu: .venv/installed
 	$(BIN)/python benchmarks/gpu.py $(GPU)
 
+# A piece of an experiment on a GPU, at most nine minutes; the same target again goes on.
+gpu-mnist gpu-cifar10: .venv/installed
+	$(BIN)/python benchmarks/experiment.py $@ --minutes 8
+
 # The tests in another environment, with another Python or torch: ENVIRONMENT=/path/to/venv. The line goes into
 # docs/results/versions.md with `make test-versions ENVIRONMENT=... RECORD=1`.
 test-versions:
