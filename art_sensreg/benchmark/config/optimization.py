@@ -104,10 +104,13 @@ class OptimizationSettings:
 
 
 def _augmentation_of(text: str) -> Augmentation:
-    parts = {} if text == "none" else dict(part.partition("=")[::2] for part in str(text).split(","))
+    given = [] if text == "none" else [part.strip().partition("=")[::2] for part in str(text).split(",")]
+    parts = dict(given)
+    twice = len(parts) < len(given)
     sizes = {name: parts.pop(name) for name in ("crop", "cutout") if name in parts}
     flip = parts.pop("flip", None)
-    if parts or flip not in (None, "") or not all(size.isdecimal() for size in sizes.values()):
+    numbers = all(size.isascii() and size.isdecimal() for size in sizes.values())
+    if parts or twice or flip not in (None, "") or not numbers:
         raise ValueError(
             f"`augment` is {text!r}; expected some of crop=N, flip and cutout=N, such as 'crop=4,flip', or 'none'."
         )

@@ -14,6 +14,8 @@ from art_sensreg.benchmark.config import OptimizationSettings
         ({"precision": "half"}, "`precision` is 'half'; expected one of float32, bfloat16, float16"),
         ({"augment": "crop=4,turn"}, "`augment` is 'crop=4,turn'; expected some of crop=N, flip and cutout=N"),
         ({"augment": "crop=-1"}, "`augment` is 'crop=-1'; expected"),
+        ({"augment": "crop=2,crop=4"}, "`augment` is 'crop=2,crop=4'; expected"),
+        ({"augment": "crop=\uff14"}, "`augment` is 'crop=\uff14'; expected"),
         ({"augment": "flip=1"}, "`augment` is 'flip=1'; expected"),
         ({"augment": ""}, "`augment` is ''; expected"),
         ({"augment": 3}, "`augment` is 3; expected"),
@@ -48,7 +50,7 @@ def test_a_defence_may_choose_otherwise():
 def test_augmentation_in_whatever_order():
     asked = OptimizationSettings(augment="flip,cutout=8,crop=4")
     assert asked.augmentation == Augmentation(crop_padding=4, flip=True, cutout=8)
-    assert asked == OptimizationSettings(augment="crop=4,flip,cutout=8")
+    assert asked == OptimizationSettings(augment="crop=4, flip, cutout=8")
     assert OptimizationSettings(augment=asked.augment) == asked
     assert asked.updated({"augment": "none"}).given == {}
     assert OptimizationSettings(augment="crop=4").augmentation == Augmentation(crop_padding=4)
