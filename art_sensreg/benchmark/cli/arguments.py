@@ -46,10 +46,11 @@ class OneLineParser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, f"{error.message}{hint}") from None
 
 
-def program_parser(prog: str, description: str, examples: str) -> OneLineParser:
+def program_parser(prog: str, description: str, examples: str, usage: str = "[OPTION...]") -> OneLineParser:
     """The parser of a program, whose help ends with examples of commands, one a line."""
     return OneLineParser(
         prog=prog,
+        usage=f"{prog} {usage}",
         description=textwrap.fill(" ".join(description.split()), 98),
         epilog=f"examples:{examples}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

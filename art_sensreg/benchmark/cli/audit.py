@@ -33,8 +33,8 @@ from art_sensreg.models import ACTIVATIONS, MODELS, NORM_LAYERS
 from art_sensreg.utils.text import escape_markdown, fenced
 
 _EXAMPLES = """
-  art-sensreg audit --defence sr+jr                                  train it and its twin on the digits, then audit
-  art-sensreg audit --model my_net.py:build --weights my_net.safetensors --data my_images.npz --eps 8/255
+  art-sensreg audit --defence sr+jr                train it and its twin on the digits first
+  art-sensreg audit --model my_net.py:build --weights my_net.pt --data my_images.npz --eps 8/255
   art-sensreg audit --checkpoint results/mine/checkpoints/sr+jr-seed0.safetensors --eps 0.1
   art-sensreg audit --defence art-madry --checks gradients_not_zero,white_box_beats_black_box
 """
@@ -98,13 +98,13 @@ def make_audit_parser(prog: str = "audit.py") -> argparse.ArgumentParser:
     )
     add("--checks", type=known_names(CHECKS), metavar="NAME,NAME...", help="default: all; see --list")
     add("--quick", action="store_true", help="fewer points, steps and restarts")
-    add("--seed", type=int, default=0, metavar="N")
+    add("--seed", type=int, default=0, metavar="N", help="of the training and of the audit (default 0)")
 
     add = parser.add_argument_group("the run and its results").add_argument
     add(
         "--out", type=Path, metavar="DIR", help="write audit.json, audit.md and audit.html; default: results/audit-NAME"
     )
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto, a GPU if there is one")
     add("--plugin", type=Path, metavar="FILE", help="Python file that registers your own checks: docs/extending.md")
     add("--quiet", action="store_false", dest="verbose", help="no progress bar")
     return parser

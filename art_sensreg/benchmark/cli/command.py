@@ -21,12 +21,12 @@ _COMMANDS = {
 }
 _EXAMPLES = """
 examples:
-  art-sensreg bench --budget smoke                       the main defences on scikit-learn's digits, in minutes
+  art-sensreg bench --budget smoke                the main defences on the digits, in minutes
   art-sensreg bench --model my_net.py:build --data my_images/ --eps 8/255
-  art-sensreg audit --model my_net.py:build --weights my_net.safetensors --data my_images.npz --eps 8/255
-  art-sensreg audit --defence sr+jr                      train it on the digits, then check the attacks on it
-  art-sensreg report results/first results/second        one page of two runs
-  art-sensreg list sr+jr                                 one defence: its paper, its claim, its options
+  art-sensreg audit --model my_net.py:build --weights my_net.pt --data my_images.npz --eps 8/255
+  art-sensreg audit --defence sr+jr               train it on the digits, then audit it
+  art-sensreg report results/first results/second one page of two runs
+  art-sensreg list sr+jr                          one defence: its paper, its claim, its options
 
 `art-sensreg COMMAND --help` shows the options of a command.
 """

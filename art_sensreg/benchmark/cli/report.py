@@ -16,14 +16,15 @@ from art_sensreg.benchmark.results.tables import explanations, summary_table
 _EXAMPLES = """
   art-sensreg report results/mine                              its page again
   art-sensreg report results/first results/second --out results/both
-  art-sensreg report results/mine --export latex,robustbench   the table for a paper, an entry for each model
+  art-sensreg report results/mine --export latex,robustbench   for a paper, and for a leaderboard
 """
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "art-sensreg report") -> int:
     """Write the report; the exit code is 0, or 2 if the results cannot be used."""
     load_plugin(arguments, prog)
-    parser = program_parser(prog, "Rebuild the report of runs of the suite from their stored results.", _EXAMPLES)
+    description = "Rebuild the report of runs of the suite from their stored results."
+    parser = program_parser(prog, description, _EXAMPLES, "DIR [DIR...] [OPTION...]")
     parser.add_argument(
         "folders", nargs="+", type=Path, metavar="DIR", help="output folder of `bench`, or results.json"
     )

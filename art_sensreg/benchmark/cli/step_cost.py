@@ -37,7 +37,7 @@ Time full `fit` epochs, and alternatives, against plain PyTorch loops in the sam
 target is met, but does not fail.
 """
 _EXAMPLES = """
-  art-sensreg step-cost --quick                                  every model and variant, three repeats
+  art-sensreg step-cost --quick                   every model and variant, three repeats
   art-sensreg step-cost --model mlp --variants plain,sr+jr
   art-sensreg step-cost --device cuda --precision bfloat16
 """

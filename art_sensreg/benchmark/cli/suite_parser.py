@@ -35,7 +35,7 @@ from art_sensreg.training.config import PRECISIONS
 from art_sensreg.utils.checks import did_you_mean
 
 _EXAMPLES = """
-  art-sensreg bench --budget smoke                                   a table in minutes, on scikit-learn's digits
+  art-sensreg bench --budget smoke                                   a table in minutes
   art-sensreg bench --dataset mnist --defences none,sr+jr,art-madry --seeds 3
   art-sensreg bench --model my_net.py:build --data my_images/ --eps 8/255
   art-sensreg bench --norm linf,l2 --eps '8/255;0.5' --audit         two norms, every model audited
@@ -88,8 +88,8 @@ def _network_arguments(add: Add) -> None:
         metavar="FILE",
         help="weights that every defence begins its training with (safetensors, or what torch.load reads safely)",
     )
-    add("--activation", choices=tuple(ACTIVATIONS), default="relu")
-    add("--norm-layer", choices=NORM_LAYERS, default="none")
+    add("--activation", choices=tuple(ACTIVATIONS), default="relu", help="of our models; default: relu")
+    add("--norm-layer", choices=NORM_LAYERS, default="none", help="of our models; default: none")
     add("--train-size", type=whole_number, metavar="N", help="use the first N training images")
     add("--test-size", type=whole_number, metavar="N", help="attack the first N test images")
     add("--validation", action="store_true", help="attack held-out training images instead: for choosing settings")
@@ -102,7 +102,15 @@ def _training_arguments(add: Add) -> None:
         metavar="NAME,NAME...",
         help="or all, or trainers; default: the main ones at smoke budget, otherwise all; see --list",
     )
-    add("--set", type=_option, action="append", default=[], metavar="DEFENCE.OPTION=VALUE", dest="options")
+    add(
+        "--set",
+        type=_option,
+        action="append",
+        default=[],
+        metavar="DEFENCE.OPTION=VALUE",
+        dest="options",
+        help="an option of one defence (`art-sensreg list NAME` shows them); may be given several times",
+    )
     add("--seeds", type=whole_number, default=1, metavar="N", help="training seeds 0 to N-1 (default 1)")
     add("--epochs", type=whole_number, metavar="N", help="default: depends on the data set")
     add(
@@ -181,7 +189,7 @@ def _run_arguments(add: Add) -> None:
         help=f"write the table in further forms: {', '.join(EXPORTS)}",
     )
     add("--resume", action="store_true", help="continue the run in --out, keeping what is finished")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto, a GPU if there is one")
     add(
         "--jobs",
         type=whole_number,

@@ -36,7 +36,7 @@ def test_help_of_each_has_examples_that_parse(capsys, monkeypatch, name):
     assert code == 0
     assert shown.out.startswith(f"usage: art-sensreg {name}")
     assert f"\nexamples:\n  art-sensreg {name}" in shown.out
-    assert max(map(len, shown.out.split("examples:")[0].splitlines())) <= 100
+    assert max(map(len, shown.out.splitlines())) <= 100
 
 
 @pytest.mark.parametrize("name", ["bench", "audit", "step-cost"])
