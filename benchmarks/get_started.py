@@ -96,11 +96,12 @@ def page(runs: list[dict[str, object]], machine: dict[str, object], seeds: int) 
     ]
     heads = ["get_started_pytorch.py", "clean %", "FGSM 0.2: %", "PGD 0.1: %", "PGD 0.2: %", "processor s"]
     table = Table(heads, rows).as_markdown()
+    count = "one seed" if seeds == 1 else f"mean of {seeds} seeds"
     return (
         "# ART's first script, with three lines changed\n\n"
-        "```\npython benchmarks/get_started.py\n```\n\n"
-        f"{table}\n\nMNIST, 3 epochs, mean of {seeds} seeds; FGSM on all test images, PGD (40 steps, 2 starts) on the "
-        f"first {PGD_POINTS}. torch {machine['torch']}, ART {machine['art']}, {machine['threads']} threads.\n"
+        f"```\npython benchmarks/get_started.py --seeds {seeds}\n```\n\n"
+        f"{table}\n\nMNIST, 3 epochs, {count}; FGSM on all test images, PGD (40 steps, 2 starts) on the "
+        f"first {PGD_POINTS}. torch {machine['torch']}, ART {machine['art']}, threads: {machine['threads']}.\n"
     )
 
 
