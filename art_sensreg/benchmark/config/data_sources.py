@@ -39,10 +39,10 @@ def open_dataset(name: str, data_dir: str | os.PathLike[str] | None = None) -> D
     """
     if name in DATASETS or name.endswith(".npz"):
         return load_dataset(name, data_dir)
-    if ":" in name:
-        return _from_code(name)
     if os.path.isdir(name):
         return _from_folder(Path(name))
+    if ":" in name:
+        return _from_code(name)
     where = ", which is no folder" if os.sep in name else ""
     hint = did_you_mean(name, DATASETS)
     raise ValueError(f"`dataset` is {name!r}{where}; expected one of {', '.join(DATASETS)}; or {FORMS}{hint}")
@@ -88,7 +88,9 @@ def _from_folder(folder: Path) -> Dataset:
     parts = {path.name: path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
     test = next((parts[name] for name in _TEST_FOLDERS if name in parts), None)
     try:
-        if "train" in parts and test is not None:
+        if ("train" in parts) != (test is not None):
+            raise ValueError(f"it has one of train and {' or '.join(_TEST_FOLDERS)}; expected both, or classes alone")
+        if test is not None:
             train_files, test_files = _files(parts["train"]), _files(test)
             if set(train_files) != set(test_files):
                 other = min(set(train_files) ^ set(test_files))
@@ -110,11 +112,16 @@ def _files(folder: Path) -> dict[str, list[Path]]:
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if len(classes) < 2:
         raise ValueError(f"{folder} has {len(classes)} folders; expected one for each class")
-    files = {path.name: sorted(file for file in path.rglob("*") if file.suffix.lower() in _ENDINGS) for path in classes}
+    files = {path.name: sorted(file for file in path.rglob("*") if _is_image(file, path)) for path in classes}
     for name, found in files.items():
         if not found:
             raise ValueError(f"{folder / name} holds no images ({', '.join(sorted(_ENDINGS))})")
     return files
+
+
+def _is_image(file: Path, folder: Path) -> bool:
+    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+    return file.suffix.lower() in _ENDINGS and not hidden
 
 
 def _split(files: dict[str, list[Path]]) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:

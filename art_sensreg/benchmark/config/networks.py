@@ -151,9 +151,9 @@ def _own(name: str, input_shape: Shape, nb_classes: int) -> nn.Module:
     try:
         model: nn.Module = make(rest, input_shape, nb_classes)
         return model
-    except ValueError:
-        raise
     except Exception as error:  # whatever the library raises
+        if str(error).startswith("`--model`"):
+            raise
         raise ValueError(f"`--model` {name} cannot be built: {describe(error)[:300]}") from error
 
 

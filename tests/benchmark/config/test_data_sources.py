@@ -48,6 +48,7 @@ def test_a_folder_of_classes_alone_is_divided_the_same_way_each_time(tmp_path):
         for number, picture in enumerate(pictures(4, 4)):
             save(tmp_path / name, f"{number}.png", picture)
     (tmp_path / "a" / "notes.txt").write_text("no image")
+    (tmp_path / "a" / "._0.png").write_text("what macOS leaves")
     (tmp_path / ".hidden").mkdir()
     data = open_dataset(str(tmp_path))
     assert (len(data.x_train), len(data.x_test)) == (18, 6)
@@ -87,6 +88,8 @@ def broken(folder, kind):
         save(folder / "b", "9.png", np.full((4, 4, 4), 128, dtype=np.uint8))
     elif kind == "single":
         save(folder / "c", "0.png", pictures(4, 4)[0])
+    elif kind == "train":
+        save(folder / "train" / "a", "0.png", pictures(4, 4)[0])
     elif kind == "parts":
         save(folder / "train" / "a", "0.png", pictures(4, 4)[0])
         save(folder / "train" / "b", "0.png", pictures(4, 4)[0])
@@ -103,6 +106,7 @@ def broken(folder, kind):
         ("depth", "9.png is an image of mode I;16; expected grey or RGB of 8 bits"),
         ("transparent", "9.png has transparent parts"),
         ("single", "the class 'c' has one image"),
+        ("train", "it has one of train and test or val or validation"),
         ("parts", "the class 'b' is in one of"),
     ],
 )
