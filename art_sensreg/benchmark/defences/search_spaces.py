@@ -68,6 +68,8 @@ SPACES: dict[str, Space] = {
     "gradalign": {**_EPS, "weight": Around(5.0)},
     "fgsm-pgi": {**_EPS, "weight": Around(5.0)},
     "nuat": {**_EPS, "weight": Around(5.0)},
+    "free": {**_EPS, "replays": Among((2, 4, 8))},
+    "ibp": {"eps_factor": Times(0.75, 1.1), "kappa": Among((0.0, 0.25, 0.5)), "reg_weight": Around(3.0)},
     "fgsm-rs+sr+jr": {**_EPS, **_CLEAN, **_PENALTIES},
     "n-fgsm+sr+jr": {**_EPS, **_CLEAN, **_PENALTIES},
     "at": {**_EPS, **_CLEAN},
