@@ -8,9 +8,9 @@ usage: graddiv.py [--seeds N] [--epochs N] [--points N] [--bases] [--out DIR]
 2. On test images, for each seed: the same network without and with GradDiv; the cosine at 32 draws, accuracy clean,
    under PGD through the expectation over draws (EOT), and under AutoAttack `rand`.
 
-With --bases instead, into OUT/graddiv-bases.md, and OUT/graddiv-bases.json from where the same command goes on: RSE, Adv-BNN
-and PNI, with the strength of the noise and the weight searched on held-out training images; then, on test images, what
-the paper claims: whether images that were attacked on few draws are classified better by other draws.
+With --bases instead: RSE, Adv-BNN and PNI, with the strength of the noise and the weight searched on held-out training
+images; then, on test images, what the paper claims: whether images that were attacked on few draws are classified
+better by other draws. Into OUT/graddiv-bases.md, and OUT/graddiv-bases.json, from where the same command goes on.
 """
 
 import argparse
@@ -76,18 +76,14 @@ def bases(given: argparse.Namespace, dataset: Dataset) -> None:
     tried, found = graddiv_bases.run_bases(dataset, path, given.epochs, given.seeds, given.points, say)
     words = ["python", "benchmarks/graddiv.py", *sys.argv[1:]]
     notes = (
-        f"First {given.points} test images of the digits, {given.epochs} epochs, {given.seeds} training seeds (means), L-inf 0.1, "
-        "40 steps of ascent on the mean logits of 1, 2, 4 or 16 fixed draws. `own`: accuracy of those draws; `fresh`: of 16 "
-        "others. The noise is in multiples of the suite's. Of each network the best setting without GradDiv and the best with "
-        "it, as chosen on held-out training images."
+        f"First {given.points} test images of the digits, {given.epochs} epochs, {given.seeds} training seeds (means), "
+        "L-inf 0.1, 40 steps on the mean logits of 1, 2, 4 or 16 fixed draws. `own`: accuracy of these draws, "
+        "`fresh`: of 16 others. The noise is in multiples of the suite's. Of each network the best setting without "
+        "GradDiv and the best with it, as chosen on held-out training images."
     )
-    parts = [
-        "# GradDiv on random networks",
-        notes,
-        fenced(shlex.join(words)),
-        graddiv_bases.bases_table(found).as_markdown(),
-    ]
-    parts += ["## All settings, on held-out training images", graddiv_bases.bases_table(tried).as_markdown()]
+    tables = [graddiv_bases.bases_table(networks).as_markdown() for networks in (found, tried)]
+    parts = ["# GradDiv on random networks", notes, fenced(shlex.join(words)), tables[0]]
+    parts += ["## All settings, on held-out training images", tables[1]]
     text = "\n\n".join(parts) + "\n"
     write_text(given.out / "graddiv-bases.md", text)
     say(text)

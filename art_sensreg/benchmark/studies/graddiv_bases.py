@@ -167,9 +167,12 @@ def run_bases(
 ) -> tuple[list[Candidate], list[Candidate]]:
     """
     Search on held-out training images, then measure what was chosen on test images with every seed; each network is
-    stored in the file as soon as it is measured, and not trained again.
+    stored in the file as soon as it is measured, and not trained again. ValueError if the file is of another study.
     """
-    stored = json.loads(path.read_text()) if path.exists() else {"search": [], "test": []}
+    study: dict[str, Any] = {"epochs": epochs, "points": points}
+    stored = json.loads(path.read_text()) if path.exists() else {"study": study, "search": [], "test": []}
+    if stored["study"] != study:
+        raise ValueError(f"{path} is of a study with {stored['study']}, and this one has {study}; choose another --out")
     held_out = dataset.with_validation_as_test()
 
     def measured(part: str, data: Dataset, settings: Sequence[tuple[str, float, float, int]]) -> list[Candidate]:

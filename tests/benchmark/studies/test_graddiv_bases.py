@@ -98,6 +98,8 @@ def test_what_is_measured_is_stored_and_not_measured_again(tmp_path, digits, mon
     again = run_bases(digits, path, epochs=1, seeds=2, points=5, say=lambda line: None)
     assert again == (tried, found)
     assert calls == [("pni", 0.5, 0.2, 1)] == [tuple(dropped[name] for name in ("base", "factor", "weight", "seed"))]
+    with pytest.raises(ValueError, match=r"bases.json is of a study with \{'epochs': 1, 'points': 5\}"):
+        run_bases(digits, path, epochs=2, seeds=2, points=5, say=lambda line: None)
     row = bases_table(found).rows[0]
     assert row[:3] == ["rse", "0.5", "0"]
     assert row[5] == "49.5 / 49.5"
