@@ -170,7 +170,9 @@ def run_bases(
     stored in the file as soon as it is measured, and not trained again. ValueError if the file is of another study.
     """
     study: dict[str, Any] = {"epochs": epochs, "points": points}
-    stored = json.loads(path.read_text()) if path.exists() else {"study": study, "search": [], "test": []}
+    stored: dict[str, Any] = {"study": study, "search": [], "test": []}
+    if path.exists():
+        stored = json.loads(path.read_text())
     if stored["study"] != study:
         raise ValueError(f"{path} is of a study with {stored['study']}, and this one has {study}; choose another --out")
     held_out = dataset.with_validation_as_test()
