@@ -164,6 +164,12 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(digits: Any, tmp_path: A
     assert same_weights(weights_of(trained(ROW.train, resumable, OPTIONS)), weights_of(whole))
 
 
+def test_a_last_batch_of_one_image_is_left_out(digits: Any) -> None:
+    assert trained(ROW.train, small_spec(digits, n=33, epochs=1, eps=0.05), OPTIONS)
+    many = small_spec(digits, n=40, epochs=1, eps=0.05)
+    assert trained(ROW.train, many, {**OPTIONS, "least_steps": 5})
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [({"net": "huge"}, "`net` is 'huge'; expected one of own, run"), ({"net": 3}, "`net` is 3; expected one of own"),
