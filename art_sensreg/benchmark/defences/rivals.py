@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from art.estimators.classification import PyTorchClassifier
+from torch import nn
 
 from art_sensreg.adversaries import FGSMPGI, FGSMRS, NFGSM, PGD, TRADES, Free, NuAT
 from art_sensreg.benchmark.defences.factories import from_penalties
 from art_sensreg.benchmark.defences.spec import Defence, Options
 from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingSpec
-from art_sensreg.models import ACTIVATIONS
+from art_sensreg.models import ACTIVATIONS, MODELS
 from art_sensreg.penalties import GradientAlignmentPenalty, GradientNormPenalty, LogitPairingPenalty
 from art_sensreg.penalty_lists import Penalty
 from art_sensreg.trainers import SensRegTrainer
@@ -48,6 +49,13 @@ def _trades(options: Options) -> TRADES:
 def _gradient_norm(options: Options) -> list[Penalty]:
     dual = {"linf": "l1", "l2": "l2"}
     return [GradientNormPenalty(weight=options["weight"] * options["eps"], norm=dual[options["norm"]])]
+
+
+def _smooth_model(spec: TrainingSpec, options: Options) -> nn.Module:
+    model = replace(spec, activation=options["activation"]).new_model()
+    if spec.model not in MODELS and any(isinstance(module, nn.ReLU) for module in model.modules()):
+        raise NotApplicable("gradnorm needs a smooth activation, such as SiLU; the network that was given has ReLU")
+    return model
 
 
 def _free(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
@@ -149,7 +157,7 @@ RIVALS = (
         "Rodriguez-Munoz et al. 2024, arXiv 2409.20139",
         _gradient_norm,
         {"weight": 1.0, "eps": None, "norm": None, "activation": "silu", "penalty_warmup": 0.5},
-        architecture=lambda spec, options: replace(spec, activation=options["activation"]).new_model(),
+        architecture=_smooth_model,
         check=lambda options: check_choice("activation", options["activation"], tuple(ACTIVATIONS)),
         norms=_STEEPEST,
     ),

@@ -98,3 +98,15 @@ def test_free_training_has_the_steps_of_the_others(digits):
         free.train(spec, options_of("free", replays=5))
     with pytest.raises(ValueError, match="`replays` is 0"):
         options_of("free", replays=0)
+
+
+def test_gradnorm_is_not_trained_on_a_network_with_kinks(digits, monkeypatch):
+    spec = small_spec(digits, model="own.py:network")
+    for layer in (nn.ReLU(), nn.SiLU()):
+        own = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), layer, nn.Linear(8, 10))
+        monkeypatch.setattr(type(spec), "new_model", lambda self, own=own: own)
+        if isinstance(layer, nn.SiLU):
+            assert DEFENCES["gradnorm"].new_model(spec, options_of("gradnorm")) is own
+            continue
+        with pytest.raises(NotApplicable, match="gradnorm needs a smooth activation"):
+            DEFENCES["gradnorm"].new_model(spec, options_of("gradnorm"))

@@ -22,7 +22,7 @@ from art_sensreg import (
     SensRegTrainer,
     TrainingConfig,
 )
-from art_sensreg.adversaries import FGSMRS, PGD, TRADES, CarriedAdversary
+from art_sensreg.adversaries import FGSMRS, PGD, TRADES, CarriedAdversary, Free
 from art_sensreg.models import build_model
 from art_sensreg.training import Callback, ValidationAttack
 from art_sensreg.training.distributed import join_processes, leave_processes
@@ -32,6 +32,7 @@ ADVERSARIES = {
     "adversarial": FGSMRS(eps=0.05, clean_fraction=0.5, pair="adversarial"),
     "carried": CarriedAdversary(eps=0.05),
     "free": CarriedAdversary(eps=0.05, free=True, norm="l2"),
+    "replays": Free(eps=0.05, replays=2),
     "trades": TRADES(eps=0.05, max_iter=2, pair="adversarial"),
 }
 

@@ -40,6 +40,7 @@ def run(*arguments, processes=1, timeout=150, **environment):
         pytest.param("0.4", "noisy", "0", marks=pytest.mark.slow),
         pytest.param("0.4", "", "0.05", marks=pytest.mark.slow),
         pytest.param("0.4", "adversarial", "0.05", marks=pytest.mark.slow),
+        pytest.param("1", "replays", "0", marks=pytest.mark.slow),
         pytest.param("1", "trades", "0", marks=pytest.mark.slow),
     ],
 )
@@ -54,7 +55,7 @@ def test_two_processes_train_as_one(tmp_path, fraction, adversary, gamma):
         assert done.returncode == 0, done.stderr
         results.append(torch.load(path, weights_only=True))
     one, two = results
-    assert len(one["losses"]) == 21
+    assert len(one["losses"]) == (42 if adversary == "replays" else 21)
     # TRADES starts where its gradient is nearly zero: rounding decides some of the signs.
     # So it does, after some steps, where weights are perturbed along gradients at such images.
     loose = 200 if adversary == "trades" or (adversary and gamma != "0") else 1
