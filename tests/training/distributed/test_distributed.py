@@ -35,7 +35,6 @@ def run(*arguments, processes=1, timeout=150, **environment):
         ("0.4", "adversarial", "0"),
         ("0.4", "carried", "0"),
         pytest.param("0.4", "free", "0", marks=pytest.mark.slow),
-        pytest.param("1", "carried", "0.05", marks=pytest.mark.slow),
         pytest.param("0.4", "", "0", marks=pytest.mark.slow),
         pytest.param("0.4", "noisy", "0", marks=pytest.mark.slow),
         pytest.param("0.4", "", "0.05", marks=pytest.mark.slow),
