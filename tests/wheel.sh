@@ -22,6 +22,6 @@ venv/bin/art-sensreg bench --budget smoke --model my_net.py:build --defences non
     --test-size 60 --out run
 venv/bin/art-sensreg audit --model my_net.py:build --weights run/checkpoints/sr+jr-seed0.safetensors --eps 8/255 \
     --quick --points 60 --out audit
-for file in run/results.json run/report.html audit/audit.md; do
+for file in run/results.json run/report.md audit/audit.md; do
     test -s "$file"
 done

@@ -177,6 +177,7 @@ _IN_ORDER = (
         default_from="smoke",
         min_classes=4,
         art=False,
+        package="pyautoattack",
     ),
     AttackSpec(
         "carlini-l2",

@@ -35,6 +35,7 @@ class AttackSpec:
     :param black_box: Whether it uses no gradients.
     :param square_images: Whether it fails on images that are not square.
     :param needs_surrogates: Whether it needs other trained models of the same run.
+    :param package: A package that it needs and that only the extra `bench` installs, or "".
 
     Example:
     >>> from art.attacks.evasion import FastGradientMethod
@@ -59,6 +60,7 @@ class AttackSpec:
     black_box: bool = False
     needs_surrogates: bool = False
     square_images: bool = False
+    package: str = ""
 
     def refusal(self, norm: str, input_shape: tuple[int, ...]) -> str | None:
         """

@@ -157,8 +157,10 @@ def _read_all(files: dict[str, list[Path]], size: tuple[int, int]) -> tuple[np.n
 
 def _open(path: Path) -> Any:
     """An image as it is to be looked at, if it can be had without loss in 8 bits a channel."""
-    from PIL import Image, ImageOps
-
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise ValueError("a folder of images needs Pillow: pip install 'art_sensreg[bench]'") from error
     try:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file)

@@ -25,6 +25,7 @@ from art_sensreg.utils import check_choice, check_count
 from art_sensreg.utils.text import describe
 
 _CLASSES = "needs {} classes"
+_PACKAGE = "needs {}: pip install 'art_sensreg[bench]'"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +189,9 @@ def _attacks(request: SuiteRequest, budget: str, classes: int) -> tuple[str, ...
     """The attacks in the order in which they run; undefined ones are left out, and refused when asked for by name."""
     unfit = {}
     for name, attack in ATTACKS.items():
-        if attack.min_classes > classes:
+        if attack.package and find_spec(attack.package) is None:
+            unfit[name] = _PACKAGE.format(attack.package)
+        elif attack.min_classes > classes:
             unfit[name] = f"{_CLASSES.format(attack.min_classes)}; the data set has {classes}"
         elif not set(request.norms) & set(attack.norms):
             unfit[name] = f"is not defined in {', '.join(request.norms)}; only in {', '.join(attack.norms)}"
@@ -203,7 +206,11 @@ def _attacks(request: SuiteRequest, budget: str, classes: int) -> tuple[str, ...
 def _left_out(request: SuiteRequest, budget: str, classes: int) -> tuple[str, ...]:
     wanted = [ATTACKS[name] for name in request.attacks or default_attacks(budget)]
     few = [attack for attack in wanted if attack.min_classes > classes]
-    return tuple(f"{attack.name}: {_CLASSES.format(attack.min_classes)}, left out" for attack in few)
+    absent = [attack for attack in wanted if attack.package and find_spec(attack.package) is None]
+    return (
+        *(f"{attack.name}: {_CLASSES.format(attack.min_classes)}, left out" for attack in few),
+        *(f"{attack.name}: {_PACKAGE.format(attack.package)}, left out" for attack in absent),
+    )
 
 
 def _workers(jobs: int | None, device: str, recipe: Recipe) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from art_sensreg.benchmark.results.writing import write_text
 from art_sensreg.utils.files import usable_folder
 from art_sensreg.utils.tables import Table
 from art_sensreg.utils.text import escape_markdown, fenced
+
+logger = logging.getLogger(__name__)
 
 _CLAIM = (
     "Shown: where the worst case is above that of another model of this run, by more than the sampling error (95 %) of "
@@ -34,7 +38,7 @@ _ORDER = (
 def write_report(folders: Sequence[Path | str], out: Path | str) -> list[Path]:
     """
     Write `report.html`, `report.md`, `robustness.png` (and `robustness-NORM.png` of every further norm) from stored
-    results alone.
+    results alone. Without matplotlib, `report.md` only.
 
     :param folders: Output folders of the suite, or `results.json` files, whose settings belong into one table: runs of
         several are merged; of a defence and seed that several have, the first is shown and the others are compared.
@@ -46,9 +50,12 @@ def write_report(folders: Sequence[Path | str], out: Path | str) -> list[Path]:
     merged = merge_results(folders)
     results = merged.results
     out = usable_folder("--out", Path(out))
-    pictures = [out / picture for picture in _draw(results, out)]
     title, notes = _title(results.config), _notes(results)
     write_text(out / "report.md", _markdown(merged, title, notes))
+    if find_spec("matplotlib") is None:
+        logger.warning("The plots and report.html are left out; they need matplotlib: pip install 'art_sensreg[bench]'")
+        return [out / "report.md"]
+    pictures = [out / picture for picture in _draw(results, out)]
     write_text(out / "report.html", page_html(merged, title, notes))
     return [*pictures, out / "report.md", out / "report.html"]
 

@@ -94,3 +94,13 @@ def test_workers_are_for_the_cpu_and_as_many_as_asked_for(monkeypatch):
 def test_what_python_callers_misspell_is_refused(asked, message):
     with pytest.raises((ValueError, OSError), match=message):
         plan_suite(SuiteRequest(**asked))
+
+
+def test_an_attack_whose_package_is_missing_is_left_out_and_refused_by_name(monkeypatch):
+    monkeypatch.setattr("art_sensreg.benchmark.engine.plan.find_spec", lambda name: None)
+    plan = plan_suite(SuiteRequest(dataset="digits", budget="smoke"))
+    assert "autoattack" not in plan.settings.attacks
+    assert "apgd-ce" in plan.settings.attacks
+    assert plan.left_out == ("autoattack: needs pyautoattack: pip install 'art_sensreg[bench]', left out",)
+    with pytest.raises(ValueError, match="`--attacks` names autoattack, which needs pyautoattack"):
+        plan_suite(SuiteRequest(dataset="digits", attacks=("autoattack",)))

@@ -6,6 +6,7 @@ from art_sensreg.benchmark.config.threat_models import Threat
 from art_sensreg.benchmark.results.entries import AttackRecord, CurvePoint
 from art_sensreg.benchmark.results.report import total_minutes, write_report
 from art_sensreg.benchmark.results.writing import results_json, write_text
+from tests.paths import ROOT
 from tests.support.results import case, results, run_record
 
 
@@ -65,3 +66,10 @@ def test_several_folders_make_one_report(tmp_path):
     write_report([tmp_path / "a", tmp_path / "b"], tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text()
     assert all(part in page for part in ("python a.py", "python b.py", ">none<", ">sr<"))
+
+
+def test_without_matplotlib_the_text_is_written_alone(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("art_sensreg.benchmark.results.report.find_spec", lambda name: None)
+    source = ROOT / "docs" / "results" / "digits-bench.json"
+    assert write_report([source], tmp_path) == [tmp_path / "report.md"]
+    assert "need matplotlib" in caplog.text
