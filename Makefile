@@ -4,7 +4,7 @@ BIN := .venv/bin
 TESTS := $(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
 DATA ?= $(ART_SENSREG_DATA)
 
-.PHONY: bench test test-all test-machines test-device test-versions coverage docs notebook gpu gpu-mnist gpu-cifar10 lint results-mnist clean
+.PHONY: bench test test-all test-machines test-device test-versions coverage docs notebook test-wheel gpu gpu-mnist gpu-cifar10 lint results-mnist clean
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -57,6 +57,10 @@ coverage: .venv/installed
 docs: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
 	OMP_NUM_THREADS=1 $(BIN)/python docs/notebooks/execute.py --check
+
+# The wheel in an empty environment: `art-sensreg bench` ends with its table, `audit` runs on a network in a file.
+test-wheel: .venv/installed
+	bash tests/wheel.sh
 
 # The notebook of the documentation: execute it and store its outputs.
 notebook: .venv/installed

