@@ -261,5 +261,6 @@ def test_an_audit_of_a_pipe_is_refused(tmp_path, capsys):
 
 def test_published_results_are_results():
     for file in (ROOT / "docs" / "results").glob("*.json"):
-        if {"schema", "runs"} <= set(json.loads(file.read_text())):
+        data = json.loads(file.read_text())
+        if "schema" in data and "runs" in data:
             assert read_results(file).runs
