@@ -52,6 +52,7 @@ def test_a_finished_run_is_resumed_by_several(finished):
     assert after == before
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_an_error_and_the_rest_is_kept(tmp_path):
     plugin = tmp_path / "plugin.py"
     plugin.write_text(

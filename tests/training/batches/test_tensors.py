@@ -26,6 +26,7 @@ def test_an_array_mapped_from_a_file_trains_the_same(make_classifier, digits, tm
     assert same_weights(*results)
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_batch_not_with_the_data(tmp_path):
     script = """
         import sys, resource, warnings

@@ -61,7 +61,7 @@ def kill_and_resume(never_stopped, tmp_path, number):
     assert (tmp_path / "weights.txt").read_text() == weights.with_suffix(".txt").read_text()
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_killed_run_ends_as_if_it_had_never_been_stopped(never_stopped, tmp_path, number):
     kill_and_resume(never_stopped, tmp_path, number)
 

@@ -31,7 +31,7 @@ def run(*arguments, processes=1, timeout=150, **environment):
 @pytest.mark.parametrize(
     ("fraction", "adversary", "gamma"),
     [
-        ("1", "", "0"),
+        pytest.param("1", "", "0", marks=pytest.mark.slow),  # as of a part of the batch
         ("0.4", "adversarial", "0"),
         ("0.4", "carried", "0"),
         pytest.param("0.4", "free", "0", marks=pytest.mark.slow),
