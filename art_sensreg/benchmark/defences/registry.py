@@ -17,7 +17,7 @@ from art_sensreg.utils.checks import check_number, did_you_mean
 
 DEFENCES: dict[str, Defence] = {}
 SMOKE_DEFENCES = (
-    *("none", "sr", "jr", "sr+jr", "sr+jr-cheap", "carried+sr+jr", "n-fgsm+sr+jr", "at+sr+jr", "fire"),
+    *("none", "sr", "jr", "sr+jr", "sr+jr-cheap", "n-fgsm+sr+jr", "at+sr+jr", "carried+sr+jr", "fire"),
     *("art-adversarial", "art-madry", "art-trades-fixed", "art-fbf-fixed"),
     *("art-spatial-smoothing", "art-gaussian-augmentation", "quantise"),
 )
