@@ -165,6 +165,7 @@ def test_repr_rebuilds_the_call():
     for adversary in KINDS:
         assert eval(repr(adversary)) == adversary
     assert CarriedAdversary(eps=0.2).step == 0.1
+    assert CarriedAdversary(eps=0.2, free=True).step == 0.05
     assert CarriedAdversary(eps=0.2).pair == "start"
     assert CarriedAdversary(eps=0.2, free=True).pair == "noisy"
 
