@@ -25,8 +25,8 @@ class CarriedAdversary(Adversary):
 
     | Paper link: https://arxiv.org/abs/1912.11969 (Zheng et al. 2020, ATTA, algorithm 1)
 
-    :param eps_step: Size of a step, in input units; None: `eps / 2`, or `eps / 4` with `free`, whose gradients are those
-        of the visit before.
+    :param eps_step: Size of a step, in input units; None: `eps / 2`, or with `free`, whose gradients are those of the
+        visit before, `eps / 4`.
     :param pair: As for :class:`Adversary`; by default `start`, or `noisy` with `free`, which has no start pass. With
         `free`, noisy copies are of the perturbed images, unless the loss needs the clean ones too.
     :param norm: `linf` (`np.inf`) or `l2` (2).
