@@ -38,7 +38,6 @@ def run(*arguments, processes=1, timeout=150, **environment):
         pytest.param("0.4", "", "0", marks=pytest.mark.slow),
         pytest.param("0.4", "noisy", "0", marks=pytest.mark.slow),
         pytest.param("0.4", "", "0.05", marks=pytest.mark.slow),
-        pytest.param("0.4", "adversarial", "0.05", marks=pytest.mark.slow),
         pytest.param("1", "replays", "0", marks=pytest.mark.slow),
         pytest.param("1", "trades", "0", marks=pytest.mark.slow),
     ],
