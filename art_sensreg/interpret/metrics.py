@@ -9,8 +9,9 @@ import torch
 from art.estimators.classification import PyTorchClassifier
 
 from art_sensreg.interpret.config import DEFAULT, ExplanationConfig
-from art_sensreg.interpret.saliency import Saliency, batches, checked, eval_logits, input_gradient, optional_module
+from art_sensreg.interpret.saliency import BENCH_EXTRA, Saliency, batches, checked, eval_logits, input_gradient
 from art_sensreg.utils import as_numbers, check_flag
+from art_sensreg.utils.checks import optional_module
 from art_sensreg.utils.model_rng import preserve_rng_state
 
 
@@ -93,7 +94,7 @@ def max_sensitivity(
     array([0.])
     """
     images, labels = checked(classifier, x, y)
-    sensitivity_max = optional_module("captum.metrics").sensitivity_max
+    sensitivity_max = optional_module("captum.metrics", BENCH_EXTRA).sensitivity_max
     generator = np.random.default_rng(config.seed)
 
     def maps(rows: Any, target: torch.Tensor) -> Any:
@@ -186,7 +187,7 @@ def _squared_errors(
     maps: np.ndarray,
     config: ExplanationConfig,
 ) -> np.ndarray:
-    captum_infidelity = optional_module("captum.metrics").infidelity
+    captum_infidelity = optional_module("captum.metrics", BENCH_EXTRA).infidelity
     samples = config.samples
     with eval_logits(classifier, config.seed) as drawn:
         generator = np.random.default_rng(config.seed)

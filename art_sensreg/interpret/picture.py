@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from art.estimators.classification import PyTorchClassifier
 
-from art_sensreg.interpret.saliency import SALIENCIES, batches, checked, eval_logits, optional_module
+from art_sensreg.interpret.saliency import BENCH_EXTRA, SALIENCIES, batches, checked, eval_logits
 from art_sensreg.utils import check_choice, shown
+from art_sensreg.utils.checks import optional_module
 from art_sensreg.utils.files import atomic_write
 
 _INCHES = 1.5  # of an image
@@ -64,7 +65,7 @@ def saliency_picture(
     predicted = {model: _predicted(classifier, images) for model, classifier in classifiers.items()}
     shape = (len(images), 1 + len(maps))
     # Not pyplot, which keeps every figure and the backend for the whole process.
-    figure = optional_module("matplotlib.figure").Figure(
+    figure = optional_module("matplotlib.figure", BENCH_EXTRA).Figure(
         figsize=(_INCHES * shape[1], (_INCHES + 0.3) * shape[0] + 0.5), layout="constrained"
     )
     axes = figure.subplots(*shape, squeeze=False)

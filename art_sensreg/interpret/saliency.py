@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from art_sensreg.art_bridge.checks import check_images, check_labels, class_indi
 from art_sensreg.attacks.wrappers.torch_model import check_classifier, differentiable_model
 from art_sensreg.interpret.config import DEFAULT, ExplanationConfig
 from art_sensreg.utils import check_differentiable, check_flag
+from art_sensreg.utils.checks import optional_module
 from art_sensreg.utils.model_rng import preserve_model
 from art_sensreg.utils.modes import eval_mode
 
@@ -90,7 +90,9 @@ def integrated_gradients(
     images, labels = checked(classifier, x, y)
     starts = full_baseline(config.baseline, images)
     with eval_logits(classifier, config.seed) as logits:
-        method = optional_module("captum.attr").IntegratedGradients(logits, multiply_by_inputs=multiply_by_inputs)
+        method = optional_module("captum.attr", BENCH_EXTRA).IntegratedGradients(
+            logits, multiply_by_inputs=multiply_by_inputs
+        )
         maps = []
         for rows, start, targets in batches(classifier, config.batch_size, images, starts, labels):
             # No fewer rows than images: Captum takes at least one step of all of them at once.
@@ -100,18 +102,12 @@ def integrated_gradients(
     return np.concatenate(maps)
 
 
+BENCH_EXTRA = "'art_sensreg[bench]'"
+
 SALIENCIES: dict[str, Callable[..., np.ndarray]] = {
     "gradient": input_gradient,
     "integrated_gradients": integrated_gradients,
 }
-
-
-def optional_module(name: str) -> Any:
-    """Import a module of the `bench` extra, which the core does without; an ImportError names that extra."""
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise ImportError(f"{name.partition('.')[0]} is missing; install art_sensreg[bench].") from error
 
 
 @contextmanager

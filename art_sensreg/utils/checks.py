@@ -9,6 +9,7 @@ import operator
 import re
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -153,3 +154,12 @@ def _is_scalar(value: Any, converts: str) -> bool:
     else:
         real = not isinstance(value, bool) and not re.search("bool|complex", str(dtype))
     return real and hasattr(value, converts) and np.ndim(value) == 0
+
+
+def optional_module(name: str, install: str | None = None) -> Any:
+    """Import a module that only its users need; an ImportError says what to install: by default its package."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        package = (error.name or name).partition(".")[0]
+        raise ImportError(f"{package} is missing: pip install {install or package}") from error

@@ -195,10 +195,10 @@ def test_what_is_missing_is_named(monkeypatch, tmp_path):
             monkeypatch.setitem(sys.modules, name + part, None)
     classifier, _ = linear_classifier()
     assert input_gradient(classifier, images(), [0] * 5).shape == (5, *SHAPE)
-    message = r"captum is missing; install art_sensreg\[bench\]"
+    message = r"captum is missing: pip install 'art_sensreg\[bench\]'"
     with pytest.raises(ImportError, match=message):
         integrated_gradients(classifier, images(), [0] * 5)
     with pytest.raises(ImportError, match=message):
         interpret.explain(classifier, images(), [0] * 5)
-    with pytest.raises(ImportError, match=r"matplotlib is missing; install art_sensreg\[bench\]"):
+    with pytest.raises(ImportError, match=r"matplotlib is missing: pip install 'art_sensreg\[bench\]'"):
         interpret.saliency_picture({"linear": classifier}, images(), [0] * 5, tmp_path / "maps.png", ["gradient"])

@@ -1,3 +1,4 @@
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -12,6 +13,7 @@ from art_sensreg.utils.checks import (
     check_number,
     did_you_mean,
     number_of,
+    optional_module,
     python_number,
     shown,
 )
@@ -94,3 +96,11 @@ def test_values_are_shown_short_and_on_one_line():
     text = shown(["long\nline" * 100] * 50)
     assert len(text) <= 200
     assert "\n" not in text
+
+
+def test_a_missing_package_is_named_with_what_installs_it():
+    assert optional_module("math") is math
+    with pytest.raises(ImportError, match=r"^no_such_package is missing: pip install no_such_package$"):
+        optional_module("no_such_package.part")
+    with pytest.raises(ImportError, match=r"^no_such_package is missing: pip install 'art_sensreg\[bench\]'$"):
+        optional_module("no_such_package", "'art_sensreg[bench]'")

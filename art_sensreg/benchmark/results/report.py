@@ -15,10 +15,9 @@ from art_sensreg.benchmark.results.merge import Merged, merge_results, repeats_l
 from art_sensreg.benchmark.results.page import page_html
 from art_sensreg.benchmark.results.plots import plot_curve, plot_robustness
 from art_sensreg.benchmark.results.records import Results
-from art_sensreg.benchmark.results.tables import attack_table, explanations, noise_table, summary_table
+from art_sensreg.benchmark.results.tables import detail_tables, explanations, summary_table
 from art_sensreg.benchmark.results.writing import write_text
 from art_sensreg.utils.files import usable_folder
-from art_sensreg.utils.tables import Table
 from art_sensreg.utils.text import escape_markdown, fenced
 
 logger = logging.getLogger(__name__)
@@ -68,7 +67,12 @@ def _markdown(merged: Merged, title: str, notes: str) -> str:
         "title": title,
         "notes": notes,
         "commands": results.commands,
-        "tables": [*_tables(results), *([(f"Measured again: {repeats_line(merged)}", again)] if again else [])],
+        "tables": [
+            ("Worst case", summary_table(results)),
+            *extra_tables(results),
+            *detail_tables(results),
+            *([(f"Measured again: {repeats_line(merged)}", again)] if again else []),
+        ],
         "claim": _CLAIM,
         "footnote": _PART + ("" if results.config.all_points else _ORDER),
         "lines": explanations(results),
@@ -109,17 +113,6 @@ def _notes(results: Results) -> str:
         f"time of a training step over that of a plain cross-entropy step, {timed}. Training and "
         f"attacks took {total_minutes(results):.1f} minutes, those of processes side by side added up."
     )
-
-
-def _tables(results: Results) -> list[tuple[str, Table]]:
-    tables = [("Worst case", summary_table(results)), *extra_tables(results)]
-    cumulative = "" if results.config.all_points else ", after this attack and those to its left"
-    for threat in results.config.threats:
-        for eps in threat.eps:
-            heading = f"Each attack at {threat.norm} {eps:.4g}: robust accuracy in %{cumulative}"
-            tables.append((heading, attack_table(results, threat.norm, eps)))
-    noise = noise_table(results)
-    return tables + ([("Random noise of each size: accuracy in %, mean over 10 draws", noise)] if noise.rows else [])
 
 
 def total_minutes(results: Results) -> float:

@@ -74,6 +74,18 @@ def partial_lines(results: Results) -> list[str]:
     return [f"* {', '.join(names)}: {words}" for words, names in groups.items()]
 
 
+def detail_tables(results: Results) -> list[tuple[str, Table]]:
+    """Each attack at each size, and random noise, under their headings."""
+    cumulative = "" if results.config.all_points else ", after this attack and those to its left"
+    tables = []
+    for threat in results.config.threats:
+        for eps in threat.eps:
+            heading = f"Each attack at {threat.norm} {eps:.4g}: robust accuracy in %{cumulative}"
+            tables.append((heading, attack_table(results, threat.norm, eps)))
+    noise = noise_table(results)
+    return tables + ([("Random noise of each size: accuracy in %, mean over 10 draws", noise)] if noise.rows else [])
+
+
 def noise_table(results: Results) -> Table:
     """One row per defence: accuracy under random noise of each size."""
     sizes, rows = sizes_of(results), []

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from art_sensreg.training.callbacks import Callback, TrainingState
-from art_sensreg.training.tracking.optional import optional_module
 from art_sensreg.utils import check_count
+from art_sensreg.utils.checks import optional_module
 
 
 class HistoryCallback(Callback):

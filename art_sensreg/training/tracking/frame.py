@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from art_sensreg.training.tracking.optional import optional_module
 from art_sensreg.utils import shown
+from art_sensreg.utils.checks import optional_module
 
 if TYPE_CHECKING:
     import pandas

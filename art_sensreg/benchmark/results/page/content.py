@@ -25,7 +25,7 @@ from art_sensreg.benchmark.results.page.table import main_table
 from art_sensreg.benchmark.results.page.verdict import Verdict, verdict_of
 from art_sensreg.benchmark.results.records import Results
 from art_sensreg.benchmark.results.summary import Row, Size, summary_rows, trained_runs
-from art_sensreg.benchmark.results.tables import attack_table, explanations, noise_table, run_name
+from art_sensreg.benchmark.results.tables import detail_tables, explanations, run_name
 from art_sensreg.benchmark.results.writing import plain
 from art_sensreg.utils.html import render
 from art_sensreg.utils.tables import Table
@@ -168,12 +168,6 @@ def _audits(results: Results) -> list[tuple[str, AuditView]]:
 
 
 def _tables(results: Results) -> list[tuple[str, Table]]:
-    tables = list(extra_tables(results))
-    tables = [(heading, table) for heading, table in tables if not heading.startswith("Audit:")]
-    cumulative = "" if results.config.all_points else ", after this attack and those to its left"
-    for threat in results.config.threats:
-        for eps in threat.eps:
-            heading = f"Each attack at {threat.norm} {eps:.4g}: robust accuracy in %{cumulative}"
-            tables.append((heading, attack_table(results, threat.norm, eps)))
-    noise = noise_table(results)
-    return tables + ([("Random noise of each size: accuracy in %, mean over 10 draws", noise)] if noise.rows else [])
+    """The audit has a part of its own."""
+    extra = [(heading, table) for heading, table in extra_tables(results) if not heading.startswith("Audit:")]
+    return [*extra, *detail_tables(results)]
