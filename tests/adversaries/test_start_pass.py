@@ -258,3 +258,32 @@ def test_batch_norm_couples_the_examples_so_that_all_take_part():
     whole, _ = objective(model, x, y, visit=Visit(torch.zeros_like(x)))
     part, _ = objective(model, x, y, share=Share(noisy_rows=8), visit=Visit(torch.zeros_like(x)))
     assert part["loss"].item() == pytest.approx(whole["loss"].item(), rel=1e-9)
+
+
+def test_a_model_that_draws_noise_of_its_own_draws_the_same_at_both_ends():
+    """Also after further steps of the attack, which draw too."""
+
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(12, 16), nn.Linear(16, 4)
+
+        def forward(self, x):
+            hidden = 1e-6 * self.first(x)  # what differs between the ends would be the noise alone
+            return self.last(torch.tanh(hidden + torch.randn_like(hidden)))
+
+    x, y = batch()
+    torch.manual_seed(0)
+    model = Noisy().double()
+    adversary = PGD(eps=0.1, max_iter=4, pair="start")
+    terms, _ = objective_of(model, x, adversary)(model, x, y, visit=Visit(torch.zeros_like(x)))
+    assert terms["jacobian"] < 1e-6
+
+
+@pytest.mark.parametrize(("norm", "counted"), [(False, 0.25), (True, 1.0)], ids=["alone", "coupled"])
+def test_the_penalties_of_a_part_count_as_means_over_the_part(norm, counted):
+    x, _ = batch()
+    objective = objective_of(net(norm=norm), x, CarriedAdversary(eps=0.1))
+    counts = objective.weights(Share(noisy_rows=8, noisy_weight=0.25))
+    assert counts["sensitivity"] == counts["jacobian"] == counted
+    assert counts["base"] == 1.0
