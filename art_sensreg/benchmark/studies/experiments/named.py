@@ -19,7 +19,7 @@ _FBF = Row(name="fbf", defence="art-fbf-fixed", seeds=3)
 _MNIST_EPS = ((0.1, 0.2, 0.3), (1.0, 1.5, 2.0))
 
 
-# A perturbation that is carried over many epochs gains from smaller steps; both were chosen on held-out training images.
+# A perturbation that is carried over many epochs gains from smaller steps, both chosen on held-out training images.
 # Fifty epochs of these rows still cost less than the 25 epochs of PGD-7.
 _LONG: dict[str, Any] = {"options": {"eps_step": 0.08}, "settings": {"epochs": 50}}
 
