@@ -74,6 +74,7 @@ def page(laboratory: Laboratory, results: Results, pictures: list[str], first: l
         "over the seeds ± standard deviation, with Wilson's 95 % interval of one seed. Step cost: time of a step "
         "over that of a plain one, of whole epochs between plain steps.",
         "",
+        *_trained_how(laboratory),
     ]
     tables = [*first, ("All rows" if first else "", summary_table(results)), ("How far it is", progress_table(results))]
     tables.append(("Variants, image by image", ablation_table(laboratory, results)))
@@ -88,6 +89,19 @@ def page(laboratory: Laboratory, results: Results, pictures: list[str], first: l
     notes = explanations(results)
     lines += ["", *(f"- {line}" for line in notes)] if notes else []
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _trained_how(laboratory: Laboratory) -> list[str]:
+    """How long the rows are trained, and what is special about some; budgets are in tables of their own."""
+    if laboratory.experiment.budgets:
+        return []
+    changed = []
+    for row in laboratory.rows:
+        settings = ", ".join(f"{name} {value}" for name, value in {**row.settings, **row.options}.items())
+        if settings:
+            changed.append(f"- {row.name}: {settings}")
+    length = f"Trained for {laboratory.plan.settings.epochs} epochs, with the suite's settings"
+    return [f"{length}, but for", "", *changed, ""] if changed else [f"{length}.", ""]
 
 
 def ablation_table(laboratory: Laboratory, results: Results) -> Table:
