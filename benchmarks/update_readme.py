@@ -3,8 +3,9 @@ Copy measured figures into the README and docs/*.md, so that none is entered by 
 
 usage: update_readme.py [--check]
 
-Each block `<!-- begin: NAME -->` ... `<!-- end: NAME -->` becomes the first table of docs/results/NAME.md. The
-plot in the README, docs/results/digits-bench-cost.png, is drawn from digits-bench.json.
+Each block `<!-- begin: NAME -->` ... `<!-- end: NAME -->` becomes the first table of docs/results/NAME.md;
+`NAME#HEADING` means the first one under the heading that begins so, with `_` for spaces. The plot
+docs/results/digits-bench-cost.png is drawn from digits-bench.json.
 With --check nothing is written; the exit code is 1 if a page is out of date.
 """
 
@@ -19,17 +20,20 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 
 
-def first_table(text: str) -> str:
-    match = re.search(r"(?:^\|.*\|\n)+", text, re.MULTILINE)
+def first_table(text: str, heading: str = "") -> str:
+    """The first table under the heading that begins with these words."""
+    under = text.partition(f"\n## {heading}")[2] if heading else text
+    match = re.search(r"(?:^\|.*\|\n)+", under, re.MULTILINE)
     if match is None:
-        raise ValueError("no table")
+        raise ValueError(f"no table under {heading!r}" if heading else "no table")
     return match.group()
 
 
 def updated(readme: str) -> str:
     def block(match: re.Match[str]) -> str:
         name = match.group(1)
-        table = first_table((RESULTS / f"{name}.md").read_text())
+        page, _, heading = name.partition("#")
+        table = first_table((RESULTS / f"{page}.md").read_text(), heading.replace("_", " "))
         return f"<!-- begin: {name} -->\n{table}<!-- end: {name} -->"
 
     return re.sub(r"<!-- begin: (\S+) -->\n.*?<!-- end: \1 -->", block, readme, flags=re.DOTALL)
