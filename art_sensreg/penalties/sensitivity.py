@@ -39,8 +39,9 @@ def layer_sensitivity(
 
     The distance `absolute` is the mean of `|.| / s`, which has no limit in terms of the Frobenius norm. The scale
     `relative` divides also by the layer's mean squared clean activation, detached (its root for `absolute`), so that
-    neither shrinking nor inflating all activations pays. With `detach_clean` the gradient flows through the noisy side
-    only.
+    the value is the same for all activations scaled alike. Its gradient, which does not see the size, shrinks them all
+    the same: with a large weight, activations may shrink until training diverges. With `detach_clean` the gradient
+    flows through the noisy side only.
     """
     _check_kinds(distance, scale)
     value = pair_distance(noisy, clean, distance == "absolute", detach_clean)
