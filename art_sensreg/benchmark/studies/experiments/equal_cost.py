@@ -9,10 +9,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from art_sensreg.benchmark.results.entries import UnionCase, WorstCase
 from art_sensreg.benchmark.results.records import Results
-from art_sensreg.benchmark.results.tables import percent
 from art_sensreg.benchmark.results.writing import json_text, save_picture, write_text
 from art_sensreg.benchmark.studies.experiments.declaration import Experiment, Row
+from art_sensreg.utils.stats import wilson_interval
 from art_sensreg.utils.tables import Table
 
 
@@ -28,6 +29,7 @@ class Point:
     :param seeds: Seeds that are trained.
     :param clean: Clean accuracy, mean over the seeds.
     :param robust: Share of the images left, mean over the seeds, by size (`linf 0.3`) or union of sizes.
+    :param n: Images that were attacked, of each seed.
     """
 
     defence: str
@@ -37,6 +39,11 @@ class Point:
     seeds: int
     clean: float
     robust: Mapping[str, float]
+    n: Mapping[str, int]
+
+    def interval(self, size: str) -> tuple[float, float]:
+        """Wilson's 95 % interval of one seed at the mean: the seeds share their images."""
+        return wilson_interval(round(self.robust[size] * self.n[size]), self.n[size])
 
 
 def epochs_within(budget: float, step_cost: float) -> int:
@@ -78,21 +85,21 @@ def row_name(row: Row, budget: int) -> str:
 
 def points_of(experiment: Experiment, results: Results, costs: Mapping[str, Mapping[str, Any]]) -> list[Point]:
     """What each defence reaches at each budget, of the rows that are trained; attacked sizes only."""
-    found = []
+    points = []
     for row in experiment.rows:
         for budget in experiment.budgets:
             runs = [run for run in results.runs if run.defence == row_name(row, budget) and run.trained]
             if not runs:
                 continue
             epochs = epochs_within(budget, costs[row.name]["step_cost"])
-            shares: dict[str, list[float]] = {}
+            cases: dict[str, list[WorstCase | UnionCase]] = {}
             for run in runs:
                 for case in run.worst_case:
-                    shares.setdefault(f"{case.norm} {case.eps:.4g}", []).append(case.robust_accuracy)
+                    cases.setdefault(f"{case.norm} {case.eps:.4g}", []).append(case)
                 for union in run.union or ():
                     label = " and ".join(f"{norm} {eps:.4g}" for norm, eps in union.eps.items())
-                    shares.setdefault(label, []).append(union.robust_accuracy)
-            found.append(
+                    cases.setdefault(label, []).append(union)
+            points.append(
                 Point(
                     defence=row.name,
                     budget=budget,
@@ -100,10 +107,11 @@ def points_of(experiment: Experiment, results: Results, costs: Mapping[str, Mapp
                     cost=epochs * costs[row.name]["step_cost"],
                     seeds=len(runs),
                     clean=fmean(run.clean_accuracy or 0.0 for run in runs),
-                    robust={size: fmean(values) for size, values in shares.items()},
+                    robust={size: fmean(case.robust_accuracy for case in found) for size, found in cases.items()},
+                    n={size: min(case.n for case in found) for size, found in cases.items()},
                 )
             )
-    return found
+    return points
 
 
 def best_at(points: Sequence[Point], size: str) -> dict[int, Point]:
@@ -130,10 +138,13 @@ def equal_cost_tables(points: Sequence[Point]) -> list[tuple[str, Table]]:
                     cells.append("-")
                     continue
                 mark = " best" if best[budget] is point else ""
-                cells.append(f"{percent([point.robust[size]])} ({point.epochs}){mark}")
+                low, high = point.interval(size)
+                share = f"{100 * point.robust[size]:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+                cells.append(f"{share} ({point.epochs}){mark}")
             rows.append([name, *cells])
         header = ["defence", *(f"{budget} plain epochs" for budget in budgets)]
-        tables.append((f"{size}: % of the images left (epochs that the budget buys)", Table(header, rows)))
+        heading = f"{size}: % of the images left [95 % CI] (epochs that the budget buys)"
+        tables.append((heading, Table(header, rows)))
     return tables
 
 
@@ -145,11 +156,18 @@ def plot_equal_cost(points: Sequence[Point], size: str, path: Path) -> None:
     axes = figure.add_subplot()
     measured = [point for point in points if size in point.robust]
     for number, name in enumerate(dict.fromkeys(point.defence for point in points)):
-        curve = sorted((one.cost, one.robust[size]) for one in measured if one.defence == name)
+        curve = sorted((one for one in measured if one.defence == name), key=lambda one: one.cost)
         if curve:
-            axes.plot(
-                [cost for cost, _ in curve],
-                [100 * share for _, share in curve],
+            shares = [one.robust[size] for one in curve]
+            ends = [one.interval(size) for one in curve]
+            axes.errorbar(
+                [one.cost for one in curve],
+                [100 * share for share in shares],
+                yerr=[
+                    [100 * max(share - low, 0) for share, (low, _) in zip(shares, ends, strict=True)],
+                    [100 * max(high - share, 0) for share, (_, high) in zip(shares, ends, strict=True)],
+                ],
+                elinewidth=0.7,
                 label=name,
                 color=f"C{number % 10}",
                 linestyle="-" if number < 10 else "--",

@@ -35,7 +35,7 @@ COST = replace(
 def point(defence, budget, share):
     return Point(
         defence=defence, budget=budget, epochs=budget // 2, cost=2.0 * (budget // 2), seeds=1, clean=0.99,
-        robust={"linf 0.3": share},
+        robust={"linf 0.3": share}, n={"linf 0.3": 10},
     )  # fmt: skip
 
 
@@ -55,7 +55,10 @@ def test_the_best_at_each_budget_is_marked(tmp_path):
     assert {budget: best.defence for budget, best in best_at(points, "linf 0.3").items()} == {10: "a", 20: "b"}
     ((heading, table),) = equal_cost_tables(points)
     assert heading.startswith("linf 0.3")
-    assert table.rows == [["a", "50.0 (5) best", "60.0 (10)"], ["b", "40.0 (5)", "70.0 (10) best"]]
+    assert table.rows == [
+        ["a", "50.0 [23.7, 76.3] (5) best", "60.0 [31.3, 83.2] (10)"],
+        ["b", "40.0 [16.8, 68.7] (5)", "70.0 [39.7, 89.2] (10) best"],
+    ]
     assert write_equal_cost([], tmp_path) == ([], [])
     _, pictures = write_equal_cost(points, tmp_path)
     assert pictures == ["equal-cost-linf-0.3.png"]
