@@ -21,8 +21,8 @@ RESULTS = ROOT / "docs" / "results"
 
 
 def first_table(text: str, heading: str = "") -> str:
-    """The first table under the heading that begins with these words."""
-    under = text.partition(f"\n## {heading}")[2] if heading else text
+    """The first table; the first one under the heading that begins with these words, if there are any."""
+    under = text.partition(f"\n## {heading}")[2].partition("\n## ")[0] if heading else text
     match = re.search(r"(?:^\|.*\|\n)+", under, re.MULTILINE)
     if match is None:
         raise ValueError(f"no table under {heading!r}" if heading else "no table")

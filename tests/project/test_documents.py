@@ -1,6 +1,7 @@
 """The README's figures are those of docs/results/, and the settings are the chosen ones."""
 
 import re
+import runpy
 import subprocess
 import sys
 
@@ -13,6 +14,16 @@ from tests.paths import ROOT
 def test_the_readme_shows_the_stored_figures():
     script = ROOT / "benchmarks" / "update_readme.py"
     assert subprocess.run([sys.executable, str(script), "--check"], check=False).returncode == 0
+
+
+def test_a_block_shows_the_table_under_its_heading_and_no_other():
+    first_table = runpy.run_path(str(ROOT / "benchmarks" / "update_readme.py"))["first_table"]
+    text = "# Page\n\n| a |\n\n## One: shares\n\n| b |\n| c |\n\n## Two\n\nNothing.\n\n## Three\n\n| d |\n"
+    assert first_table(text) == "| a |\n"
+    assert first_table(text, "One:") == "| b |\n| c |\n"
+    for missing in ("Two", "Four"):
+        with pytest.raises(ValueError, match=f"no table under '{missing}'"):
+            first_table(text, missing)
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "digits"])

@@ -168,10 +168,11 @@ def percent(shares: Sequence[float]) -> str:
 
 def with_interval(cases: Sequence[Share]) -> str:
     """Shares of several seeds as text, with Wilson's interval."""
-    if not cases:
-        return "-"
-    shares = [case.robust_accuracy for case in cases]
+    return shares_with_interval([case.robust_accuracy for case in cases], cases[0].n) if cases else "-"
+
+
+def shares_with_interval(shares: Sequence[float], n: int) -> str:
+    """Shares of `n` images, one of each seed, as text, with Wilson's interval."""
     # Seeds share their test points: the interval is that of one run at the mean, and the spread stands beside it.
-    n = cases[0].n
     low, high = wilson_interval(round(fmean(shares) * n), n)
     return f"{percent(shares)} [{100 * low:.1f}, {100 * high:.1f}]"

@@ -9,8 +9,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from art_sensreg.benchmark.results.entries import UnionCase, WorstCase
 from art_sensreg.benchmark.results.records import Results
+from art_sensreg.benchmark.results.tables import shares_with_interval
 from art_sensreg.benchmark.results.writing import json_text, save_picture, write_text
 from art_sensreg.benchmark.studies.experiments.declaration import Experiment, Row
 from art_sensreg.utils.stats import wilson_interval
@@ -29,7 +32,7 @@ class Point:
     :param seeds: Seeds that are trained.
     :param clean: Clean accuracy, mean over the seeds.
     :param robust: Share of the images left, mean over the seeds, by size (`linf 0.3`) or union of sizes.
-    :param n: Images that were attacked, of each seed.
+    :param n: Images that were attacked at each size, of each seed.
     """
 
     defence: str
@@ -138,8 +141,7 @@ def equal_cost_tables(points: Sequence[Point]) -> list[tuple[str, Table]]:
                     cells.append("-")
                     continue
                 mark = " best" if best[budget] is point else ""
-                low, high = point.interval(size)
-                share = f"{100 * point.robust[size]:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+                share = shares_with_interval([point.robust[size]], point.n[size])
                 cells.append(f"{share} ({point.epochs}){mark}")
             rows.append([name, *cells])
         header = ["defence", *(f"{budget} plain epochs" for budget in budgets)]
@@ -158,15 +160,12 @@ def plot_equal_cost(points: Sequence[Point], size: str, path: Path) -> None:
     for number, name in enumerate(dict.fromkeys(point.defence for point in points)):
         curve = sorted((one for one in measured if one.defence == name), key=lambda one: one.cost)
         if curve:
-            shares = [one.robust[size] for one in curve]
-            ends = [one.interval(size) for one in curve]
+            shares = 100 * np.array([one.robust[size] for one in curve])
+            low, high = 100 * np.array([one.interval(size) for one in curve]).T
             axes.errorbar(
                 [one.cost for one in curve],
-                [100 * share for share in shares],
-                yerr=[
-                    [100 * max(share - low, 0) for share, (low, _) in zip(shares, ends, strict=True)],
-                    [100 * max(high - share, 0) for share, (_, high) in zip(shares, ends, strict=True)],
-                ],
+                shares,
+                yerr=np.maximum([shares - low, high - shares], 0.0),  # rounding may leave them a little below
                 elinewidth=0.7,
                 label=name,
                 color=f"C{number % 10}",
