@@ -75,4 +75,7 @@ def variants() -> tuple[Variant, ...]:
             name, settings = f"{defence}_{activation}", {"activation": activation}
             found.append(Variant(name=name, defence=defence, of=defence, settings=settings))
     found.append(Variant(name="carried", defence="carried", of="carried+sr+jr"))
+    # A step of it costs 2.3 plain ones and one with the penalties 2.9: the time of their 6 epochs buys 8.
+    equal_cost = {"epochs": 8}
+    found.append(Variant(name="carried_equal-cost", defence="carried", of="carried+sr+jr", settings=equal_cost))
     return tuple(found)

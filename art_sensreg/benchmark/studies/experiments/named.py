@@ -97,7 +97,7 @@ ABLATION = Experiment(
     ),
     rows=tuple(
         Row(name=variant.name, defence=variant.defence, options=variant.options, settings=variant.settings,
-            seeds=3, points=1000, of=variant.of)
+            seeds=3, points=300, of=variant.of)
         for variant in variants()
     ),
 )  # fmt: skip
