@@ -32,6 +32,7 @@ class Point:
     :param seeds: Seeds that are trained.
     :param clean: Clean accuracy, mean over the seeds.
     :param robust: Share of the images left, mean over the seeds, by size (`linf 0.3`) or union of sizes.
+    :param by_seed: The same of each seed.
     :param n: Images that were attacked at each size, of each seed.
     """
 
@@ -42,6 +43,7 @@ class Point:
     seeds: int
     clean: float
     robust: Mapping[str, float]
+    by_seed: Mapping[str, Sequence[float]]
     n: Mapping[str, int]
 
     def interval(self, size: str) -> tuple[float, float]:
@@ -102,6 +104,7 @@ def points_of(experiment: Experiment, results: Results, costs: Mapping[str, Mapp
                 for union in run.union or ():
                     label = " and ".join(f"{norm} {eps:.4g}" for norm, eps in union.eps.items())
                     cases.setdefault(label, []).append(union)
+            shares = {size: [case.robust_accuracy for case in found] for size, found in cases.items()}
             points.append(
                 Point(
                     defence=row.name,
@@ -110,7 +113,8 @@ def points_of(experiment: Experiment, results: Results, costs: Mapping[str, Mapp
                     cost=epochs * costs[row.name]["step_cost"],
                     seeds=len(runs),
                     clean=fmean(run.clean_accuracy or 0.0 for run in runs),
-                    robust={size: fmean(case.robust_accuracy for case in found) for size, found in cases.items()},
+                    robust={size: fmean(found) for size, found in shares.items()},
+                    by_seed=shares,
                     n={size: min(case.n for case in found) for size, found in cases.items()},
                 )
             )
@@ -141,7 +145,7 @@ def equal_cost_tables(points: Sequence[Point]) -> list[tuple[str, Table]]:
                     cells.append("-")
                     continue
                 mark = " best" if best[budget] is point else ""
-                share = shares_with_interval([point.robust[size]], point.n[size])
+                share = shares_with_interval(point.by_seed[size], point.n[size])
                 cells.append(f"{share} ({point.epochs}){mark}")
             rows.append([name, *cells])
         header = ["defence", *(f"{budget} plain epochs" for budget in budgets)]

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from shutil import rmtree
+from statistics import fmean
 
 import pytest
 
@@ -33,10 +34,10 @@ COST = replace(
 )
 
 
-def point(defence, budget, share):
+def point(defence, budget, *shares):
     return Point(
-        defence=defence, budget=budget, epochs=budget // 2, cost=2.0 * (budget // 2), seeds=1, clean=0.99,
-        robust={"linf 0.3": share}, n={"linf 0.3": 10},
+        defence=defence, budget=budget, epochs=budget // 2, cost=2.0 * (budget // 2), seeds=len(shares), clean=0.99,
+        robust={"linf 0.3": fmean(shares)}, by_seed={"linf 0.3": shares}, n={"linf 0.3": 10},
     )  # fmt: skip
 
 
@@ -52,13 +53,13 @@ def test_a_budget_buys_whole_epochs():
 
 
 def test_the_best_at_each_budget_is_marked(tmp_path):
-    points = [point("a", 10, 0.5), point("a", 20, 0.6), point("b", 10, 0.4), point("b", 20, 0.7)]
+    points = [point("a", 10, 0.5), point("a", 20, 0.6), point("b", 10, 0.4), point("b", 20, 0.6, 0.8)]
     assert {budget: best.defence for budget, best in best_at(points, "linf 0.3").items()} == {10: "a", 20: "b"}
     ((heading, table),) = equal_cost_tables(points)
     assert heading.startswith("linf 0.3")
     assert table.rows == [
         ["a", "50.0 [23.7, 76.3] (5) best", "60.0 [31.3, 83.2] (10)"],
-        ["b", "40.0 [16.8, 68.7] (5)", "70.0 [39.7, 89.2] (10) best"],
+        ["b", "40.0 [16.8, 68.7] (5)", "70.0 ± 14.1 [39.7, 89.2] (10) best"],
     ]
     assert write_equal_cost([], tmp_path) == ([], [])
     _, pictures = write_equal_cost(points, tmp_path)
