@@ -38,7 +38,7 @@ class PenaltySettings:
     :param adversarial_jr: Weight of JR between clean and adversarial images.
     :param carried_sr: Weight of SR between start and end of a carried adversary's step.
     :param carried_jr: Weight of JR there.
-    :param free_sr: Weight of SR around the images of a free carried adversary.
+    :param free_sr: Weight of SR between clean images and those of a free carried adversary.
     :param free_jr: Weight of JR there.
     :param fire: Weight of FIRE.
     :param graddiv: Weight of GradDiv.
@@ -54,8 +54,8 @@ class PenaltySettings:
     adversarial_jr: float = 0.01
     carried_sr: float = 0.15
     carried_jr: float = 0.015
-    free_sr: float = 1.0
-    free_jr: float = 0.1
+    free_sr: float = 0.5
+    free_jr: float = 0.05
     fire: float = 5.0
     graddiv: float = 0.07
     kl: float = 0.004

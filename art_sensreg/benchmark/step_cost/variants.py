@@ -166,8 +166,12 @@ VARIANTS = {
         ),
         Variant(
             "free+sr+jr",
-            "perturbations moved by the gradient of the training step, with SR and JR around the perturbed images",
-            _trainer(SensitivityPenalty(), JacobianPenalty(), adversary=CarriedAdversary(eps=0.3, free=True)),
+            "perturbations moved by the gradient of the training step, with SR and JR between clean and perturbed ones",
+            _trainer(
+                SensitivityPenalty(),
+                JacobianPenalty(),
+                adversary=CarriedAdversary(eps=0.3, free=True, pair="adversarial"),
+            ),
         ),
         Variant(
             "jr-projection",
