@@ -137,9 +137,13 @@ class Objective:
         return self.adversary.pair if compared and self.adversary is not None else "noisy"
 
     @property
-    def _starts_apart(self) -> bool:
-        """Whether penalties at the start may be measured on a part of the examples, which the others do not change."""
-        return self._compared_as == "start" and self.plan.separable and self.plan.stacked
+    def _pairs_apart(self) -> bool:
+        """Whether perturbed images may be compared of a part of the examples only, which the others do not change."""
+        adversary, compared = self.adversary, self._compared_as
+        if compared == "adversarial":  # unless the clean images of all are needed anyway
+            clean = adversary is not None and adversary.needs_clean
+            compared = "noisy" if clean or not all(p.compares for p in self._fused.values()) else "adversarial"
+        return compared != "noisy" and self.plan.separable and self.plan.stacked
 
     @property
     def keeps_input(self) -> bool:
@@ -195,7 +199,7 @@ class Objective:
         """What each term of one process counts in the term of the global batch; over the processes 1 on average."""
         fused = self._fused.items() if self.plan.stacked else ()
         noisy = {name for name, penalty in fused if not penalty.input_gradient}
-        if self._compared_as != "noisy" and not self._starts_apart:
+        if self._compared_as != "noisy" and not self._pairs_apart:
             noisy -= {name for name, penalty in fused if penalty.compares}
         counts: dict[str, float | torch.Tensor] = {}
         for name in ("base", *(["adversarial"] if self.adversary else []), *self.names):
@@ -258,8 +262,8 @@ class Objective:
         x, generator, bounds = inputs.x, inputs.generator, self.clip_values
         if visit is None and (adversary.carries or self._compared_as == "start"):
             visit = Visit(adversary.draw_start(x, generator))
-        rows = inputs.noisy_rows if self._starts_apart else None
-        if visit is not None and rows and rows < len(x):
+        rows = inputs.noisy_rows if self._pairs_apart else None
+        if visit is not None and self._compared_as == "start" and rows and rows < len(x):
             parts = slice(0, rows), slice(rows, None)
             visits = [Visit(visit.start[part]) for part in parts]
             first, rest = (
@@ -291,7 +295,20 @@ class Objective:
                 visit.moved = perturbed - x
             perturbed = perturbed if self.pair is None else self.pair.end_at(perturbed)
         size = adversary.pair_size(x) if self._compared_as == "adversarial" else None
-        return self._measure(model, replace(inputs, given=GivenBranch(perturbed, size)))
+        given = GivenBranch(perturbed, size)
+        if rows is None or size is None or rows >= len(x):
+            return self._measure(model, replace(inputs, given=given))
+        return self._measure_pairs(model, inputs, given, rows)
+
+    def _measure_pairs(self, model: nn.Module, inputs: PenaltyInputs, given: GivenBranch, rows: int) -> _Found:
+        """As :meth:`_measure`, of the first examples; of the others only the perturbed images go through the model."""
+        others = replace(inputs, x=inputs.x[rows:], noisy_rows=0, given=GivenBranch(given.x[rows:]))
+        logits, values = self._measure(model, others)
+        if rows:
+            pairs = replace(inputs, x=inputs.x[:rows], noisy_rows=None, given=GivenBranch(given.x[:rows], given.sigma))
+            compared, values = self._measure(model, pairs)
+            logits = [torch.cat([compared[-1], logits[-1]])]
+        return logits, values
 
     def _measure(self, model: nn.Module, inputs: PenaltyInputs) -> _Found:
         """Logits of the clean branch (if some term needs it) and of the perturbed one, and the penalties' values."""

@@ -165,3 +165,44 @@ def test_with_a_free_adversary_noisy_copies_are_of_the_perturbed_images():
     assert terms["loss"].item() == pytest.approx(expected["loss"].item(), rel=1e-6)
     terms["loss"].backward()
     assert visit.leaf.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    "adversary",
+    [PGD(eps=0.1, pair="adversarial"), *(CarriedAdversary(eps=0.1, free=f, pair="adversarial") for f in (False, True))],
+    ids=repr,
+)
+def test_pairs_of_a_part_of_the_batch_need_the_clean_images_of_that_part_only(adversary):
+    x, y = draw_batch()
+    x, model, seen = x.double(), small_net().double(), []
+    start = adversary.draw_start(x, torch.Generator().manual_seed(1))
+    objective = Objective(SR_JR, LOSS, adversary=adversary)
+    objective.prepare(model, x)
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0]) * module.training))
+
+    def done(rows, of):
+        visit = Visit(start[:of].clone()) if adversary.carries else None
+        seen.clear()
+        noise = torch.Generator().manual_seed(0)
+        terms, logits = objective(model, x[:of], y[:of], noise, Share(noisy_rows=rows), visit=visit)
+        return terms, logits, visit, sum(seen)
+
+    part, logits, visit, rows = done(8, 32)
+    alone, *_ = done(None, 8)
+    whole, expected, _, whole_rows = done(None, 32)
+    none, _, _, none_rows = done(0, 32)
+    assert whole_rows - rows == 24
+    assert rows - none_rows == 8
+    assert logits.shape == expected.shape
+    assert torch.allclose(logits, expected, atol=1e-12)
+    assert none["sensitivity"] == none["jacobian"] == 0
+    for terms in (part, none):
+        assert terms["base"].item() == pytest.approx(whole["base"].item(), rel=1e-12)
+    if adversary.carries:  # others start at random
+        for name in ("sensitivity", "jacobian"):
+            assert part[name].item() == pytest.approx(alone[name].item(), rel=1e-9)
+    part["loss"].backward()
+    if adversary.free:
+        assert (visit.leaf.grad.flatten(1).abs().amax(1) > 0).all()
+    counts = objective.weights(Share(noisy_rows=8, noisy_weight=0.25))
+    assert counts["sensitivity"] == counts["jacobian"] == 0.25

@@ -40,6 +40,13 @@ SETTINGS = {
     "fewer noisy rows": {"penalties": [SensitivityPenalty(), JacobianPenalty()], "penalty_fraction": 0.4, "n": 21},
     "few noisy rows": {"penalties": [SensitivityPenalty()], "penalty_fraction": 0.1},
     "a penalty of one's own": {"penalties": [lambda model, x, y: model(x).pow(2).mean()], "n": 21},
+    "fewer adversarial pairs": {
+        "penalties": [SensitivityPenalty(), JacobianPenalty()],
+        "adversary": PGD(eps=0.05, max_iter=2, pair="adversarial"),
+        "penalty_fraction": 0.4,
+        "n": 21,
+        "on_catastrophic_overfitting": "ignore",
+    },
     "an adversary": {"penalties": [SensitivityPenalty()], "adversary": FGSMRS(eps=0.1)},
     "a sum": {"loss": nn.CrossEntropyLoss(reduction="sum"), "max_grad_norm": 1.0},
     "class weights": {"loss": nn.CrossEntropyLoss(torch.tensor([1.0, 8.0, 0.2])), "n": 21},
