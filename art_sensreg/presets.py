@@ -38,7 +38,9 @@ class PenaltySettings:
     :param adversarial_jr: Weight of JR between clean and adversarial images.
     :param carried_sr: Weight of SR between start and end of a carried adversary's step.
     :param carried_jr: Weight of JR there.
-    :param free_sr: Weight of SR between clean images and those of a free carried adversary.
+    :param free_pair: What the penalties compare with a free carried adversary: `adversarial` images with clean ones,
+        which needs some 15 epochs; or `noisy` copies with what they are of, which is better in fewer.
+    :param free_sr: Weight of SR there.
     :param free_jr: Weight of JR there.
     :param fire: Weight of FIRE.
     :param graddiv: Weight of GradDiv.
@@ -54,6 +56,7 @@ class PenaltySettings:
     adversarial_jr: float = 0.01
     carried_sr: float = 0.15
     carried_jr: float = 0.015
+    free_pair: str = "adversarial"
     free_sr: float = 0.5
     free_jr: float = 0.05
     fire: float = 5.0
@@ -62,10 +65,13 @@ class PenaltySettings:
 
 
 PRESETS = {
-    "digits": PenaltySettings(sr_weight=0.3, jr_alone=0.1, adversarial_sr=0.03, adversarial_jr=0.003, fire=1.0),
+    "digits": PenaltySettings(
+        sr_weight=0.3, jr_alone=0.1, adversarial_sr=0.03, adversarial_jr=0.003, fire=1.0,
+        free_pair="noisy", free_sr=1.0, free_jr=0.1,
+    ),
     "mnist": PenaltySettings(),
     "cifar10": PenaltySettings(sigma=0.1),
-}
+}  # fmt: skip
 
 
 def sr_jr(dataset: str | None = None, clip_values: Any = UNIT_RANGE, *, adversarial: bool = False) -> list[Penalty]:

@@ -38,7 +38,7 @@ class Recipe:
     batch_size: int
     learning_rate: float
     test_size: dict[str, int]
-    penalties: dict[str, dict[str, float]] = field(default_factory=dict)
+    penalties: dict[str, dict[str, Any]] = field(default_factory=dict)
     threads: int | None = None
 
     def rate(self, optimizer: str | None) -> float:
@@ -49,7 +49,7 @@ class Recipe:
 _HYBRIDS = ("fgsm-rs+sr+jr", "n-fgsm+sr+jr", "at+sr+jr", "trades+sr+jr")
 
 
-def _penalties(preset: PenaltySettings) -> dict[str, dict[str, float]]:
+def _penalties(preset: PenaltySettings) -> dict[str, dict[str, Any]]:
     """Options of the defences, by their names."""
     sensitivity = {"sigma": preset.sigma, "sr_weight": preset.sr_weight}
     both = {**sensitivity, "jr_weight": preset.jr_weight}
@@ -61,7 +61,7 @@ def _penalties(preset: PenaltySettings) -> dict[str, dict[str, float]]:
         "sr+jr-cheap": both,
         **dict.fromkeys(_HYBRIDS, hybrid),
         "carried+sr+jr": {"sr_weight": preset.carried_sr, "jr_weight": preset.carried_jr},
-        "free+sr+jr": {"sr_weight": preset.free_sr, "jr_weight": preset.free_jr},
+        "free+sr+jr": {"pair": preset.free_pair, "sr_weight": preset.free_sr, "jr_weight": preset.free_jr},
         "fire": {"weight": preset.fire},
         "graddiv": {"weight": preset.graddiv},
         "adv-bnn": {"kl_weight": preset.kl},

@@ -241,10 +241,10 @@ OURS = (
     ),
     from_penalties(
         "free+sr+jr",
-        "Perturbations moved by the gradient of the training step, with SR and JR between clean and perturbed images",
+        "Perturbations moved by the gradient of the training step, with SR and JR at the perturbed images",
         f"{_ATTA}; {_PAPER}",
         _both,
-        {**_CARRIED, "pair": "adversarial", "free": True, **_WEIGHTS},
+        {**_CARRIED, "pair": None, "free": True, **_WEIGHTS},
         adversary=_carried,
         norms=_STEEPEST,
     ),

@@ -170,7 +170,7 @@ OTHERS = [name for name, defence in DEFENCES.items() if defence.trained and name
 # SGD with 0.9 is their own.
 SGD_ALREADY = {"art-fbf", "art-fbf-fixed", "art-oaat", "art-oaat-fixed"}
 # Their penalties divide by eps, so small here that the pass is in float32 whatever was asked for.
-FINE = {"fgsm-rs+sr+jr", "n-fgsm+sr+jr", "at+sr+jr", "trades+sr+jr"}
+FINE = {"fgsm-rs+sr+jr", "n-fgsm+sr+jr", "at+sr+jr", "trades+sr+jr", "fgsm-pgi"}
 # What cannot be had, and why.
 NOT = {
     ("art-ibp-fixed", "label_smoothing"), ("art-ibp", "label_smoothing"), ("art-deepz-fixed", "label_smoothing"),
