@@ -41,9 +41,7 @@ class Objective:
 
     The package's penalties share one forward pass over `[x ; x + s*xi]`; a user's own penalty is called as
     `penalty(model, x, y)`. A penalty with weight 0 is not computed and draws no random numbers, so that training is bit
-    for bit the same as without it. BatchNorm's running statistics are updated by the clean batch only.
-
-    With an adversary the base loss is on perturbed images, or on both. Clean images take part only if some term needs
+    for bit the same as without it. BatchNorm's running statistics are updated by the clean batch only. With an adversary the base loss is on perturbed images, or on both. Clean images take part only if some term needs
     them; the perturbed ones go through the model in the same pass.
 
     :param penalties: See :func:`~art_sensreg.penalty_lists.check_penalties`.
@@ -139,11 +137,10 @@ class Objective:
     @property
     def _pairs_apart(self) -> bool:
         """Whether perturbed images may be compared of a part of the examples only, which the others do not change."""
-        adversary, compared = self.adversary, self._compared_as
-        if compared == "adversarial":  # unless the clean images of all are needed anyway
-            clean = adversary is not None and adversary.needs_clean
-            compared = "noisy" if clean or not all(p.compares for p in self._fused.values()) else "adversarial"
-        return compared != "noisy" and self.plan.separable and self.plan.stacked
+        adversary, penalties = self.adversary, self._fused.values()
+        whole = adversary is None or adversary.needs_clean or not all(p.compares for p in penalties)
+        wanted = self._compared_as == "start" or (self._compared_as == "adversarial" and not whole)
+        return wanted and self.plan.separable and self.plan.stacked
 
     @property
     def keeps_input(self) -> bool:
@@ -162,11 +159,7 @@ class Objective:
         return any(penalty.input_gradient for penalty in self._fused.values())
 
     def examples_at_once(self, activations: int) -> int | None:
-        """
-        How many examples have, together with their noisy copies, about so many activations; at least 1.
-
-        None if the objective of a batch is not the mean of those of its parts.
-        """
+        """How many examples have with their copies about so many activations; None if a batch cannot be divided."""
         noisy = [penalty for penalty in self._fused.values() if not penalty.input_gradient]
         loss, plan = self.base_loss, self.plan
         means = type(loss) is nn.CrossEntropyLoss and loss.weight is None  # a subclass may do anything
@@ -221,12 +214,9 @@ class Objective:
         """
         Compute all terms on a batch.
 
-        :param model: Module from `(n, ...)` inputs to `(n, C)` logits.
-        :param x: Clean batch, `(n, ...)`, in the user's input units.
-        :param y: Labels in the form that the base loss takes.
-        :param generator: Source of the penalties' randomness.
-        :param share: Which examples get noisy copies, and what the terms count; by default all, and 1.
-        :param visit: Of a carried adversary, the perturbations to start from; what they become is noted in it.
+        `share`: which examples get noisy copies, and what the terms count; `visit`: of a carried adversary, the
+        perturbations to start from; what they become is noted in it.
+
         :return: The terms (`loss`, the weighted sum; `base`; with an adversary its part of `base`, `adversarial`; each
             penalty's unweighted value) and the clean logits; with an adversary whose loss needs none, those of the
             perturbed images.
@@ -295,20 +285,15 @@ class Objective:
                 visit.moved = perturbed - x
             perturbed = perturbed if self.pair is None else self.pair.end_at(perturbed)
         size = adversary.pair_size(x) if self._compared_as == "adversarial" else None
-        given = GivenBranch(perturbed, size)
         if rows is None or size is None or rows >= len(x):
-            return self._measure(model, replace(inputs, given=given))
-        return self._measure_pairs(model, inputs, given, rows)
-
-    def _measure_pairs(self, model: nn.Module, inputs: PenaltyInputs, given: GivenBranch, rows: int) -> _Found:
-        """As :meth:`_measure`, of the first examples; of the others only the perturbed images go through the model."""
-        others = replace(inputs, x=inputs.x[rows:], noisy_rows=0, given=GivenBranch(given.x[rows:]))
-        logits, values = self._measure(model, others)
-        if rows:
-            pairs = replace(inputs, x=inputs.x[:rows], noisy_rows=None, given=GivenBranch(given.x[:rows], given.sigma))
-            compared, values = self._measure(model, pairs)
-            logits = [torch.cat([compared[-1], logits[-1]])]
-        return logits, values
+            return self._measure(model, replace(inputs, given=GivenBranch(perturbed, size)))
+        # Of the other examples only the perturbed images go through the model.
+        others, values = self._measure(model, replace(inputs, noisy_rows=0, given=GivenBranch(perturbed[rows:])))
+        if not rows:
+            return others, values
+        pairs = replace(inputs, x=x[:rows], noisy_rows=None, given=GivenBranch(perturbed[:rows], size))
+        compared, values = self._measure(model, pairs)
+        return [torch.cat([compared[-1], others[-1]])], values
 
     def _measure(self, model: nn.Module, inputs: PenaltyInputs) -> _Found:
         """Logits of the clean branch (if some term needs it) and of the perturbed one, and the penalties' values."""
