@@ -42,8 +42,7 @@ class Objective:
     The package's penalties share one forward pass over `[x ; x + s*xi]`; a user's own penalty is called as
     `penalty(model, x, y)`. A penalty with weight 0 is not computed and draws no random numbers, so that training is bit
     for bit the same as without it. BatchNorm's running statistics are updated by the clean batch only. With an
-    adversary the base loss is on perturbed images, or on both. Clean images take part only if some term needs them; the
-    perturbed ones go through the model in the same pass.
+    adversary the base loss is on perturbed images, or on both. Clean images take part only if some term needs them.
 
     :param penalties: See :func:`~art_sensreg.penalty_lists.check_penalties`.
     :param base_loss: Function of logits `(n, C)` and labels; cross-entropy by default.
