@@ -1,5 +1,7 @@
 """The objective that an adversary is part of: which images pass through the model, and what the terms are."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -206,3 +208,15 @@ def test_pairs_of_a_part_of_the_batch_need_the_clean_images_of_that_part_only(ad
         assert (visit.leaf.grad.flatten(1).abs().amax(1) > 0).all()
     counts = objective.weights(Share(noisy_rows=8, noisy_weight=0.25))
     assert counts["sensitivity"] == counts["jacobian"] == 0.25
+
+
+@pytest.mark.parametrize("adversary", [PGD(eps=0.1, pair="adversarial", clean_fraction=0.5), TRADES(eps=0.1)], ids=repr)
+def test_where_the_loss_needs_all_clean_images_all_pairs_are_compared(adversary):
+    adversary, (x, y), model = replace(adversary, pair="adversarial"), draw_batch(), small_net()
+    objective = Objective(SR_JR, LOSS, adversary=adversary)
+    objective.prepare(model, x)
+    shares = (Share(), Share(noisy_rows=8))
+    whole, part = (objective(model, x, y, torch.Generator().manual_seed(0), share)[0] for share in shares)
+    assert objective.plan.separable
+    for name, value in whole.items():
+        assert part[name].item() == pytest.approx(value.item(), rel=1e-6), name

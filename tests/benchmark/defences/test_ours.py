@@ -51,6 +51,15 @@ def test_each_has_the_penalties_and_the_adversary_of_its_name():
         assert (None if make is None else type(make(options))) == ADVERSARIES.get(name)
 
 
+def test_what_a_free_adversary_is_compared_with_is_that_of_the_data_set():
+    for dataset, pair in (("digits", "noisy"), ("mnist", "adversarial")):
+        recipe = RECIPES[dataset].penalties["free+sr+jr"]
+        options = resolve_options("free+sr+jr", {}, {"eps": 0.1, "norm": "linf", **recipe})
+        assert DEFENCES["free+sr+jr"].adversary(options).pair == pair
+    chosen = resolve_options("free+sr+jr", {"pair": "noisy"}, {"eps": 0.1, "norm": "linf", **recipe})
+    assert DEFENCES["free+sr+jr"].adversary(chosen).pair == "noisy"
+
+
 def test_options_of_sensitivity_regularisation_reach_its_penalty():
     (penalty,) = DEFENCES["sr"].penalties(options_of("sr", sr_weight=2.0, noise="uniform", sigma=0.2, probes=3))
     assert penalty == SensitivityPenalty(weight=2.0, noise="uniform", sigma=0.2, probes=3)
