@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 
 from art_sensreg.benchmark.defences.registry import DEFENCES
 from art_sensreg.benchmark.engine.attack import noise_accuracy
-from art_sensreg.benchmark.engine.audit import audit_target
+from art_sensreg.benchmark.engine.audit import audit_target, companions_of
 from art_sensreg.benchmark.engine.context import TrainedRun
 from art_sensreg.benchmark.engine.evaluations import evaluate_run
 from art_sensreg.benchmark.engine.runtime import quiet
@@ -29,6 +29,8 @@ from art_sensreg.benchmark.studies.experiments.folder import cell_name
 from art_sensreg.interpret import ExplanationConfig, explain
 
 _AUDITED, _EXPLAINED = 400, 200
+# What a check is skipped without.
+_COMPANIONS = {"twin_falls": "twin", "transfer_from_surrogates": "surrogates"}
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -113,7 +115,17 @@ def _certify(unit: Unit, cell: Cell, laboratory: Laboratory) -> str:
 
 
 def _unaudited(unit: Unit, cell: Cell, laboratory: Laboratory) -> bool:
-    return cell.trained and cell.suite.record(cell.name, cell.seed).audit is None
+    """Without an audit, or with one that had to do without companions that have been trained since."""
+    if not cell.trained:
+        return False
+    audit = cell.suite.record(cell.name, cell.seed).audit
+    if audit is None:
+        return True
+    skipped = {check.name for check in audit.checks if check.status == "SKIP"}
+    if skipped.isdisjoint(_COMPANIONS):
+        return False
+    found = companions_of(cell.suite.settings, cell.name, laboratory.others(cell))
+    return any(check in skipped and getattr(found, companion) for check, companion in _COMPANIONS.items())
 
 
 def _audit(unit: Unit, cell: Cell, laboratory: Laboratory) -> str:

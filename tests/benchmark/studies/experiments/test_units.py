@@ -1,11 +1,13 @@
 """The units of work: their order, and what they leave."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from art_sensreg.benchmark.defences.registry import DEFENCES
 from art_sensreg.benchmark.defences.spec import Certificate
+from art_sensreg.benchmark.engine import audit as engine_audit
 from art_sensreg.benchmark.studies.experiments.units import units_of
 from tests.benchmark.studies.experiments.small import SMALL, laboratory, run
 
@@ -42,6 +44,24 @@ def test_a_row_is_audited_and_explained(tmp_path):
     assert record.explanations
     assert [noise.eps for noise in record.random_noise] == [0.02, 0.05]
     assert lab.cell(lab.rows[0], 0).record.audit is None
+
+
+def test_an_audit_is_repeated_when_the_twin_is_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine_audit, "audit", partial(engine_audit.audit, checks=("clean_accuracy", "twin_falls")))
+    rows = (SMALL.rows[0], replace(SMALL.rows[1], seeds=1))
+    experiment = replace(SMALL, rows=rows, audited=True)
+
+    def audited():
+        checks = laboratory(tmp_path, experiment).cell(rows[1], 0).record.audit.checks
+        return {check.name: check.status for check in checks}["twin_falls"]
+
+    run(tmp_path, experiment, rows=("sr+jr",), kinds=("train", "audit"))
+    assert audited() == "SKIP"
+    assert run(tmp_path, experiment, rows=("sr+jr",), kinds=("audit",))[1] == []
+    run(tmp_path, experiment, rows=("none",), kinds=("train",))
+    run(tmp_path, experiment, rows=("sr+jr",), kinds=("audit",))
+    assert audited() in ("PASS", "FAIL")
+    assert run(tmp_path, experiment, rows=("sr+jr",), kinds=("audit",))[1] == []
 
 
 def test_what_certifies_is_certified(tmp_path, monkeypatch):
