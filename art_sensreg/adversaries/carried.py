@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from art_sensreg.adversaries.base import Adversary, uniform_in_ball
+from art_sensreg.adversaries.visits import LEVELS
 from art_sensreg.penalties.forward.inner_ascent import NORMS
 from art_sensreg.penalties.forward.noise import Randomness
 from art_sensreg.utils import check_flag
@@ -32,7 +33,8 @@ class CarriedAdversary(Adversary):
     :param norm: `linf` (`np.inf`) or `l2` (2).
     :param free: Whether the input gradient of the training step itself moves the perturbation, for the next visit:
         there is no attack pass at all. For the other parameters see :class:`Adversary`.
-    :raises ValueError: If `free` is combined with `pair="start"`, too.
+    :raises ValueError: If `free` is combined with `pair="start"`, or a step is so small that it would be rounded away,
+        too.
 
     Example:
     >>> from art_sensreg.adversaries import CarriedAdversary
@@ -52,6 +54,11 @@ class CarriedAdversary(Adversary):
             object.__setattr__(self, "pair", "noisy" if self.free else "start")
         super().__post_init__()
         object.__setattr__(self, "norm", norm_name(self.norm, NORMS))
+        if self.step < self.eps / (2 * LEVELS):
+            raise ValueError(
+                f"`eps_step` is {self.eps_step!r} with `eps` {self.eps!r}; expected at least eps / {2 * LEVELS}: "
+                "perturbations are kept in one byte a pixel, and a smaller step would be rounded away."
+            )
         if self.free and self.pair == "start":
             raise ValueError(
                 "`pair` is 'start' with `free`, which has no pass at the start of a step; expected 'adversarial' or "

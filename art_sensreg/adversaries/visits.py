@@ -10,7 +10,7 @@ import torch
 from art_sensreg.adversaries.base import Adversary
 from art_sensreg.penalties.forward.inner_ascent import ClipValues
 
-_LEVELS = 127
+LEVELS = 127
 
 
 class PerturbationMemory:
@@ -54,7 +54,7 @@ class PerturbationMemory:
         indices = indices.to(self.levels.device, non_blocking=True)
         levels = self.levels.index_select(0, indices).to(self._device, self._dtype)
         if self.units is None:
-            return levels * (self._eps / _LEVELS)
+            return levels * (self._eps / LEVELS)
         return levels * _shaped(self.units.index_select(0, indices).to(levels), levels)
 
     def write(self, indices: torch.Tensor, perturbations: torch.Tensor) -> None:
@@ -66,12 +66,12 @@ class PerturbationMemory:
         """Perturbations as levels, one byte an entry, and their units (of an L-inf ball all have the same)."""
         units = None
         if self.units is None:
-            scaled = perturbations * (_LEVELS / self._eps)
+            scaled = perturbations * (LEVELS / self._eps)
         else:
             tiny = torch.finfo(torch.float32).tiny
-            units = perturbations.flatten(1).float().abs().amax(1).clamp_min(tiny) / _LEVELS
+            units = perturbations.flatten(1).float().abs().amax(1).clamp_min(tiny) / LEVELS
             scaled = perturbations / _shaped(units, perturbations).to(perturbations)
-        return scaled.round().clamp(-_LEVELS, _LEVELS).to(torch.int8), units
+        return scaled.round().clamp(-LEVELS, LEVELS).to(torch.int8), units
 
     def put(self, indices: torch.Tensor, levels: torch.Tensor, units: torch.Tensor | None) -> None:
         """Keep what :meth:`encode` returned."""
@@ -98,8 +98,8 @@ class PerturbationMemory:
             raise ValueError(f"The checkpoint holds perturbations of shape {found}; expected {expected}.")
 
 
-def _shaped(units: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return units.view(-1, *[1] * (like.ndim - 1))
+def _shaped(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return values.view(-1, *[1] * (like.ndim - 1))
 
 
 @dataclass
@@ -121,10 +121,13 @@ class Visit:
 
     @torch.no_grad()
     def finish(self, adversary: Adversary, x: torch.Tensor, clip_values: ClipValues | None) -> torch.Tensor:
-        """The perturbations to keep, after the backward pass; of images without a gradient the former ones."""
+        """The perturbations to keep, after the backward pass; of images without a finite gradient the former ones."""
         if self.leaf is not None:
-            moved = self.leaf.detach()
-            if self.leaf.grad is not None:
-                moved = adversary.ascent(clip_values).move(x, moved, self.leaf.grad)
+            moved, gradient = self.leaf.detach(), self.leaf.grad
+            if gradient is not None:
+                # In half precision a scaled loss overflows now and then: that step is left out, the images come again.
+                finite = gradient.flatten(1).isfinite().all(1)
+                ascended = adversary.ascent(clip_values).move(x, moved, gradient)
+                moved = torch.where(_shaped(finite, moved), ascended, moved)
             self.moved = moved - x
         return self.start if self.moved is None else self.moved

@@ -80,6 +80,18 @@ def clip_bounds(clip_values: Any, input_shape: tuple[int, ...]) -> tuple[np.ndar
     """The input range as two arrays that broadcast to a batch; ART allows flat arrays, one value per feature, too."""
     low, high = (np.asarray(bound) for bound in clip_values)
     flat = (math.prod(input_shape),)
+    for bound in (low, high):
+        if bound.shape == flat:
+            continue
+        try:
+            fits = np.broadcast_shapes(bound.shape, input_shape) == tuple(input_shape)
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ValueError(
+                f"`clip_values` have the shape {bound.shape} with images of shape {tuple(input_shape)}; expected "
+                "numbers, or arrays that broadcast to an image, such as (channels, 1, 1), or one value an entry."
+            )
     return (
         low.reshape(input_shape) if low.shape == flat else low,
         high.reshape(input_shape) if high.shape == flat else high,

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from art_sensreg.art_bridge.checks import check_images, check_indices, check_labels, clip_bounds, is_mapped
 from art_sensreg.art_bridge.dtypes import model_dtype, numpy_dtype
 from art_sensreg.art_bridge.labels import Targets
-from art_sensreg.art_bridge.loaders import LoaderSource, is_loader, loader_source, number_of_images
+from art_sensreg.art_bridge.loaders import LoaderSource, is_loader, loader_source, number_of_indices
 from art_sensreg.art_bridge.preprocessing import Preprocessing
 from art_sensreg.training.batches import (
     BatchForm,
@@ -74,7 +74,7 @@ class Reader:
 
     def loader(self, source: LoaderSource) -> LoaderBatches:
         """Batches of a loader, each checked as it arrives."""
-        count = number_of_images(source.loader) if self._indexed else None
+        count = number_of_indices(source.loader) if self._indexed else None
         source = replace(source, indexed=self._indexed)
         return LoaderBatches(
             lambda: self._drawn(source, fit=True),
@@ -143,7 +143,7 @@ class Reader:
             images, labels = self._applied(images, labels, fit)
             inputs = torch.from_numpy(images).to(model_dtype(self.classifier.model))
             targets = self._targets.encode(self._stored(inputs[:2], labels))
-            places = [check_indices(given, len(images), number_of_images(source.loader)) for given in indices if fit]
+            places = [check_indices(given, len(images), number_of_indices(source.loader)) for given in indices if fit]
             yield inputs, targets, *places
 
     def _stored(self, x: torch.Tensor, labels: np.ndarray) -> torch.Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from art.data_generators import DataGenerator, NumpyDataGenerator, PyTorchDataGenerator
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, Subset
 
 from art_sensreg.training.checkpoint.bytecode import globals_used, members
 from art_sensreg.training.checkpoint.describe import Describer
@@ -118,6 +118,16 @@ def loader_source(loader: Any, adapter: Any = None, argument: str = "generator")
 def is_loader(data: Any) -> bool:
     """Whether something is one of ART's data generators or a torch `DataLoader`."""
     return isinstance(data, (DataGenerator, DataLoader))
+
+
+def number_of_indices(loader: Any) -> int:
+    """How many images the indices of a loader run over: of a `Subset`, all images that it was taken from."""
+    dataset = getattr(loader, "dataset", None)
+    if not isinstance(dataset, Subset):
+        return number_of_images(loader)
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return number_of_images(dataset)
 
 
 def number_of_images(data: Any) -> int:

@@ -115,7 +115,9 @@ class StepRunner:
         augmentation, processes = self._setup.config.augmentation, self._setup.processes
         if augmentation is None:
             return None
-        step = self._progress.state.total_steps
+        adversary, step = self._setup.objective.adversary, self._progress.state.total_steps
+        if adversary is not None and adversary.replays:
+            step //= adversary.replays  # the same images each time
         return augmentation.draw(x, self._augmented.at(step, processes.rank, processes.count))
 
     def _lowest(self) -> torch.Tensor | float:

@@ -6,7 +6,7 @@ import torch
 from art.data_generators import NumpyDataGenerator
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from art_sensreg import JacobianPenalty, SensRegTrainer, TrainingConfig
 from art_sensreg.adversaries import CarriedAdversary
@@ -66,6 +66,21 @@ def test_each_perturbation_follows_its_image_through_shuffled_epochs(tmp_path, a
     moves = np.broadcast_to(direction != 0, X.shape)
     assert np.abs(found - expected)[moves].max() <= 0.3 / 254 + 1e-6  # half a level
     assert np.abs(found[:, 2]).max() > 0.1  # where there is no gradient, the first perturbation stays
+
+
+def test_a_subset_of_images_that_know_their_place_is_trained_on(tmp_path):
+    """As `random_split` makes it: indices are those of the whole data set, of which most are never seen."""
+    whole = indexed_loader().dataset
+    places = [20, 3, 11, 22]
+    loader = DataLoader(Subset(Subset(whole, [*range(2, 23)]), [place - 2 for place in places]), batch_size=3)
+    adversary = KINDS[0]
+    trainer = linear(TrainingConfig(seed=3), adversary)
+    trainer.fit_generator(loader, nb_epochs=7, checkpoint_dir=tmp_path, verbose=False)
+    found, (expected, direction) = kept(tmp_path), expected_after(7, adversary)
+    moves = np.broadcast_to(direction != 0, X.shape)[places]
+    assert np.abs(found[places] - expected[places])[moves].max() <= 0.3 / 254 + 1e-6
+    others = np.setdiff1d(np.arange(len(X)), places)
+    assert np.abs(found[others] - expected[others]).max() > 0.1  # these are where they were first drawn
 
 
 def indexed_loader(rename=lambda index: index):
@@ -155,6 +170,9 @@ def test_what_does_not_go_together_is_refused():
         CarriedAdversary(eps=0.1, free=True, pair="start")
     with pytest.raises(ValueError, match="`norm`"):
         CarriedAdversary(eps=0.1, norm="l1")
+    with pytest.raises(ValueError, match=r"`eps_step` is 0\.001 with `eps` 0\.3; expected at least eps / 254"):
+        CarriedAdversary(eps=0.3, eps_step=0.001)
+    CarriedAdversary(eps=0.3, eps_step=0.0012)
     with pytest.raises(TypeError, match="`free`"):
         CarriedAdversary(eps=0.1, free="yes")
     with pytest.raises(ValueError, match="compares no activations"):

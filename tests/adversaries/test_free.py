@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from art_sensreg import SensRegClassifier, SensRegTrainer, TrainingConfig
+from art_sensreg import Augmentation, SensRegClassifier, SensRegTrainer, TrainingConfig
 from art_sensreg.adversaries import Free
 from tests.training.helpers import StopAfter, X, Y, batches_of, close, small_model
 
@@ -63,6 +63,27 @@ def test_an_epoch_has_as_many_steps_as_batches_times_replays():
     counter.on_step = lambda state: seen.append(state.step)
     trainer.fit(X, Y, nb_epochs=2, verbose=False)
     assert seen == [*range(1, 10)] * 2
+
+
+def test_the_replays_of_a_batch_are_augmented_alike():
+    seen, images = [], torch.rand(6, 1, 4, 4).numpy()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach().clone()))
+    classifier = SensRegClassifier(
+        model, nn.CrossEntropyLoss(), (1, 4, 4), 3, optimizer=torch.optim.SGD(model.parameters(), 0.1),
+        device_type="cpu", penalties=[],
+    )  # fmt: skip
+    config = TrainingConfig(
+        seed=0, batch_size=6, augmentation=Augmentation(crop_padding=3), on_catastrophic_overfitting="ignore"
+    )
+    trainer = SensRegTrainer(classifier, [], config, Free(eps=1e-4, replays=REPLAYS))
+    seen.clear()
+    trainer.fit(images, Y[:6] % 3, nb_epochs=2, verbose=False)
+    steps = [x for x in seen if len(x) == 6][-2 * REPLAYS :]
+    first, second = steps[:REPLAYS], steps[REPLAYS:]
+    for batch in (first, second):
+        assert all(torch.allclose(x, batch[0], atol=1e-3) for x in batch)
+    assert not torch.allclose(first[0].sum((1, 2, 3)).sort()[0], second[0].sum((1, 2, 3)).sort()[0], atol=1e-2)
 
 
 def test_what_it_cannot_do_is_refused():

@@ -56,6 +56,17 @@ def test_a_free_visit_ends_one_step_along_the_gradient_of_the_loss():
     assert torch.allclose(moved, torch.tensor([[0.3, 0.15, 0.25], [0.25, 0.25, 0.25]]))
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_an_image_whose_gradient_overflowed_keeps_its_perturbation(norm):
+    adversary, x = CarriedAdversary(eps=0.9, norm=norm, free=True), torch.full((3, 3), 0.5)
+    visit = Visit(torch.full((3, 3), 0.25))
+    images = visit.begin(adversary, x, None)
+    images.backward(torch.tensor([[1.0, 1.0, 1.0], [1.0, torch.inf, 1.0], [1.0, 1.0, torch.nan]]))
+    moved = visit.finish(adversary, x, None)
+    assert (moved[0] > 0.25).all()
+    assert torch.equal(moved[1:], torch.full((2, 3), 0.25))
+
+
 def test_a_visit_without_a_gradient_ends_where_it_began():
     visit = Visit(torch.full((2, 3), 0.25))
     assert torch.equal(visit.finish(CarriedAdversary(eps=0.3), torch.zeros(2, 3), None), visit.start)

@@ -1,10 +1,13 @@
 """What users get wrong when they call `fit`: one clear error, before any weight has moved."""
 
+import re
+
 import numpy as np
 import pytest
 from art.estimators.classification import PyTorchClassifier
 
 from art_sensreg import SensitivityPenalty, SensRegTrainer, TrainingConfig
+from art_sensreg.art_bridge import clip_bounds
 from tests.conftest import same_weights, weights_of
 
 N = 20
@@ -132,3 +135,15 @@ def test_the_hint_for_integer_images_fits_the_range(make_classifier, clip_values
 def test_a_wrong_config_is_refused(options, error, message):
     with pytest.raises(error, match=message):
         TrainingConfig(**options)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 1, 1), (1, 3, 2, 2), (3, 2)])
+def test_clip_values_that_do_not_fit_an_image_are_refused(shape):
+    with pytest.raises(ValueError, match=rf"`clip_values` have the shape {re.escape(str(shape))} with images of shape"):
+        clip_bounds((np.zeros(shape), np.ones(shape)), (3, 4, 4))
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (4,), (3, 1, 1), (3, 4, 4), (48,)])
+def test_clip_values_that_fit_an_image_are_taken(shape):
+    low, high = clip_bounds((np.zeros(shape), np.ones(shape)), (3, 4, 4))
+    assert np.broadcast_shapes(low.shape, high.shape, (3, 4, 4)) == (3, 4, 4)
