@@ -31,6 +31,9 @@ from art_sensreg.utils.checks import did_you_mean
 from art_sensreg.utils.files import usable_folder
 from art_sensreg.utils.text import fenced
 
+# What the protocol of a search fixes.
+_FIXED = ("--set", "--seeds", "--attacks", "--defences", "--audit", "--resume")
+
 
 def main() -> int:
     parser, request, given = read_arguments()
@@ -66,6 +69,9 @@ def read_arguments() -> tuple[OneLineParser, SuiteRequest, argparse.Namespace]:
         parser.error(
             f"`--of` names {', '.join(unknown)}; expected some of {', '.join(known)}{did_you_mean(unknown[0], known)}"
         )
+    fixed = [option for option in _FIXED if any(word.partition("=")[0] == option for word in rest)]
+    if fixed and not given.grid:
+        parser.error(f"`{fixed[0]}` was given; expected none with a search, which settles it by itself")
     kind = "validation" if given.grid else "search"
     given.out = given.out or Path("results") / f"{Path(given.dataset).stem}-{kind}"
     try:

@@ -67,7 +67,8 @@ def options_of(settings: SuiteSettings, name: str) -> Options:
     given = settings.options.get(name, {})
     options = resolve_options(name, given, {"eps": max(threat.eps), "norm": threat.norm, **recipe})
     optimization, rate = optimization_of(settings, name)
-    if optimization.optimizer == "sgd" and "learning_rate" in options and "learning_rate" not in given:
+    own = options.get("learning_rate")
+    if optimization.optimizer == "sgd" and own is not None and "learning_rate" not in given:
         options["learning_rate"] = rate  # the default is Adam's
     return options
 

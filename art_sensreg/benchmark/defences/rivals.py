@@ -66,7 +66,9 @@ def _free(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
             f"free needs {replays} epochs for one pass with as many replays; this run has {spec.epochs}"
         )
     adversary = Free(eps=options["eps"], eps_step=options["eps_step"], replays=replays)
-    trainer = SensRegTrainer(spec.classifier(), [], replace(spec.config(), nb_epochs=passes), adversary=adversary)
+    trainer = SensRegTrainer(
+        spec.trainee(spec.new_model()), [], replace(spec.config(), nb_epochs=passes), adversary=adversary
+    )
     return replace(spec, epochs=passes * replays).fit(trainer)
 
 

@@ -216,7 +216,11 @@ class Defence:
             return
         # Configuration, adversary and penalties check their own options.
         TrainingConfig(**_config_options(options))
-        if self.adversary is not None and options.get("norm", "linf") in self.norms:
+        if "norm" in given:
+            check_choice("norm", given["norm"], self.norms)
+        if options.get("norm", "linf") not in self.norms:
+            return  # `train` says so
+        if self.adversary is not None:
             self.adversary(options)
         self.penalties(options)
 

@@ -42,11 +42,16 @@ _HYBRID = [
         (0.3, 0.03, 0.0),
     )
 ]
+_CARRIED = [
+    {"sr_weight": sr_weight, "jr_weight": sr_weight / 10}  # as far apart as in the presets
+    for sr_weight in (0.15, 0.03, 0.01)
+]
 GRIDS: dict[str, list[Settings]] = {
     "sr+jr": _SR_JR,
     "jr": _JR,
     "fire": [{"weight": weight} for weight in (1.0, 2.0, 5.0, 10.0)],
     "adv-bnn": [{"kl_weight": weight} for weight in (0.001, 0.004, 0.02, 0.1)],
+    "carried+sr+jr": _CARRIED,
     "at+sr+jr": _HYBRID,
     "n-fgsm+sr+jr": _HYBRID,
 }

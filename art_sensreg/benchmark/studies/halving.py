@@ -229,8 +229,8 @@ def _measured(
         run = folder.run(name, 0)
         if run is None:
             continue
-        whole = {one.threat for one in run.attacks if one.n >= search.points} >= set(search.sizes)
-        if run.trained and (done.complete or whole):
+        enough = 1 if done.rest_done else search.points  # there may be fewer images
+        if run.trained and {one.threat for one in run.attacks if one.n >= enough} >= set(search.sizes):
             robust = {f"{one.norm} {one.eps:.4g}": one.robust_accuracy or 0.0 for one in run.attacks}
             seconds = run.train_seconds or 0.0
             found.append(replace(trial, clean=run.clean_accuracy, robust=robust, seconds=seconds))

@@ -69,6 +69,9 @@ def test_settings_are_chosen_on_held_out_training_images(tmp_path, monkeypatch, 
         assert f"\n| {options['jr_weight']} |" in page
     assert "Chosen: `jr_weight` " in page
     assert "magic" in wrong(monkeypatch, capsys, "choose_settings", "--dataset", "digits", "--of", "magic")
+    for option in ("--set=jr.jr_weight=1", "--seeds=2", "--attacks=pgd"):
+        said = wrong(monkeypatch, capsys, "choose_settings", "--dataset", "digits", "--of", "jr", option)
+        assert f"`{option.partition('=')[0]}` was given; expected none with a search" in said
 
 
 def test_settings_are_searched_by_halving(tmp_path, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -191,7 +192,9 @@ def train_trades(
 
 def train_fbf(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """`AdversarialTrainerFBFPyTorch` as shipped, with SGD: its own schedule up to 0.21 is one for SGD."""
-    asked = spec.optimization
+    asked, spec = spec.optimization, _at_rate(spec, options)
+    if options.get("learning_rate") is not None and asked.schedule is None:
+        raise NotApplicable("ART's FBF replaces every learning rate by those of its own schedule; give a schedule too")
     if asked.optimizer not in (None, "sgd") and asked.schedule is None:
         raise NotApplicable(f"ART's FBF sets rates up to 0.21, which {asked.optimizer} cannot take; give a schedule")
     classifier = spec.art_classifier()
@@ -200,17 +203,30 @@ def train_fbf(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
 
 
 def train_fbf_fixed(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
-    """FBF in training mode, with its own optimizer and schedule unless others are asked for."""
-    asked, classifier = spec.optimization, spec.art_classifier()
+    """FBF in training mode, with its own optimizer, peak and schedule unless others are asked for."""
+    asked, spec = spec.optimization, _at_rate(spec, options)
+    classifier = spec.art_classifier()
     own = asked.optimizer in (None, "sgd") and asked.schedule is None
+    rate = _FBF_RATE if own and options.get("learning_rate") is None else None
     parameters = classifier.model.parameters()
-    classifier._optimizer = spec.optimizer(parameters, _FBF_RATE if own else None, own=SGD_WITH_DECAY)
+    classifier._optimizer = spec.optimizer(parameters, rate, own=SGD_WITH_DECAY)
 
     def share_of_peak(step: int) -> float:
         return float(np.interp((step + 1) / spec.steps, [0, 0.4, 1], [0, 1, 0]))
 
     scheduler = LambdaLR(classifier.optimizer, share_of_peak) if own else spec.one_cycle(classifier)
     return spec.fit(RepairedFBF(classifier, spec.eps, scheduler))
+
+
+def _at_rate(spec: TrainingSpec, options: Options) -> TrainingSpec:
+    """At the learning rate that was given for this row alone, if one was."""
+    rate = options.get("learning_rate")
+    return spec if rate is None else replace(spec, learning_rate=rate)
+
+
+def _check_rate(options: Options) -> None:
+    if options["learning_rate"] is not None:
+        within(above_zero=("learning_rate",))(options)
 
 
 def train_awp(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
@@ -280,8 +296,10 @@ ADVERSARIAL = (
         "art-fbf",
         "ART AdversarialTrainerFBF as shipped (SGD, its own schedule)",
         _FBF_PAPER,
+        {"learning_rate": None},
         claim=LINF_CLAIM,
         training=train_fbf,
+        check=_check_rate,
         norms=("linf",),
         norms_reason=_FBF_REASON,
         ours=False,
@@ -290,8 +308,10 @@ ADVERSARIAL = (
         "art-fbf-fixed",
         "ART AdversarialTrainerFBF, fixed",
         _FBF_PAPER,
+        {"learning_rate": None},
         claim=LINF_CLAIM,
         training=train_fbf_fixed,
+        check=_check_rate,
         norms=("linf",),
         norms_reason=_FBF_REASON,
         repaired="it trains in training mode; optimizer and schedule are FBF's own, on which its robustness depends",

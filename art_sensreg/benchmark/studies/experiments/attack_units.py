@@ -27,11 +27,17 @@ def _step(unit: Unit, cell: Cell) -> AttackStep:
 
 
 def _mask(unit: Unit, cell: Cell, attack_name: str) -> tuple[str, np.ndarray, np.ndarray]:
-    """The file of an attack's outcome so far, which images it left, and which were attacked."""
+    """
+    The file of an attack's outcome so far, which images it left, and which were attacked. The record says how many: a
+    mask may be that of a model that was trained before, or of a block whose record was never written.
+    """
     n, name = len(cell.suite.dataset.x_test), mask_name(cell.name, f"seed{cell.seed}", attack_name, *unit.threat)
-    if has_mask(cell.folder.out, name, n):
-        return name, *read_mask(cell.folder.out, name)
-    return name, *np.zeros((2, n), dtype=bool)
+    stored = [one for one in cell.suite.record(cell.name, cell.seed).attacks if one.mask == name]
+    if not stored or not has_mask(cell.folder.out, name, n):
+        return name, *np.zeros((2, n), dtype=bool)
+    robust, attacked = read_mask(cell.folder.out, name)
+    counted = attacked & (attacked.cumsum() <= stored[0].n)
+    return name, robust & counted, counted
 
 
 def _points(cell: Cell) -> int:

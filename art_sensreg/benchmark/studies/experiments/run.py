@@ -64,11 +64,16 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What a call did: the failures, whether something is left of its part, and what was written."""
+    """What a call did: the failures, whether all else of its part is done, and what was written."""
 
     failures: tuple[str, ...]
-    complete: bool
+    rest_done: bool
     pages: tuple[Path, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether its part is done, without a failure."""
+        return self.rest_done and not self.failures
 
 
 def run_experiment(
@@ -105,19 +110,19 @@ def run_experiment(
             if not experiment.rows:
                 if complete:
                     say(f"no row's epoch fits into a budget: {sorted((v['step_cost'], k) for k, v in costs.items())}")
-                return Progress(failures=tuple(failures), complete=False, pages=())
+                return Progress(failures=tuple(failures), rest_done=False, pages=())
             laboratory = Laboratory(experiment, laboratory.folder, data_dir)
         complete = _work(laboratory, choice, clock, failures, say) and complete
     if clock.over:
         say("stopped: the time is over; the same command goes on")
     pages = write_pages(laboratory, plain) if experiment.budgets else write_pages(laboratory)
-    return Progress(failures=tuple(failures), complete=complete, pages=tuple(pages))
+    return Progress(failures=tuple(failures), rest_done=complete, pages=tuple(pages))
 
 
 def _work(
     laboratory: Laboratory, choice: Choice, clock: Clock, failures: list[str], say: Callable[[str], object]
 ) -> bool:
-    """Do the chosen units until the time is over; whether nothing of them is left."""
+    """Do the chosen units until the time is over; whether nothing of them is left, except for what failed."""
     units, worked = [unit for unit in units_of(laboratory) if unit in choice], True
     try:
         while worked and not clock.over:  # again for what another process held, or had to come first
@@ -125,8 +130,14 @@ def _work(
     except TimeUp:
         return False
     return not clock.over and not any(
-        KINDS[unit.kind][0](unit, laboratory.cell(unit.row, unit.seed), laboratory) for unit in units
+        KINDS[unit.kind][0](unit, laboratory.cell(unit.row, unit.seed), laboratory)
+        for unit in units
+        if not _failed(unit, failures)
     )
+
+
+def _failed(unit: Unit, failures: list[str]) -> bool:
+    return any(line.startswith(f"{unit}: ") for line in failures)
 
 
 def _work_on(
@@ -134,7 +145,7 @@ def _work_on(
 ) -> bool:
     """Do what is left of a unit, unless the time is over, another process has the row, or it failed before."""
     worked = False
-    if clock.over or any(line.startswith(f"{unit}: ") for line in failures):
+    if clock.over or _failed(unit, failures):
         return worked
     pending, work = KINDS[unit.kind]
     with laboratory.folder.taken(unit.row.name, unit.seed) as free:

@@ -53,6 +53,8 @@ def _train(unit: Unit, cell: Cell, laboratory: Laboratory) -> str:
     folder.put_spent(*key, None)
     record = cell.suite.record(*key)
     if not record.trained:
+        if record.crashed:
+            raise RuntimeError(record.reason)  # a failure of this call; the next one tries again
         return f"{record.status}: {record.reason}"
     folder.pack(*key)
     if spent:

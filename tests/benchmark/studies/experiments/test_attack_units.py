@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from art_sensreg.benchmark.results.masks import read_mask
+from art_sensreg.benchmark.results.masks import read_mask, write_mask
 from art_sensreg.benchmark.studies.experiments import attack_units
 from art_sensreg.benchmark.studies.experiments.attack_units import base_attack
 from tests.benchmark.studies.experiments.small import SMALL, laboratory, run
@@ -46,6 +46,42 @@ def test_more_images_are_added_to_those_that_are_done(tmp_path, monkeypatch):
     _, said = run(tmp_path, many, kinds=("train", "attack"))
     assert len([line for line in said if "of 30" in line]) == 2
     assert not [line for line in said if "train" in line or "of 20" in line]
+
+
+def test_outcomes_of_a_model_that_was_trained_before_are_not_taken_over(tmp_path, monkeypatch):
+    monkeypatch.setitem(attack_units.BLOCK, "cpu", 20)
+    rows = [replace(SMALL.rows[0], points=points, settings={"epochs": epochs}) for points, epochs in ((20, 1), (60, 4))]
+    former, later = (replace(SMALL, rows=(row,), aimed=()) for row in rows)
+    run(tmp_path, former, kinds=("train", "attack"))
+    with pytest.raises(ValueError, match="remove it to do it again"):
+        run(tmp_path, later, kinds=("train", "attack"))
+    (tmp_path / "records" / "none-seed0.json").unlink()
+    assert run(tmp_path, later, kinds=("train", "attack"))[0].complete
+    run(tmp_path / "afresh", later, kinds=("train", "attack"))
+
+    def outcomes(out):
+        attacks = laboratory(out, later).cell(later.rows[0], 0).record.attacks
+        return {one.key: (one.n, one.robust_accuracy, read_mask(out, one.mask)[0].tolist()) for one in attacks}
+
+    assert len(outcomes(tmp_path)) == 2
+    assert outcomes(tmp_path) == outcomes(tmp_path / "afresh")
+
+
+def test_a_block_whose_record_was_not_written_is_attacked_again(tmp_path, monkeypatch):
+    monkeypatch.setitem(attack_units.BLOCK, "cpu", 10)
+    one = replace(SMALL, rows=(replace(SMALL.rows[0], points=20),), aimed=())
+    run(tmp_path, one, kinds=("train", "attack"))
+    record = tmp_path / "records" / "none-seed0.json"
+    before, (mask, *_) = record.read_text(), (tmp_path / "masks").glob("*0.05*")
+    robust, attacked = read_mask(tmp_path, f"masks/{mask.name}")
+    robust[20:], attacked[20:] = True, True  # as if more had been attacked when the process was killed
+    write_mask(tmp_path, f"masks/{mask.name}", robust, attacked)
+    more = replace(one, rows=(replace(one.rows[0], points=30),))
+    run(tmp_path, more, kinds=("train", "attack"))
+    found = laboratory(tmp_path, more).cell(more.rows[0], 0).record.attack(("autoattack", "linf", 0.05, "default"))
+    assert found.n == 30
+    assert read_mask(tmp_path, found.mask)[1].sum() == 30
+    assert before != record.read_text()
 
 
 def test_a_lost_mask_is_made_again(tmp_path):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from art_sensreg.benchmark.studies.experiments import attack_units, units
+from art_sensreg.benchmark.studies.experiments import Row, attack_units, units
 from art_sensreg.benchmark.studies.experiments import run as run_module
 from art_sensreg.benchmark.studies.experiments.folder import ExperimentFolder
 from art_sensreg.benchmark.studies.experiments.run import Choice, TimeUp, time_limit
@@ -77,6 +77,17 @@ def test_a_failure_is_told_and_does_not_stop_the_rest(tmp_path, monkeypatch):
     assert done.failures == ("none seed 0: noise: RuntimeError: no",)
     assert not done.complete
     assert ExperimentFolder(tmp_path).run("none", 0).attacks
+
+
+def test_a_training_that_crashes_is_tried_once_a_call(tmp_path):
+    wild = replace(SMALL, rows=(SMALL.rows[0], Row(name="wild", defence="sr", options={"sr_weight": 1e38})), aimed=())
+    for _ in range(2):
+        done, said = run(tmp_path, wild, kinds=("train", "attack"))
+        assert len(done.failures) == 1
+        assert "wild seed 0: train: " in done.failures[0]
+        assert len([line for line in said if "wild seed 0: train" in line]) == 1
+        assert done.rest_done
+        assert not done.complete
 
 
 def test_the_time_ends_a_training_that_can_go_on_and_lets_other_units_finish():
