@@ -106,7 +106,7 @@ FILE_RECIPE = Recipe(
     batch_size=128,
     learning_rate=3e-3,
     test_size={"smoke": 200, "quick": 1000, "full": 10000},
-    penalties=_penalties(PRESETS["cifar10"]),
+    penalties=_penalties(PenaltySettings(sigma=0.1)),
 )
 
 
