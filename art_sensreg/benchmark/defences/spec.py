@@ -231,6 +231,8 @@ def _config_options(options: Options) -> Options:
 
 def _check_like(name: str, value: Any, default: Any) -> None:
     """Check an option by the type of its default."""
+    if value is None and default is None:
+        return
     if isinstance(default, str):
         check_choice(name, value, [value] if isinstance(value, str) else [default])  # which ones, `check` knows
     elif isinstance(default, int):
