@@ -24,6 +24,11 @@ if [ ! -f docs/results/digits-related-validation.md ]; then
         --attacks pgd,apgd-ce,apgd-dlr --out results/digits-related-validation
     keep results/digits-related-validation/validation.md digits-related-validation.md
 fi
+if [ ! -f docs/results/cifar10-validation.md ]; then # needs cifar10.npz there too
+    $PYTHON benchmarks/choose_settings.py --grid --dataset cifar10 --of carried+sr+jr --train-size 10000 --test-size 300 \
+        --norm-layer batch --augment crop=4,flip --norm linf --eps 8/255 --attacks apgd-ce,apgd-t
+    keep results/cifar10-validation/validation.md cifar10-validation.md
+fi
 if [ ! -f docs/results/digits-graddiv.md ]; then
     $PYTHON benchmarks/graddiv.py
     keep results/digits-graddiv/graddiv.md digits-graddiv.md
