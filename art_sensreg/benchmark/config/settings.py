@@ -106,8 +106,8 @@ FILE_RECIPE = Recipe(
     batch_size=128,
     learning_rate=3e-3,
     test_size={"smoke": 200, "quick": 1000, "full": 10000},
-    # Penalties are measured per squared size of the perturbation: those of a carried adversary are MNIST's at 0.3, times
-    # the square of a third.
+    # Penalties are measured per squared size of the perturbation: with a carried adversary they weigh as much as on
+    # MNIST at 0.3, times the square of a third.
     penalties=_penalties(PenaltySettings(sigma=0.1, carried_sr=0.017, carried_jr=0.0017)),
 )
 
