@@ -218,26 +218,6 @@ def test_what_arts_trainers_replace_is_not_applicable(digits: Any) -> None:
     assert fitted(digits, "art-fbf", optimizer="adam", schedule="constant")
 
 
-def test_a_rate_of_its_own_is_that_of_fbf(digits: Any) -> None:
-    def fbf(name: str, rate: Any, **settings: Any) -> Any:
-        spec = small_spec(
-            digits, n=24, model="mlp", epochs=2, batch_size=12, optimization=OptimizationSettings(**settings)
-        )
-        with quiet():
-            return weights_of(trained(DEFENCES[name].train, spec, resolve_options(name, {"learning_rate": rate}, {})))
-
-    own = fbf("art-fbf-fixed", None)
-    assert same_weights(own, fbf("art-fbf-fixed", 0.21))
-    assert not same_weights(own, fbf("art-fbf-fixed", 1e-4))
-    asked = {"optimizer": "adam", "schedule": "constant"}
-    for name in ("art-fbf", "art-fbf-fixed"):
-        assert not same_weights(fbf(name, None, **asked), fbf(name, 1e-4, **asked))
-        with pytest.raises(ValueError, match="`learning_rate` is 0"):
-            fbf(name, 0)
-    with pytest.raises(NotApplicable, match="replaces every learning rate by those of its own schedule"):
-        fbf("art-fbf", 1e-4)
-
-
 def test_the_average_of_weight_perturbation_is_of_unperturbed_weights(digits: Any) -> None:
     # So heavy an average that the first step, of which there are two a run, nearly stays: its weights are not shifted
     # by the perturbation, from which the optimizer steps.

@@ -28,7 +28,8 @@ from art.defences.trainer import AdversarialTrainerOAATPyTorch
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from art_sensreg.benchmark.defences.from_art.adversarial import LINF_CLAIM, SGD_WITH_DECAY, WatchedBatches, fit_watched
+from art_sensreg.benchmark.defences.from_art.adversarial import LINF_CLAIM, WatchedBatches, fit_watched
+from art_sensreg.benchmark.defences.from_art.fbf import SGD_WITH_DECAY
 from art_sensreg.benchmark.defences.optimization import resolved
 from art_sensreg.benchmark.defences.spec import Defence, Options, within
 from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingSpec

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from art.attacks.evasion import ProjectedGradientDescent
-from art.defences.trainer import AdversarialTrainerFBFPyTorch
 from torch.nn.functional import kl_div, log_softmax
 from torch.optim.lr_scheduler import _LRScheduler
 
@@ -17,7 +16,6 @@ from art_sensreg.benchmark.defences.from_art.adversarial import (
     ADVERSARIAL,
     ArtOneCycle,
     KLProjectedGradientDescent,
-    RepairedFBF,
 )
 from art_sensreg.datasets import Dataset
 from tests.benchmark.defences.from_art.training import accuracy, small_spec, trained
@@ -51,17 +49,6 @@ def test_the_attack_of_trades_maximises_the_divergence_from_the_clean_prediction
 
     shipped = divergence(ProjectedGradientDescent(classifier, **settings))
     assert divergence(KLProjectedGradientDescent(classifier, **settings)) > shipped
-
-
-def test_fbf_enters_training_mode_only_if_repaired(digits: Dataset) -> None:
-    spec = small_spec(digits, epochs=1, norm_layer="batch", model="cnn-small")
-    for kind, moves in ((AdversarialTrainerFBFPyTorch, False), (RepairedFBF, True)):
-        classifier = spec.art_classifier()
-        classifier.model.eval()
-        more = (spec.one_cycle(classifier),) if kind is RepairedFBF else ()
-        spec.fit(kind(classifier, 0.1, *more))
-        (first, *_) = [module for module in classifier.model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-        assert bool((first.running_mean != 0).any()) == moves
 
 
 def test_the_schedule_is_one_that_art_accepts_and_ends_low() -> None:
