@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from art_sensreg.art_bridge.classifier_arguments import check_broadcast
 from art_sensreg.utils import as_array, shown
 
 
@@ -81,17 +82,8 @@ def clip_bounds(clip_values: Any, input_shape: tuple[int, ...]) -> tuple[np.ndar
     low, high = (np.asarray(bound) for bound in clip_values)
     flat = (math.prod(input_shape),)
     for bound in (low, high):
-        if bound.shape == flat:
-            continue
-        try:
-            fits = np.broadcast_shapes(bound.shape, input_shape) == tuple(input_shape)
-        except ValueError:
-            fits = False
-        if not fits:
-            raise ValueError(
-                f"`clip_values` have the shape {bound.shape} with images of shape {tuple(input_shape)}; expected "
-                "numbers, or arrays that broadcast to an image, such as (channels, 1, 1), or one value an entry."
-            )
+        if bound.shape != flat:
+            check_broadcast("clip_values", bound, input_shape)
     return (
         low.reshape(input_shape) if low.shape == flat else low,
         high.reshape(input_shape) if high.shape == flat else high,

@@ -139,7 +139,7 @@ def test_a_wrong_config_is_refused(options, error, message):
 
 @pytest.mark.parametrize("shape", [(3,), (2, 1, 1), (1, 3, 2, 2), (3, 2)])
 def test_clip_values_that_do_not_fit_an_image_are_refused(shape):
-    with pytest.raises(ValueError, match=rf"`clip_values` have the shape {re.escape(str(shape))} with images of shape"):
+    with pytest.raises(ValueError, match=rf"`clip_values` holds arrays of shape {re.escape(str(shape))}; expected"):
         clip_bounds((np.zeros(shape), np.ones(shape)), (3, 4, 4))
 
 

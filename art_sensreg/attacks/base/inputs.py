@@ -9,7 +9,6 @@ import torch
 from art.attacks.attack import EvasionAttack
 
 from art_sensreg.art_bridge.checks import check_images, clip_bounds
-from art_sensreg.art_bridge.classifier_arguments import check_broadcast
 from art_sensreg.utils import as_numbers, check_differentiable, check_number
 from art_sensreg.utils.checks import check_known
 
@@ -33,8 +32,6 @@ def attack_range(classifier: Any) -> tuple[np.ndarray, np.ndarray]:
     """Smallest and largest values of images, as float32 arrays that broadcast; infinite without `clip_values`."""
     clip, shape = classifier.clip_values, tuple(classifier.input_shape)
     low, high = (-np.inf, np.inf) if clip is None else clip_bounds(clip, shape)
-    for bound in (low, high):
-        check_broadcast("clip_values", np.asarray(bound), shape)
     return np.asarray(low, dtype=np.float32), np.asarray(high, dtype=np.float32)
 
 
