@@ -122,12 +122,10 @@ def is_loader(data: Any) -> bool:
 
 def number_of_indices(loader: Any) -> int:
     """How many images the indices of a loader run over: of a `Subset`, all images that it was taken from."""
-    dataset = getattr(loader, "dataset", None)
-    if not isinstance(dataset, Subset):
-        return number_of_images(loader)
+    found, dataset = loader, getattr(loader, "dataset", None)
     while isinstance(dataset, Subset):
-        dataset = dataset.dataset
-    return number_of_images(dataset)
+        found = dataset = dataset.dataset
+    return number_of_images(found)
 
 
 def number_of_images(data: Any) -> int:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from art_sensreg.benchmark.config.settings import RECIPES
 from art_sensreg.benchmark.defences import DEFENCES, Defence, register
 from art_sensreg.benchmark.defences.registry import SMOKE_DEFENCES, resolve_options
 
@@ -23,3 +24,12 @@ def test_an_option_is_what_was_given_else_its_default_else_the_recipes():
     assert (found["max_iter"], found["clean_fraction"], found["eps"], found["norm"]) == (3, 0.5, 0.1, "l2")
     with pytest.raises(ValueError, match=r"`--set` names the option 'max_itr' of art-madry.* Did you mean 'max_iter'"):
         resolve_options("art-madry", {"max_itr": 3}, {})
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_options_are_known_in_every_norm_and_training_says_which_it_lacks(norm):
+    for name in DEFENCES:
+        recipe = {"eps": 0.1, "norm": norm, **RECIPES["mnist"].penalties.get(name, {})}
+        assert resolve_options(name, {}, recipe) is not None
+    with pytest.raises(ValueError, match="`norm` is 'l1'; expected"):
+        resolve_options("gradnorm", {"norm": "l1"}, {"eps": 0.1, "norm": norm})

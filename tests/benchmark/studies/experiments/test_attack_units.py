@@ -71,8 +71,7 @@ def test_a_block_whose_record_was_not_written_is_attacked_again(tmp_path, monkey
     monkeypatch.setitem(attack_units.BLOCK, "cpu", 10)
     one = replace(SMALL, rows=(replace(SMALL.rows[0], points=20),), aimed=())
     run(tmp_path, one, kinds=("train", "attack"))
-    record = tmp_path / "records" / "none-seed0.json"
-    before, (mask, *_) = record.read_text(), (tmp_path / "masks").glob("*0.05*")
+    (mask,) = (tmp_path / "masks").glob("*0.05*")
     robust, attacked = read_mask(tmp_path, f"masks/{mask.name}")
     robust[20:], attacked[20:] = True, True  # as if more had been attacked when the process was killed
     write_mask(tmp_path, f"masks/{mask.name}", robust, attacked)
@@ -81,7 +80,6 @@ def test_a_block_whose_record_was_not_written_is_attacked_again(tmp_path, monkey
     found = laboratory(tmp_path, more).cell(more.rows[0], 0).record.attack(("autoattack", "linf", 0.05, "default"))
     assert found.n == 30
     assert read_mask(tmp_path, found.mask)[1].sum() == 30
-    assert before != record.read_text()
 
 
 def test_a_lost_mask_is_made_again(tmp_path):
