@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from art_sensreg.penalties.forward.inner_ascent import Ascent, ClipValues, inner_ascent
+from art_sensreg.penalties.forward.inner_ascent import Ascent, ClipValues, evaluated, inner_ascent
 from art_sensreg.penalties.forward.noise import Randomness, draw_noise
 from art_sensreg.utils import check_choice, check_number, outside_inference_mode, python_numbers
 
@@ -137,7 +137,12 @@ class Adversary:
     @property
     def needs_clean(self) -> bool:
         """Whether the loss needs the logits of the clean images."""
-        return self.clean_fraction > 0
+        return self.attacks_clean_logits or self.clean_fraction > 0
+
+    @property
+    def attacks_clean_logits(self) -> bool:
+        """Whether the steps move the logits away from those of the clean images."""
+        return False
 
     @property
     def start_radius(self) -> float:
@@ -167,7 +172,8 @@ class Adversary:
     def compares_gradients(self) -> bool:
         """Whether it takes one gradient step on the loss that is minimised at its end (see `gradient_pair`)."""
         own = type(self)
-        same = own.get_loss_fn is Adversary.get_loss_fn and own.combine is Adversary.combine
+        hooks = ("get_loss_fn", "loss_fn_beside", "combine")
+        same = all(getattr(own, hook) is getattr(Adversary, hook) for hook in hooks)
         return same and self.steps == 1 and not self.free
 
     @property
@@ -194,6 +200,12 @@ class Adversary:
         self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, base_loss: BaseLoss
     ) -> Callable[[torch.Tensor], torch.Tensor]:
         """The function of the logits that the steps maximise."""
+        return self.loss_fn_beside(evaluated(model, x) if self.attacks_clean_logits else None, y, base_loss)
+
+    def loss_fn_beside(
+        self, clean: torch.Tensor | None, y: torch.Tensor, base_loss: BaseLoss
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        """That function, given the logits of the clean images, or None if it needs none."""
         return lambda logits: base_loss(logits, y)
 
     def combine(

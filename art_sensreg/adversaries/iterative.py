@@ -7,11 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 from torch.nn import functional
 
 from art_sensreg.adversaries.base import Adversary, BaseLoss, uniform_in_ball
-from art_sensreg.penalties.forward.inner_ascent import NORMS, evaluated
+from art_sensreg.penalties.forward.inner_ascent import NORMS
 from art_sensreg.penalties.forward.noise import Randomness, draw_noise
 from art_sensreg.utils import check_count, check_number
 from art_sensreg.utils.norms import norm_name
@@ -91,7 +90,7 @@ class TRADES(PGD):
             )
 
     @property
-    def needs_clean(self) -> bool:
+    def attacks_clean_logits(self) -> bool:
         return True
 
     @property
@@ -101,10 +100,10 @@ class TRADES(PGD):
     def draw_start(self, x: torch.Tensor, generator: Randomness) -> torch.Tensor:
         return draw_noise(x, "gaussian", generator).mul_(0.001)
 
-    def get_loss_fn(
-        self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, base_loss: BaseLoss
+    def loss_fn_beside(
+        self, clean: torch.Tensor | None, y: torch.Tensor, base_loss: BaseLoss
     ) -> Callable[[torch.Tensor], torch.Tensor]:
-        clean = evaluated(model, x)
+        assert clean is not None
         if clean.ndim < 2 or clean.shape[1] < 2:
             raise ValueError("`model` returns one output; TRADES expects at least two logits.")
         return lambda logits: divergence(clean, logits)

@@ -6,10 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
 
 from art_sensreg.adversaries.base import Adversary, BaseLoss
-from art_sensreg.penalties.forward.inner_ascent import evaluated
 from art_sensreg.penalties.forward.noise import Randomness, draw_noise
 from art_sensreg.penalties.nuclear_norm import nuclear_norm
 from art_sensreg.utils import check_number
@@ -53,7 +51,7 @@ class NuAT(Adversary):
             )
 
     @property
-    def needs_clean(self) -> bool:
+    def attacks_clean_logits(self) -> bool:
         return True
 
     @property
@@ -66,10 +64,10 @@ class NuAT(Adversary):
     def draw_start(self, x: torch.Tensor, generator: Randomness) -> torch.Tensor:
         return draw_noise(x, "rademacher", generator).mul_(self.noise * self.eps)
 
-    def get_loss_fn(
-        self, model: nn.Module, x: torch.Tensor, y: torch.Tensor, base_loss: BaseLoss
+    def loss_fn_beside(
+        self, clean: torch.Tensor | None, y: torch.Tensor, base_loss: BaseLoss
     ) -> Callable[[torch.Tensor], torch.Tensor]:
-        clean = evaluated(model, x)
+        assert clean is not None
         return lambda logits: base_loss(logits, y) + self.weight * nuclear_norm(logits, clean) / len(clean)
 
     def combine(

@@ -70,19 +70,25 @@ def measure_from_start(
     with torch.enable_grad():
         leaf = ascent.project(x, x + batch.start).detach().requires_grad_(True)
 
-        def step(logits: torch.Tensor) -> torch.Tensor:
+        def step(logits: Sequence[torch.Tensor]) -> torch.Tensor:
             with batch.unchanged():
-                loss_fn = adversary.get_loss_fn(model, x, batch.y, batch.base_loss)
-                gradient = gradient_at(leaf, loss_fn(logits), retain_graph=True)
+                gradient = gradient_at(leaf, first_loss_fn(logits[0].detach())(logits[-1]), retain_graph=True)
                 if batch.pair is not None:
                     batch.pair.start_with(gradient)
                 moved = ascent.move(x, leaf.detach(), gradient)
                 if adversary.steps > 1:
+                    loss_fn = adversary.get_loss_fn(model, x, batch.y, batch.base_loss)
                     with plan.moved.preserved():
                         moved = inner_ascent(model, loss_fn, x, moved, replace(ascent, max_iter=adversary.steps - 1))
             return moved.detach()
 
-        def follow(logits: torch.Tensor) -> torch.Tensor:
+        def first_loss_fn(clean: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+            """Of clean logits in the same mode: those of another one would differ without any step."""
+            if type(adversary).get_loss_fn is not Adversary.get_loss_fn:
+                return adversary.get_loss_fn(model, x, batch.y, batch.base_loss)
+            return adversary.loss_fn_beside(clean, batch.y, batch.base_loss)
+
+        def follow(logits: Sequence[torch.Tensor]) -> torch.Tensor:
             perturbed = batch.images(partial(step, logits))
             return perturbed if batch.pair is None else batch.pair.end_at(perturbed)
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty
-from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES, CarriedAdversary
+from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES, CarriedAdversary, NuAT
 from art_sensreg.adversaries.iterative import divergence
 from art_sensreg.adversaries.visits import Visit
 from art_sensreg.objectives import Objective
@@ -134,6 +134,32 @@ def test_where_the_loss_needs_clean_images_batch_norm_takes_their_statistics():
     assert logits.shape == clean.shape
     expected = 0.5 * LOSS(model(x), y) + 0.5 * terms["adversarial"]
     assert terms["base"].item() == pytest.approx(expected.item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("adversary", [TRADES(eps=0.1, max_iter=1, pair="start"), NuAT(eps=0.1, pair="start")])
+def test_the_first_step_compares_with_clean_logits_of_the_same_statistics(adversary):
+    """Logits of evaluation mode would differ from those of the start by more than the perturbation makes them."""
+    x, y = batch()
+    model = net(norm=True)
+    model[1].running_mean.fill_(3.0)
+    visit = Visit(adversary.draw_start(x, torch.Generator().manual_seed(1)))
+    objective_of(model, x, adversary)(model, x, y, visit=visit)
+    hidden = model[0](x)
+    mean, variance = hidden.mean(0), hidden.var(0, unbiased=False)
+
+    def fixed(inputs):
+        normal = (model[0](inputs) - mean) * torch.rsqrt(variance + model[1].eps)
+        return model[2:](normal * model[1].weight + model[1].bias)
+
+    leaf = (x + visit.start).detach().requires_grad_(True)
+    clean, logits = fixed(x).detach(), fixed(leaf)
+    if isinstance(adversary, TRADES):
+        loss = (clean.softmax(1) * (clean.log_softmax(1) - logits.log_softmax(1))).sum(1).mean()
+    else:
+        loss = LOSS(logits, y) + adversary.weight * torch.linalg.svdvals(logits - clean).sum() / len(x)
+    (gradient,) = torch.autograd.grad(loss, leaf)
+    expected = (visit.start + adversary.step * gradient.sign()).clamp(-0.1, 0.1)
+    assert torch.allclose(visit.moved, expected, atol=1e-12)
 
 
 def test_trades_from_its_start():

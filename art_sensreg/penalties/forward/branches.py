@@ -73,7 +73,7 @@ def forward_branches(
     taps: Sequence[TapPlan] = (),
     plan: ForwardPlan = NO_PLAN,
     input_gradient: bool = False,
-    follow: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    follow: Callable[[Sequence[torch.Tensor]], torch.Tensor] | None = None,
 ) -> Branches:
     """
     Run the model on all branches and read the activations that `taps` chooses of each. The first branch is the clean
@@ -81,7 +81,7 @@ def forward_branches(
 
     Where a stacked pass shows that its branches cannot be stacked, they run one after another, and `refused` says why.
     `input_gradient` if the outputs will be differentiated with respect to the inputs at fixed statistics. `follow`
-    makes the input of one more branch of the logits of the last one: then all run one after another. RuntimeError if
+    makes the input of one more branch of the logits of those before: then all run one after another. RuntimeError if
     the model overwrites a tapped activation that it left alone in the trial run.
     """
     if len(inputs) == 1 and plan.updates_state and not input_gradient and follow is None:
@@ -141,7 +141,7 @@ def _separate_passes(
     taps: Sequence[TapPlan],
     plan: ForwardPlan,
     rules: CleanBranchRules,
-    follow: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    follow: Callable[[Sequence[torch.Tensor]], torch.Tensor] | None = None,
 ) -> tuple[list[_Outputs], list[torch.Tensor], list[torch.Tensor]]:
     """
     One pass for each branch; all start from the same state, and BatchNorm repeats the clean pass.
@@ -156,7 +156,7 @@ def _separate_passes(
         given = list(inputs)
         for number in range(len(inputs) + (follow is not None)):
             if follow is not None and number == len(inputs):
-                given.append(follow(outputs[-1][0]))
+                given.append(follow([logits for logits, _ in outputs]))
                 rewind()
                 again()
             x = given[number]
