@@ -24,7 +24,7 @@ from art import config
 
 from art_sensreg.utils.files import atomic_write, read_regular
 from art_sensreg.utils.npz import read_npz
-from art_sensreg.utils.text import describe
+from art_sensreg.utils.text import error_text
 
 Arrays = dict[str, np.ndarray]
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -33,9 +33,12 @@ KEYS = ("x_train", "y_train", "x_test", "y_test")
 @dataclass(frozen=True, kw_only=True)
 class Archive:
     """
-    A published file: its names in the data folder (the first is used for downloads), its source and its maximum size.
+    A published file.
 
-    `checksums` are the published ones by algorithm; one match is enough.
+    :param names: Its names in the data folder; the first is used for downloads.
+    :param url: Where it is published.
+    :param digests: The published checksums by algorithm; one match is enough.
+    :param limit: The most bytes it may have.
     """
 
     names: tuple[str, ...]
@@ -169,7 +172,7 @@ def _batch(name: str, data: bytes) -> tuple[np.ndarray, np.ndarray]:
         if images.dtype != np.uint8 or labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
             raise ValueError(f"images of {images.dtype}, labels of {labels.dtype} {labels.shape}")
     except Exception as error:  # a pickle may be damaged in any way
-        raise ValueError(f"CIFAR-10: {name} cannot be read: {describe(error)}") from error
+        raise ValueError(f"CIFAR-10: {name} cannot be read: {error_text(error)}") from error
     return images, labels.astype(np.int64)
 
 

@@ -38,15 +38,15 @@ class PenaltySettings:
     :param adversarial_sr: Weight of SR between clean and adversarial images.
     :param adversarial_jr: Weight of JR between clean and adversarial images.
     :param carried_sr: Weight of SR between start and end of a carried adversary's step.
-    :param carried_jr: Weight of JR there.
-    :param free_pair: What the penalties compare with a free carried adversary: `adversarial` images with clean ones,
-        which needs some 15 epochs; or `noisy` copies with what they are of, which is better in fewer.
-    :param free_sr: Weight of SR there.
-    :param free_jr: Weight of JR there.
+    :param carried_jr: Weight of JR between start and end of a carried adversary's step.
+    :param free_pair: What the penalties compare with a free carried adversary: `adversarial` images with clean ones
+        (needs about 15 epochs), or the training images with `noisy` copies of themselves (better in shorter runs).
+    :param free_sr: Weight of SR with a free carried adversary.
+    :param free_jr: Weight of JR with a free carried adversary.
     :param fire: Weight of FIRE.
     :param graddiv: Weight of GradDiv.
-    :param kl: Factor of KL / N in Adv-BNN; with the evidence bound's value of 1, so many weights and so few images,
-        only the prior would be learned.
+    :param kl: Factor of `KL / N` in Adv-BNN. The evidence lower bound has 1; with so many more weights than images,
+        only the prior would then be learned.
     """
 
     sigma: float = 0.3
@@ -141,8 +141,18 @@ def jr(dataset: str | None = None, clip_values: Any = UNIT_RANGE) -> list[Penalt
 
 def default_penalties(classifier: PyTorchClassifier) -> tuple[Penalty, ...]:
     """
-    The penalties that a classifier is trained with if none are named: its own, if it has some; else SR and JR for the
-    range of its `clip_values`.
+    The penalties that a classifier is trained with if none are named.
+
+    :param classifier: ART `PyTorchClassifier`, or a subclass.
+    :return: Its own penalties, if it has some; else SR and JR with their defaults, scaled to its `clip_values`.
+
+    Example:
+    >>> from art.estimators.classification import PyTorchClassifier
+    >>> from art_sensreg.presets import default_penalties
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    >>> classifier = PyTorchClassifier(model, torch.nn.CrossEntropyLoss(), (4,), 2, clip_values=(0, 1))
+    >>> [type(penalty).__name__ for penalty in default_penalties(classifier)]
+    ['SensitivityPenalty', 'JacobianPenalty']
     """
     own: Sequence[Penalty] = getattr(classifier, "penalties", ())
     if own:

@@ -196,10 +196,8 @@ class RandomizedClassifier(SensRegClassifier):
         """
         Save the weights of the user's model, and the optimizer's state if there is one, as `filename.safetensors`.
 
-        :param filename: Name without ending, in the folder.
-        :param path: Folder, made if missing; ART's data folder if None.
-        :raises ValueError: If the name leaves the folder.
-        :raises OSError: If the file cannot be written.
+        :param filename: As for :meth:`SensRegClassifier.save`, whose errors this raises too.
+        :param path: As there.
         """
         with self._weights_alone():
             super().save(filename, path)
@@ -208,11 +206,8 @@ class RandomizedClassifier(SensRegClassifier):
         """
         Load what `save` of this class, or of `SensRegClassifier` around the same model, wrote.
 
-        :param filename: Name without ending, in the folder.
-        :param path: Folder; ART's data folder if None.
-        :raises OSError: If the file cannot be read; `FileNotFoundError` if there is none.
-        :raises ValueError: If the file is damaged, or of another architecture or optimizer; nothing has been loaded
-            then.
+        :param filename: As for :meth:`SensRegClassifier.load_weights`, whose errors this raises too.
+        :param path: As there.
         """
         with self._weights_alone():
             super().load_weights(filename, path)

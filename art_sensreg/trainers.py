@@ -46,8 +46,8 @@ class SensRegTrainer(Trainer):
         scaled to its `clip_values` (`presets.sr_jr`); if both are given, these take precedence, with a warning. `[]`
         trains without any.
     :param config: Settings of the run.
-    :param adversary: Adversarial training to combine with the penalties, one of `art_sensreg.adversaries`: `FGSMRS`,
-        `NFGSM`, `PGD`, `TRADES`; or None.
+    :param adversary: Adversarial training to combine with the penalties: an adversary of `art_sensreg.adversaries`,
+        such as `CarriedAdversary(eps=0.1)`; or None.
     :raises TypeError: If the classifier is not a `PyTorchClassifier`, or an entry of `penalties` is not callable.
     :raises ValueError: If a penalty is unusable.
 

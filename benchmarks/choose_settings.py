@@ -4,7 +4,7 @@ Choose the settings of defences on held-out training images, never on test point
 usage: choose_settings.py --dataset NAME [--of NAME,NAME...] [--trials N] [--rounds N] [--minutes N] [--out DIR]
                           [suite options: --eps, --epochs, --train-size, --model, --budget ...]
 
-By successive halving: the same number of trials and epochs for each defence (docs/tuning.md). Every trial is kept in
+By successive halving: the same number of trials and epochs for each defence (docs/experiments.md). All trials are in
 OUT/trials.json, from where the same command goes on; OUT/chosen.md has the tables. With --grid the fixed candidates of
 `art_sensreg/benchmark/studies/choose_settings.py` are tried instead, one run of the suite each, into OUT/validation.md:
 so were the values in `art_sensreg/presets.py` chosen that docs/results/*-validation.md show.

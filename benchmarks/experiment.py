@@ -19,20 +19,13 @@ def main(arguments: list[str] | None = None) -> int:
     return run_command(arguments, "experiment.py", __doc__ or "")
 
 
-def emulate() -> None:
-    """Let the package mean the emulated device where it says `cuda`; before it is imported."""
-    sys.path.insert(0, str(ROOT))
-    from tests.device.emulated import install
-    from tests.device.translation import as_cuda
-
-    install()
-    as_cuda("art_sensreg", "art", "pyautoattack")
-
-
 if __name__ == "__main__":
     if "--emulated" in sys.argv:
         sys.argv.remove("--emulated")
-        emulate()
+        sys.path.insert(0, str(ROOT))
+        from tests.device.translation import emulate_cuda
+
+        emulate_cuda()
     from art_sensreg.benchmark.cli.console import run_program
 
     sys.exit(run_program(main))

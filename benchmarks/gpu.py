@@ -53,7 +53,10 @@ def main() -> int:
     parser = make_parser()
     given = parser.parse_args()
     if given.emulated:
-        emulate()
+        sys.path.insert(0, str(ROOT))
+        from tests.device.translation import emulate_cuda
+
+        emulate_cuda()
     from art_sensreg.benchmark.gpu import MARK, REDUCED, STAGES, GpuResults, Size, run_all, run_stage, write_gpu
     from art_sensreg.utils.files import usable_folder
 
@@ -86,16 +89,6 @@ def main() -> int:
     for stage in stages:
         print(f"{stage.stage:10} {stage.status:9} {stage.seconds:6.1f} s  {stage.reason}")
     return int(any(stage.status != "ok" for stage in stages))
-
-
-def emulate() -> None:
-    """Let the package mean the emulated device where it says `cuda`; before it is imported."""
-    sys.path.insert(0, str(ROOT))
-    from tests.device.emulated import install
-    from tests.device.translation import as_cuda
-
-    install()
-    as_cuda("art_sensreg", "art", "pyautoattack")
 
 
 def has_gpu(emulated: bool) -> bool:

@@ -54,9 +54,7 @@ class Adversary:
         check_number("eps", self.eps, minimum=0.0, exclusive=True)
         if self.eps_step is not None:
             check_number("eps_step", self.eps_step, minimum=0.0, exclusive=True)
-        check_number("clean_fraction", self.clean_fraction, minimum=0.0)
-        if self.clean_fraction >= 1:
-            raise ValueError(f"`clean_fraction` is {self.clean_fraction!r}; expected a number below 1.")
+        check_number("clean_fraction", self.clean_fraction, minimum=0.0, maximum=1.0, below=True)
         check_choice("pair", self.pair, PAIRS)
 
     @outside_inference_mode
@@ -183,7 +181,7 @@ class Adversary:
 
     def root_mean_square(self, x: torch.Tensor) -> float:
         """Root mean square entry of the largest possible perturbation, in input units, before images are clipped."""
-        return self.eps
+        return self.eps if self.ball == "linf" else self.eps / math.sqrt(x[0].numel())
 
     def pair_size(self, x: torch.Tensor) -> float:
         """The `s` of penalties: root mean square entry of the largest possible difference of what they compare."""
@@ -240,7 +238,7 @@ def check_adversary(adversary: Any) -> Adversary | None:
     """Refuse what is neither None nor an :class:`Adversary`."""
     if adversary is not None and not isinstance(adversary, Adversary):
         raise TypeError(
-            f"`adversary` is {adversary!r}; expected None, or an Adversary such as PGD(eps=0.1), FGSMRS(eps=0.1), "
-            "NFGSM(eps=0.1), TRADES(eps=0.1) or CarriedAdversary(eps=0.1) of art_sensreg.adversaries."
+            f"`adversary` is {adversary!r}; expected None, or an Adversary of art_sensreg.adversaries, such as "
+            "CarriedAdversary(eps=0.1)."
         )
     return adversary

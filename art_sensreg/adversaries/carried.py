@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -78,9 +77,6 @@ class CarriedAdversary(Adversary):
     @property
     def carries(self) -> bool:
         return True
-
-    def root_mean_square(self, x: torch.Tensor) -> float:
-        return self.eps if self.norm == "linf" else self.eps / math.sqrt(x[0].numel())
 
     def draw_start(self, x: torch.Tensor, generator: Randomness) -> torch.Tensor:
         """The perturbations at the first visit."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from art_sensreg.penalties.forward.inner_ascent import NORMS
 from art_sensreg.penalties.forward.noise import Randomness, draw_noise
 from art_sensreg.utils import check_count, check_number
 from art_sensreg.utils.norms import norm_name
+from art_sensreg.utils.precision import at_least_float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +53,6 @@ class PGD(Adversary):
     @property
     def ball(self) -> str:
         return self.norm
-
-    def root_mean_square(self, x: torch.Tensor) -> float:
-        return self.eps if self.norm == "linf" else self.eps / math.sqrt(x[0].numel())
 
     def draw_start(self, x: torch.Tensor, generator: Randomness) -> torch.Tensor:
         return uniform_in_ball(x, self.eps, self.norm, generator)
@@ -118,7 +115,5 @@ class TRADES(PGD):
 
 def divergence(logits: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     """`KL(softmax(logits) || softmax(others))`, mean over the batch; half precision is computed in float32."""
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits, others = logits.float(), others.float()
-    first, second = torch.log_softmax(logits, dim=1), torch.log_softmax(others, dim=1)
+    first, second = (torch.log_softmax(at_least_float32(values), dim=1) for values in (logits, others))
     return functional.kl_div(second, first, reduction="batchmean", log_target=True)

@@ -17,7 +17,7 @@ from art_sensreg.auditing.isolation import preserve_all
 from art_sensreg.auditing.report import AuditReport, Check
 from art_sensreg.utils import check_flag, enable_grad, shown
 from art_sensreg.utils.checks import did_you_mean
-from art_sensreg.utils.text import describe
+from art_sensreg.utils.text import error_text
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ def _run_check(spec: CheckSpec, context: AuditContext) -> Check:
         result = {"status": found.status, "value": value, "threshold": threshold, "note": found.note}
     except Exception as error:
         logger.debug("%s raised", spec.name, exc_info=True)
-        result = {"status": "ERROR", "note": describe(error)}
+        result = {"status": "ERROR", "note": error_text(error)}
     seconds = time.perf_counter() - start
     described = {name: getattr(spec, name) for name in ("name", "source", "meaning", "measures")}
     return Check(**described, seconds=seconds, **result)

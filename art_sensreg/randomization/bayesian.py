@@ -11,11 +11,12 @@ from torch import nn
 
 from art_sensreg.randomization.layers import GaussianWeights
 from art_sensreg.utils import check_number, python_numbers
+from art_sensreg.utils.precision import at_least_float32
 
 
 def gaussian_divergence(mean: torch.Tensor, std: torch.Tensor, prior_std: float) -> torch.Tensor:
     """`KL(N(mean, std^2) || N(0, prior_std^2))`, summed over independent entries; half precision in float32."""
-    mean, std = (value.float() if value.itemsize < 4 else value for value in (mean, std))
+    mean, std = (at_least_float32(value) for value in (mean, std))
     terms = math.log(prior_std) - std.log() + (std.pow(2) + mean.pow(2)) / (2 * prior_std**2) - 0.5
     return terms.sum()
 

@@ -155,13 +155,9 @@ class TrainingConfig:
             check_seed("seed", self.seed)
         for name in ("drop_last", "channels_last", "keep_freed_memory", "compile", "restore_best", "ema_warmup"):
             check_flag(name, getattr(self, name))
-        check_number("penalty_fraction", self.penalty_fraction, minimum=0.0, exclusive=True)
-        if self.penalty_fraction > 1:
-            raise ValueError(f"`penalty_fraction` is {self.penalty_fraction!r}; expected a number of at most 1.")
+        check_number("penalty_fraction", self.penalty_fraction, minimum=0.0, exclusive=True, maximum=1.0)
         check_number("clip_tolerance", self.clip_tolerance, minimum=0.0)
-        check_number("penalty_warmup", self.penalty_warmup, minimum=0.0)
-        if self.penalty_warmup > 1:
-            raise ValueError(f"`penalty_warmup` is {self.penalty_warmup!r}; expected a number of at most 1.")
+        check_number("penalty_warmup", self.penalty_warmup, minimum=0.0, maximum=1.0)
         if self.penalty_warmup and self.compile:
             raise ValueError("`compile` is True with a `penalty_warmup`, which would compile every step anew.")
         check_number("awp_gamma", self.awp_gamma, minimum=0.0)
@@ -172,9 +168,7 @@ class TrainingConfig:
         if self.max_grad_norm is not None:
             check_number("max_grad_norm", self.max_grad_norm, minimum=0.0, exclusive=True)
         if self.ema is not None:
-            check_number("ema", self.ema, minimum=0.0, exclusive=True)
-            if self.ema >= 1:
-                raise ValueError(f"`ema` is {self.ema!r}; expected a number below 1.")
+            check_number("ema", self.ema, minimum=0.0, exclusive=True, maximum=1.0, below=True)
         elif self.ema_warmup:
             raise ValueError("`ema_warmup` is True and `ema` is None; expected its decay.")
         if self.awp_gamma and self.precision == "float16":

@@ -24,19 +24,31 @@ def shown(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:120]}...{text[-40:]}"
 
 
-def check_number(name: str, value: Any, minimum: float = -math.inf, exclusive: bool = False) -> None:
+def check_number(
+    name: str,
+    value: Any,
+    minimum: float = -math.inf,
+    exclusive: bool = False,
+    maximum: float = math.inf,
+    below: bool = False,
+) -> None:
     """
-    Check a real, finite number, of Python, numpy or torch, against a lower bound, itself refused if `exclusive`.
+    Check a real, finite number, of Python, numpy or torch, against bounds.
 
-    `TypeError` if it is not one real number, `ValueError` if it is not finite, or too small.
+    `exclusive` refuses the lower bound itself, `below` the upper one. `TypeError` if it is not one real number,
+    `ValueError` if it is not finite, or out of bounds.
     """
     expected = "a finite number"
     if minimum > -math.inf:
         expected += f" {'above' if exclusive else 'of at least'} {minimum:g}"
+    if maximum < math.inf:
+        expected += f"{' and' if minimum > -math.inf else ''} {'below' if below else 'of at most'} {maximum:g}"
     number = number_of(value)
     if number is None:
         raise TypeError(f"`{name}` is {shown(value)}; expected {expected}.")
-    if not math.isfinite(number) or number < minimum or (exclusive and number == minimum):
+    too_small = number < minimum or (exclusive and number == minimum)
+    too_large = number > maximum or (below and number == maximum)
+    if not math.isfinite(number) or too_small or too_large:
         raise ValueError(f"`{name}` is {shown(value)}; expected {expected}.")
 
 

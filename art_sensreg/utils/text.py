@@ -15,7 +15,7 @@ def one_line(text: Any) -> str:
     return "".join(sign for sign in " ".join(words.split()) if sign.isprintable())
 
 
-def describe(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """An exception as one line: its class and its message."""
     return f"{type(error).__name__}: {one_line(error)}"
 

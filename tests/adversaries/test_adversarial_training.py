@@ -21,7 +21,6 @@ def test_training_improves_robustness(adversary):
     assert found[1]["val_accuracy"] > 0.95
     assert found[1]["val_robust_accuracy"] >= found[0]["val_robust_accuracy"]
     assert ("pgd_accuracy" in found[1]) == (adversary.steps == 1)
-    assert found[1]["adversarial"] >= 0
 
 
 def test_a_resumed_run_is_the_same(tmp_path):
@@ -56,4 +55,4 @@ def test_training_with_a_loader(tmp_path):
     data = torch.utils.data.TensorDataset(torch.from_numpy(x), torch.from_numpy(y))
     trainer = trainer_of(NFGSM(eps=0.1))
     trainer.fit_generator(torch.utils.data.DataLoader(data, batch_size=25, shuffle=True), nb_epochs=2, verbose=False)
-    assert trainer.history[-1]["pgd_accuracy"] >= 0
+    assert {"pgd_accuracy", "fgsm_accuracy"} <= trainer.history[-1].keys()

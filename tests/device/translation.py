@@ -12,6 +12,14 @@ from typing import Any
 from tests.device.backend.memory import NAME
 
 
+def emulate_cuda() -> None:
+    """Install the emulated device and let the package mean it where it says `cuda`; before the package is imported."""
+    from tests.device.emulated import install
+
+    install()
+    as_cuda("art_sensreg", "art", "pyautoattack")
+
+
 def as_cuda(*packages: str) -> None:
     """Read `cuda` as the emulated device in the source of packages that are imported from now on."""
     sys.meta_path.insert(0, _Finder(packages))

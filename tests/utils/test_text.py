@@ -1,6 +1,6 @@
 import pytest
 
-from art_sensreg.utils.text import describe, escape_csv, escape_markdown, fenced, one_line
+from art_sensreg.utils.text import error_text, escape_csv, escape_markdown, fenced, one_line
 
 
 class Broken(Exception):
@@ -11,7 +11,7 @@ class Broken(Exception):
 def test_text_becomes_one_line_without_control_characters():
     assert one_line("two\nlines, \x1b[31mred") == "two lines, [31mred"
     assert one_line(Broken()) == "(Broken)"
-    assert describe(KeyError("a")) == "KeyError: 'a'"
+    assert error_text(KeyError("a")) == "KeyError: 'a'"
 
 
 def test_no_markup_begins_in_markdown():

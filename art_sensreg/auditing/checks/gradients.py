@@ -16,7 +16,7 @@ from art_sensreg.auditing.checks.exemptions import DECLARED_RANDOM, NOTHING_CORR
 from art_sensreg.auditing.checks.registry import Finding, not_applicable, register_check
 from art_sensreg.auditing.context import AuditContext
 from art_sensreg.utils.precision import full_float32
-from art_sensreg.utils.text import describe
+from art_sensreg.utils.text import error_text
 
 _POINTS = 128
 _MISMATCH = 0.3
@@ -76,7 +76,7 @@ def loss_gradient_is_the_models(context: AuditContext) -> Finding:
     try:
         own = np.asarray(classifier.loss_gradient(context.inputs.x[indices].astype(model.array_dtype), one_hot))
     except (ValueError, RuntimeError) as error:
-        return Finding(1.0, 0.5, f"loss_gradient raises {describe(error)}.")
+        return Finding(1.0, 0.5, f"loss_gradient raises {error_text(error)}.")
     first, second = (array.reshape(len(indices), -1).astype(np.float64) for array in (gradient, own))
     norms = [np.linalg.norm(array, axis=1) for array in (first, second)]
     product = norms[0] * norms[1]

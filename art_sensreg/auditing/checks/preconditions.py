@@ -16,7 +16,7 @@ from art_sensreg.auditing.checks.exemptions import DECLARED_RANDOM, NOTHING_CORR
 from art_sensreg.auditing.checks.registry import Finding, not_applicable, register_check
 from art_sensreg.auditing.context import AuditContext, PgdSettings
 from art_sensreg.auditing.context.audited_model import SAME_OUTPUTS, output_scale
-from art_sensreg.utils.text import describe
+from art_sensreg.utils.text import error_text
 
 _ATHALYE = "Athalye et al. 2018, arXiv 1802.00420, "
 _CARLINI = "Carlini et al. 2019, arXiv 1902.06705, "
@@ -159,7 +159,7 @@ def batch_independent(context: AuditContext) -> Finding:
     try:
         alone = predict(x[:16], batch_size=1)
     except Exception as error:  # noqa: BLE001 - a model may refuse the statistics of one image in any way
-        return Finding(1.0, _ROUNDING, f"a single image raises {describe(error)}.")
+        return Finding(1.0, _ROUNDING, f"a single image raises {error_text(error)}.")
     negatives = context.threat.range[0] + context.threat.range[1] - x[:few]
     beside_negatives = predict(np.concatenate([x[:few], negatives]), batch_size=2 * few)[:few]
     pairs = (

@@ -43,6 +43,13 @@ _EXAMPLES = """
 def make_audit_parser(prog: str = "audit.py") -> argparse.ArgumentParser:
     """The parser of the command line."""
     parser = program_parser(prog, "Report, check by check, whether attacks on a model can be trusted.", _EXAMPLES)
+    _add_target(parser)
+    _add_attack(parser)
+    _add_run(parser)
+    return parser
+
+
+def _add_target(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what is audited")
     what = group.add_mutually_exclusive_group()
     what.add_argument(
@@ -77,6 +84,8 @@ def make_audit_parser(prog: str = "audit.py") -> argparse.ArgumentParser:
     add("--epochs", type=whole_number, metavar="N", help="with --defence; default: depends on the data set")
     add("--train-size", type=whole_number, metavar="N", help="use the first N training images")
 
+
+def _add_attack(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("how").add_argument
     add("--norm", choices=tuple(NORMS), help="default: linf, or that of the run")
     add("--eps", type=positive_number, metavar="EPS", help="0.1 or 8/255; default: the middle size of run or data set")
@@ -100,6 +109,8 @@ def make_audit_parser(prog: str = "audit.py") -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="fewer points, steps and restarts")
     add("--seed", type=int, default=0, metavar="N", help="of the training and of the audit (default 0)")
 
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("the run and its results").add_argument
     add(
         "--out", type=Path, metavar="DIR", help="write audit.json, audit.md and audit.html; default: results/audit-NAME"
@@ -107,7 +118,6 @@ def make_audit_parser(prog: str = "audit.py") -> argparse.ArgumentParser:
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto, a GPU if there is one")
     add("--plugin", type=Path, metavar="FILE", help="Python file that registers your own checks: docs/extending.md")
     add("--quiet", action="store_false", dest="verbose", help="no progress bar")
-    return parser
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "audit.py") -> int:

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 
-from art_sensreg.utils.text import describe, one_line
+from art_sensreg.utils.text import error_text, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return one_line(f"{where}{error.strerror}; what was written is kept")
-    return describe(error)
+    return error_text(error)
 
 
 def _complain(line: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from art_sensreg.benchmark.cli.arguments import OneLineParser
-from art_sensreg.utils.text import describe
+from art_sensreg.utils.text import error_text
 
 
 def load_plugin(arguments: Sequence[str] | None, prog: str) -> None:
@@ -24,4 +24,4 @@ def load_plugin(arguments: Sequence[str] | None, prog: str) -> None:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 - whatever a user's file raises is one line here
-        early.error(f"`--plugin` {file}: {describe(error)}")
+        early.error(f"`--plugin` {file}: {error_text(error)}")

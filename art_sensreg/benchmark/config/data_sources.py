@@ -16,7 +16,7 @@ from art_sensreg.datasets import DATASETS, Dataset, dataset_of, load_dataset
 from art_sensreg.utils import shown
 from art_sensreg.utils.checks import did_you_mean
 from art_sensreg.utils.files import available_memory
-from art_sensreg.utils.text import describe, one_line
+from art_sensreg.utils.text import error_text, one_line
 
 FORMS = "an .npz file, a folder of images, FILE.py:FUNCTION or MODULE:FUNCTION"
 _ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -55,7 +55,7 @@ def _from_code(name: str) -> Dataset:
     try:
         found = make()
     except Exception as error:  # whatever a user's code raises
-        raise ValueError(f"`dataset`: {name} raised {describe(error)[:300]}") from error
+        raise ValueError(f"`dataset`: {name} raised {error_text(error)[:300]}") from error
     if isinstance(found, Dataset):
         return dataset_of(found.name, {key: getattr(found, key) for key in KEYS}, name)
     parts = found

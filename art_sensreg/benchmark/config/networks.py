@@ -20,7 +20,7 @@ from art_sensreg.models import MODELS, build_model
 from art_sensreg.utils import shown
 from art_sensreg.utils.checks import did_you_mean
 from art_sensreg.utils.modes import eval_mode
-from art_sensreg.utils.text import describe
+from art_sensreg.utils.text import error_text
 
 FORMS = "FILE.py:FUNCTION, MODULE:FUNCTION, timm:NAME, torchvision:NAME, robustbench:NAME"
 Shape = tuple[int, int, int]
@@ -111,7 +111,7 @@ class Network:
                 outputs = first(torch.from_numpy(images))
         except Exception as error:
             size = f"{channels} x {height} x {width}"
-            raise ValueError(f"`--model`: {self.name} fails on images of {size}: {describe(error)[:300]}") from error
+            raise ValueError(f"`--model`: {self.name} fails on images of {size}: {error_text(error)[:300]}") from error
         if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2 or len(outputs) != len(images):
             what = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
             raise ValueError(f"`--model`: {self.name} returns {what} for {len(images)} images; expected rows of logits")
@@ -154,7 +154,7 @@ def _own(name: str, input_shape: Shape, nb_classes: int) -> nn.Module:
     except Exception as error:  # whatever the library raises
         if str(error).startswith("`--model`"):
             raise
-        raise ValueError(f"`--model` {name} cannot be built: {describe(error)[:300]}") from error
+        raise ValueError(f"`--model` {name} cannot be built: {error_text(error)[:300]}") from error
 
 
 def _from_code(name: str, input_shape: Shape, nb_classes: int) -> nn.Module:
@@ -166,7 +166,7 @@ def _from_code(name: str, input_shape: Shape, nb_classes: int) -> nn.Module:
         accepted = inspect.signature(make).parameters
         model = make(**{key: value for key, value in known.items() if key in accepted})
     except Exception as error:
-        raise ValueError(f"`--model`: {name} raised {describe(error)[:300]}") from error
+        raise ValueError(f"`--model`: {name} raised {error_text(error)[:300]}") from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"`--model`: {name} returned {shown(model)}; expected a torch.nn.Module")
     return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -66,9 +67,8 @@ class OptimizationSettings:
             value = getattr(self, name)
             if value is None:
                 continue
-            check_number(name, value, minimum=0.0, exclusive=name == "weight_average")
-            if name != "weight_decay" and value >= 1:
-                raise ValueError(f"`{name}` is {value!r}; expected a number below 1.")
+            maximum = math.inf if name == "weight_decay" else 1.0
+            check_number(name, value, minimum=0.0, exclusive=name == "weight_average", maximum=maximum, below=True)
         if self.augment is not None:
             object.__setattr__(self, "augment", _text_of(_augmentation_of(self.augment)))
         if self.momentum is not None and self.optimizer != "sgd":

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from art_sensreg.utils.checks import did_you_mean
-from art_sensreg.utils.text import describe
+from art_sensreg.utils.text import error_text
 
 
 def load_object(argument: str, reference: str) -> Any:
@@ -83,4 +83,4 @@ def _one_line(argument: str, place: str) -> Iterator[None]:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise ValueError(f"`{argument}`: {place} cannot be imported: {describe(error)}") from error
+        raise ValueError(f"`{argument}`: {place} cannot be imported: {error_text(error)}") from error

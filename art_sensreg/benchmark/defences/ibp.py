@@ -211,9 +211,7 @@ def certify(
 def _check(options: Options) -> None:
     check_choice("net", options["net"], NETS)
     for name in ("kappa", "warmup", "ramp"):
-        check_number(name, options[name], 0.0)
-        if options[name] > 1:
-            raise ValueError(f"`{name}` is {options[name]!r}; expected a number from 0 to 1.")
+        check_number(name, options[name], 0.0, maximum=1.0)
     check_number("eps_factor", options["eps_factor"], 0.0, exclusive=True)
 
 

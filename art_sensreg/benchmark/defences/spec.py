@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
@@ -247,10 +248,8 @@ def within(above_zero: tuple[str, ...] = (), at_most_one: tuple[str, ...] = ()) 
     """A check of options that ART checks late, in the middle of training, or never."""
 
     def check(options: Options) -> None:
-        for name in (*above_zero, *at_most_one):
-            check_number(name, options[name], 0.0, exclusive=name in above_zero)
-        for name in at_most_one:
-            if options[name] > 1:
-                raise ValueError(f"`{name}` is {options[name]!r}; expected a number from 0 to 1.")
+        for name in dict.fromkeys((*above_zero, *at_most_one)):
+            maximum = 1.0 if name in at_most_one else math.inf
+            check_number(name, options[name], 0.0, exclusive=name in above_zero, maximum=maximum)
 
     return check

@@ -25,7 +25,7 @@ from art_sensreg.benchmark.engine.runtime import attempt
 from art_sensreg.benchmark.results.entries import AttackRecord, RandomScores
 from art_sensreg.benchmark.results.masks import read_mask
 from art_sensreg.utils.modes import frozen
-from art_sensreg.utils.text import describe
+from art_sensreg.utils.text import error_text
 
 # Images that are attacked together. Each block has a seed of its own, so that the outcome does not depend on which
 # process attacks it.
@@ -69,7 +69,7 @@ def _run_step(run: TrainedRun, step: AttackStep) -> None:
         # Some of ART's attacks cannot run through some of ART's preprocessors; that is ART's.
         excused = step.view == "default" and len(run.target.views) > 1 and not run.defence.ours
         status = "not_applicable" if excused else "error"
-        attacks = [_not_run(step, eps, status, describe(error)) for eps in step.sizes]
+        attacks = [_not_run(step, eps, status, error_text(error)) for eps in step.sizes]
         record = record if excused else record.failed(step.spec.name, error)
     record = record.with_attacks(attacks)
     if record.status == "error" and all(one.mask or one.status != "error" for one in record.attacks):

@@ -16,7 +16,7 @@ from art_sensreg.benchmark.results.records import RunRecord
 from art_sensreg.benchmark.results.store import ResultStore
 from art_sensreg.datasets import Dataset
 from art_sensreg.utils.stats import clearly_above
-from art_sensreg.utils.text import describe
+from art_sensreg.utils.text import error_text
 
 # Fewest queries for each of the undefended model's that count as more: Square's own spread between runs is far smaller.
 _MORE_QUERIES = 1.5
@@ -51,7 +51,7 @@ def judge_claims(store: ResultStore, dataset: Dataset) -> None:
             claim = DEFENCES[run.defence].claim
             record, error = attempt(lambda run=run, claim=claim: judged(claim, _measured(store, dataset, run, claim)))  # type: ignore[misc]
             if error is not None:
-                record = _record(claim, Judgement("not measured", describe(error)))
+                record = _record(claim, Judgement("not measured", error_text(error)))
             store.results = store.results.with_run(replace(run, claim=record))
     store.save()
 

@@ -39,7 +39,7 @@ from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.interpret import ExplanationConfig, explain, saliency_picture
 from art_sensreg.utils.rng import seed_everything
 from art_sensreg.utils.stats import wilson_interval
-from art_sensreg.utils.text import describe
+from art_sensreg.utils.text import error_text
 
 # Draws that the attacker averages, in the curve of a random model.
 _DRAWS = (1, 4, 16, 64)
@@ -225,7 +225,7 @@ def _explanations(run: TrainedRun) -> Finding:
 def _examples(run: TrainedRun) -> Finding:
     """The images that the page shows; that there are none is no reason to lose a run."""
     name, error = attempt(partial(_stored_examples, run))
-    return Finding(value=name, notes=() if error is None else (f"no images are shown: {describe(error)}",))
+    return Finding(value=name, notes=() if error is None else (f"no images are shown: {error_text(error)}",))
 
 
 def _stored_examples(run: TrainedRun) -> str:

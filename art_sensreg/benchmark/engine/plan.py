@@ -22,7 +22,7 @@ from art_sensreg.benchmark.config.threat_models import NORMS, Threats, pair_thre
 from art_sensreg.benchmark.defences.registry import DEFENCES, SMOKE_DEFENCES, general_options, resolve_options
 from art_sensreg.datasets import Dataset
 from art_sensreg.utils import check_choice, check_count
-from art_sensreg.utils.text import describe
+from art_sensreg.utils.text import error_text
 
 _CLASSES = "needs {} classes"
 _PACKAGE = "needs {}: pip install 'art_sensreg[bench]'"
@@ -79,23 +79,54 @@ def plan_training(request: SuiteRequest) -> SuitePlan:
     _check_names(request)
     device = _device(request.device)
     recipe = RECIPES.get(request.dataset, FILE_RECIPE)
-    budget = request.budget or ("smoke" if request.dataset == "digits" else "quick")
+    budget = _budget(request)
     optimizations = [request.optimization]
     for defence, chosen in request.options.items():
         sizes = {"eps": recipe.eps[request.norms[0]][-1], "norm": request.norms[0]}
         _check_options(defence, chosen, {**sizes, **recipe.penalties.get(defence, {})})
         optimizations.append(request.optimization.updated(general_options(defence, chosen)))
-    dataset = open_dataset(request.dataset, request.data_dir or os.environ.get("ART_SENSREG_DATA"))
-    if request.validation:
-        dataset = dataset.with_validation_as_test()
-    dataset = dataset.limited(request.train_size, request.test_size or recipe.test_size[budget])
+    dataset = _dataset(request, recipe)
     for optimization in optimizations:
         optimization.check_images(dataset.input_shape)
     network = _network(request, recipe)
     dataset = replace(dataset, classes=network.checked_classes(dataset.x_train[:2], dataset.nb_classes))
     threats = pair_threats(request.norms, request.eps, recipe.eps)
     _check_sizes(request, threats, dataset)
-    settings = SuiteSettings(
+    return SuitePlan(
+        settings=_settings(request, recipe, dataset, network, threats, device),
+        dataset=dataset,
+        out=Path(request.out) if request.out else Path("results") / f"{dataset.name}-{time.strftime('%Y%m%d-%H%M%S')}",
+        resume=request.resume,
+        audit=request.audit,
+        interpret=request.interpret,
+        workers=_workers(request.jobs, device, recipe),
+        verbose=request.verbose,
+        left_out=_left_out(request, budget, dataset.nb_classes),
+    )
+
+
+def _budget(request: SuiteRequest) -> str:
+    return request.budget or ("smoke" if request.dataset == "digits" else "quick")
+
+
+def _dataset(request: SuiteRequest, recipe: Recipe) -> Dataset:
+    dataset = open_dataset(request.dataset, request.data_dir or os.environ.get("ART_SENSREG_DATA"))
+    if request.validation:
+        dataset = dataset.with_validation_as_test()
+    return dataset.limited(request.train_size, request.test_size or recipe.test_size[_budget(request)])
+
+
+def _settings(
+    request: SuiteRequest,
+    recipe: Recipe,
+    dataset: Dataset,
+    network: Network,
+    threats: Threats,
+    device: str,
+) -> SuiteSettings:
+    """What the results of a run depend on."""
+    budget = _budget(request)
+    return SuiteSettings(
         dataset=request.dataset,
         defences=request.defences or (SMOKE_DEFENCES if budget == "smoke" else tuple(DEFENCES)),
         attacks=_attacks(request, budget, dataset.nb_classes),
@@ -118,17 +149,6 @@ def plan_training(request: SuiteRequest) -> SuitePlan:
         all_points=request.all_points,
         options={defence: dict(chosen) for defence, chosen in request.options.items()},
         optimization=request.optimization,
-    )
-    return SuitePlan(
-        settings=settings,
-        dataset=dataset,
-        out=Path(request.out) if request.out else Path("results") / f"{dataset.name}-{time.strftime('%Y%m%d-%H%M%S')}",
-        resume=request.resume,
-        audit=request.audit,
-        interpret=request.interpret,
-        workers=_workers(request.jobs, device, recipe),
-        verbose=request.verbose,
-        left_out=_left_out(request, budget, dataset.nb_classes),
     )
 
 
@@ -173,7 +193,7 @@ def _check_options(defence: str, chosen: Mapping[str, Any], recipe: dict[str, An
     except (ValueError, TypeError):
         raise
     except Exception as error:  # a defence of a plugin may check its options in any way
-        raise ValueError(f"`--set` {defence}: {describe(error)}") from error
+        raise ValueError(f"`--set` {defence}: {error_text(error)}") from error
 
 
 def _check_sizes(request: SuiteRequest, threats: Threats, dataset: Dataset) -> None:

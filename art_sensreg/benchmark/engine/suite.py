@@ -36,7 +36,7 @@ from art_sensreg.benchmark.results.report import write_report
 from art_sensreg.benchmark.results.store import ResultStore
 from art_sensreg.training.checkpoint.lock import FolderLock
 from art_sensreg.training.distributed import join_processes, leave_processes, local_device
-from art_sensreg.utils.text import describe
+from art_sensreg.utils.text import error_text
 
 # Defences whose models stand in for others of their seed: the undefended one, and adversarially trained ones.
 SURROGATES = ("none", *ADVERSARIALLY_TRAINED[:2])
@@ -131,7 +131,7 @@ class Suite:
         images = dataset.x_test[:_DRAWN], dataset.y_test[:_DRAWN]
         _, error = attempt(partial(draw_saliency, targets, *images, store.out / SALIENCY))
         if error is not None:  # a picture is no reason to lose a run
-            store.leave_out(f"the picture of saliency maps: {describe(error)}")
+            store.leave_out(f"the picture of saliency maps: {error_text(error)}")
 
 
 def run_suite(request: SuiteRequest, command: str = "") -> Results:
@@ -249,9 +249,9 @@ def _ready(context: SuiteContext, name: str, seed: int, targets: Targets) -> Tra
 
 def _evaluate(run: TrainedRun, interpret: bool) -> None:
     _, error = attempt(partial(evaluate_run, run, interpret))
-    record = replace(run.record, measure_error=None if error is None else describe(error))
+    record = replace(run.record, measure_error=None if error is None else error_text(error))
     if error is not None and run.defence.answered_for:
-        record = replace(record, status="error", reason=describe(error))
+        record = replace(record, status="error", reason=error_text(error))
     filled = all(attack.status != "error" for attack in record.attacks)
     if error is None and record.status == "error" and filled:
         record = replace(record, status="ok", reason="")  # a resumed run has filled what was missing

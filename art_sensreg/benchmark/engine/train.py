@@ -28,7 +28,7 @@ from art_sensreg.benchmark.engine.target import Target, make_target
 from art_sensreg.benchmark.results.records import RunRecord
 from art_sensreg.utils.files import check_regular
 from art_sensreg.utils.rng import seed_everything
-from art_sensreg.utils.text import describe, one_line
+from art_sensreg.utils.text import error_text, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def train_run(suite: SuiteContext, name: str, seed: int) -> Target | None:
             logger.warning("%s is not attacked any further: %s", name, error)
             return None
         if error is not None:
-            logger.warning("%s is trained again: %s", name, describe(error))
+            logger.warning("%s is trained again: %s", name, error_text(error))
         elif target is not None:
             return target
     return _train_anew(suite, name, seed)
@@ -142,7 +142,7 @@ def _train_anew(suite: SuiteContext, name: str, seed: int) -> Target | None:
     elif error is not None:
         status = "error" if DEFENCES[name].answered_for else "not_applicable"
         # What crashed, unlike what cannot run here, is tried again by a resumed run.
-        run = replace(run, status=status, reason=describe(error), crashed=True)
+        run = replace(run, status=status, reason=error_text(error), crashed=True)
     store.put(run)
     if store.writes and (target is not None or isinstance(error, (FloatingPointError, ValueError))):
         shutil.rmtree(unfinished, ignore_errors=True)  # after other errors a resumed run may get further

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from art_sensreg.benchmark.engine.context import TrainedRun
-from art_sensreg.utils.text import describe
+from art_sensreg.utils.text import error_text
 
 Attack = Callable[[TrainedRun, Callable[[str], None]], None]
 # Seconds after which an idle worker looks whether its parent is alive.
@@ -98,5 +98,5 @@ def _work(runs: Sequence[TrainedRun], attack: Attack, connection: Any, others: A
         try:
             attack(run, partial(tell, "progress"))
         except BaseException as error:  # noqa: BLE001 - told to the parent, which goes on with the others
-            tell("record", replace(run.record, status="error", reason=describe(error)))
+            tell("record", replace(run.record, status="error", reason=error_text(error)))
         tell("done", None)

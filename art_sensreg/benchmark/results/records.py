@@ -40,7 +40,7 @@ from art_sensreg.benchmark.results.schema import (
     required,
     table_of,
 )
-from art_sensreg.utils.text import describe
+from art_sensreg.utils.text import error_text
 
 
 def _queries(value: Any, place: str) -> QueryCounts | NotCounted:
@@ -109,7 +109,7 @@ class RunRecord(Record):
 
     def failed(self, doing: str, error: BaseException) -> RunRecord:
         """The run with a failure behind those that it has."""
-        reasons = filter(None, [self.reason, f"{doing}: {describe(error)}"])
+        reasons = filter(None, [self.reason, f"{doing}: {error_text(error)}"])
         return replace(self, status="error", reason="; ".join(reasons))
 
 

@@ -42,7 +42,7 @@ from art_sensreg.datasets import Dataset
 from art_sensreg.utils.files import read_regular
 from art_sensreg.utils.stats import wilson_interval
 from art_sensreg.utils.tables import Table
-from art_sensreg.utils.text import describe
+from art_sensreg.utils.text import error_text
 
 STANDARD = "AutoAttack standard (official)"
 SINK = "kitchen sink: 1000 steps, 20 restarts, on at most 50 of the points left"
@@ -145,7 +145,7 @@ def read_outcomes(path: Path, n: int) -> Outcomes:
             if len(outcome.robust) != n:
                 raise ValueError(f"outcomes of {len(outcome.robust)} images; expected {n}")
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} holds no outcomes of this run ({describe(error)}); remove it") from None
+        raise ValueError(f"{path} holds no outcomes of this run ({error_text(error)}); remove it") from None
     return found
 
 

@@ -22,7 +22,7 @@ from art_sensreg.benchmark.studies.experiments.folder import ExperimentFolder
 from art_sensreg.benchmark.studies.experiments.pages import write_pages
 from art_sensreg.benchmark.studies.experiments.units import KINDS, units_of
 from art_sensreg.utils import check_choice
-from art_sensreg.utils.text import describe
+from art_sensreg.utils.text import error_text
 
 
 class TimeUp(KeyboardInterrupt):
@@ -156,7 +156,7 @@ def _work_on(
             outcome, error = attempt(lambda cell=cell: work(unit, cell, laboratory))  # type: ignore[misc]
             clock.may_interrupt = False
             if error is not None:
-                outcome = describe(error)
+                outcome = error_text(error)
                 failures.append(f"{unit}: {outcome}")
             worked = True
             say(f"{time.strftime('%H:%M:%S')}  {unit}: {outcome}  ({time.monotonic() - start:.0f} s)")
