@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from art_sensreg.adversaries import Adversary
+from art_sensreg.adversaries.attacked_batch import AttackedBatch, perturbed_images
 from art_sensreg.adversaries.gradient_pair import GradientPair
 from art_sensreg.adversaries.kept_images import KeptImages
-from art_sensreg.adversaries.start_pass import AttackedBatch, measure_from_start
+from art_sensreg.adversaries.start_pass import measure_from_start
 from art_sensreg.adversaries.visits import Visit
 from art_sensreg.penalties.base import FusedPenalty, measure, plan_forward
 from art_sensreg.penalties.feature_sigma import smallest_size
@@ -29,10 +29,6 @@ from art_sensreg.penalty_lists import Penalty, active_penalties, check_penalties
 from art_sensreg.utils.model_state import Composition, composition
 
 _Found = tuple[Sequence[torch.Tensor], dict[str, torch.Tensor]]  # logits of the branches, values of the penalties
-
-# `torch.compile` of earlier versions stops at the contexts of the fused pass, or fails: there it runs uncompiled.
-COMPILES_PASSES = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 13)
-_measure_pass = measure if COMPILES_PASSES else torch.compiler.disable(measure)
 
 
 class Objective:
@@ -166,8 +162,7 @@ class Objective:
         means = means and loss.reduction == "mean" and loss.ignore_index < 0  # type: ignore[union-attr]
         means = means and all(getattr(penalty, "scale", "per_neuron") == "per_neuron" for penalty in noisy)
         whole = self._separate or self.double_backward or not (plan.separable and plan.stacked)
-        whole = whole or any(penalty.of_whole_batch for penalty in noisy)
-        whole = whole or (self.adversary is not None and self.adversary.of_whole_batch)
+        whole = whole or any(part.of_whole_batch for part in (*noisy, self.adversary) if part is not None)
         width = max((tap.width for tap in plan.taps.values()), default=0)
         if whole or not means or not width or uses_batch_statistics(plan.norms):
             return None
@@ -249,42 +244,47 @@ class Objective:
         self, model: nn.Module, inputs: PenaltyInputs, y: torch.Tensor, adversary: Adversary, visit: Visit | None
     ) -> _Found:
         """As :meth:`_measure`, with perturbed images; what becomes of the perturbations is noted in the visit."""
-        x, generator, bounds = inputs.x, inputs.generator, self.clip_values
+        x = inputs.x
         if visit is None and (adversary.carries or self._compared_as == "start"):
-            visit = Visit(adversary.draw_start(x, generator))
+            visit = Visit(adversary.draw_start(x, inputs.generator))
         rows = inputs.noisy_rows if self._pairs_apart else None
-        if visit is not None and self._compared_as == "start" and rows and rows < len(x):
-            parts = slice(0, rows), slice(rows, None)
-            visits = [Visit(visit.start[part]) for part in parts]
-            first, rest = (
-                self._measure_attacked(model, replace(inputs, x=x[part], noisy_rows=size), y[part], adversary, own)
-                for part, size, own in zip(parts, (None, 0), visits, strict=True)
-            )
-            visit.moved = torch.cat([own.moved for own in visits if own.moved is not None])
-            return [torch.cat(pair) for pair in zip(first[0], rest[0], strict=True)], first[1]
+        batch = AttackedBatch(
+            x, None if visit is None else visit.start, y, self.base_loss, self.clip_values, inputs.generator,
+            self.attacked, self.images, inputs.over_processes, self.pair,
+        )  # fmt: skip
         if visit is not None and self._compared_as == "start" and rows != 0:
-            batch = AttackedBatch(
-                x, visit.start, y, self.base_loss, bounds, generator, self.attacked, self.images, inputs.over_processes,
-                self.pair,
-            )  # fmt: skip
+            if rows is not None and rows < len(x):
+                return self._measure_parts(model, inputs, y, adversary, visit)
             measured = measure_from_start(model, adversary, batch, self._fused, self.plan)
             visit.moved = measured.perturbed.detach() - x
             return measured.logits, measured.values
         if visit is not None and adversary.free:
-            perturbed = visit.begin(adversary, x, bounds)
+            perturbed = visit.begin(adversary, x, self.clip_values)
             if adversary.pair == "noisy" and not adversary.needs_clean:  # copies of what is trained on
                 return self._measure(model, replace(inputs, x=perturbed))
         else:
-            make = partial(adversary.perturb, model, x, y, self.base_loss, generator, bounds)
+            perturbed = perturbed_images(model, adversary, batch, self.plan)
             if visit is not None:
-                make = partial(adversary.perturb_from, model, x, visit.start, y, self.base_loss, bounds)
-            watched = nullcontext() if self.pair is None else self.pair.watched(model)
-            with self.plan.moved.preserved(), self.attacked(), watched:
-                perturbed = self.images(make)
-            if visit is not None:
-                visit.moved = perturbed - x
-            perturbed = perturbed if self.pair is None else self.pair.end_at(perturbed)
-        size = adversary.pair_size(x) if self._compared_as == "adversarial" else None
+                visit.moved = perturbed.detach() - x
+        return self._measure_perturbed(model, inputs, perturbed)
+
+    def _measure_parts(
+        self, model: nn.Module, inputs: PenaltyInputs, y: torch.Tensor, adversary: Adversary, visit: Visit
+    ) -> _Found:
+        """The examples whose start and end are compared, and then the others."""
+        parts = slice(0, inputs.noisy_rows), slice(inputs.noisy_rows, None)
+        visits = [Visit(visit.start[part]) for part in parts]
+        first, rest = (
+            self._measure_attacked(model, replace(inputs, x=inputs.x[part], noisy_rows=size), y[part], adversary, own)
+            for part, size, own in zip(parts, (None, 0), visits, strict=True)
+        )
+        visit.moved = torch.cat([own.moved for own in visits if own.moved is not None])
+        return [torch.cat(pair) for pair in zip(first[0], rest[0], strict=True)], first[1]
+
+    def _measure_perturbed(self, model: nn.Module, inputs: PenaltyInputs, perturbed: torch.Tensor) -> _Found:
+        """Logits of perturbed images, and the penalties, which may compare a part of them with the clean ones."""
+        x, rows = inputs.x, inputs.noisy_rows if self._pairs_apart else None
+        size = self.adversary.pair_size(x) if self.adversary and self._compared_as == "adversarial" else None
         if rows is None or size is None or rows >= len(x):
             return self._measure(model, replace(inputs, given=GivenBranch(perturbed, size)))
         # Of the other examples only the perturbed images go through the model.
@@ -307,7 +307,7 @@ class Objective:
             batch = x if given is None else given.x
             # A model that works in place must not change what the user's own penalties see.
             return [plain_forward(model, batch.clone() if self._separate else batch, self.plan)], zeros
-        found = _measure_pass(model, fused, inputs, self.plan)
+        found = measure(model, fused, inputs, self.plan)
         if found.plan is not self.plan:
             self.plan = found.plan
         return found.logits, {**zeros, **found.values}

@@ -220,7 +220,7 @@ def _classifier_batch(classifier: PyTorchClassifier, penalties: Sequence[Penalty
 
 
 def _module_batch(model: nn.Module, penalties: Sequence[Penalty], x: Any, y: Any, rows: int) -> _Batch:
-    """Of a bare module: cross-entropy, and every parameter that requires gradients."""
+    """The batch of a bare module: with cross-entropy, and every parameter that requires gradients."""
     first = next(model.parameters(), torch.zeros(()))
     if not isinstance(x, (np.ndarray, torch.Tensor)) or (isinstance(x, np.ndarray) and x.dtype.kind not in "fiub"):
         raise TypeError(f"`x` is {shown(x)}; expected an array or a tensor of inputs (n, ...).")

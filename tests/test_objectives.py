@@ -6,7 +6,8 @@ from torch import nn
 
 from art_sensreg import JacobianPenalty, SensitivityPenalty
 from art_sensreg.adversaries import FGSMRS
-from art_sensreg.objectives import COMPILES_PASSES, Objective
+from art_sensreg.objectives import Objective
+from art_sensreg.penalties.base import COMPILES_PASSES
 from art_sensreg.randomization import randomize
 
 

@@ -3,41 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import nn
 
-from art_sensreg.adversaries.base import Adversary, BaseLoss
-from art_sensreg.adversaries.gradient_pair import GradientPair
+from art_sensreg.adversaries.attacked_batch import AttackedBatch
+from art_sensreg.adversaries.base import Adversary
 from art_sensreg.penalties.base import FusedPenalty
 from art_sensreg.penalties.forward.branches import Activations, Branches, forward_branches
-from art_sensreg.penalties.forward.inner_ascent import ClipValues, gradient_at, inner_ascent
-from art_sensreg.penalties.forward.noise import Randomness
+from art_sensreg.penalties.forward.inner_ascent import gradient_at, inner_ascent
 from art_sensreg.penalties.forward.plan import ForwardPlan
 from art_sensreg.penalties.inputs import Comparison, of_one_process
-
-
-@dataclass(frozen=True)
-class AttackedBatch:
-    """
-    A batch and what is maximised on it: clean images, where their perturbations start, labels, base loss, input range,
-    a context in which the loss remembers nothing, what keeps the perturbed images of a step that is evaluated more
-    than once, `PenaltyInputs.over_processes`, and where gradients at the start and at the end are compared.
-    """
-
-    x: torch.Tensor
-    start: torch.Tensor
-    y: torch.Tensor
-    base_loss: BaseLoss
-    clip_values: ClipValues | None = None
-    generator: Randomness = None
-    unchanged: Callable[[], AbstractContextManager[None]] = nullcontext
-    images: Callable[[Callable[[], torch.Tensor]], torch.Tensor] = lambda make: make()
-    over_processes: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = field(default_factory=dict)
-    pair: GradientPair | None = None
 
 
 @dataclass(frozen=True)
@@ -66,9 +44,10 @@ def measure_from_start(
     """
     ascent = adversary.ascent(batch.clip_values)
     x = batch.x.detach()
+    start = adversary.draw_start(x, batch.generator) if batch.start is None else batch.start
     wanted = torch.is_grad_enabled()
     with torch.enable_grad():
-        leaf = ascent.project(x, x + batch.start).detach().requires_grad_(True)
+        leaf = ascent.project(x, x + start).detach().requires_grad_(True)
 
         def step(logits: Sequence[torch.Tensor]) -> torch.Tensor:
             with batch.unchanged():

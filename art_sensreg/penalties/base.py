@@ -256,6 +256,12 @@ def measure(
     return Measured(logits, values, plan.unstacked(passed.refused) if passed.refused else plan)
 
 
+# `torch.compile` of earlier versions stops at the contexts of the fused pass, or fails: there it runs uncompiled.
+COMPILES_PASSES = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 13)
+if not COMPILES_PASSES:
+    measure = torch.compiler.disable(measure)
+
+
 def _leaf(x: torch.Tensor) -> torch.Tensor:
     """A copy that requires grad; if `x` itself does, gradients flow on to it."""
     return x.clone() if x.requires_grad else x.detach().requires_grad_(True)

@@ -170,7 +170,7 @@ class JacobianPenalty(FusedPenalty):
         return norms.mean() / 2 if self.squared else safe_root(norms).mean()
 
     def _nuclear(self, compared: Comparison) -> torch.Tensor:
-        """Of several processes a share, whose mean over them is the value of the global batch."""
+        """The share of this process, whose mean over the processes is the value of the global batch."""
         clean, *others = [at_least_float32(compared.branches.logits[i]) for i in (0, *compared.perturbed)]
         rows = torch.cat([z - clean[: len(z)] for z in others]) / compared.sigma
         share = root_gram_trace(rows, compared.over_processes(mean_gram(rows)))

@@ -182,7 +182,7 @@ def _stored(
 
 
 def _random_scores(outcome: AttackOutcome, number: int, images: _Images) -> RandomScores | None:
-    """Of a random model, the accuracy by one draw and by the mean prediction, over the repeats."""
+    """The accuracy of a random model by one draw and by the mean prediction, over the repeats."""
     single, mean = outcome.scores.single, outcome.scores.mean
     if single is None or mean is None:
         return None

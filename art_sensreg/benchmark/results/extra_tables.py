@@ -36,7 +36,7 @@ def extra_tables(results: Results, wide: bool = True) -> list[tuple[str, Table]]
 
 
 def audit_details(results: Results) -> list[tuple[str, Table, list[str]]]:
-    """Of every audit a heading, the table of its checks, and what to do about those that did not pass."""
+    """For each audit: a heading, the table of its checks, and what to do about those that did not pass."""
     details = []
     for run in results.runs:
         if run.audit is not None and run.audit.checks:

@@ -43,8 +43,8 @@ def survey(model: nn.Module, x: torch.Tensor, branches: bool = True) -> ForwardP
     Try a model in its present mode on the first :data:`LOOK` inputs, without leaving a trace, and plan how its branches
     are run; without branches, only randomness and checkpointing are looked for.
 
-    Weights that are all but zero, as those are with which many a residual branch begins, are replaced meanwhile: they
-    would hide what the branch does. The random states of the caller do not matter, and do not move.
+    Weights close to zero, with which many residual branches are initialised, are replaced during the trial: they would
+    hide what the branch does. The random states of the caller do not matter, and do not move.
     """
 
     def look(count: int) -> ForwardPlan:

@@ -131,7 +131,7 @@ def _describe_terms(objective: Objective, describe: Describer) -> dict[str, str]
 
 
 def _describe_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, describe: Describer) -> dict[str, str]:
-    """Of what a scheduler changes, the value that it started from."""
+    """The optimizer's settings; of those that a scheduler changes, the value that it started from."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     texts = {"class": type(optimizer).__name__}
     texts.update((name, repr(value)) for name, value in optimizer.defaults.items() if name not in _FORMS - {"lr"})

@@ -79,7 +79,7 @@ def line_chart(lines: Sequence[Line], named: Sequence[str], axes: tuple[str, str
 
 
 def robustness_lines(rows: Sequence[Row], sizes: Sequence[Size], n: int) -> list[Line]:
-    """Of each defence its worst case over eps with Wilson's interval, from the clean accuracy of `n` images at 0."""
+    """The worst case of each defence over eps with Wilson's interval, from the clean accuracy of `n` images at 0."""
     lines = []
     for row in rows:
         cells = [(size[1], row.cells[size]) for size in sizes if size in row.cells]
