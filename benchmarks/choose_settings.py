@@ -77,7 +77,7 @@ def read_arguments() -> tuple[OneLineParser, SuiteRequest, argparse.Namespace]:
     try:
         request = replace(request_of(make_parser().parse_args(rest)), dataset=given.dataset, verbose=False)
         usable_folder("--out", given.out)
-    except (argparse.ArgumentTypeError, OSError) as error:
+    except (argparse.ArgumentTypeError, OSError, ValueError) as error:
         parser.error(str(error))
     return parser, request, given
 

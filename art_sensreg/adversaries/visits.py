@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 
 from art_sensreg.adversaries.base import Adversary
 from art_sensreg.penalties.forward.inner_ascent import ClipValues
+
+logger = logging.getLogger(__name__)
 
 LEVELS = 127
 
@@ -43,11 +46,15 @@ class PerturbationMemory:
             place = torch.device("cpu")
         self.levels = torch.empty(count, *like.shape[1:], dtype=torch.int8, device=place)
         self.units = None if self._linf else torch.empty(count, dtype=torch.float32, device=place)
+        self._visited: torch.Tensor | None = None  # not before training begins
+        self._visits = 0
         generator = torch.Generator(device=like.device).manual_seed(seed)
         for first in range(0, count, 4096):
             indices = torch.arange(first, min(first + 4096, count), device=place)
             blank = torch.zeros(len(indices), *like.shape[1:], dtype=like.dtype, device=like.device)
             self.write(indices, adversary.draw_start(blank, generator))
+        if not adversary.replays:  # else perturbations are kept by place in a batch
+            self._visited = torch.zeros(count, dtype=torch.bool, device=place)
 
     def read(self, indices: torch.Tensor) -> torch.Tensor:
         """The perturbations of these images, in input units, on the device of the training."""
@@ -79,6 +86,20 @@ class PerturbationMemory:
         self.levels.index_copy_(0, indices, levels.to(self.levels.device))
         if self.units is not None and units is not None:
             self.units.index_copy_(0, indices, units.to(self.units.device))
+        if self._visited is not None:
+            self._visited.index_fill_(0, indices, True)
+            self._visits += len(indices)
+
+    def check_visits(self) -> None:
+        """After an epoch, the first time: warn if indices name too few images for how many examples there were."""
+        if self._visited is not None:
+            images, self._visited = int(self._visited.sum()), None
+            if 2 * images < self._visits:
+                logger.warning(
+                    "The indices of the loader name %d images in an epoch of %d examples, so that images share "
+                    "perturbations; expected the place of each image in the data set, not in its batch.",
+                    images, self._visits,
+                )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
         """All perturbations."""

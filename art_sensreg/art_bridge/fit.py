@@ -38,6 +38,7 @@ from art_sensreg.training.checkpoint.run import Checkpoints
 from art_sensreg.training.config import TrainingConfig
 from art_sensreg.training.distributed import Processes, join_processes
 from art_sensreg.training.loop import train
+from art_sensreg.training.metrics import largest_class
 from art_sensreg.training.numerics.loss_checks import check_divisible
 from art_sensreg.training.overfitting import POINTS, OverfittingGuard, Watched, watched_attacks
 from art_sensreg.training.resources import one_run_at_a_time
@@ -204,13 +205,14 @@ def overfitting_guard(
     batches: TensorBatches | LoaderBatches,
     validation: HeldOut | None,
 ) -> OverfittingGuard | None:
-    """A guard for adversarial training with one step, or with two, which has been seen to collapse too."""
+    """A guard for adversarial training with one step, or with two, which has been seen to collapse as well."""
     if adversary is None or adversary.steps > 2 or config.on_catastrophic_overfitting == "ignore":
         return None
     x, y = batches.sample(POINTS) if validation is None else validation.sample(POINTS)
     data = HeldOutTensors(x.to(batches.device), y.to(batches.device))
     watched = Watched(watched_attacks(adversary.eps, adversary.ball), data)
-    return OverfittingGuard(config.on_catastrophic_overfitting, watched, predicts=adversary.compares_gradients)
+    action, predicts = config.on_catastrophic_overfitting, adversary.compares_gradients
+    return OverfittingGuard(action, watched, predicts=predicts, chance=largest_class(y))
 
 
 def _move(

@@ -62,8 +62,8 @@ class TrainingConfig:
         taken again at weights moved by this share of their norm in the direction in which the loss rises, with the same
         perturbed images. The paper: 0.005 to 0.01; 0 switches it off.
     :param precision: `float32`, or `bfloat16` / `float16` for mixed precision with `torch.amp` (float16 with a gradient
-        scaler). Below `LOW_PRECISION_SIGMA` (of `training.numerics.step_module`) the forward pass of the penalties runs
-        in float32.
+        scaler). With penalties that divide by less than `LOW_PRECISION_SIGMA` (of `training.numerics.step_module`)
+        the steps are computed in float32, which a warning says.
     :param device: Where to train: anything that `torch.device` accepts, index included. The classifier moves there and
         stays there. None: where it is.
     :param channels_last: Whether images and volumes, and weights, use the channels-last layout during training.
@@ -80,13 +80,14 @@ class TrainingConfig:
         `val_robust_accuracy` with a validation attack, else `val_accuracy`.
     :param patience: Epochs without a better `monitor` after which training stops, or None.
     :param restore_best: Whether the weights of the epoch with the best `monitor` are returned.
-    :param on_catastrophic_overfitting: What to do when one-step adversarial training collapses, which is checked after
-        every epoch with ten-step PGD on at most 256 validation images (training images if there are no validation
-        data): `report` it in log and history; `stop`; `roll_back`: stop and return the weights of the best previous
-        epoch; or `ignore`: do not check. With a single step on the loss that is trained (`FGSMRS`, `NFGSM`,
+    :param on_catastrophic_overfitting: What to do when adversarial training with one step or two collapses, which is
+        checked after every epoch with ten-step PGD on at most 256 validation images (training images if there are no
+        validation data): `report` it in log and history; `stop`; `roll_back`: stop and return the weights of the best
+        previous epoch; or `ignore`: do not check. With a single step on the loss that is trained (`FGSMRS`, `NFGSM`,
         `CarriedAdversary`, `PGD(max_iter=1)`) it is predicted too: the cosine of input gradients at the start and the
-        end of that step (`gradient_cosine` in the history, at no further pass) falls to 0 before. The warning comes at
-        that step; `stop` and `roll_back` act at the end of its epoch.
+        end of that step (`gradient_cosine` in the history, at no further pass; with penalties that compare both, the
+        gradient at the end is that of the whole loss) falls to 0 before. The warning comes at that step; `stop` and
+        `roll_back` act at the end of its epoch.
     :param callbacks: Objects with some of the methods of `training.callbacks.Callback`.
     :raises ValueError: If a setting is out of range.
     :raises TypeError: If a setting has the wrong type.

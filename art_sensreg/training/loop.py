@@ -204,6 +204,8 @@ class Training:
             self._step(batch)
             if state.stop:
                 break
+        if self._steps.perturbations is not None:
+            self._steps.perturbations.check_visits()
         broken_off = state.stop and state.step < len(setup.batches)
         if broken_off and setup.batches.rewindable:
             self._checkpoint()  # still inside the epoch: a resumed run does the rest of it

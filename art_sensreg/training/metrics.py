@@ -24,6 +24,13 @@ def correct(logits: torch.Tensor, y: torch.Tensor, at: float = 0.0) -> torch.Ten
     return logits.argmax(1) == labels
 
 
+def largest_class(y: torch.Tensor) -> float:
+    """The share of the most frequent class among labels in any form: what an answer without a look scores."""
+    classes = y.argmax(1) if y.ndim == 2 and y.shape[1] > 1 else (y.flatten() > 0.5 if y.is_floating_point() else y)
+    counts = torch.unique(classes, return_counts=True)[1]
+    return float(counts.max() / counts.sum())
+
+
 def threshold(objective: Objective) -> float:
     """
     Above what a single output means the second class: 0.5 or 0, by the loss.

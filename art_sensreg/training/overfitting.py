@@ -25,6 +25,8 @@ POINTS = 256
 _SHARE, _DROP = 0.5, 0.1
 # Or it never withstood PGD, and withstands a single step all the better: it collapsed in its first epoch.
 _GAP = 0.4
+# Where a single step breaks as much, a fall is a collapse from far above the score of one answer to all images only.
+_FAR = 0.3
 # Input gradients at the start and the end of the adversary's step agree in healthy networks: their cosine is 0.9 to 0.2
 # or so, less as training goes on. It falls to 0 before one-step training collapses. In untrained networks it is small
 # too: a fall of its mean over some steps below the first number counts where it has been above the second.
@@ -64,12 +66,14 @@ class OverfittingGuard:
 
     | Paper link: https://arxiv.org/abs/2007.02617 (Andriushchenko and Flammarion 2020, section 4)
 
+    A fall counts only from above `chance`, the share of the most frequent class.
+
     The action is to `report` it; to `stop` training with the weights as they are; or to `roll_back`: stop, and return
     the weights of the best epoch before.
     """
 
-    def __init__(self, action: str, watched: Watched, predicts: bool = False) -> None:
-        self.action, self.watched, self.predicts = action, watched, predicts
+    def __init__(self, action: str, watched: Watched, predicts: bool = False, chance: float = 0.0) -> None:
+        self.action, self.watched, self.predicts, self.chance = action, watched, predicts, chance
         self.best = 0.0
         self.collapsed = False
         self.cosine: float | None = None  # a mean over the last steps or so
@@ -102,7 +106,8 @@ class OverfittingGuard:
         `overfitting_predicted`, 1 where the next ones are in danger.
         """
         value, single = record["pgd_accuracy"], record["fgsm_accuracy"]
-        fell = value < _SHARE * self.best and self.best - value >= _DROP
+        least = _DROP if single - value >= _DROP else _FAR
+        fell = value < _SHARE * self.best and self.best - max(value, self.chance) >= least
         collapse = fell or (value < _SHARE * single and single - value >= _GAP)
         record["catastrophic_overfitting"] = float(collapse and not self.collapsed)
         if collapse and not self.collapsed:

@@ -38,11 +38,14 @@ def check_number(
     `exclusive` refuses the lower bound itself, `below` the upper one. `TypeError` if it is not one real number,
     `ValueError` if it is not finite, or out of bounds.
     """
-    expected = "a finite number"
+    bounds = []
     if minimum > -math.inf:
-        expected += f" {'above' if exclusive else 'of at least'} {minimum:g}"
+        bounds.append(f"{'above' if exclusive else 'of at least'} {minimum:g}")
     if maximum < math.inf:
-        expected += f"{' and' if minimum > -math.inf else ''} {'below' if below else 'of at most'} {maximum:g}"
+        bounds.append(f"{'below' if below else 'of at most'} {maximum:g}")
+    if len(bounds) == 2 and not (exclusive or below):
+        bounds = [f"from {minimum:g} to {maximum:g}"]
+    expected = " ".join(["a finite number", " and ".join(bounds)]).rstrip()
     number = number_of(value)
     if number is None:
         raise TypeError(f"`{name}` is {shown(value)}; expected {expected}.")

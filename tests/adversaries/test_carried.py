@@ -179,6 +179,25 @@ def test_what_does_not_go_together_is_refused():
         linear(TrainingConfig(), KINDS[0], [*SR_JR, JacobianPenalty(estimator="projection")])
 
 
+def test_a_loader_whose_indices_are_places_in_the_batch_is_warned_about(caplog):
+    data = torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
+    loader = DataLoader(data, batch_size=4, shuffle=True)
+    trainer = linear(TrainingConfig(seed=0), CarriedAdversary(eps=0.3))
+    trainer.fit_generator(
+        loader, nb_epochs=2, verbose=False, batch_adapter=lambda pair: (*pair, torch.arange(len(pair[0])))
+    )
+    assert caplog.text.count("The indices of the loader name 4 images in an epoch of 23 examples") == 1
+
+
+def test_a_loss_of_each_example_is_refused():
+    model = small_net(d=4, classes=2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    each = nn.CrossEntropyLoss(reduction="none")
+    classifier = PyTorchClassifier(model, each, (4,), 2, optimizer=optimizer, device_type="cpu")
+    with pytest.raises(TypeError, match=r"tensor of shape \(\d+,\); expected a 0-d tensor.*reduction='mean'"):
+        SensRegTrainer(classifier, [], adversary=CarriedAdversary(eps=0.1)).fit(X, Y, nb_epochs=1, verbose=False)
+
+
 def test_repr_rebuilds_the_call():
     for adversary in KINDS:
         assert eval(repr(adversary)) == adversary

@@ -1,5 +1,7 @@
 """The memory of perturbations, and a visit."""
 
+import logging
+
 import pytest
 import torch
 
@@ -70,3 +72,16 @@ def test_an_image_whose_gradient_overflowed_keeps_its_perturbation(norm):
 def test_a_visit_without_a_gradient_ends_where_it_began():
     visit = Visit(torch.full((2, 3), 0.25))
     assert torch.equal(visit.finish(CarriedAdversary(eps=0.3), torch.zeros(2, 3), None), visit.start)
+
+
+@pytest.mark.parametrize(
+    ("indices", "warned"), [(range(12), False), ([*range(4)] * 3, True), ([0, 1, 2, 3, 4, 5, 6, 6, 6, 6, 6, 6], False)]
+)
+def test_indices_that_name_few_images_are_warned_about_once(indices, warned, caplog):
+    memory = PerturbationMemory(CarriedAdversary(eps=0.1), 12, torch.zeros(1, 3), seed=0)
+    memory.write(torch.tensor(indices), torch.zeros(12, 3))
+    with caplog.at_level(logging.WARNING, logger="art_sensreg"):
+        memory.check_visits()
+        memory.check_visits()
+    assert len(caplog.records) == warned
+    assert not warned or "name 4 images in an epoch of 12 examples" in caplog.text

@@ -61,8 +61,8 @@ def test_collapse_in_training(action, caplog):
 def test_what_counts_as_a_collapse(caplog):
     watched = Watched(watched_attacks(0.1, "linf"), HeldOutTensors(torch.zeros(1, 1), torch.zeros(1)))
 
-    def flagged(values, singles=None, action="report"):
-        guard = OverfittingGuard(action, watched)
+    def flagged(values, singles=None, action="report", chance=0.0):
+        guard = OverfittingGuard(action, watched, chance=chance)
         pairs = zip(values, singles or values, strict=True)
         records = [{"epoch": i, "pgd_accuracy": pgd, "fgsm_accuracy": fgsm} for i, (pgd, fgsm) in enumerate(pairs)]
         stops = [guard.stops_after(record, nn.Linear(1, 1)) for record in records]
@@ -76,6 +76,10 @@ def test_what_counts_as_a_collapse(caplog):
     assert flagged([0.05, 0.04], [0.2, 0.9])[0] == [1]  # never robust to PGD, all the more to one step
     assert flagged([0.4, 0.45], [0.6, 0.7])[0] == []
     assert flagged([0.4, 0.01, 0.39, 0.01], [0.5, 0.8, 0.5, 0.8])[0] == [1, 3]  # it recovered nearly
+    assert flagged([0.19, 0.06], chance=0.19)[0] == []  # from one answer to all images to another
+    assert flagged([0.4, 0.06], [0.4, 0.2], chance=0.19)[0] == [1]
+    assert flagged([0.3, 0.06], [0.4, 0.1])[0] == []  # a single step breaks as much
+    assert flagged([0.4, 0.06], [0.4, 0.1])[0] == [1]  # from far above chance all the same
 
 
 def test_a_collapse_in_the_first_epoch_has_nothing_to_roll_back_to(caplog):

@@ -81,7 +81,10 @@ class AuditRequest:
     def suite_request(
         self, defences: Sequence[str], out: Path, stored: SuiteSettings | None = None, test_size: int | None = None
     ) -> SuiteRequest:
-        """The corresponding request to the suite; fields that are not given take the settings of a stored run."""
+        """
+        The corresponding request to the suite; fields that are not given take the settings of a stored run, whose
+        options and images are those of the audit too.
+        """
         norms, eps = ("linf",), None
         if stored is not None and len(stored.threats) == 1:
             norms, eps = (stored.threats[0].norm,), (stored.threats[0].eps,)
@@ -89,7 +92,9 @@ class AuditRequest:
             norms, eps = (self.norm,), None
         taken = ("dataset", "model", "activation", "norm_layer", "epochs", "train_size")
         values = {name: getattr(self, name) or getattr(stored, name, None) for name in taken}
-        values["optimization"] = getattr(stored, "optimization", None)
+        if stored is not None:
+            values["optimization"], values["validation"] = stored.optimization, stored.validation
+            values["options"] = {name: chosen for name, chosen in stored.options.items() if name in defences}
         return SuiteRequest(
             **{name: value for name, value in values.items() if value},
             defences=tuple(defences),

@@ -45,6 +45,7 @@ IBP_OPTIONS: Options = {
 NETS = ("own", "run")
 # Of the regularisers: ratios above it are not penalised (Shi et al. 2021, section 4.2).
 TOLERANCE = 0.5
+SMALLEST_EPS = 1e-6  # at which the regularisers are computed before eps rises, as in the authors' code
 # Images of a batch whose bounds are regularised: of all of them it would double the time of a step, for means over
 # some ten thousand units each.
 REGULARISED = 32
@@ -82,7 +83,9 @@ def own_network(input_shape: tuple[int, int, int], nb_classes: int, width: int) 
 class ScaledCrossEntropy(nn.CrossEntropyLoss):
     """Cross-entropy times a factor, which a schedule changes."""
 
-    factor = 1.0
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        super().__init__(label_smoothing=label_smoothing)
+        self.factor = 1.0
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return self.factor * super().forward(input, target)
@@ -123,7 +126,8 @@ class IntervalLoss:
         self.eps, self.factor, self.reg_weight = 0.0, 0.0, 0.0
 
     def __call__(self, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        bounds = interval_bounds(model, x, y, self.eps)
+        # While eps is 0, bounds of radius 0 would tell the regularisers nothing; the worst case does not count yet.
+        bounds = interval_bounds(model, x, y, max(self.eps, SMALLEST_EPS if self.reg_weight else 0.0))
         worst = functional.cross_entropy(-bounds.margins, y, label_smoothing=self.label_smoothing)
         loss = self.factor * worst
         return loss + self.reg_weight * regularisers(bounds.first(REGULARISED)) if self.reg_weight else loss

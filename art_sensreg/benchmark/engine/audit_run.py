@@ -114,12 +114,12 @@ def _audit_file(request: AuditRequest, file: Path | None) -> AuditResult:
     if request.own and stored is not None and stored.model != request.model:
         stored = None  # the user's weights lie beside somebody else's run
     out = usable_folder("--out", request.folder)
-    plan = _plan(request, plan_training(request.suite_request([name], _NO_RUN, stored)))
-    settings, dataset = plan.settings, plan.dataset
     files = {
         other: checkpoint.with_name(f"{other}-seed{seed}.safetensors") for other in ("none", *ADVERSARIALLY_TRAINED)
     }
     beside = {other: file for other, file in files.items() if stored and file.is_file() and other != name}
+    plan = _plan(request, plan_training(request.suite_request([name, *beside], _NO_RUN, stored)))
+    settings, dataset = plan.settings, plan.dataset
     targets: dict[str, Target | None] = {
         other: load_target(settings, dataset, seed, file, other) for other, file in beside.items()
     }

@@ -85,6 +85,7 @@ def plan_training(request: SuiteRequest) -> SuitePlan:
         sizes = {"eps": recipe.eps[request.norms[0]][-1], "norm": request.norms[0]}
         _check_options(defence, chosen, {**sizes, **recipe.penalties.get(defence, {})})
         optimizations.append(request.optimization.updated(general_options(defence, chosen)))
+    _check_options_are_used(request)
     dataset = _dataset(request, recipe)
     for optimization in optimizations:
         optimization.check_images(dataset.input_shape)
@@ -103,6 +104,10 @@ def plan_training(request: SuiteRequest) -> SuitePlan:
         verbose=request.verbose,
         left_out=_left_out(request, budget, dataset.nb_classes),
     )
+
+
+def _defaults(request: SuiteRequest) -> tuple[str, ...]:
+    return SMOKE_DEFENCES if _budget(request) == "smoke" else tuple(DEFENCES)
 
 
 def _budget(request: SuiteRequest) -> str:
@@ -128,7 +133,7 @@ def _settings(
     budget = _budget(request)
     return SuiteSettings(
         dataset=request.dataset,
-        defences=request.defences or (SMOKE_DEFENCES if budget == "smoke" else tuple(DEFENCES)),
+        defences=request.defences or _defaults(request),
         attacks=_attacks(request, budget, dataset.nb_classes),
         threats=threats,
         model=network.name,
@@ -173,11 +178,21 @@ def _check_names(request: SuiteRequest) -> None:
     for entry, known in (("defences", DEFENCES), ("attacks", ATTACKS), ("norms", NORMS), ("options", DEFENCES)):
         for name in getattr(request, entry) or ():
             check_choice(entry, name, tuple(known))
+    if request.resume and request.out is None:
+        raise ValueError("`--resume` was given without `--out`; expected the folder of the run that is to go on")
     check_choice("budget", request.budget or "smoke", BUDGETS)
     check_choice("device", request.device, ("auto", "cpu", "cuda"))
     for entry in ("seeds", "epochs", "batch_size", "train_size", "test_size", "jobs"):
         if getattr(request, entry) is not None:
             check_count(entry, getattr(request, entry))
+
+
+def _check_options_are_used(request: SuiteRequest) -> None:
+    names = request.defences or _defaults(request)
+    for name, chosen in request.options.items():
+        if chosen and name not in names:
+            option = f"{name}.{next(iter(chosen))}"
+            raise ValueError(f"`--set {option}` is for a defence that is not in this run: {', '.join(names)}")
 
 
 def _device(asked: str) -> str:

@@ -7,6 +7,7 @@ import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,6 +19,7 @@ from art_sensreg.benchmark.config.settings import FILE_RECIPE, RECIPES
 from art_sensreg.benchmark.config.threat_models import pair_threats
 from art_sensreg.benchmark.defences.registry import DEFENCES, resolve_options
 from art_sensreg.benchmark.defences.search_spaces import SPACES, draw_options
+from art_sensreg.benchmark.engine.plan import plan_training
 from art_sensreg.benchmark.results.writing import json_text, plain, write_text
 from art_sensreg.benchmark.studies.experiments import Choice, Experiment, Row, run_experiment
 from art_sensreg.benchmark.studies.experiments.folder import ExperimentFolder
@@ -70,11 +72,18 @@ class Search:
         threats = pair_threats(self.request.norms, self.request.eps, recipe.eps)
         return [(threat.norm, eps) for threat in threats for eps in threat.eps]
 
+    @cached_property
+    def _checksums(self) -> dict[str, int | None]:
+        """Those of the images and of one's own network: by its name a file that has changed is the same."""
+        request = replace(self.request, validation=True, defences=("none",), options={})
+        settings = plan_training(request).settings
+        return {"data_crc32": settings.data_crc32, "network_crc32": settings.network_crc32}
+
     def protocol(self) -> dict[str, Any]:
         """What trials must agree on to be ranked together, as JSON has it."""
         values = asdict(self)
         request = {name: value for name, value in values.pop("request").items() if name not in _OF_THE_CALL}
-        read: dict[str, Any] = json.loads(json.dumps(plain({**request, **values})))
+        read: dict[str, Any] = json.loads(json.dumps(plain({**request, **values, **self._checksums})))
         return read
 
 

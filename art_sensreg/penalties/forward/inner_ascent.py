@@ -127,8 +127,12 @@ def _gradient(model: nn.Module, loss_fn: Callable[[torch.Tensor], torch.Tensor],
 
 
 def gradient_at(leaf: torch.Tensor, loss: torch.Tensor, retain_graph: bool = False) -> torch.Tensor:
-    """The gradient of a loss with respect to images; ValueError if the model cuts it."""
+    """The gradient of a loss with respect to images; ValueError if the model cuts it, TypeError if it is not one."""
     found = None
+    if loss.ndim:
+        raise TypeError(
+            f"The loss is a tensor of shape {tuple(loss.shape)}; expected a 0-d tensor, as with reduction='mean'."
+        )
     if loss.requires_grad:
         (found,) = torch.autograd.grad(loss, leaf, allow_unused=True, retain_graph=retain_graph)
     if found is None:

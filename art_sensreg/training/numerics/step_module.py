@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import nn
 
@@ -11,9 +13,11 @@ from art_sensreg.penalties.forward.noise import Probes
 from art_sensreg.penalties.inputs import Share
 from art_sensreg.utils.precision import input_width, tf32_blurs
 
+logger = logging.getLogger(__name__)
+
 LOW_PRECISION_SIGMA = 0.3
 """
-Below this `sigma` (of an input range of length 1) the pass of the penalties runs in float32 whatever `precision` is.
+Below this `sigma` (of an input range of length 1) steps with penalties are computed in float32 whatever `precision` is.
 
 The difference of two activations that are rounded to 8 bits is noise when they differ by little.
 """
@@ -38,6 +42,12 @@ class StepModule(nn.Module):
         smallest = objective.smallest_sigma
         fine = smallest is not None and smallest < LOW_PRECISION_SIGMA * width
         self.low = None if fine else _LOW.get(precision)
+        if fine and precision in _LOW:
+            logger.warning(
+                "`precision` %r has no effect: steps are computed in float32, since differences of activations are "
+                "divided by %.3g, below %.3g, where rounding would drown them.",
+                precision, smallest, LOW_PRECISION_SIGMA * width,
+            )  # fmt: skip
         self.without_tf32 = tf32_blurs(smallest, width)
 
     def forward(

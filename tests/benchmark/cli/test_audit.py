@@ -126,6 +126,7 @@ def test_the_list_names_every_check(capsys):
         (["--defence", "magic"], "magic"),
         (["--defence", "sr", "--checks", "magic"], "magic"),
         (["--defence", "art-fbf-fixed", "--norm", "l2", "--train-size", "100"], "cannot be trained here"),
+        (["--model", "my_net.py:build", "--epochs", "5"], "`--epochs` was given without `--defence`"),
         ([], "one of the arguments"),
     ],
 )

@@ -85,6 +85,8 @@ def test_settings_are_searched_by_halving(tmp_path, monkeypatch, capsys):
     assert "Chosen: " in (tmp_path / "chosen.md").read_text()
     other = wrong(monkeypatch, capsys, "choose_settings", *words, "--eps", "0.3", "--out", tmp_path)
     assert "has trials of another search: `eps` was None and is now [[0.3]]" in other
+    momentum = wrong(monkeypatch, capsys, "choose_settings", *words, "--momentum", "0.9", "--out", tmp_path)
+    assert "error: `momentum` is 0.9 and `optimizer` is None" in momentum
     assert call(monkeypatch, "choose_settings", *words, "--budget", "smoke", "--out", tmp_path) == 0
     assert json.loads((tmp_path / "trials.json").read_text()) == stored
 

@@ -43,7 +43,7 @@ def test_list(capsys):
         (["--optimizer", "lion"], "invalid choice: 'lion'"),
         (["--momentum", "0.9"], "`momentum` is 0.9 and `optimizer` is None; expected sgd"),
         (["--weight-decay", "-1"], "`weight_decay` is -1.0; expected a finite number of at least 0"),
-        (["--label-smoothing", "1.0"], "`label_smoothing` is 1.0; expected a number below 1"),
+        (["--label-smoothing", "1.0"], "`label_smoothing` is 1.0; expected a finite number of at least 0 and below 1"),
         (["--weight-average", "nan"], "`weight_average` is nan; expected a finite number above 0"),
         (["--augment", "crop=4,turn"], "`augment` is 'crop=4,turn'; expected some of crop=N, flip and cutout=N"),
         (["--augment", "crop=8"], "`augment` is 'crop=8': `crop_padding` of `augmentation` is 8 with images of 8 x 8"),
@@ -77,8 +77,8 @@ def test_wrong_arguments_give_one_line_and_exit_code_2(arguments, message, capsy
         ("art-madry.max_iter=0", "`max_iter` is 0; expected a whole number of at least 1"),
         ("art-trades.beta=-2", "`beta` is -2; expected a finite number of at least 0"),
         ("art-smoothing.sigma=0", "`sigma` is 0; expected a finite number above 0"),
-        ("art-adversarial.ratio=1.5", "`ratio` is 1.5; expected a number from 0 to 1"),
-        ("art-total-var-min.prob=often", "`prob` is 'often'; expected a finite number of at least 0"),
+        ("art-adversarial.ratio=1.5", "`ratio` is 1.5; expected a finite number from 0 to 1"),
+        ("art-total-var-min.prob=often", "`prob` is 'often'; expected a finite number from 0 to 1"),
     ],
 )
 def test_wrong_values_of_options_are_found_before_anything_runs(tmp_path, capsys, option, message):

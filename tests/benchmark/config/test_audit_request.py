@@ -11,6 +11,7 @@ from art_sensreg.benchmark.cli.audit import make_audit_parser
 from art_sensreg.benchmark.config.audit_request import AuditRequest
 from art_sensreg.benchmark.config.request import SuiteRequest
 from art_sensreg.benchmark.config.threat_models import Threat
+from art_sensreg.benchmark.defences.registry import options_of
 from art_sensreg.benchmark.engine.plan import plan_training
 
 OUT = Path("nowhere")
@@ -53,3 +54,15 @@ def test_a_stored_run_counts_where_nothing_else_is_asked_for(stored):
     assert (asked.norms, asked.eps) == (("l2",), ((0.3, 0.6),))
     other = AuditRequest(defence="sr", norm="linf").suite_request(["sr"], OUT, stored)
     assert (other.norms, other.eps) == (("linf",), None)
+
+
+def test_the_options_and_the_images_of_a_run_are_those_of_its_audit():
+    """The noise of a random network, or the levels of a preprocessor, are not in the weights."""
+    options = {"rse": {"first_std": 0.9}, "quantise": {"levels": 2}}
+    request = SuiteRequest(defences=("rse", "quantise"), options=options, validation=True, epochs=1)
+    run = plan_training(request).settings
+    asked = AuditRequest(checkpoint=Path("quantise-seed0.safetensors")).suite_request(["quantise"], OUT, run)
+    audited = plan_training(asked).settings
+    assert options_of(audited, "quantise") == options_of(run, "quantise")
+    assert audited.validation
+    assert audited.data_crc32 == run.data_crc32

@@ -49,6 +49,21 @@ def test_intervals_keep_their_width_from_layer_to_layer_at_the_start() -> None:
     assert ratios[1] == pytest.approx(ratios[0], rel=0.35)
 
 
+def test_the_bounds_are_regularised_before_eps_rises() -> None:
+    """At a radius of 0 all bounds are equally tight, and the gradient of that would be 0."""
+    torch.manual_seed(0)
+    model = own_network((1, 8, 8), 10, 4)
+    interval_init(model)
+    loss = IntervalLoss()
+    loss.reg_weight = 0.5
+    x, y = torch.rand(8, 1, 8, 8), torch.arange(8)
+    value = loss(model, x, y)
+    loss.eps = 1e-6
+    assert value.item() == pytest.approx(loss(model, x, y).item())
+    weights = [layer.weight for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+    assert all(gradient.abs().max() > 1e-4 for gradient in torch.autograd.grad(value, weights))
+
+
 def test_the_regularisers_are_those_of_the_paper() -> None:
     rng = np.random.default_rng(0)
     centres = [rng.normal(0.5, 1.0, (6, 20)), rng.normal(-1.0, 1.0, (6, 9))]
@@ -173,7 +188,7 @@ def test_a_last_batch_of_one_image_is_left_out(digits: Any) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [({"net": "huge"}, "`net` is 'huge'; expected one of own, run"), ({"net": 3}, "`net` is 3; expected one of own"),
-     ({"kappa": 1.5}, "from 0 to 1"), ({"ramp": -0.1}, "at least 0"), ({"eps_factor": 0.0}, "above 0"),
+     ({"kappa": 1.5}, "from 0 to 1"), ({"ramp": -0.1}, "from 0 to 1"), ({"eps_factor": 0.0}, "above 0"),
      ({"width": 0}, "at least 1"), ({"width": "wide"}, "whole number")],
 )  # fmt: skip
 def test_options_out_of_range(given: dict[str, Any], message: str) -> None:

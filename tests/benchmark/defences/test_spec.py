@@ -51,6 +51,6 @@ def test_penalties_check_their_own_options():
 def test_ranges_of_options():
     check = within(above_zero=("a", "b"), at_most_one=("b",))
     check({"a": 7.0, "b": 1.0})
-    for options, message in (({"a": 0.0, "b": 1.0}, "`a` is 0.0"), ({"a": 1.0, "b": 1.5}, "from 0 to 1")):
+    for options, message in (({"a": 0.0, "b": 1.0}, "`a` is 0.0"), ({"a": 1.0, "b": 1.5}, "at most 1")):
         with pytest.raises(ValueError, match=message):
             check(options)

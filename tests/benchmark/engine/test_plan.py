@@ -104,3 +104,13 @@ def test_an_attack_whose_package_is_missing_is_left_out_and_refused_by_name(monk
     assert plan.left_out == ("autoattack: needs pyautoattack: pip install 'art_sensreg[bench]', left out",)
     with pytest.raises(ValueError, match="`--attacks` names autoattack, which needs pyautoattack"):
         plan_suite(SuiteRequest(dataset="digits", attacks=("autoattack",)))
+
+
+def test_options_of_a_defence_that_does_not_run_are_refused():
+    with pytest.raises(ValueError, match=r"`--set sr\.sigma` is for a defence that is not in this run: none, sr\+jr"):
+        plan_suite(SuiteRequest(defences=("none", "sr+jr"), options={"sr": {"sigma": 0.2}}))
+
+
+def test_a_run_goes_on_in_a_folder_that_is_named():
+    with pytest.raises(ValueError, match="`--resume` was given without `--out`"):
+        plan_suite(SuiteRequest(defences=("none",), resume=True))

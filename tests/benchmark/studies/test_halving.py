@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from art_sensreg.benchmark.config import SuiteRequest
@@ -73,6 +74,19 @@ def test_trials_of_another_search_are_refused(tmp_path):
     with pytest.raises(ValueError, match="has trials of another search: `trials` was 4 and is now 5"):
         Trials(tmp_path / "trials.json", other.protocol())
     assert Trials(tmp_path / "trials.json", SEARCH.protocol()).of("jr", 0) == [trial(0, 0.9, 0.5)]
+
+
+def test_trials_on_other_images_of_the_same_name_are_refused(tmp_path):
+    def written(seed):
+        rng = np.random.default_rng(seed)
+        x, y = rng.random((60, 4, 4), dtype=np.float32), np.arange(60) % 3
+        np.savez(tmp_path / "own.npz", x_train=x, y_train=y, x_test=x[:20], y_test=y[:20])
+        return Search(request=SuiteRequest(dataset=str(tmp_path / "own.npz"), eps=((0.1,),), model="mlp", epochs=1))
+
+    Trials(tmp_path / "trials.json", written(0).protocol()).add([trial(0, 0.9, 0.5)])
+    assert Trials(tmp_path / "trials.json", written(0).protocol()).found
+    with pytest.raises(ValueError, match="has trials of another search: `data_crc32` was"):
+        Trials(tmp_path / "trials.json", written(1).protocol())
 
 
 def test_the_table_shows_the_last_round_first():

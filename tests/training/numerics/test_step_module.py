@@ -34,6 +34,14 @@ def test_penalties_in_low_precision_are_close_to_those_in_float32(make_classifie
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
+def test_a_precision_without_effect_is_said(caplog):
+    StepModule(nn.Linear(1, 1), Objective([SensitivityPenalty(sigma=LOW_PRECISION_SIGMA)]), "bfloat16")
+    StepModule(nn.Linear(1, 1), Objective([SensitivityPenalty(sigma=LOW_PRECISION_SIGMA / 2)]), "float32")
+    assert not caplog.records
+    StepModule(nn.Linear(1, 1), Objective([SensitivityPenalty(sigma=LOW_PRECISION_SIGMA / 2)]), "bfloat16")
+    assert "`precision` 'bfloat16' has no effect" in caplog.text
+
+
 def test_the_threshold_is_in_units_of_the_input_range():
     penalties = [SensitivityPenalty(sigma=LOW_PRECISION_SIGMA * 10)]
     bounds = torch.tensor(0.0), torch.tensor(255.0)

@@ -47,12 +47,17 @@ class KLProjectedGradientDescent(ProjectedGradientDescent):
     PGD on the divergence from the clean prediction, as TRADES (arXiv 1901.08573, algorithm 1) maximises it.
 
     ART's TRADES maximises the loss of whatever attack it is given, on the true labels. Given the clean probabilities as
-    soft labels, cross-entropy is KL plus a constant, and its gradient is KL's.
+    soft labels, cross-entropy is KL plus a constant, and its gradient is KL's; not so where it smooths them again.
     """
 
     def generate(self, x: np.ndarray, y: np.ndarray | None = None, **kwargs: Any) -> np.ndarray:
         clean = torch.softmax(torch.from_numpy(self.estimator.predict(x)), dim=1).numpy()
-        adversarial: np.ndarray = super().generate(x, y=clean, **kwargs)
+        loss = self.estimator.loss
+        smoothing, loss.label_smoothing = loss.label_smoothing, 0.0
+        try:
+            adversarial: np.ndarray = super().generate(x, y=clean, **kwargs)
+        finally:
+            loss.label_smoothing = smoothing
         return adversarial
 
 
