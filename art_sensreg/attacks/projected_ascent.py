@@ -13,7 +13,15 @@ import torch
 from art.estimators.classification import PyTorchClassifier
 from torch import nn
 
-from art_sensreg.attacks.base.ascent import SCHEDULES, Ascent, LossFunction, Steps, ascend, loss_on_logits, margin_of
+from art_sensreg.attacks.base.ascent import (
+    SCHEDULES,
+    AscentResult,
+    LossFunction,
+    Steps,
+    ascend,
+    loss_on_logits,
+    margin_of,
+)
 from art_sensreg.attacks.base.inputs import CheckedAttack, attack_images, attack_number, attack_range
 from art_sensreg.attacks.base.losses import LOSSES
 from art_sensreg.attacks.base.norms import Ball, norm_name, per_example
@@ -194,7 +202,7 @@ class ProjectedAscent(CheckedAttack):
             best_margin[left] = torch.where(better, found.margin, best_margin[left])
         return best
 
-    def attempt(self, victim: Victim) -> Ascent:
+    def attempt(self, victim: Victim) -> AscentResult:
         """
         One restart.
 
@@ -211,7 +219,7 @@ class ProjectedAscent(CheckedAttack):
     def _labels(self, images: np.ndarray, y: Any) -> np.ndarray:
         return predicted_labels(self.estimator, images) if y is None else labels_of(self.estimator, y, len(images))
 
-    def _warn_if_detached(self, found: Ascent) -> None:
+    def _warn_if_detached(self, found: AscentResult) -> None:
         if found.detached and not self._warned:
             self._warned = True
             logger.warning(

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from art.estimators.classification import PyTorchClassifier
 
-from art_sensreg.attacks.base.ascent import Ascent, LossFunction, ascend, loss_on_logits, margin_of
+from art_sensreg.attacks.base.ascent import AscentResult, LossFunction, ascend, loss_on_logits, margin_of
 from art_sensreg.attacks.base.losses import cross_entropy, unit_scale_cross_entropy
 from art_sensreg.attacks.base.norms import Ball
 from art_sensreg.attacks.projected_ascent import ProjectedAscent, Victim
@@ -68,7 +68,7 @@ class ScaledLogitsAttack(ProjectedAscent):
         """The maximum number of restarts per image."""
         return self.nb_restarts * (len(self.scales) + 1 + self.double)
 
-    def attempt(self, victim: Victim) -> Ascent:
+    def attempt(self, victim: Victim) -> AscentResult:
         """One restart; the last ones attack the float64 copy."""
         if victim.restart // self.nb_restarts == len(self.scales) + 1:
             return self._in_double(victim)
@@ -82,7 +82,7 @@ class ScaledLogitsAttack(ProjectedAscent):
         scale = float(self.scales[kind])
         return loss_on_logits(victim.model, victim.y, lambda logits, y: cross_entropy(scale * logits, y))
 
-    def _in_double(self, victim: Victim) -> Ascent:
+    def _in_double(self, victim: Victim) -> AscentResult:
         start = self.get_start(victim).double()
         try:
             model = copy.deepcopy(victim.model).double()

@@ -1,6 +1,6 @@
 """Building blocks of attacks: projected ascent as a function, losses, balls of perturbations, checked inputs."""
 
-from art_sensreg.attacks.base.ascent import Ascent, Steps, ascend, loss_on_logits, value_and_grad
+from art_sensreg.attacks.base.ascent import AscentResult, Steps, ascend, loss_on_logits, value_and_grad
 from art_sensreg.attacks.base.losses import LOSSES, margin
 from art_sensreg.attacks.base.norms import Ball, perturbation_norm
 from art_sensreg.attacks.base.predictions import labels_of, predicted_labels, predicted_scores
@@ -8,7 +8,7 @@ from art_sensreg.attacks.base.sizes import check_size, parse_size
 
 __all__ = [
     "LOSSES",
-    "Ascent",
+    "AscentResult",
     "Ball",
     "Steps",
     "ascend",

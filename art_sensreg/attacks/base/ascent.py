@@ -45,7 +45,7 @@ class Steps:
 
 
 @dataclass(frozen=True)
-class Ascent:
+class AscentResult:
     """
     The result of :func:`ascend`.
 
@@ -77,7 +77,7 @@ def loss_on_logits(model: nn.Module, y: torch.Tensor, loss: LogitsLoss) -> LossF
 
 def ascend(
     loss_fn: LossFunction, x: torch.Tensor, y: torch.Tensor, ball: Ball, start: torch.Tensor, steps: Steps
-) -> Ascent:
+) -> AscentResult:
     """
     Maximise a loss inside a ball by steepest ascent; every iterate counts, not only the last.
 
@@ -116,7 +116,7 @@ def ascend(
         margins.append(best_margin)
         if gradient is not None:
             current = ball.project(x, current + steps.size(step) * ball.steepest(ball.inward(current, gradient)))
-    return Ascent(best, best_margin, last, torch.stack(losses), torch.stack(margins), detached)
+    return AscentResult(best, best_margin, last, torch.stack(losses), torch.stack(margins), detached)
 
 
 def value_and_grad(loss_fn: LossFunction, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -25,7 +25,7 @@ NOISES = ("auto", "rows", "shared")
 
 
 @dataclass(frozen=True)
-class Plan:
+class SamplePlan:
     """
     How the samples of a batch are divided among forward passes: each holds `images` images, each of them `samples`
     times. A pass may be recomputed for its gradient, so that its graph need not be kept.
@@ -146,7 +146,7 @@ class EOT(nn.Module):
         finally:
             self._averaging = before
 
-    def plan(self, x: torch.Tensor) -> Plan:
+    def plan(self, x: torch.Tensor) -> SamplePlan:
         """How the samples of a batch are divided among forward passes; the model is measured first if it has to be."""
         total = self.samples * len(x)
         fixed, each = (0, 0) if self.max_rows is not None or self.samples == 1 else self._footprint(x)
@@ -155,7 +155,7 @@ class EOT(nn.Module):
         together = 1 if self.samples == 1 or self._shared(x) else min(self.samples, max(1, most // images))
         passes = -(-self.samples // together) * -(-len(x) // images)
         too_many = total > self.max_rows if self.max_rows else passes * fixed + total * each > self.memory
-        return Plan(together, images, recompute=passes > 1 and too_many)
+        return SamplePlan(together, images, recompute=passes > 1 and too_many)
 
     def forget(self) -> None:
         """Measure the model again at its next use, as after training and after loading weights into this module."""

@@ -13,7 +13,7 @@ from art.attacks.attack import EvasionAttack
 from art.utils import to_categorical
 from torch import nn
 
-from art_sensreg.attacks.base.ascent import Ascent, Steps, ascend, loss_on_logits
+from art_sensreg.attacks.base.ascent import AscentResult, Steps, ascend, loss_on_logits
 from art_sensreg.attacks.base.losses import LOSSES
 from art_sensreg.auditing.context.audited_model import AuditedModel
 from art_sensreg.auditing.context.inputs import AuditInputs
@@ -65,7 +65,7 @@ class SharedAttacks:
     def __init__(self, inputs: AuditInputs, model: AuditedModel, threat: ThreatModel) -> None:
         self._inputs, self._model, self._threat = inputs, model, threat
 
-    def pgd(self, indices: np.ndarray, settings: PgdSettings, module: nn.Module | None = None) -> Ascent:
+    def pgd(self, indices: np.ndarray, settings: PgdSettings, module: nn.Module | None = None) -> AscentResult:
         """Attack the images at `indices`, through another differentiable model if one is given."""
         ball = self._threat.ball(settings.eps)
         max_iter = self._inputs.effort.steps if settings.max_iter is None else settings.max_iter
@@ -79,7 +79,7 @@ class SharedAttacks:
             parts.append(ascend(loss_on_logits(module, y, loss), x, y, ball, start, steps))
         return parts[0] if len(parts) == 1 else _joined(parts)
 
-    def succeeds(self, found: Ascent | np.ndarray, indices: np.ndarray) -> np.ndarray:
+    def succeeds(self, found: AscentResult | np.ndarray, indices: np.ndarray) -> np.ndarray:
         """Which of the perturbed images are misclassified."""
         images = found if isinstance(found, np.ndarray) else found.perturbed.to("cpu", torch.float32).numpy()
         return ~self._model.is_correct(images, indices)
@@ -92,7 +92,7 @@ class SharedAttacks:
         return indices
 
     @cached_property
-    def reference(self) -> Ascent:
+    def reference(self) -> AscentResult:
         """First part of the reference attack, on the correctly classified images: PGD on cross-entropy, one start."""
         return self.pgd(self._model.correct_indices, PgdSettings(("reference",)))
 
@@ -111,7 +111,7 @@ class SharedAttacks:
         """Fraction of all images on which further attacks succeed and the reference attack did not."""
         return (len(self.survivors) - len(self.resisting(self.survivors, *attacks))) / self._inputs.n
 
-    def _perturbed(self, attack: Attack, indices: np.ndarray) -> Ascent | np.ndarray:
+    def _perturbed(self, attack: Attack, indices: np.ndarray) -> AscentResult | np.ndarray:
         if isinstance(attack, PgdSettings):
             return self.pgd(indices, attack)
         if not isinstance(attack, EvasionAttack):
@@ -121,7 +121,7 @@ class SharedAttacks:
         return np.asarray(images, dtype=np.float32)
 
 
-def _joined(parts: list[Ascent]) -> Ascent:
+def _joined(parts: list[AscentResult]) -> AscentResult:
     """The results of several batches as one."""
     sizes = torch.tensor([len(part.margin) for part in parts], dtype=torch.float32, device=parts[0].margin.device)
     mean = (torch.stack([part.losses for part in parts], 1) * sizes).sum(1) / sizes.sum()

@@ -31,7 +31,7 @@ class Point:
     :param cost: Training cost spent: epochs times the measured step cost.
     :param seeds: Seeds that are trained.
     :param clean: Clean accuracy, mean over the seeds.
-    :param robust: Share of the images left, mean over the seeds, by size (`linf 0.3`) or union of sizes.
+    :param robust: Robust accuracy, mean over the seeds, by size (`linf 0.3`) or union of sizes.
     :param by_seed: The same of each seed.
     :param n: Images that were attacked at each size, of each seed.
     """
@@ -149,7 +149,7 @@ def equal_cost_tables(points: Sequence[Point]) -> list[tuple[str, Table]]:
                 cells.append(f"{share} ({point.epochs}){mark}")
             rows.append([name, *cells])
         header = ["defence", *(f"{budget} plain epochs" for budget in budgets)]
-        heading = f"{size}: % of the images left [95 % CI] (epochs that the budget buys)"
+        heading = f"{size}: robust accuracy, % [95 % CI] (epochs that the budget buys)"
         tables.append((heading, Table(header, rows)))
     return tables
 
@@ -184,7 +184,7 @@ def plot_equal_cost(points: Sequence[Point], size: str, path: Path) -> None:
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("training cost, in epochs of plain training (measured)")
-    axes.set_ylabel(f"images left by AutoAttack, %, {size}")
+    axes.set_ylabel(f"accuracy under AutoAttack, %, {size}")
     axes.set_ylim(0, 101)
     axes.grid(alpha=0.3)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small")

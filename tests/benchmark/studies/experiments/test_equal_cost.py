@@ -87,7 +87,7 @@ def test_costs_are_measured_first_and_decide_the_epochs(tmp_path, monkeypatch):
     ]  # fmt: skip
     assert all(set(one["robust"]) == {"linf 0.02", "linf 0.05"} for one in points)
     text = (tmp_path / "report.md").read_text()
-    assert text.index("## linf 0.02: % of the images left") < text.index("## All rows")
+    assert text.index("## linf 0.02: robust accuracy, %") < text.index("## All rows")
     rmtree(tmp_path / "checkpoints")  # what is done needs no weights
     again, said = run(tmp_path, COST, rows=("jr",))
     assert again.complete
