@@ -147,6 +147,7 @@ def default_penalties(classifier: PyTorchClassifier) -> tuple[Penalty, ...]:
     :return: Its own penalties, if it has some; else SR and JR with their defaults, scaled to its `clip_values`.
 
     Example:
+    >>> import torch
     >>> from art.estimators.classification import PyTorchClassifier
     >>> from art_sensreg.presets import default_penalties
     >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))

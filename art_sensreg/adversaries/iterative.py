@@ -27,6 +27,7 @@ class PGD(Adversary):
     :param norm: `linf` (`np.inf`) or `l2` (2). For the others see :class:`Adversary`.
 
     Example:
+    >>> from torch import nn
     >>> from art_sensreg.adversaries import PGD
     >>> adversary, x = PGD(eps=0.1, max_iter=3), torch.full((2, 3), 0.5)
     >>> perturbed = adversary.perturb(nn.Linear(3, 2), x, torch.tensor([0, 1]), nn.CrossEntropyLoss())

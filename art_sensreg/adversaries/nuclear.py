@@ -31,6 +31,7 @@ class NuAT(Adversary):
     :raises ValueError: If `clean_fraction` is not 0, too.
 
     Example:
+    >>> from torch import nn
     >>> from art_sensreg.adversaries import NuAT
     >>> adversary, x = NuAT(eps=0.1), torch.full((2, 3), 0.5)
     >>> perturbed = adversary.perturb(nn.Linear(3, 2), x, torch.tensor([0, 1]), nn.CrossEntropyLoss())
