@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -17,17 +18,18 @@ from art_sensreg.benchmark.engine.runtime import quiet
 from art_sensreg.utils.rng import seed_everything
 
 ROUNDS = 3
+LEAST_STEPS = 100  # of a round: shorter epochs are repeated, so that what comes before training weighs little
 
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
     """
-    An epoch of a defence between plain steps.
+    An epoch of a defence, or several short ones, between plain steps.
 
-    :param seconds: Time of a step, in the mean over the epoch.
+    :param seconds: Time of a step, in the mean over the round.
     :param before: Time of a plain cross-entropy step just before it.
     :param after: The same just after it.
-    :param steps: Steps of the epoch.
+    :param steps: Steps of the round.
     :param threads: Threads of torch.
     :param device: Where it ran.
     """
@@ -47,10 +49,11 @@ class Round:
 
 def measure_round(suite: SuiteContext, name: str, seed: int = 0) -> Round:
     """
-    Train a defence for an epoch, with plain steps timed before and after it. An epoch's own work, as the check for
-    catastrophic overfitting, belongs to its cost.
+    Train a defence for an epoch (or several, of few steps each), with plain steps timed before and after. An epoch's
+    own work, as the check for catastrophic overfitting, belongs to its cost.
     """
     spec = replace(suite.training_spec(seed, name), epochs=1)
+    spec = replace(spec, epochs=math.ceil(LEAST_STEPS / spec.steps))
     options = options_of(suite.settings, name)
     unit = PlainSteps(spec)
     before = unit.seconds()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from art_sensreg.benchmark.results.extra_tables import audit_details, extra_tables
 from art_sensreg.benchmark.results.masks import summarised
 from art_sensreg.benchmark.results.plots import plot_robustness
-from art_sensreg.benchmark.results.records import Results
+from art_sensreg.benchmark.results.records import Results, RunRecord
 from art_sensreg.benchmark.results.summary import trained_runs
 from art_sensreg.benchmark.results.tables import explanations, noise_table, percent, summary_table
 from art_sensreg.benchmark.results.writing import results_json, write_text
@@ -25,7 +27,7 @@ from art_sensreg.utils.tables import Table
 def collected(laboratory: Laboratory) -> Results:
     """All records of an experiment as the results of one run of the suite, with the step costs that were measured."""
     folder, settings = laboratory.folder, laboratory.plan.settings
-    costs = {name: float(cost["step_cost"]) for name, cost in folder.costs().items()}
+    costs = folder.costs()
     found = Results(config=settings, environment={}, left_out=tuple(laboratory.left_out))
     for row in laboratory.rows:
         for seed in range(row.seeds):
@@ -34,9 +36,16 @@ def collected(laboratory: Laboratory) -> Results:
             if run is not None:
                 run = summarised(folder.out, run, settings.threats)
                 of_its_length = row.of if laboratory.experiment.budgets else None
-                run = replace(run, step_cost=costs.get(of_its_length or row.name, run.step_cost))
+                run = _with_cost(run, costs.get(of_its_length or row.name))
                 found = replace(found.with_run(run), environment=found.environment or store.results.environment)
     return found
+
+
+def _with_cost(run: RunRecord, cost: Mapping[str, Any] | None) -> RunRecord:
+    if cost is None:
+        return run
+    ratios = tuple(float(one["ratio"]) for one in cost["rounds"])
+    return replace(run, step_cost=float(cost["step_cost"]), step_cost_repeats=ratios)
 
 
 def write_pages(laboratory: Laboratory, equal_cost: Experiment | None = None) -> list[Path]:

@@ -17,12 +17,15 @@ from tests.benchmark.studies.experiments.small import SMALL, laboratory, run
 def test_pages_show_how_far_an_experiment_is(tmp_path):
     assert write_pages(laboratory(tmp_path)) == []
     run(tmp_path, rows=("none", "sr+jr"), seeds=(0,), kinds=("train", "attack", "aimed"))
-    (tmp_path / "costs" / "sr+jr.json").write_text(json.dumps({"step_cost": 2.25}))
+    (tmp_path / "costs" / "sr+jr.json").write_text(
+        json.dumps({"step_cost": 2.25, "rounds": [{"ratio": ratio} for ratio in (2.0, 2.25, 2.5)]})
+    )
     lab = laboratory(tmp_path)
     paths = write_pages(lab)
     assert [path.name for path in paths] == ["results.json", "report.md", "robustness-linf.png"]
     stored = read_results(paths[0])
     assert stored.run("sr+jr", 0).step_cost == 2.25
+    assert stored.run("sr+jr", 0).step_cost_repeats == (2.0, 2.25, 2.5)  # the interval is that of the same rounds
     assert stored.left_out == ("magic: there is no defence 'magic' in this version.",)
     text = paths[1].read_text()
     assert "magic: there is no defence" in text
