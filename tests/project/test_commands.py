@@ -86,6 +86,8 @@ def folder(tmp_path, monkeypatch):
 def run(command):
     name, *words = words_of(command)
     small = SMALL[name].replace("--model mlp ", "") if "my_net.py:build" in words else SMALL[name]
+    if name == "audit" and "--defence" not in words:
+        small = small.replace("--epochs 1 ", "")  # nothing is trained
     return main([name, *words, *small.split()])
 
 
