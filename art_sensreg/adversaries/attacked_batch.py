@@ -20,10 +20,18 @@ from art_sensreg.penalties.forward.plan import ForwardPlan
 @dataclass(frozen=True)
 class AttackedBatch:
     """
-    A batch and what is maximised on it: clean images, where their perturbations start (None: where the adversary begins
-    by itself), labels, base loss, input range, a context in which the loss remembers nothing, what keeps the perturbed
-    images of a step that is evaluated more than once, `PenaltyInputs.over_processes`, and where gradients at the start
-    and at the end are compared.
+    A batch and what is maximised on it.
+
+    :param x: Clean images, `(n, ...)`.
+    :param start: Perturbations at which the steps begin, same shape; None: the adversary draws them.
+    :param y: Labels in the form that the base loss expects.
+    :param base_loss: Function of logits and labels, to a 0-d tensor.
+    :param clip_values: Input range as two broadcastable tensors, or None.
+    :param generator: Source of randomness.
+    :param unchanged: Makes a context in which the loss remembers nothing.
+    :param images: Keeps the perturbed images of a step whose loss is evaluated more than once.
+    :param over_processes: As in `PenaltyInputs`.
+    :param pair: Where the gradients at the start and at the end are compared, or None.
     """
 
     x: torch.Tensor

@@ -140,8 +140,6 @@ def main(arguments: Sequence[str] | None = None, prog: str = "audit.py") -> int:
             "one of the arguments --checkpoint, --weights, --defence or --list is required, or a --model of your own, "
             "FILE.py:FUNCTION"
         )
-    if given.epochs is not None and given.defence is None:
-        parser.error("`--epochs` was given without `--defence`; expected both, or neither: nothing else is trained")
     logging.getLogger("art").setLevel(logging.ERROR)
     try:
         result = run_audit(AuditRequest(**{entry.name: getattr(given, entry.name) for entry in fields(AuditRequest)}))

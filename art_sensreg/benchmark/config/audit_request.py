@@ -66,6 +66,11 @@ class AuditRequest:
         if given == 2 or (given == 0 and not self.own):
             raise ValueError("expected one of `checkpoint` and `defence`, or a `model` of your own (FILE.py:FUNCTION)")
 
+        if self.epochs is not None and self.defence is None:
+            raise ValueError(
+                "`--epochs` was given without `--defence`; expected both, or neither: only that is trained"
+            )
+
     @property
     def own(self) -> bool:
         """Whether the network is the user's own."""

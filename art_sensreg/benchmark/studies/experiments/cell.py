@@ -20,6 +20,10 @@ from art_sensreg.benchmark.studies.experiments.folder import ExperimentFolder
 from art_sensreg.utils.checks import did_you_mean
 
 
+class MissingWeights(ValueError):
+    """A model has been trained, but its weights are not in the folder: those of some experiments are not committed."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """
@@ -51,11 +55,21 @@ class Cell:
         """Whether there is a trained model."""
         return self.record is not None and self.record.trained
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether the weights of its model are in the folder, packed or not."""
+        self.folder.unpack(self.name, self.seed)
+        return self.suite.store.checkpoint(self.name, self.seed).exists()
+
     @cached_property
     def target(self) -> Target:
-        """The trained model, as it is attacked; OSError or ValueError if its checkpoint cannot be read."""
-        self.folder.unpack(self.name, self.seed)
+        """
+        The trained model, as it is attacked; MissingWeights if they are not in the folder, OSError or ValueError if
+        they cannot be read.
+        """
         file = self.suite.store.checkpoint(self.name, self.seed)
+        if not self.has_weights:
+            raise MissingWeights(f"{file} is not there")
         return load_target(self.suite.settings, self.suite.dataset, self.seed, file, self.name)
 
 
@@ -146,7 +160,7 @@ class Laboratory:
         found: dict[str, Target | None] = {cell.name: cell.target}
         for row in self.rows:
             other = self.cell(row, min(cell.seed, row.seeds - 1))
-            if row.name != cell.name and other.trained and not is_random(row.name):
+            if row.name != cell.name and other.trained and other.has_weights and not is_random(row.name):
                 found[row.trains] = other.target
         return found
 

@@ -20,7 +20,7 @@ from art_sensreg.benchmark.studies.experiments.declaration import Experiment
 from art_sensreg.benchmark.studies.experiments.equal_cost import budgeted
 from art_sensreg.benchmark.studies.experiments.folder import ExperimentFolder
 from art_sensreg.benchmark.studies.experiments.pages import write_pages
-from art_sensreg.benchmark.studies.experiments.units import KINDS, units_of
+from art_sensreg.benchmark.studies.experiments.units import KINDS, is_pending, units_of, work_on
 from art_sensreg.utils import check_choice
 from art_sensreg.utils.text import error_text
 
@@ -130,7 +130,7 @@ def _work(
     except TimeUp:
         return False
     return not clock.over and not any(
-        KINDS[unit.kind][0](unit, laboratory.cell(unit.row, unit.seed), laboratory)
+        is_pending(unit, laboratory.cell(unit.row, unit.seed), laboratory)
         for unit in units
         if not _failed(unit, failures)
     )
@@ -147,13 +147,12 @@ def _work_on(
     worked = False
     if clock.over or _failed(unit, failures):
         return worked
-    pending, work = KINDS[unit.kind]
     with laboratory.folder.taken(unit.row.name, unit.seed) as free:
         cell = laboratory.cell(unit.row, unit.seed) if free else None
-        while cell is not None and not clock.over and pending(unit, cell, laboratory):
+        while cell is not None and not clock.over and is_pending(unit, cell, laboratory):
             start = time.monotonic()
             clock.may_interrupt = unit.kind == "train" and DEFENCES[unit.row.name].ours
-            outcome, error = attempt(lambda cell=cell: work(unit, cell, laboratory))  # type: ignore[misc]
+            outcome, error = attempt(lambda cell=cell: work_on(unit, cell, laboratory))  # type: ignore[misc]
             clock.may_interrupt = False
             if error is not None:
                 outcome = error_text(error)

@@ -22,7 +22,7 @@ from art_sensreg.benchmark.studies.experiments.attack_units import (
     not_aimed_at,
     unattacked,
 )
-from art_sensreg.benchmark.studies.experiments.cell import Cell, Laboratory, Unit
+from art_sensreg.benchmark.studies.experiments.cell import Cell, Laboratory, MissingWeights, Unit
 from art_sensreg.benchmark.studies.experiments.costs import ROUNDS, measure_round, with_round
 from art_sensreg.benchmark.studies.experiments.declaration import Row
 from art_sensreg.benchmark.studies.experiments.folder import cell_name
@@ -153,6 +153,22 @@ KINDS: dict[str, tuple[Pending, Work]] = {
     "explain": (_unexplained, _explain),
 }
 """By kind: whether some of it is left to do, and a function that does the next piece and says what came of it."""
+
+
+def is_pending(unit: Unit, cell: Cell, laboratory: Laboratory) -> bool:
+    """Whether some of a unit is left to do; so it is where only the missing weights could tell."""
+    try:
+        return KINDS[unit.kind][0](unit, cell, laboratory)
+    except MissingWeights:
+        return True
+
+
+def work_on(unit: Unit, cell: Cell, laboratory: Laboratory) -> str:
+    """Do the next piece of a unit. A model whose weights are missing is trained again first, and nothing else is."""
+    try:
+        return KINDS[unit.kind][1](unit, cell, laboratory)
+    except MissingWeights:
+        return f"the weights are not in the folder: trained again, {_train(unit, cell, laboratory)}"
 
 
 def units_of(laboratory: Laboratory) -> Iterator[Unit]:

@@ -58,6 +58,23 @@ def test_pieces_end_like_a_run_in_one_go(tmp_path, monkeypatch):
     ]
 
 
+def test_a_model_without_weights_is_trained_again_where_something_is_left_to_do(tmp_path):
+    """The weights of many rows are not committed."""
+    experiment = replace(PIECES, rows=(replace(SMALL.rows[0]), replace(SMALL.rows[2])))
+    assert run(tmp_path, experiment, rows=("none",))[0].complete
+    run(tmp_path, experiment, rows=("sr+jr_light",), kinds=("train", "noise"))
+    for path in (tmp_path / "checkpoints").glob("*.safetensors*"):
+        path.unlink()
+    done, said = run(tmp_path, experiment)
+    assert done.complete
+    assert not any("none" in line for line in said)  # all of it is done
+    again = [line for line in said if "the weights are not in the folder: trained again, clean" in line]
+    assert len(again) == 1
+    assert "sr+jr_light seed 0: autoattack" in again[0]
+    record = ExperimentFolder(tmp_path).run("sr+jr_light", 0)
+    assert [one.n for one in record.attacks] == [20, 20]
+
+
 def test_what_another_process_holds_is_left_alone(tmp_path):
     folder = ExperimentFolder(tmp_path)
     with folder.taken("sr+jr", 0) as free:
