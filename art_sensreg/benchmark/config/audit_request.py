@@ -68,7 +68,7 @@ class AuditRequest:
 
         if self.epochs is not None and self.defence is None:
             raise ValueError(
-                "`--epochs` was given without `--defence`; expected both, or neither: only that is trained"
+                "`--epochs` was given without `--defence`, which alone is trained; expected both, or neither"
             )
 
     @property
