@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from art_sensreg.objectives import Objective
-from art_sensreg.training.metrics import EpochSums, correct, read, threshold
+from art_sensreg.training.metrics import EpochSums, correct, largest_class, read, threshold
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,10 @@ def test_without_a_single_step_the_terms_are_nan():
 
 def test_numbers_are_read_in_their_order():
     assert read([torch.tensor(1), 0.5, torch.tensor(2.0)]) == [1.0, 0.5, 2.0]
+
+
+def test_the_largest_class_among_labels_in_any_form():
+    classes = torch.tensor([0, 2, 2, 1, 2])
+    assert largest_class(classes) == pytest.approx(0.6)
+    assert largest_class(torch.nn.functional.one_hot(classes).float()) == pytest.approx(0.6)
+    assert largest_class(torch.tensor([[1.0], [0.0], [1.0], [1.0]])) == pytest.approx(0.75)

@@ -76,7 +76,8 @@ def test_what_counts_as_a_collapse(caplog):
     assert flagged([0.05, 0.04], [0.2, 0.9])[0] == [1]  # never robust to PGD, all the more to one step
     assert flagged([0.4, 0.45], [0.6, 0.7])[0] == []
     assert flagged([0.4, 0.01, 0.39, 0.01], [0.5, 0.8, 0.5, 0.8])[0] == [1, 3]  # it recovered nearly
-    assert flagged([0.19, 0.06], chance=0.19)[0] == []  # from one answer to all images to another
+    assert flagged([0.19, 0.02], [0.3, 0.3], chance=0.19)[0] == []  # from one answer to all images to another
+    assert flagged([0.19, 0.02], [0.3, 0.3])[0] == [1]
     assert flagged([0.4, 0.06], [0.4, 0.2], chance=0.19)[0] == [1]
     assert flagged([0.3, 0.06], [0.4, 0.1])[0] == []  # a single step breaks as much
     assert flagged([0.4, 0.06], [0.4, 0.1])[0] == [1]  # from far above chance all the same
@@ -183,6 +184,7 @@ def test_all_classes_of_sorted_validation_data_are_watched(loader):
     seen, labels = guard.watched.data.sample(1000)
     assert labels.unique().tolist() == list(range(10))
     assert len(seen) == 256
+    assert guard.chance == labels.bincount().max() / 256  # the score of one answer to all
 
 
 def test_the_guards_state_survives_a_checkpoint():
