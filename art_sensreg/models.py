@@ -37,7 +37,9 @@ def build_model(
     """
     Build a model that returns logits.
 
-    :param name: `mlp` (one hidden layer of 128), `cnn-small` (convolutions 16, 32, 32, dense 128), `lenet` (LeNet-5
+    :param name: `mlp` (one hidden layer of 128), `cnn-small` (convolutions 16, 32, 32, dense 128), `cnn-medium`
+        (convolutions 32, 32, 64, 64, dense 200, 200: Carlini and Wagner 2016, arXiv 1608.04644, table 1, without
+        dropout; most published figures for MNIST, those of TRADES among them, are of this network), `lenet` (LeNet-5
         with max pooling), `resnet-small` (three pre-activation blocks of 16, 32, 64), `preact-resnet18` (He et al.
         2016, arXiv 1603.05027, for 32x32).
     :param input_shape: Channels, height, width.
@@ -74,8 +76,10 @@ class FeatureClassifier(nn.Module):
         return logits
 
 
-def _conv(channels_in: int, channels_out: int, stride: int, act: type[nn.Module], norm: bool) -> list[nn.Module]:
-    conv = nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=not norm)
+def _conv(
+    channels_in: int, channels_out: int, stride: int, act: type[nn.Module], norm: bool, padding: int = 1
+) -> list[nn.Module]:
+    conv = nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=padding, bias=not norm)
     return [conv, nn.BatchNorm2d(channels_out), act()] if norm else [conv, act()]
 
 
@@ -104,6 +108,21 @@ def _cnn_small(input_shape: tuple[int, int, int], nb_classes: int, act: type[nn.
         *_dense(size, 128, act, norm),
     ]
     return _with_head(layers, 128, nb_classes)
+
+
+def _cnn_medium(input_shape: tuple[int, int, int], nb_classes: int, act: type[nn.Module], norm: bool) -> nn.Module:
+    channels, height, width = input_shape
+    padding = 0 if min(height, width) >= 16 else 1  # without padding, nothing is left of smaller images
+
+    def block(channels_in: int, channels_out: int) -> list[nn.Module]:
+        convolutions = _conv(channels_in, channels_out, 1, act, norm, padding)
+        return [*convolutions, *_conv(channels_out, channels_out, 1, act, norm, padding), nn.MaxPool2d(2)]
+
+    layers = [*block(channels, 32), *block(32, 64), nn.Flatten()]
+    lost = 4 * (1 - padding)  # by the two convolutions of a block
+    high, wide = (((side - lost) // 2 - lost) // 2 for side in (height, width))
+    layers += _dense(64 * high * wide, 200, act, norm) + _dense(200, 200, act, norm)
+    return _with_head(layers, 200, nb_classes)
 
 
 def _lenet(input_shape: tuple[int, int, int], nb_classes: int, act: type[nn.Module], norm: bool) -> nn.Module:
@@ -157,6 +176,7 @@ def _residual(widths: tuple[int, ...], blocks: int) -> Callable[..., nn.Module]:
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "mlp": _mlp,
     "cnn-small": _cnn_small,
+    "cnn-medium": _cnn_medium,
     "lenet": _lenet,
     "resnet-small": _residual((16, 32, 64), blocks=1),
     "preact-resnet18": _residual((64, 128, 256, 512), blocks=2),

@@ -19,7 +19,9 @@ def test_every_combination_gives_logits(name, activation, norm_layer, shape):
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize(("name", "layers"), [("mlp", 1), ("cnn-small", 4), ("lenet", 4), ("resnet-small", 7)])
+@pytest.mark.parametrize(
+    ("name", "layers"), [("mlp", 1), ("cnn-small", 4), ("cnn-medium", 6), ("lenet", 4), ("resnet-small", 7)]
+)
 def test_penalties_find_every_activation_once(name, layers, activation):
     model = build_model(name, (1, 8, 8), 7, activation, "batch")
     assert plan_taps(model, "hidden", torch.rand(2, 1, 8, 8)).names == (activation,) * layers
@@ -39,6 +41,13 @@ def test_cnn_small_has_the_size_of_the_design():
             module.register_forward_hook(count)
     model(torch.zeros(1, 1, 28, 28))
     assert 1.6e6 < work < 1.75e6
+
+
+def test_cnn_medium_has_the_size_of_the_paper():
+    model = build_model("cnn-medium", (1, 28, 28), 10)
+    sizes = [tuple(parameter.shape) for parameter in model.parameters() if parameter.dim() > 1]
+    convolutions = [(32, 1, 3, 3), (32, 32, 3, 3), (64, 32, 3, 3), (64, 64, 3, 3)]
+    assert sizes == [*convolutions, (200, 64 * 4 * 4), (200, 200), (10, 200)]
 
 
 def test_preact_resnet18_has_the_size_of_the_paper():
@@ -65,3 +74,8 @@ def test_preact_resnet18_has_the_size_of_the_paper():
 def test_unknown_names_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         build_model(arguments[0], (1, 8, 8), 10, *arguments[1:])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_part_starts_in_training_mode(name):
+    assert all(module.training for module in build_model(name, (1, 28, 28), 7, norm_layer="batch").modules())

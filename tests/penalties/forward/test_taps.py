@@ -75,7 +75,8 @@ def test_hidden_layers_of_every_style(model, names):
 @pytest.mark.parametrize("norm_layer", ["none", "batch"])
 @pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])
 @pytest.mark.parametrize(
-    ("name", "count"), [("mlp", 1), ("cnn-small", 4), ("lenet", 4), ("resnet-small", 7), ("preact-resnet18", 17)]
+    ("name", "count"),
+    [("mlp", 1), ("cnn-small", 4), ("cnn-medium", 6), ("lenet", 4), ("resnet-small", 7), ("preact-resnet18", 17)],
 )
 def test_hidden_layers_of_the_models(name, count, activation, norm_layer):
     model = build_model(name, (1, 8, 8), 10, activation, norm_layer)
