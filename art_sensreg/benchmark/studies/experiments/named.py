@@ -18,7 +18,7 @@ _FBF = Row(name="fbf", defence="art-fbf-fixed", seeds=3)
 _MNIST_EPS = ((0.1, 0.2, 0.3), (1.0, 1.5, 2.0))
 # What more epochs add; the smaller steps were better with that many on held-out training images.
 _LONG: dict[str, dict[str, float]] = {"carried+sr+jr": {"eps_step": 0.0825, "penalty_fraction": 0.4}, "sr+jr": {}}
-# The network that most published figures for MNIST are of, those of TRADES among them.
+# On the network that the published figures of TRADES for MNIST are of.
 _MEDIUM = ("carried+sr+jr", "carried", "at", "trades")
 
 
