@@ -139,6 +139,7 @@ def _optimization_arguments(add: Add) -> None:
         metavar="DECAY",
         help="attack the exponential moving average of the weights, with this decay once warmed up",
     )
+    add("--max-grad-norm", type=float, metavar="NORM", help="shorten longer gradients of all weights to this norm")
     add("--precision", choices=PRECISIONS, help="mixed precision, of this package's trainers")
     add(
         "--augment",

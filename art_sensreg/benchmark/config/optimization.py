@@ -34,6 +34,8 @@ class OptimizationSettings:
     :param weight_average: Decay of the exponential moving average of the weights that is attacked in their place, above
         0 and below 1, with a warm-up: step `t` (from 0) has at most `(1 + t) / (10 + t)` (Gowal et al. 2020, arXiv
         2010.03593).
+    :param max_grad_norm: Largest norm of the gradient of all weights, above 0: longer ones are shortened to it (Pascanu
+        et al. 2013, arXiv 1211.5063, algorithm 1).
     :param precision: `float32`, or `bfloat16` / `float16` for mixed precision.
     :param augment: How training images are augmented: some of `crop=N`, `flip`, `cutout=N`, with commas between them,
         as in :class:`~art_sensreg.Augmentation`; or `none`.
@@ -52,6 +54,7 @@ class OptimizationSettings:
     label_smoothing: float | None = None
     schedule: str | None = None
     weight_average: float | None = None
+    max_grad_norm: float | None = None
     precision: str | None = None
     augment: str | None = None
 
@@ -63,12 +66,13 @@ class OptimizationSettings:
             check_choice("schedule", self.schedule, SCHEDULES)
         if self.precision is not None:
             check_choice("precision", self.precision, PRECISIONS)
-        for name in ("momentum", "weight_decay", "label_smoothing", "weight_average"):
+        for name in ("momentum", "weight_decay", "label_smoothing", "weight_average", "max_grad_norm"):
             value = getattr(self, name)
             if value is None:
                 continue
-            maximum = math.inf if name == "weight_decay" else 1.0
-            check_number(name, value, minimum=0.0, exclusive=name == "weight_average", maximum=maximum, below=True)
+            maximum = math.inf if name in ("weight_decay", "max_grad_norm") else 1.0
+            exclusive = name in ("weight_average", "max_grad_norm")
+            check_number(name, value, minimum=0.0, exclusive=exclusive, maximum=maximum, below=True)
         if self.augment is not None:
             object.__setattr__(self, "augment", _text_of(_augmentation_of(self.augment)))
         if self.momentum is not None and self.optimizer != "sgd":

@@ -189,7 +189,9 @@ def train(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     classifier._loss = clean
     schedule = IntervalSchedule(options, spec.steps, clean, certified)
     alone = images > spec.batch_size and images % spec.batch_size == 1  # one image has no statistics
-    config = spec.config(callbacks=[schedule], max_grad_norm=MAX_GRAD_NORM, drop_last=alone)
+    config = spec.config(
+        callbacks=[schedule], max_grad_norm=spec.optimization.max_grad_norm or MAX_GRAD_NORM, drop_last=alone
+    )
     return spec.fit(SensRegTrainer(classifier, [certified], config))
 
 

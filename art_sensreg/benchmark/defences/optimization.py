@@ -72,10 +72,10 @@ def scheduled_values(optimizer: Optimizer, schedule: str, steps: int) -> list[di
 
 class OptimizerHooks:
     """
-    Follows a schedule, and averages weights, in a training loop that knows of neither.
+    Follows a schedule, clips gradients, and averages weights, in a training loop that knows of none of them.
 
     :param model: What is averaged.
-    :param settings: `schedule` and `weight_average`.
+    :param settings: `schedule`, `max_grad_norm` and `weight_average`.
     :param steps: Steps of the optimizer in the whole run.
     :param refresh: Called after each step, before the average: brings the weights to the model if the optimizer has
         others. None: it has the model's.
@@ -130,6 +130,9 @@ class OptimizerHooks:
         if self._values is not None and self._done < self._steps:
             for group in optimizer.param_groups:
                 group.update(self._values[self._done])
+        if self._settings.max_grad_norm is not None:
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self._settings.max_grad_norm)
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._done += 1

@@ -109,11 +109,13 @@ class TrainingSpec:
     def config(self, **settings: Any) -> TrainingConfig:
         """The settings for `SensRegTrainer`, plus further ones."""
         fixed: dict[str, Any] = {"batch_size": self.batch_size, "nb_epochs": self.epochs, "seed": self.seed}
-        self.taken.update(("schedule", "weight_average", "precision", "augment"))
+        self.taken.update(("schedule", "weight_average", "max_grad_norm", "precision", "augment"))
         if self.optimization.schedule is not None:
             fixed["scheduler_interval"] = "step"
         if self.optimization.weight_average is not None:
             fixed.update(ema=self.optimization.weight_average, ema_warmup=True)
+        if self.optimization.max_grad_norm is not None:
+            fixed["max_grad_norm"] = self.optimization.max_grad_norm
         if self.optimization.precision is not None:
             fixed["precision"] = self.optimization.precision
         if self.optimization.augmentation is not None:
@@ -263,12 +265,13 @@ class TrainingSpec:
         at_steps: bool = True,
     ) -> Iterator[OptimizerHooks]:
         """
-        Let an optimizer follow the schedule of the run, and the model end as the average of its weights, in a training
-        that knows of neither; nothing is done where neither is asked for. Arguments as for :class:`OptimizerHooks`.
+        Let an optimizer follow the schedule of the run, its gradients be clipped, and the model end as the average of
+        its weights, in a training that knows of none of them; nothing is done that is not asked for. Arguments as for
+        :class:`OptimizerHooks`.
 
         :raises NotApplicable: If other steps were done than those that the schedule was laid out for.
         """
-        self.taken.update(("schedule", "weight_average"))
+        self.taken.update(("schedule", "weight_average", "max_grad_norm"))
         hooks = OptimizerHooks(model, self.optimization, steps or self.steps, refresh, at_steps)
         hooks.attach(optimizer)
         yield hooks

@@ -75,6 +75,7 @@ class _Config(Record):
     label_smoothing: float | None = optional(or_none(NUMBER))
     schedule: str | None = optional(or_none(TEXT))
     weight_average: float | None = optional(or_none(NUMBER))
+    max_grad_norm: float | None = optional(or_none(NUMBER))
     precision: str | None = optional(or_none(TEXT))
     augment: str | None = optional(or_none(TEXT))
 

@@ -117,10 +117,10 @@ def test_options_are_checked_before_anything_runs(option, tmp_path, capsys):
 
 def test_how_every_defence_is_optimised_can_be_given():
     words = "--optimizer sgd --momentum 0.8 --weight-decay 5e-4 --label-smoothing 0.1 --schedule piecewise"
-    words += " --weight-average 0.999 --precision bfloat16 --augment flip,crop=4"
+    words += " --weight-average 0.999 --max-grad-norm 0.5 --precision bfloat16 --augment flip,crop=4"
     given = make_parser().parse_args(words.split())
     assert request_of(given).optimization.given == {
         "optimizer": "sgd", "momentum": 0.8, "weight_decay": 5e-4, "label_smoothing": 0.1, "schedule": "piecewise",
-        "weight_average": 0.999, "precision": "bfloat16", "augment": "crop=4,flip",
+        "weight_average": 0.999, "max_grad_norm": 0.5, "precision": "bfloat16", "augment": "crop=4,flip",
     }  # fmt: skip
     assert request_of(make_parser().parse_args([])).optimization.given == {}

@@ -22,6 +22,7 @@ from art_sensreg.benchmark.config import OptimizationSettings
         ({"weight_decay": -1e-4}, "`weight_decay` is -0.0001; expected a finite number of at least 0"),
         ({"label_smoothing": 1}, "`label_smoothing` is 1; expected a finite number of at least 0 and below 1"),
         ({"weight_average": 0.0}, "`weight_average` is 0.0; expected a finite number above 0"),
+        ({"max_grad_norm": 0}, "`max_grad_norm` is 0; expected a finite number above 0"),
         ({"weight_average": float("nan")}, "`weight_average` is nan; expected a finite number above 0"),
         (
             {"optimizer": "sgd", "momentum": 1.5},

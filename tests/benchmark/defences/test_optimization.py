@@ -34,6 +34,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "label_smoothing": {"label_smoothing": 0.2},
     "schedule": {"schedule": "piecewise"},
     "weight_average": {"weight_average": 0.9},
+    "max_grad_norm": {"max_grad_norm": 0.01},
     "precision": {"precision": "bfloat16"},
     "augment": {"augment": "crop=2,flip,cutout=3"},
 }
@@ -137,6 +138,21 @@ def test_hooks_win_over_a_trainers_own_rates_and_average_weights_and_statistics(
     before = len(loop.rates)
     loop.step()  # nobody follows any more
     assert loop.rates[before] == 7.0
+
+
+def test_hooks_clip_the_gradient_of_all_weights():
+    model = nn.Linear(2, 1, dtype=torch.float64)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    hooks = OptimizerHooks(model, OptimizationSettings(max_grad_norm=0.5), steps=2)
+    hooks.attach(optimizer)
+    for gradient, expected in ((3.0, 0.5 / math.sqrt(27) * 3), (0.1, 0.1)):  # of three weights; short ones stay
+        before = [weight.detach().clone() for weight in model.parameters()]
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, gradient)
+        optimizer.step()
+        for old, new in zip(before, model.parameters(), strict=True):
+            assert torch.allclose(old - new, torch.full_like(old, expected), atol=1e-6)
+    hooks.finish()
 
 
 def test_steps_that_no_schedule_was_laid_out_for_are_no_result():
