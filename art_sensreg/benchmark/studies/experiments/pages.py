@@ -101,16 +101,17 @@ def page(laboratory: Laboratory, results: Results, pictures: list[str], first: l
 
 
 def _trained_how(laboratory: Laboratory) -> list[str]:
-    """How long the rows are trained, and what is special about some; budgets are in tables of their own."""
-    if laboratory.experiment.budgets:
-        return []
-    changed = []
+    """How long the rows are trained, and what is special about some; the epochs of budgets are in their tables."""
+    budgets = bool(laboratory.experiment.budgets)
+    changed = dict[str, str]()
     for row in laboratory.rows:
-        settings = ", ".join(f"{name} {value}" for name, value in {**row.settings, **row.options}.items())
-        if settings:
-            changed.append(f"- {row.name}: {settings}")
-    length = f"Trained for {laboratory.plan.settings.epochs} epochs, with the suite's settings"
-    return [f"{length}, but for", "", *changed, ""] if changed else [f"{length}.", ""]
+        special = {**({} if budgets else row.settings), **row.options}
+        if special:
+            values = ", ".join(f"{name} {value}" for name, value in special.items())
+            changed[str(row.of if budgets else row.name)] = values
+    length = "Trained" if budgets else f"Trained for {laboratory.plan.settings.epochs} epochs,"
+    lines = [f"- {name}: {values}" for name, values in changed.items()]
+    return [f"{length} with the suite's settings{', but for' if lines else '.'}", "", *lines, *[""] * bool(lines)]
 
 
 def ablation_table(laboratory: Laboratory, results: Results) -> Table:
