@@ -29,6 +29,10 @@ def _headline(names: tuple[str, ...]) -> tuple[Row, ...]:
     return tuple(Row(name=name, seeds=3, points=1000, headline=True) for name in names)
 
 
+def _decay(names: tuple[str, ...], **settings: Any) -> tuple[Row, ...]:
+    return tuple(Row(name=f"{name}_decay", defence=name, options=_DECAY, **settings) for name in names)
+
+
 MNIST = Experiment(
     name="mnist",
     title="MNIST, 60,000 images",
@@ -42,10 +46,7 @@ MNIST = Experiment(
             Row(name=f"{name}_long", defence=name, options=options, settings={"epochs": 60}, points=1000)
             for name, options in _LONG.items()
         ),
-        *(
-            Row(name=f"{name}_decay", defence=name, options=_DECAY, seeds=3, points=1000)
-            for name in ("carried+sr+jr", "carried")
-        ),
+        *_decay(("carried+sr+jr", "carried"), seeds=3, points=1000),
         *(Row(name=f"{name}_medium", defence=name, settings={"model": "cnn-medium"}, points=1000) for name in _MEDIUM),
     ),
     aimed=AIMED,
@@ -74,7 +75,7 @@ def _equal_cost(
         request=SuiteRequest(dataset=dataset, norms=("linf", "l2"), eps=eps, budget="quick", train_size=train_size),
         rows=(
             *(Row(name=name, defence=aliases.get(name), seeds=seeds, points=300) for name in _COMPARED),
-            *(Row(name=f"{name}_decay", defence=name, options=_DECAY, points=300) for name in with_decay),
+            *_decay(with_decay, points=300),
         ),
         budgets=(10, 20, 40, 80),
     )
@@ -112,6 +113,7 @@ CIFAR10 = Experiment(
     rows=(
         *(Row(name=name, points=500, headline=True) for name in _HEADLINE),
         *(Row(name=name) for name in ("none", "fgsm-rs", "n-fgsm", "n-fgsm+sr+jr", "fgsm-pgi", "at")),
+        *_decay(("carried", "at")),
     ),
     aimed=AIMED,
     audited=True,
