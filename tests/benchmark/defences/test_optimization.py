@@ -226,6 +226,10 @@ def test_the_schedule_of_their_own_is_the_one_cycle(digits: Any, name: str) -> N
 
 
 def test_what_arts_trainers_replace_is_not_applicable(digits: Any) -> None:
+    with pytest.raises(NotApplicable, match=r"shortens gradients to 0\.5"):
+        fitted(digits, "art-fbf", max_grad_norm=0.6)
+    own, longer = fitted(digits, "art-fbf-fixed"), fitted(digits, "art-fbf-fixed", max_grad_norm=0.6)
+    assert not same_weights(weights_of(own), weights_of(longer))
     for name, reason in (("art-oaat", "replaces its optimizer by SGD"), ("art-fbf", "rates up to 0.21")):
         with pytest.raises(NotApplicable, match=reason):
             fitted(digits, name, optimizer="adam")

@@ -18,6 +18,8 @@ from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingSpe
 
 # The peak of FBF's schedule.
 _FBF_RATE = 0.21
+# What it shortens gradients to.
+_FBF_NORM = 0.5
 SGD_WITH_DECAY = OptimizationSettings(optimizer="sgd", momentum=0.9, weight_decay=5e-4)
 
 
@@ -34,9 +36,15 @@ class RepairedFBF(AdversarialTrainerFBFPyTorch):
     other trainers, it was more often than with FBF's own SGD.
     """
 
-    def __init__(self, classifier: PyTorchClassifier, eps: float, scheduler: LRScheduler | None) -> None:
+    def __init__(
+        self,
+        classifier: PyTorchClassifier,
+        eps: float,
+        scheduler: LRScheduler | None,
+        max_grad_norm: float = _FBF_NORM,
+    ) -> None:
         super().__init__(classifier, eps=eps)
-        self._scheduler = scheduler
+        self._scheduler, self._max_grad_norm = scheduler, max_grad_norm
 
     def _batch_process(self, x_batch: np.ndarray, y_batch: np.ndarray, l_r: float) -> tuple[float, float, float]:
         classifier = self._classifier
@@ -52,7 +60,7 @@ class RepairedFBF(AdversarialTrainerFBFPyTorch):
         loss = classifier.loss(logits, targets)
         classifier.optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(classifier.model.parameters(), 0.5)
+        torch.nn.utils.clip_grad_norm_(classifier.model.parameters(), self._max_grad_norm)
         classifier.optimizer.step()
         if self._scheduler is not None:
             self._scheduler.step()
@@ -66,6 +74,8 @@ def train_fbf(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
         raise NotApplicable("ART's FBF replaces every learning rate by those of its own schedule; give a schedule too")
     if asked.optimizer not in (None, "sgd") and asked.schedule is None:
         raise NotApplicable(f"ART's FBF sets rates up to 0.21, which {asked.optimizer} cannot take; give a schedule")
+    if (asked.max_grad_norm or 0.0) > _FBF_NORM:
+        raise NotApplicable(f"ART's FBF shortens gradients to {_FBF_NORM}, and so never lets them be longer")
     classifier = spec.art_classifier()
     classifier._optimizer = spec.optimizer(classifier.model.parameters(), own=SGD_WITH_DECAY)
     return spec.fit(AdversarialTrainerFBFPyTorch(classifier, eps=spec.eps))
@@ -84,7 +94,7 @@ def train_fbf_fixed(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
         return float(np.interp((step + 1) / spec.steps, [0, 0.4, 1], [0, 1, 0]))
 
     scheduler = LambdaLR(classifier.optimizer, share_of_peak) if own else spec.one_cycle(classifier)
-    return spec.fit(RepairedFBF(classifier, spec.eps, scheduler))
+    return spec.fit(RepairedFBF(classifier, spec.eps, scheduler, asked.max_grad_norm or _FBF_NORM))
 
 
 def _at_rate(spec: TrainingSpec, options: Options) -> TrainingSpec:
