@@ -39,9 +39,9 @@ def build_model(
 
     :param name: `mlp` (one hidden layer of 128), `cnn-small` (convolutions 16, 32, 32, dense 128), `cnn-medium`
         (convolutions 32, 32, 64, 64, dense 200, 200: Carlini and Wagner 2016, arXiv 1608.04644, table 1, without
-        dropout; the published figures of TRADES on MNIST are of this network), `lenet` (LeNet-5 with max pooling),
-        `resnet-small` (three pre-activation blocks of 16, 32, 64), `preact-resnet18` (He et al.
-        2016, arXiv 1603.05027, for 32x32).
+        dropout; the published figures of TRADES on MNIST are of this network; images of less than 16 pixels a side are
+        padded), `lenet` (LeNet-5 with max pooling), `resnet-small` (three pre-activation blocks of 16, 32, 64),
+        `preact-resnet18` (He et al. 2016, arXiv 1603.05027, for 32x32).
     :param input_shape: Channels, height, width.
     :param nb_classes: Number of classes.
     :param activation: `relu`, `gelu`, `silu` or `softplus` (with factor 10).

@@ -45,6 +45,7 @@ def test_list(capsys):
         (["--weight-decay", "-1"], "`weight_decay` is -1.0; expected a finite number of at least 0"),
         (["--label-smoothing", "1.0"], "`label_smoothing` is 1.0; expected a finite number of at least 0 and below 1"),
         (["--weight-average", "nan"], "`weight_average` is nan; expected a finite number above 0"),
+        (["--max-grad-norm", "0"], "`max_grad_norm` is 0.0; expected a finite number above 0"),
         (["--augment", "crop=4,turn"], "`augment` is 'crop=4,turn'; expected some of crop=N, flip and cutout=N"),
         (["--augment", "crop=8"], "`augment` is 'crop=8': `crop_padding` of `augmentation` is 8 with images of 8 x 8"),
         (["--set", "sr.augment=cutout=9"], "`augment` is 'cutout=9': `cutout` of `augmentation` is 9 with images"),

@@ -34,6 +34,11 @@ class RepairedFBF(AdversarialTrainerFBFPyTorch):
     Training on one-step examples overfits catastrophically at some seeds and not at others: accuracy under the one-step
     attack stays while that under PGD falls. How often depends on the optimizer: with Adam, at the rate of the suite's
     other trainers, it was more often than with FBF's own SGD.
+
+    :param classifier: As for ART's class.
+    :param eps: As for ART's class.
+    :param scheduler: Stepped after every batch; None: the learning rate stays as it is.
+    :param max_grad_norm: Gradients of all weights that are longer are shortened to this norm.
     """
 
     def __init__(
