@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from art_sensreg.benchmark.cli.arguments import OneLineParser, positive_number
+from art_sensreg.benchmark.cli.arguments import OneLineParser, positive_number, whole_number
 from art_sensreg.benchmark.cli.console import say
 from art_sensreg.benchmark.studies.experiments.named import EXPERIMENTS
 from art_sensreg.benchmark.studies.experiments.run import Choice, run_experiment
@@ -32,7 +32,10 @@ def run_command(arguments: Sequence[str] | None, program: str, description: str,
         if given.out is None:
             parser.error("`--tiny` needs `--out`: its figures are nobody's result")
         experiment = replace(experiment.tiny(), folder=None)
-    choice = Choice(rows=given.only, seeds=given.seeds, kinds=given.kinds, minutes=given.minutes)
+    choice = Choice(
+        rows=given.only, seeds=given.seeds, kinds=given.kinds, sizes=given.sizes, points=given.points,
+        minutes=given.minutes,
+    )  # fmt: skip
     try:
         done = run_experiment(experiment, choice, given.out, given.data_dir, say)
     except (ValueError, OSError) as error:
@@ -50,6 +53,10 @@ def _parser(program: str, description: str, names: tuple[str, ...]) -> OneLinePa
     parser.add_argument("--only", type=_names, metavar="ROW,ROW...", help="only these rows")
     parser.add_argument("--seeds", type=_seeds, metavar="N,N...", help="only these training seeds")
     parser.add_argument("--kinds", type=_names, metavar="KIND,KIND...", help=f"only {', '.join(KINDS)}")
+    sizes = "only attacks of these sizes: linf:0.3,l2:1.5"
+    parser.add_argument("--sizes", type=_sizes, metavar="NORM:EPS,NORM:EPS...", help=sizes)
+    points = "let AutoAttack attack at most so many images of a row and size"
+    parser.add_argument("--points", type=whole_number, metavar="N", help=points)
     parser.add_argument("--data-dir", metavar="DIR", help="as for the suite")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: a folder of that name in docs/results")
     parser.add_argument("--tiny", action="store_true", help="try it on few images, with weak attacks; needs --out")
@@ -58,6 +65,16 @@ def _parser(program: str, description: str, names: tuple[str, ...]) -> OneLinePa
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(filter(None, text.split(",")))
+
+
+def _sizes(text: str) -> tuple[tuple[str, float], ...]:
+    found = []
+    for word in _names(text):
+        norm, colon, eps = word.partition(":")
+        if not colon:
+            raise argparse.ArgumentTypeError(f"{word[:60]!r} is not a norm and a size such as linf:0.3 or linf:8/255")
+        found.append((norm, positive_number(eps)))
+    return tuple(found)
 
 
 def _seeds(text: str) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -37,12 +38,16 @@ class Choice:
     :param rows: Names of the rows; None: all.
     :param seeds: Training seeds; None: all.
     :param kinds: Kinds of units; None: all.
+    :param sizes: Norms and sizes of attacks; None: all.
+    :param points: Most images that AutoAttack attacks of a row, seed and size; None: as many as the row declares.
     :param minutes: Time after which it stops at the end of a unit; None: when all is done.
     """
 
     rows: tuple[str, ...] | None = None
     seeds: tuple[int, ...] | None = None
     kinds: tuple[str, ...] | None = None
+    sizes: tuple[tuple[str, float], ...] | None = None
+    points: int | None = None
     minutes: float | None = None
 
     def check(self, laboratory: Laboratory) -> None:
@@ -54,12 +59,31 @@ class Choice:
             check_choice("--only", name, tuple(row.name for row in laboratory.rows))
         for kind in self.kinds or ():
             check_choice("--kinds", kind, tuple(KINDS))
+        for size in self.sizes or ():
+            known = {unit.threat for unit in units_of(laboratory) if unit.attack}
+            if not any(_same_size(size, one) for one in known):
+                there = ", ".join(f"{norm}:{eps:.4g}" for norm, eps in sorted(known, reverse=True))
+                raise ValueError(f"`--sizes` names {size[0]}:{size[1]:.4g}; the sizes of this experiment: {there}")
+
+    def units(self, laboratory: Laboratory) -> list[Unit]:
+        """The units of its part, each for as many images as it allows."""
+        chosen = [unit for unit in units_of(laboratory) if unit in self]
+        if self.points is None:
+            return chosen
+        limited = [replace(unit.row, points=min(unit.row.points, self.points)) for unit in chosen]
+        return [replace(unit, row=row) for unit, row in zip(chosen, limited, strict=True)]
 
     def __contains__(self, unit: Unit) -> bool:
         # A row at a budget is chosen by the name that it has without one.
         names = {unit.row.name, unit.row.of if re.search(r"_b\d+$", unit.row.name) else None}
         chosen = ((self.rows, names), (self.seeds, {unit.seed}), (self.kinds, {unit.kind}))
+        if self.sizes is not None and unit.attack and not any(_same_size(unit.threat, size) for size in self.sizes):
+            return False
         return all(wanted is None or not found.isdisjoint(wanted) for wanted, found in chosen)
+
+
+def _same_size(one: tuple[str, float], other: tuple[str, float]) -> bool:
+    return one[0] == other[0] and math.isclose(one[1], other[1], rel_tol=1e-3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +147,7 @@ def _work(
     laboratory: Laboratory, choice: Choice, clock: Clock, failures: list[str], say: Callable[[str], object]
 ) -> bool:
     """Do the chosen units until the time is over; whether nothing of them is left, except for what failed."""
-    units, worked = [unit for unit in units_of(laboratory) if unit in choice], True
+    units, worked = choice.units(laboratory), True
     try:
         while worked and not clock.over:  # again for what another process held, or had to come first
             worked = sum(_work_on(unit, laboratory, clock, failures, say) for unit in units) > 0

@@ -23,6 +23,9 @@ def test_wrong_words_are_one_line(tmp_path, capsys):
     for words, reason in (
         (["mnist", "--tiny"], "`--tiny` needs `--out`"),
         (["nine"], "invalid choice: 'nine'"),
+        (["digits", "--sizes", "0.3"], "'0.3' is not a norm and a size"),
+        (["digits", "--sizes", "linf:x"], "--sizes"),
+        (["digits", "--points", "0"], "--points: '0' is not a whole number of at least 1"),
         (["digits", "--seeds", "0,x"], "'0,x' is not a list of seeds"),
         (["digits", "--out", tmp_path, "--tiny", "--only", "nine"], "`--only` is 'nine'"),
     ):

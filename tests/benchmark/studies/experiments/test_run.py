@@ -127,6 +127,21 @@ def test_what_is_not_there_is_refused(tmp_path):
         ({"rows": ("magic",)}, "`--only` names magic: there is no defence 'magic'"),
         ({"rows": ("nine",)}, "`--only` is 'nine'"),
         ({"kinds": ("dance",)}, "`--kinds` is 'dance'"),
+        ({"sizes": (("linf", 7.0),)}, "`--sizes` names linf:7; the sizes of this experiment: "),
     ):
         with pytest.raises(ValueError, match=reason):
             Choice(**choice).check(laboratory(tmp_path))
+
+
+def test_sizes_and_points_choose_a_part_of_the_attacks(tmp_path):
+    experiment = replace(SMALL, rows=(replace(SMALL.rows[0], points=30),), aimed=())
+    (norm, eps), *_ = {unit.threat for unit in units.units_of(laboratory(tmp_path / "a", experiment)) if unit.attack}
+    choice = {"sizes": ((norm, eps * (1 + 1e-5)),), "points": 10}
+    done, _ = run(tmp_path / "b", experiment, **choice)
+    assert done.complete
+    record = ExperimentFolder(tmp_path / "b").run(SMALL.rows[0].name, 0)
+    assert [(one.norm, one.eps, one.n) for one in record.attacks] == [(norm, eps, 10)]
+    assert record.random_noise is not None  # what has no size is not left out
+    done, _ = run(tmp_path / "b", experiment)
+    assert done.complete
+    assert {one.n for one in ExperimentFolder(tmp_path / "b").run(SMALL.rows[0].name, 0).attacks} == {30}
