@@ -58,7 +58,7 @@ MNIST = Experiment(
             name="carried+sr+jr_medium-long",
             defence="carried+sr+jr",
             options=_LONG["carried+sr+jr"],
-            settings={"model": "cnn-medium", "epochs": 60},
+            settings={"model": "cnn-medium", "epochs": 40},
             points=1000,
         ),
     ),
