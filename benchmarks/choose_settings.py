@@ -83,9 +83,9 @@ def read_arguments() -> tuple[OneLineParser, SuiteRequest, argparse.Namespace]:
 
 
 def halve(search: halving.Search, given: argparse.Namespace, command: str) -> int:
-    """The exit code: 0, or 3 if the time was over."""
+    """The exit code: 0, 1 if a defence could not be trained at all, or 3 if the time was over."""
     end = None if given.minutes is None else time.monotonic() + 60 * given.minutes
-    sections = []
+    sections, chosen = [], True
     for name in given.of:
         left = None if end is None else max((end - time.monotonic()) / 60, 1e-3)
         best = halving.search_settings(search, name, given.out, left, say)
@@ -95,12 +95,14 @@ def halve(search: halving.Search, given: argparse.Namespace, command: str) -> in
         trials = list(halving.Trials(given.out / "trials.json", search.protocol()).found)
         table = halving.trials_table([trial for trial in trials if trial.defence == name]).as_markdown()
         words = ", ".join(f"`{option}` {value}" for option, value in best.options.items()) or "the defaults"
+        if best.clean is None:
+            words, chosen = f"nothing: no trial could be trained ({best.reason})", False
         sections.append(f"## {name}\n\n{table}\n\nChosen: {words}.")
     machine = environment_line(environment("cpu"))
     text = "\n\n".join(["# Search on held-out training images", command, halving.RULE, *sections, machine]) + "\n"
     write_text(given.out / "chosen.md", text)
     say(text)
-    return 0
+    return 0 if chosen else 1
 
 
 def grid(request: SuiteRequest, given: argparse.Namespace, command: str) -> str:

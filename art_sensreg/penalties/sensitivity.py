@@ -204,7 +204,7 @@ class SensitivityPenalty(FusedPenalty):
     def _penalised(self, layers: int) -> int:
         """The number of layers that count."""
         top = layers if self.top_layers is None else self.top_layers
-        return top if isinstance(top, int) else math.ceil(top * layers)
+        return top if isinstance(top, int) else math.ceil(round(top * layers, 9))  # 0.28 * 25 is a little above 7
 
     def _of_layer(self, layer: Activations, compared: Comparison) -> torch.Tensor:
         """The sensitivity of one layer, not yet relative to its size."""

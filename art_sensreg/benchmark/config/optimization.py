@@ -86,6 +86,12 @@ class OptimizationSettings:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     @property
+    def changed(self) -> dict[str, Any]:
+        """What is given, but for values that leave any training as it is."""
+        neutral = {"precision": "float32", "label_smoothing": 0.0}
+        return {name: value for name, value in self.given.items() if value != neutral.get(name)}
+
+    @property
     def augmentation(self) -> Augmentation | None:
         """How training images are augmented, or None."""
         return None if self.augment is None else _augmentation_of(self.augment)

@@ -21,7 +21,7 @@ from art_sensreg.benchmark.config.settings import BUDGETS
 from art_sensreg.benchmark.defences.bounds import Bounds, UnboundedError, interval_bounds, layers_in_sequence
 from art_sensreg.benchmark.defences.from_art.interval_bounds import CERTIFIED_CLAIM
 from art_sensreg.benchmark.defences.spec import Certificate, Defence, Options
-from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingSpec
+from art_sensreg.benchmark.defences.train_spec import NotApplicable, TrainingSpec, is_one_left, without_one
 from art_sensreg.models import FeatureClassifier
 from art_sensreg.trainers import SensRegTrainer
 from art_sensreg.training.callbacks import Callback, TrainingState
@@ -170,6 +170,10 @@ class IntervalSchedule(Callback):
 
 def _network(spec: TrainingSpec, options: Options) -> nn.Module:
     model = spec.new_model()  # seeds torch
+    if spec.weights is not None:
+        if options["net"] == "own":
+            raise NotApplicable("`weights` are those of the run's network, and ibp trains one of its own (ibp.net=run)")
+        return model
     if options["net"] == "own":
         model = own_network(spec.dataset.input_shape, spec.dataset.nb_classes, options["width"])
     try:
@@ -183,15 +187,15 @@ def train(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     """Train with this package's trainer, in batches of such a size that there are enough steps."""
     images = len(spec.dataset.x_train)
     spec = replace(spec, batch_size=min(spec.batch_size, max(8, images * spec.epochs // options["least_steps"])))
-    classifier = spec.trainee(_network(spec, options))
+    network = _network(spec, options)
+    if is_one_left(spec.dataset, spec.batch_size):  # the network of its own has BatchNorm
+        spec = replace(spec, dataset=without_one(spec.dataset))
+    classifier = spec.trainee(network)
     certified = IntervalLoss(classifier.loss.label_smoothing)
     clean = ScaledCrossEntropy(label_smoothing=classifier.loss.label_smoothing)
     classifier._loss = clean
     schedule = IntervalSchedule(options, spec.steps, clean, certified)
-    alone = images > spec.batch_size and images % spec.batch_size == 1  # one image has no statistics
-    config = spec.config(
-        callbacks=[schedule], max_grad_norm=spec.optimization.max_grad_norm or MAX_GRAD_NORM, drop_last=alone
-    )
+    config = spec.config(callbacks=[schedule], max_grad_norm=spec.optimization.max_grad_norm or MAX_GRAD_NORM)
     return spec.fit(SensRegTrainer(classifier, [certified], config))
 
 
@@ -218,6 +222,11 @@ def _check(options: Options) -> None:
     check_choice("net", options["net"], NETS)
     for name in ("kappa", "warmup", "ramp"):
         check_number(name, options[name], 0.0, maximum=1.0)
+    if options["warmup"] + options["ramp"] > 1:
+        raise ValueError(
+            f"`warmup` is {options['warmup']} and `ramp` is {options['ramp']}; expected at most 1 together, "
+            "else eps never rises to its full size."
+        )
     check_number("eps_factor", options["eps_factor"], 0.0, exclusive=True)
 
 

@@ -52,7 +52,7 @@ def make_schedule(optimizer: Optimizer, schedule: str, steps: int) -> LRSchedule
     if schedule == "one-cycle":
         return one_cycle(optimizer, optimizer.param_groups[0]["lr"], steps + 1)
     if schedule == "piecewise":
-        return MultiStepLR(optimizer, [steps // 2, 3 * steps // 4], gamma=0.1)
+        return MultiStepLR(optimizer, [-(-steps // 2), -(-3 * steps // 4)], gamma=0.1)
     return None
 
 

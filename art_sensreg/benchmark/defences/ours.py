@@ -187,10 +187,10 @@ OURS = (
     ),
     from_penalties(
         "n-fgsm",
-        "N-FGSM on half of each batch's loss: noise, then one step",
+        "N-FGSM: noise, then one step",
         "de Jorge et al. 2022, arXiv 2202.01181",
         _no_penalties,
-        {**_PAIR, "start_noise": 2.0},
+        {**_PAIR, "clean_fraction": 0.0, "start_noise": 2.0},
         adversary=_n_fgsm,
         norms=_LINF,
     ),

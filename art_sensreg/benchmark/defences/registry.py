@@ -89,7 +89,9 @@ def resolve_options(name: str, given: Options, recipe: Options) -> Options:
         check_number("learning_rate", general["learning_rate"], 0.0, exclusive=True)
     own = {option: value for option, value in given.items() if option in defaults}
     filled = {option: recipe.get(option) if value is None else value for option, value in defaults.items()}
-    options = {**filled, **own}
+    # None leaves an option to the data set, as where it is not given.
+    chosen = {option: value for option, value in own.items() if value is not None or defaults[option] is not None}
+    options = {**filled, **chosen}
     DEFENCES[name].check_options(options, own)
     return options
 

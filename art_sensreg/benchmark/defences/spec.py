@@ -178,10 +178,13 @@ class Defence:
             norms = " or ".join(self.norms)
             reason = self.norms_reason or f"{self.name} trains on perturbations in {norms} only"
             raise NotApplicable(f"{reason}; this run is in {spec.norm}")
+        changed = spec.optimization.changed
         for name, reason in self.fixed.items():
-            self._require(name not in spec.optimization.given, reason, name)
+            self._require(name not in changed, reason, name)
+        half = spec.optimization.precision == "float16" and bool(options.get("awp_gamma"))
+        self._require(not half, "float16 scales the gradients that adversarial weight perturbation needs", "precision")
         classifier = self._train(spec, options)
-        for name in spec.optimization.given:
+        for name in changed:
             self._require(name in spec.taken, f"the training of {self.name} does not take it", name)
         return classifier
 

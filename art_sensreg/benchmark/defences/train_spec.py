@@ -14,6 +14,7 @@ from art.defences.trainer import Trainer
 from art.estimators.classification import PyTorchClassifier
 from art.utils import to_categorical
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from art_sensreg.augmented_data import AugmentedImages
@@ -38,12 +39,24 @@ class NotApplicable(Exception):
     """A defence cannot run here, for the reason given: this is recorded in the table, and is not a failure."""
 
 
+def is_one_left(dataset: Dataset, batch_size: int) -> bool:
+    """Whether a single training image is left for the last batch."""
+    n = len(dataset.x_train)
+    return n > batch_size and n % batch_size == 1
+
+
+def without_one(dataset: Dataset) -> Dataset:
+    """The data set without its last training image."""
+    return dataset.limited(train_size=len(dataset.x_train) - 1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingSpec:
     """
     Data, architecture and training settings, the same for every defence of a run.
 
-    :param dataset: The data.
+    :param dataset: The data. Where the model has BatchNorm, a training image that would be alone in the last batch is
+        left out: it has no statistics.
     :param model: Name of the model.
     :param activation: Name of the activation.
     :param norm_layer: `none` or `batch`.
@@ -77,6 +90,14 @@ class TrainingSpec:
     optimization: OptimizationSettings = OptimizationSettings()  # noqa: RUF009 - frozen
     taken: set[str] = field(default_factory=set, compare=False, repr=False)
     history: list[dict[str, Any]] = field(default_factory=list, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # ART's trainers would fail on such a batch, and ours do a step less than the schedule is laid out for.
+        if is_one_left(self.dataset, self.batch_size):
+            with torch.random.fork_rng(devices=[]):
+                normalised = any(isinstance(layer, _BatchNorm) for layer in self.new_model().modules())
+            if normalised:
+                object.__setattr__(self, "dataset", without_one(self.dataset))
 
     @property
     def art_norm(self) -> float:

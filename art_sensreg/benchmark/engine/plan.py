@@ -152,9 +152,22 @@ def _settings(
         data_crc32=dataset.crc32,
         device=device,
         all_points=request.all_points,
-        options={defence: dict(chosen) for defence, chosen in request.options.items()},
+        options=_options(request),
         optimization=request.optimization,
     )
+
+
+def _options(request: SuiteRequest) -> dict[str, dict[str, Any]]:
+    """
+    The options that were given, by defence. A learning rate of the run is that of each row with a rate of its own, too;
+    of ART's FBF, whose rate is part of it, it is not.
+    """
+    options = {defence: dict(chosen) for defence, chosen in request.options.items()}
+    if request.learning_rate is not None:
+        for name in request.defences or _defaults(request):
+            if DEFENCES[name].options.get("learning_rate") is not None:
+                options.setdefault(name, {}).setdefault("learning_rate", request.learning_rate)
+    return options
 
 
 def _network(request: SuiteRequest, recipe: Recipe) -> Network:

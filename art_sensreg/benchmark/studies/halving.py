@@ -103,6 +103,7 @@ class Trial:
     :param clean: Clean accuracy on the held-out images; None: it could not be trained.
     :param robust: Share of the attacked images that are left, by size.
     :param seconds: Time of training.
+    :param reason: Why it could not be trained.
     """
 
     defence: str
@@ -113,6 +114,7 @@ class Trial:
     clean: float | None = None
     robust: Mapping[str, float] | None = None
     seconds: float = 0.0
+    reason: str = ""
 
     @property
     def score(self) -> float:
@@ -128,17 +130,27 @@ def draws(search: Search, defence: str) -> list[dict[str, Any]]:
     """
     check_choice("defence", defence, tuple(DEFENCES))
     check_choice("defence", defence, tuple(SPACES))
-    recipe = RECIPES.get(search.request.dataset, FILE_RECIPE)
-    norm = search.request.norms[0]
-    eps = max(search.request.eps[0]) if search.request.eps else recipe.eps[norm][-1]
-    defaults = resolve_options(defence, {}, {"eps": eps, "norm": norm, **recipe.penalties.get(defence, {})})
-    if "eps_step" in defaults and defaults["eps_step"] is None:
-        defaults["eps_step"] = defaults["eps"] / 2
+    defaults, make = _defaults(search, defence), DEFENCES[defence].adversary
+    if defaults.get("eps_step", 0.0) is None and make is not None:
+        defaults["eps_step"] = make(defaults).step
     found: list[dict[str, Any]] = [{}]
     for number in range(1, search.trials):
         rng = np.random.default_rng(zlib.crc32(repr((search.seed, defence, number)).encode()))
         found.append(draw_options(SPACES[defence], defaults, rng))
     return found
+
+
+def _defaults(search: Search, defence: str) -> dict[str, Any]:
+    recipe = RECIPES.get(search.request.dataset, FILE_RECIPE)
+    norm = search.request.norms[0]
+    eps = max(search.request.eps[0]) if search.request.eps else recipe.eps[norm][-1]
+    return resolve_options(defence, {}, {"eps": eps, "norm": norm, **recipe.penalties.get(defence, {})})
+
+
+def _fitting(options: dict[str, Any], defaults: Mapping[str, Any], epochs: int) -> dict[str, Any]:
+    """The options of a trial in a round: free adversarial training replays no batch more often than it has epochs."""
+    replays = options.get("replays", defaults.get("replays", 0))
+    return {**options, "replays": epochs} if replays > epochs else options
 
 
 def ranked(trials: Sequence[Trial]) -> list[Trial]:
@@ -195,18 +207,22 @@ def search_settings(
     :param out: Folder of `trials.json`.
     :param minutes: Time after which it stops; None: when it is done.
     :param say: Told what is done.
-    :return: The chosen trial, or None if the time was over.
+    :return: The chosen trial, or None if the time was over. Its `clean` is None if no trial could be trained.
     :raises ValueError: If something does not fit, or the file holds another search.
     """
-    options, trials = draws(search, defence), Trials(out / "trials.json", search.protocol())
+    options, defaults = draws(search, defence), _defaults(search, defence)
+    trials = Trials(out / "trials.json", search.protocol())
     alive = list(range(search.trials))
     for number, epochs in enumerate(search.epochs):
         done = {trial.number for trial in trials.of(defence, number)}
         wanted = [
-            Trial(defence=defence, number=one, round=number, epochs=epochs, options=options[one])
+            Trial(
+                defence=defence, number=one, round=number, epochs=epochs,
+                options=_fitting(options[one], defaults, epochs),
+            )
             for one in alive
             if one not in done
-        ]
+        ]  # fmt: skip
         if wanted:
             trials.add(_measured(search, wanted, out / "work", minutes, say))
         found = ranked(trials.of(defence, number))
@@ -244,7 +260,7 @@ def _measured(
             seconds = run.train_seconds or 0.0
             found.append(replace(trial, clean=run.clean_accuracy, robust=robust, seconds=seconds))
         elif run.status != "ok":
-            found.append(trial)  # it cannot be trained: no score
+            found.append(replace(trial, reason=run.reason or ""))  # it cannot be trained: no score
     return found
 
 

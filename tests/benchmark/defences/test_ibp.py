@@ -185,10 +185,39 @@ def test_a_last_batch_of_one_image_is_left_out(digits: Any) -> None:
     assert trained(ROW.train, many, {**OPTIONS, "least_steps": 5})
 
 
+def test_a_last_image_alone_leaves_the_schedule_whole(digits: Any, monkeypatch: Any) -> None:
+    reached = []
+    set_values = IntervalSchedule._set
+
+    def noted(self: Any, step: int) -> None:
+        set_values(self, step)
+        reached.append((step, self._steps, self._certified.eps))
+
+    monkeypatch.setattr(IntervalSchedule, "_set", noted)
+    trained(
+        ROW.train, small_spec(digits, n=33, epochs=8, eps=0.05), {**OPTIONS, "eps": 0.05, "warmup": 0.0, "ramp": 1.0}
+    )
+    step, steps, eps = reached[-1]
+    assert step == steps == 8
+    assert eps == pytest.approx(0.05 * OPTIONS["eps_factor"])
+
+
+def test_given_weights_are_kept_or_refused(digits: Any, tmp_path: Any) -> None:
+    plain = small_spec(digits, n=40)
+    file = tmp_path / "weights.pt"
+    torch.save(plain.new_model().state_dict(), file)
+    spec = small_spec(digits, n=40, seed=3, weights=str(file))
+    kept, given = ROW.new_model(spec, {**OPTIONS, "net": "run"}).state_dict(), plain.new_model().state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in given.items())
+    with pytest.raises(NotApplicable, match="trains one of its own"):
+        ROW.train(spec, OPTIONS)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [({"net": "huge"}, "`net` is 'huge'; expected one of own, run"), ({"net": 3}, "`net` is 3; expected one of own"),
      ({"kappa": 1.5}, "from 0 to 1"), ({"ramp": -0.1}, "from 0 to 1"), ({"eps_factor": 0.0}, "above 0"),
+     ({"warmup": 0.8, "ramp": 0.8}, "at most 1 together"),
      ({"width": 0}, "at least 1"), ({"width": "wide"}, "whole number")],
 )  # fmt: skip
 def test_options_out_of_range(given: dict[str, Any], message: str) -> None:

@@ -73,6 +73,8 @@ def test_schedules_follow_their_formulas():
         return [values["lr"] for values in scheduled_values(optimizer, schedule, steps)]
 
     assert rates("piecewise", 8) == pytest.approx([0.4] * 4 + [0.04] * 2 + [0.004] * 2)
+    assert rates("piecewise", 5) == pytest.approx([0.4] * 3 + [0.04, 0.004])  # not before half of them
+    assert rates("piecewise", 1) == [0.4]
     assert rates("constant", 5) == [0.4] * 5
     # Up from a 25th over 0.3 of the steps, then down to a 10,000th of the first rate, each along half a cosine.
     steps, top = 20, 0.3 * 21 - 1
@@ -258,6 +260,20 @@ def test_a_training_that_takes_no_notice_is_not_applicable(digits: Any) -> None:
     with pytest.raises(NotApplicable, match="`weight_decay`: the training of mine does not take it"):
         Defence("mine", "", "", training=stubborn).train(spec, {})
     Defence("mine", "", "", training=stubborn).train(small_spec(digits), {})
+
+
+def test_what_changes_no_training_is_taken_by_all(digits: Any) -> None:
+    def stubborn(spec: Any, options: Any) -> Any:
+        return spec.classifier()
+
+    neutral = OptimizationSettings(precision="float32", label_smoothing=0.0)
+    for fixed in ({}, {"label_smoothing": "its loss is its own"}):
+        Defence("mine", "", "", training=stubborn, fixed=fixed).train(small_spec(digits, optimization=neutral), {})
+    half = small_spec(digits, optimization=OptimizationSettings(precision="float16"))
+    with pytest.raises(NotApplicable, match="`precision`: the training of mine"):
+        Defence("mine", "", "", training=stubborn).train(half, {})
+    with pytest.raises(NotApplicable, match="`precision`: float16 scales the gradients"):
+        DEFENCES["at-awp"].train(half, resolve_options("at-awp", {}, {"eps": 0.1, "norm": "linf"}))
 
 
 def test_labels_are_smoothed_in_training_and_not_in_evaluation(digits: Any) -> None:

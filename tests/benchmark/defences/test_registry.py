@@ -22,6 +22,8 @@ def test_what_runs_by_default_is_there_in_the_order_of_the_registry():
 def test_an_option_is_what_was_given_else_its_default_else_the_recipes():
     found = resolve_options("at+sr+jr", {"max_iter": 3}, {"eps": 0.1, "norm": "l2", "sr_weight": 0.1, "jr_weight": 0.2})
     assert (found["max_iter"], found["clean_fraction"], found["eps"], found["norm"]) == (3, 0.5, 0.1, "l2")
+    # None leaves it to the data set.
+    assert resolve_options("carried", {"eps": None, "eps_step": None}, {"eps": 0.1, "norm": "linf"})["eps"] == 0.1
     with pytest.raises(ValueError, match=r"`--set` names the option 'max_itr' of art-madry.* Did you mean 'max_iter'"):
         resolve_options("art-madry", {"max_itr": 3}, {})
 

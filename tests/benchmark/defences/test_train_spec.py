@@ -9,7 +9,8 @@ from art.estimators.classification import PyTorchClassifier
 
 from art_sensreg import SensRegClassifier, SensRegTrainer
 from art_sensreg.benchmark.config import OptimizationSettings
-from art_sensreg.benchmark.defences import NotApplicable
+from art_sensreg.benchmark.defences import DEFENCES, NotApplicable
+from art_sensreg.benchmark.defences.registry import resolve_options
 from tests.benchmark.defences.from_art.training import accuracy, small_spec
 
 
@@ -26,6 +27,23 @@ def test_one_hot_labels_and_the_number_of_steps(digits):
     assert spec.one_hot.shape == (33, 10)
     assert np.array_equal(spec.one_hot.argmax(axis=1), spec.dataset.y_train)
     assert spec.steps == 3 * 2
+
+
+def test_an_image_that_batchnorm_would_see_alone_is_left_out(digits):
+    assert len(small_spec(digits, n=33).dataset.x_train) == 33
+    for name, expected in (("none", 33), ("batch", 32)):
+        state = torch.get_rng_state()
+        spec = small_spec(digits, n=33, norm_layer=name)
+        assert torch.equal(torch.get_rng_state(), state)
+        assert len(spec.dataset.x_train) == len(spec.one_hot) == expected
+    assert len(small_spec(digits, n=34, norm_layer="batch").dataset.x_train) == 34
+    spec = small_spec(digits, n=33, epochs=1, norm_layer="batch")
+    for name in ("art-madry", "sr+jr"):  # the one failed, the other did a step less than its schedule
+        options = resolve_options(
+            name, {}, {"eps": 0.1, "norm": "linf", "sigma": 0.1, "sr_weight": 1.0, "jr_weight": 0.1}
+        )
+        classifier = DEFENCES[name].train(spec, options)
+        assert next(iter(classifier.optimizer.state.values()))["step"] == spec.steps == 1
 
 
 def test_arts_classifiers_are_arts_own_with_adam_or_sgd(digits):

@@ -8,7 +8,7 @@ import pytest
 from art_sensreg.benchmark import SuiteRequest
 from art_sensreg.benchmark.cli.suite import main
 from art_sensreg.benchmark.config.threat_models import Threat
-from art_sensreg.benchmark.defences.registry import DEFENCES, SMOKE_DEFENCES
+from art_sensreg.benchmark.defences.registry import DEFENCES, SMOKE_DEFENCES, options_of
 from art_sensreg.benchmark.engine.plan import plan_suite
 from tests.benchmark.runs import results
 
@@ -109,6 +109,18 @@ def test_an_attack_whose_package_is_missing_is_left_out_and_refused_by_name(monk
 def test_options_of_a_defence_that_does_not_run_are_refused():
     with pytest.raises(ValueError, match=r"`--set sr\.sigma` is for a defence that is not in this run: none, sr\+jr"):
         plan_suite(SuiteRequest(defences=("none", "sr+jr"), options={"sr": {"sigma": 0.2}}))
+
+
+def test_the_learning_rate_of_a_run_is_that_of_rows_with_one_of_their_own():
+    names = ("none", "art-trades", "art-awp", "art-fbf-fixed")
+    given = {"art-awp": {"learning_rate": 0.02}}
+    settings = plan_suite(
+        SuiteRequest(dataset="digits", defences=names, learning_rate=0.05, options=given)
+    ).settings  # fmt: skip
+    rates = {name: options_of(settings, name).get("learning_rate") for name in names}
+    assert rates == {"none": None, "art-trades": 0.05, "art-awp": 0.02, "art-fbf-fixed": None}
+    settings = plan_suite(SuiteRequest(dataset="digits", defences=names)).settings
+    assert options_of(settings, "art-trades")["learning_rate"] == DEFENCES["art-trades"].options["learning_rate"]
 
 
 def test_a_run_goes_on_in_a_folder_that_is_named():

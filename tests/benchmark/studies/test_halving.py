@@ -68,6 +68,38 @@ def test_the_better_half_goes_on_with_twice_the_epochs(tmp_path, monkeypatch):
     assert search_settings(SEARCH, "sr", tmp_path) is None
 
 
+def test_steps_are_drawn_around_those_of_the_defence():
+    more = Search(request=SEARCH.request, trials=40)
+    for name in ("carried", "carried+sr+jr", "free+sr+jr"):
+        options = halving._defaults(more, name)
+        default = halving.DEFENCES[name].adversary(options).step
+        steps = [one["eps_step"] / default for one in draws(more, name)[1:]]
+        assert 0.5 <= min(steps) < 1 < max(steps) <= 2
+
+
+def test_a_short_round_replays_batches_as_often_as_it_has_epochs(tmp_path, monkeypatch):
+    asked = []
+
+    def measured(search, trials, out, minutes, say):
+        asked.extend(trials)
+        return [Trial(**{**vars(one), "clean": 0.9, "robust": {"linf 0.1": 0.5}}) for one in trials]
+
+    monkeypatch.setattr(halving, "_measured", measured)
+    search_settings(SEARCH, "free", tmp_path)
+    for one in asked:
+        wanted = draws(SEARCH, "free")[one.number].get("replays", 4)
+        assert one.options.get("replays", 4) == min(wanted, one.epochs)
+
+
+def test_a_search_in_which_nothing_can_be_trained_says_why(tmp_path):
+    request = SuiteRequest(dataset="digits", eps=((0.1,),), norms=("l2",), epochs=1, train_size=60)
+    best = search_settings(
+        Search(request=request, trials=2, rounds=1, points=10), "fgsm-rs", tmp_path, say=lambda line: None
+    )
+    assert (best.clean, best.robust) == (None, None)
+    assert "linf" in best.reason
+
+
 def test_trials_of_another_search_are_refused(tmp_path):
     Trials(tmp_path / "trials.json", SEARCH.protocol()).add([trial(0, 0.9, 0.5)])
     other = Search(request=SEARCH.request, trials=5)

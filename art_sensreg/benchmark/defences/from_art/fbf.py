@@ -82,7 +82,8 @@ def train_fbf(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     if (asked.max_grad_norm or 0.0) > _FBF_NORM:
         raise NotApplicable(f"ART's FBF shortens gradients to {_FBF_NORM}, and so never lets them be longer")
     classifier = spec.art_classifier()
-    classifier._optimizer = spec.optimizer(classifier.model.parameters(), own=SGD_WITH_DECAY)
+    parameters, rate = classifier.model.parameters(), _own_rate(asked, options)
+    classifier._optimizer = spec.optimizer(parameters, rate, own=SGD_WITH_DECAY)
     return spec.fit(AdversarialTrainerFBFPyTorch(classifier, eps=spec.eps))
 
 
@@ -91,7 +92,7 @@ def train_fbf_fixed(spec: TrainingSpec, options: Options) -> PyTorchClassifier:
     asked, spec = spec.optimization, _at_rate(spec, options)
     classifier = spec.art_classifier()
     own = asked.optimizer in (None, "sgd") and asked.schedule is None
-    rate = _FBF_RATE if own and options.get("learning_rate") is None else None
+    rate = _FBF_RATE if own and options.get("learning_rate") is None else _own_rate(asked, options)
     parameters = classifier.model.parameters()
     classifier._optimizer = spec.optimizer(parameters, rate, own=SGD_WITH_DECAY)
 
@@ -106,6 +107,11 @@ def _at_rate(spec: TrainingSpec, options: Options) -> TrainingSpec:
     """At the learning rate that was given for this row alone, if one was."""
     rate = options.get("learning_rate")
     return spec if rate is None else replace(spec, learning_rate=rate)
+
+
+def _own_rate(asked: OptimizationSettings, options: Options) -> float | None:
+    """The peak for FBF's own SGD, also on another schedule; None: that of the run or of this row."""
+    return _FBF_RATE if asked.optimizer is None and options.get("learning_rate") is None else None
 
 
 def check_rate(options: Options) -> None:

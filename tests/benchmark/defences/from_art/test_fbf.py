@@ -40,6 +40,10 @@ def test_a_rate_of_its_own_is_that_of_fbf(digits: Any) -> None:
     own = fbf("art-fbf-fixed", None)
     assert same_weights(own, fbf("art-fbf-fixed", 0.21))
     assert not same_weights(own, fbf("art-fbf-fixed", 1e-4))
+    for name in ("art-fbf", "art-fbf-fixed"):  # a schedule for all rows leaves its SGD the rate of SGD
+        constant = {"schedule": "constant"}
+        assert same_weights(fbf(name, None, **constant), fbf(name, 0.21, **constant))
+        assert not same_weights(fbf(name, None, **constant), fbf(name, 0.1, **constant))
     asked = {"optimizer": "adam", "schedule": "constant"}
     for name in ("art-fbf", "art-fbf-fixed"):
         assert not same_weights(fbf(name, None, **asked), fbf(name, 1e-4, **asked))
