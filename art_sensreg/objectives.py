@@ -114,7 +114,7 @@ class Objective:
     @property
     def smallest_sigma(self) -> float | None:
         """The smallest `sigma` that a difference of activations is divided by, or None."""
-        if self.adversary is not None and self._compared_as != "noisy":
+        if self.adversary is not None and self.compared_as != "noisy":
             return self._pair_size
         given = [getattr(penalty, "sigma", None) for penalty in self._fused.values()]
         return min((smallest_size(sigma) for sigma in given if sigma is not None), default=None)
@@ -125,7 +125,7 @@ class Objective:
         return self.adversary is not None or any(penalty.inner_maximisation for penalty in self._fused.values())
 
     @property
-    def _compared_as(self) -> str:
+    def compared_as(self) -> str:
         """What penalties compare (see `Adversary`): of all but `noisy` copies, every example has one."""
         compared = any(penalty.compares for penalty in self._fused.values())
         return self.adversary.pair if compared and self.adversary is not None else "noisy"
@@ -135,13 +135,13 @@ class Objective:
         """Whether perturbed images may be compared of a part of the examples only, which the others do not change."""
         adversary, penalties = self.adversary, self._fused.values()
         whole = adversary is None or adversary.needs_clean or not all(p.compares for p in penalties)
-        wanted = self._compared_as == "start" or (self._compared_as == "adversarial" and not whole)
+        wanted = self.compared_as == "start" or (self.compared_as == "adversarial" and not whole)
         return wanted and self.plan.separable and self.plan.stacked
 
     @property
     def keeps_input(self) -> bool:
         """Whether the graph of a step reaches back to images, whose gradients its backward pass need not compute."""
-        return self.double_backward or self._compared_as == "start"
+        return self.double_backward or self.compared_as == "start"
 
     @property
     def compilable(self) -> bool:
@@ -166,7 +166,7 @@ class Objective:
         width = max((tap.width for tap in plan.taps.values()), default=0)
         if whole or not means or not width or uses_batch_statistics(plan.norms):
             return None
-        branches = 2 + (self.adversary is not None and self._compared_as == "noisy")
+        branches = 2 + (self.adversary is not None and self.compared_as == "noisy")
         return max(1, activations // (branches * width))
 
     @property
@@ -187,7 +187,7 @@ class Objective:
         """What each term of one process counts in the term of the global batch; over the processes 1 on average."""
         fused = self._fused.items() if self.plan.stacked else ()
         noisy = {name for name, penalty in fused if not penalty.input_gradient}
-        if self._compared_as != "noisy" and not self._pairs_apart:
+        if self.compared_as != "noisy" and not self._pairs_apart:
             noisy -= {name for name, penalty in fused if penalty.compares}
         counts: dict[str, float | torch.Tensor] = {}
         for name in ("base", *(["adversarial"] if self.adversary else []), *self.names):
@@ -245,14 +245,14 @@ class Objective:
     ) -> _Found:
         """As :meth:`_measure`, with perturbed images; what becomes of the perturbations is noted in the visit."""
         x = inputs.x
-        if visit is None and (adversary.carries or self._compared_as == "start"):
+        if visit is None and (adversary.carries or self.compared_as == "start"):
             visit = Visit(adversary.draw_start(x, inputs.generator))
         rows = inputs.noisy_rows if self._pairs_apart else None
         batch = AttackedBatch(
             x, None if visit is None else visit.start, y, self.base_loss, self.clip_values, inputs.generator,
             self.attacked, self.images, inputs.over_processes, self.pair,
         )  # fmt: skip
-        if visit is not None and self._compared_as == "start" and rows != 0:
+        if visit is not None and self.compared_as == "start" and rows != 0:
             if rows is not None and rows < len(x):
                 return self._measure_parts(model, inputs, y, adversary, visit)
             measured = measure_from_start(model, adversary, batch, self._fused, self.plan)
@@ -284,7 +284,7 @@ class Objective:
     def _measure_perturbed(self, model: nn.Module, inputs: PenaltyInputs, perturbed: torch.Tensor) -> _Found:
         """Logits of perturbed images, and the penalties, which may compare a part of them with the clean ones."""
         x, rows = inputs.x, inputs.noisy_rows if self._pairs_apart else None
-        size = self.adversary.pair_size(x) if self.adversary and self._compared_as == "adversarial" else None
+        size = self.adversary.pair_size(x) if self.adversary and self.compared_as == "adversarial" else None
         if rows is None or size is None or rows >= len(x):
             return self._measure(model, replace(inputs, given=GivenBranch(perturbed, size)))
         # Of the other examples only the perturbed images go through the model.

@@ -13,6 +13,10 @@ from art_sensreg.penalties.forward.noise import Randomness
 from art_sensreg.utils import check_flag
 from art_sensreg.utils.norms import norm_name
 
+# A level of a perturbation in an L2 ball is a 127th of its largest entry, which is about four times the usual one:
+# smaller steps than this would mostly be rounded away, in any dimension.
+_FINEST_L2 = 40
+
 
 @dataclass(frozen=True, kw_only=True)
 class CarriedAdversary(Adversary):
@@ -53,9 +57,10 @@ class CarriedAdversary(Adversary):
             object.__setattr__(self, "pair", "noisy" if self.free else "start")
         super().__post_init__()
         object.__setattr__(self, "norm", norm_name(self.norm, NORMS))
-        if self.step < self.eps / (2 * LEVELS):
+        finest = 2 * LEVELS if self.norm == "linf" else _FINEST_L2
+        if self.step < self.eps / finest:
             raise ValueError(
-                f"`eps_step` is {self.eps_step!r} with `eps` {self.eps!r}; expected at least eps / {2 * LEVELS}: "
+                f"`eps_step` is {self.eps_step!r} with `eps` {self.eps!r}; expected at least eps / {finest}: "
                 "perturbations are kept in one byte a pixel, and a smaller step would be rounded away."
             )
         if self.free and self.pair == "start":

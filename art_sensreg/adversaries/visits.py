@@ -58,7 +58,7 @@ class PerturbationMemory:
 
     def read(self, indices: torch.Tensor) -> torch.Tensor:
         """The perturbations of these images, in input units, on the device of the training."""
-        indices = indices.to(self.levels.device, non_blocking=True)
+        indices = self._there(indices)
         levels = self.levels.index_select(0, indices).to(self._device, self._dtype)
         if self.units is None:
             return levels * (self._eps / LEVELS)
@@ -82,13 +82,17 @@ class PerturbationMemory:
 
     def put(self, indices: torch.Tensor, levels: torch.Tensor, units: torch.Tensor | None) -> None:
         """Keep what :meth:`encode` returned."""
-        indices = indices.to(self.levels.device, non_blocking=True)
+        indices = self._there(indices)
         self.levels.index_copy_(0, indices, levels.to(self.levels.device))
         if self.units is not None and units is not None:
             self.units.index_copy_(0, indices, units.to(self.units.device))
         if self._visited is not None:
             self._visited.index_fill_(0, indices, True)
             self._visits += len(indices)
+
+    def _there(self, indices: torch.Tensor) -> torch.Tensor:
+        # The host would not wait for an asynchronous copy from a GPU, and read what is not there yet.
+        return indices.to(self.levels.device, non_blocking=self.levels.device.type != "cpu")
 
     def check_visits(self) -> None:
         """After an epoch, the first time: warn if indices name too few images for how many examples there were."""

@@ -124,7 +124,13 @@ def check_labels(y: Any, nb_classes: int, nb_samples: int, name: str = "y") -> n
 
 def check_indices(indices: Any, nb_samples: int, count: int) -> torch.Tensor:
     """The places of a batch's images in a data set of `count`, as a tensor; ValueError if they cannot be that."""
-    places = torch.as_tensor(indices)
+    try:
+        places = torch.as_tensor(indices)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(
+            f"`indices` of a batch are {type(indices).__name__}; expected whole numbers of shape ({nb_samples},), the "
+            "place of each image in the data set."
+        ) from None
     whole = not places.is_floating_point() and not places.is_complex() and places.dtype != torch.bool
     if not whole or places.shape != (nb_samples,):
         raise ValueError(

@@ -154,8 +154,14 @@ def test_a_run_that_was_broken_off_ends_like_one_that_was_not(tmp_path, free, no
         (NumpyDataGenerator(X, Y, batch_size=5), TypeError, "images, labels and indices"),
         (indexed_loader(lambda index: index + 1), ValueError, "run from 1 to 23; expected places in the data set"),
         (indexed_loader(float), ValueError, "expected whole numbers"),
+        (
+            indexed_loader(lambda index: f"image{index}.png"),
+            ValueError,
+            r"`indices` of a batch are \w+; expected whole",
+        ),
+        (indexed_loader(lambda index: {"place": index}), ValueError, "`indices` of a batch are dict; expected whole"),
     ],
-    ids=["pairs", "ART's generator", "out of range", "not whole"],
+    ids=["pairs", "ART's generator", "out of range", "not whole", "names", "dicts"],
 )
 def test_a_loader_that_does_not_say_which_images_it_yields_is_refused(loader, error, message):
     if loader.__class__ is DataLoader and "run from" in message:
@@ -170,6 +176,8 @@ def test_what_does_not_go_together_is_refused():
         CarriedAdversary(eps=0.1, free=True, pair="start")
     with pytest.raises(ValueError, match="`norm`"):
         CarriedAdversary(eps=0.1, norm="l1")
+    with pytest.raises(ValueError, match=r"`eps_step` is 0\.007 with `eps` 0\.3; expected at least eps / 40"):
+        CarriedAdversary(eps=0.3, eps_step=0.007, norm="l2")
     with pytest.raises(ValueError, match=r"`eps_step` is 0\.001 with `eps` 0\.3; expected at least eps / 254"):
         CarriedAdversary(eps=0.3, eps_step=0.001)
     CarriedAdversary(eps=0.3, eps_step=0.0012)

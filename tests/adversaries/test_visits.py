@@ -24,6 +24,18 @@ def test_what_is_written_is_read_to_half_a_level(norm):
     assert kept.levels.nbytes == 6 * 6
 
 
+@pytest.mark.parametrize(("norm", "finest"), [("linf", 254), ("l2", 40)])
+@pytest.mark.parametrize("size", [30, 784])
+def test_the_smallest_steps_that_are_taken_arrive(norm, finest, size):
+    adversary = CarriedAdversary(eps=1.0, eps_step=1 / finest * 1.001, norm=norm)
+    kept, x, every = PerturbationMemory(adversary, 4, torch.zeros(1, size), 0), torch.zeros(4, size), torch.arange(4)
+    gradient = torch.randn(4, size, generator=torch.Generator().manual_seed(1))
+    for _ in range(4 * finest):
+        kept.write(every, adversary.ascent(None).move(x, x + kept.read(every), gradient) - x)
+    goal = gradient.sign() if norm == "linf" else gradient
+    assert torch.cosine_similarity(kept.read(every), goal, dim=1).min() > 0.8
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_the_first_perturbations_depend_on_the_seed_and_lie_in_the_ball(norm):
     every = torch.arange(6)

@@ -40,14 +40,10 @@ class StepModule(nn.Module):
         self.model, self.objective, self.own = model, objective, own
         width = input_width(objective.clip_values)
         smallest = objective.smallest_sigma
-        fine = smallest is not None and smallest < LOW_PRECISION_SIGMA * width
-        self.low = None if fine else _LOW.get(precision)
-        if fine and precision in _LOW:
-            logger.warning(
-                "`precision` %r has no effect: steps are computed in float32, since differences of activations are "
-                "divided by %.3g, below %.3g, where rounding would drown them.",
-                precision, smallest, LOW_PRECISION_SIGMA * width,
-            )  # fmt: skip
+        reason = _reason_for_float32(objective, precision, smallest, LOW_PRECISION_SIGMA * width)
+        self.low = None if reason else _LOW.get(precision)
+        if reason and precision in _LOW:
+            logger.warning("`precision` %r has no effect: steps are computed in float32, since %s.", precision, reason)
         self.without_tf32 = tf32_blurs(smallest, width)
 
     def forward(
@@ -59,3 +55,19 @@ class StepModule(nn.Module):
         with torch.autocast(x.device.type, dtype=self.low):
             terms, logits = self.objective(self.model, x, y, probes, share, visit)
         return terms, logits.float()
+
+
+def _reason_for_float32(objective: Objective, precision: str, smallest: float | None, least: float) -> str:
+    """Why low precision would not do, or nothing."""
+    if smallest is not None and smallest < least:
+        return (
+            f"differences of activations are divided by {smallest:.3g}, below {least:.3g}, where rounding would drown "
+            "them"
+        )
+    # The gradient of the first step is taken in the pass of the training step itself, without a gradient scaler. That
+    # of a divergence from clean logits begins at 0.
+    adversary = objective.adversary
+    rounded = adversary is not None and (precision == "float16" or adversary.attacks_clean_logits)
+    if rounded and objective.compared_as == "start":
+        return "the adversary's first step would follow a gradient that is rounded away"
+    return ""
