@@ -84,6 +84,7 @@ SPACES: dict[str, Space] = {
     "rse": {"first_std": Around(2.0), "std": Around(2.0)},
     "adv-bnn": {"kl_weight": Around(5.0), "prior_std": Around(2.0)},
     "pni": {**_EPS, "initial_alpha": Around(2.0)},
+    "art-fbf-fixed": {"learning_rate": Among((0.02, 0.05, 0.1, 0.15, 0.21, 0.3, 0.4, 0.6))},
 }
 """The space of each defence; a name may be that of a defence which this version does not have."""
 
