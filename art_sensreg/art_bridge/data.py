@@ -93,7 +93,10 @@ class Reader:
         prefix = "validation_data: "
         if is_loader(data):
             # An adapter that makes triples of training batches makes them of these too.
-            source = replace(loader_source(data, adapter, "validation_data"), indexed=self._indexed and bool(adapter))
+            indexed = self._indexed and bool(adapter)
+            source = loader_source(data, adapter, "validation_data")
+            # A loader of the same kind of data set yields their indices here too.
+            source = replace(source, indexed=indexed, may_say=self._indexed and not indexed)
             found = HeldOutLoader(lambda: self._drawn(source, fit=False, prefix=prefix), source.length, source)
             found.check()
             return found

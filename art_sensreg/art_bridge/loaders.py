@@ -32,8 +32,8 @@ class LoaderSource:
     """
     A loader of `length` batches an epoch, whose epochs can be started; `restarts` if each epoch is a new one, whatever
     was drawn before. An adapter turns a batch into images and labels (None: batches are such pairs); `indexed` if a
-    batch must say which images it holds: then they are triples. Messages use its name, and the argument that it was
-    given as.
+    batch must say which images it holds: then they are triples; `may_say` if it may, and nobody asks. Messages use its
+    name, and the argument that it was given as.
     """
 
     loader: Any
@@ -43,6 +43,7 @@ class LoaderSource:
     adapter: BatchAdapter | None = None
     argument: str = "generator"
     indexed: bool = False
+    may_say: bool = False
 
     def epoch(self) -> Iterator[tuple[Any, ...]]:
         """Draw the batches of an epoch: images and labels and, if indexed, the indices of the images."""
@@ -68,7 +69,7 @@ class LoaderSource:
                     f"`{self.argument}` yields {_kind(batch)}; expected {several}, or a "
                     f"`batch_adapter`: a function that makes {one} of each batch."
                 )
-            return tuple(batch)
+            return tuple(batch)[: 2 + self.indexed]
         try:
             made = self.adapter(batch)
         except Exception as error:
@@ -81,7 +82,8 @@ class LoaderSource:
         return tuple(made)
 
     def _fits(self, batch: Any) -> bool:
-        return isinstance(batch, (tuple, list)) and len(batch) == 2 + self.indexed
+        sizes = (2, 3) if self.may_say else (2 + self.indexed,)
+        return isinstance(batch, (tuple, list)) and len(batch) in sizes
 
 
 def loader_source(loader: Any, adapter: Any = None, argument: str = "generator") -> LoaderSource:

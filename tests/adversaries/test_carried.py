@@ -94,6 +94,16 @@ def indexed_loader(rename=lambda index: index):
     return DataLoader(Indexed(), batch_size=5, shuffle=True)
 
 
+@pytest.mark.parametrize("indexed", [False, True])
+def test_held_out_images_may_say_which_they_are(indexed):
+    pairs = DataLoader(list(zip(X, Y, strict=True)), batch_size=5)
+    trainer = linear(TrainingConfig(seed=0), KINDS[0])
+    validation = indexed_loader() if indexed else pairs
+    trainer.fit_generator(indexed_loader(), validation_data=validation, nb_epochs=1, verbose=False)
+    correct = (X @ WEIGHT.numpy().T).argmax(axis=1) == Y
+    assert trainer.history[-1]["val_accuracy"] == pytest.approx(correct.mean())
+
+
 def test_one_visit_moves_by_one_step_from_where_the_last_one_ended(tmp_path):
     adversary = CarriedAdversary(eps=0.3, eps_step=0.1)
     config = TrainingConfig(seed=0, batch_size=5)
