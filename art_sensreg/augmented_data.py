@@ -23,9 +23,11 @@ class AugmentedImages:
     :param x: Images, `(n, channels, height, width)`.
     :param augmentation: What is done to them.
     :param seed: Seed of what is drawn.
-    :param low: The lower end of the input range, for pixels that are cut out or come from outside of the image.
-    :raises ValueError: If `x` holds no images that are large enough, or the seed is out of range.
-    :raises TypeError: If `augmentation` is not an :class:`Augmentation`.
+    :param low: The lower end of the input range, for pixels that are cut out or come from outside of the image: a
+        number, or an array that broadcasts against an image.
+    :raises ValueError: If `x` holds no images that are large enough, or the seed or
+        `low` is out of range.
+    :raises TypeError: If `augmentation` is not an :class:`Augmentation`, or `x` holds no numbers.
 
     Example:
     >>> from art_sensreg import Augmentation
@@ -35,12 +37,15 @@ class AugmentedImages:
     ((2, 1, 4, 4), 1)
     """
 
-    def __init__(self, x: np.ndarray, augmentation: Augmentation, seed: int = 0, low: float = 0.0) -> None:
+    def __init__(self, x: np.ndarray, augmentation: Augmentation, seed: int = 0, low: float | np.ndarray = 0.0) -> None:
         if not isinstance(augmentation, Augmentation):
             raise TypeError(f"`augmentation` is {augmentation!r}; expected an Augmentation.")
         check_seed("seed", seed)
-        augmentation.check(np.shape(x))
-        self._x, self._augmentation, self._low = x, augmentation, low
+        x = np.asarray(x)
+        if x.dtype.kind not in "fiu":
+            raise TypeError(f"`x` has dtype {x.dtype}; expected numbers.")
+        augmentation.check(x.shape)
+        self._x, self._augmentation, self._low = x, augmentation, _lowest(low, x)
         self._probes = Probes(derive_seed(seed, "augmentation"), torch.device("cpu"))
         self.drawn = 0
         """How many batches were drawn."""
@@ -65,7 +70,7 @@ class AugmentedImages:
         transform = self._augmentation.draw(images, self._probes.at(self.drawn))
         self.drawn += 1
         augmented: np.ndarray = transform.apply(images, self._low).numpy()
-        return augmented
+        return augmented.astype(self._x.dtype, copy=False)
 
     def __array__(self, *_: Any, **__: Any) -> NoReturn:
         self._refuse("request for all of them")
@@ -75,6 +80,18 @@ class AugmentedImages:
             f"images with `augmentation` {self._augmentation!r} got the {what}; expected a trainer that draws each "
             "batch by an array of indices."
         )
+
+
+def _lowest(low: float | np.ndarray, x: np.ndarray) -> torch.Tensor:
+    """The lower end of the range, as it broadcasts against images."""
+    try:
+        values = np.asarray(low, dtype=np.float64)
+        fits = np.broadcast_shapes(values.shape, x.shape[1:]) == x.shape[1:] and np.isfinite(values).all()
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError(f"`low` is {low!r}; expected a finite number, or numbers that broadcast to {x.shape[1:]}.")
+    return torch.from_numpy(values)
 
 
 class _AugmentedGenerator(DataGenerator):
@@ -96,7 +113,12 @@ class _AugmentedGenerator(DataGenerator):
 
 
 def augmented(
-    x: np.ndarray, y: np.ndarray, augmentation: Augmentation, batch_size: int = 128, seed: int = 0, low: float = 0.0
+    x: np.ndarray,
+    y: np.ndarray,
+    augmentation: Augmentation,
+    batch_size: int = 128,
+    seed: int = 0,
+    low: float | np.ndarray = 0.0,
 ) -> DataGenerator:
     """
     Augmented training data as one of ART's data generators, for `fit_generator` of any trainer or classifier of ART.
@@ -107,11 +129,12 @@ def augmented(
     :param augmentation: What is done to the images, anew in every epoch.
     :param batch_size: Images in a batch.
     :param seed: Seed of the order and of what is drawn.
-    :param low: The lower end of the input range, for pixels that are cut out or come from outside of the image.
+    :param low: The lower end of the input range, for pixels that are cut out or come from outside of the image: a
+        number, or an array that broadcasts against an image.
     :return: Batches without end, shuffled anew after each pass over the data.
     :raises ValueError: If `x` holds no images that are large enough, `y` has another length, or a number is out of
         range.
-    :raises TypeError: If `augmentation` is not an :class:`Augmentation`.
+    :raises TypeError: If `augmentation` is not an :class:`Augmentation`, or `x` holds no numbers.
 
     Example:
     >>> from art_sensreg import Augmentation, augmented
@@ -121,6 +144,8 @@ def augmented(
     [4, 4, 2, 4]
     """
     images = AugmentedImages(x, augmentation, seed, low)
-    if len(y) != len(x):
-        raise ValueError(f"`y` has {len(y)} labels; expected {len(x)}, one for each image of `x`.")
-    return _AugmentedGenerator(images, np.asarray(y), batch_size, seed)
+    labels = np.asarray(y)
+    count = len(labels) if labels.ndim else 0
+    if count != len(images):
+        raise ValueError(f"`y` has {count} labels; expected {len(images)}, one for each image of `x`.")
+    return _AugmentedGenerator(images, labels, batch_size, seed)

@@ -89,3 +89,36 @@ def test_what_would_see_images_as_they_are_is_refused():
         augmented(X.reshape(23, 36), Y, ALL)
     with pytest.raises(ValueError, match="`y` has 22 labels; expected 23"):
         augmented(X, Y[:22], ALL)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float16, np.float64])
+def test_images_keep_their_type(kind):
+    images = (X * 200).astype(kind)
+    drawn, _ = augmented(images, Y, ALL, batch_size=23, low=3).get_batch()
+    assert drawn.dtype == kind
+    assert set(np.unique(drawn)) <= {*np.unique(images), 3}
+    for given in (images.tolist(), torch.from_numpy(images)):
+        assert augmented(given, Y, ALL, batch_size=5).get_batch()[0].shape == (5, 1, 6, 6)
+
+
+def test_each_channel_may_have_its_own_lower_end():
+    x, low = np.ones((6, 2, 5, 5), np.float32), np.array([-1.0, -2.0]).reshape(2, 1, 1)
+    drawn, _ = augmented(x, np.arange(6), Augmentation(crop_padding=2), batch_size=6, low=low).get_batch()
+    assert set(np.unique(drawn[:, 0])) == {-1.0, 1.0}
+    assert set(np.unique(drawn[:, 1])) == {-2.0, 1.0}
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"low": np.nan}, ValueError, "`low` is nan; expected a finite number"),
+        ({"low": "black"}, ValueError, "`low` is 'black'; expected a finite number"),
+        ({"low": np.zeros(4)}, ValueError, r"that broadcast to \(1, 6, 6\)"),
+        ({"x": np.full((23, 1, 6, 6), "a")}, TypeError, "`x` has dtype <U1; expected numbers"),
+        ({"y": None}, ValueError, "`y` has 0 labels; expected 23"),
+        ({"y": Y[:5]}, ValueError, "`y` has 5 labels; expected 23"),
+    ],
+)
+def test_what_is_no_image_or_label_is_refused(given, error, message):
+    with pytest.raises(error, match=message):
+        augmented(**{"x": X, "y": Y, "augmentation": ALL, **given})

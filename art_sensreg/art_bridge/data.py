@@ -92,11 +92,8 @@ class Reader:
             return None
         prefix = "validation_data: "
         if is_loader(data):
-            # An adapter that makes triples of training batches makes them of these too.
-            indexed = self._indexed and bool(adapter)
-            source = loader_source(data, adapter, "validation_data")
-            # A loader of the same kind of data set yields their indices here too.
-            source = replace(source, indexed=indexed, may_say=self._indexed and not indexed)
+            # A loader of the same kind of data set, or the adapter, may yield their indices here too.
+            source = replace(loader_source(data, adapter, "validation_data"), may_say=self._indexed)
             found = HeldOutLoader(lambda: self._drawn(source, fit=False, prefix=prefix), source.length, source)
             found.check()
             return found

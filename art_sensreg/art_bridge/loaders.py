@@ -79,7 +79,7 @@ class LoaderSource:
             ) from error
         if not self._fits(made):
             raise TypeError(f"`batch_adapter` returns {_kind(made)}; expected {one}.")
-        return tuple(made)
+        return tuple(made)[: 2 + self.indexed]
 
     def _fits(self, batch: Any) -> bool:
         sizes = (2, 3) if self.may_say else (2 + self.indexed,)
