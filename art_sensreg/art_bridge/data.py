@@ -93,7 +93,7 @@ class Reader:
         prefix = "validation_data: "
         if is_loader(data):
             # A loader of the same kind of data set, or the adapter, may yield their indices here too.
-            source = replace(loader_source(data, adapter, "validation_data"), may_say=self._indexed)
+            source = replace(loader_source(data, adapter, "validation_data"), index_optional=self._indexed)
             found = HeldOutLoader(lambda: self._drawn(source, fit=False, prefix=prefix), source.length, source)
             found.check()
             return found

@@ -32,8 +32,8 @@ class LoaderSource:
     """
     A loader of `length` batches an epoch, whose epochs can be started; `restarts` if each epoch is a new one, whatever
     was drawn before. An adapter turns a batch into images and labels (None: batches are such pairs); `indexed` if a
-    batch must say which images it holds: then they are triples; `may_say` if it may, and nobody asks. Messages use its
-    name, and the argument that it was given as.
+    batch must say which images it holds: then they are triples; `index_optional` if it may, and the indices are
+    left out. Messages use its name, and the argument that it was given as.
     """
 
     loader: Any
@@ -43,7 +43,7 @@ class LoaderSource:
     adapter: BatchAdapter | None = None
     argument: str = "generator"
     indexed: bool = False
-    may_say: bool = False
+    index_optional: bool = False
 
     def epoch(self) -> Iterator[tuple[Any, ...]]:
         """Draw the batches of an epoch: images and labels and, if indexed, the indices of the images."""
@@ -82,7 +82,7 @@ class LoaderSource:
         return tuple(made)[: 2 + self.indexed]
 
     def _fits(self, batch: Any) -> bool:
-        sizes = (2, 3) if self.may_say else (2 + self.indexed,)
+        sizes = (2, 3) if self.index_optional else (2 + self.indexed,)
         return isinstance(batch, (tuple, list)) and len(batch) in sizes
 
 
