@@ -24,7 +24,7 @@ def test_cifar10_is_trained_as_declared():
     assert found.request.model == "preact-resnet18"
     assert found.request.optimization.precision == "bfloat16"
     assert found.request.optimization.weight_average == 0.999
-    assert {row.trains for row in found.rows} == {"carried+sr+jr", "sr+jr", "n-fgsm", "fgsm-pgi", "at"}
+    assert {row.trains for row in found.rows} == {"carried", "carried+sr+jr", "sr+jr", "n-fgsm", "fgsm-pgi", "at"}
     assert {row.settings["epochs"] for row in found.rows} == {15, 30}
     assert {row.points for row in found.rows} == {1000}
     assert all(row.options["max_iter"] == 10 for row in found.rows if row.trains == "at")
