@@ -21,8 +21,10 @@ def x():
     return torch.rand(5, 6, generator=torch.Generator().manual_seed(1)).double()
 
 
-def mean_of(penalty, net, x, repeats=400):
-    values = torch.stack([penalty(net, x) for _ in range(repeats)]).detach()
+def mean_of(penalty, net, x, repeats=50, copies=8):
+    """The mean of many draws, several of each image in a call, and its standard error."""
+    with torch.no_grad():
+        values = torch.stack([penalty(net, x.repeat(copies, 1)) for _ in range(repeats)])
     return values.mean(), values.std() / math.sqrt(repeats)
 
 
