@@ -91,6 +91,7 @@ def test_a_disk_that_fills_up_in_a_run(tmp_path, monkeypatch, capsys):
     assert re.fullmatch(r"error: \S+results\.(json|csv): No space left on device; what was written is kept\n", shown)
 
 
+@pytest.mark.usefixtures("interruptible")  # so that the process that it starts is
 def test_ctrl_c_in_a_run(tmp_path):
     """With workers: all of the group get the signal, and one line comes out."""
     words = [*SMALL, "--epochs", "200", "--train-size", "1300", "--seeds", "3", "--defences", "none,jr", "--jobs", "2"]
