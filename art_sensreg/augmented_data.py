@@ -70,7 +70,7 @@ class AugmentedImages:
         transform = self._augmentation.draw(images, self._probes.at(self.drawn))
         self.drawn += 1
         augmented: np.ndarray = transform.apply(images, self._low).numpy()
-        return augmented.astype(self._x.dtype, copy=False)
+        return augmented
 
     def __array__(self, *_: Any, **__: Any) -> NoReturn:
         self._refuse("request for all of them")

@@ -94,12 +94,15 @@ def indexed_loader(rename=lambda index: index):
     return DataLoader(Indexed(), batch_size=5, shuffle=True)
 
 
-@pytest.mark.parametrize("indexed", [False, True])
-def test_held_out_images_may_say_which_they_are(indexed):
+@pytest.mark.parametrize("adapter", [None, lambda batch: tuple(batch)], ids=["as it is", "adapted"])
+@pytest.mark.parametrize("indexed", [False, True], ids=["pairs", "triples"])
+def test_held_out_images_may_say_which_they_are(indexed, adapter):
     pairs = DataLoader(list(zip(X, Y, strict=True)), batch_size=5)
     trainer = linear(TrainingConfig(seed=0), KINDS[0])
     validation = indexed_loader() if indexed else pairs
-    trainer.fit_generator(indexed_loader(), validation_data=validation, nb_epochs=1, verbose=False)
+    trainer.fit_generator(
+        indexed_loader(), validation_data=validation, batch_adapter=adapter, nb_epochs=1, verbose=False
+    )
     correct = (X @ WEIGHT.numpy().T).argmax(axis=1) == Y
     assert trainer.history[-1]["val_accuracy"] == pytest.approx(correct.mean())
 

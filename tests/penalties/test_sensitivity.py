@@ -241,3 +241,8 @@ def test_numbers_of_layers_that_cannot_be(net, x):
             SensitivityPenalty(top_layers=wrong)
     with pytest.raises(ValueError, match=r"`top_layers` is 3; expected at most 2, the tapped layers: tanh, gelu"):
         SensitivityPenalty(top_layers=3)(net, x)
+
+
+def test_a_share_of_the_layers_is_not_rounded_past_a_whole_number():
+    for share, layers, expected in ((0.28, 25, 7), (0.56, 25, 14), (0.5, 3, 2), (0.01, 3, 1)):
+        assert SensitivityPenalty(top_layers=share)._penalised(layers) == expected

@@ -14,7 +14,6 @@ from art.defences.trainer import Trainer
 from art.estimators.classification import PyTorchClassifier
 from art.utils import to_categorical
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from art_sensreg.augmented_data import AugmentedImages
@@ -31,6 +30,7 @@ from art_sensreg.benchmark.defences.optimization import (
 )
 from art_sensreg.classifiers import SensRegClassifier
 from art_sensreg.datasets import Dataset
+from art_sensreg.penalties.forward.batch_norm import batch_norms
 from art_sensreg.trainers import SensRegTrainer
 from art_sensreg.training.config import TrainingConfig
 
@@ -95,7 +95,7 @@ class TrainingSpec:
         # ART's trainers would fail on such a batch, and ours do a step less than the schedule is laid out for.
         if is_one_left(self.dataset, self.batch_size):
             with torch.random.fork_rng(devices=[]):
-                normalised = any(isinstance(layer, _BatchNorm) for layer in self.new_model().modules())
+                normalised = batch_norms(self.new_model())
             if normalised:
                 object.__setattr__(self, "dataset", without_one(self.dataset))
 
