@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
 
 from art_sensreg.auditing import AuditReport
 from art_sensreg.benchmark.attacks import ATTACKS
@@ -25,6 +26,7 @@ def extra_tables(results: Results, wide: bool = True) -> list[tuple[str, Table]]
         ("Certified accuracy", _certified_table(results)),
         ("Random models: PGD that averages n draws, scored with fresh ones [95 % CI]", _curve_table(results)),
         ("Queries of a score-based attack", _queries_table(results)),
+        ("How readable explanations are, by defence: mean ± standard deviation of the seeds", _by_defence(results)),
         (
             "How readable explanations are: mean ± half of the 95 % interval (random models: fewer samples)",
             _explanation_table(results),
@@ -168,6 +170,30 @@ def _explanation_table(results: Results) -> Table:
         values = {(score.metric, score.saliency): score for score in run.explanations or ()}
         rows.append([run_name(run, results), *[_with_half_width(values.get(column)) for column in columns]])
     return Table(["defence", *columns.values()], rows)
+
+
+def _by_defence(results: Results) -> Table:
+    """One row per score of the explanations and one column per defence; empty where no defence has several seeds."""
+    groups = dict[str, list[dict[tuple[str, str], ExplanationRecord]]]()
+    for name, runs in trained_runs(results).items():
+        for run in (run for run in runs if run.explanations):
+            groups.setdefault(name, []).append({(one.metric, one.saliency): one for one in run.explanations or ()})
+    if max(map(len, groups.values()), default=0) < 2:
+        return Table([], [])
+    found = {key: score.better for scored in groups.values() for scores in scored for key, score in scores.items()}
+    rows = []
+    for key, better in found.items():
+        metric, saliency = (name.replace("_", " ") for name in key)
+        values = [[scores[key].value for scores in scored if key in scores] for scored in groups.values()]
+        rows.append([f"{metric} ({saliency})", better, *map(_with_spread, values)])
+    header = ["score", "better", *(f"{name} ({len(scored)})" for name, scored in groups.items())]
+    return Table(header, rows, words=("better",))
+
+
+def _with_spread(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    return f"{fmean(values):.3g}" + (f" ± {stdev(values):.2g}" if len(values) > 1 else "")
 
 
 def _with_half_width(score: ExplanationRecord | None) -> str:

@@ -72,6 +72,21 @@ def test_certificates_queries_draws_and_explanations():
     assert explained.rows[0][1] == "0.5 ± 0.1"
 
 
+def test_scores_of_explanations_are_summarised_over_seeds():
+    def scored(defence, seed, value, better="higher"):
+        score = ExplanationRecord(
+            metric="gini", saliency="gradient", value=value, ci_low=None, ci_high=None, n=3, better=better
+        )
+        return run_record(defence=defence, seed=seed, explanations=(score,))
+
+    heading = "How readable explanations are, by defence: mean ± standard deviation of the seeds"
+    runs = [scored("none", 0, 0.2), scored("sr", 0, 0.5), scored("sr", 1, 0.7)]
+    table = dict(extra_tables(results(*runs)))[heading]
+    assert table.header == ["score", "better", "none (1)", "sr (2)"]
+    assert table.rows == [["gini (gradient)", "higher", "0.2", "0.6 ± 0.14"]]
+    assert heading not in dict(extra_tables(results(*runs[:2])))  # of one seed each there is no spread to show
+
+
 def test_an_audit_is_shown_check_by_check():
     failed = Check(name="eval_mode", status="FAIL", value=1.0, threshold=0.0, meaning="Call eval().")
     run = run_record(audit=audit_record(AuditReport(checks=(failed,), settings={"eps": 0.1})))

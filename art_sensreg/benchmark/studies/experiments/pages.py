@@ -37,6 +37,8 @@ def collected(laboratory: Laboratory) -> Results:
                 run = summarised(folder.out, run, settings.threats)
                 of_its_length = row.of if laboratory.experiment.budgets else None
                 run = _with_cost(run, costs.get(of_its_length or row.name))
+                if not _attacked(laboratory):
+                    run = replace(run, attacks=(), worst_case=(), union=None, audit=None, random_noise=None)
                 found = replace(found.with_run(run), environment=found.environment or store.results.environment)
     return found
 
@@ -71,21 +73,32 @@ def write_pages(laboratory: Laboratory, equal_cost: Experiment | None = None) ->
     return [out / file for file in (f"results{name}.json", f"report{name}.md", *pictures)]
 
 
+def _attacked(laboratory: Laboratory) -> bool:
+    """Whether the experiment attacks its rows itself, rather than share models that another one attacks."""
+    return any(row.points != 0 for row in laboratory.rows)
+
+
 def page(laboratory: Laboratory, results: Results, pictures: list[str], first: list[tuple[str, Table]]) -> str:
     """The page; the tables `first` stand before those that every experiment has."""
     config, experiment = results.config, laboratory.experiment
     part = "held-out training images" if config.validation else "test images"
+    what = (
+        f"Clean accuracy is that of {config.test_size} {part}; the first of them are attacked, as many as `n` says. "
+        "Worst case: share of them that no attack broke, mean over the seeds ± standard deviation, with Wilson's 95 % "
+        "interval of one seed. Step cost: time of a step over that of a plain one, of whole epochs between plain steps."
+    )
+    if not _attacked(laboratory):
+        what = f"Scores of the first {part}; what attacks leave of the same models is in [their report](report.md)."
     lines = [
         f"# {experiment.title}",
         "",
-        f"By `python benchmarks/experiment.py {experiment.name}`. Clean accuracy is that of {config.test_size} {part}; "
-        "the first of them are attacked, as many as `n` says. Worst case: share of them that no attack broke, mean "
-        "over the seeds ± standard deviation, with Wilson's 95 % interval of one seed. Step cost: time of a step "
-        "over that of a plain one, of whole epochs between plain steps.",
+        f"By `python benchmarks/experiment.py {experiment.name}`. {what}",
         "",
         *_trained_how(laboratory),
     ]
-    tables = [*first, ("All rows" if first else "", summary_table(results)), ("How far it is", progress_table(results))]
+    tables = [*first]
+    if _attacked(laboratory):
+        tables += [("All rows" if first else "", summary_table(results)), ("How far it is", progress_table(results))]
     tables.append(("Variants, image by image", ablation_table(laboratory, results)))
     tables += [("What the aimed attacks gain over AutoAttack", gain_table(results)), *extra_tables(results, wide=False)]
     tables.append(("Random noise of each size: accuracy in %, mean over 10 draws", noise_table(results)))

@@ -59,3 +59,21 @@ def test_variants_stand_against_their_default_image_by_image(tmp_path):
         assert row[3:5] == [f"{share:.2f}" for share in shares]
         assert row[5].startswith(f"{shares[1] - shares[0]:+.2f} [")
     assert "## Variants, image by image" in (tmp_path / "report.md").read_text()
+
+
+def test_pages_of_shared_models_show_explanations_only(tmp_path):
+    """What attacks left of the same models stands in the pages of the experiment that attacks them."""
+    run(tmp_path, rows=("none", "sr+jr"), kinds=("train", "attack"))
+    rows = tuple(replace(row, points=0) for row in SMALL.rows[:2])
+    shared = replace(SMALL, name="why", rows=rows, aimed=(), explained=True, folder="small")
+    run(tmp_path, shared, kinds=("explain",))
+    paths = write_pages(laboratory(tmp_path, shared))
+    assert [path.name for path in paths] == ["results-why.json", "report-why.md"]
+    text = paths[1].read_text()
+    assert "| score | better | none (1) | sr+jr (2) |" in text
+    assert "robust" not in text
+    assert "worst case" not in text.lower()
+    runs = read_results(paths[0]).runs
+    assert all(one.explanations and not one.attacks and not one.worst_case for one in runs)
+    # Nor do they change those of the other.
+    assert collected(laboratory(tmp_path)).run("sr+jr", 0).worst_case
