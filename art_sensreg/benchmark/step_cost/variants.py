@@ -153,16 +153,16 @@ VARIANTS = {
         ),
         Variant(
             "carried+sr+jr",
-            "the same, with SR and JR between the start of its step and the end",
-            _trainer(SensitivityPenalty(), JacobianPenalty(), adversary=CarriedAdversary(eps=0.3)),
-            memory=True,
-        ),
-        Variant(
-            "carried+sr+jr-half",
-            "the same, measured on a half of each batch",
+            "the same, with SR and JR between the start of its step and the end on half of each batch, as in the suite",
             _trainer(
                 SensitivityPenalty(), JacobianPenalty(), adversary=CarriedAdversary(eps=0.3), penalty_fraction=0.5
             ),
+            memory=True,
+        ),
+        Variant(
+            "carried+sr+jr-whole",
+            "the same, on the whole of each batch",
+            _trainer(SensitivityPenalty(), JacobianPenalty(), adversary=CarriedAdversary(eps=0.3)),
         ),
         Variant(
             "free+sr+jr",
