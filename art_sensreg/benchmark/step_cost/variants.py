@@ -153,7 +153,7 @@ VARIANTS = {
         ),
         Variant(
             "carried+sr+jr",
-            "the same, with SR and JR between the start of its step and the end on half of each batch, as in the suite",
+            "the same, with SR and JR over its step on half of each batch, as in the suite",
             _trainer(
                 SensitivityPenalty(), JacobianPenalty(), adversary=CarriedAdversary(eps=0.3), penalty_fraction=0.5
             ),
