@@ -26,7 +26,7 @@ TABLE = [
 MUST = [(model, checks) for models, checks in TABLE for model in models]
 NOT_FOUND = set(re.findall(r"`(\w+)`", PAGE.split("### Not found")[1]))
 # Enough of each kind for every run of the tests; the slow tests take all.
-FEW_HONEST = ("plain", "linear", "tiny_mlp", "sr_jr", "fast_adversarial", "log_softmax")
+FEW_HONEST = ("plain", "linear", "tiny_mlp", "sr_jr", "fast_adversarial")
 
 # What a deterministic model cannot be asked, and a bound that the points of these few do not give.
 RANDOM_ONLY = ("eot_samples_suffice", "repeated_scoring_agrees", "plausible")

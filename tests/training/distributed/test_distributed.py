@@ -32,7 +32,7 @@ def run(*arguments, processes=1, timeout=150, **environment):
     ("fraction", "adversary", "gamma"),
     [
         pytest.param("1", "", "0", marks=pytest.mark.slow),  # as of a part of the batch
-        ("0.4", "adversarial", "0"),
+        pytest.param("0.4", "adversarial", "0", marks=pytest.mark.slow),
         ("0.4", "carried", "0"),
         pytest.param("0.4", "free", "0", marks=pytest.mark.slow),
         pytest.param("0.4", "", "0", marks=pytest.mark.slow),
@@ -107,6 +107,7 @@ def test_all_processes_end_with_one_model_also_when_one_of_them_stops(tmp_path):
 
 def test_the_suite_gives_the_same_masks_on_two_processes(tmp_path):
     arguments = ["benchmarks/run_art_suite.py", "--defences", "none,art-fbf", "--attacks", "fgm,pgd", "--epochs", "2"]
+    arguments += ["--train-size", "600", "--test-size", "60"]
     for processes in (1, 2):
         done = run(ROOT / arguments[0], *arguments[1:], "--out", tmp_path / str(processes), processes=processes)
         assert done.returncode == 0, done.stderr
