@@ -143,6 +143,7 @@ CIFAR10 = Experiment(
         *(Row(name=name, points=500, headline=True) for name in _HEADLINE),
         *(Row(name=name) for name in ("none", "fgsm-rs", "n-fgsm", "n-fgsm+sr+jr", "fgsm-pgi", "at")),
         *_decay(("carried", "at")),
+        *_sgd(("carried", "at")),
     ),
     aimed=AIMED,
     audited=True,
