@@ -28,4 +28,4 @@ def test_mnist_is_measured_as_declared():
     assert MNIST.request.eps == ((0.1, 0.2, 0.3), (1.0, 1.5, 2.0))
     assert MNIST.request.budget == "full"
     assert MNIST.request.train_size is None
-    assert [row.seeds for row in MNIST.rows if row.headline] == [3] * 4
+    assert [row.seeds for row in MNIST.rows if row.headline] == [3] * 6
