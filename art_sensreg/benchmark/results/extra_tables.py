@@ -26,7 +26,10 @@ def extra_tables(results: Results, wide: bool = True) -> list[tuple[str, Table]]
         ("Certified accuracy", _certified_table(results)),
         ("Random models: PGD that averages n draws, scored with fresh ones [95 % CI]", _curve_table(results)),
         ("Queries of a score-based attack", _queries_table(results)),
-        ("How readable explanations are, by defence: mean ± standard deviation of the seeds", _by_defence(results)),
+        (
+            "How readable explanations are, by defence: mean ± standard deviation of the seeds",
+            _explanations_by_defence(results),
+        ),
         (
             "How readable explanations are: mean ± half of the 95 % interval (random models: fewer samples)",
             _explanation_table(results),
@@ -172,7 +175,7 @@ def _explanation_table(results: Results) -> Table:
     return Table(["defence", *columns.values()], rows)
 
 
-def _by_defence(results: Results) -> Table:
+def _explanations_by_defence(results: Results) -> Table:
     """One row per score of the explanations and one column per defence; empty where no defence has several seeds."""
     groups = dict[str, list[dict[tuple[str, str], ExplanationRecord]]]()
     for name, runs in trained_runs(results).items():

@@ -37,8 +37,10 @@ def collected(laboratory: Laboratory) -> Results:
                 run = summarised(folder.out, run, settings.threats)
                 of_its_length = row.of if laboratory.experiment.budgets else None
                 run = _with_cost(run, costs.get(of_its_length or row.name))
-                if not _attacked(laboratory):
-                    run = replace(run, attacks=(), worst_case=(), union=None, audit=None, random_noise=None)
+                if not _attacked(laboratory):  # the other experiment's pages show the rest
+                    run = replace(
+                        run, attacks=(), worst_case=(), union=None, audit=None, random_noise=None, certified=None
+                    )
                 found = replace(found.with_run(run), environment=found.environment or store.results.environment)
     return found
 
