@@ -46,7 +46,18 @@ class Among:
         return self.values[int(rng.integers(len(self.values)))]
 
 
-Space = Mapping[str, Around | Times | Among]
+@dataclass(frozen=True)
+class Together:
+    """One of several sets of options, which are drawn as a whole: a learning rate fits one optimizer only."""
+
+    sets: tuple[Mapping[str, Any], ...]
+
+    def draw(self, rng: np.random.Generator) -> dict[str, Any]:
+        """One of them."""
+        return dict(self.sets[int(rng.integers(len(self.sets)))])
+
+
+Space = Mapping[str, Around | Times | Among | Together]
 
 # Training beyond the size of the attack, and below it.
 _EPS = {"eps": Times(0.9, 1.2)}
@@ -55,7 +66,12 @@ _CLEAN = {"clean_fraction": Among((0.0, 0.25, 0.5))}
 _PENALTIES = {"sr_weight": Around(10.0), "jr_weight": Around(10.0)}
 _SR_JR: Space = {"sigma": Around(2.0), **_PENALTIES}
 
-SPACES: dict[str, Space] = {
+# How weights are optimised: as each defence does by itself, or by SGD at a large rate with short gradients. It is drawn
+# last, so that a space draws its other options as it would without.
+_SGD = {"optimizer": "sgd", "weight_decay": 5e-4, "max_grad_norm": 0.5}
+_OPTIMIZER = Together(({}, *({**_SGD, "learning_rate": rate} for rate in (0.1, 0.2, 0.4))))
+
+_OWN: dict[str, Space] = {
     "sr": {"sigma": Around(2.0), "sr_weight": Around(10.0)},
     "jr": {"jr_weight": Around(10.0)},
     "sr+jr": _SR_JR,
@@ -86,6 +102,12 @@ SPACES: dict[str, Space] = {
     "pni": {**_EPS, "initial_alpha": Around(2.0)},
     "art-fbf-fixed": {"learning_rate": Among((0.02, 0.05, 0.1, 0.15, 0.21, 0.3, 0.4, 0.6))},
 }
+
+SPACES: dict[str, Space] = {
+    # FBF has an optimizer of its own, whose rate is searched.
+    name: space if "learning_rate" in space else {**space, "optimizer": _OPTIMIZER}
+    for name, space in _OWN.items()
+}
 """The space of each defence; a name may be that of a defence which this version does not have."""
 
 
@@ -96,7 +118,7 @@ def draw_options(space: Space, defaults: Options, rng: np.random.Generator) -> O
     :param space: The space.
     :param defaults: All options of the defence, with the data set's values filled in.
     :param rng: Where the draws come from.
-    :return: The options that the space names.
+    :return: The options that the space names, and those of the sets that it has.
     :raises ValueError: If an option has no default that a space of multiples could be around.
 
     Example:
@@ -104,8 +126,11 @@ def draw_options(space: Space, defaults: Options, rng: np.random.Generator) -> O
     >>> draw_options({"weight": Around(2.0)}, {"weight": 4.0}, np.random.default_rng(0))
     {'weight': 4.84}
     """
-    drawn = {}
+    drawn: dict[str, Any] = {}
     for name, candidates in space.items():
+        if isinstance(candidates, Together):
+            drawn.update(candidates.draw(rng))
+            continue
         default = defaults[name]
         if not isinstance(candidates, Among) and (default is None or default <= 0):
             raise ValueError(f"`{name}` has the default {default!r}; expected a number above 0 to search around.")

@@ -214,15 +214,16 @@ def search_settings(
     trials = Trials(out / "trials.json", search.protocol())
     alive = list(range(search.trials))
     for number, epochs in enumerate(search.epochs):
-        done = {trial.number for trial in trials.of(defence, number)}
-        wanted = [
+        asked = [
             Trial(
                 defence=defence, number=one, round=number, epochs=epochs,
                 options=_fitting(options[one], defaults, epochs),
             )
             for one in alive
-            if one not in done
         ]  # fmt: skip
+        done = {trial.number: trial for trial in trials.of(defence, number)}
+        _check_spaces(trials.path, asked, done)
+        wanted = [trial for trial in asked if trial.number not in done]
         if wanted:
             trials.add(_measured(search, wanted, out / "work", minutes, say))
         found = ranked(trials.of(defence, number))
@@ -230,6 +231,17 @@ def search_settings(
             return None
         alive = [trial.number for trial in found[: math.ceil(len(found) / 2)]]
     return found[0]
+
+
+def _check_spaces(path: Path, asked: Sequence[Trial], done: Mapping[int, Trial]) -> None:
+    """ValueError if a trial that is done was drawn from a space that its defence had in another version."""
+    for trial in asked:
+        before = done.get(trial.number, trial)
+        if before.options != trial.options:
+            raise ValueError(
+                f"{path} has trials of another search space: trial {trial.number} of {trial.defence} had the options "
+                f"{before.options}, and has {trial.options} now; expected another folder."
+            )
 
 
 def _measured(

@@ -5,13 +5,32 @@ import math
 import numpy as np
 import pytest
 
-from art_sensreg.benchmark.defences.registry import DEFENCES
-from art_sensreg.benchmark.defences.search_spaces import SPACES, Among, Around, Times, draw_options
+from art_sensreg.benchmark.config.optimization import OptimizationSettings
+from art_sensreg.benchmark.defences.registry import DEFENCES, general_options
+from art_sensreg.benchmark.defences.search_spaces import SPACES, Among, Around, Times, Together, draw_options
 
 
 @pytest.mark.parametrize("name", [name for name in SPACES if name in DEFENCES])
 def test_spaces_name_options_that_their_defences_have(name):
-    assert set(SPACES[name]) <= set(DEFENCES[name].options)
+    assert set(SPACES[name]) <= set(DEFENCES[name].options) | {"optimizer"}
+
+
+@pytest.mark.parametrize("name", [name for name in SPACES if name in DEFENCES and name != "art-fbf-fixed"])
+def test_every_defence_is_searched_with_its_own_optimizer_and_with_sgd(name):
+    sets = SPACES[name]["optimizer"].sets
+    assert sets[0] == {}
+    for chosen in sets[1:]:
+        assert general_options(name, chosen) == chosen
+        assert OptimizationSettings().updated(chosen).optimizer == "sgd"
+
+
+def test_sets_are_drawn_as_a_whole():
+    rng = np.random.default_rng(0)
+    space = {"weight": Around(2.0), "optimizer": Together(({}, {"optimizer": "sgd", "learning_rate": 0.2}))}
+    drawn = [draw_options(space, {"weight": 1.0}, rng) for _ in range(40)]
+    kinds = [{name: value for name, value in options.items() if name != "weight"} for options in drawn]
+    assert all(kind in ({}, {"optimizer": "sgd", "learning_rate": 0.2}) for kind in kinds)
+    assert 10 < kinds.count({}) < 30
 
 
 def test_draws_stay_within_their_space():

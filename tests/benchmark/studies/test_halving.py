@@ -66,6 +66,11 @@ def test_the_better_half_goes_on_with_twice_the_epochs(tmp_path, monkeypatch):
     assert asked == [[(2, 3), (3, 3)], [(1, 6), (2, 6)], [(1, 12)]]
     monkeypatch.setattr(halving, "_measured", lambda *given: [])
     assert search_settings(SEARCH, "sr", tmp_path) is None
+    # What was drawn from other spaces is not ranked with what is drawn now.
+    stored["trials"][1]["options"]["jr_weight"] = 7.0
+    (tmp_path / "trials.json").write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match=r"another search space: trial 1 of jr had the options .*7\.0"):
+        search_settings(SEARCH, "jr", tmp_path)
 
 
 def test_steps_are_drawn_around_those_of_the_defence():

@@ -132,12 +132,12 @@ def best_at(points: Sequence[Point], size: str) -> dict[int, Point]:
 
 
 def equal_cost_tables(points: Sequence[Point]) -> list[tuple[str, Table]]:
-    """For each size, a row per defence and a column per budget: robust accuracy, epochs; the best one is marked."""
+    """For each size, the defences attacked there and a column per budget: robust accuracy, epochs, which is best."""
     tables = []
     budgets = sorted({point.budget for point in points})
     for size in dict.fromkeys(size for point in points for size in point.robust):
         best, rows = best_at(points, size), []
-        for name in dict.fromkeys(point.defence for point in points):
+        for name in dict.fromkeys(point.defence for point in points if size in point.robust):
             cells = []
             for budget in budgets:
                 point = next((one for one in points if (one.defence, one.budget) == (name, budget)), None)

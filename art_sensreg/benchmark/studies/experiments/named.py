@@ -65,7 +65,17 @@ MNIST = Experiment(
             Row(name=f"{name}_medium", defence=name, settings={"model": "cnn-medium"}, points=1000)
             for name in _ADVERSARIAL
         ),
-        *_sgd(("carried+sr+jr", "carried"), seeds=3, points=1000, headline=True),
+        *_sgd(("carried+sr+jr", "carried", "sr+jr"), seeds=3, points=1000, headline=True),
+        *(
+            Row(
+                name=f"{name}_medium-sgd",
+                defence=name,
+                options=_SGD,
+                settings={"model": "cnn-medium"},
+                points=1000,
+            )
+            for name in ("carried+sr+jr", "carried")
+        ),
         Row(
             name="carried+sr+jr_medium-long",
             defence="carried+sr+jr",

@@ -58,6 +58,8 @@ def test_the_best_at_each_budget_is_marked(tmp_path):
         ["a", "50.0 [23.7, 76.3] (5) best", "60.0 [31.3, 83.2] (10)"],
         ["b", "40.0 [16.8, 68.7] (5)", "70.0 ± 14.1 [39.7, 89.2] (10) best"],
     ]
+    elsewhere = replace(point("c", 10, 0.5), robust={"l2 1": 0.5}, by_seed={"l2 1": [0.5]}, n={"l2 1": 10})
+    assert [row[0] for _, table in equal_cost_tables([*points, elsewhere]) for row in table.rows] == ["a", "b", "c"]
     assert write_equal_cost([], tmp_path) == ([], [])
     _, pictures = write_equal_cost(points, tmp_path)
     assert pictures == ["equal-cost-linf-0.3.png"]
