@@ -125,6 +125,9 @@ def _options(defence: Defence) -> list[str]:
         else:
             text = ", ".join(f"{value} on {data}" for data, value in values.items() if value is not None) or "None"
         lines += _entry(f"  {option}", [text])
+    for data, recipe in RECIPES.items():
+        chosen = ", ".join(f"{option} {value}" for option, value in recipe.optimization.get(defence.name, {}).items())
+        lines += wrap(f"optimised on {data} by {chosen}", _WIDTH, initial_indent="  ") if chosen else []
     return lines + general
 
 

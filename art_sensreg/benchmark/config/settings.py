@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -28,6 +29,8 @@ class Recipe:
     :param learning_rate: Peak of the schedule, for Adam.
     :param test_size: Test images that are attacked, by budget.
     :param penalties: Settings of the penalties, by defence.
+    :param optimization: How the weights of some defences are optimised, by defence: where a run asks for no optimizer
+        and no learning rate.
     :param threads: Threads of torch: one if the images are so small that distributing work costs more than doing it.
         None, or a set `OMP_NUM_THREADS`, leaves the choice to torch.
     """
@@ -39,13 +42,34 @@ class Recipe:
     learning_rate: float
     test_size: dict[str, int]
     penalties: dict[str, dict[str, Any]] = field(default_factory=dict)
+    optimization: dict[str, dict[str, Any]] = field(default_factory=dict)
     threads: int | None = None
 
     def rate(self, optimizer: str | None) -> float:
         """The learning rate for an optimizer."""
         return SGD_LEARNING_RATE if optimizer == "sgd" else self.learning_rate
 
+    def options(
+        self, defence: str, given: Mapping[str, Any], asked: OptimizationSettings, learning_rate: float | None
+    ) -> dict[str, Any]:
+        """
+        The options of a defence, with how this data set's recipe optimises it where neither they nor the run do.
 
+        :param defence: Its name.
+        :param given: Its options as they were given.
+        :param asked: What the run asks for.
+        :param learning_rate: The learning rate that the run asks for, or None.
+        :return: All options that are not left to the defence itself.
+        """
+        if asked.optimizer is not None or learning_rate is not None or "optimizer" in given:
+            return dict(given)
+        own = self.optimization.get(defence, {})
+        return {**{name: value for name, value in own.items() if asked.given.get(name) is None}, **given}
+
+
+# At a large rate, with short gradients: without these, training stays where every answer is the same. Chosen on
+# held-out training images; FBF's own optimizer has a rate and a decay like these.
+_SGD: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 0.2, "weight_decay": 5e-4, "max_grad_norm": 0.5}
 _HYBRIDS = ("fgsm-rs+sr+jr", "n-fgsm+sr+jr", "at+sr+jr", "trades+sr+jr")
 
 
@@ -87,6 +111,7 @@ RECIPES = {
         learning_rate=3e-3,
         test_size={"smoke": 200, "quick": 1000, "full": 10000},
         penalties=_penalties(PRESETS["mnist"]),
+        optimization={"carried": _SGD, "carried+sr+jr": _SGD},
     ),
     "cifar10": Recipe(
         model="resnet-small",

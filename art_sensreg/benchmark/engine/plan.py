@@ -152,21 +152,23 @@ def _settings(
         data_crc32=dataset.crc32,
         device=device,
         all_points=request.all_points,
-        options=_options(request),
+        options=_options(request, recipe),
         optimization=request.optimization,
     )
 
 
-def _options(request: SuiteRequest) -> dict[str, dict[str, Any]]:
+def _options(request: SuiteRequest, recipe: Recipe) -> dict[str, dict[str, Any]]:
     """
-    The options that were given, by defence. A learning rate of the run is that of each row with a rate of its own, too;
-    of ART's FBF, whose rate is part of it, it is not.
+    The options that were given, by defence, and how the recipe optimises it. A learning rate of the run is that of each
+    row with a rate of its own, too; of ART's FBF, whose rate is part of it, it is not.
     """
     options = {defence: dict(chosen) for defence, chosen in request.options.items()}
-    if request.learning_rate is not None:
-        for name in request.defences or _defaults(request):
-            if DEFENCES[name].options.get("learning_rate") is not None:
-                options.setdefault(name, {}).setdefault("learning_rate", request.learning_rate)
+    for name in request.defences or _defaults(request):
+        chosen = recipe.options(name, options.get(name, {}), request.optimization, request.learning_rate)
+        if request.learning_rate is not None and DEFENCES[name].options.get("learning_rate") is not None:
+            chosen.setdefault("learning_rate", request.learning_rate)
+        if chosen:
+            options[name] = chosen
     return options
 
 

@@ -7,6 +7,7 @@ import pytest
 from art_sensreg.benchmark.config.optimization import OptimizationSettings
 from art_sensreg.benchmark.config.settings import BUDGETS, FILE_RECIPE, RECIPES
 from art_sensreg.benchmark.config.threat_models import NORMS
+from art_sensreg.benchmark.defences.registry import general_options
 from tests.support.results import settings
 
 
@@ -15,6 +16,13 @@ def test_every_recipe_has_sizes_of_each_norm_and_images_of_each_budget(recipe):
     assert set(recipe.eps) == set(NORMS)
     assert all(list(sizes) == sorted(sizes) for sizes in recipe.eps.values())
     assert set(recipe.test_size) == set(BUDGETS)
+
+
+@pytest.mark.parametrize(("recipe", "name"), [(one, name) for one in RECIPES.values() for name in one.optimization])
+def test_recipes_optimise_defences_that_there_are_by_what_optimizers_take(recipe, name):
+    own = recipe.options(name, {}, OptimizationSettings(), None)
+    assert own == recipe.optimization[name] == general_options(name, own)
+    assert OptimizationSettings().updated(own).optimizer == own["optimizer"]
 
 
 def test_a_resumed_run_may_add_defences_attacks_and_seeds_alone():

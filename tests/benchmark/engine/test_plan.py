@@ -1,5 +1,6 @@
 """What a run will do, and what is refused before anything is trained."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,10 @@ import pytest
 
 from art_sensreg.benchmark import SuiteRequest
 from art_sensreg.benchmark.cli.suite import main
+from art_sensreg.benchmark.config.optimization import OptimizationSettings
+from art_sensreg.benchmark.config.settings import RECIPES
 from art_sensreg.benchmark.config.threat_models import Threat
-from art_sensreg.benchmark.defences.registry import DEFENCES, SMOKE_DEFENCES, options_of
+from art_sensreg.benchmark.defences.registry import DEFENCES, SMOKE_DEFENCES, optimization_of, options_of
 from art_sensreg.benchmark.engine.plan import plan_suite
 from tests.benchmark.runs import results
 
@@ -121,6 +124,31 @@ def test_the_learning_rate_of_a_run_is_that_of_rows_with_one_of_their_own():
     assert rates == {"none": None, "art-trades": 0.05, "art-awp": 0.02, "art-fbf-fixed": None}
     settings = plan_suite(SuiteRequest(dataset="digits", defences=names)).settings
     assert options_of(settings, "art-trades")["learning_rate"] == DEFENCES["art-trades"].options["learning_rate"]
+
+
+_SGD = {"optimizer": "sgd", "learning_rate": 0.2, "weight_decay": 1e-3}
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({}, _SGD),
+        ({"options": {"carried": {"learning_rate": 0.1}}}, {**_SGD, "learning_rate": 0.1}),
+        ({"options": {"carried": {"optimizer": "adam"}}}, {"optimizer": "adam"}),
+        ({"optimization": OptimizationSettings(weight_decay=0.0)}, {"optimizer": "sgd", "learning_rate": 0.2}),
+        ({"optimization": OptimizationSettings(optimizer="adamw")}, {}),
+        ({"learning_rate": 0.01}, {}),
+    ],
+)  # fmt: skip
+def test_the_optimizer_of_a_recipe_stands_in_the_settings_where_nothing_else_is_asked_for(monkeypatch, asked, expected):
+    monkeypatch.setitem(RECIPES, "digits", replace(RECIPES["digits"], optimization={"carried": _SGD}))
+    settings = plan_suite(SuiteRequest(dataset="digits", defences=("none", "carried"), **asked)).settings
+    assert settings.options.get("carried", {}) == expected
+    assert "none" not in settings.options
+    optimization, rate = optimization_of(settings, "carried")
+    assert (optimization.optimizer or "adam") == expected.get("optimizer", settings.optimization.optimizer or "adam")
+    assert rate == expected.get("learning_rate", settings.learning_rate)
+    assert optimization_of(settings, "none") == (settings.optimization, settings.learning_rate)
 
 
 def test_a_run_goes_on_in_a_folder_that_is_named():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
-from art_sensreg.benchmark.config.settings import FILE_RECIPE, RECIPES, SuiteSettings
+from art_sensreg.benchmark.config.settings import FILE_RECIPE, RECIPES, Recipe, SuiteSettings
 from art_sensreg.benchmark.defences.registry import DEFENCES, options_of, register, resolve_options
 from art_sensreg.benchmark.engine.audit_run import load_target
 from art_sensreg.benchmark.engine.context import SuiteContext
@@ -119,6 +119,11 @@ class Laboratory:
         self.plan: SuitePlan = plan_suite(replace(request, defences=names, attacks=attacks, seeds=experiment.seeds))
         use_threads_of(self.plan)
 
+    @property
+    def recipe(self) -> Recipe:
+        """The defaults of the data set."""
+        return RECIPES.get(self.experiment.request.dataset, FILE_RECIPE)
+
     def _possible(self, row: Row) -> bool:
         """Whether a row can be made here; its variant of a defence is registered under its name."""
         try:
@@ -129,7 +134,7 @@ class Laboratory:
             unknown = [name for name in row.settings if name not in known]
             if unknown:
                 raise ValueError(f"the suite of this version has no setting `{unknown[0]}`")
-            recipe = RECIPES.get(self.experiment.request.dataset, FILE_RECIPE)
+            recipe = self.recipe
             _register(row, recipe.penalties.get(row.trains, {}))
             norm = self.experiment.request.norms[0]
             sizes = {"eps": recipe.eps[norm][-1], "norm": norm}
@@ -141,7 +146,9 @@ class Laboratory:
 
     def settings(self, row: Row) -> SuiteSettings:
         """The settings of a row."""
-        options = {row.name: dict(row.options)} if row.options else {}
+        request = self.experiment.request
+        filled = self.recipe.options(row.trains, row.options, request.optimization, request.learning_rate)
+        options = {row.name: filled} if filled else {}
         chosen: Mapping[str, Any] = {"defences": (row.name,), "seeds": row.seeds, "options": options, **row.settings}
         return replace(self.plan.settings, **chosen)
 

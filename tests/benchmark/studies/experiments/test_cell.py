@@ -19,6 +19,16 @@ def test_a_variant_has_the_recipe_of_its_defence_and_its_own_options(tmp_path):
     assert (lab.settings(default).epochs, lab.settings(light).epochs) == (4, 2)
 
 
+def test_a_variant_is_optimised_as_the_recipe_has_it_for_its_defence(tmp_path, monkeypatch):
+    own = {"optimizer": "sgd", "learning_rate": 0.2}
+    monkeypatch.setitem(RECIPES, "digits", replace(RECIPES["digits"], optimization={"sr+jr": own}))
+    adam = Row(name="sr+jr_adam", defence="sr+jr", options={"optimizer": "adam"})
+    lab = laboratory(tmp_path, replace(SMALL, rows=(*SMALL.rows, adam)))
+    assert [lab.settings(row).options for row in lab.rows] == [
+        {}, {"sr+jr": own}, {"sr+jr_light": {**own, "sigma": 0.1}}, {"sr+jr_adam": {"optimizer": "adam"}},
+    ]  # fmt: skip
+
+
 def test_what_cannot_be_made_is_said(tmp_path):
     rows = (
         *SMALL.rows[:1],

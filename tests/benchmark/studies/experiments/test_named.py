@@ -22,7 +22,7 @@ def test_mnist_is_measured_as_declared():
         "fbf", "at", "trades", "ibp", "carried+sr+jr_long", "sr+jr_long",
         "carried+sr+jr_decay", "carried_decay", "carried+sr+jr_weak-decay", "carried_weak-decay",
         "carried+sr+jr_medium", "carried_medium", "at_medium", "trades_medium", "carried+sr+jr_medium-long",
-        "carried+sr+jr_sgd", "carried_sgd",
+        "carried+sr+jr_medium-adam", "carried_medium-adam", "carried+sr+jr_adam", "carried_adam", "sr+jr_sgd",
     }  # fmt: skip
     assert all(row.points == 1000 for row in MNIST.rows if row.headline)
     assert MNIST.request.eps == ((0.1, 0.2, 0.3), (1.0, 1.5, 2.0))
