@@ -20,7 +20,8 @@ SGD_LEARNING_RATE = 0.1
 @dataclass(frozen=True, kw_only=True)
 class OptimizationSettings:
     """
-    How every defence of a run is optimised, ART's included. None: as each defence does by itself, which is Adam on a
+    How every defence of a run is optimised, ART's included. None: as the recipe of the data set has it for a defence
+    (:meth:`~art_sensreg.benchmark.config.settings.Recipe.options`), or as each does by itself, which is Adam on a
     one-cycle schedule for nearly all of them.
 
     :param optimizer: `adam`, `adamw` or `sgd` (with Nesterov's momentum off).
