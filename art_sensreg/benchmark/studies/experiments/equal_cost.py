@@ -154,28 +154,49 @@ def equal_cost_tables(points: Sequence[Point]) -> list[tuple[str, Table]]:
     return tables
 
 
+# As far apart as twelve defences allow: blue and red for the first two, which are ours.
+_COLOURS = (
+    "#1f4fb4", "#d62728", "#2ca02c", "#9467bd", "#8c564b", "#e377c2",
+    "#bcbd22", "#555555", "#ff7f0e", "#17becf", "#98a800", "#c49c94",
+)  # fmt: skip
+_WHOLE = 102.0
+
+
+def _spread(shares: np.ndarray) -> np.ndarray:
+    """Where a share, in %, stands on the axis: as far from others as the logarithms of what is broken are."""
+    place: np.ndarray = -np.log10(np.maximum(_WHOLE - np.asarray(shares, dtype=float), 0.1))
+    return place
+
+
 def plot_equal_cost(points: Sequence[Point], size: str, path: Path) -> None:
-    """Plot robust accuracy against training cost, a curve for each defence; a ring marks the best at each budget."""
+    """
+    Plot robust accuracy against training cost, a curve for each defence; a ring marks the best at each budget. The
+    variants of a defence (`NAME_VARIANT`) are dashed, in its colour; the axis spreads out what is close to 100 %.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 5), layout="constrained")
+    figure = Figure(figsize=(10, 6), layout="constrained")
     axes = figure.add_subplot()
     measured = [point for point in points if size in point.robust]
-    for number, name in enumerate(dict.fromkeys(point.defence for point in points)):
+    names = list(dict.fromkeys(point.defence for point in measured))
+    plain = list(dict.fromkeys(name.split("_")[0] for name in names))
+    for number, name in enumerate(names):
         curve = sorted((one for one in measured if one.defence == name), key=lambda one: one.cost)
-        if curve:
-            shares = 100 * np.array([one.robust[size] for one in curve])
-            low, high = 100 * np.array([one.interval(size) for one in curve]).T
-            axes.errorbar(
-                [one.cost for one in curve],
-                shares,
-                yerr=np.maximum([shares - low, high - shares], 0.0),  # rounding may leave them a little below
-                elinewidth=0.7,
-                label=name,
-                color=f"C{number % 10}",
-                linestyle="-" if number < 10 else "--",
-                marker="os^Dvx"[number // 10 % 6],
-            )
+        shares = 100 * np.array([one.robust[size] for one in curve])
+        low, high = 100 * np.array([one.interval(size) for one in curve]).T
+        variant = "_" in name
+        axes.errorbar(
+            [one.cost for one in curve],
+            shares,
+            yerr=np.maximum([shares - low, high - shares], 0.0),  # rounding may leave them a little below
+            elinewidth=0.5,
+            linewidth=1.0 if variant else 2.2,
+            markersize=4 if variant else 7,
+            label=name,
+            color=_COLOURS[plain.index(name.split("_")[0]) % len(_COLOURS)],
+            linestyle="--" if variant else "-",
+            marker="s^Dvx*"[number % 6] if variant else "o",
+        )
     best = best_at(points, size).values()
     axes.plot(
         [point.cost for point in best], [100 * point.robust[size] for point in best],
@@ -185,7 +206,9 @@ def plot_equal_cost(points: Sequence[Point], size: str, path: Path) -> None:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("training cost, in epochs of plain training (measured)")
     axes.set_ylabel(f"accuracy under AutoAttack, %, {size}")
-    axes.set_ylim(0, 101)
+    axes.set_yscale("function", functions=(_spread, lambda place: _WHOLE - 10.0**-place))
+    axes.set_yticks([0, 20, 40, 60, 70, 80, 85, 90, 95, 98])
+    axes.set_ylim(0, 100)
     axes.grid(alpha=0.3)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small")
     save_picture(figure, path)
