@@ -5,9 +5,10 @@ from dataclasses import replace
 from shutil import rmtree
 from statistics import fmean
 
+import numpy as np
 import pytest
 
-from art_sensreg.benchmark.studies.experiments import Row, units
+from art_sensreg.benchmark.studies.experiments import Row, equal_cost, units
 from art_sensreg.benchmark.studies.experiments.costs import Round
 from art_sensreg.benchmark.studies.experiments.equal_cost import (
     Point,
@@ -65,6 +66,13 @@ def test_the_best_at_each_budget_is_marked(tmp_path):
     assert pictures == ["equal-cost-linf-0.3.png"]
     assert (tmp_path / pictures[0]).read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "equal-cost.json").read_text())[3]["robust"] == {"linf 0.3": 0.7}
+
+
+def test_the_axis_spreads_out_what_is_close_to_100_percent():
+    shares = np.array([0.0, 50.0, 90.0, 95.0, 100.0])
+    places = equal_cost._spread(shares)
+    np.testing.assert_allclose(equal_cost._WHOLE - 10.0**-places, shares, atol=1e-9)  # as the axis goes back
+    assert places[3] - places[2] > 2 * (places[1] - places[0]) * (95 - 90) / 50
 
 
 def test_costs_are_measured_first_and_decide_the_epochs(tmp_path, monkeypatch):
