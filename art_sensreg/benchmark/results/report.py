@@ -112,7 +112,18 @@ def _notes(results: Results) -> str:
         "Worst case: share of the images that no attack of the suite broke, with Wilson's 95 % interval. Step cost: "
         f"time of a training step over that of a plain cross-entropy step, {timed}. Training and "
         f"attacks took {total_minutes(results):.1f} minutes, those of processes side by side added up."
+        f"{_options_note(config)}"
     )
+
+
+def _options_note(config: SuiteSettings) -> str:
+    """What single rows have that others have not: given options, and how the data set's recipe optimises them."""
+    names = [name for name in config.options if name in config.defences and config.options[name]]
+    rows = "; ".join(
+        f"{name} has {', '.join(f'{option} {value}' for option, value in config.options[name].items())}"
+        for name in names
+    )
+    return f" Options of single rows, given or the data set's: {rows}." if rows else ""
 
 
 def total_minutes(results: Results) -> float:

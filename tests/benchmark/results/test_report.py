@@ -34,6 +34,19 @@ def test_pages_and_plots(tmp_path):
     assert ">Random models<" in (tmp_path / "report.html").read_text()
 
 
+def test_pages_say_which_rows_have_options_that_others_have_not(tmp_path):
+    plain = results(run_record())
+    own = {plain.config.defences[0]: {"optimizer": "sgd", "learning_rate": 0.2}, "absent": {"sigma": 0.1}}
+    report(tmp_path, replace(plain, config=replace(plain.config, options=own)))
+    for page in ("report.md", "report.html"):
+        text = (tmp_path / page).read_text()
+        assert "Options of single rows, given or the data set" in text
+        assert "has optimizer sgd, learning" in text
+        assert "absent" not in text
+    report(tmp_path, plain)
+    assert "Options of single rows" not in (tmp_path / "report.md").read_text()
+
+
 def test_pages_quote_what_they_are_given(tmp_path):
     failed = run_record(clean_accuracy=None, status="error", reason=HOSTILE)
     report(tmp_path, results(failed))
