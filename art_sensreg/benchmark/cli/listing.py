@@ -127,7 +127,7 @@ def _options(defence: Defence) -> list[str]:
         lines += _entry(f"  {option}", [text])
     for data, recipe in RECIPES.items():
         chosen = ", ".join(f"{option} {value}" for option, value in recipe.optimization.get(defence.name, {}).items())
-        lines += wrap(f"optimised on {data} by {chosen}", _WIDTH, initial_indent="  ") if chosen else []
+        lines += wrap(f"trained on {data} with {chosen}", _WIDTH, initial_indent="  ") if chosen else []
     return lines + general
 
 

@@ -54,7 +54,7 @@ def make_parser(prog: str = "run_art_suite.py") -> argparse.ArgumentParser:
     for title, add_all in (
         ("data and network", _network_arguments),
         ("what is trained", _training_arguments),
-        ("how every defence is optimised; default: as it does by itself (--list NAME)", _optimization_arguments),
+        ("how every defence is optimised; default: the defence's own (see --list NAME)", _optimization_arguments),
         ("attacks", _attack_arguments),
         ("the run and its results", _run_arguments),
     ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from art_sensreg.benchmark.config.optimization import OPTIMIZATION_OPTIONS, SGD_LEARNING_RATE, OptimizationSettings
@@ -67,7 +67,7 @@ class Recipe:
         return {**{name: value for name, value in own.items() if asked.given.get(name) is None}, **given}
 
 
-# At a large rate, with short gradients: without these, training stays where every answer is the same. Chosen on
+# At a large rate, with clipped gradients: without clipping, training gets stuck predicting one class. Chosen on
 # held-out training images; FBF's own optimizer has a rate and a decay like these.
 _SGD: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 0.2, "weight_decay": 5e-4, "max_grad_norm": 0.5}
 _HYBRIDS = ("fgsm-rs+sr+jr", "n-fgsm+sr+jr", "at+sr+jr", "trades+sr+jr")
@@ -186,10 +186,26 @@ class SuiteSettings:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def first_difference(self, stored: SuiteSettings) -> str | None:
-        """The first difference from the settings of a stored run; defences, attacks and seeds may be added to it."""
-        # Through JSON and back: it knows no tuples.
-        ours, theirs = (json.loads(json.dumps(settings.to_dict())) for settings in (self, stored))
+        """
+        The first difference from the settings of a stored run; defences with their options, attacks and seeds may be
+        added to it.
+        """
+        ours, theirs = self.comparable(stored), stored.comparable(self)
         for name in {**ours, **theirs}:
-            if name not in ("defences", "attacks", "seeds") and theirs.get(name) != ours.get(name):
+            if theirs.get(name) != ours.get(name):
                 return f"`{name}` was {theirs.get(name)!r} and is now {ours.get(name)!r}"
         return None
+
+    def beside(self, stored: SuiteSettings) -> SuiteSettings:
+        """These settings with the defences of a stored run that goes on, and their options."""
+        names = tuple(dict.fromkeys((*stored.defences, *self.defences)))
+        return replace(self, defences=names, options={**stored.options, **self.options})
+
+    def comparable(self, other: SuiteSettings) -> dict[str, Any]:
+        """What must be the same in two runs of the same models: all but names, and the options of other defences."""
+        # Through JSON and back: it knows no tuples.
+        values: dict[str, Any] = json.loads(json.dumps(self.to_dict()))
+        shared = {name for name in self.defences if name in other.defences}
+        kept = {name: value for name, value in values["options"].items() if name in shared}
+        free = ("defences", "attacks", "seeds")
+        return {**{name: value for name, value in values.items() if name not in free}, "options": kept}

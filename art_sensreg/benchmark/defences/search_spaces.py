@@ -66,10 +66,10 @@ _CLEAN = {"clean_fraction": Among((0.0, 0.25, 0.5))}
 _PENALTIES = {"sr_weight": Around(10.0), "jr_weight": Around(10.0)}
 _SR_JR: Space = {"sigma": Around(2.0), **_PENALTIES}
 
-# How weights are optimised: as each defence does by itself, or by SGD at a large rate with short gradients. It is drawn
-# last, so that a space draws its other options as it would without.
+# How weights are optimised: by Adam, or by SGD at a large rate with clipped gradients. It is drawn last, so that the
+# draws of the other options do not depend on it.
 _SGD = {"optimizer": "sgd", "weight_decay": 5e-4, "max_grad_norm": 0.5}
-_OPTIMIZER = Together(({}, *({**_SGD, "learning_rate": rate} for rate in (0.1, 0.2, 0.4))))
+_OPTIMIZER = Together(({"optimizer": "adam"}, *({**_SGD, "learning_rate": rate} for rate in (0.1, 0.2, 0.4))))
 
 _OWN: dict[str, Space] = {
     "sr": {"sigma": Around(2.0), "sr_weight": Around(10.0)},

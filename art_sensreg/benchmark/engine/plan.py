@@ -84,7 +84,8 @@ def plan_training(request: SuiteRequest) -> SuitePlan:
     for defence, chosen in request.options.items():
         sizes = {"eps": recipe.eps[request.norms[0]][-1], "norm": request.norms[0]}
         _check_options(defence, chosen, {**sizes, **recipe.penalties.get(defence, {})})
-        optimizations.append(request.optimization.updated(general_options(defence, chosen)))
+        filled = recipe.options(defence, chosen, request.optimization, request.learning_rate)
+        optimizations.append(request.optimization.updated(general_options(defence, filled)))
     _check_options_are_used(request)
     dataset = _dataset(request, recipe)
     for optimization in optimizations:

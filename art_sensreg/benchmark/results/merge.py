@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -91,7 +90,7 @@ def _file(path: Path) -> Path:
 
 
 def _difference(first: SuiteSettings, other: SuiteSettings) -> str | None:
-    ours, theirs = (json.loads(json.dumps(settings.to_dict())) for settings in (first, other))
+    ours, theirs = first.comparable(other), other.comparable(first)
     for name in {**ours, **theirs}:  # some are stored only if they are used
         if name not in _FREE and theirs.get(name) != ours.get(name):
             return f"`{name}` is {theirs.get(name)!r} there and {ours.get(name)!r} here"
@@ -155,7 +154,9 @@ def _joined(sources: Sequence[Source], runs: tuple[RunRecord, ...]) -> Results:
         missing = [name for name in attacks if name not in source.results.config.attacks]
         if missing:
             lines.append(f"{source.path.name}: without {', '.join(missing)}: its worst cases are over fewer attacks")
-    config = replace(configs[0], defences=names, attacks=attacks, seeds=max(config.seeds for config in configs))
+    options = {name: chosen for config in reversed(configs) for name, chosen in config.options.items()}
+    seeds = max(config.seeds for config in configs)
+    config = replace(configs[0], defences=names, attacks=attacks, seeds=seeds, options=options)
     commands = tuple(dict.fromkeys(command for part in parts for command in part.commands))
     placed = sorted(runs, key=lambda run: (run.seed, names.index(run.defence) if run.defence in names else len(names)))
     return Results(

@@ -120,10 +120,9 @@ def _options_note(config: SuiteSettings) -> str:
     """What single rows have that others have not: given options, and how the data set's recipe optimises them."""
     names = [name for name in config.options if name in config.defences and config.options[name]]
     rows = "; ".join(
-        f"{name} has {', '.join(f'{option} {value}' for option, value in config.options[name].items())}"
-        for name in names
+        f"{name}: {', '.join(f'{option} {value}' for option, value in config.options[name].items())}" for name in names
     )
-    return f" Options of single rows, given or the data set's: {rows}." if rows else ""
+    return f" Options of individual rows (given, or from the data set's recipe): {rows}." if rows else ""
 
 
 def total_minutes(results: Results) -> float:

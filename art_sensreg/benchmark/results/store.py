@@ -78,8 +78,8 @@ class ResultStore:
             for folder in ("masks", "checkpoints"):
                 (out / folder).mkdir(exist_ok=True)
         runs, commands = (previous.runs, previous.commands) if previous else ((), ())
-        machine = environment(settings.device)
-        self.results = Results(config=settings, environment=machine, runs=runs, commands=commands)
+        machine, config = environment(settings.device), settings.beside(previous.config) if previous else settings
+        self.results = Results(config=config, environment=machine, runs=runs, commands=commands)
 
     def put(self, run: RunRecord) -> None:
         """Store a record in the place of the former one, and save."""

@@ -54,9 +54,9 @@ def test_options_by_data_set_are_those_of_the_recipes():
     values = [RECIPES[name].penalties["sr+jr"]["sigma"] for name in ("digits", "mnist", "cifar10")]
     assert "sigma {} on digits, {} on mnist, {} on cifar10".format(*values) in text
     assert "eps the largest --eps of the first norm" in " ".join(list_some(["at+sr+jr"]).split())
-    assert "optimised on" not in text
+    assert "trained on mnist" not in text
     chosen = ", ".join(f"{name} {value}" for name, value in RECIPES["mnist"].optimization["carried"].items())
-    assert f"optimised on mnist by {chosen}" in " ".join(list_some(["carried"]).split())
+    assert f"trained on mnist with {chosen}" in " ".join(list_some(["carried"]).split())
 
 
 def test_the_checks_are_listed_in_100_columns():

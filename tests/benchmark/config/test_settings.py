@@ -29,6 +29,13 @@ def test_a_resumed_run_may_add_defences_attacks_and_seeds_alone():
     stored = settings()
     assert settings(defences=("none",), attacks=("square",), seeds=3).first_difference(stored) is None
     assert settings(epochs=3).first_difference(stored) == "`epochs` was 2 and is now 3"
+    # Options come with their defences; those of the stored ones stay as they were, also if they are not asked for anew.
+    more = settings(defences=("sr",), options={"sr": {"sigma": 0.2}})
+    assert more.first_difference(settings(defences=("none",))) is None
+    kept = settings(defences=("none",)).beside(more)
+    assert (kept.defences, kept.options) == (("sr", "none"), {"sr": {"sigma": 0.2}})
+    assert more.first_difference(kept) is None
+    assert "`options` was {'sr': {'sigma': 0.2}}" in settings(defences=("sr",)).first_difference(kept)
     listed = settings(options={"sr": {"sigma": [0.1, 0.3]}})
     assert settings(options={"sr": {"sigma": (0.1, 0.3)}}).first_difference(listed) is None
 

@@ -134,6 +134,7 @@ _SGD = {"optimizer": "sgd", "learning_rate": 0.2, "weight_decay": 1e-3}
     [
         ({}, _SGD),
         ({"options": {"carried": {"learning_rate": 0.1}}}, {**_SGD, "learning_rate": 0.1}),
+        ({"options": {"carried": {"momentum": 0.8}}}, {**_SGD, "momentum": 0.8}),
         ({"options": {"carried": {"optimizer": "adam"}}}, {"optimizer": "adam"}),
         ({"optimization": OptimizationSettings(weight_decay=0.0)}, {"optimizer": "sgd", "learning_rate": 0.2}),
         ({"optimization": OptimizationSettings(optimizer="adamw")}, {}),

@@ -1,7 +1,10 @@
 """Training of the defences of a run: what cannot be trained says why, what crashed is tried again."""
 
+from dataclasses import replace
+
 import pytest
 
+from art_sensreg.benchmark.config.settings import RECIPES
 from art_sensreg.benchmark.defences.registry import DEFENCES
 from tests.benchmark.runs import raising, replaced, results, run
 
@@ -58,6 +61,20 @@ def test_a_failing_run_is_reported_and_the_rest_goes_on(tmp_path, monkeypatch, c
     monkeypatch.undo()
     assert run(out, "--defences", "sr,none", "--attacks", "fgm", "--resume") == 0
     assert {entry["defence"]: entry["status"] for entry in results(out)["runs"]}["sr"] == "ok"
+
+
+def test_an_optimizer_of_the_recipe_that_has_too_few_steps_is_said(tmp_path, monkeypatch, caplog):
+    own = {"optimizer": "sgd", "learning_rate": 0.1}
+    monkeypatch.setitem(RECIPES, "digits", replace(RECIPES["digits"], optimization={"carried": own}))
+    asked = ("--defences", "none,carried", "--attacks", "fgm")
+    assert run(tmp_path / "run", *asked) == 0
+    said = [record.getMessage() for record in caplog.records if "steps" in record.getMessage()]
+    assert len(said) == 1
+    assert said[0].startswith("carried has only ")
+    assert said[0].endswith("its optimizer (sgd) is for 1000 or more: try --set carried.optimizer=adam")
+    caplog.clear()
+    assert run(tmp_path / "adam", *asked, "--set", "carried.optimizer=adam") == 0
+    assert not [record for record in caplog.records if "has only" in record.getMessage()]
 
 
 def test_what_crashed_in_art_is_tried_again(tmp_path, monkeypatch):

@@ -40,11 +40,11 @@ def test_pages_say_which_rows_have_options_that_others_have_not(tmp_path):
     report(tmp_path, replace(plain, config=replace(plain.config, options=own)))
     for page in ("report.md", "report.html"):
         text = (tmp_path / page).read_text()
-        assert "Options of single rows, given or the data set" in text
-        assert "has optimizer sgd, learning" in text
+        assert "Options of individual rows" in text
+        assert ": optimizer sgd, learning" in text
         assert "absent" not in text
     report(tmp_path, plain)
-    assert "Options of single rows" not in (tmp_path / "report.md").read_text()
+    assert "Options of individual rows" not in (tmp_path / "report.md").read_text()
 
 
 def test_pages_quote_what_they_are_given(tmp_path):

@@ -26,7 +26,8 @@ from art_sensreg.utils.tables import Table
 
 def collected(laboratory: Laboratory) -> Results:
     """All records of an experiment as the results of one run of the suite, with the step costs that were measured."""
-    folder, settings = laboratory.folder, laboratory.plan.settings
+    options = {name: chosen for row in laboratory.rows for name, chosen in laboratory.settings(row).options.items()}
+    folder, settings = laboratory.folder, replace(laboratory.plan.settings, options=options)
     costs = folder.costs()
     found = Results(config=settings, environment={}, left_out=tuple(laboratory.left_out))
     for row in laboratory.rows:
@@ -120,13 +121,13 @@ def _trained_how(laboratory: Laboratory) -> list[str]:
     budgets = bool(laboratory.experiment.budgets)
     changed = dict[str, str]()
     for row in laboratory.rows:
-        special = {**({} if budgets else row.settings), **row.options}
+        special = {**({} if budgets else row.settings), **laboratory.settings(row).options.get(row.name, {})}
         if special:
             values = ", ".join(f"{name} {value}" for name, value in special.items())
             changed[str(row.of if budgets else row.name)] = values
     length = "Trained" if budgets else f"Trained for {laboratory.plan.settings.epochs} epochs,"
     lines = [f"- {name}: {values}" for name, values in changed.items()]
-    return [f"{length} with the suite's settings{', but for' if lines else '.'}", "", *lines, *[""] * bool(lines)]
+    return [f"{length} with the suite's settings{':' if lines else '.'}", "", *lines, *[""] * bool(lines)]
 
 
 def ablation_table(laboratory: Laboratory, results: Results) -> Table:
