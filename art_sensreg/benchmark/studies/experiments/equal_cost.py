@@ -154,7 +154,7 @@ def equal_cost_tables(points: Sequence[Point]) -> list[tuple[str, Table]]:
     return tables
 
 
-# As far apart as twelve defences allow: blue and red for the first two, which are ours.
+# Twelve colours that are easy to tell apart: blue and red for the first two rows, which are ours.
 _COLOURS = (
     "#1f4fb4", "#d62728", "#2ca02c", "#9467bd", "#8c564b", "#e377c2",
     "#bcbd22", "#555555", "#ff7f0e", "#17becf", "#98a800", "#c49c94",
@@ -163,7 +163,7 @@ _WHOLE = 102.0
 
 
 def _spread(shares: np.ndarray) -> np.ndarray:
-    """Where a share, in %, stands on the axis: as far from others as the logarithms of what is broken are."""
+    """Position of a share (in %) on the axis: logarithmic in the share that is broken."""
     place: np.ndarray = -np.log10(np.maximum(_WHOLE - np.asarray(shares, dtype=float), 0.1))
     return place
 
@@ -205,7 +205,7 @@ def plot_equal_cost(points: Sequence[Point], size: str, path: Path) -> None:
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("training cost, in epochs of plain training (measured)")
-    axes.set_ylabel(f"accuracy under AutoAttack, %, {size}")
+    axes.set_ylabel(f"accuracy under AutoAttack, %, {size} (axis not linear)")
     axes.set_yscale("function", functions=(_spread, lambda place: _WHOLE - 10.0**-place))
     axes.set_yticks([0, 20, 40, 60, 70, 80, 85, 90, 95, 98])
     axes.set_ylim(0, 100)

@@ -17,7 +17,7 @@ _OURS = ("none", "sr", "jr", "sr+jr-cheap", "fgsm-rs", "n-fgsm+sr+jr")
 # Rivals whose row here has a shorter name than ART's trainer in the suite.
 _FBF = Row(name="fbf", defence="art-fbf-fixed", seeds=3)
 _MNIST_EPS = ((0.1, 0.2, 0.3), (1.0, 1.5, 2.0))
-# As the carried adversary was trained before it had SGD on MNIST, and as all rivals but FBF are.
+# The carried adversary was trained so before SGD became its default on MNIST; all rivals but FBF still are.
 _ADAM: dict[str, Any] = {"optimizer": "adam"}
 # What more epochs add; the smaller steps were better with that many on held-out training images.
 _LONG: dict[str, dict[str, Any]] = {
@@ -40,7 +40,7 @@ def _headline(names: tuple[str, ...]) -> tuple[Row, ...]:
 
 
 def _variants(label: str, options: dict[str, Any], names: tuple[str, ...], **settings: Any) -> tuple[Row, ...]:
-    """Rows called `NAME_LABEL`, which have some options besides."""
+    """Rows called `NAME_LABEL`, with additional options."""
     return tuple(Row(name=f"{name}_{label}", defence=name, options=options, **settings) for name in names)
 
 
