@@ -65,3 +65,13 @@ def test_other_settings_are_refused(tmp_path):
         merge_results([])
     with pytest.raises(ValueError, match=r"results.json cannot be used"):
         merge_results([tmp_path])
+
+
+def test_options_come_with_their_defences(tmp_path):
+    own = {"sr": {"sigma": 0.1}}
+    plain = folder(tmp_path / "a", run_record(), defences=("none",))
+    first = folder(tmp_path / "b", run_record(defence="sr"), defences=("sr",), options=own)
+    assert merge_results([plain, first]).results.config.options == own
+    other = folder(tmp_path / "c", run_record(defence="sr"), defences=("sr",), options={"sr": {"sigma": 0.2}})
+    with pytest.raises(ValueError, match="`options` is"):
+        merge_results([first, other])
