@@ -40,18 +40,25 @@ def test_some_train_in_linf_alone(digits: Dataset, name: str) -> None:
 def test_the_attack_of_trades_maximises_the_divergence_from_the_clean_prediction(digits: Dataset) -> None:
     spec = small_spec(digits)
     classifier = trained(BY_NAME["art-adversarial"].train, spec, {"ratio": 0.5})
-    x, y = digits.x_test[:60], np.eye(10, dtype=np.float32)[digits.y_test[:60]]
+    x = digits.x_test[:60]
+    right, wrong = (np.eye(10, dtype=np.float32)[(digits.y_test[:60] + shift) % 10] for shift in (0, 1))
     settings = {"eps": 0.1, "eps_step": 0.03, "max_iter": 10, "verbose": False}
 
-    def divergence(attack: Any) -> float:
-        before, after = (torch.from_numpy(classifier.predict(images)) for images in (x, attack.generate(x, y)))
+    def divergence(images: np.ndarray) -> float:
+        before, after = (torch.from_numpy(classifier.predict(some)) for some in (x, images))
         return kl_div(log_softmax(after, 1), log_softmax(before, 1), reduction="batchmean", log_target=True).item()
 
-    shipped = divergence(ProjectedGradientDescent(classifier, **settings))
-    found = divergence(KLProjectedGradientDescent(classifier, **settings))
-    assert found > shipped
+    def attacked(kind: type[ProjectedGradientDescent], labels: np.ndarray) -> float:
+        return divergence(kind(classifier, **settings).generate(x, labels))
+
+    noise = np.random.default_rng(0).choice([-0.1, 0.1], x.shape).astype(np.float32)
+    found = attacked(KLProjectedGradientDescent, right)
+    assert found > 3 * divergence(np.clip(x + noise, 0, 1))
+    # What it maximises has no part in the labels; the loss on them, which ART's trainer maximises, depends on them.
+    assert attacked(KLProjectedGradientDescent, wrong) == pytest.approx(found)
+    assert found > 1.5 * attacked(ProjectedGradientDescent, wrong)
     classifier.loss.label_smoothing = 0.3  # of the training, which the attack has no part in
-    assert divergence(KLProjectedGradientDescent(classifier, **settings)) == pytest.approx(found)
+    assert attacked(KLProjectedGradientDescent, right) == pytest.approx(found)
     assert classifier.loss.label_smoothing == 0.3
 
 
