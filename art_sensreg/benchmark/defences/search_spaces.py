@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from art_sensreg.benchmark.config.settings import RECIPES
 from art_sensreg.benchmark.defences.spec import Options
 
 
@@ -68,7 +69,7 @@ _SR_JR: Space = {"sigma": Around(2.0), **_PENALTIES}
 
 # How weights are optimised: by Adam, or by SGD at a large rate with clipped gradients. It is drawn last, so that the
 # draws of the other options do not depend on it.
-_SGD = {"optimizer": "sgd", "weight_decay": 5e-4, "max_grad_norm": 0.5}
+_SGD = RECIPES["mnist"].optimization["carried"]
 _OPTIMIZER = Together(({"optimizer": "adam"}, *({**_SGD, "learning_rate": rate} for rate in (0.1, 0.2, 0.4))))
 
 _OWN: dict[str, Space] = {

@@ -7,6 +7,7 @@ from typing import Any
 
 from art_sensreg.benchmark.config.optimization import OptimizationSettings
 from art_sensreg.benchmark.config.request import SuiteRequest
+from art_sensreg.benchmark.config.settings import RECIPES
 from art_sensreg.benchmark.defences.registry import DEFENCES
 from art_sensreg.benchmark.studies.experiments.ablation import variants
 from art_sensreg.benchmark.studies.experiments.declaration import AIMED, Experiment, Row
@@ -29,7 +30,7 @@ _LONG: dict[str, dict[str, Any]] = {
 _DECAY: dict[str, Any] = {"optimizer": "adamw", "weight_decay": 0.5}
 _WEAK_DECAY: dict[str, Any] = {"optimizer": "adamw", "weight_decay": 0.1}
 # How the recipe of MNIST optimises the carried adversary, for other rows and data sets; and a part of it, for FBF.
-_SGD: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 0.2, "weight_decay": 5e-4, "max_grad_norm": 0.5}
+_SGD = RECIPES["mnist"].optimization["carried"]
 _CLIPPED = {"max_grad_norm": _SGD["max_grad_norm"]}
 _CARRIED = ("carried+sr+jr", "carried")
 _ADVERSARIAL = ("carried+sr+jr", "carried", "at", "trades")
