@@ -4,7 +4,7 @@ import json
 
 from art_sensreg.benchmark.results.reading import read_results
 from art_sensreg.benchmark.results.store import ResultStore, environment, environment_line
-from tests.support.results import attacked, run_record, settings
+from tests.support.results import attacked, results, run_record, settings
 
 
 def test_a_record_is_replaced_and_the_file_is_always_complete(tmp_path):
@@ -57,3 +57,9 @@ def test_the_environment_says_which_machine():
     assert {"python", "torch", "device", "processor", "instructions", "cores", "threads"} <= set(found)
     assert all(found.values())
     assert environment_line({"python": "3", "processor": "a|b"}) == "Environment: python 3, processor a\\|b."
+
+
+def test_a_run_that_goes_on_keeps_the_defences_and_options_of_before(tmp_path):
+    before = results(run_record(defence="sr"), defences=("sr",), options={"sr": {"sigma": 0.2}})
+    config = ResultStore(tmp_path, settings(defences=("none",)), before).results.config
+    assert (config.defences, config.options) == (("sr", "none"), {"sr": {"sigma": 0.2}})

@@ -32,6 +32,7 @@ def test_pages_show_how_far_an_experiment_is(tmp_path):
     assert "| sr+jr |" in text
     assert "Trained for 4 epochs, with the suite's settings:\n\n- sr+jr_light: epochs 2, sigma 0.1\n" in text
     results = collected(lab)
+    assert results.config.options == {"sr+jr_light": {"sigma": 0.1}}
     assert progress_table(results).rows == [["none", "1", "30", "30"], ["sr+jr", "1", "45", "45"]]
     (gains,) = gain_table(results).rows
     run_ = results.run("sr+jr", 0)
