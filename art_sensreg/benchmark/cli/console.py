@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 
+from art_sensreg.benchmark.cli.interrupts import interrupts_never_lost
 from art_sensreg.utils.text import error_text, one_line
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,8 @@ def run_program(main: Callable[[], int | None]) -> int:
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     code = 1
     try:
-        code = main() or 0
+        with interrupts_never_lost():
+            code = main() or 0
         sys.stdout.flush()
     except SystemExit:
         _flush_or_drop()  # `--help | head`

@@ -71,7 +71,13 @@ def attack_side_by_side(
 def _start(runs: Sequence[TrainedRun], attack: Attack) -> Any:
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
-    context.Process(target=_work, args=(runs, attack, theirs, ours, os.getpid()), daemon=True).start()
+    worker = context.Process(target=_work, args=(runs, attack, theirs, ours, os.getpid()), daemon=True)
+    # Ctrl-C waits: a worker that it reached before it is ignored there would print a traceback.
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        worker.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
     theirs.close()  # or its end would not be seen
     return ours
 
@@ -79,6 +85,7 @@ def _start(runs: Sequence[TrainedRun], attack: Attack) -> Any:
 def _work(runs: Sequence[TrainedRun], attack: Attack, connection: Any, others: Any, parent: int) -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the parent says so once, and ends the others
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     others.close()
 
     def tell(kind: str, content: Any) -> None:
