@@ -70,7 +70,10 @@ def has_mask(out: Path, name: str | None, n: int | None = None) -> bool:
 
 
 def joint_outcome(out: Path, attacks: Iterable[AttackRecord], threat: tuple[str, float]) -> Outcome:
-    """Which images no attack of a size broke, and which were attacked; empty arrays if nothing was."""
+    """
+    Which images no attack of a size broke, and which were attacked; empty arrays if nothing was. An attack says nothing
+    of images that it was not run on.
+    """
     found = [
         read_mask(out, attack.mask)
         for attack in attacks
@@ -78,8 +81,9 @@ def joint_outcome(out: Path, attacks: Iterable[AttackRecord], threat: tuple[str,
     ]
     if not found:
         return np.zeros(0, dtype=bool), np.zeros(0, dtype=bool)
-    robust, attacked = zip(*found, strict=True)
-    return np.logical_and.reduce(robust), np.logical_or.reduce(attacked)
+    unbroken = [left | ~tried for left, tried in found]
+    attacked = np.logical_or.reduce([tried for _, tried in found])
+    return np.logical_and.reduce(unbroken) & attacked, attacked
 
 
 def worst_case(out: Path, run: RunRecord, threat: tuple[str, float], n: int | None = None) -> WorstCase | None:

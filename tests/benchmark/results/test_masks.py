@@ -26,6 +26,23 @@ def test_worst_case_is_the_mean_of_minima_and_not_the_minimum_of_means(tmp_path)
     assert worst_case(tmp_path, run, ("linf", 0.1), n=2).robust_accuracy == 0.5
 
 
+def test_an_attack_says_nothing_of_images_that_it_was_not_run_on(tmp_path):
+    """Whatever stands for them in its mask."""
+    (tmp_path / "masks").mkdir()
+    for name, beyond in (("false", False), ("true", True)):
+        write_mask(tmp_path, f"masks/{name}.npz", np.array([True, False, beyond, beyond]), np.array([1, 1, 0, 0], bool))
+    write_mask(tmp_path, "masks/all.npz", np.array([True, True, True, False]), np.ones(4, bool))
+    for name in ("false", "true"):
+        attacks = [
+            AttackRecord(
+                attack=one, norm="linf", eps=0.1, status="ok", robust_accuracy=0.5, n=n, mask=f"masks/{one}.npz"
+            )
+            for one, n in ((name, 2), ("all", 4))
+        ]
+        case = worst_case(tmp_path, run_record(attacks=tuple(attacks)), ("linf", 0.1))
+        assert (case.robust_accuracy, case.n) == (0.5, 4)
+
+
 def test_the_union_is_what_no_norm_broke(tmp_path):
     attacks = (
         attacked(tmp_path, "pgd", [1, 1, 0, 1, 1], [1, 1, 1, 1, 0]),

@@ -62,7 +62,11 @@ def attack_next(unit: Unit, cell: Cell, laboratory: Laboratory) -> str:
     correct = cell.target.score(dataset.x_test[rows], dataset.y_test[rows], seed=cell.seed).correct
     left, seconds = _attacked(unit, cell, laboratory, rows[correct])
     attacked[rows], robust[rows[correct]] = True, left
-    return _stored(unit, cell, name, (robust, attacked, attacked), seconds)
+    said = _stored(unit, cell, name, (robust, attacked, attacked), seconds)
+    for aimed in (replace(unit, attack=one) for one in laboratory.experiment.aimed):
+        if _aimed_so_far(aimed, cell)[0]:
+            _aim(aimed, cell, laboratory, count=0)  # its outcome is one of all images that were attacked
+    return said
 
 
 def _survivors(unit: Unit, cell: Cell, laboratory: Laboratory) -> np.ndarray:
@@ -85,17 +89,26 @@ def not_aimed_at(unit: Unit, cell: Cell, laboratory: Laboratory) -> bool:
     base = replace(unit, attack=base_attack(cell.name))
     if not cell.trained or unattacked(base, cell, laboratory):
         return False  # AutoAttack comes first
-    return _aimed_so_far(unit, cell)[0] < len(_survivors(unit, cell, laboratory))
+    attacked = _mask(base, cell, base.attack)[2]
+    aimed = cell.suite.record(cell.name, cell.seed).attack(_step(unit, cell).key(unit.threat[1]))
+    behind = aimed is not None and aimed.n != attacked.sum()  # AutoAttack went on
+    return behind or _aimed_so_far(unit, cell)[0] < len(_survivors(unit, cell, laboratory))
 
 
 def aim_next(unit: Unit, cell: Cell, laboratory: Laboratory) -> str:
     """Attack the next of AutoAttack's survivors."""
+    return _aim(unit, cell, laboratory, count=BLOCK[cell.suite.settings.device])
+
+
+def _aim(unit: Unit, cell: Cell, laboratory: Laboratory, count: int) -> str:
     base = replace(unit, attack=base_attack(cell.name))
     _, left, attacked = _mask(base, cell, base.attack)
     first, before = _aimed_so_far(unit, cell)
-    robust = before if first else left.copy()
     survivors = _survivors(unit, cell, laboratory)
-    rows = survivors[first : first + BLOCK[cell.suite.settings.device]]
+    robust = left.copy()
+    if first:
+        robust[survivors[:first]] = before[survivors[:first]]
+    rows = survivors[first : first + count]
     robust[rows], seconds = _attacked(unit, cell, laboratory, rows)
     seen = np.zeros(len(robust), dtype=bool)
     seen[survivors[: first + len(rows)]] = True

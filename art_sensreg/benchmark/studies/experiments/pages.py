@@ -170,6 +170,9 @@ def gain_table(results: Results) -> Table:
                 continue
             threat = aimed[0].threat
             left = next(one for one in run.attacks if one.attack == base.attack and one.threat == threat)
+            aimed = [one for one in aimed if one.n == left.n]  # or AutoAttack has gone on since
+            if not aimed:
+                continue
             broken = {
                 one.attack: round((_share(left.robust_accuracy) - _share(one.robust_accuracy)) * left.n)
                 for one in aimed

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from art_sensreg.benchmark.results.masks import read_mask, write_mask
+from art_sensreg.benchmark.results.masks import read_mask, worst_case, write_mask
 from art_sensreg.benchmark.studies.experiments import attack_units
 from art_sensreg.benchmark.studies.experiments.attack_units import base_attack
 from tests.benchmark.studies.experiments.small import SMALL, laboratory, run
@@ -46,6 +46,51 @@ def test_more_images_are_added_to_those_that_are_done(tmp_path, monkeypatch):
     _, said = run(tmp_path, many, kinds=("train", "attack"))
     assert len([line for line in said if "of 30" in line]) == 2
     assert not [line for line in said if "train" in line or "of 20" in line]
+
+
+def aimed_outcome(out, experiment):
+    """What AutoAttack left, what the aimed attack left of that, its record, and the worst case."""
+    record = laboratory(out, experiment).cell(experiment.rows[0], 0).record
+    base, aimed = (record.attack((name, "linf", 0.05, "default")) for name in ("autoattack", "hidden-away"))
+    left, after = (read_mask(out, one.mask)[0] for one in (base, aimed))
+    return left, after, aimed, worst_case(out, record, ("linf", 0.05))
+
+
+@pytest.mark.parametrize("kinds", [("train", "attack"), ("train", "attack", "aimed")], ids=["attack", "aimed too"])
+def test_images_that_came_after_an_aimed_attack_are_not_taken_for_broken(tmp_path, monkeypatch, kinds):
+    monkeypatch.setitem(attack_units.BLOCK, "cpu", 10)
+    few = replace(SMALL, rows=(replace(SMALL.rows[1], seeds=1, points=20),), aimed_points=8)
+    run(tmp_path, few, kinds=("train", "attack", "aimed"))
+    left, after, aimed, _ = aimed_outcome(tmp_path, few)
+    broken = left & ~after
+    broken[np.flatnonzero(after)[0]] = True  # as if the aimed attack had broken one
+    seen = np.load(tmp_path / aimed.mask)["seen"]
+    write_mask(tmp_path, aimed.mask, left & ~broken, np.arange(60) < 20, seen)
+    many = replace(few, rows=(replace(few.rows[0], points=50),))
+    run(tmp_path, many, kinds=kinds)
+    left, after, aimed, worst = aimed_outcome(tmp_path, many)
+    assert left[20:].any()
+    assert (after == (left & ~broken)).all()
+    assert (aimed.n, aimed.seen) == (50, seen.sum())
+    assert aimed.robust_accuracy == pytest.approx(after[:50].mean())
+    assert (worst.n, worst.robust_accuracy) == (50, pytest.approx(after[:50].mean()))
+
+
+def test_an_aimed_attack_that_fell_behind_is_brought_up_to_date(tmp_path, monkeypatch):
+    """As where the process was killed between the two, or by an earlier version."""
+    monkeypatch.setitem(attack_units.BLOCK, "cpu", 10)
+    few = replace(SMALL, rows=(replace(SMALL.rows[1], seeds=1, points=20),), aimed_points=8)
+    run(tmp_path, few, kinds=("train", "attack", "aimed"))
+    many = replace(few, rows=(replace(few.rows[0], points=50),))
+    run(tmp_path, replace(many, aimed=()), kinds=("train", "attack"))
+    left, after, aimed, worst = aimed_outcome(tmp_path, many)
+    assert (aimed.n, after[20:].any()) == (20, False)
+    assert worst.robust_accuracy == pytest.approx((after[:20].sum() + left[20:50].sum()) / 50)
+    run(tmp_path, many, kinds=("train", "attack", "aimed"))
+    left, after, aimed, worst = aimed_outcome(tmp_path, many)
+    assert (aimed.n, aimed.seen) == (50, 8)
+    assert (after[20:50] == left[20:50]).all()
+    assert worst.robust_accuracy == pytest.approx(after[:50].mean())
 
 
 def test_outcomes_of_a_model_that_was_trained_before_are_not_taken_over(tmp_path, monkeypatch):
