@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from contextlib import ExitStack, suppress
+from functools import partial
 
 import pytest
 
@@ -40,6 +41,12 @@ def in_an_import_that_is_tried() -> None:
         signal.raise_signal(signal.SIGINT)
 
 
+def in_one_import_after_the_other() -> None:
+    in_an_import_that_is_tried()
+    with suppress(BaseException):
+        time.sleep(60)
+
+
 def turned_into_another_error() -> None:
     with suppress(ImportError):
         try:
@@ -50,9 +57,17 @@ def turned_into_another_error() -> None:
 
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(
-    "interrupt", [in_a_weak_reference, in_a_destructor, in_an_import_that_is_tried, turned_into_another_error]
+    "interrupt",
+    [
+        in_a_weak_reference,
+        in_a_destructor,
+        in_an_import_that_is_tried,
+        in_one_import_after_the_other,
+        turned_into_another_error,
+    ],
 )
-def test_what_was_lost_is_raised_again_and_said_once(interrupt, capfd):
+def test_what_was_lost_is_raised_again_and_said_once(interrupt, capfd, monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)  # that of the tests writes nothing
     ends = []
 
     def main() -> int:
@@ -113,7 +128,9 @@ def test_other_dropped_errors_are_reported_as_ever(monkeypatch):
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_everything_is_put_back():
+def test_everything_is_put_back(request):
+    request.addfinalizer(partial(signal.signal, signal.SIGALRM, signal.getsignal(signal.SIGALRM)))
+    signal.signal(signal.SIGALRM, lambda *_: None)
     before = (sys.unraisablehook, signal.getsignal(signal.SIGALRM), signal.getsignal(signal.SIGINT))
     with pytest.raises(ValueError, match="own"), interrupts_never_lost():
         raise ValueError("own")

@@ -52,6 +52,20 @@ def test_a_finished_run_is_resumed_by_several(finished):
     assert after == before
 
 
+def test_a_worker_that_ctrl_c_reaches_at_its_start_says_nothing(tmp_path):
+    """It reaches all; the parent alone says so. Here it comes before the worker has run a line of its own."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import signal\nfrom art_sensreg.benchmark.engine import workers\noriginal = workers._work\n"
+        "def work(*arguments):\n    signal.raise_signal(signal.SIGINT)\n    original(*arguments)\n"
+        "if __name__ == '__main__':\n    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "    workers._work = work\n    connection = workers._start([], None)\n    connection.close()\n"
+        "    workers.multiprocessing.active_children()[0].join(60)\n"
+    )
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.slow
 def test_a_worker_that_dies_is_an_error_and_the_rest_is_kept(tmp_path):
     plugin = tmp_path / "plugin.py"

@@ -7,7 +7,15 @@ import pytest
 
 from art_sensreg.benchmark.config.threat_models import Threat
 from art_sensreg.benchmark.results.entries import AttackRecord
-from art_sensreg.benchmark.results.masks import has_mask, mask_name, read_mask, summarised, worst_case, write_mask
+from art_sensreg.benchmark.results.masks import (
+    has_mask,
+    joint_outcome,
+    mask_name,
+    read_mask,
+    summarised,
+    worst_case,
+    write_mask,
+)
 from art_sensreg.utils.stats import wilson_interval
 from tests.support.results import attacked, run_record
 
@@ -41,6 +49,12 @@ def test_an_attack_says_nothing_of_images_that_it_was_not_run_on(tmp_path):
         ]
         case = worst_case(tmp_path, run_record(attacks=tuple(attacks)), ("linf", 0.1))
         assert (case.robust_accuracy, case.n) == (0.5, 4)
+
+
+def test_what_nothing_attacked_is_not_counted_as_left(tmp_path):
+    attack = attacked(tmp_path, "pgd", [1, 0, 1], [1, 1, 0])
+    robust, tried = joint_outcome(tmp_path, [attack], ("linf", 0.1))
+    assert (robust.tolist(), tried.tolist()) == ([True, False, False], [True, True, False])
 
 
 def test_the_union_is_what_no_norm_broke(tmp_path):

@@ -64,35 +64,35 @@ def attack_next(unit: Unit, cell: Cell, laboratory: Laboratory) -> str:
     attacked[rows], robust[rows[correct]] = True, left
     said = _stored(unit, cell, name, (robust, attacked, attacked), seconds)
     for aimed in (replace(unit, attack=one) for one in laboratory.experiment.aimed):
-        if _aimed_so_far(aimed, cell)[0]:
-            _aim(aimed, cell, laboratory, count=0)  # its outcome is one of all images that were attacked
+        if _behind(aimed, cell):
+            _aim(aimed, cell, laboratory, count=0)
     return said
 
 
-def _survivors(unit: Unit, cell: Cell, laboratory: Laboratory) -> np.ndarray:
-    """The first images that AutoAttack left at this size."""
-    base = replace(unit, attack=base_attack(cell.name))
-    _, robust, attacked = _mask(base, cell, base.attack)
-    return np.flatnonzero(robust & attacked)[: laboratory.experiment.aimed_points]
+def _before_aiming(unit: Unit, cell: Cell) -> tuple[np.ndarray, np.ndarray]:
+    """Which images AutoAttack left at this size, and which it attacked."""
+    return _mask(unit, cell, base_attack(cell.name))[1:]
 
 
-def _aimed_so_far(unit: Unit, cell: Cell) -> tuple[int, np.ndarray]:
-    """At how many survivors an attack was aimed so far, and which images it left; none where its mask is lost."""
-    name = mask_name(cell.name, f"seed{cell.seed}", unit.attack, *unit.threat)
+def _aimed_so_far(unit: Unit, cell: Cell) -> AttackRecord | None:
+    """The record of an aimed attack; None where its mask is lost too."""
     found = cell.suite.record(cell.name, cell.seed).attack(_step(unit, cell).key(unit.threat[1]))
-    if found is None or not has_mask(cell.folder.out, name, len(cell.suite.dataset.x_test)):
-        return 0, np.zeros(0, dtype=bool)
-    return found.seen or 0, read_mask(cell.folder.out, name)[0]
+    return found if found and has_mask(cell.folder.out, found.mask, len(cell.suite.dataset.x_test)) else None
+
+
+def _behind(unit: Unit, cell: Cell) -> bool:
+    """Whether AutoAttack has attacked more images since: the outcome of an aimed attack is one of all of them."""
+    aimed = _aimed_so_far(unit, cell)
+    return aimed is not None and (aimed.n or 0) < _before_aiming(unit, cell)[1].sum()
 
 
 def not_aimed_at(unit: Unit, cell: Cell, laboratory: Laboratory) -> bool:
-    base = replace(unit, attack=base_attack(cell.name))
-    if not cell.trained or unattacked(base, cell, laboratory):
+    if not cell.trained or unattacked(replace(unit, attack=base_attack(cell.name)), cell, laboratory):
         return False  # AutoAttack comes first
-    attacked = _mask(base, cell, base.attack)[2]
-    aimed = cell.suite.record(cell.name, cell.seed).attack(_step(unit, cell).key(unit.threat[1]))
-    behind = aimed is not None and aimed.n != attacked.sum()  # AutoAttack went on
-    return behind or _aimed_so_far(unit, cell)[0] < len(_survivors(unit, cell, laboratory))
+    aimed = _aimed_so_far(unit, cell)
+    done = aimed.seen or 0 if aimed else 0
+    wanted = min(laboratory.experiment.aimed_points, _before_aiming(unit, cell)[0].sum())
+    return done < wanted or _behind(unit, cell)
 
 
 def aim_next(unit: Unit, cell: Cell, laboratory: Laboratory) -> str:
@@ -101,14 +101,15 @@ def aim_next(unit: Unit, cell: Cell, laboratory: Laboratory) -> str:
 
 
 def _aim(unit: Unit, cell: Cell, laboratory: Laboratory, count: int) -> str:
-    base = replace(unit, attack=base_attack(cell.name))
-    _, left, attacked = _mask(base, cell, base.attack)
-    first, before = _aimed_so_far(unit, cell)
-    survivors = _survivors(unit, cell, laboratory)
+    """Attack the next `count` of AutoAttack's survivors, and store the outcome of all images that it attacked."""
+    left, attacked = _before_aiming(unit, cell)
+    survivors, aimed, first = np.flatnonzero(left), _aimed_so_far(unit, cell), 0
     robust = left.copy()
-    if first:
-        robust[survivors[:first]] = before[survivors[:first]]
-    rows = survivors[first : first + count]
+    if aimed is not None and aimed.mask is not None:
+        first = aimed.seen or 0
+        before, tried = read_mask(cell.folder.out, aimed.mask)
+        robust &= before | ~tried
+    rows = survivors[: laboratory.experiment.aimed_points][first : first + count]
     robust[rows], seconds = _attacked(unit, cell, laboratory, rows)
     seen = np.zeros(len(robust), dtype=bool)
     seen[survivors[: first + len(rows)]] = True

@@ -93,6 +93,36 @@ def test_an_aimed_attack_that_fell_behind_is_brought_up_to_date(tmp_path, monkey
     assert worst.robust_accuracy == pytest.approx(after[:50].mean())
 
 
+def test_nothing_of_an_aimed_attack_is_lost_when_fewer_images_are_wanted(tmp_path, monkeypatch):
+    monkeypatch.setitem(attack_units.BLOCK, "cpu", 10)
+    many = replace(SMALL, rows=(replace(SMALL.rows[1], seeds=1, points=20),), aimed_points=8)
+    run(tmp_path, many, kinds=("train", "attack", "aimed"))
+    left, after, aimed, _ = aimed_outcome(tmp_path, many)
+    seen = np.load(tmp_path / aimed.mask)["seen"]
+    broken = np.flatnonzero(left)[7]
+    after[broken] = False  # as if the last that it saw had been broken
+    write_mask(tmp_path, aimed.mask, after, np.arange(60) < 20, seen)
+    few = replace(many, rows=(replace(many.rows[0], points=50),), aimed_points=3)
+    run(tmp_path, few, kinds=("train", "attack", "aimed"))
+    left, after, aimed, _ = aimed_outcome(tmp_path, few)
+    assert (aimed.n, aimed.seen) == (50, 8)
+    assert np.flatnonzero(left & ~after).tolist() == [broken]
+    assert (np.load(tmp_path / aimed.mask)["seen"] == seen).all()
+
+
+def test_an_aimed_attack_waits_while_a_lost_mask_of_autoattack_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setitem(attack_units.BLOCK, "cpu", 10)
+    one = replace(SMALL, rows=(replace(SMALL.rows[1], seeds=1, points=20),), aimed_points=8)
+    run(tmp_path, one, kinds=("train", "attack", "aimed"))
+    left, after, aimed, _ = aimed_outcome(tmp_path, one)
+    after[np.flatnonzero(left)[7]] = False  # as if the last that it saw had been broken
+    write_mask(tmp_path, aimed.mask, after, np.arange(60) < 20, np.load(tmp_path / aimed.mask)["seen"])
+    next((tmp_path / "masks").glob("*autoattack*0.05*")).unlink()
+    monkeypatch.setitem(attack_units.BLOCK, "cpu", 5)
+    run(tmp_path, one, kinds=("train", "attack"))
+    assert (aimed_outcome(tmp_path, one)[1] == after).all()
+
+
 def test_outcomes_of_a_model_that_was_trained_before_are_not_taken_over(tmp_path, monkeypatch):
     monkeypatch.setitem(attack_units.BLOCK, "cpu", 20)
     rows = [replace(SMALL.rows[0], points=points, settings={"epochs": epochs}) for points, epochs in ((20, 1), (60, 4))]
