@@ -43,7 +43,7 @@ def test_any_flipped_bit_and_any_truncation_is_refused(tmp_path):
     other = nn.Linear(2, 1)
     before = copy.deepcopy(other.state_dict())
     damaged = [data[:end] for end in range(0, len(data), 7)] + [data + b"\0"]
-    for place in range(len(data)):
+    for place in range(0, len(data), 3):
         changed = bytearray(data)
         changed[place] ^= 1 << (place * 5 + 3) % 8
         damaged.append(bytes(changed))

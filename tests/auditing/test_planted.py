@@ -26,7 +26,7 @@ TABLE = [
 MUST = [(model, checks) for models, checks in TABLE for model in models]
 NOT_FOUND = set(re.findall(r"`(\w+)`", PAGE.split("### Not found")[1]))
 # Enough of each kind for every run of the tests; the slow tests take all.
-FEW_HONEST = ("plain", "linear", "tiny_mlp", "sr_jr", "fast_adversarial")
+FEW_HONEST, MORE_HONEST = ("linear", "tiny_mlp", "sr_jr"), ("plain", "fast_adversarial")
 
 # What a deterministic model cannot be asked, and a bound that the points of these few do not give.
 RANDOM_ONLY = ("eot_samples_suffice", "repeated_scoring_agrees", "plausible")
@@ -68,7 +68,7 @@ def test_each_planted_fault_is_caught_by_its_checks(digits, base, model, checks)
     assert report.verdict.startswith("do not trust: ")
 
 
-@pytest.mark.parametrize("name", FEW_HONEST)
+@pytest.mark.parametrize("name", [*FEW_HONEST, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE_HONEST)])
 def test_no_failure_and_no_skip_on_honest_models_with_everything_given(digits, name):
     classifier, x, y = honest_model(name, digits)
     data = honest_data(name, digits)

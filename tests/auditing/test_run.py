@@ -39,6 +39,7 @@ def test_the_report_has_what_the_contract_says(digits, plain):
     assert all(name in str(report) and name in report.as_markdown() for name in CHECKS)
 
 
+@pytest.mark.slow
 def test_a_check_says_the_same_alone_and_among_all(digits, plain):
     whole = report_of(plain, digits, 60)
     for name in ("far_starts_gain_little", "random_search_finds_nothing", "binarised_copies_fall"):

@@ -74,7 +74,7 @@ def test_all_attacks_run_unchanged(digits, name, attack, norm):
 )
 def test_each_attack_breaks_an_undefended_model(digits, attack, norm, eps, most):
     classifier = classifier_of(fixed("cnn"))
-    n = {"hopskipjump": 10, "carlini-l2": 20}.get(attack, 50)  # these two are slow
+    n = {"hopskipjump": 10, "carlini-l2": 10}.get(attack, 50)  # these two are slow
     x, y = digits.x_test[:n], digits.y_test[:n]
     strength = {
         **settings_of(digits), "max_iter": 40, "binary_search_steps": 5, "max_eval": 200, "queries": 100, "nb_iter": 20

@@ -163,6 +163,7 @@ def test_an_audit_that_fails_is_reported_and_made_up_for(tmp_path, monkeypatch):
     assert (run["status"], run["audit"]) == ("ok", fine)
 
 
+@pytest.mark.slow
 def test_a_defence_of_art_that_hides_its_gradient_is_found(tmp_path):
     arguments = ["--checks", "eval_mode,gradients_not_zero,logit_scale_matters_little", "--epochs", "12"]
     _, report = audited(tmp_path / "out", "--defence", "art-distillation-fixed", *arguments)

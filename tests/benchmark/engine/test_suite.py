@@ -140,6 +140,7 @@ def test_resume_refuses_other_data(tmp_path, digits, capsys):
     assert "`data_crc32` was" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_continued_without_repeating_what_is_done(tmp_path):
     command = [sys.executable, str(SCRIPT), *SMALL, "--out", str(tmp_path / "run")]
     command += ["--defences", "none,sr,jr", "--attacks", "fgm,pgd,square"]

@@ -19,7 +19,15 @@ REASONS = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in DEFENCES if name.startswith("art-")])
+# Those that take longest and have a test of their own.
+LONG = ("art-total-var-min", "art-smoothadv", "art-smoothmix", "art-macer")
+
+
+def baseline(name: str):
+    return pytest.param(name, marks=pytest.mark.slow) if name in LONG else name
+
+
+@pytest.mark.parametrize("name", [baseline(name) for name in DEFENCES if name.startswith("art-")])
 def test_every_baseline_trains_or_says_why_not(tmp_path, name):
     assert run(tmp_path / "run", "--defences", name, "--attacks", "fgm", "--norm-layer", "batch") == 0
     (entry,) = results(tmp_path / "run")["runs"]

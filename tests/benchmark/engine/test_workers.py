@@ -9,7 +9,7 @@ import pytest
 
 from tests.benchmark.runs import SCRIPT
 
-SMALL = ["--train-size", "300", "--test-size", "40", "--epochs", "2", "--model", "mlp", "--quiet", "--seeds", "2"]
+SMALL = ["--train-size", "300", "--test-size", "40", "--epochs", "2", "--model", "mlp", "--quiet"]
 DEFENCES = "none,sr,jr,art-rounded,art-gaussian-augmentation"
 
 
@@ -45,6 +45,7 @@ def test_the_outcome_does_not_depend_on_the_number_of_processes(finished):
     )
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_resumed_by_several(finished):
     out, _, before, _ = finished["1"]
     code, after, _ = run(out, "--jobs", "2", "--resume")
@@ -76,14 +77,14 @@ def test_a_worker_that_dies_is_an_error_and_the_rest_is_kept(tmp_path):
         "    original(run, progress)\n"
         "suite.attack_run = attack_run\n"
     )
-    code, runs, shown = run(tmp_path / "run", "--jobs", "1", "--plugin", str(plugin), "--seeds", "1")
+    code, runs, shown = run(tmp_path / "run", "--jobs", "1", "--plugin", str(plugin))
     assert code == 1  # with one process it is the suite itself that dies
-    code, runs, shown = run(tmp_path / "run", "--jobs", "3", "--plugin", str(plugin), "--seeds", "1", "--resume")
+    code, runs, shown = run(tmp_path / "run", "--jobs", "3", "--plugin", str(plugin), "--resume")
     assert code == 1
     status = {entry["defence"]: entry["status"] for entry in runs}
     assert status["jr"] == "error"
     assert {status[name] for name in ("none", "sr")} == {"ok"}
     assert "the process that attacked it died" in shown
-    code, runs, _ = run(tmp_path / "run", "--jobs", "2", "--seeds", "1", "--resume")
+    code, runs, _ = run(tmp_path / "run", "--jobs", "2", "--resume")
     assert code == 0
     assert {entry["status"] for entry in runs} == {"ok"}

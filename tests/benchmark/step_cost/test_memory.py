@@ -5,6 +5,7 @@ import pytest
 from art_sensreg.benchmark.step_cost.memory import memory_in_child
 
 
+@pytest.mark.slow
 def test_memory_is_measured_in_a_process_of_its_own():
     rises = memory_in_child("plain", "mlp", batch_size=8, precision="float32", threads=1)
     assert [rise.steps for rise in rises] == [2, 8]

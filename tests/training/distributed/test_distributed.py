@@ -79,6 +79,7 @@ def test_two_processes_accumulate_and_train_a_loss_as_one(tmp_path, reduction):
     assert two["history"][-1]["val_loss"] == pytest.approx(one["history"][-1]["val_loss"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_when_one_process_dies_the_job_fails_and_can_be_resumed(tmp_path):
     whole = run(SCRIPT, tmp_path / "whole.pt", processes=2)
     assert whole.returncode == 0, whole.stderr
@@ -105,6 +106,7 @@ def test_all_processes_end_with_one_model_also_when_one_of_them_stops(tmp_path):
     assert 0 < result["history"][-1]["accuracy"] <= 1
 
 
+@pytest.mark.slow
 def test_the_suite_gives_the_same_masks_on_two_processes(tmp_path):
     arguments = ["benchmarks/run_art_suite.py", "--defences", "none,art-fbf", "--attacks", "fgm,pgd", "--epochs", "2"]
     arguments += ["--train-size", "600", "--test-size", "60"]
