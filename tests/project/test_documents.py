@@ -2,18 +2,16 @@
 
 import re
 import runpy
-import subprocess
-import sys
 
 import pytest
 
 from art_sensreg.benchmark.config.settings import RECIPES
 from tests.paths import ROOT
+from tests.support.programs import exit_code
 
 
-def test_the_readme_shows_the_stored_figures():
-    script = ROOT / "benchmarks" / "update_readme.py"
-    assert subprocess.run([sys.executable, str(script), "--check"], check=False).returncode == 0
+def test_the_readme_shows_the_stored_figures(monkeypatch):
+    assert exit_code(monkeypatch, ROOT / "benchmarks" / "update_readme.py", "--check") == 0
 
 
 def test_a_block_shows_the_table_under_its_heading_and_no_other():

@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 
 import pytest
 
@@ -11,6 +9,7 @@ from art_sensreg.benchmark.cli.step_cost import main
 from art_sensreg.benchmark.step_cost.loops import MODELS
 from art_sensreg.benchmark.step_cost.variants import VARIANTS, Variant
 from tests.paths import ROOT
+from tests.support.programs import exit_code
 
 SCRIPT = ROOT / "benchmarks" / "step_cost.py"
 TINY = ["--model", "mlp", "--batch-size", "8", "--repeats", "2", "--epoch-steps", "2", "--no-memory"]
@@ -84,9 +83,14 @@ def test_a_file_as_output_folder(capsys, tmp_path):
     assert "expected a folder" in capsys.readouterr().err
 
 
-def test_list_names_every_model_and_variant():
-    done = subprocess.run([sys.executable, SCRIPT, "--list"], capture_output=True, text=True, check=True)
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["Models:", *MODELS, "Variants:", *VARIANTS]
+def test_list_names_every_model_and_variant(monkeypatch, capsys):
+    assert exit_code(monkeypatch, SCRIPT, "--list") == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
+        "Models:",
+        *MODELS,
+        "Variants:",
+        *VARIANTS,
+    ]
 
 
 def test_the_exit_code_says_that_one_of_ours_failed(monkeypatch, tmp_path):

@@ -1,22 +1,21 @@
 """`benchmarks/gpu.py` and the small programs beside it: wrong arguments."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from tests.paths import ROOT
+from tests.support.programs import exit_code
+
+
+def errors(monkeypatch, capsys, program: str, *words: str) -> list[str]:
+    """What the program writes to stderr before it ends with 2."""
+    assert exit_code(monkeypatch, ROOT / "benchmarks" / program, *words) == 2
+    return capsys.readouterr().err.splitlines()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu():
-    command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py")]
-    where = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=where)
-    assert done.returncode == 2
-    assert "torch sees no GPU here" in done.stderr.splitlines()[-1]
+def test_without_a_gpu(monkeypatch, capsys):
+    assert "torch sees no GPU here" in errors(monkeypatch, capsys, "gpu.py")[-1]
 
 
 @pytest.mark.parametrize(
@@ -29,10 +28,6 @@ def test_without_a_gpu():
         ("freed_memory.py", ["7"], "unrecognized arguments: 7"),
     ],
 )
-def test_wrong_arguments_of_the_small_programs(program, words, message):
+def test_wrong_arguments_of_the_small_programs(monkeypatch, capsys, program, words, message):
     """The last three would have written their pages."""
-    command = [sys.executable, str(ROOT / "benchmarks" / program), *words]
-    where = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=where)
-    assert done.returncode == 2
-    assert done.stderr.splitlines() == [f"{program}: error: {message}"]
+    assert errors(monkeypatch, capsys, program, *words) == [f"{program}: error: {message}"]
