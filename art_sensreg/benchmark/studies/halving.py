@@ -104,6 +104,7 @@ class Trial:
     :param robust: Share of the attacked images that are left, by size.
     :param seconds: Time of training.
     :param reason: Why it could not be trained.
+    :param crashed: Whether it crashed, rather than did not apply: the next call tries it again.
     """
 
     defence: str
@@ -115,6 +116,7 @@ class Trial:
     robust: Mapping[str, float] | None = None
     seconds: float = 0.0
     reason: str = ""
+    crashed: bool = False
 
     @property
     def score(self) -> float:
@@ -190,8 +192,10 @@ class Trials:
         return [trial for trial in self.found if (trial.defence, trial.round) == (defence, number)]
 
     def add(self, trials: Sequence[Trial]) -> None:
-        """Add trials, and write the file."""
-        self.found += trials
+        """Add trials, in the place of those that they repeat, and write the file."""
+        repeated = {(trial.defence, trial.round, trial.number) for trial in trials}
+        kept = [trial for trial in self.found if (trial.defence, trial.round, trial.number) not in repeated]
+        self.found = [*kept, *trials]
         text = json_text({"protocol": self.protocol, "trials": [asdict(trial) for trial in self.found]})
         write_text(self.path, text)
 
@@ -223,10 +227,10 @@ def search_settings(
         ]  # fmt: skip
         done = {trial.number: trial for trial in trials.of(defence, number)}
         _check_spaces(trials.path, asked, done)
-        wanted = [trial for trial in asked if trial.number not in done]
+        wanted = [trial for trial in asked if trial.number not in done or done[trial.number].crashed]
         if wanted:
             trials.add(_measured(search, wanted, out / "work", minutes, say))
-        found = ranked(trials.of(defence, number))
+        found = ranked([trial for trial in trials.of(defence, number) if trial.number in alive])
         if len(found) < len(alive):
             return None
         alive = [trial.number for trial in found[: math.ceil(len(found) / 2)]]
@@ -272,7 +276,8 @@ def _measured(
             seconds = run.train_seconds or 0.0
             found.append(replace(trial, clean=run.clean_accuracy, robust=robust, seconds=seconds))
         elif run.status != "ok":
-            found.append(replace(trial, reason=run.reason or ""))  # it cannot be trained: no score
+            crashed = run.status == "error"
+            found.append(replace(trial, reason=run.reason or "", crashed=crashed))  # it has no score
     return found
 
 

@@ -1,6 +1,7 @@
 """Successive halving: the draws, the ranking, the rounds, and the file of trials."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from art_sensreg.benchmark.config import SuiteRequest
 from art_sensreg.benchmark.studies import halving
 from art_sensreg.benchmark.studies.halving import Search, Trial, Trials, draws, ranked, search_settings, trials_table
+from tests.benchmark.runs import raising, replaced
 
 SEARCH = Search(request=SuiteRequest(dataset="digits", eps=((0.1, 0.2),), epochs=12), trials=4)
 
@@ -101,8 +103,42 @@ def test_a_search_in_which_nothing_can_be_trained_says_why(tmp_path):
     best = search_settings(
         Search(request=request, trials=2, rounds=1, points=10), "fgsm-rs", tmp_path, say=lambda line: None
     )
-    assert (best.clean, best.robust) == (None, None)
+    assert (best.clean, best.robust, best.crashed) == (None, None, False)
     assert "linf" in best.reason
+
+
+def test_a_trial_that_crashed_is_tried_again_by_the_next_call(tmp_path, monkeypatch):
+    asked = []
+
+    def measured(search, trials, out, minutes, say):
+        asked.append([(one.number, one.round) for one in trials])
+        return [
+            replace(one, reason="no memory", crashed=True)
+            if broken and one.number == 3
+            else replace(one, clean=0.9, robust={"linf 0.1": one.number / 10})
+            for one in trials
+        ]
+
+    monkeypatch.setattr(halving, "_measured", measured)
+    broken = True
+    assert search_settings(SEARCH, "jr", tmp_path).number == 2
+    broken = False
+    assert search_settings(SEARCH, "jr", tmp_path).number == 3  # the best of all, now that it can be trained
+    assert asked == [[(0, 0), (1, 0), (2, 0), (3, 0)], [(2, 1), (1, 1)], [(2, 2)], [(3, 0)], [(3, 1)], [(3, 2)]]
+    assert [(one.number, one.crashed) for one in Trials(tmp_path / "trials.json", SEARCH.protocol()).of("jr", 0)] == [
+        (0, False), (1, False), (2, False), (3, False)
+    ]  # fmt: skip
+
+
+def test_what_crashes_is_told_from_what_does_not_apply(tmp_path, monkeypatch):
+    request = SuiteRequest(dataset="digits", eps=((0.1,),), epochs=1, train_size=60)
+    search = Search(request=request, trials=1, rounds=1, points=10)
+    with monkeypatch.context() as patch:
+        replaced(patch, "jr", training=raising(MemoryError("no memory")))
+        broken = search_settings(search, "jr", tmp_path, say=lambda line: None)
+    assert (broken.clean, broken.crashed) == (None, True)
+    assert "no memory" in broken.reason
+    assert search_settings(search, "jr", tmp_path, say=lambda line: None).clean is not None
 
 
 def test_trials_of_another_search_are_refused(tmp_path):

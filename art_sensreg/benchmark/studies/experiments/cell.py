@@ -183,9 +183,16 @@ def is_random(name: str) -> bool:
     return defence.random is not None or (preprocessing is not None and preprocessing.samples is not None)
 
 
+# Of the rows of this process: another experiment may have one of the same name, with the recipe of other data.
+_VARIANTS: set[str] = set()
+
+
 def _register(row: Row, recipe: Mapping[str, Any]) -> None:
     """A variant of a defence under the row's name, with the data set's recipe for the defence that it is made of."""
-    if row.name not in DEFENCES:
-        base = DEFENCES[row.trains]
-        options = {name: recipe.get(name) if value is None else value for name, value in base.options.items()}
-        register(replace(base, name=row.name, options=options))
+    if row.name in DEFENCES and row.name not in _VARIANTS:
+        return
+    DEFENCES.pop(row.name, None)
+    base = DEFENCES[row.trains]
+    options = {name: recipe.get(name) if value is None else value for name, value in base.options.items()}
+    register(replace(base, name=row.name, options=options))
+    _VARIANTS.add(row.name)

@@ -19,6 +19,14 @@ def test_a_variant_has_the_recipe_of_its_defence_and_its_own_options(tmp_path):
     assert (lab.settings(default).epochs, lab.settings(light).epochs) == (4, 2)
 
 
+def test_a_variant_of_one_name_has_the_recipe_of_each_experiment(tmp_path, monkeypatch):
+    light = SMALL.rows[2]
+    weight = laboratory(tmp_path / "first").options(light)["sr_weight"]
+    penalties = {"sr+jr": {**RECIPES["digits"].penalties["sr+jr"], "sr_weight": 2 * weight}}
+    monkeypatch.setitem(RECIPES, "digits", replace(RECIPES["digits"], penalties=penalties))
+    assert laboratory(tmp_path / "second").options(light)["sr_weight"] == 2 * weight
+
+
 def test_a_variant_is_optimised_as_the_recipe_has_it_for_its_defence(tmp_path, monkeypatch):
     own = {"optimizer": "sgd", "learning_rate": 0.2}
     monkeypatch.setitem(RECIPES, "digits", replace(RECIPES["digits"], optimization={"sr+jr": own}))
