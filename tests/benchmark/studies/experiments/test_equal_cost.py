@@ -95,7 +95,7 @@ def test_costs_are_measured_first_and_decide_the_epochs(tmp_path, monkeypatch):
     assert all(set(one["robust"]) == {"linf 0.02", "linf 0.05"} for one in points)
     text = (tmp_path / "report.md").read_text()
     assert text.index("## linf 0.02: robust accuracy, %") < text.index("## All rows")
-    assert "Trained with the suite's settings:\n\n- jr: jr_weight 0.02\n\n" in text
+    assert "Trained with the suite's defaults but for these rows:\n\n- jr: jr_weight 0.02\n\n" in text
     rmtree(tmp_path / "checkpoints")  # what is done needs no weights
     again, said = run(tmp_path, COST, rows=("jr",))
     assert again.complete
