@@ -30,15 +30,7 @@ from art_sensreg.utils.files import usable_folder
 
 
 def main():
-    parser = OneLineParser(prog="adaptive.py", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("defence", choices=tuple(DEFENCES), metavar="defence")
-    parser.add_argument("--surrogate", type=Path, action="append", default=[])
-    parser.add_argument("--eps", type=sizes, default=(0.1, 0.2, 0.3))
-    parser.add_argument("--audit-eps", type=sizes, default=(0.2,), help="sizes at which the model is audited")
-    parser.add_argument("--test-size", type=whole_number, default=500)
-    parser.add_argument("--data-dir")
-    parser.add_argument("--attacks-only", action="store_true", help="store the outcomes without writing the page")
+    parser = _parser()
     given = parser.parse_args()
     checkpoints = given.folder / "checkpoints"
     files = [checkpoints / f"{name}-seed0.safetensors" for name in (given.defence, "none")] + given.surrogate
@@ -58,17 +50,7 @@ def main():
         parser.error(str(error))
     if given.attacks_only:
         return
-    clean = (predicted_labels(classifier, dataset.x_test) == dataset.y_test).mean()
-    seconds = sum(outcome.seconds for found in stored.values() for outcome in found.values())
-    text = [
-        f"# {given.defence} on {dataset.name}, {settings.model}: AutoAttack, adaptive attacks, and the audit",
-        f"First {len(dataset.x_test)} test images, clean accuracy {100 * clean:.1f} %, one training seed "
-        f"({settings.epochs} epochs). Each adaptive attack sees every image that is classified correctly, with 100 "
-        f"steps for each start; robust accuracy with Wilson's 95 % interval. The attacks took {seconds / 60:.0f} "
-        "minutes.",
-        f"```\n{shlex.join(['python', 'benchmarks/adaptive.py', *sys.argv[1:]])}\n```",
-        adaptive_table(stored).as_markdown(),
-    ]
+    text = _tables(given.defence, settings, dataset, classifier, stored)
     for eps in given.audit_eps:
         report = audit(
             classifier,
@@ -84,6 +66,34 @@ def main():
         text.append(f"## Audit at {eps:g}\n\n{report.as_markdown()}")
     text.append(environment_line(environment("cpu")))
     write_text(given.folder / "adaptive.md", "\n\n".join(text) + "\n")
+
+
+def _parser():
+    parser = OneLineParser(prog="adaptive.py", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("defence", choices=tuple(DEFENCES), metavar="defence")
+    parser.add_argument("--surrogate", type=Path, action="append", default=[])
+    parser.add_argument("--eps", type=sizes, default=(0.1, 0.2, 0.3))
+    parser.add_argument("--audit-eps", type=sizes, default=(0.2,), help="sizes at which the model is audited")
+    parser.add_argument("--test-size", type=whole_number, default=500)
+    parser.add_argument("--data-dir")
+    parser.add_argument("--attacks-only", action="store_true", help="store the outcomes without writing the page")
+    return parser
+
+
+def _tables(defence, settings, dataset, classifier, stored):
+    """The parts of the page above the audits."""
+    clean = (predicted_labels(classifier, dataset.x_test) == dataset.y_test).mean()
+    seconds = sum(outcome.seconds for found in stored.values() for outcome in found.values())
+    return [
+        f"# {defence} on {dataset.name}, {settings.model}: AutoAttack, adaptive attacks, and the audit",
+        f"First {len(dataset.x_test)} test images, clean accuracy {100 * clean:.1f} %, one training seed "
+        f"({settings.epochs} epochs). Each adaptive attack sees every image that is classified correctly, with 100 "
+        f"steps for each start; robust accuracy with Wilson's 95 % interval. The attacks took {seconds / 60:.0f} "
+        "minutes.",
+        f"```\n{shlex.join(['python', 'benchmarks/adaptive.py', *sys.argv[1:]])}\n```",
+        adaptive_table(stored).as_markdown(),
+    ]
 
 
 if __name__ == "__main__":
