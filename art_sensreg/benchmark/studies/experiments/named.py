@@ -25,8 +25,8 @@ _LONG: dict[str, dict[str, Any]] = {
     "carried+sr+jr": {**_ADAM, "eps_step": 0.0825, "penalty_fraction": 0.4},
     "sr+jr": {},
 }
-# A third of the steps with three times the weights: on held-out training images SR and JR alone lost robustness at L-inf
-# 0.3 by longer training, and had clean accuracy to spare.
+# A third of the steps with three times the weights: on held-out training images longer training cost SR and JR alone
+# robustness at L-inf 0.3, and they had clean accuracy to spare.
 _SHORT = {"sr_weight": 3.0, "jr_weight": 0.3}
 # With decoupled weight decay, which held-out training images favoured in L2; the suite's rows have none. A fifth of it
 # is for many steps: with all images and 25 epochs 0.5 cost robustness at L-inf 0.3.

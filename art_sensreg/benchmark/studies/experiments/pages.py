@@ -127,7 +127,8 @@ def _trained_how(laboratory: Laboratory) -> list[str]:
             changed[str(row.of if budgets else row.name)] = values
     length = "Trained" if budgets else f"Trained for {laboratory.plan.settings.epochs} epochs,"
     lines = [f"- {name}: {values}" for name, values in changed.items()]
-    return [f"{length} with the suite's defaults{' but for these rows:' if lines else '.'}", "", *lines, *[""] * bool(lines)]
+    but = " but for these rows:" if lines else "."
+    return [f"{length} with the suite's defaults{but}", "", *lines, *[""] * bool(lines)]
 
 
 def ablation_table(laboratory: Laboratory, results: Results) -> Table:
