@@ -30,7 +30,8 @@ def test_pages_show_how_far_an_experiment_is(tmp_path):
     text = paths[1].read_text()
     assert "magic: there is no defence" in text
     assert "| sr+jr |" in text
-    assert "Trained for 4 epochs, with the suite's defaults but for these rows:\n\n- sr+jr_light: epochs 2, sigma 0.1\n" in text
+    how = "Trained for 4 epochs, with the suite's defaults but for these rows:\n\n- sr+jr_light: epochs 2, sigma 0.1\n"
+    assert how in text
     results = collected(lab)
     assert results.config.options == {"sr+jr_light": {"sigma": 0.1}}
     assert progress_table(results).rows == [["none", "1", "30", "30"], ["sr+jr", "1", "45", "45"]]
