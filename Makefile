@@ -32,7 +32,7 @@ test-machines: .venv/installed
 
 # What a GPU would do, without one: the tests marked `gpu` and those of tests/device on an emulated device.
 test-device: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p tests.device.plugin --assert=plain tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p tests.device.plugin --assert=plain -n 2 tests
 
 # docs/results/gpu.json and gpu.md, on a machine with a GPU: at most nine minutes. GPU="--emulated" does without one.
 gpu: .venv/installed

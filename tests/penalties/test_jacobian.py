@@ -68,7 +68,13 @@ def test_finite_difference_mean_and_variance(net, sigma):
     )
 
 
-@pytest.mark.parametrize("options", [{"estimator": "projection"}, {"estimator": "finite_difference", "sigma": 1e-3}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"estimator": "projection"},
+        pytest.param({"estimator": "finite_difference", "sigma": 1e-3}, marks=pytest.mark.slow),
+    ],
+)
 def test_many_probes_converge_to_exact(net, options):
     x, repeats = torch.rand(3, 6, dtype=torch.float64).repeat(2, 1), 200  # two draws of each image in a call
     estimates = torch.stack([JacobianPenalty(probes=5, **options)(net, x) for _ in range(repeats)]).detach()

@@ -63,7 +63,8 @@ def test_two_processes_train_as_one(tmp_path, fraction, adversary, gamma):
         assert b == pytest.approx(a, abs=1e-4 * loose)
 
 
-@pytest.mark.parametrize("reduction", ["mean", pytest.param("sum", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_two_processes_accumulate_and_train_a_loss_as_one(tmp_path, reduction):
     results = []
     for processes, accumulate in ((1, "1"), (2, "2")):
