@@ -87,7 +87,9 @@ class Bench:
 
 def make_bench(model: TimedModel, batch_size: int, steps: int, device: str, precision: str = "float32") -> Bench:
     """
-    Draw images and labels for a model: only the time matters, so they are random.
+    Draw images and labels for a model: only the time matters, so they are random. Those of a class share dark and light
+    pixels: of what cannot be learned, or not against the adversaries, penalties make a constant network, on which they
+    have no effect.
 
     Example:
     >>> from art_sensreg.benchmark.step_cost.loops import MODELS, make_bench
@@ -95,11 +97,12 @@ def make_bench(model: TimedModel, batch_size: int, steps: int, device: str, prec
     (24, 1, 28, 28)
     """
     rng = np.random.default_rng(0)
-    parts = [
-        (rng.random((n, *model.input_shape), dtype=np.float32), rng.permutation(n) % CLASSES)
-        for n in (steps * batch_size, PREDICT_IMAGES)
-    ]
-    dataset = Dataset(name="random", x_train=parts[0][0], y_train=parts[0][1], x_test=parts[1][0], y_test=parts[1][1])
+    light = rng.integers(2, size=(CLASSES, *model.input_shape)).astype(np.float32)
+    y_train, y_test = (rng.permutation(n) % CLASSES for n in (steps * batch_size, PREDICT_IMAGES))
+    x_train, x_test = (
+        0.8 * light[y] + 0.2 * rng.random((len(y), *model.input_shape), dtype=np.float32) for y in (y_train, y_test)
+    )
+    dataset = Dataset(name="random", x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
     spec = TrainingSpec(
         dataset=dataset,
         model=model.architecture,

@@ -42,8 +42,9 @@ def step_cost_page(data: StepCostResults) -> str:
         "# What a training step costs",
         f"```\n{data.command}\n```",
         f"Environment: {environment}.",
-        f"Random images, batches of {config['batch_size']}, {config['precision']}; {config['repeats']} paired repeats, "
-        f"{config['slow_repeats']} of the slow variants; {data.minutes:.1f} minutes in all.",
+        f"Random images, whose classes can be learned; batches of {config['batch_size']}, {config['precision']}; "
+        f"{config['repeats']} paired repeats, {config['slow_repeats']} of the slow variants; "
+        f"{data.minutes:.1f} minutes in all.",
         NOTES,
     ]
     rises = [record.memory for model in data.models for record in model.variants if record.memory]

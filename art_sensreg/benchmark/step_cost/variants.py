@@ -29,6 +29,7 @@ from art_sensreg.benchmark.step_cost.loops import (
 )
 from art_sensreg.penalties import JacobianPenalty, SensitivityPenalty
 from art_sensreg.penalty_lists import Penalty
+from art_sensreg.presets import PRESETS
 from art_sensreg.trainers import SensRegTrainer
 from art_sensreg.training.config import CHEAP_FRACTION
 
@@ -61,6 +62,11 @@ UNITS: dict[str, Callable[[Bench], Run]] = {
     "predict": predict_loop,
     "gradient": gradient_loop,
 }
+
+
+# Larger weights make a constant network.
+_PRESET = PRESETS["mnist"]
+_CARRIED = SensitivityPenalty(weight=_PRESET.carried_sr), JacobianPenalty(weight=_PRESET.carried_jr)
 
 
 def _trainer(*penalties: Penalty, adversary: Adversary | None = None, **settings: Any) -> Callable[[Bench], Run]:
@@ -154,22 +160,20 @@ VARIANTS = {
         Variant(
             "carried+sr+jr",
             "the same, with SR and JR over its step on half of each batch, as in the suite",
-            _trainer(
-                SensitivityPenalty(), JacobianPenalty(), adversary=CarriedAdversary(eps=0.3), penalty_fraction=0.5
-            ),
+            _trainer(*_CARRIED, adversary=CarriedAdversary(eps=0.3), penalty_fraction=0.5),
             memory=True,
         ),
         Variant(
             "carried+sr+jr-whole",
             "the same, on the whole of each batch",
-            _trainer(SensitivityPenalty(), JacobianPenalty(), adversary=CarriedAdversary(eps=0.3)),
+            _trainer(*_CARRIED, adversary=CarriedAdversary(eps=0.3)),
         ),
         Variant(
             "free+sr+jr",
             "perturbations moved by the gradient of the training step, with SR and JR between clean and perturbed ones",
             _trainer(
-                SensitivityPenalty(),
-                JacobianPenalty(),
+                SensitivityPenalty(weight=_PRESET.free_sr),
+                JacobianPenalty(weight=_PRESET.free_jr),
                 adversary=CarriedAdversary(eps=0.3, free=True, pair="adversarial"),
             ),
         ),
