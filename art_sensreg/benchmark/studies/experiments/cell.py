@@ -189,10 +189,10 @@ _VARIANTS: set[str] = set()
 
 def _register(row: Row, recipe: Mapping[str, Any]) -> None:
     """A variant of a defence under the row's name, with the data set's recipe for the defence that it is made of."""
-    if row.name in DEFENCES and row.name not in _VARIANTS:
+    if row.name in DEFENCES and (row.name not in _VARIANTS or row.trains == row.name):
         return
-    DEFENCES.pop(row.name, None)
     base = DEFENCES[row.trains]
+    DEFENCES.pop(row.name, None)
     options = {name: recipe.get(name) if value is None else value for name, value in base.options.items()}
     register(replace(base, name=row.name, options=options))
     _VARIANTS.add(row.name)
