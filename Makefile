@@ -1,4 +1,4 @@
-# Each target makes .venv if it is missing. PYTHON chooses the interpreter that makes it.
+# Each target but the wheel's makes .venv if it is missing. PYTHON chooses the interpreter that makes it.
 PYTHON ?= python3
 BIN := .venv/bin
 TESTS := $(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
@@ -59,8 +59,8 @@ docs: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python docs/notebooks/execute.py --check
 
 # The wheel in an empty environment: `art-sensreg bench` ends with its table, `audit` runs on a network in a file.
-test-wheel: .venv/installed
-	bash tests/wheel.sh
+test-wheel:
+	PYTHON=$(PYTHON) bash tests/wheel.sh
 
 # The notebook of the documentation: execute it and store its outputs.
 notebook: .venv/installed

@@ -6,8 +6,10 @@ cd "$(dirname "$0")/.."
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 unset PYTHONPATH
-.venv/bin/pip wheel --quiet --no-deps --wheel-dir "$folder" .
-python3 -m venv "$folder/venv"
+${PYTHON:-python3} -m venv "$folder/venv"
+mkdir "$folder/sources"  # the build writes beside them, where another may be under way
+git ls-files -z | tar --null --ignore-failed-read -T - -c | tar -x -C "$folder/sources"
+"$folder/venv/bin/pip" wheel --quiet --no-deps --wheel-dir "$folder" "$folder/sources"
 "$folder/venv/bin/pip" install --quiet -c constraints.txt "$folder"/*.whl
 cd "$folder"
 cat > my_net.py <<'END'

@@ -64,6 +64,14 @@ class Choice:
             if not any(_same_size(size, one) for one in known):
                 there = ", ".join(f"{norm}:{eps:.4g}" for norm, eps in sorted(known, reverse=True))
                 raise ValueError(f"`--sizes` names {size[0]}:{size[1]:.4g}; the sizes of this experiment: {there}")
+        for seed in self.seeds or ():
+            most = max(row.seeds for row in laboratory.rows if self.rows is None or row.name in self.rows)
+            if seed >= most:
+                raise ValueError(f"`--seeds` names {seed}; the seeds of these rows: {', '.join(map(str, range(most)))}")
+        if not self.units(laboratory):
+            chosen = {"--only": self.rows, "--kinds": self.kinds, "--sizes": self.sizes}
+            named = ", ".join(f"`{name}`" for name, value in chosen.items() if value)
+            raise ValueError(f"{named}: this experiment has nothing of that kind for these rows")
 
     def units(self, laboratory: Laboratory) -> list[Unit]:
         """The units of its part, each for as many images as it allows."""

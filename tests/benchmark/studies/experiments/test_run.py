@@ -128,6 +128,8 @@ def test_what_is_not_there_is_refused(tmp_path):
         ({"rows": ("nine",)}, "`--only` is 'nine'"),
         ({"kinds": ("dance",)}, "`--kinds` is 'dance'"),
         ({"sizes": (("linf", 7.0),)}, "`--sizes` names linf:7; the sizes of this experiment: "),
+        ({"seeds": (0, 7)}, "`--seeds` names 7; the seeds of these rows: 0"),
+        ({"rows": ("none",), "kinds": ("aimed",)}, "`--only`, `--kinds`: this experiment has nothing of that kind"),
     ):
         with pytest.raises(ValueError, match=reason):
             Choice(**choice).check(laboratory(tmp_path))
