@@ -43,6 +43,8 @@ class PenaltySettings:
         (needs about 15 epochs), or the training images with `noisy` copies of themselves (better in shorter runs).
     :param free_sr: Weight of SR with a free carried adversary.
     :param free_jr: Weight of JR with a free carried adversary.
+    :param free_step: Step of a free carried adversary, as a share of its eps: the more visits, the smaller.
+    :param free_fraction: Part of each batch on which the penalties are measured with it.
     :param fire: Weight of FIRE.
     :param graddiv: Weight of GradDiv.
     :param kl: Factor of `KL / N` in Adv-BNN. The evidence lower bound has 1; with so many more weights than images,
@@ -60,6 +62,8 @@ class PenaltySettings:
     free_pair: str = "adversarial"
     free_sr: float = 0.5
     free_jr: float = 0.05
+    free_step: float = 0.125
+    free_fraction: float = 0.5
     fire: float = 5.0
     graddiv: float = 0.07
     kl: float = 0.004
@@ -68,10 +72,12 @@ class PenaltySettings:
 PRESETS = {
     "digits": PenaltySettings(
         sr_weight=0.3, jr_alone=0.1, adversarial_sr=0.03, adversarial_jr=0.003, fire=1.0,
-        free_pair="noisy", free_sr=1.0, free_jr=0.1,
+        free_pair="noisy", free_sr=1.0, free_jr=0.1, free_step=0.25, free_fraction=1.0,
     ),
     "mnist": PenaltySettings(),
-    "cifar10": PenaltySettings(sigma=0.1, carried_sr=0.01, carried_jr=0.001),
+    "cifar10": PenaltySettings(
+        sigma=0.1, carried_sr=0.01, carried_jr=0.001, free_step=0.25, free_fraction=1.0,
+    ),
 }  # fmt: skip
 
 

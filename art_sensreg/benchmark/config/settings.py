@@ -85,7 +85,13 @@ def _penalties(preset: PenaltySettings) -> dict[str, dict[str, Any]]:
         "sr+jr-cheap": both,
         **dict.fromkeys(_HYBRIDS, hybrid),
         "carried+sr+jr": {"sr_weight": preset.carried_sr, "jr_weight": preset.carried_jr},
-        "free+sr+jr": {"pair": preset.free_pair, "sr_weight": preset.free_sr, "jr_weight": preset.free_jr},
+        "free+sr+jr": {
+            "pair": preset.free_pair,
+            "sr_weight": preset.free_sr,
+            "jr_weight": preset.free_jr,
+            "step_share": preset.free_step,
+            "penalty_fraction": preset.free_fraction,
+        },
         "fire": {"weight": preset.fire},
         "graddiv": {"weight": preset.graddiv},
         "adv-bnn": {"kl_weight": preset.kl},
@@ -111,7 +117,7 @@ RECIPES = {
         learning_rate=3e-3,
         test_size={"smoke": 200, "quick": 1000, "full": 10000},
         penalties=_penalties(PRESETS["mnist"]),
-        optimization={"carried": _SGD, "carried+sr+jr": _SGD},
+        optimization=dict.fromkeys(("carried", "carried+sr+jr", "free+sr+jr"), _SGD),
     ),
     "cifar10": Recipe(
         model="resnet-small",

@@ -89,7 +89,11 @@ def _carried(options: Options) -> Adversary:
         for name in ("eps_step", "clean_fraction", "norm", "pair", "free")
         if options.get(name) is not None
     }
-    return CarriedAdversary(eps=options["eps"] * options["eps_scale"], **chosen)
+    eps = options["eps"] * options["eps_scale"]
+    if "step_share" in options:  # of its eps; a step in input units goes before
+        check_number("step_share", options["step_share"], minimum=0.0, exclusive=True)
+        chosen.setdefault("eps_step", eps * options["step_share"])
+    return CarriedAdversary(eps=eps, **chosen)
 
 
 def _fire(options: Options) -> list[Penalty]:
@@ -244,7 +248,7 @@ OURS = (
         "Perturbations moved by the gradient of the training step, with SR and JR at the perturbed images",
         f"{_ATTA}; {_PAPER}",
         _both,
-        {**_CARRIED, "pair": None, "free": True, **_WEIGHTS},
+        {**_CARRIED, "step_share": None, "pair": None, "free": True, **_WEIGHTS, "penalty_fraction": None},
         adversary=_carried,
         norms=_STEEPEST,
     ),

@@ -60,6 +60,17 @@ def test_what_a_free_adversary_is_compared_with_is_that_of_the_data_set():
     assert DEFENCES["free+sr+jr"].adversary(chosen).pair == "noisy"
 
 
+@pytest.mark.parametrize(("dataset", "share", "fraction"), [("digits", 0.25, 1.0), ("mnist", 0.125, 0.5)])
+def test_the_step_of_a_free_adversary_is_a_share_of_its_eps(dataset, share, fraction):
+    defence, recipe = DEFENCES["free+sr+jr"], RECIPES[dataset].penalties["free+sr+jr"]
+    options = resolve_options("free+sr+jr", {}, {"eps": 0.1, "norm": "linf", **recipe})
+    assert defence.adversary(options).step == pytest.approx(0.11 * share)
+    assert options["penalty_fraction"] == fraction
+    assert defence.adversary({**options, "eps_step": 0.02}).step == 0.02
+    with pytest.raises(ValueError, match="`step_share` is 0"):
+        defence.adversary({**options, "step_share": 0})
+
+
 def test_options_of_sensitivity_regularisation_reach_its_penalty():
     (penalty,) = DEFENCES["sr"].penalties(options_of("sr", sr_weight=2.0, noise="uniform", sigma=0.2, probes=3))
     assert penalty == SensitivityPenalty(weight=2.0, noise="uniform", sigma=0.2, probes=3)

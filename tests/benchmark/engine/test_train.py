@@ -20,7 +20,11 @@ REASONS = {
 
 
 # Those that take longest and have a test of their own.
-LONG = ("art-total-var-min", "art-smoothadv", "art-smoothmix", "art-macer")
+LONG = (
+    *("art-total-var-min", "art-smoothadv", "art-smoothmix", "art-macer", "art-smoothadv-fixed", "art-smoothmix-fixed"),
+    *("art-jpeg", "art-spatial-smoothing", "art-feature-squeezing", "art-class-labels", "art-class-labels-fixed"),
+    *("art-output-noise", "art-rounded", "art-reverse-sigmoid", "art-high-confidence"),
+)
 
 
 def baseline(name: str):
