@@ -62,7 +62,7 @@ class PenaltySettings:
     free_pair: str = "adversarial"
     free_sr: float = 0.5
     free_jr: float = 0.05
-    free_step: float = 0.125
+    free_step: float = 0.0625
     free_fraction: float = 0.5
     fire: float = 5.0
     graddiv: float = 0.07
