@@ -228,9 +228,10 @@ def search_settings(
         done = {trial.number: trial for trial in trials.of(defence, number)}
         _check_spaces(trials.path, asked, done)
         wanted = [trial for trial in asked if trial.number not in done or done[trial.number].crashed]
-        if wanted:
-            trials.add(_measured(search, wanted, out / "work", minutes, say))
-        found = ranked([trial for trial in trials.of(defence, number) if trial.number in alive])
+        new = _measured(search, wanted, out / "work", minutes, say) if wanted else []
+        trials.add(new)
+        over = {trial.number for trial in wanted} - {trial.number for trial in new}  # crashed before, and no time now
+        found = ranked([trial for trial in trials.of(defence, number) if trial.number in set(alive) - over])
         if len(found) < len(alive):
             return None
         alive = [trial.number for trial in found[: math.ceil(len(found) / 2)]]
@@ -277,6 +278,8 @@ def _measured(
             found.append(replace(trial, clean=run.clean_accuracy, robust=robust, seconds=seconds))
         elif run.status != "ok":
             crashed = run.status == "error"
+            if crashed and not done.rest_done and not any(line.startswith(f"{name} ") for line in done.failures):
+                continue  # it crashed in an earlier call, and the time of this one was over before it
             found.append(replace(trial, reason=run.reason or "", crashed=crashed))  # it has no score
     return found
 

@@ -138,6 +138,8 @@ def test_what_crashes_is_told_from_what_does_not_apply(tmp_path, monkeypatch):
         broken = search_settings(search, "jr", tmp_path, say=lambda line: None)
     assert (broken.clean, broken.crashed) == (None, True)
     assert "no memory" in broken.reason
+    no_time = {"minutes": 1e-9, "say": lambda line: None}
+    assert search_settings(search, "jr", tmp_path, **no_time) is None
     assert search_settings(search, "jr", tmp_path, say=lambda line: None).clean is not None
 
 
