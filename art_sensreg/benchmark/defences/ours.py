@@ -77,8 +77,10 @@ def _trades(options: Options) -> Adversary:
     return TRADES(**_some(options, "eps", "norm", "pair", "max_iter", "beta"))
 
 
-# Trained at `eps_scale` times the size that is attacked.
-_CARRIED: Options = {"eps": None, "eps_scale": 1.1, "eps_step": None, "clean_fraction": 0.0, "norm": None}
+# Trained at `eps_scale` times the size that is attacked; a step is the share `step_share` of that, or `eps_step`.
+_CARRIED: Options = {
+    "eps": None, "eps_scale": 1.1, "eps_step": None, "step_share": None, "clean_fraction": 0.0, "norm": None,
+}  # fmt: skip
 _ATTA = "Zheng et al. 2020, arXiv 1912.11969"
 
 
@@ -90,7 +92,7 @@ def _carried(options: Options) -> Adversary:
         if options.get(name) is not None
     }
     eps = options["eps"] * options["eps_scale"]
-    if "step_share" in options:  # of its eps; a step in input units goes before
+    if options["step_share"] is not None:
         check_number("step_share", options["step_share"], minimum=0.0, exclusive=True)
         chosen.setdefault("eps_step", eps * options["step_share"])
     return CarriedAdversary(eps=eps, **chosen)
@@ -248,7 +250,7 @@ OURS = (
         "Perturbations moved by the gradient of the training step, with SR and JR at the perturbed images",
         f"{_ATTA}; {_PAPER}",
         _both,
-        {**_CARRIED, "step_share": None, "pair": None, "free": True, **_WEIGHTS, "penalty_fraction": None},
+        {**_CARRIED, "pair": None, "free": True, **_WEIGHTS, "penalty_fraction": None},
         adversary=_carried,
         norms=_STEEPEST,
     ),

@@ -62,7 +62,7 @@ Space = Mapping[str, Around | Times | Among | Together]
 
 # Training beyond the size of the attack, and below it.
 _EPS = {"eps": Times(0.9, 1.2)}
-_CARRIED = {"eps_scale": Times(0.8, 1.1), "eps_step": Times(0.5, 2.0)}  # the scale's default is above 1
+_CARRIED = {"eps_scale": Times(0.8, 1.1), "eps_step": Times(0.1, 2.0)}  # the scale's default is above 1
 _CLEAN = {"clean_fraction": Among((0.0, 0.25, 0.5))}
 _PENALTIES = {"sr_weight": Around(10.0), "jr_weight": Around(10.0)}
 _SR_JR: Space = {"sigma": Around(2.0), **_PENALTIES}

@@ -71,6 +71,13 @@ def test_the_step_of_a_free_adversary_is_a_share_of_its_eps(dataset, share, frac
         defence.adversary({**options, "step_share": 0})
 
 
+@pytest.mark.parametrize("name", ["carried", "carried+sr+jr"])
+def test_the_step_of_a_carried_adversary_may_be_a_share_of_its_eps_too(name):
+    options = options_of(name)
+    assert DEFENCES[name].adversary(options).step == pytest.approx(0.055)
+    assert DEFENCES[name].adversary({**options, "step_share": 0.125}).step == pytest.approx(0.11 / 8)
+
+
 def test_options_of_sensitivity_regularisation_reach_its_penalty():
     (penalty,) = DEFENCES["sr"].penalties(options_of("sr", sr_weight=2.0, noise="uniform", sigma=0.2, probes=3))
     assert penalty == SensitivityPenalty(weight=2.0, noise="uniform", sigma=0.2, probes=3)
