@@ -51,6 +51,7 @@ _CARRIED: dict[str, Mapping[str, Any]] = {
     "pair-noisy": {"pair": "noisy"},
     "eps-step-full": {"eps_step": 0.3},
     "eps-step-quarter": {"eps_step": 0.075},
+    "eps-step-eighth": {"eps_step": 0.0375},
     "free": {"free": True},
     "eps-1": {"eps_scale": 1.0},
     "whole-batch": {"penalty_fraction": 1.0},
@@ -79,6 +80,8 @@ def variants() -> tuple[Variant, ...]:
             name, settings = f"{defence}_{activation}", {"activation": activation}
             found.append(Variant(name=name, defence=defence, of=defence, options=general, settings=settings))
     found.append(Variant(name="carried", defence="carried", of="carried+sr+jr", options=_ADAM))
+    eighth = {**_ADAM, "eps_step": 0.0375}
+    found.append(Variant(name="carried_eps-step-eighth", defence="carried", of="carried+sr+jr", options=eighth))
     # A step of it costs 2.3 plain ones and one with the penalties 2.9: the time of their 6 epochs buys 8.
     equal_cost = {"epochs": 8}
     found.append(
