@@ -28,7 +28,7 @@ def settings_of(digits, *surrogates):
 
 
 @pytest.mark.parametrize(("attack", "norm"), DEFINED)
-@pytest.mark.parametrize("name", ["cnn-small", "resnet-small"])
+@pytest.mark.parametrize("name", ["cnn-small", pytest.param("resnet-small", marks=pytest.mark.slow)])
 def test_all_attacks_run_unchanged(digits, name, attack, norm):
     if name == "resnet-small" and not (ATTACKS[attack].art or norm == "linf"):
         pytest.skip("the attack's own tests have other models")

@@ -97,6 +97,7 @@ def test_when_one_process_dies_the_job_fails_and_can_be_resumed(tmp_path):
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(first["weights"], second["weights"], strict=True))
 
 
+@pytest.mark.slow
 def test_all_processes_end_with_one_model_also_when_one_of_them_stops(tmp_path):
     done = run(SCRIPT, tmp_path / "stopped.pt", processes=2, NORM="batch", STOP="9")
     assert done.returncode == 0, done.stderr
