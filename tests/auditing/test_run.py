@@ -76,9 +76,7 @@ def test_an_untrained_model_has_a_report(digits):
     assert "ERROR" not in {check.status for check in report.checks}
 
 
-@pytest.mark.parametrize(
-    ("norm", "eps"), [pytest.param(2, 0.5, marks=pytest.mark.slow), ("l1", 2.0), (np.inf, 0.1)]
-)
+@pytest.mark.parametrize(("norm", "eps"), [pytest.param(2, 0.5, marks=pytest.mark.slow), ("l1", 2.0), (np.inf, 0.1)])
 def test_no_failure_in_any_norm(digits, plain, norm, eps):
     report = report_of(plain, digits, 40, eps=eps, norm=norm, twin=plain)
     assert report.verdict == "no failure detected"

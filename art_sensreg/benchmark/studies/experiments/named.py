@@ -127,6 +127,7 @@ EQUAL_COST = (
         others=(
             *_variants("adam", _ADAM, _CARRIED, seeds=2, points=300),
             *_variants("adam", _FREE_ADAM, ("free+sr+jr",), points=300),
+            *_variants("small-steps", _SMALL_STEPS, _CARRIED, points=300),
             *_variants("decay", _DECAY, _ADVERSARIAL, points=300),
             *_variants("sgd", _SGD, ("at", "trades"), points=300),
             Row(name="fbf_clipped", defence=_FBF.defence, options=_CLIPPED, points=300),
