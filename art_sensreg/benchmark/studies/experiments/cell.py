@@ -162,13 +162,14 @@ class Laboratory:
     def others(self, cell: Cell) -> dict[str, Target | None]:
         """
         The trained models of a seed, by the names that the suite's audit and transfer attacks know them by; a row with
-        fewer seeds stands in with its last one.
+        fewer seeds stands in with its last one. Of several rows that train the same defence it is this cell's, or else
+        the first.
         """
         found: dict[str, Target | None] = {cell.name: cell.target}
         for row in self.rows:
             other = self.cell(row, min(cell.seed, row.seeds - 1))
             if row.name != cell.name and other.trained and other.has_weights and not is_random(row.name):
-                found[row.trains] = other.target
+                found.setdefault(row.trains, other.target)
         return found
 
     def options(self, row: Row) -> dict[str, Any]:
