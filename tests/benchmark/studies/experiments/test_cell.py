@@ -60,5 +60,8 @@ def test_the_others_of_a_seed_are_known_by_the_names_of_their_defences(tmp_path)
     run(tmp_path, rows=("sr+jr", "none", "sr+jr_light"), kinds=("train",))
     lab = laboratory(tmp_path)
     assert set(lab.others(lab.cell(lab.rows[1], 1))) == {"sr+jr", "none"}
+    first, light = (lab.cell(row, 0) for row in lab.rows[1:])
+    assert lab.others(first)["sr+jr"] is first.target  # and not that of the variant, which comes later
+    assert lab.others(light)["sr+jr_light"] is light.target
     assert is_random("rse")
     assert not is_random("sr")
