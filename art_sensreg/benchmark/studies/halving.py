@@ -229,7 +229,8 @@ def search_settings(
         _check_spaces(trials.path, asked, done)
         wanted = [trial for trial in asked if trial.number not in done or done[trial.number].crashed]
         new = _measured(search, wanted, out / "work", minutes, say) if wanted else []
-        trials.add(new)
+        if new:
+            trials.add(new)
         over = {trial.number for trial in wanted} - {trial.number for trial in new}  # crashed before, and no time now
         found = ranked([trial for trial in trials.of(defence, number) if trial.number in set(alive) - over])
         if len(found) < len(alive):
