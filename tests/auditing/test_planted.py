@@ -28,7 +28,7 @@ NOT_FOUND = set(re.findall(r"`(\w+)`", PAGE.split("### Not found")[1]))
 # Enough of each kind for every run of the tests; the slow tests take all.
 FEW_HONEST, MORE_HONEST = ("linear", "tiny_mlp", "sr_jr"), ("plain", "fast_adversarial")
 # Faults that have a twin in the table, found by the same checks.
-TWINS = ("purification_by_func_grad", "quantisation_in_preprocessor")
+TWINS = ("purification_by_func_grad",)
 
 
 def fault(model: str, checks: list[str]):
