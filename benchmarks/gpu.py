@@ -12,7 +12,6 @@ import shlex
 import sys
 import time
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NoReturn
 
@@ -100,12 +99,10 @@ def has_gpu(emulated: bool) -> bool:
 def machine(emulated: bool) -> dict[str, str]:
     import torch
 
-    try:
-        own = version("art_sensreg")
-    except PackageNotFoundError:
-        own = "not installed"
+    from art_sensreg import __version__
+
     device = "emulated on the CPU's memory" if emulated else torch.cuda.get_device_name()
-    return {"device": device, "torch": torch.__version__, "python": sys.version.split()[0], "art_sensreg": own}
+    return {"device": device, "torch": torch.__version__, "python": sys.version.split()[0], "art_sensreg": __version__}
 
 
 if __name__ == "__main__":

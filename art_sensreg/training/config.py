@@ -62,7 +62,7 @@ class TrainingConfig:
         taken again at weights moved by this share of their norm in the direction in which the loss rises, with the same
         perturbed images. The paper: 0.005 to 0.01; 0 switches it off.
     :param precision: `float32`, or `bfloat16` / `float16` for mixed precision with `torch.amp` (float16 with a gradient
-        scaler). With penalties that divide by less than `LOW_PRECISION_SIGMA` (of `training.numerics.step_module`)
+        scaler). With penalties that divide by less than `LOW_PRECISION_SIZES` (of `training.numerics.step_module`)
         the steps are computed in float32, which a warning says.
     :param device: Where to train: anything that `torch.device` accepts, index included. The classifier moves there and
         stays there. None: where it is.

@@ -117,8 +117,9 @@ def test_the_recipe_for_timm(tmp_path, monkeypatch, few_checks):
     exec(recipe("audit_timm.py"), names)
     assert [check.status for check in names["report"].checks] == ["PASS"] * 3
     mean, std = (np.array(config[name], dtype=np.float32).reshape(3, 1, 1) for name in ("mean", "std"))
-    expected = made((torch.tensor(x) - torch.tensor(mean)) / torch.tensor(std)).detach().numpy()
-    np.testing.assert_allclose(names["classifier"].predict(x), expected, rtol=1e-4, atol=1e-5)
+    predicted = names["classifier"].predict(x)
+    expected = made.cpu()((torch.tensor(x) - torch.tensor(mean)) / torch.tensor(std)).detach().numpy()
+    np.testing.assert_allclose(predicted, expected, rtol=1e-4, atol=1e-5)
 
 
 # --- the tables of docs/layers.md -------------------------------------------------------------------------------------

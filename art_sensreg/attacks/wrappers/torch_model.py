@@ -43,7 +43,8 @@ def differentiable_model(classifier: PyTorchClassifier, surrogates: bool = True)
 
     Example:
     >>> from art_sensreg.attacks import differentiable_model
-    >>> classifier = PyTorchClassifier(nn.Identity(), nn.CrossEntropyLoss(), (2,), 2, preprocessing=(0.5, 2.0))
+    >>> settings = {"preprocessing": (0.5, 2.0), "device_type": "cpu"}
+    >>> classifier = PyTorchClassifier(nn.Identity(), nn.CrossEntropyLoss(), (2,), 2, **settings)
     >>> differentiable_model(classifier)(torch.tensor([[0.5, 2.5]]))
     tensor([[0., 1.]])
     """

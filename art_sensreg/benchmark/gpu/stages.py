@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from art_sensreg.benchmark.gpu.records import Row
 from art_sensreg.benchmark.step_cost.loops import epoch_loop, make_bench
 from art_sensreg.benchmark.step_cost.memory import cuda_peak
 from art_sensreg.benchmark.step_cost.timing import seconds_of
-from art_sensreg.benchmark.step_cost.variants import VARIANTS
+from art_sensreg.benchmark.step_cost.variants import GPU_VARIANTS
 from art_sensreg.penalties import FisherRaoPenalty, JacobianPenalty, SensitivityPenalty
 from art_sensreg.training.validation import ValidationAttack
 from art_sensreg.utils.precision import full_float32
@@ -39,21 +40,23 @@ class Size:
     """
     How much is measured.
 
-    :param batches: Batch sizes of the step cost.
-    :param models: Models of the step cost.
+    :param timed: Models, batch sizes and precisions of the step cost.
     :param steps: Steps of a timed epoch.
     :param repeats: Timed repeats.
     :param images: Images of the other stages.
     """
 
-    batches: tuple[int, ...] = (128, 512)
-    models: tuple[str, ...] = ("cnn-small", "preact-resnet18")
+    timed: tuple[tuple[str, int, str], ...] = (
+        ("cnn-small", 128, "float32"),
+        ("cnn-small", 512, "float32"),
+        ("preact-resnet18", 128, "bfloat16"),
+    )
     steps: int = 20
-    repeats: int = 5
+    repeats: int = 3
     images: int = 2560
 
 
-REDUCED = Size(batches=(8, 16), models=("cnn-small",), steps=2, repeats=1, images=80)
+REDUCED = Size(timed=(("cnn-small", 8, "float32"), ("cnn-small-bn", 8, "bfloat16")), steps=2, repeats=1, images=80)
 """For a device that is emulated: that every stage runs, not how fast."""
 
 
@@ -98,25 +101,25 @@ def waits(size: Size) -> list[Row]:
 def step_cost(size: Size) -> list[Row]:
     """Time of an epoch over that of a plain PyTorch loop, and its peak memory."""
     records: list[Row] = []
-    for model in size.models:
-        for batch in size.batches:
-            bench = make_bench(MODELS[model], batch, size.steps, "cuda")
-            plain = epoch_loop(bench)
-            plain()
-            for name in ("plain", "sr+jr", "sr+jr-cheap", "jr-projection", "fgsm"):
-                run = VARIANTS[name].prepare(bench)
-                run()
-                pairs = [(seconds_of(plain, GPU), seconds_of(run, GPU)) for _ in range(size.repeats)]
-                records.append(
-                    {
-                        "model": model,
-                        "batch_size": batch,
-                        "variant": name,
-                        "milliseconds": 1000 * median(own for _, own in pairs) / size.steps,
-                        "ratio": median(own / unit for unit, own in pairs),
-                        "megabytes": cuda_peak(run, GPU),
-                    }
-                )
+    for model, batch, kind in size.timed:
+        bench = make_bench(MODELS[model], batch, size.steps, "cuda", kind)
+        plain = epoch_loop(bench)
+        plain()
+        for variant in GPU_VARIANTS:
+            run = variant.prepare(bench)
+            run()
+            pairs = [(seconds_of(plain, GPU), seconds_of(run, GPU)) for _ in range(size.repeats)]
+            records.append(
+                {
+                    "model": model,
+                    "batch_size": batch,
+                    "precision": kind,
+                    "variant": variant.name,
+                    "milliseconds": 1000 * median(own for _, own in pairs) / size.steps,
+                    "ratio": median(own / unit for unit, own in pairs),
+                    "megabytes": cuda_peak(run, GPU),
+                }
+            )
     return records
 
 
@@ -195,24 +198,28 @@ def resume(size: Size) -> list[Row]:
 def precision(size: Size) -> list[Row]:
     """The penalties in bfloat16 and with TF32 against float32, by the size of the noise; and a training in bfloat16."""
     model = make_classifier("cnn-small", "gpu").model.to(GPU)
-    x = torch.from_numpy(separable_images(64, MODELS["cnn-small"].input_shape)[0]).to(GPU)
+    images, labels = (torch.from_numpy(part).to(GPU) for part in separable_images(64, MODELS["cnn-small"].input_shape))
+    x = images.requires_grad_()
+    (gradient,) = torch.autograd.grad(functional.cross_entropy(model(x), labels), x)
+    noise = torch.randn(x.shape, generator=torch.Generator(GPU).manual_seed(0), device=GPU)
     records: list[Row] = []
 
-    def difference(sigma: float) -> float:
-        noise = torch.randn(x.shape, generator=torch.Generator(GPU).manual_seed(0), device=GPU)
+    def difference(direction: torch.Tensor, size: float) -> float:
         with torch.no_grad():
-            clean, noisy = model(x).float(), model(x + sigma * noise).float()
-        return float(functional.mse_loss(noisy, clean)) / sigma**2
+            clean, moved = model(x).float(), model(x + size * direction).float()
+        return float(functional.mse_loss(moved, clean)) / size**2
 
-    for sigma in (0.3, 0.1, 0.03, 0.01, 0.003, 0.001):
+    directions = {"noise": noise, "step along the gradient's sign": gradient.sign()}
+    for (what, direction), length in itertools.product(directions.items(), (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)):
         with full_float32(GPU):
-            expected = difference(sigma)
+            expected = difference(direction, length)
         with torch.autocast("cuda", dtype=torch.bfloat16):
-            low = difference(sigma)
+            low = difference(direction, length)
         torch.set_float32_matmul_precision("high")
-        middle = difference(sigma)
+        middle = difference(direction, length)
         torch.set_float32_matmul_precision("highest")
-        records.append({"sigma": sigma, "bfloat16": low / expected - 1, "tf32": middle / expected - 1})
+        errors = {"bfloat16": low / expected - 1, "tf32": middle / expected - 1}
+        records.append({"what": what, "size": length, **errors})
     data = separable_images(size.images, MODELS["cnn-small"].input_shape)
     penalties = [SensitivityPenalty(sigma=0.3), JacobianPenalty()]
     for name in ("float32", "bfloat16", "float16"):
@@ -231,7 +238,7 @@ STAGES: dict[str, tuple[Callable[[Size], list[Row]], int]] = {
     "agreement": (agreement, 60),
     "resume": (resume, 60),
     "precision": (precision, 60),
-    "step_cost": (step_cost, 150),
+    "step_cost": (step_cost, 140),
 }
 """Functions by name, each with the seconds that it may take."""
 

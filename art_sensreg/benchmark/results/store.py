@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from art_sensreg import __version__
 from art_sensreg.benchmark.config.settings import SuiteSettings
 from art_sensreg.benchmark.results.entries import AttackKey, AttackRecord
 from art_sensreg.benchmark.results.masks import has_mask, write_mask
@@ -30,7 +31,7 @@ def environment(device: str) -> dict[str, Any]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "art": version("adversarial-robustness-toolbox"),
-        "art_sensreg": version("art_sensreg"),
+        "art_sensreg": __version__,
         "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
         "processor": _processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from art.estimators.classification import PyTorchClassifier
 
-from art_sensreg.adversaries import Adversary, CarriedAdversary
+from art_sensreg.adversaries import PGD, Adversary, CarriedAdversary
 from art_sensreg.benchmark.defences.registry import DEFENCES
 from art_sensreg.benchmark.step_cost.loops import (
     CLASSES,
+    EPS,
     GRADIENT_IMAGES,
     MODELS,
     PREDICT_BATCH,
@@ -210,6 +211,15 @@ VARIANTS = {
         _gradient("art-loss-gradient", "ART's PyTorchClassifier.loss_gradient", _arts, ours=False),
     )
 }
+
+GPU_VARIANTS = (
+    *(
+        VARIANTS[name]
+        for name in ("plain", "sr+jr", "sr+jr-cheap", "carried", "carried+sr+jr", "jr-projection", "fgsm")
+    ),
+    Variant("pgd-10", "PGD adversarial training with 10 steps", _trainer(adversary=PGD(eps=EPS, max_iter=10))),
+)
+"""What is timed on a GPU: what trains with PGD is what the others are to be cheaper than."""
 
 CONVOLUTIONAL = tuple(name for name in MODELS if name != "mlp")
 

@@ -142,8 +142,9 @@ class _CleanBatchNorm(torch.autograd.Function):
         if torch.is_grad_enabled():
             return (*_differentiable_backward(input, weight, gradients[0], ctx.clean), None)
         rows, eps = ctx.clean.rows, ctx.clean.eps
+        none = mean.new_empty(0)  # as autograd passes them: some kernels for CUDA want a tensor
         by_input, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
-            gradients[0], input, weight, mean, variance, None, None, False, eps, [True, True, True]
+            gradients[0], input, weight, mean, variance, none, none, False, eps, [True, True, True]
         )
         clean = input[:rows]
         through = torch.native_batch_norm(clean, by_weight, by_bias, mean, variance, False, 0.0, eps)[0]

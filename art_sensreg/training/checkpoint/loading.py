@@ -127,6 +127,7 @@ def _state_after_a_step(optimizer: torch.optim.Optimizer, parameter: torch.Tenso
             settings = {name: deepcopy(value) for name, value in group.items() if name != "params"}
             settings.update({name: False for name in _KERNELS if name in group}, params=[stand_in])
             copy.__setstate__({"defaults": optimizer.defaults, "state": defaultdict(dict), "param_groups": [settings]})
+            copy._warned_capturable_if_run_uncaptured = True  # as its constructor has it, for machines with a GPU
             copy.step()
         except Exception:  # noqa: BLE001 - an optimizer of the user's own may need anything
             continue

@@ -15,11 +15,13 @@ from art_sensreg.utils.precision import input_width, tf32_blurs
 
 logger = logging.getLogger(__name__)
 
-LOW_PRECISION_SIGMA = 0.3
+LOW_PRECISION_SIZES = {"noisy": 0.3, "adversarial": 0.03, "start": 0.01}
 """
-Below this `sigma` (of an input range of length 1) steps with penalties are computed in float32 whatever `precision` is.
+Below this root mean square size of what penalties compare (of an input range of length 1) steps are computed in float32
+whatever `precision` is.
 
-The difference of two activations that are rounded to 8 bits is noise when they differ by little.
+The difference of two activations that are rounded to 8 bits is noise when they differ by little. What an adversary made
+moves them several times as far as noise of its size, and nothing as far as its steps alone.
 """
 
 _LOW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -40,7 +42,8 @@ class StepModule(nn.Module):
         self.model, self.objective, self.own = model, objective, own
         width = input_width(objective.clip_values)
         smallest = objective.smallest_sigma
-        reason = _reason_for_float32(objective, precision, smallest, LOW_PRECISION_SIGMA * width)
+        least = LOW_PRECISION_SIZES[objective.compared_as]
+        reason = _reason_for_float32(objective, precision, smallest, least * width)
         self.low = None if reason else _LOW.get(precision)
         if reason and precision in _LOW:
             logger.warning("`precision` %r has no effect: steps are computed in float32, since %s.", precision, reason)

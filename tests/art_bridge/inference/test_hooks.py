@@ -158,7 +158,7 @@ def test_arts_slow_predictions_and_gradients_of_weights_are_not_asked_for(name, 
 def test_a_new_preprocessing_is_seen(x):
     ours, arts = classifiers(mlp())
     for classifier in (ours, arts):
-        classifier.set_params(preprocessing=StandardisationMeanStdPyTorch(0.5, 0.25))
+        classifier.set_params(preprocessing=StandardisationMeanStdPyTorch(0.5, 0.25, device_type="cpu"))
     assert np.allclose(ours.predict(x), arts.predict(x), atol=1e-6)
 
 

@@ -95,7 +95,7 @@ def test_models_named_on_the_command_line_come_first(finished, tmp_path, monkeyp
     wanted = [load_file(other) for other in others]
     for classifier, weights in zip([seen["twin"], *seen["surrogates"]], [wanted[0], *wanted], strict=True):
         state = classifier.model.state_dict()
-        assert all(torch.equal(state[name], value) for name, value in weights.items())
+        assert all(torch.equal(state[name].cpu(), value) for name, value in weights.items())
 
 
 def test_a_defence_is_trained_and_audited(tmp_path):

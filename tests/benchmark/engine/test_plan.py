@@ -78,7 +78,7 @@ def test_defaults_follow_the_data_set_and_the_budget():
 def test_workers_are_for_the_cpu_and_as_many_as_asked_for(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert plan_suite(SuiteRequest()).workers == 1
-    assert plan_suite(SuiteRequest(jobs=3)).workers == 3
+    assert plan_suite(SuiteRequest(jobs=3, device="cpu")).workers == 3
 
 
 @pytest.mark.parametrize(

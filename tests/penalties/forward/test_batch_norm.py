@@ -34,6 +34,36 @@ def inputs(request):
     return [tensor.requires_grad_() for tensor in tensors]
 
 
+class TensorsGiven(TorchDispatchMode):
+    """Whether torch's gradient of a BatchNorm was given a tensor for everything that it may look at."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.native_batch_norm_backward.default:
+            self.given = all(argument is not None for argument in args)
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_kernel_of_the_gradient_is_given_tensors():
+    """One of those for CUDA, of images with their channels last, fails where there is none."""
+    x = torch.randn(6, 3, 4, 4, requires_grad=True)
+    with TensorsGiven() as seen:
+        normalise(x, torch.ones(3), torch.zeros(3), CleanStatistics(rows=4, eps=1e-3)).sum().backward()
+    assert seen.given
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gradients_on_a_gpu(layout):
+    tensors = torch.randn(6, 8, 4, 4).to(memory_format=layout), torch.rand(8) + 0.5, torch.randn(8)
+    found = {}
+    for device in ("cpu", "cuda"):
+        inputs = [tensor.to(device).requires_grad_() for tensor in tensors]
+        output = normalise(*inputs, CleanStatistics(rows=4, eps=1e-3))
+        found[device] = torch.autograd.grad(output.square().cumsum(0).sum(), inputs)
+    for one, other in zip(found["cpu"], found["cuda"], strict=True):
+        assert torch.allclose(one, other.cpu(), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("rows", [4, 6])
 def test_outputs_and_gradients(inputs, rows):
     output = normalise(*inputs, CleanStatistics(rows=rows, eps=1e-3))

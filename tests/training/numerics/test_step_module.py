@@ -10,7 +10,7 @@ from art_sensreg.adversaries.visits import Visit
 from art_sensreg.objectives import Objective
 from art_sensreg.penalties.forward.noise import Probes
 from art_sensreg.penalties.inputs import WHOLE_BATCH
-from art_sensreg.training.numerics.step_module import LOW_PRECISION_SIGMA, StepModule
+from art_sensreg.training.numerics.step_module import LOW_PRECISION_SIZES, StepModule
 from tests.training.helpers import fit_digits
 
 
@@ -31,17 +31,40 @@ def test_penalties_in_low_precision_are_close_to_those_in_float32(make_classifie
         assert rounded[name].item() == pytest.approx(exact[name].item(), rel=0.02)
         assert rounded[name].dtype == torch.float32
     assert rounded["base"] != exact["base"]  # it was in low precision
-    small = LOW_PRECISION_SIGMA / 2
+    small = LOW_PRECISION_SIZES["noisy"] / 2
     pairs = zip(terms("float32", small).values(), terms(precision, small).values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_a_precision_without_effect_is_said(caplog):
-    StepModule(nn.Linear(1, 1), Objective([SensitivityPenalty(sigma=LOW_PRECISION_SIGMA)]), "bfloat16")
-    StepModule(nn.Linear(1, 1), Objective([SensitivityPenalty(sigma=LOW_PRECISION_SIGMA / 2)]), "float32")
+    StepModule(nn.Linear(1, 1), Objective([SensitivityPenalty(sigma=LOW_PRECISION_SIZES["noisy"])]), "bfloat16")
+    StepModule(nn.Linear(1, 1), Objective([SensitivityPenalty(sigma=LOW_PRECISION_SIZES["noisy"] / 2)]), "float32")
     assert not caplog.records
-    StepModule(nn.Linear(1, 1), Objective([SensitivityPenalty(sigma=LOW_PRECISION_SIGMA / 2)]), "bfloat16")
+    StepModule(nn.Linear(1, 1), Objective([SensitivityPenalty(sigma=LOW_PRECISION_SIZES["noisy"] / 2)]), "bfloat16")
     assert "`precision` 'bfloat16' has no effect" in caplog.text
+
+
+@pytest.mark.parametrize("pair", ["start", "adversarial", "noisy"])
+def test_an_adversary_may_move_less_than_noise(make_classifier, digits, pair, caplog):
+    """It moves activations further: its pairs keep their value in half precision where noise of its size would not."""
+    classifier = make_classifier("cnn-small")
+    fit_digits(classifier, digits, n=1000, epochs=8)
+    model, x, y = classifier.model, torch.from_numpy(digits.x_test[:128]), torch.from_numpy(digits.y_test[:128])
+    bounds = (torch.tensor(0.0), torch.tensor(1.0))
+    found, least = {}, LOW_PRECISION_SIZES["start" if pair == "noisy" else pair]
+    for precision in ("float32", "bfloat16"):
+        for size in (least, least / 2):
+            adversary = CarriedAdversary(eps=2 * size if pair == "start" else size, eps_step=size, pair=pair)
+            penalties = [SensitivityPenalty(sigma=0.1)]
+            objective = Objective(penalties, nn.CrossEntropyLoss(), bounds, adversary)
+            objective.prepare(model, x)
+            module = StepModule(model, objective, precision)
+            start = adversary.draw_start(x, torch.Generator().manual_seed(0))
+            terms, _ = module(x, y, Probes(0, torch.device("cpu")).at(0), WHOLE_BATCH, Visit(start))
+            found[precision, size] = module.low, terms["sensitivity"].item()
+    lows = [found["bfloat16", size][0] for size in (least, least / 2)]
+    assert lows == ([None, None] if pair == "noisy" else [torch.bfloat16, None])
+    assert found["bfloat16", least][1] == pytest.approx(found["float32", least][1], rel=0.05)
 
 
 def test_the_first_step_of_an_adversary_is_that_of_float32(make_classifier, digits):
@@ -64,7 +87,7 @@ def test_the_first_step_of_an_adversary_is_that_of_float32(make_classifier, digi
 
 
 def test_the_threshold_is_in_units_of_the_input_range():
-    penalties = [SensitivityPenalty(sigma=LOW_PRECISION_SIGMA * 10)]
+    penalties = [SensitivityPenalty(sigma=LOW_PRECISION_SIZES["noisy"] * 10)]
     bounds = torch.tensor(0.0), torch.tensor(255.0)
     assert StepModule(nn.Linear(1, 1), Objective(penalties, None, bounds), "bfloat16").low is None
     assert StepModule(nn.Linear(1, 1), Objective(penalties), "bfloat16").low == torch.bfloat16

@@ -17,7 +17,7 @@ from art_sensreg.utils.modes import frozen
 from art_sensreg.utils.rng import seed_everything
 
 # Images that are attacked in a unit, by device: minutes at full strength.
-BLOCK = {"cpu": 100, "cuda": 250}
+BLOCK = {"cpu": 100, "cuda": 500}
 
 
 def _step(unit: Unit, cell: Cell) -> AttackStep:
