@@ -144,7 +144,7 @@ def test_the_logits_returned_depend_on_the_settings_alone(adversary):
 
 def test_small_differences_are_not_taken_in_half_precision():
     model, (x, _) = small_net(), draw_batch()
-    fine, coarse = PGD(eps=1.0, norm="l2", pair="adversarial"), PGD(eps=0.5, pair="adversarial")
+    fine, coarse = PGD(eps=0.05, norm="l2", pair="adversarial"), PGD(eps=0.5, pair="adversarial")
     for adversary, low in ((fine, False), (coarse, True)):
         objective = Objective([SensitivityPenalty()], LOSS, adversary=adversary)
         objective.prepare(model, x)

@@ -103,12 +103,42 @@ def normalise(
     input: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, clean: CleanStatistics
 ) -> torch.Tensor:
     """Normalise all examples with the statistics of the first ones; differentiable twice."""
+    output: torch.Tensor = _CleanBatchNorm.apply(input, *_affine(input, weight, bias), clean)
+    return output
+
+
+def normalise_first(
+    input: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, clean: CleanStatistics
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """
+    Normalise a batch with its own statistics, all of its rows being clean, and return these with their graph too: mean
+    and (biased) variance of each channel. Differentiable twice.
+    """
+    output, mean, variance = _FirstBatchNorm.apply(input, *_affine(input, weight, bias), clean)
+    return output, mean, variance
+
+
+def normalise_again(
+    input: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    statistics: tuple[torch.Tensor, torch.Tensor],
+    eps: float,
+) -> torch.Tensor:
+    """Normalise another batch with the mean and variance of :func:`normalise_first`; differentiable twice."""
+    output: torch.Tensor = _RepeatedBatchNorm.apply(input, *_affine(input, weight, bias), *statistics, eps)
+    return output
+
+
+def _affine(
+    input: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias as torch's kernels take them beside this input."""
     kind = torch.float32 if input.itemsize < 4 else input.dtype
     channels = input.shape[1]
     scale = torch.ones(channels, dtype=kind, device=input.device) if weight is None else weight.to(kind)
     shift = torch.zeros(channels, dtype=kind, device=input.device) if bias is None else bias.to(kind)
-    output: torch.Tensor = _CleanBatchNorm.apply(input, scale, shift, clean)
-    return output
+    return scale, shift
 
 
 def _shaped(per_channel: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -172,3 +202,82 @@ def _differentiable_backward(
     through = torch.addcmul(_shaped(level, wide), clean, _shaped(slope, wide))
     by_input = torch.cat([by_input[: how.rows] + through, by_input[how.rows :]])
     return by_input.to(input.dtype), by_weight, by_bias
+
+
+class _FirstBatchNorm(torch.autograd.Function):
+    """
+    Few kernels, as above: torch's own for a batch, whose statistics are outputs too. Through the mean of `n` values
+    flows a gradient of `1 / n`, through their variance one of `2 (x - mean) / n`.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, clean: CleanStatistics
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        mean, variance = move_statistics(input, clean.running, clean.momentum)
+        ctx.save_for_backward(input, weight, mean, variance)
+        ctx.eps = clean.eps
+        ctx.set_materialize_grads(False)
+        return torch.native_batch_norm(input, weight, bias, mean, variance, False, 0.0, clean.eps)[0], mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        input, weight, mean, variance = ctx.saved_tensors
+        gradient, by_mean, by_variance = gradients
+        count = input.numel() // input.shape[1]
+        found: tuple[torch.Tensor | None, ...] = (None, None, None)
+        inverse = torch.rsqrt(variance + ctx.eps)
+        if gradient is not None and torch.is_grad_enabled():
+            normalised = (at_least_float32(input) - _shaped(mean, input)) * _shaped(inverse, input)
+            wide = at_least_float32(gradient)
+            by_weight, by_bias = _channel_sum(wide * normalised), _channel_sum(wide)
+            centred = wide - _shaped(by_bias / count, wide) - normalised * _shaped(by_weight / count, wide)
+            found = (centred * _shaped(weight * inverse, wide)).to(input.dtype), by_weight, by_bias
+        elif gradient is not None:
+            found = torch.ops.aten.native_batch_norm_backward(
+                gradient, input, weight, None, None, mean, inverse, True, ctx.eps, [True, True, True]
+            )
+        if by_mean is not None or by_variance is not None:
+            slope = torch.zeros_like(mean) if by_variance is None else by_variance * (2 / count)
+            level = (0.0 if by_mean is None else by_mean / count) - slope * mean
+            through = torch.addcmul(_shaped(level, input), at_least_float32(input), _shaped(slope, input))
+            found = (through if found[0] is None else found[0] + through).to(input.dtype), *found[1:]
+        return (*found, None)
+
+
+class _RepeatedBatchNorm(torch.autograd.Function):
+    """
+    Few kernels: torch's own for fixed statistics. With the gradients `b`, `w` of bias and weight, that of the mean is
+    `-weight / std b`, and that of the variance `-weight / (2 std^2) w`.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        mean: torch.Tensor,
+        variance: torch.Tensor,
+        eps: float,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(input, weight, mean, variance)
+        ctx.eps = eps
+        return torch.native_batch_norm(input, weight, bias, mean, variance, False, 0.0, eps)[0]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        input, weight, mean, variance = ctx.saved_tensors
+        inverse = torch.rsqrt(variance + ctx.eps)
+        scale = weight * inverse
+        if torch.is_grad_enabled():
+            wide = at_least_float32(gradients[0])
+            by_input = (wide * _shaped(scale, wide)).to(input.dtype)
+            by_bias = _channel_sum(wide)
+            by_weight = (_channel_sum(wide * at_least_float32(input)) - mean * by_bias) * inverse
+        else:
+            none = mean.new_empty(0)
+            by_input, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
+                gradients[0], input, weight, mean, variance, none, none, False, ctx.eps, [True, True, True]
+            )
+        return by_input, by_weight, by_bias, -scale * by_bias, -0.5 * scale * inverse * by_weight, None

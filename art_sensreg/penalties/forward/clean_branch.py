@@ -17,6 +17,8 @@ from art_sensreg.penalties.forward.batch_norm import (
     StatisticsGradient,
     move_statistics,
     normalise,
+    normalise_again,
+    normalise_first,
     statistics,
 )
 from art_sensreg.penalties.forward.draws import DRAWS, DROPOUTS, drops_nothing, of_parameter
@@ -136,22 +138,16 @@ class CleanBranchRules(TorchFunctionMode):
             raise ValueError(
                 f"Expected more than 1 value per channel when training, got input size {input[:rows].shape}."
             )
-        if not self._repeating and (self.stacked or self.input_gradient):
-            clean = CleanStatistics(rows=rows, eps=eps, running=running, momentum=momentum, gradient=self.gradient)
+        clean = CleanStatistics(rows=rows, eps=eps, running=running, momentum=momentum, gradient=self.gradient)
+        if self._repeating:
+            output = normalise_again(input, call.weight, call.bias, self._repeated(), eps)
+        elif self.stacked or self.input_gradient:
             output = normalise(input, call.weight, call.bias, clean)
             if self.repeated:  # the passes after this one need them with their graph
                 self._statistics.append(statistics(input))
         else:
-            mean, variance = self._repeated() if self._repeating else statistics(input)
-            if not self._repeating:
-                self._statistics.append((mean, variance))
-                if running is not None:
-                    move_statistics(input, running, momentum)
-            inverse = torch.rsqrt(variance + eps)
-            scale = inverse if call.weight is None else inverse * call.weight
-            shift = -mean * scale if call.bias is None else call.bias - mean * scale
-            shape = [1, -1] + [1] * (input.ndim - 2)
-            output = torch.addcmul(shift.view(shape), input, scale.view(shape)).to(input.dtype)
+            output, mean, variance = normalise_first(input, call.weight, call.bias, clean)
+            self._statistics.append((mean, variance))
         if running is not None and self.stacked:
             self.moved[id(running[0])] += 1
         return output

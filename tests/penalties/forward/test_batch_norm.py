@@ -15,6 +15,8 @@ from art_sensreg.penalties.forward.batch_norm import (
     StatisticsGradient,
     move_statistics,
     normalise,
+    normalise_again,
+    normalise_first,
     statistics,
     uses_batch_statistics,
 )
@@ -84,6 +86,51 @@ def test_it_is_torchs_batch_norm_when_all_examples_are_clean(inputs):
 def test_second_derivatives(inputs):
     clean = CleanStatistics(rows=4, eps=1e-3)
     assert torch.autograd.gradgradcheck(lambda x, w, b: normalise(x, w, b, clean), inputs, atol=1e-4)
+
+
+@pytest.fixture
+def two_passes(inputs):
+    """Inputs of a pass and of another one that repeats its statistics, with weight and bias."""
+    return [inputs[0], (torch.randn_like(inputs[0][:4]) + 2).requires_grad_(), *inputs[1:]]
+
+
+def normalised(first, second, weight, bias):
+    output, *found = normalise_first(first, weight, bias, CleanStatistics(rows=len(first), eps=1e-3))
+    return output, normalise_again(second, weight, bias, tuple(found), 1e-3)
+
+
+def test_a_pass_after_the_first_has_its_statistics(two_passes):
+    first, second, *affine = two_passes
+    expected = plain(torch.cat([first, second]), *affine, len(first)).split([len(first), len(second)])
+    found = normalised(*two_passes)
+    seeds = [torch.randn_like(output) for output in found]
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, atol=1e-12)
+    for outputs in ((0,), (1,), (0, 1)):  # each may be wanted without the other
+        chosen = [seeds[i] for i in outputs]
+        got, wanted = (
+            torch.autograd.grad([each[i] for i in outputs], two_passes, chosen, True, materialize_grads=True)
+            for each in (found, expected)
+        )
+        for one, other in zip(got, wanted, strict=True):
+            assert torch.allclose(one, other, atol=1e-10)
+
+
+def test_second_derivatives_of_two_passes(two_passes):
+    assert torch.autograd.gradcheck(normalised, two_passes, atol=1e-5)
+    assert torch.autograd.gradgradcheck(normalised, two_passes, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_two_passes_in_half_precision(dtype):
+    x, other = ((torch.randn(8, 3, 4, 4) * 3 + 5).to(dtype).requires_grad_() for _ in range(2))
+    weight, bias = torch.ones(3, requires_grad=True), torch.zeros(3, requires_grad=True)
+    outputs = normalised(x, other, weight, bias)
+    exact = plain(torch.cat([x, other]).double(), weight.double(), bias.double(), 8, 1e-3)
+    assert all(output.dtype == dtype for output in outputs)
+    assert torch.allclose(torch.cat(outputs).double(), exact, atol=0.05)
+    torch.cat(outputs).float().pow(2).sum().backward()
+    assert (x.grad.dtype, other.grad.dtype, weight.grad.dtype) == (dtype, dtype, torch.float32)
 
 
 def test_at_fixed_statistics_examples_do_not_see_each_other(inputs):
