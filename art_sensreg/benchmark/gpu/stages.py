@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from art_sensreg.adversaries import FGSMRS, PGD, TRADES
+from art_sensreg.adversaries import FGSMRS, PGD, TRADES, CarriedAdversary
 from art_sensreg.attacks import ProjectedAscent
 from art_sensreg.benchmark.gpu.problems import (
     MODELS,
@@ -41,18 +41,17 @@ class Size:
     How much is measured.
 
     :param timed: Models, batch sizes and precisions of the step cost.
-    :param steps: Steps of a timed epoch.
+    :param steps: Steps of the shorter of two timed epochs; the other has three times as many.
     :param repeats: Timed repeats.
     :param images: Images of the other stages.
     """
 
     timed: tuple[tuple[str, int, str], ...] = (
         ("cnn-small", 128, "float32"),
-        ("cnn-small", 512, "float32"),
         ("preact-resnet18", 128, "bfloat16"),
     )
-    steps: int = 20
-    repeats: int = 3
+    steps: int = 15
+    repeats: int = 2
     images: int = 2560
 
 
@@ -73,6 +72,9 @@ def waits(size: Size) -> list[Row]:
         "fgsm-rs and sr": {"penalties": [sr], "adversary": FGSMRS(eps=0.1)},
         "pgd and sr": {"penalties": [sr], "adversary": PGD(eps=0.1, max_iter=2)},
         "trades": {"adversary": TRADES(eps=0.1, max_iter=2)},
+        "carried": {"adversary": CarriedAdversary(eps=0.1)},
+        "carried, sr+jr": {"penalties": [sr, jr], "adversary": CarriedAdversary(eps=0.1)},
+        "free, sr+jr": {"penalties": [sr, jr], "adversary": CarriedAdversary(eps=0.1, free=True, pair="adversarial")},
         "weight average": {"penalties": [sr], "ema": 0.99},
         "clipped gradient": {"penalties": [sr], "max_grad_norm": 1.0},
         "float16": {"penalties": [sr], "precision": "float16"},
@@ -99,25 +101,29 @@ def waits(size: Size) -> list[Row]:
 
 
 def step_cost(size: Size) -> list[Row]:
-    """Time of an epoch over that of a plain PyTorch loop, and its peak memory."""
+    """Time of a step over that of a plain PyTorch loop, and the peak memory of an epoch."""
     records: list[Row] = []
     for model, batch, kind in size.timed:
-        bench = make_bench(MODELS[model], batch, size.steps, "cuda", kind)
-        plain = epoch_loop(bench)
+        whole = make_bench(MODELS[model], batch, 3 * size.steps, "cuda", kind)
+        plain = epoch_loop(whole)
         plain()
         for variant in GPU_VARIANTS:
-            run = variant.prepare(bench)
-            run()
-            pairs = [(seconds_of(plain, GPU), seconds_of(run, GPU)) for _ in range(size.repeats)]
+            short, long = (variant.prepare(bench) for bench in (whole.limited(size.steps), whole))
+            short()
+            long()
+            times = [[seconds_of(run, GPU) for run in (plain, short, long)] for _ in range(size.repeats)]
+            unit, less, more = (median(seconds) for seconds in zip(*times, strict=True))
+            step = (more - less) / (2 * size.steps)  # without what `fit` does once
             records.append(
                 {
                     "model": model,
                     "batch_size": batch,
                     "precision": kind,
                     "variant": variant.name,
-                    "milliseconds": 1000 * median(own for _, own in pairs) / size.steps,
-                    "ratio": median(own / unit for unit, own in pairs),
-                    "megabytes": cuda_peak(run, GPU),
+                    "milliseconds": 1000 * step,
+                    "ratio": step / (unit / (3 * size.steps)),
+                    "seconds_once": less - size.steps * step,
+                    "megabytes": cuda_peak(long, GPU),
                 }
             )
     return records

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median, quantiles, stdev
+from typing import Protocol, TypeVar
 
 from art_sensreg.benchmark.results.entries import AttackRecord, ClaimRecord, QueryCounts, WorstCase
 from art_sensreg.benchmark.results.records import Results, RunRecord
@@ -20,7 +21,7 @@ class Cell:
     """
     The worst case of a defence at one size.
 
-    :param shares: Share of each seed, in the order of the seeds.
+    :param shares: Share of each seed, in the order of the seeds: of those that have the most images.
     :param n: Images attacked.
     :param low: Lower end of Wilson's 95 % interval of the mean.
     :param high: Its upper end. Seeds share their test points: it is that of one run at the mean.
@@ -134,10 +135,31 @@ def summary_rows(results: Results) -> list[Row]:
     return rows
 
 
+class _Counted(Protocol):
+    """Anything with a number of images."""
+
+    @property
+    def n(self) -> int: ...
+
+
+_Case = TypeVar("_Case", bound=_Counted)
+
+
+def with_most_images(cases: Sequence[_Case]) -> list[_Case]:
+    """
+    Of the cases of several seeds, not all of which were attacked on equally many images yet, those with the most: a
+    share of a hundred images does not count as much as one of a thousand, and the first hundred may be easier.
+    """
+    most = max((case.n for case in cases), default=0)
+    return [case for case in cases if case.n == most]
+
+
 def _cell(runs: Sequence[RunRecord], plain: Sequence[RunRecord], size: Size) -> Cell | None:
     cases = {run.seed: case for run in runs for case in run.worst_case if case.threat == size}
     if not cases:
         return None
+    most = with_most_images(list(cases.values()))[0].n
+    cases = {seed: case for seed, case in cases.items() if case.n == most}
     shares, n = tuple(case.robust_accuracy for case in cases.values()), next(iter(cases.values())).n
     mean = fmean(shares)
     low, high = wilson_interval(round(mean * n), n)

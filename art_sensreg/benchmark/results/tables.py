@@ -9,7 +9,15 @@ from typing import Protocol
 from art_sensreg.benchmark.attacks import ATTACKS
 from art_sensreg.benchmark.results.entries import AttackRecord
 from art_sensreg.benchmark.results.records import Results, RunRecord
-from art_sensreg.benchmark.results.summary import FAILED, Cell, Cost, sizes_of, summary_rows, trained_runs
+from art_sensreg.benchmark.results.summary import (
+    FAILED,
+    Cell,
+    Cost,
+    sizes_of,
+    summary_rows,
+    trained_runs,
+    with_most_images,
+)
 from art_sensreg.utils.stats import wilson_interval
 from art_sensreg.utils.tables import Table
 from art_sensreg.utils.text import one_line
@@ -167,7 +175,8 @@ def percent(shares: Sequence[float]) -> str:
 
 
 def with_interval(cases: Sequence[Share]) -> str:
-    """Shares of several seeds as text, with Wilson's interval."""
+    """Shares of several seeds (those with the most images) as text, with Wilson's interval."""
+    cases = with_most_images(cases)
     return shares_with_interval([case.robust_accuracy for case in cases], cases[0].n) if cases else "-"
 
 

@@ -31,6 +31,14 @@ def test_a_gain_is_over_none_on_the_same_seeds_and_images():
     assert cell.spread == pytest.approx(0.2 / math.sqrt(2))
 
 
+def test_seeds_with_fewer_images_wait_until_they_have_as_many():
+    runs = [run_record(seed=seed, worst_case=(case(share, n=n),)) for seed, share, n in ((0, 0.5, 100), (1, 0.9, 800))]
+    cell = rows(*runs, seeds=2)["none"].cells["linf", 0.1]
+    assert (cell.shares, cell.n, cell.spread) == ((0.9,), 800, None)
+    runs[0] = run_record(seed=0, worst_case=(case(0.5, n=800),))
+    assert rows(*runs, seeds=2)["none"].cells["linf", 0.1].mean == pytest.approx(0.7)
+
+
 def test_an_attack_of_fewer_images_is_named_unless_another_view_saw_all():
     def attack(n, view):
         return AttackRecord(attack="pgd", norm="linf", eps=0.1, view=view, robust_accuracy=0.5, n=n, mask="masks/a.npz")

@@ -56,6 +56,7 @@ def test_noise_is_shown_where_it_was_measured():
 def test_without_cases_there_is_a_dash():
     assert with_interval([]) == "-"
     assert with_interval([case(0.5, n=4)]).startswith("50.0 [")
+    assert with_interval([case(0.5, n=4), case(0.75, n=8)]).startswith("75.0 [")  # not a mean over different images
 
 
 def test_attacks_that_were_refused_are_explained_once():

@@ -13,6 +13,7 @@ import numpy as np
 
 from art_sensreg.benchmark.results.entries import UnionCase, WorstCase
 from art_sensreg.benchmark.results.records import Results
+from art_sensreg.benchmark.results.summary import with_most_images
 from art_sensreg.benchmark.results.tables import shares_with_interval
 from art_sensreg.benchmark.results.writing import json_text, save_picture, write_text
 from art_sensreg.benchmark.studies.experiments.declaration import Experiment, Row
@@ -104,6 +105,7 @@ def points_of(experiment: Experiment, results: Results, costs: Mapping[str, Mapp
                 for union in run.union or ():
                     label = " and ".join(f"{norm} {eps:.4g}" for norm, eps in union.eps.items())
                     cases.setdefault(label, []).append(union)
+            cases = {size: with_most_images(found) for size, found in cases.items()}
             shares = {size: [case.robust_accuracy for case in found] for size, found in cases.items()}
             points.append(
                 Point(
@@ -115,7 +117,7 @@ def points_of(experiment: Experiment, results: Results, costs: Mapping[str, Mapp
                     clean=fmean(run.clean_accuracy or 0.0 for run in runs),
                     robust={size: fmean(found) for size, found in shares.items()},
                     by_seed=shares,
-                    n={size: min(case.n for case in found) for size, found in cases.items()},
+                    n={size: found[0].n for size, found in cases.items()},
                 )
             )
     return points

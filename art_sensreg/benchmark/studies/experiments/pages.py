@@ -87,8 +87,9 @@ def page(laboratory: Laboratory, results: Results, pictures: list[str], first: l
     part = "held-out training images" if config.validation else "test images"
     what = (
         f"Clean accuracy is that of {config.test_size} {part}; the first of them are attacked, as many as `n` says. "
-        "Worst case: share of them that no attack broke, mean over the seeds ± standard deviation, with Wilson's 95 % "
-        "interval of one seed. Step cost: time of a step over that of a plain one, of whole epochs between plain steps."
+        "Worst case: share of them that no attack broke, mean over the seeds (those that have the most images) ± "
+        "standard deviation, with Wilson's 95 % interval of one seed. Step cost: time of a step over that of a plain "
+        "one, of whole epochs between plain steps."
     )
     if not _attacked(laboratory):
         what = f"Scores of the first {part}; what attacks leave of the same models is in [their report](report.md)."
