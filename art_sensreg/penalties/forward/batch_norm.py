@@ -126,7 +126,7 @@ def normalise_again(
     eps: float,
 ) -> torch.Tensor:
     """Normalise another batch with the mean and variance of :func:`normalise_first`; differentiable twice."""
-    output: torch.Tensor = _RepeatedBatchNorm.apply(input, *_affine(input, weight, bias), *statistics, eps)
+    output: torch.Tensor = _RepeatedBatchNorm.apply(input, *_affine(input, weight, bias), eps, *statistics)
     return output
 
 
@@ -257,10 +257,10 @@ class _RepeatedBatchNorm(torch.autograd.Function):
         input: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor,
-        mean: torch.Tensor,
-        variance: torch.Tensor,
         eps: float,
+        *statistics: torch.Tensor,
     ) -> torch.Tensor:
+        mean, variance = statistics
         ctx.save_for_backward(input, weight, mean, variance)
         ctx.eps = eps
         return torch.native_batch_norm(input, weight, bias, mean, variance, False, 0.0, eps)[0]
@@ -280,4 +280,4 @@ class _RepeatedBatchNorm(torch.autograd.Function):
             by_input, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
                 gradients[0], input, weight, mean, variance, none, none, False, ctx.eps, [True, True, True]
             )
-        return by_input, by_weight, by_bias, -scale * by_bias, -0.5 * scale * inverse * by_weight, None
+        return by_input, by_weight, by_bias, None, -scale * by_bias, -0.5 * scale * inverse * by_weight
