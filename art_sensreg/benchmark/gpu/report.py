@@ -24,9 +24,9 @@ NOTES = {
     "agreement": "Largest difference from the CPU's numbers, divided by the largest of them; and results of the same "
     "training on both devices, which draw different noise.",
     "resume": "Weights of a run against those of one that was not stopped, with cuDNN's deterministic algorithms.",
-    "precision": "Error of `E ||z(x + s d) - z(x)||^2 / s^2` against float32, by the size `s` of noise or of an "
-    "adversary's step: below 0.3 for noise and 0.01 for a step the pass of the penalties is not in half precision, "
-    "below 0.01 not in TF32.",
+    "precision": "Error of `E ||z(x + s d) - z(x)||^2 / s^2` against float32, by the size `s` of noise or of a whole "
+    "step, which a carried adversary at its border no longer takes. Below 0.3 for noise and 0.03 for an adversary the "
+    "pass of the penalties is not in half precision, below 0.01 not in TF32.",
     "step_cost": "Time of a step, its ratio to that of a plain PyTorch loop in the same process, and the memory that "
     "an epoch takes beyond what was there before it. Where no column has what `fit` does once, that is in these "
     "times, which are of epochs of 20 steps: in long ones a step takes less.",

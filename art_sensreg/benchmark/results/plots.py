@@ -8,7 +8,7 @@ from statistics import fmean
 from art_sensreg.benchmark.config.threat_models import Threat
 from art_sensreg.benchmark.defences import DEFENCES
 from art_sensreg.benchmark.results.records import Results
-from art_sensreg.benchmark.results.summary import trained_runs
+from art_sensreg.benchmark.results.summary import cases_at, trained_runs
 from art_sensreg.benchmark.results.writing import save_picture
 
 
@@ -49,7 +49,7 @@ def plot_robustness(results: Results, path: Path, threat: Threat) -> None:
     for number, (name, runs) in enumerate(groups.items()):
         points = [(0.0, fmean(run.clean_accuracy or 0.0 for run in runs))]
         for eps in threat.eps:
-            cases = [case for run in runs for case in run.worst_case if case.threat == (threat.norm, eps)]
+            cases = cases_at(runs, (threat.norm, eps))
             if cases:
                 points.append((eps, fmean(case.robust_accuracy for case in cases)))
         axes.plot(
@@ -81,7 +81,7 @@ def plot_cost(results: Results, path: Path, norm: str, eps: float) -> None:
     plain = fmean(seconds or 0.0 for seconds in runs_of_none.values())
     points = []
     for name, runs in groups.items():
-        cases = [case for run in runs for case in run.worst_case if case.threat == (norm, eps)]
+        cases = cases_at(runs, (norm, eps))
         trained = name == "none" or any(run.train_seconds != runs_of_none[run.seed] for run in runs)
         if cases and trained:
             shares = [(case.ci_low, case.robust_accuracy, case.ci_high) for case in cases]

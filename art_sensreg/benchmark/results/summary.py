@@ -154,12 +154,16 @@ def with_most_images(cases: Sequence[_Case]) -> list[_Case]:
     return [case for case in cases if case.n == most]
 
 
+def cases_at(runs: Sequence[RunRecord], size: Size) -> list[WorstCase]:
+    """The worst cases of the seeds of a defence at one size: of those with the most images."""
+    return with_most_images([case for run in runs for case in run.worst_case if case.threat == size])
+
+
 def _cell(runs: Sequence[RunRecord], plain: Sequence[RunRecord], size: Size) -> Cell | None:
-    cases = {run.seed: case for run in runs for case in run.worst_case if case.threat == size}
-    if not cases:
+    kept = cases_at(runs, size)
+    if not kept:
         return None
-    most = with_most_images(list(cases.values()))[0].n
-    cases = {seed: case for seed, case in cases.items() if case.n == most}
+    cases = {run.seed: case for run in runs for case in run.worst_case if case.threat == size and case.n == kept[0].n}
     shares, n = tuple(case.robust_accuracy for case in cases.values()), next(iter(cases.values())).n
     mean = fmean(shares)
     low, high = wilson_interval(round(mean * n), n)

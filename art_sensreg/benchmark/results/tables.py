@@ -128,7 +128,7 @@ def _attack_entry(found: Sequence[AttackRecord], results: Results) -> str:
     if not ran:
         return "failed" if any(attack.status == "error" for attack in found) else "-" if found else ""
     part = any(attack.n < results.config.test_size for attack in ran)
-    return percent([attack.robust_accuracy or 0.0 for attack in ran]) + ("*" if part else "")
+    return percent([attack.robust_accuracy or 0.0 for attack in with_most_images(ran)]) + ("*" if part else "")
 
 
 def run_name(run: RunRecord, results: Results) -> str:

@@ -171,11 +171,13 @@ VARIANTS = {
         ),
         Variant(
             "free+sr+jr",
-            "perturbations moved by the gradient of the training step, with SR and JR between clean and perturbed ones",
+            "perturbations moved by the training step's own gradient, SR and JR between clean and perturbed images of "
+            "half of each batch, as in the suite",
             _trainer(
                 SensitivityPenalty(weight=_PRESET.free_sr),
                 JacobianPenalty(weight=_PRESET.free_jr),
                 adversary=CarriedAdversary(eps=0.3, free=True, pair="adversarial"),
+                penalty_fraction=_PRESET.free_fraction,
             ),
         ),
         Variant(

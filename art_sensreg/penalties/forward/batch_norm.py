@@ -107,6 +107,22 @@ def normalise(
     return output
 
 
+def normalise_alone(
+    input: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, clean: CleanStatistics
+) -> torch.Tensor:
+    """
+    Normalise a batch, all of whose rows are clean, by plain operations: penalties of the user's own may differentiate
+    these in any way, in forward mode or by `torch.func` too.
+    """
+    mean, variance = statistics(input)
+    if clean.running is not None:
+        move_statistics(input, clean.running, clean.momentum)
+    inverse = torch.rsqrt(variance + clean.eps)
+    scale = inverse if weight is None else inverse * weight
+    shift = -mean * scale if bias is None else bias - mean * scale
+    return torch.addcmul(_shaped(shift, input), input, _shaped(scale, input)).to(input.dtype)
+
+
 def normalise_first(
     input: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, clean: CleanStatistics
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -18,6 +18,7 @@ from art_sensreg.penalties.forward.batch_norm import (
     move_statistics,
     normalise,
     normalise_again,
+    normalise_alone,
     normalise_first,
     statistics,
 )
@@ -145,9 +146,11 @@ class CleanBranchRules(TorchFunctionMode):
             output = normalise(input, call.weight, call.bias, clean)
             if self.repeated:  # the passes after this one need them with their graph
                 self._statistics.append(statistics(input))
-        else:
+        elif self.repeated:
             output, mean, variance = normalise_first(input, call.weight, call.bias, clean)
             self._statistics.append((mean, variance))
+        else:
+            output = normalise_alone(input, call.weight, call.bias, clean)
         if running is not None and self.stacked:
             self.moved[id(running[0])] += 1
         return output

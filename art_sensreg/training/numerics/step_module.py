@@ -15,13 +15,14 @@ from art_sensreg.utils.precision import input_width, tf32_blurs
 
 logger = logging.getLogger(__name__)
 
-LOW_PRECISION_SIZES = {"noisy": 0.3, "adversarial": 0.03, "start": 0.01}
+LOW_PRECISION_SIZES = {"noisy": 0.3, "adversarial": 0.03, "start": 0.03}
 """
 Below this root mean square size of what penalties compare (of an input range of length 1) steps are computed in float32
 whatever `precision` is.
 
 The difference of two activations that are rounded to 8 bits is noise when they differ by little. What an adversary made
-moves them several times as far as noise of its size, and nothing as far as its steps alone.
+moves them several times as far as noise of its size; but a perturbation that has been carried for some epochs lies at
+the border for most pixels, which a step then moves less than its size says.
 """
 
 _LOW = {"bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -66,6 +66,20 @@ def test_gradients_on_a_gpu(layout):
         assert torch.allclose(one, other.cpu(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gradients_of_two_passes_on_a_gpu(layout):
+    images = [torch.randn(6, 8, 4, 4).to(memory_format=layout) for _ in range(2)]
+    tensors = *images, torch.rand(8) + 0.5, torch.randn(8)
+    found = {}
+    for device in ("cpu", "cuda"):
+        inputs = [tensor.to(device).requires_grad_() for tensor in tensors]
+        loss = torch.cat(normalised(*inputs)).square().cumsum(0).sum()
+        found[device] = torch.autograd.grad(loss, inputs)
+    for one, other in zip(found["cpu"], found["cuda"], strict=True):
+        assert torch.allclose(one, other.cpu(), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("rows", [4, 6])
 def test_outputs_and_gradients(inputs, rows):
     output = normalise(*inputs, CleanStatistics(rows=rows, eps=1e-3))

@@ -6,13 +6,30 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 from art_sensreg import JacobianPenalty
 from art_sensreg.objectives import Objective
-from art_sensreg.penalties.forward.branches import forward_branches
+from art_sensreg.penalties.forward.branches import forward_branches, preserve_statistics
 from art_sensreg.penalties.forward.row_coupling import survey
 from tests.penalties.branch_models import Body, ViT
 from tests.penalties.helpers import batch, built, by_hand, generator
+
+
+def test_penalties_of_the_users_own_may_differentiate_in_any_way():
+    """BatchNorm stays made of operations that forward mode and `torch.func` know."""
+    norm = nn.BatchNorm1d(4, track_running_stats=False)  # else torch.func refuses its counter
+    net, x = nn.Sequential(nn.Linear(3, 4), norm, nn.Linear(4, 2)).train(), torch.rand(6, 3)
+    direction = torch.randn_like(x)
+    objective = Objective([JacobianPenalty(sigma=0.1)])
+    objective.prepare(net, x)
+    with preserve_statistics(net, len(x), objective.plan):
+        wanted = torch.autograd.functional.jvp(net, x, direction)[1]
+        with forward_ad.dual_level():
+            tangent = forward_ad.unpack_dual(net(forward_ad.make_dual(x, direction))).tangent
+        by_func = torch.func.jvp(net, (x,), (direction,))[1]
+    assert torch.allclose(tangent, wanted, atol=1e-5)
+    assert torch.allclose(by_func, wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("dropout", [nn.Dropout, nn.AlphaDropout])

@@ -137,7 +137,9 @@ def cost_chart(rows: Sequence[Row], size: Size, key: str) -> Chart:
 
 
 def _dots(row: Row, size: Size) -> list[tuple[float, float]]:
-    shares = {run.seed: case.robust_accuracy for run in row.runs for case in run.worst_case if case.threat == size}
+    n = row.cells[size].n if size in row.cells else 0
+    cases = [(run.seed, case) for run in row.runs for case in run.worst_case if case.threat == size and case.n == n]
+    shares = {seed: case.robust_accuracy for seed, case in cases}
     costs = {run.seed: run.step_cost for run in row.runs if run.step_cost is not None}
     return [(cost, 100 * shares[seed]) for seed, cost in costs.items() if seed in shares]
 

@@ -33,8 +33,8 @@ class Point:
     :param seeds: Seeds that are trained.
     :param clean: Clean accuracy, mean over the seeds.
     :param robust: Robust accuracy, mean over the seeds, by size (`linf 0.3`) or union of sizes.
-    :param by_seed: The same of each seed.
-    :param n: Images that were attacked at each size, of each seed.
+    :param by_seed: The same of each seed: of those that have the most images there.
+    :param n: Images that were attacked at each size, of each of these seeds.
     """
 
     defence: str
