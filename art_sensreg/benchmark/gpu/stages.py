@@ -202,7 +202,7 @@ def resume(size: Size) -> list[Row]:
 
 
 def precision(size: Size) -> list[Row]:
-    """The penalties in bfloat16 and with TF32 against float32, by the size of the noise; and a training in bfloat16."""
+    """The penalties in bfloat16 and TF32 against float32, by the size of noise or a step; a training in bfloat16."""
     model = make_classifier("cnn-small", "gpu").model.to(GPU)
     images, labels = (torch.from_numpy(part).to(GPU) for part in separable_images(64, MODELS["cnn-small"].input_shape))
     x = images.requires_grad_()
