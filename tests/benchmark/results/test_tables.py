@@ -47,6 +47,11 @@ def test_attacks_are_columns_and_ways_of_attacking_are_table_rows():
     assert attack_table(results(failed), "linf", 0.1).rows == [["none", "", "failed"]]
 
 
+def test_attacks_of_seeds_with_fewer_images_are_left_out_of_the_mean():
+    runs = [run_record(seed=seed, attacks=(attack("fgm", share, n),)) for seed, share, n in ((0, 0.5, 2), (1, 0.9, 5))]
+    assert attack_table(results(*runs, seeds=2), "linf", 0.1).rows[0][1].startswith("90.0")
+
+
 def test_noise_is_shown_where_it_was_measured():
     noise = (NoiseRecord(norm="linf", eps=0.1, accuracy=0.8, n=5),)
     found = noise_table(results(run_record(), run_record(defence="sr", random_noise=noise)))

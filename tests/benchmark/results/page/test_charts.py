@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 
 from art_sensreg.benchmark.results.entries import AuditRecord
+from art_sensreg.benchmark.results.page import charts
 from art_sensreg.benchmark.results.page.charts import (
     Line,
     cost_chart,
@@ -34,6 +35,11 @@ def test_the_front_is_what_nothing_as_cheap_is_above():
     found = rows(run("none", 1, 0.2), run("a", 2, 0.5), run("b", 2, 0.6), run("c", 4, 0.55), run("d", 6, 0.7),
                  run("e", 3, 0.99, audit=bad))  # fmt: skip
     assert [row.defence for row in front(found, SIZE)] == ["none", "b", "d"]
+
+
+def test_a_seed_with_fewer_images_has_no_dot():
+    (row,) = rows(run("sr", 2, 0.5), run_record(defence="sr", seed=1, step_cost=3, worst_case=(case(0.9, n=20),)))
+    assert charts._dots(row, SIZE) == [(2, 50.0)]
 
 
 def test_there_is_a_dot_for_each_seed():

@@ -16,9 +16,11 @@ from art_sensreg.benchmark.studies.experiments.equal_cost import (
     budgeted,
     epochs_within,
     equal_cost_tables,
+    points_of,
     write_equal_cost,
 )
 from tests.benchmark.studies.experiments.small import SMALL, run
+from tests.support.results import case, results, run_record
 
 COST = replace(
     SMALL,
@@ -66,6 +68,13 @@ def test_the_best_at_each_budget_is_marked(tmp_path):
     assert pictures == ["equal-cost-linf-0.3.png"]
     assert (tmp_path / pictures[0]).read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "equal-cost.json").read_text())[3]["robust"] == {"linf 0.3": 0.7}
+
+
+def test_seeds_with_fewer_images_are_left_out():
+    attacked = ((0, case(0.5, n=100)), (1, case(0.9, n=300)))
+    runs = [run_record(defence="jr_b6", seed=seed, worst_case=(found,)) for seed, found in attacked]
+    (found,) = points_of(COST, results(*runs, seeds=2), {"sr+jr": {"step_cost": 2.5}, "jr": {"step_cost": 2.0}})
+    assert (found.by_seed, found.n) == ({"linf 0.1": [0.9]}, {"linf 0.1": 300})
 
 
 def test_the_axis_spreads_out_what_is_close_to_100_percent():
