@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from art_sensreg.benchmark.config.request import SuiteRequest
+from art_sensreg.benchmark.studies.experiments.goals import Goal
 
 RESULTS = Path("docs") / "results"
 AIMED = ("transfer", "hidden-away", "hidden-towards", "far-starts", "scaled-logits", "targeted-margin", "kitchen-sink")
@@ -69,6 +70,7 @@ class Experiment:
         its measured step cost allows. Empty: rows have the epochs of the request.
     :param folder: Name of the folder below docs/results; None: that of the experiment. Two experiments may share one,
         and with it the trained models.
+    :param goals: What its rows are meant to reach, if that was fixed beforehand.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Experiment:
     costed: bool = True
     budgets: tuple[int, ...] = ()
     folder: str | None = None
+    goals: tuple[Goal, ...] = ()
 
     @property
     def out(self) -> Path:

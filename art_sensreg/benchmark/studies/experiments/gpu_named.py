@@ -9,6 +9,7 @@ from typing import Any
 from art_sensreg.benchmark.config.optimization import OptimizationSettings
 from art_sensreg.benchmark.config.request import SuiteRequest
 from art_sensreg.benchmark.studies.experiments.declaration import AIMED, Experiment, Row
+from art_sensreg.benchmark.studies.experiments.goals import Goal
 
 EPOCHS = (15, 30)
 # Optimizer and schedule as Rice et al. 2020 (arXiv 2002.11569) and Wong et al. 2020 (arXiv 2001.03994) have them;
@@ -59,4 +60,10 @@ def gpu_cifar10() -> Experiment:
         rows=tuple(rows),
         aimed=AIMED,
         audited=True,
+        # About what LIET reports, with clean accuracy that a user accepts.
+        goals=tuple(
+            Goal(row=f"{name}_{epochs}-epochs", robust={("linf", 8 / 255): 50}, clean=80)
+            for epochs in EPOCHS
+            for name in ("carried", "carried+sr+jr")
+        ),
     )  # fmt: skip

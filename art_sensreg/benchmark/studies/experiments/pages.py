@@ -21,6 +21,7 @@ from art_sensreg.benchmark.studies.experiments.attack_units import base_attack
 from art_sensreg.benchmark.studies.experiments.cell import Laboratory
 from art_sensreg.benchmark.studies.experiments.declaration import Experiment
 from art_sensreg.benchmark.studies.experiments.equal_cost import points_of, write_equal_cost
+from art_sensreg.benchmark.studies.experiments.goals import goal_table
 from art_sensreg.utils.tables import Table
 
 
@@ -102,7 +103,9 @@ def page(laboratory: Laboratory, results: Results, pictures: list[str], first: l
     ]
     tables = [*first]
     if _attacked(laboratory):
-        tables += [("All rows" if first else "", summary_table(results)), ("How far it is", progress_table(results))]
+        tables.append(("All rows" if first else "", summary_table(results)))
+        tables.append(("Goals, fixed beforehand", goal_table(results, experiment.goals)))
+        tables.append(("How far it is", progress_table(results)))
     tables.append(("Variants, image by image", ablation_table(laboratory, results)))
     tables += [("What the aimed attacks gain over AutoAttack", gain_table(results)), *extra_tables(results, wide=False)]
     tables.append(("Random noise of each size: accuracy in %, mean over 10 draws", noise_table(results)))
