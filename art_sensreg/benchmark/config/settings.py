@@ -84,7 +84,12 @@ def _penalties(preset: PenaltySettings) -> dict[str, dict[str, Any]]:
         "sr+jr": both,
         "sr+jr-cheap": both,
         **dict.fromkeys(_HYBRIDS, hybrid),
-        "carried+sr+jr": {"sr_weight": preset.carried_sr, "jr_weight": preset.carried_jr},
+        "carried+sr+jr": {
+            "sr_weight": preset.carried_sr,
+            "jr_weight": preset.carried_jr,
+            "step_share": preset.carried_step,
+            "penalty_warmup": preset.carried_warmup,
+        },
         "free+sr+jr": {
             "pair": preset.free_pair,
             "sr_weight": preset.free_sr,
