@@ -23,7 +23,7 @@ _MNIST_EPS = ((0.1, 0.2, 0.3), (1.0, 1.5, 2.0))
 _ADAM: dict[str, Any] = {"optimizer": "adam"}
 # The free adversary before it had SGD there: with larger steps, and penalties of the whole batch.
 _FREE_ADAM: dict[str, Any] = {**_ADAM, "step_share": 0.25, "penalty_fraction": 1.0}
-# `carried+sr+jr` was trained so before its steps became an eighth of eps, and its penalties began at 0; all its variants
+# `carried+sr+jr` was trained so before its steps became an eighth of eps, and its penalties rose from 0; its variants
 # still are.
 _HALF_STEPS: dict[str, Any] = {"step_share": 0.5, "penalty_warmup": 0.0}
 # The steps that it has now, without the warm-up.
