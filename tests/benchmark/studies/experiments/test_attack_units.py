@@ -8,7 +8,7 @@ import pytest
 from art_sensreg.benchmark.results.masks import read_mask, worst_case, write_mask
 from art_sensreg.benchmark.studies.experiments import attack_units
 from art_sensreg.benchmark.studies.experiments.attack_units import base_attack
-from tests.benchmark.studies.experiments.small import SMALL, laboratory, run
+from tests.benchmark.studies.small_experiment import SMALL, laboratory, run
 
 
 def test_each_row_is_attacked_on_its_own_number_of_images(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 from art_sensreg.benchmark.config.settings import RECIPES
 from art_sensreg.benchmark.studies.experiments import Row
 from art_sensreg.benchmark.studies.experiments.cell import is_random
-from tests.benchmark.studies.experiments.small import SMALL, laboratory, run
+from tests.benchmark.studies.small_experiment import SMALL, laboratory, run
 
 
 def test_a_variant_has_the_recipe_of_its_defence_and_its_own_options(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from art_sensreg.benchmark.studies.experiments import EXPERIMENTS
 from art_sensreg.benchmark.studies.experiments.command import run_command
-from tests.benchmark.studies.experiments.small import SMALL
+from tests.benchmark.studies.small_experiment import SMALL
 
 
 def call(*words, prefix=""):

@@ -4,7 +4,7 @@ import pytest
 
 from art_sensreg.benchmark.defences.step_timing import PlainSteps
 from art_sensreg.benchmark.studies.experiments import costs
-from tests.benchmark.studies.experiments.small import laboratory
+from tests.benchmark.studies.small_experiment import laboratory
 
 
 def test_drift_of_the_machine_is_divided_out(tmp_path, monkeypatch):

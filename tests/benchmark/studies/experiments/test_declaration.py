@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from tests.benchmark.studies.experiments.small import SMALL
+from tests.benchmark.studies.small_experiment import SMALL
 
 
 def test_an_experiment_may_share_the_folder_of_another():

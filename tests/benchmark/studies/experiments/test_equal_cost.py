@@ -19,7 +19,7 @@ from art_sensreg.benchmark.studies.experiments.equal_cost import (
     points_of,
     write_equal_cost,
 )
-from tests.benchmark.studies.experiments.small import SMALL, run
+from tests.benchmark.studies.small_experiment import SMALL, run
 from tests.support.results import case, results, run_record
 
 COST = replace(

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from art_sensreg.benchmark.studies.experiments.folder import ExperimentFolder, cell_name
-from tests.benchmark.studies.experiments.small import laboratory, run
+from tests.benchmark.studies.small_experiment import laboratory, run
 
 
 def test_a_packed_checkpoint_has_the_same_bytes(tmp_path):

@@ -9,7 +9,7 @@ from art_sensreg.benchmark.results.records import RunRecord
 from art_sensreg.benchmark.studies.experiments import EXPERIMENTS
 from art_sensreg.benchmark.studies.experiments.goals import Goal, goal_table
 from art_sensreg.benchmark.studies.experiments.pages import collected, write_pages
-from tests.benchmark.studies.experiments.small import SMALL, laboratory, run
+from tests.benchmark.studies.small_experiment import SMALL, laboratory, run
 
 SIZE = ("linf", 0.05)
 

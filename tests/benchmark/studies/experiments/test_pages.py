@@ -11,7 +11,7 @@ from art_sensreg.benchmark.studies.experiments.pages import (
     progress_table,
     write_pages,
 )
-from tests.benchmark.studies.experiments.small import SMALL, laboratory, run
+from tests.benchmark.studies.small_experiment import SMALL, laboratory, run
 
 
 def test_pages_show_how_far_an_experiment_is(tmp_path):

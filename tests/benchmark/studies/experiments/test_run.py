@@ -12,7 +12,7 @@ from art_sensreg.benchmark.studies.experiments import Row, attack_units, units
 from art_sensreg.benchmark.studies.experiments import run as run_module
 from art_sensreg.benchmark.studies.experiments.folder import ExperimentFolder
 from art_sensreg.benchmark.studies.experiments.run import Choice, TimeUp, time_limit
-from tests.benchmark.studies.experiments.small import SMALL, laboratory, run
+from tests.benchmark.studies.small_experiment import SMALL, laboratory, run
 
 
 def masks(out):

@@ -9,7 +9,7 @@ from art_sensreg.benchmark.defences.registry import DEFENCES
 from art_sensreg.benchmark.defences.spec import Certificate
 from art_sensreg.benchmark.engine import audit as engine_audit
 from art_sensreg.benchmark.studies.experiments.units import units_of
-from tests.benchmark.studies.experiments.small import SMALL, laboratory, run
+from tests.benchmark.studies.small_experiment import SMALL, laboratory, run
 
 
 def test_trainings_come_first_and_headline_rows_before_others(tmp_path):
