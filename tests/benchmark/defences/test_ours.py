@@ -128,3 +128,11 @@ def test_they_learn(digits, name):
         assert accuracy(spec, classifier.model) > 0.5
     else:
         assert (classifier.predict(digits.x_test).argmax(axis=1) == digits.y_test).mean() > 0.5
+
+
+@pytest.mark.parametrize(("dataset", "share", "warmup"), [("mnist", 0.125, 0.5), ("digits", 0.5, 0.0)])
+def test_the_recipe_sets_the_steps_of_the_carried_adversary_with_penalties(dataset, share, warmup):
+    recipe = RECIPES[dataset].penalties["carried+sr+jr"]
+    options = resolve_options("carried+sr+jr", {}, {"eps": 0.1, "norm": "linf", **recipe})
+    assert DEFENCES["carried+sr+jr"].adversary(options).step == pytest.approx(0.11 * share)
+    assert options["penalty_warmup"] == warmup
