@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from art_sensreg.benchmark.results.records import Results
 from art_sensreg.benchmark.results.summary import Row, Size, summary_rows
@@ -50,16 +51,21 @@ def _lines(goal: Goal, row: Row) -> Iterator[list[str]]:
         if cell is None:
             yield [*line, "-", "-", "-", "not measured"]
         else:
-            yield [*line, cell_text(cell), str(len(cell.shares)), str(cell.n), _reached(100 * cell.mean >= share)]
+            yield [*line, cell_text(cell), str(len(cell.shares)), str(cell.n), _reached(_at_least(cell.mean, share))]
     if goal.clean is not None:
-        mean = 100 * sum(row.clean) / len(row.clean)
-        yield ["clean %", f"at least {goal.clean:g}", percent(row.clean), seeds, "-", _reached(mean >= goal.clean)]
+        reached = _reached(_at_least(fmean(row.clean), goal.clean))
+        yield ["clean %", f"at least {goal.clean:g}", percent(row.clean), seeds, "-", reached]
     if goal.step_cost is not None:
         line = ["step cost", f"at most {goal.step_cost:g}"]
         if row.cost is None:
             yield [*line, "-", "-", "-", "not measured"]
         else:
             yield [*line, cost_text(row.cost), seeds, "-", _reached(row.cost.median <= goal.step_cost)]
+
+
+def _at_least(share: float, goal: float) -> bool:
+    # 100 * 0.58 is below 58 in floating point.
+    return round(100 * share, 6) >= goal
 
 
 def _reached(reached: bool) -> str:

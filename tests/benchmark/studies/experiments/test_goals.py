@@ -53,6 +53,14 @@ def test_each_goal_stands_beside_the_mean_over_the_seeds(results):
     assert [row[-1] for row in missed.rows] == ["no", "no"]
 
 
+@pytest.mark.parametrize("percent", [55, 57, 58])
+def test_a_share_of_exactly_the_goal_reaches_it(results, percent):
+    """100 * 0.58 is below 58 in floating point."""
+    runs = (_run(0, percent / 100, clean=percent / 100),)
+    table = goal_table(replace(results, runs=runs), (Goal(row="sr+jr", robust={SIZE: percent}, clean=percent),))
+    assert [row[-1] for row in table.rows] == ["yes", "yes"]
+
+
 def test_what_was_not_measured_is_not_called_missed(results):
     unknown = replace(_run(0, 0.6), step_cost=None)
     table = goal_table(replace(results, runs=(unknown,)), (Goal(row="sr+jr", step_cost=2.0), Goal(row="jr", clean=1)))
