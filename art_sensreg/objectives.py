@@ -74,7 +74,7 @@ class Objective:
         self.images = KeptImages()
         self.pair: GradientPair | None = None  # of the part of a step that is computed, if gradients are compared
         self.attacked: Callable[[], AbstractContextManager[None]] = nullcontext  # keeps what a loss remembers
-        self.strength = 1.0  # of all weights, for a while after the start
+        self.strength = self.eps_share = 1.0  # of all weights, and of the adversary's size, for a while after the start
         self.plan = NO_PLAN
         self._pair_size = 0.0
         self._fused = {name: p for name, p in named.items() if isinstance(p, FusedPenalty)}
@@ -115,7 +115,7 @@ class Objective:
     def smallest_sigma(self) -> float | None:
         """The smallest `sigma` that a difference of activations is divided by, or None."""
         if self.adversary is not None and self.compared_as != "noisy":
-            return self._pair_size
+            return self.eps_share * self._pair_size
         given = [getattr(penalty, "sigma", None) for penalty in self._fused.values()]
         return min((smallest_size(sigma) for sigma in given if sigma is not None), default=None)
 
@@ -123,6 +123,11 @@ class Objective:
     def inner_maximisation(self) -> bool:
         """Whether a step looks for perturbed images by gradient steps of its own."""
         return self.adversary is not None or any(penalty.inner_maximisation for penalty in self._fused.values())
+
+    @property
+    def attacker(self) -> Adversary | None:
+        """The adversary as it is in this step."""
+        return self.adversary and self.adversary.at_strength(self.strength).at_size(self.eps_share)
 
     @property
     def compared_as(self) -> str:
@@ -221,11 +226,8 @@ class Objective:
             x=x, generator=generator, clip_values=self.clip_values, noisy_rows=share.noisy_rows,
             over_processes=share.over_processes({name: counts[name] for name in self._fused}),
         )  # fmt: skip
-        if self.adversary is None:
-            logits, found = self._measure(model, inputs)
-        else:
-            adversary = self.adversary.at_strength(self.strength)
-            logits, found = self._measure_attacked(model, inputs, y, adversary, visit)
+        attacked = self.adversary is not None
+        logits, found = self._measure_attacked(model, inputs, y, visit) if attacked else self._measure(model, inputs)
         if self._separate:
             with preserve_statistics(model, len(x), self.plan):
                 for name, penalty in self._separate.items():
@@ -241,10 +243,11 @@ class Objective:
         return {"loss": loss, **terms, **{name: found[name] for name in self.names}}, shown
 
     def _measure_attacked(
-        self, model: nn.Module, inputs: PenaltyInputs, y: torch.Tensor, adversary: Adversary, visit: Visit | None
+        self, model: nn.Module, inputs: PenaltyInputs, y: torch.Tensor, visit: Visit | None
     ) -> _Found:
         """As :meth:`_measure`, with perturbed images; what becomes of the perturbations is noted in the visit."""
-        x = inputs.x
+        x, adversary = inputs.x, self.attacker
+        assert adversary is not None
         if visit is None and (adversary.carries or self.compared_as == "start"):
             visit = Visit(adversary.draw_start(x, inputs.generator))
         rows = inputs.noisy_rows if self._pairs_apart else None
@@ -254,7 +257,7 @@ class Objective:
         )  # fmt: skip
         if visit is not None and self.compared_as == "start" and rows != 0:
             if rows is not None and rows < len(x):
-                return self._measure_parts(model, inputs, y, adversary, visit)
+                return self._measure_parts(model, inputs, y, visit)
             measured = measure_from_start(model, adversary, batch, self._fused, self.plan)
             visit.moved = measured.perturbed.detach() - x
             return measured.logits, measured.values
@@ -266,32 +269,30 @@ class Objective:
             perturbed = perturbed_images(model, adversary, batch, self.plan)
             if visit is not None:
                 visit.moved = perturbed.detach() - x
-        return self._measure_perturbed(model, inputs, perturbed)
+        size = adversary.pair_size(x) if self.compared_as == "adversarial" else None
+        return self._measure_perturbed(model, inputs, GivenBranch(perturbed, size))
 
-    def _measure_parts(
-        self, model: nn.Module, inputs: PenaltyInputs, y: torch.Tensor, adversary: Adversary, visit: Visit
-    ) -> _Found:
+    def _measure_parts(self, model: nn.Module, inputs: PenaltyInputs, y: torch.Tensor, visit: Visit) -> _Found:
         """The examples whose start and end are compared, and then the others."""
         parts = slice(0, inputs.noisy_rows), slice(inputs.noisy_rows, None)
         visits = [Visit(visit.start[part]) for part in parts]
         first, rest = (
-            self._measure_attacked(model, replace(inputs, x=inputs.x[part], noisy_rows=size), y[part], adversary, own)
+            self._measure_attacked(model, replace(inputs, x=inputs.x[part], noisy_rows=size), y[part], own)
             for part, size, own in zip(parts, (None, 0), visits, strict=True)
         )
         visit.moved = torch.cat([own.moved for own in visits if own.moved is not None])
         return [torch.cat(pair) for pair in zip(first[0], rest[0], strict=True)], first[1]
 
-    def _measure_perturbed(self, model: nn.Module, inputs: PenaltyInputs, perturbed: torch.Tensor) -> _Found:
+    def _measure_perturbed(self, model: nn.Module, inputs: PenaltyInputs, given: GivenBranch) -> _Found:
         """Logits of perturbed images, and the penalties, which may compare a part of them with the clean ones."""
-        x, rows = inputs.x, inputs.noisy_rows if self._pairs_apart else None
-        size = self.adversary.pair_size(x) if self.adversary and self.compared_as == "adversarial" else None
-        if rows is None or size is None or rows >= len(x):
-            return self._measure(model, replace(inputs, given=GivenBranch(perturbed, size)))
+        x, rows, perturbed = inputs.x, inputs.noisy_rows if self._pairs_apart else None, given.x
+        if rows is None or given.sigma is None or rows >= len(x):
+            return self._measure(model, replace(inputs, given=given))
         # Of the other examples only the perturbed images go through the model.
         others, values = self._measure(model, replace(inputs, noisy_rows=0, given=GivenBranch(perturbed[rows:])))
         if not rows:
             return others, values
-        pairs = replace(inputs, x=x[:rows], noisy_rows=None, given=GivenBranch(perturbed[:rows], size))
+        pairs = replace(inputs, x=x[:rows], noisy_rows=None, given=GivenBranch(perturbed[:rows], given.sigma))
         compared, values = self._measure(model, pairs)
         return [torch.cat([compared[-1], others[-1]])], values
 
@@ -313,8 +314,8 @@ class Objective:
         return found.logits, {**zeros, **found.values}
 
     def _base_terms(self, logits: Sequence[torch.Tensor], y: torch.Tensor) -> dict[str, torch.Tensor]:
-        if self.adversary is None:
+        if (adversary := self.attacker) is None:
             return {"base": check_term("base", self.base_loss(logits[0], y))}
         clean = logits[0] if len(logits) > 1 else None
-        base, part = self.adversary.at_strength(self.strength).combine(self.base_loss, clean, logits[-1], y)
+        base, part = adversary.combine(self.base_loss, clean, logits[-1], y)
         return {"base": check_term("base", base), "adversarial": check_term("adversarial", part)}

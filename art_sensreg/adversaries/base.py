@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -165,6 +165,12 @@ class Adversary:
     def at_strength(self, strength: float) -> Adversary:
         """The same with the weight of a second term of its loss, if it rises, times `strength`, from 0 to 1."""
         return self
+
+    def at_size(self, share: float) -> Adversary:
+        """The same with a share of `eps` and `eps_step`, above 0 and at most 1."""
+        if share == 1:
+            return self
+        return replace(self, eps=share * self.eps, eps_step=None if self.eps_step is None else share * self.eps_step)
 
     @property
     def compares_gradients(self) -> bool:

@@ -47,6 +47,10 @@ class TrainingConfig:
     :param penalty_warmup: Share of the run, from 0 to 1, over which the weights of all penalties, the weight of the
         adversary `NuAT`, and `awp_gamma` rise from 0 to their full value: for what keeps an untrained network from
         learning.
+    :param eps_warmup: Share of the run, from 0 to 1, over which the adversary's `eps` and `eps_step` rise from almost 0
+        to their full value, as in training with interval bounds (Gowal et al. 2018, arXiv 1810.12715, section 3): of
+        images that are perturbed in full, an untrained network may learn no more than to predict one class.
+        Perturbations that are kept from epoch to epoch rise with it.
     :param scheduler_interval: When a learning rate scheduler steps: `epoch`, `step`, or `auto`: after every step for
         `OneCycleLR` (unless its length is the number of epochs), `CyclicLR`, and schedules about as long as the run has
         steps; else after every epoch. Where that would leave a warm-up unfinished at the end of the run, `auto` is
@@ -108,6 +112,7 @@ class TrainingConfig:
     clip_tolerance: float = 0.0
     penalty_fraction: float = 1.0
     penalty_warmup: float = 0.0
+    eps_warmup: float = 0.0
     scheduler_interval: str = "auto"
     scheduler_monitor: str | None = None
     max_grad_norm: float | None = None
@@ -158,7 +163,8 @@ class TrainingConfig:
             check_flag(name, getattr(self, name))
         check_number("penalty_fraction", self.penalty_fraction, minimum=0.0, exclusive=True, maximum=1.0)
         check_number("clip_tolerance", self.clip_tolerance, minimum=0.0)
-        check_number("penalty_warmup", self.penalty_warmup, minimum=0.0, maximum=1.0)
+        for name in ("penalty_warmup", "eps_warmup"):
+            check_number(name, getattr(self, name), minimum=0.0, maximum=1.0)
         if self.penalty_warmup and self.compile:
             raise ValueError("`compile` is True with a `penalty_warmup`, which would compile every step anew.")
         check_number("awp_gamma", self.awp_gamma, minimum=0.0)

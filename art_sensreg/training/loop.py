@@ -101,6 +101,10 @@ def _check(setup: RunSetup) -> None:
             f"`adversary` is {adversary!r}, whose loss needs the whole batch at once; expected a single process and "
             "accumulate=1."
         )
+    if adversary is None and setup.config.eps_warmup:
+        raise ValueError(
+            f"`eps_warmup` is {setup.config.eps_warmup!r} without an `adversary` whose size could rise; expected 0."
+        )
     check_precision(setup.optimizer, setup.config.precision)
     if setup.config.awp_gamma and needs_closure(setup.optimizer):
         raise ValueError(

@@ -99,16 +99,17 @@ class OverfittingGuard:
                 state.epoch, state.step, self.cosine, self._advice(),
             )  # fmt: skip
 
-    def stops_after(self, record: dict[str, float], model: nn.Module | TrainedState) -> bool:
+    def stops_after(self, record: dict[str, float], model: nn.Module | TrainedState, rising: bool = False) -> bool:
         """
         Note an epoch, by its record and the model as measured, and tell whether training should stop. The record
         gets the entry `catastrophic_overfitting`, 1 in the epoch of the collapse, and, with predictions,
-        `overfitting_predicted`, 1 where the next ones are in danger.
+        `overfitting_predicted`, 1 where the next ones are in danger. While the adversary's size is `rising`, a model
+        that does not withstand the full one has not collapsed.
         """
         value, single = record["pgd_accuracy"], record["fgsm_accuracy"]
         least = _DROP if single - value >= _DROP else _FAR
         fell = value < _SHARE * self.best and self.best - max(value, self.chance) >= least
-        collapse = fell or (value < _SHARE * single and single - value >= _GAP)
+        collapse = not rising and (fell or (value < _SHARE * single and single - value >= _GAP))
         record["catastrophic_overfitting"] = float(collapse and not self.collapsed)
         if collapse and not self.collapsed:
             self.collapsed = True

@@ -78,9 +78,7 @@ class StepRunner:
         config, processes = setup.config, setup.processes
         noisy = total if config.penalty_fraction == 1 else max(1, round(config.penalty_fraction * total))
         own, share = processes.share(total, noisy)
-        if config.penalty_warmup:
-            rising = config.penalty_warmup * config.nb_epochs * len(setup.batches)
-            setup.objective.strength = min(1.0, state.total_steps / max(rising, 1.0))
+        self._raise_gradually()
         if self.model_may_have_changed:
             setup.objective.look_again(setup.model, x[:LOOK])
             self.model_may_have_changed = False
@@ -110,6 +108,15 @@ class StepRunner:
         progress.sums.add(state.terms, logits.detach(), y[:own], total)
         return True
 
+    def _raise_gradually(self) -> None:
+        """While the run is young, weights and the adversary's size are below their full values."""
+        config, objective, done = self._setup.config, self._setup.objective, self._progress.state.total_steps
+        planned = config.nb_epochs * len(self._setup.batches)
+        if config.penalty_warmup:
+            objective.strength = min(1.0, done / max(config.penalty_warmup * planned, 1.0))
+        if config.eps_warmup:
+            objective.eps_share = min(1.0, (1 + done) / max(config.eps_warmup * planned, 1.0))
+
     def _transform(self, x: torch.Tensor) -> Transform | None:
         """How the images of this process are augmented in this step; the same whatever the micro-batches."""
         augmentation, processes = self._setup.config.augmentation, self._setup.processes
@@ -129,13 +136,17 @@ class StepRunner:
         """Where the perturbations of this process's images stand."""
         assert self.perturbations is not None
         assert batch.indices is not None
-        return self.perturbations.read(batch.indices[self._setup.processes.part(batch.total)])
+        kept = self.perturbations.read(batch.indices[self._setup.processes.part(batch.total)])
+        share = self._setup.objective.eps_share
+        return kept if share == 1 else share * kept
 
     def _keep(self, batch: GlobalBatch, moved: torch.Tensor) -> None:
         """Keep the perturbations of all images of the batch, on every process: each will see others next time."""
         assert self.perturbations is not None
         assert batch.indices is not None
-        levels, units = self.perturbations.encode(moved)
+        # While `eps` rises, they are kept as what they are of the full size.
+        share = self._setup.objective.eps_share
+        levels, units = self.perturbations.encode(moved if share == 1 else moved / share)
         processes = self._setup.processes
         levels = processes.gather_examples(levels, batch.total)
         units = None if units is None else processes.gather_examples(units, batch.total)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import nn
@@ -92,7 +91,7 @@ class Stepper:
         stores = [module._buffers for module in model.modules()] + objective_state.stores()
         self._first_pass = SavedBuffers(stores if self._twice or config.awp_gamma else [])
         step = StepModule(model, setup.objective, config.precision, None if alone else objective_state.holder())
-        self._exactly = partial(full_float32, device) if step.without_tf32 else nullcontext
+        self._device, self._step_module = device, step
         self._module: nn.Module = step
         if config.compile:
             self._module.compile()
@@ -171,7 +170,7 @@ class Stepper:
             visit = None if start is None else Visit(start[part])
             pair = self._setup.objective.pair = GradientPair() if self._compares else None
             with self._watched(), nullcontext() if number == len(parts) else self._unsynchronised():
-                with self._exactly():
+                with full_float32(self._device) if self._step_module.without_tf32 else nullcontext():
                     values, z = self._module(x[part], y[part], probes.after(first), share, visit)
                 leaves = [] if visit is None or visit.leaf is None else [visit.leaf]
                 leaves += [] if pair is None else pair.leaves
@@ -198,8 +197,8 @@ class Stepper:
 
     def _finish(self, visit: Visit, x: torch.Tensor) -> torch.Tensor:
         objective = self._setup.objective
-        assert objective.adversary is not None
-        return visit.finish(objective.adversary, x, objective.clip_values)
+        assert objective.attacker is not None
+        return visit.finish(objective.attacker, x, objective.clip_values)
 
     def _watched(self) -> AbstractContextManager[None]:
         return lost_processes_named() if self._setup.processes.count > 1 else nullcontext()

@@ -95,7 +95,7 @@ class EpochEnd:
         self._score(record, model, progress.seed, epoch)
         trained = TrainedState(model, self._objective_state)
         if guard is not None:
-            stops = guard.stops_after(record, trained)
+            stops = guard.stops_after(record, trained, rising=self._setup.objective.eps_share < 1)
         self.schedule.after_epoch(epoch, record)
         if self.early_stopping is not None:
             stops = self.early_stopping.stops_after(record, trained) or stops

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from art_sensreg import adversaries, randomize
-from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES, NuAT
+from art_sensreg.adversaries import FGSMRS, NFGSM, PGD, TRADES, CarriedAdversary, NuAT
 from art_sensreg.adversaries.base import check_adversary
 from art_sensreg.attacks import EOT
 from tests.adversaries.helpers import ALL, LOSS, draw_batch, small_net
@@ -35,6 +35,17 @@ def test_perturbations_raise_what_they_maximise(adversary):
         loss_fn = adversary.get_loss_fn(model, x, y, LOSS)
         assert loss_fn(model(perturbed)) > loss_fn(model(x))
         assert loss_fn(model(perturbed)) > loss_fn(model(other))
+
+
+@pytest.mark.parametrize("adversary", [*ALL, CarriedAdversary(eps=0.3, eps_step=0.1, norm="l2")], ids=repr)
+def test_at_a_share_of_its_size_it_looks_as_far_in_proportion(adversary):
+    half, (x, _) = adversary.at_size(0.5), draw_batch()
+    for name in ("radius", "step", "start_radius"):
+        assert getattr(half, name) == pytest.approx(getattr(adversary, name) / 2)
+    assert half.root_mean_square(x) == pytest.approx(adversary.root_mean_square(x) / 2)
+    assert half.pair_size(x) == pytest.approx(adversary.pair_size(x) / 2)
+    assert type(half) is type(adversary)
+    assert adversary.at_size(1.0) == adversary
 
 
 @pytest.mark.parametrize("adversary", [NFGSM(eps=0.1), PGD(eps=0.5, norm="l2", max_iter=30), PGD(eps=0.1)], ids=repr)

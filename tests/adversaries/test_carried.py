@@ -133,22 +133,38 @@ def test_in_the_l2_ball_every_image_has_its_own_unit(tmp_path):
     assert np.linalg.norm(found, axis=1).max() <= 0.3 * 1.02
 
 
+@pytest.mark.parametrize("adversary", KINDS, ids=["steps", "free"])
+def test_what_is_carried_rises_with_the_size(tmp_path, adversary):
+    """Of a model that does not move, visits move perturbations by the same shares of a size that rises."""
+    x = X * 0.2 + 0.4  # the ball is inside of the range
+    found = []
+    for warmup in (0.0, 0.9):
+        config = TrainingConfig(seed=0, batch_size=5, nb_epochs=2, eps_warmup=warmup)
+        folder = tmp_path / str(warmup)
+        linear(config, adversary).fit(x, Y, checkpoint_dir=folder, verbose=False)
+        found.append(kept(folder))
+    moves = np.broadcast_to(WEIGHT[0] != WEIGHT[1], X.shape)  # elsewhere rounding decides
+    assert np.abs(found[0] - found[1])[moves].max() <= 2 * 0.3 / 127 + 1e-6  # rounded at each of two visits
+
+
 class Dies(Callback):
     def on_step(self, state):
         if state.total_steps == 17:
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("free", [False, True], ids=["steps", "free"])
-def test_a_run_that_was_broken_off_ends_like_one_that_was_not(tmp_path, free, norm):
+@pytest.mark.parametrize(
+    ("free", "norm", "warmup"), [(False, "linf", 0.0), (True, "linf", 0.0), (False, "l2", 0.9), (True, "l2", 0.9)]
+)
+def test_a_run_that_was_broken_off_ends_like_one_that_was_not(tmp_path, free, norm, warmup):
     x, y = prototypes(100)
     adversary = CarriedAdversary(eps=0.2, free=free, norm=norm)
 
     def run(folder, resume=False, callbacks=()):
         trainer = trainer_of(
-            adversary, SR_JR, batch_size=16, nb_epochs=4, checkpoint_every=5, callbacks=list(callbacks)
-        )
+            adversary, SR_JR, batch_size=16, nb_epochs=4, checkpoint_every=5, eps_warmup=warmup,
+            callbacks=list(callbacks),
+        )  # fmt: skip
         trainer.fit(x, y, checkpoint_dir=folder, resume=resume, verbose=False)
         return [p.detach().clone() for p in trainer.get_classifier().model.parameters()]
 

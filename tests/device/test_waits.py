@@ -61,6 +61,7 @@ CASES: dict[str, dict[str, Any]] = {
     "ema": {"penalties": [SR], "ema": 0.9},
     "clipped": {"penalties": [SR], "max_grad_norm": 1.0},
     "warm-up": {"penalties": [SR], "penalty_warmup": 0.5},
+    "warm-up of eps": {"penalties": [SR], "adversary": CarriedAdversary(eps=0.1), "eps_warmup": 0.5},
     "fraction": {"penalties": [SR, SHARED], "penalty_fraction": 0.5},
     "bfloat16": {"penalties": [SR], "precision": "bfloat16"},
     "float16": {"penalties": [SR], "precision": "float16", "max_grad_norm": 1.0},

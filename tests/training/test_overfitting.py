@@ -81,6 +81,10 @@ def test_what_counts_as_a_collapse(caplog):
     assert flagged([0.4, 0.06], [0.4, 0.2], chance=0.19)[0] == [1]
     assert flagged([0.3, 0.06], [0.4, 0.1])[0] == []  # a single step breaks as much
     assert flagged([0.4, 0.06], [0.4, 0.1])[0] == [1]  # from far above chance all the same
+    guard, record = OverfittingGuard("stop", watched), {"epoch": 1, "pgd_accuracy": 0.05, "fgsm_accuracy": 0.9}
+    assert not guard.stops_after(record, nn.Linear(1, 1), rising=True)  # it has not met the full size yet
+    assert not record["catastrophic_overfitting"]
+    assert guard.stops_after(record, nn.Linear(1, 1))
 
 
 def test_a_collapse_in_the_first_epoch_has_nothing_to_roll_back_to(caplog):

@@ -1,9 +1,13 @@
 """What a step depends on: the seed, the number of the step and the process, and nothing that was drawn before."""
 
+from dataclasses import dataclass, field
+
+import pytest
 import torch
 from torch import nn
 
-from art_sensreg import SensitivityPenalty
+from art_sensreg import SensitivityPenalty, SensRegTrainer
+from art_sensreg.adversaries import PGD
 from art_sensreg.objectives import Objective
 from art_sensreg.training import TrainingConfig, TrainingState
 from art_sensreg.training.batches import BatchSizes, GlobalBatch, TensorBatches
@@ -16,8 +20,19 @@ from tests.training.helpers import X, Y, small_model
 IMAGES, LABELS = torch.from_numpy(X), torch.from_numpy(Y)
 
 
-def runner(model, seed=0, **config):
-    objective = Objective([SensitivityPenalty()])
+@dataclass(frozen=True, kw_only=True)
+class Seen(PGD):
+    """Notes the sizes that it was used with."""
+
+    eps_of_steps: list = field(default_factory=list)
+
+    def draw_start(self, x, generator):
+        self.eps_of_steps.append(self.eps)
+        return super().draw_start(x, generator)
+
+
+def runner(model, seed=0, adversary=None, **config):
+    objective = Objective([SensitivityPenalty()], adversary=adversary)
     objective.prepare(model.train(), IMAGES)
     setup = RunSetup(
         model=model,
@@ -29,6 +44,24 @@ def runner(model, seed=0, **config):
     state = TrainingState(model, setup.optimizer)
     progress = Progress(state, seed, EpochSums(0.0))
     return StepRunner(setup, progress, ObjectiveState(objective, model, setup.optimizer)), state
+
+
+def test_the_size_of_an_adversary_rises_over_a_share_of_the_planned_steps():
+    adversary, sizes = Seen(eps=0.2), []
+    do, _ = runner(small_model(), adversary=adversary, nb_epochs=4, eps_warmup=0.5)
+    steps = 4 * -(-len(IMAGES) // 8)
+    for _ in range(steps):
+        adversary.eps_of_steps.clear()
+        assert do(GlobalBatch(IMAGES[:8], LABELS[:8], 8))
+        (size,) = set(adversary.eps_of_steps)
+        sizes.append(size / 0.2)
+    assert sizes == pytest.approx([min(1.0, (1 + step) / (steps / 2)) for step in range(steps)])
+
+
+def test_a_size_that_rises_needs_an_adversary(make_classifier, digits):
+    trainer = SensRegTrainer(make_classifier("cnn-small"), [], TrainingConfig(eps_warmup=0.5))
+    with pytest.raises(ValueError, match=r"`eps_warmup` is 0\.5 without an `adversary`"):
+        trainer.fit(digits.x_train[:8], digits.y_train[:8], verbose=False)
 
 
 def terms_of(seed=0, step=0, drawn=0):

@@ -148,6 +148,7 @@ SETTINGS = {
         "augmentation": [3, "flip", {}, object(), Augmentation],
         "penalty_fraction": SHARE,
         "penalty_warmup": [*NOT_NEGATIVE, 1.5],
+        "eps_warmup": [*NOT_NEGATIVE, 1.5],
         "scheduler_interval": CHOICE,
         "max_grad_norm": optional(POSITIVE),
         "awp_gamma": NOT_NEGATIVE,

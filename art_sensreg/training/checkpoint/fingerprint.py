@@ -18,7 +18,7 @@ from art_sensreg.training.run import RunSetup
 # What may differ between a run and its continuation: how long it is, where it runs, what it writes.
 _FREE = {"nb_epochs", "device", "compile", "keep_freed_memory", "checkpoint_every", "keep", "callbacks"}
 # Settings that earlier versions did not have: a checkpoint without them is of a run with their defaults.
-_LATER = {"augmentation", "awp_gamma", "ema_warmup"}
+_LATER = {"augmentation", "awp_gamma", "ema_warmup", "eps_warmup"}
 _FORMS = {"params", "lr", "initial_lr", "fused", "foreach", "capturable"}
 # What moves while a scheduler runs; anything else that does is found out when a checkpoint is written.
 _MOVING = {
@@ -74,8 +74,9 @@ def fingerprint(
             continue
         settings.update(describe(name, getattr(config, name)))  # a repr leaves out most of an array
         settings[name] = repr(getattr(config, name))
-    if config.penalty_warmup:
-        settings["penalty_warmup"] += f" of {config.nb_epochs} epochs"
+    for name in ("penalty_warmup", "eps_warmup"):
+        if getattr(config, name):
+            settings[name] += f" of {config.nb_epochs} epochs"
     bounds = "none" if objective.clip_values is None else ", ".join(map(checksum, objective.clip_values))
     standardised = ", ".join(checksum(getattr(model, name)) for name in ("mean", "std") if _is_tensor(model, name))
     return {

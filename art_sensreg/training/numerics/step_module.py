@@ -41,19 +41,24 @@ class StepModule(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.objective, self.own = model, objective, own
-        width = input_width(objective.clip_values)
-        smallest = objective.smallest_sigma
-        least = LOW_PRECISION_SIZES[objective.compared_as]
-        reason = _reason_for_float32(objective, precision, smallest, least * width)
+        self._width = input_width(objective.clip_values)
+        self._least = LOW_PRECISION_SIZES[objective.compared_as] * self._width
+        reason = _reason_for_float32(objective, precision, objective.smallest_sigma, self._least)
         self.low = None if reason else _LOW.get(precision)
         if reason and precision in _LOW:
             logger.warning("`precision` %r has no effect: steps are computed in float32, since %s.", precision, reason)
-        self.without_tf32 = tf32_blurs(smallest, width)
+
+    @property
+    def without_tf32(self) -> bool:
+        """Whether TF32 would blur this step."""
+        return tf32_blurs(self.objective.smallest_sigma, self._width)
 
     def forward(
         self, x: torch.Tensor, y: torch.Tensor, probes: Probes | None, share: Share, visit: Visit | None = None
     ) -> tuple[Terms, torch.Tensor]:
-        if self.low is None:
+        smallest = self.objective.smallest_sigma
+        # While `eps` rises, the first steps may be too small for the low precision of the others.
+        if self.low is None or (smallest is not None and smallest < self._least):
             terms, logits = self.objective(self.model, x, y, probes, share, visit)
             return terms, logits
         with torch.autocast(x.device.type, dtype=self.low):

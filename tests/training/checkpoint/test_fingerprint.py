@@ -205,6 +205,11 @@ DIFFERENCES = {
         {"config": {"penalty_warmup": 0.5}, "penalties": [Ridge()], "epochs": 2},
         r"setting `penalty_warmup` is 0.5 of 1 epochs in the checkpoint; expected 0.5 of 2",
     ),
+    "warm-up of a size": (
+        {"adversary": PGD(eps=0.1)},
+        {"adversary": PGD(eps=0.1), "config": {"eps_warmup": 0.5}},
+        r"setting `eps_warmup` is missing in the checkpoint; expected 0.5 of 1 epochs",
+    ),
 }
 
 

@@ -44,6 +44,25 @@ def test_a_precision_without_effect_is_said(caplog):
     assert "`precision` 'bfloat16' has no effect" in caplog.text
 
 
+def test_steps_are_in_float32_while_the_size_is_too_small_for_less(caplog):
+    x, y = torch.rand(8, 4), torch.arange(8) % 2
+    adversary = CarriedAdversary(eps=0.2, pair="start")
+    objective = Objective([SensitivityPenalty()], nn.CrossEntropyLoss(), adversary=adversary)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    objective.prepare(model, x)
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        module = StepModule(model, objective, precision)
+        for share in (0.1, 1.0):
+            objective.eps_share = share
+            probes = Probes(0, torch.device("cpu")).at(0)
+            terms, _ = module(x, y, probes, WHOLE_BATCH, Visit(torch.zeros_like(x)))
+            found[precision, share] = terms["loss"].item()
+    assert found["float32", 0.1] == found["bfloat16", 0.1]
+    assert found["float32", 1.0] != found["bfloat16", 1.0]
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("pair", ["start", "adversarial", "noisy"])
 def test_an_adversary_may_move_less_than_noise(make_classifier, digits, pair, caplog):
     """It moves activations further: its pairs keep their value in half precision where noise of its size would not."""
