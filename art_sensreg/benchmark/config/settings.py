@@ -14,7 +14,7 @@ from art_sensreg.presets import PRESETS, PenaltySettings
 BUDGETS = ("smoke", "quick", "full")
 SALIENCY = "saliency.png"
 # Settings that are stored only if they are used.
-_LATER = ("weights", "network_crc32", *OPTIMIZATION_OPTIONS)
+_LATER = ("weights", "network_crc32", "penalties", *OPTIMIZATION_OPTIONS)
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,10 @@ class Recipe:
             return dict(given)
         own = self.optimization.get(defence, {})
         return {**{name: value for name, value in own.items() if asked.given.get(name) is None}, **given}
+
+    def left_alone(self, defence: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Its settings of the penalties of a defence that some options do not replace."""
+        return {name: value for name, value in self.penalties.get(defence, {}).items() if name not in options}
 
 
 # At a large rate, with clipped gradients: without clipping, training gets stuck predicting one class. Chosen on
@@ -161,6 +165,8 @@ class SuiteSettings:
     :param data_crc32: Checksum of the images and labels used.
     :param device: `cpu` or `cuda`.
     :param network_crc32: Checksum of the user's files with the network and its weights, or None.
+    :param penalties: The recipe's settings of the penalties of each defence, but those that its options replace: a
+        later version may have others. None of a run that was stored before they were.
     """
 
     dataset: str
@@ -184,6 +190,7 @@ class SuiteSettings:
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     weights: str | None = None
     network_crc32: int | None = None
+    penalties: dict[str, dict[str, Any]] | None = None
     optimization: OptimizationSettings = OptimizationSettings()  # noqa: RUF009 - frozen
 
     def to_dict(self) -> dict[str, Any]:
@@ -210,7 +217,9 @@ class SuiteSettings:
     def beside(self, stored: SuiteSettings) -> SuiteSettings:
         """These settings with the defences of a stored run that goes on, and their options."""
         names = tuple(dict.fromkeys((*stored.defences, *self.defences)))
-        return replace(self, defences=names, options={**stored.options, **self.options})
+        # What is not known of some is stored of none.
+        penalties = None if stored.penalties is None else {**stored.penalties, **(self.penalties or {})}
+        return replace(self, defences=names, options={**stored.options, **self.options}, penalties=penalties)
 
     def comparable(self, other: SuiteSettings) -> dict[str, Any]:
         """What must be the same in two runs of the same models: all but names, and the options of other defences."""
@@ -218,5 +227,8 @@ class SuiteSettings:
         values: dict[str, Any] = json.loads(json.dumps(self.to_dict()))
         shared = {name for name in self.defences if name in other.defences}
         kept = {name: value for name, value in values["options"].items() if name in shared}
+        both = self.penalties is not None and other.penalties is not None
+        penalties = {name: value for name, value in values.pop("penalties", {}).items() if name in shared and both}
         free = ("defences", "attacks", "seeds")
-        return {**{name: value for name, value in values.items() if name not in free}, "options": kept}
+        values = {name: value for name, value in values.items() if name not in free}
+        return {**values, "options": kept, "penalties": penalties}

@@ -131,10 +131,11 @@ def _settings(
     device: str,
 ) -> SuiteSettings:
     """What the results of a run depend on."""
-    budget = _budget(request)
+    budget, options = _budget(request), _options(request, recipe)
+    defences = request.defences or _defaults(request)
     return SuiteSettings(
         dataset=request.dataset,
-        defences=request.defences or _defaults(request),
+        defences=defences,
         attacks=_attacks(request, budget, dataset.nb_classes),
         threats=threats,
         model=network.name,
@@ -153,7 +154,10 @@ def _settings(
         data_crc32=dataset.crc32,
         device=device,
         all_points=request.all_points,
-        options=_options(request, recipe),
+        options=options,
+        penalties={
+            name: recipe.left_alone(name, options.get(name, {})) for name in defences if name in recipe.penalties
+        },
         optimization=request.optimization,
     )
 

@@ -38,6 +38,8 @@ from art_sensreg.training.checkpoint.lock import FolderLock
 from art_sensreg.training.distributed import join_processes, leave_processes, local_device
 from art_sensreg.utils.text import error_text
 
+logger = logging.getLogger(__name__)
+
 # Defences whose models stand in for others of their seed: the undefended one, and adversarially trained ones.
 SURROGATES = ("none", *ADVERSARIALLY_TRAINED[:2])
 # Images in the picture of the saliency maps.
@@ -212,6 +214,11 @@ def resumed_results(plan: SuitePlan) -> Results | None:
     difference = plan.settings.first_difference(previous.config)
     if difference:
         raise ValueError(f"`--resume`: the run in {plan.out} had other settings: {difference}")
+    if previous.config.penalties is None:
+        logger.warning(
+            "`--resume`: the run in %s was begun by a version that did not store the settings of the penalties; where "
+            "this version has others, seeds of one row would differ in them.", plan.out,
+        )  # fmt: skip
     return previous
 
 

@@ -68,6 +68,7 @@ class _Config(Record):
     options: dict[str, dict[str, Any]] | None = optional(table_of(TEXT, table_of(TEXT, OPTION)))
     weights: str | None = optional(or_none(TEXT))
     network_crc32: int | None = optional(or_none(WHOLE))
+    penalties: dict[str, dict[str, Any]] | None = optional(or_none(table_of(TEXT, table_of(TEXT, OPTION))))
     # Older files lack these too: every defence was optimised in its own way.
     optimizer: str | None = optional(or_none(TEXT))
     momentum: float | None = optional(or_none(NUMBER))

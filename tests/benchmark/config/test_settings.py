@@ -1,6 +1,7 @@
 """The settings of a run, and the recipes of the data sets."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -38,6 +39,28 @@ def test_a_resumed_run_may_add_defences_attacks_and_seeds_alone():
     assert "`options` was {'sr': {'sigma': 0.2}}" in settings(defences=("sr",)).first_difference(kept)
     listed = settings(options={"sr": {"sigma": [0.1, 0.3]}})
     assert settings(options={"sr": {"sigma": (0.1, 0.3)}}).first_difference(listed) is None
+
+
+def test_a_resumed_run_has_the_penalties_that_it_had():
+    former = settings(defences=("sr", "jr"), penalties={"sr": {"sr_weight": 0.3}, "jr": {"jr_weight": 0.1}})
+    now = settings(defences=("sr",), penalties={"sr": {"sr_weight": 1.0}})
+    assert (
+        now.first_difference(former)
+        == "`penalties` was {'sr': {'sr_weight': 0.3}} and is now {'sr': {'sr_weight': 1.0}}"
+    )
+    assert replace(now, defences=("jr",), penalties={"jr": {"jr_weight": 0.1}}).first_difference(former) is None
+    assert now.beside(former).penalties == {"sr": {"sr_weight": 1.0}, "jr": {"jr_weight": 0.1}}
+    # What a run was trained with that does not say so stays unknown.
+    older = settings(defences=("sr",))
+    assert now.first_difference(older) is None
+    assert now.beside(older).penalties is None
+    assert "penalties" not in older.to_dict()
+
+
+def test_options_replace_what_a_recipe_has_of_penalties():
+    recipe = RECIPES["mnist"]
+    assert recipe.left_alone("sr", {"sigma": 0.2, "epochs": 3}) == {"sr_weight": recipe.penalties["sr"]["sr_weight"]}
+    assert recipe.left_alone("none", {}) == {}
 
 
 def test_a_resumed_run_is_optimised_as_before():

@@ -126,6 +126,24 @@ def test_resume_refuses_other_settings(finished, capsys):
     assert "holds the results of an earlier run; add --resume" in capsys.readouterr().err
 
 
+def test_resume_refuses_other_penalties_and_warns_where_they_are_not_known(finished, tmp_path, capsys, caplog):
+    arguments = ["--defences", "sr+jr", "--attacks", "fgm", "--resume"]
+    for stored, error in (({"sr+jr": {"jr_weight": 0.5}}, "`penalties` was {'sr+jr': {'jr_weight': 0.5}}"), (None, "")):
+        shutil.rmtree(tmp_path, ignore_errors=True)
+        shutil.copytree(finished, tmp_path)
+        content = results(tmp_path)
+        assert set(content["config"]["penalties"]) == {"sr+jr"}
+        content["config"]["penalties"] = stored
+        (tmp_path / "results.json").write_text(json.dumps(content))
+        if error:
+            with pytest.raises(SystemExit):
+                run(tmp_path, *arguments)
+            assert error in capsys.readouterr().err
+        else:
+            run(tmp_path, *arguments)
+    assert caplog.text.count("did not store the settings of the penalties") == 1
+
+
 def test_resume_refuses_other_data(tmp_path, digits, capsys):
     for number in range(2):
         x = np.roll(digits.x_train[:60, 0], number, axis=0)

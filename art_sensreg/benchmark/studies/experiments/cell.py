@@ -148,8 +148,9 @@ class Laboratory:
         """The settings of a row."""
         request = self.experiment.request
         filled = self.recipe.options(row.trains, row.options, request.optimization, request.learning_rate)
-        options = {row.name: filled} if filled else {}
-        chosen: Mapping[str, Any] = {"defences": (row.name,), "seeds": row.seeds, "options": options, **row.settings}
+        chosen: dict[str, Any] = {"defences": (row.name,), "seeds": row.seeds, **row.settings}
+        chosen["options"] = {row.name: filled} if filled else {}
+        chosen["penalties"] = {row.name: self.recipe.left_alone(row.trains, filled)}
         return replace(self.plan.settings, **chosen)
 
     def cell(self, row: Row, seed: int) -> Cell:
