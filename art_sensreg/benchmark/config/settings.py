@@ -88,11 +88,13 @@ def _penalties(preset: PenaltySettings) -> dict[str, dict[str, Any]]:
         "sr+jr": both,
         "sr+jr-cheap": both,
         **dict.fromkeys(_HYBRIDS, hybrid),
+        "carried": {"eps_warmup": preset.eps_warmup},
         "carried+sr+jr": {
             "sr_weight": preset.carried_sr,
             "jr_weight": preset.carried_jr,
             "step_share": preset.carried_step,
             "penalty_warmup": preset.carried_warmup,
+            "eps_warmup": preset.eps_warmup,
         },
         "free+sr+jr": {
             "pair": preset.free_pair,

@@ -22,7 +22,8 @@ def from_penalties(
     **fields: Any,
 ) -> Defence:
     """
-    A defence that trains with `SensRegTrainer`, given penalties and possibly an adversary.
+    A defence that trains with `SensRegTrainer`, given penalties and possibly an adversary, whose size may then rise
+    (option `eps_warmup`).
 
     :param name: Name on the command line.
     :param summary: One line.
@@ -41,7 +42,8 @@ def from_penalties(
     >>> defence.penalties({"w": 2.0})[0].weight
     2.0
     """
-    return Defence(name, summary, paper, options or {}, penalties=penalties, **fields)
+    rising = {"eps_warmup": 0.0} if fields.get("adversary") else {}
+    return Defence(name, summary, paper, {**rising, **(options or {})}, penalties=penalties, **fields)
 
 
 def from_trainer(

@@ -79,7 +79,8 @@ def _trades(options: Options) -> Adversary:
 
 # Trained at `eps_scale` times the size that is attacked; a step is the share `step_share` of that, or `eps_step`.
 _CARRIED: Options = {
-    "eps": None, "eps_scale": 1.1, "eps_step": None, "step_share": None, "clean_fraction": 0.0, "norm": None,
+    "eps": None, "eps_scale": 1.1, "eps_step": None, "step_share": None, "eps_warmup": None, "clean_fraction": 0.0,
+    "norm": None,
 }  # fmt: skip
 _ATTA = "Zheng et al. 2020, arXiv 1912.11969"
 

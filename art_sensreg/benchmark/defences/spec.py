@@ -27,7 +27,7 @@ from art_sensreg.utils import check_choice, check_count, check_number
 Options = dict[str, Any]
 ALL_NORMS = tuple(NORMS)
 # Options that are settings of `TrainingConfig`, where a defence has them.
-_CONFIG_OPTIONS = ("penalty_fraction", "penalty_warmup", "awp_gamma")
+_CONFIG_OPTIONS = ("penalty_fraction", "penalty_warmup", "eps_warmup", "awp_gamma")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +230,7 @@ class Defence:
 
 
 def _config_options(options: Options) -> Options:
-    return {name: options[name] for name in _CONFIG_OPTIONS if name in options}
+    return {name: options[name] for name in _CONFIG_OPTIONS if options.get(name) is not None}
 
 
 def _check_like(name: str, value: Any, default: Any) -> None:

@@ -130,9 +130,21 @@ def test_they_learn(digits, name):
         assert (classifier.predict(digits.x_test).argmax(axis=1) == digits.y_test).mean() > 0.5
 
 
-@pytest.mark.parametrize(("dataset", "share", "warmup"), [("mnist", 0.125, 0.5), ("digits", 0.5, 0.0)])
+@pytest.mark.parametrize(("dataset", "share", "warmup"), [("mnist", 0.25, 0.5), ("digits", 0.5, 0.0)])
 def test_the_recipe_sets_the_steps_of_the_carried_adversary_with_penalties(dataset, share, warmup):
     recipe = RECIPES[dataset].penalties["carried+sr+jr"]
     options = resolve_options("carried+sr+jr", {}, {"eps": 0.1, "norm": "linf", **recipe})
     assert DEFENCES["carried+sr+jr"].adversary(options).step == pytest.approx(0.11 * share)
     assert options["penalty_warmup"] == warmup
+
+
+@pytest.mark.parametrize(("dataset", "warmup"), [("mnist", 0.3), ("digits", 0.0)])
+@pytest.mark.parametrize("name", ["carried", "carried+sr+jr", "at", "trades", "fgsm-rs", "free+sr+jr"])
+def test_the_size_of_each_adversary_may_rise_and_that_of_a_carried_one_does_on_mnist(digits, dataset, warmup, name):
+    recipe = {"eps": 0.1, "norm": "linf", **RECIPES[dataset].penalties.get(name, {})}
+    for given, expected in (({}, warmup if name in ("carried", "carried+sr+jr") else 0.0), ({"eps_warmup": 0.7}, 0.7)):
+        found = []
+        spec = small_spec(digits, epochs=1)
+        object.__setattr__(spec, "fit", lambda trainer, found=found: found.append(trainer.config.eps_warmup))
+        DEFENCES[name].train(spec, resolve_options(name, given, recipe))
+        assert found == [expected]

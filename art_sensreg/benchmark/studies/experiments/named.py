@@ -23,14 +23,23 @@ _MNIST_EPS = ((0.1, 0.2, 0.3), (1.0, 1.5, 2.0))
 _ADAM: dict[str, Any] = {"optimizer": "adam"}
 # The free adversary before it had SGD there: with larger steps, and penalties of the whole batch.
 _FREE_ADAM: dict[str, Any] = {**_ADAM, "step_share": 0.25, "penalty_fraction": 1.0}
-# `carried+sr+jr` was trained so before its steps became an eighth of eps, and its penalties rose from 0; its variants
-# still are.
-_HALF_STEPS: dict[str, Any] = {"step_share": 0.5, "penalty_warmup": 0.0}
-# The steps that it has now, without the warm-up.
-_SMALL_STEPS: dict[str, Any] = {"step_share": 0.125, "penalty_warmup": 0.0}
+# The rows with a carried adversary were trained so before its size rose at the start; their variants still are.
+_FORMER: dict[str, dict[str, Any]] = {
+    "carried": {"step_share": 0.5, "eps_warmup": 0.0},
+    "carried+sr+jr": {"step_share": 0.5, "penalty_warmup": 0.0, "eps_warmup": 0.0},
+}
+# The same with smaller steps; and with penalties that rise too, as it was in between.
+_SMALL_STEPS: dict[str, Any] = {"step_share": 0.125}
+_FULL_SIZE: dict[str, Any] = {**_SMALL_STEPS, "penalty_warmup": 0.5}
 # What more epochs add; the smaller steps were better with that many on held-out training images.
 _LONG: dict[str, dict[str, Any]] = {
-    "carried+sr+jr": {**_ADAM, "eps_step": 0.0825, "penalty_fraction": 0.4, "penalty_warmup": 0.0},
+    "carried+sr+jr": {
+        **_ADAM,
+        "eps_step": 0.0825,
+        "penalty_fraction": 0.4,
+        "penalty_warmup": 0.0,
+        "eps_warmup": 0.0,
+    },
     "sr+jr": {},
 }
 # A third of the steps with three times the weights: on held-out training images longer training cost SR and JR alone
@@ -43,6 +52,8 @@ _WEAK_DECAY: dict[str, Any] = {"optimizer": "adamw", "weight_decay": 0.1}
 # How the recipe of MNIST optimises the carried adversary, for other rows and data sets; and a part of it, for FBF.
 _SGD = RECIPES["mnist"].optimization["carried"]
 _CLIPPED = {"max_grad_norm": _SGD["max_grad_norm"]}
+# How the size of the carried adversary rises there, for rivals.
+_EPS_WARMUP = {"eps_warmup": RECIPES["mnist"].penalties["carried"]["eps_warmup"]}
 _CARRIED = ("carried+sr+jr", "carried")
 _ADVERSARIAL = ("carried+sr+jr", "carried", "at", "trades")
 
@@ -67,14 +78,9 @@ def _headline(names: tuple[str, ...]) -> tuple[Row, ...]:
 def _variants(label: str, options: dict[str, Any], names: tuple[str, ...], **settings: Any) -> tuple[Row, ...]:
     """Rows called `NAME_LABEL`, with additional options."""
     return tuple(
-        Row(name=f"{name}_{label}", defence=name, options=_with_former_steps(name, options), **settings)
+        Row(name=f"{name}_{label}", defence=name, options={**_FORMER.get(name, {}), **options}, **settings)
         for name in names
     )
-
-
-def _with_former_steps(defence: str, options: dict[str, Any]) -> dict[str, Any]:
-    former = _HALF_STEPS if defence == "carried+sr+jr" else {}
-    return {**options, **{name: value for name, value in former.items() if name not in options}}
 
 
 MNIST = Experiment(
@@ -94,6 +100,8 @@ MNIST = Experiment(
         *_variants("adam", _ADAM, _CARRIED, seeds=3, points=1000, headline=True),
         *_variants("half-steps", {}, ("carried+sr+jr",), seeds=3, points=1000, headline=True),
         *_variants("small-steps", _SMALL_STEPS, ("carried+sr+jr",), seeds=3, points=1000),
+        *_variants("full-size", _FULL_SIZE, ("carried+sr+jr",), seeds=3, points=1000),
+        *_variants("full-size", {}, ("carried",), seeds=3, points=1000, headline=True),
         *_variants("adam", _FREE_ADAM, ("free+sr+jr",), points=1000, headline=True),
         *_variants("decay", _DECAY, _CARRIED, seeds=3, points=1000),
         *_variants("weak-decay", _WEAK_DECAY, _CARRIED, points=1000),
@@ -155,8 +163,12 @@ EQUAL_COST = (
             *_variants("adam", _FREE_ADAM, ("free+sr+jr",), points=300),
             *_variants("half-steps", {}, ("carried+sr+jr",), points=300),
             *_variants("small-steps", _SMALL_STEPS, ("carried+sr+jr",), points=300),
+            *_variants("full-size", _FULL_SIZE, ("carried+sr+jr",), points=300),
+            *_variants("full-size", {}, ("carried",), points=300),
             *_variants("decay", _DECAY, _ADVERSARIAL, points=300),
             *_variants("sgd", _SGD, ("at", "trades"), points=300),
+            *_variants("sgd-eps-warmup", {**_SGD, **_EPS_WARMUP}, ("at", "trades"), points=300),
+            *_variants("eps-warmup", _EPS_WARMUP, ("at", "trades"), points=300),
             Row(name="fbf_clipped", defence=_FBF.defence, options=_CLIPPED, points=300),
         ),
     ),

@@ -3,11 +3,11 @@
 from art_sensreg.benchmark.defences.registry import DEFENCES, GENERAL_OPTIONS
 from art_sensreg.benchmark.studies.experiments.ablation import variants
 
-# Half of eps is the step of `carried` anyway, which has no penalties to rise.
+# `carried` has no penalties to rise.
 SHARED = {
     "sr+jr": {},
-    "carried+sr+jr": {"optimizer": "adam", "step_share": 0.5, "penalty_warmup": 0.0},
-    "carried": {"optimizer": "adam"},
+    "carried+sr+jr": {"optimizer": "adam", "step_share": 0.5, "penalty_warmup": 0.0, "eps_warmup": 0.0},
+    "carried": {"optimizer": "adam", "step_share": 0.5, "eps_warmup": 0.0},
 }
 
 
