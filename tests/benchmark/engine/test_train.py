@@ -83,7 +83,7 @@ def test_an_optimizer_of_the_recipe_that_has_too_few_steps_is_said(tmp_path, mon
     said = [record.getMessage() for record in caplog.records if "steps" in record.getMessage()]
     assert len(said) == 1
     assert said[0].startswith("carried has only ")
-    assert said[0].endswith("its optimizer (sgd) is for 1000 or more: try --set carried.optimizer=adam")
+    assert said[0].endswith("its optimizer (sgd) is for 400 or more: try --set carried.optimizer=adam")
     caplog.clear()
     assert run(tmp_path / "adam", *asked, "--set", "carried.optimizer=adam") == 0
     assert not [record for record in caplog.records if "has only" in record.getMessage()]
