@@ -316,6 +316,5 @@ class Objective:
     def _base_terms(self, logits: Sequence[torch.Tensor], y: torch.Tensor) -> dict[str, torch.Tensor]:
         if (adversary := self.attacker) is None:
             return {"base": check_term("base", self.base_loss(logits[0], y))}
-        clean = logits[0] if len(logits) > 1 else None
-        base, part = adversary.combine(self.base_loss, clean, logits[-1], y)
+        base, part = adversary.combine(self.base_loss, logits[0] if len(logits) > 1 else None, logits[-1], y)
         return {"base": check_term("base", base), "adversarial": check_term("adversarial", part)}
