@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -75,8 +76,8 @@ def usable_folder(name: str, folder: Path) -> Path:
     except OSError as error:
         raise OSError(f"`{name}` {folder} cannot be written into: {error.strerror or error}") from None
     try:
-        atomic_write(folder / ".probe", b"probe")
-        (folder / ".probe").unlink()
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe-") as file:  # its own, beside other processes
+            file.write(b"probe")
     except OSError as error:
         raise OSError(f"`{name}` {folder} cannot be written into: {error.strerror or error}") from None
     return folder

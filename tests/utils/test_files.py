@@ -1,4 +1,7 @@
+import errno
 import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -72,15 +75,26 @@ def test_what_a_killed_run_left_is_replaced_and_no_link_followed(tmp_path):
     assert (tmp_path / "other").read_text() == "mine"
 
 
-def test_a_folder_is_made_and_proved(tmp_path):
+def test_a_folder_is_made_and_proved(tmp_path, monkeypatch):
     assert list(usable_folder("--out", tmp_path / "runs" / "first").iterdir()) == []
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"`--out` .* cannot be written into: it is a file, or lies below one"):
         usable_folder("--out", tmp_path / "file" / "run")
-    (tmp_path / ".probe").mkdir()
-    with pytest.raises(OSError, match=r"`--out` .* cannot be written into: .*is not a regular file"):
+
+    def full(**settings):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", full)
+    with pytest.raises(OSError, match=r"`--out` .* cannot be written into: No space left on device"):
         usable_folder("--out", tmp_path)
 
 
 def test_the_memory_of_this_machine():
     assert available_memory() > 2**28
+
+
+def test_several_may_prove_the_same_folder_at_once(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: usable_folder("--out", tmp_path / "run"), range(400)))
+    assert set(found) == {tmp_path / "run"}
+    assert list((tmp_path / "run").iterdir()) == []
