@@ -167,7 +167,7 @@ class Adversary:
         return self
 
     def at_size(self, share: float) -> Adversary:
-        """The same with a share of `eps` and `eps_step`, above 0 and at most 1."""
+        """The same with a share, above 0 and at most 1, of its `eps` and `eps_step`."""
         if share == 1:
             return self
         return replace(self, eps=share * self.eps, eps_step=None if self.eps_step is None else share * self.eps_step)

@@ -36,7 +36,14 @@ def test_a_number_of_any_kind_is_the_same_number(number):
         PGD: ("eps", "eps_step"),
         TRADES: ("eps", "beta"),
         ValidationAttack: ("eps", "eps_step"),
-        TrainingConfig: ("penalty_fraction", "eps_warmup", "penalty_warmup", "ema", "max_grad_norm"),
+        TrainingConfig: (
+            "penalty_fraction",
+            "penalty_warmup",
+            "eps_warmup",
+            "ema",
+            "max_grad_norm",
+            "clip_tolerance",
+        ),
         ProjectedAscent: ("eps", "eps_step"),
     }.items():
         for name in names:

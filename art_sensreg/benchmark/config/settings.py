@@ -28,7 +28,7 @@ class Recipe:
     :param batch_size: Examples in a training step.
     :param learning_rate: Peak of the schedule, for Adam.
     :param test_size: Test images that are attacked, by budget.
-    :param penalties: Settings of the penalties, by defence.
+    :param penalties: Settings of the penalties, and of the adversaries that go with them, by defence.
     :param optimization: How the weights of some defences are optimised, by defence: where a run asks for no optimizer
         and no learning rate.
     :param threads: Threads of torch: one if the images are so small that distributing work costs more than doing it.
