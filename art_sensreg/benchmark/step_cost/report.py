@@ -14,7 +14,9 @@ from art_sensreg.utils.tables import Table
 UNITS = {"epoch": "PyTorch epoch", "predict": "PyTorch predict", "gradient": "PyTorch gradient"}
 NOTES = """*time / unit* is the median over paired repeats: each time of a variant is divided by the mean of its unit's
 times just before and after; *quartiles* are those of these ratios. The unit of a variant that trains is an epoch of a
-plain PyTorch loop (shuffle, forward, cross-entropy, backward, Adam, running sums) of as many steps. Prediction and the
+plain PyTorch loop (shuffle, forward, cross-entropy, backward, Adam, running sums) of as many steps; what
+`SensRegTrainer.fit` does before its first step, checks of the model and the data, is done once a training, and is not
+counted. Prediction and the
 gradient of the loss have units of their own: a plain `no_grad` loop over the same batches, and a plain `autograd.grad`
 with respect to the input. *ms* is the time of a step, or of a call. *met* compares the unrounded median with the
 target, whatever the spread is."""

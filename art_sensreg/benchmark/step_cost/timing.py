@@ -14,7 +14,7 @@ import torch
 
 from art_sensreg.benchmark.defences.train_spec import NotApplicable
 from art_sensreg.benchmark.results.store import environment
-from art_sensreg.benchmark.step_cost.loops import MODELS, Bench, Run, epoch_loop, make_bench
+from art_sensreg.benchmark.step_cost.loops import MODELS, Bench, Run, SetUp, epoch_loop, make_bench
 from art_sensreg.benchmark.step_cost.memory import cuda_peak, memory_in_child
 from art_sensreg.benchmark.step_cost.records import (
     MemoryRise,
@@ -25,7 +25,7 @@ from art_sensreg.benchmark.step_cost.records import (
 )
 from art_sensreg.benchmark.step_cost.variants import UNITS, VARIANTS, Variant
 
-EPOCH_SECONDS = 0.4  # of the plain loop: what `fit` does once must not count for more than it does in real epochs
+EPOCH_SECONDS = 0.4  # of the plain loop: what `fit` does at the end of an epoch must not count for much
 CALLS_SECONDS = 0.03  # `predict` and `gradient` are timed together for so long
 LEAST_STEPS, MOST_STEPS = 2, 256
 
@@ -154,15 +154,27 @@ def _choose_steps(settings: StepCostSettings, name: str) -> int:
 
 
 def seconds_of(run: Run, device: torch.device, calls: int = 1) -> float:
-    """Seconds of a call, with the GPU's work in it."""
+    """
+    Seconds of a call, with the GPU's work in it, but for what a training does before its first step.
+
+    Example:
+    >>> from art_sensreg.benchmark.step_cost.loops import SetUp
+    >>> from art_sensreg.benchmark.step_cost.timing import seconds_of
+    >>> def run() -> SetUp:
+    ...     time.sleep(0.02)
+    ...     return SetUp(0.02)
+    >>> seconds_of(run, torch.device("cpu")) < 0.02
+    True
+    """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    start = time.perf_counter()
+    start, set_up = time.perf_counter(), 0.0
     for _ in range(calls):
-        run()
+        done = run()
+        set_up += done.seconds if isinstance(done, SetUp) else 0.0
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return (time.perf_counter() - start) / calls
+    return (time.perf_counter() - start - set_up) / calls
 
 
 class _Units:
