@@ -239,7 +239,7 @@ OURS = (
     ),
     from_penalties(
         "carried+sr+jr",
-        "The same, with SR and JR between the start of the step and its end, on a half of each batch",
+        "The same, with SR and JR between the start of the step and its end, on a part of each batch",
         f"{_ATTA}; {_PAPER}",
         _both,
         {**_CARRIED, "pair": None, "free": False, **_WEIGHTS, "penalty_fraction": None, "penalty_warmup": None},

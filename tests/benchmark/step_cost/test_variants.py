@@ -1,10 +1,12 @@
 """What is timed: targets, precisions, and what each variant computes."""
 
+import time
+
 import pytest
 import torch
 
 from art_sensreg.benchmark.defences import NotApplicable
-from art_sensreg.benchmark.step_cost.loops import MODELS, gradient_loop, make_bench, predict_loop
+from art_sensreg.benchmark.step_cost.loops import MODELS, SetUp, gradient_loop, make_bench, predict_loop
 from art_sensreg.benchmark.step_cost.variants import TARGETS, UNITS, VARIANTS
 
 
@@ -21,6 +23,16 @@ def test_the_plain_loops_compute_what_their_variants_do():
     for loop, name in ((predict_loop, "predict"), (gradient_loop, "loss-gradient")):
         ours = torch.as_tensor(VARIANTS[name].prepare(bench)())
         torch.testing.assert_close(torch.as_tensor(loop(bench)()), ours, rtol=1e-4, atol=1e-6)
+
+
+def test_what_a_training_does_before_its_first_step_is_told():
+    bench = make_bench(MODELS["mlp"], batch_size=8, steps=1, device="cpu")
+    run = VARIANTS["carried+sr+jr"].prepare(bench)
+    for _ in range(2):  # of each call by itself
+        start = time.perf_counter()
+        done = run()
+        assert isinstance(done, SetUp)
+        assert 0 < done.seconds < time.perf_counter() - start
 
 
 def test_other_precisions_are_not_for_arts_trainers():
