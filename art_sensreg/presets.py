@@ -41,7 +41,6 @@ class PenaltySettings:
     :param carried_jr: Weight of JR between start and end of a carried adversary's step.
     :param carried_step: Step of a carried adversary with SR and JR, as a share of its eps.
     :param carried_warmup: Share of its training over which the weights of SR and JR rise from 0.
-    :param carried_fraction: Part of each batch on which they are measured.
     :param eps_warmup: Share of training over which the size of a carried adversary that has an attack pass rises from
         almost 0: at full size from the start, networks begin to learn late, or never.
     :param free_pair: What the penalties compare with a free carried adversary: `adversarial` images with clean ones
@@ -66,7 +65,6 @@ class PenaltySettings:
     carried_jr: float = 0.015
     carried_step: float = 0.25
     carried_warmup: float = 0.5
-    carried_fraction: float = 1 / 3
     eps_warmup: float = 0.3
     free_pair: str = "adversarial"
     free_sr: float = 0.5
@@ -81,13 +79,13 @@ class PenaltySettings:
 PRESETS = {
     "digits": PenaltySettings(
         sr_weight=0.3, jr_alone=0.1, adversarial_sr=0.03, adversarial_jr=0.003, fire=1.0,
-        carried_step=0.5, carried_warmup=0.0, carried_fraction=0.5, eps_warmup=0.0,
+        carried_step=0.5, carried_warmup=0.0, eps_warmup=0.0,
         free_pair="noisy", free_sr=1.0, free_jr=0.1, free_step=0.25, free_fraction=1.0,
     ),
     "mnist": PenaltySettings(),
     "cifar10": PenaltySettings(
         sigma=0.1, carried_sr=0.01, carried_jr=0.001, carried_step=0.5, carried_warmup=0.0,
-        carried_fraction=0.5, eps_warmup=0.0, free_step=0.25, free_fraction=1.0,
+        eps_warmup=0.0, free_step=0.25, free_fraction=1.0,
     ),
 }  # fmt: skip
 

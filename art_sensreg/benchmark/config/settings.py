@@ -94,7 +94,6 @@ def _penalties(preset: PenaltySettings) -> dict[str, dict[str, Any]]:
             "jr_weight": preset.carried_jr,
             "step_share": preset.carried_step,
             "penalty_warmup": preset.carried_warmup,
-            "penalty_fraction": preset.carried_fraction,
             "eps_warmup": preset.eps_warmup,
         },
         "free+sr+jr": {

@@ -242,7 +242,7 @@ OURS = (
         "The same, with SR and JR between the start of the step and its end, on a part of each batch",
         f"{_ATTA}; {_PAPER}",
         _both,
-        {**_CARRIED, "pair": None, "free": False, **_WEIGHTS, "penalty_fraction": None, "penalty_warmup": None},
+        {**_CARRIED, "pair": None, "free": False, **_WEIGHTS, "penalty_fraction": 0.5, "penalty_warmup": None},
         adversary=_carried,
         norms=_STEEPEST,
     ),

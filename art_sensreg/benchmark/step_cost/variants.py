@@ -182,8 +182,8 @@ VARIANTS = {
         ),
         Variant(
             "carried+sr+jr",
-            "the same, with SR and JR over its step on a third of each batch, as in the suite",
-            _trainer(*_CARRIED, adversary=CarriedAdversary(eps=0.3), penalty_fraction=_PRESET.carried_fraction),
+            "the same, with SR and JR over its step on half of each batch, as in the suite",
+            _trainer(*_CARRIED, adversary=CarriedAdversary(eps=0.3), penalty_fraction=0.5),
             memory=True,
         ),
         Variant(

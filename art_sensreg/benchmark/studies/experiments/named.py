@@ -26,16 +26,16 @@ _FREE_ADAM: dict[str, Any] = {**_ADAM, "step_share": 0.25, "penalty_fraction": 1
 # The rows with a carried adversary were trained so before its size rose at the start; their variants still are.
 _FORMER: dict[str, dict[str, Any]] = {
     "carried": {"step_share": 0.5, "eps_warmup": 0.0},
-    "carried+sr+jr": {"step_share": 0.5, "penalty_warmup": 0.0, "eps_warmup": 0.0, "penalty_fraction": 0.5},
+    "carried+sr+jr": {"step_share": 0.5, "penalty_warmup": 0.0, "eps_warmup": 0.0},
 }
 # The same with smaller steps; and with penalties that rise too, as it was in between.
 _SMALL_STEPS: dict[str, Any] = {"step_share": 0.125}
 _FULL_SIZE: dict[str, Any] = {**_SMALL_STEPS, "penalty_warmup": 0.5}
-# And as it is now, but with the penalties of half of each batch, as it was a little longer.
-_HALF_BATCH: dict[str, Any] = {
-    "step_share": 0.25,
-    "penalty_warmup": 0.5,
-    "eps_warmup": RECIPES["mnist"].penalties["carried+sr+jr"]["eps_warmup"],
+# As it is now, with penalties of a smaller part of each batch: a cheaper step, which held-out training images did not
+# tell from it.
+_THIRD: dict[str, Any] = {
+    **{name: RECIPES["mnist"].penalties["carried+sr+jr"][name] for name in _FORMER["carried+sr+jr"]},
+    "penalty_fraction": 1 / 3,
 }
 # What more epochs add; the smaller steps were better with that many on held-out training images.
 _LONG: dict[str, dict[str, Any]] = {
@@ -107,7 +107,7 @@ MNIST = Experiment(
         *_variants("half-steps", {}, ("carried+sr+jr",), seeds=3, points=1000, headline=True),
         *_variants("small-steps", _SMALL_STEPS, ("carried+sr+jr",), seeds=3, points=1000),
         *_variants("full-size", _FULL_SIZE, ("carried+sr+jr",), seeds=3, points=1000),
-        *_variants("half-batch", _HALF_BATCH, ("carried+sr+jr",), seeds=3, points=1000, headline=True),
+        *_variants("third", _THIRD, ("carried+sr+jr",), seeds=3, points=1000),
         *_variants("full-size", {}, ("carried",), seeds=3, points=1000, headline=True),
         *_variants("adam", _FREE_ADAM, ("free+sr+jr",), points=1000, headline=True),
         *_variants("decay", _DECAY, _CARRIED, seeds=3, points=1000),
@@ -171,7 +171,6 @@ EQUAL_COST = (
             *_variants("half-steps", {}, ("carried+sr+jr",), points=300),
             *_variants("small-steps", _SMALL_STEPS, ("carried+sr+jr",), points=300),
             *_variants("full-size", _FULL_SIZE, ("carried+sr+jr",), points=300),
-            *_variants("half-batch", _HALF_BATCH, ("carried+sr+jr",), points=300),
             *_variants("full-size", {}, ("carried",), points=300),
             *_variants("decay", _DECAY, _ADVERSARIAL, points=300),
             *_variants("sgd", _SGD, ("at", "trades"), points=300),
