@@ -24,7 +24,7 @@ from art_sensreg.penalties.forward.inner_ascent import ClipValues
 from art_sensreg.penalties.forward.noise import Randomness
 from art_sensreg.penalties.forward.plan import works_in_place
 from art_sensreg.penalties.forward.row_coupling import treats_examples_alone
-from art_sensreg.penalties.inputs import WHOLE_BATCH, GivenBranch, PenaltyInputs, Share
+from art_sensreg.penalties.inputs import WHOLE_BATCH, GivenBranch, PenaltyInputs, Share, counted
 from art_sensreg.penalty_lists import Penalty, active_penalties, check_penalties, check_term, described, unique_names
 from art_sensreg.utils.model_state import Composition, composition
 
@@ -139,9 +139,17 @@ class Objective:
     def _pairs_apart(self) -> bool:
         """Whether perturbed images may be compared of a part of the examples only, which the others do not change."""
         adversary, penalties = self.adversary, self._fused.values()
-        whole = adversary is None or adversary.needs_clean or not all(p.compares for p in penalties)
-        wanted = self.compared_as == "start" or (self.compared_as == "adversarial" and not whole)
-        return wanted and self.plan.separable and self.plan.stacked
+        if adversary is None or adversary.of_whole_batch or not (self.plan.separable and self.plan.stacked):
+            return False
+        whole = adversary.needs_clean or not all(p.compares for p in penalties)
+        return self.compared_as == "start" or (self.compared_as == "adversarial" and not whole)
+
+    @property
+    def _of_noisy_rows(self) -> set[str]:
+        """The penalties that are means over the examples with noisy copies; the others are of all."""
+        apart = self.compared_as == "noisy" or self._pairs_apart
+        fused = self._fused.items() if self.plan.stacked else ()
+        return {name for name, p in fused if not p.input_gradient and (apart or not p.compares)}
 
     @property
     def keeps_input(self) -> bool:
@@ -159,21 +167,6 @@ class Objective:
         """Whether some penalty of the package is made of gradients with respect to the input."""
         return any(penalty.input_gradient for penalty in self._fused.values())
 
-    def examples_at_once(self, activations: int) -> int | None:
-        """How many examples have with their copies about so many activations; None if a batch cannot be divided."""
-        noisy = [penalty for penalty in self._fused.values() if not penalty.input_gradient]
-        loss, plan = self.base_loss, self.plan
-        means = type(loss) is nn.CrossEntropyLoss and loss.weight is None  # a subclass may do anything
-        means = means and loss.reduction == "mean" and loss.ignore_index < 0  # type: ignore[union-attr]
-        means = means and all(getattr(penalty, "scale", "per_neuron") == "per_neuron" for penalty in noisy)
-        whole = self._separate or self.double_backward or not (plan.separable and plan.stacked)
-        whole = whole or any(part.of_whole_batch for part in (*noisy, self.adversary) if part is not None)
-        width = max((tap.width for tap in plan.taps.values()), default=0)
-        if whole or not means or not width or uses_batch_statistics(plan.norms):
-            return None
-        branches = 2 + (self.adversary is not None and self.compared_as == "noisy")
-        return max(1, activations // (branches * width))
-
     @property
     def parts(self) -> dict[str, Any]:
         """The base loss (`base`) and the penalties in use, by name."""
@@ -190,13 +183,9 @@ class Objective:
 
     def weights(self, share: Share) -> dict[str, float | torch.Tensor]:
         """What each term of one process counts in the term of the global batch; over the processes 1 on average."""
-        fused = self._fused.items() if self.plan.stacked else ()
-        noisy = {name for name, penalty in fused if not penalty.input_gradient}
-        if self.compared_as != "noisy" and not self._pairs_apart:
-            noisy -= {name for name, penalty in fused if penalty.compares}
-        counts: dict[str, float | torch.Tensor] = {}
-        for name in ("base", *(["adversarial"] if self.adversary else []), *self.names):
-            counts[name] = share.noisy_weight if name in noisy else share.weight
+        names = ("base", *(["adversarial"] if self.adversary else []), *self.names)
+        counts: dict[str, float | torch.Tensor] = dict.fromkeys(names, share.weight)
+        counts.update(dict.fromkeys(self._of_noisy_rows, share.noisy_weight))
         weight = share.sum_weight if self.additive else share.base_weight
         if self.only_base_loss and weight is not None:
             counts.update({name: weight for name in counts if name in ("base", "adversarial")})
@@ -233,7 +222,7 @@ class Objective:
                 for name, penalty in self._separate.items():
                     drawn = {"generator": generator} if getattr(penalty, "draws_noise", False) else {}
                     found[name] = check_term(name, penalty(model, x, y, **drawn))
-        terms = self._base_terms(logits, y)
+        terms = {name: counted(term, counts["base"]) for name, term in self._base_terms(logits, y).items()}
         whole = isinstance(counts["base"], float) and counts["base"] == 1
         loss = terms["base"] if whole else terms["base"] * counts["base"]
         for name in self.names:
@@ -300,11 +289,12 @@ class Objective:
         """Logits of the clean branch (if some term needs it) and of the perturbed one, and the penalties' values."""
         x, given, fused = inputs.x, inputs.given, self._fused
         if inputs.noisy_rows == 0:  # only what needs no noisy copies is measured
-            on_given = given is not None and given.sigma is not None
-            fused = {name: penalty for name, penalty in fused.items() if penalty.compares} if on_given else {}
+            fused = {name: penalty for name, penalty in fused.items() if name not in self._of_noisy_rows}
             inputs = replace(inputs, noisy_rows=None)
         zeros = {} if len(fused) == len(self._fused) else dict.fromkeys(self._fused, x.new_zeros(()))
-        if not fused and (self.adversary is None or not self.adversary.needs_clean):
+        # BatchNorm's statistics are those of the clean images, as where some of them have noisy copies.
+        statistics = bool(self._fused) and uses_batch_statistics(self.plan.norms)
+        if not fused and (self.adversary is None or not (self.adversary.needs_clean or statistics)):
             batch = x if given is None else given.x
             # A model that works in place must not change what the user's own penalties see.
             return [plain_forward(model, batch.clone() if self._separate else batch, self.plan)], zeros

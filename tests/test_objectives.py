@@ -9,6 +9,7 @@ from art_sensreg.adversaries import FGSMRS
 from art_sensreg.objectives import Objective
 from art_sensreg.penalties.base import COMPILES_PASSES
 from art_sensreg.randomization import randomize
+from art_sensreg.training.numerics.micro_batches import examples_at_once
 
 
 @pytest.fixture
@@ -220,7 +221,7 @@ def test_values_of_whole_batches_are_not_computed_in_parts(net, batch, penalty):
     for penalties, parts in (([SensitivityPenalty()], True), ([penalty], False)):
         objective = Objective(penalties)
         objective.prepare(net, batch[0])
-        assert (objective.examples_at_once(1) is not None) == parts
+        assert (examples_at_once(objective, 1) is not None) == parts
 
 
 @pytest.mark.parametrize("penalty", [*WHOLE, JacobianPenalty(norm="nuclear")], ids=repr)

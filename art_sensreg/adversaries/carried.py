@@ -58,7 +58,7 @@ class CarriedAdversary(Adversary):
         super().__post_init__()
         object.__setattr__(self, "norm", norm_name(self.norm, NORMS))
         finest = 2 * LEVELS if self.norm == "linf" else _FINEST_L2
-        if self.step < self.eps / finest:
+        if self.step < self.eps / finest * (1 - 1e-9):  # while its size rises, both are rounded
             raise ValueError(
                 f"`eps_step` is {self.eps_step!r} with `eps` {self.eps!r}; expected at least eps / {finest}: "
                 "perturbations are kept in one byte a pixel, and a smaller step would be rounded away."

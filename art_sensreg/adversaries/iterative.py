@@ -64,7 +64,8 @@ class TRADES(PGD):
     """
     TRADES: the base loss on clean images plus `beta` times the divergence of adversarial from clean predictions.
 
-    The perturbation maximises the same divergence `KL(p(x) || p(x'))`, from `x + 0.001 N(0, I)`, without labels.
+    The perturbation maximises the same divergence `KL(p(x) || p(x'))`, from `x + 0.001 N(0, I)`, without labels; of
+    inputs in a larger range, such as [0, 255], the noise is 1/300 of `eps`, lest it be lost in rounding.
     `clean_fraction` must stay 0: the clean loss counts in full.
 
     | Paper link: https://arxiv.org/abs/1901.08573 (Zhang et al. 2019, equation 5 and Algorithm 1)
@@ -96,7 +97,11 @@ class TRADES(PGD):
         return 0.0  # next to the images themselves
 
     def draw_start(self, x: torch.Tensor, generator: Randomness) -> torch.Tensor:
-        return draw_noise(x, "gaussian", generator).mul_(0.001)
+        return draw_noise(x, "gaussian", generator).mul_(self._start_size(x))
+
+    def _start_size(self, x: torch.Tensor) -> float:
+        size = self.root_mean_square(x)
+        return size / 300 if size > 1 else 0.001
 
     def loss_fn_beside(
         self, clean: torch.Tensor | None, y: torch.Tensor, base_loss: BaseLoss

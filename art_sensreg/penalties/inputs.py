@@ -90,6 +90,11 @@ class Share:
 WHOLE_BATCH = Share()
 
 
+def counted(term: torch.Tensor, weight: float | torch.Tensor) -> torch.Tensor:
+    """A term, or 0 where it counts nothing: the mean over no example is not a number."""
+    return torch.where(weight == 0, 0.0, term) if isinstance(weight, torch.Tensor) else term
+
+
 @dataclass(frozen=True)
 class Measured:
     """

@@ -42,8 +42,8 @@ class TrainingConfig:
     :param penalty_fraction: Share of each batch, above 0 and at most 1, that gets noisy copies: below 1 it is the cheap
         mode. Of an adversary's pairs (`pair="start"` or `"adversarial"`) it is the share that is compared. Penalties
         with gradients with respect to the input, your own, those that compare clean with adversarial images where
-        other terms need both, BatchNorm in training mode with such pairs, and models with randomness of their own
-        (other than dropout) use the whole batch anyway.
+        other terms need both, pairs of an adversary whose loss is of the whole batch, BatchNorm in training mode or
+        dropout with such pairs, and models with other randomness of their own use the whole batch anyway.
     :param penalty_warmup: Share of the run, from 0 to 1, over which the weights of all penalties, the weight of the
         adversary `NuAT`, and `awp_gamma` rise from 0 to their full value: for what keeps an untrained network from
         learning.

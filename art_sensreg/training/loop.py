@@ -101,6 +101,14 @@ def _check(setup: RunSetup) -> None:
             f"`adversary` is {adversary!r}, whose loss needs the whole batch at once; expected a single process and "
             "accumulate=1."
         )
+    if adversary is not None and setup.config.eps_warmup:
+        try:
+            adversary.at_size(0.5)
+        except TypeError as error:
+            raise ValueError(
+                f"`eps_warmup` is {setup.config.eps_warmup!r} with {adversary!r}, which cannot be made again with half "
+                f"of its `eps`: {error}; expected 0, or a method `at_size` of its own."
+            ) from error
     if adversary is None and setup.config.eps_warmup:
         raise ValueError(
             f"`eps_warmup` is {setup.config.eps_warmup!r} without an `adversary` whose size could rise; expected 0."
@@ -185,7 +193,7 @@ class Training:
 
     def _resume(self, stored: dict[str, Any]) -> None:
         self._run_state.load_state_dict(stored)
-        self._steps.renew_probes()
+        self._steps.resume()
         stopping = self._epoch_end.early_stopping
         self._state.stop = self._state.stop or (stopping is not None and stopping.exhausted)
         if not self._setup.batches.rewindable:
@@ -210,7 +218,8 @@ class Training:
                 break
         if self._steps.perturbations is not None:
             self._steps.perturbations.check_visits()
-        broken_off = state.stop and state.step < len(setup.batches)
+        interrupted, state.stop = state.stop, False  # a resumed run goes on, also with the next epoch
+        broken_off = interrupted and state.step < len(setup.batches)
         if broken_off and setup.batches.rewindable:
             self._checkpoint()  # still inside the epoch: a resumed run does the rest of it
         progress.inside = False
@@ -226,6 +235,7 @@ class Training:
         self._call("on_epoch")
         if not broken_off:
             self._checkpoint()
+        state.stop = state.stop or interrupted
 
     def _step(self, batch: GlobalBatch) -> None:
         state = self._state

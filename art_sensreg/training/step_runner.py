@@ -46,7 +46,7 @@ class StepRunner:
             lambda: "" if checkpoints is None else f" {checkpoints.last()}",
         )
         self.perturbations = self._memory()
-        self.renew_probes()
+        self._renew_probes()
 
     def _memory(self) -> PerturbationMemory | None:
         """Where a carried adversary keeps its perturbations."""
@@ -61,8 +61,12 @@ class StepRunner:
         seed = derive_seed(self._progress.seed, "perturbations")
         return PerturbationMemory(adversary, batches.count, batches.look(1), seed)
 
-    def renew_probes(self) -> None:
-        """Take the noise from the run's seed, which a checkpoint may have changed."""
+    def resume(self) -> None:
+        """Go by the run's seed and its last step, which a checkpoint has changed."""
+        self._raise_gradually(max(self._progress.state.total_steps - 1, 0))
+        self._renew_probes()
+
+    def _renew_probes(self) -> None:
         make = _probes_outside_of_compiled_code if self._setup.config.compile else Probes
         self._probes = make(self._progress.seed, self._device)
         self._augmented = Probes(derive_seed(self._progress.seed, "augmentation"), self._device)
@@ -78,7 +82,7 @@ class StepRunner:
         config, processes = setup.config, setup.processes
         noisy = total if config.penalty_fraction == 1 else max(1, round(config.penalty_fraction * total))
         own, share = processes.share(total, noisy)
-        self._raise_gradually()
+        self._raise_gradually(state.total_steps)
         if self.model_may_have_changed:
             setup.objective.look_again(setup.model, x[:LOOK])
             self.model_may_have_changed = False
@@ -108,9 +112,9 @@ class StepRunner:
         progress.sums.add(state.terms, logits.detach(), y[:own], total)
         return True
 
-    def _raise_gradually(self) -> None:
+    def _raise_gradually(self, done: int) -> None:
         """While the run is young, weights and the adversary's size are below their full values."""
-        config, objective, done = self._setup.config, self._setup.objective, self._progress.state.total_steps
+        config, objective = self._setup.config, self._setup.objective
         planned = config.nb_epochs * len(self._setup.batches)
         if config.penalty_warmup:
             objective.strength = min(1.0, done / max(config.penalty_warmup * planned, 1.0))

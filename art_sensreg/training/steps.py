@@ -19,7 +19,13 @@ from art_sensreg.penalties.inputs import Share
 from art_sensreg.training.checkpoint.objective_state import ObjectiveState
 from art_sensreg.training.distributed import lost_processes_named
 from art_sensreg.training.numerics.ema import WeightAverage
-from art_sensreg.training.numerics.micro_batches import Part, cache_sized, micro_batches, weighted_by_divisor
+from art_sensreg.training.numerics.micro_batches import (
+    Part,
+    cache_sized,
+    examples_at_once,
+    micro_batches,
+    weighted_by_divisor,
+)
 from art_sensreg.training.numerics.nonfinite import GRADIENT_COSINE, NotFiniteError, gradient_size, read_step
 from art_sensreg.training.numerics.rollback import SavedBuffers
 from art_sensreg.training.numerics.step_module import StepModule, Terms
@@ -152,7 +158,7 @@ class Stepper:
         noisy = size if share.noisy_rows is None else share.noisy_rows
         if not self._in_parts or not noisy:
             return [(size, share)]
-        most = self._setup.objective.examples_at_once(_CACHED_NUMBERS)
+        most = examples_at_once(self._setup.objective, _CACHED_NUMBERS)
         return [(size, share)] if most is None else cache_sized(size, share, noisy, max(most, _SMALLEST_PART))
 
     def _gradients(self, batch: LocalBatch, probes: Probes, parts: list[Part]) -> tuple[Terms, torch.Tensor]:

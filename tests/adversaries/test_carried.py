@@ -207,6 +207,9 @@ def test_what_does_not_go_together_is_refused():
         CarriedAdversary(eps=0.1, norm="l1")
     with pytest.raises(ValueError, match=r"`eps_step` is 0\.007 with `eps` 0\.3; expected at least eps / 40"):
         CarriedAdversary(eps=0.3, eps_step=0.007, norm="l2")
+    for eps in (0.3, 0.33, 8 / 255):
+        finest = CarriedAdversary(eps=eps, eps_step=eps / 254)
+        assert all(finest.at_size(step / 199).eps for step in range(1, 200))
     with pytest.raises(ValueError, match=r"`eps_step` is 0\.001 with `eps` 0\.3; expected at least eps / 254"):
         CarriedAdversary(eps=0.3, eps_step=0.001)
     CarriedAdversary(eps=0.3, eps_step=0.0012)

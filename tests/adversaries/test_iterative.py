@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from art_sensreg.adversaries import PGD
+from art_sensreg.adversaries import PGD, TRADES
 from art_sensreg.adversaries.iterative import divergence
 from tests.adversaries.helpers import LOSS, draw_batch
 
@@ -32,3 +32,10 @@ def test_the_divergence_is_a_sum_over_classes():
     first, second = torch.randn(6, 5, dtype=torch.float64), torch.randn(6, 5, dtype=torch.float64)
     p, q = torch.softmax(first, 1), torch.softmax(second, 1)
     assert divergence(first, second).item() == pytest.approx((p * (p / q).log()).sum(1).mean().item(), rel=1e-12)
+
+
+@pytest.mark.parametrize(("eps", "norm", "size"), [(0.3, "linf", 0.001), (8 / 255, "linf", 0.001), (1.5, "l2", 0.001),
+                                                   (76.5, "linf", 0.255), (1000.0, "l2", 1 / 3)])  # fmt: skip
+def test_the_start_of_trades_is_not_lost_in_the_rounding_of_a_larger_range(eps, norm, size):
+    start = TRADES(eps=eps, norm=norm).draw_start(torch.zeros(20, 100), torch.Generator().manual_seed(0))
+    assert float(start.square().mean().sqrt()) == pytest.approx(size, rel=0.05)

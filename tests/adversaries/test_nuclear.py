@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from art_sensreg import SensitivityPenalty
 from art_sensreg.adversaries import NuAT
 from art_sensreg.objectives import Objective
-from tests.adversaries.helpers import LOSS, draw_batch, prototypes, small_net, trainer_of
+from art_sensreg.training.numerics.micro_batches import examples_at_once
+from tests.adversaries.helpers import LOSS, SR_JR, draw_batch, prototypes, small_net, trainer_of
 from tests.training.helpers import StopAfter
 
 
@@ -53,7 +54,7 @@ def test_a_batch_is_not_divided():
         trainer.fit(x, y, nb_epochs=1, batch_size=32, verbose=False)
     objective = Objective([SensitivityPenalty()], adversary=NuAT(eps=0.1))
     objective.prepare(small_net(), torch.from_numpy(x))
-    assert objective.examples_at_once(10**6) is None
+    assert examples_at_once(objective, 10**6) is None
 
 
 def test_a_resumed_run_is_the_same_while_the_weight_rises(tmp_path):
@@ -65,3 +66,13 @@ def test_a_resumed_run_is_the_same_while_the_weight_rises(tmp_path):
         weights.append(torch.cat([p.detach().flatten() for p in trainer.get_classifier().model.parameters()]))
     assert torch.equal(weights[0], weights[2])
     assert not torch.equal(weights[0], weights[1])
+
+
+def test_pairs_of_a_part_are_attacked_as_the_whole_batch_is():
+    x, y = prototypes(64)
+    weights = []
+    for fraction in (1.0, 0.5):
+        trainer = trainer_of(NuAT(eps=0.1, pair="start"), SR_JR, penalty_fraction=fraction)
+        trainer.fit(x, y, nb_epochs=1, batch_size=32, verbose=False)
+        weights.append(torch.cat([p.detach().flatten() for p in trainer.get_classifier().model.parameters()]))
+    assert torch.equal(*weights)

@@ -49,6 +49,20 @@ def test_a_run_that_a_callback_ended_stays_ended(make_classifier, digits, tmp_pa
     assert len(fit_into(make_classifier(), digits, tmp_path, epochs=6, resume=True).history) == 6
 
 
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_a_run_that_is_stopped_after_any_step_goes_on(make_classifier, digits, tmp_path, after):
+    class Stop(Callback):
+        def on_step(self, state):
+            state.stop = state.total_steps == after
+
+    whole = fit_digits(make_classifier(), digits, n=100, epochs=2)
+    stopped = fit_into(make_classifier(), digits, tmp_path, n=100, epochs=2, callbacks=[Stop()])
+    resumed = fit_into(make_classifier(), digits, tmp_path, n=100, epochs=2, resume=True)
+    assert len(stopped.history) == (after + 1) // 2
+    assert len(resumed.history) == 2
+    assert same_weights(weights_of(whole.classifier), weights_of(resumed.classifier))
+
+
 def test_callbacks_get_their_state_back(make_classifier, digits, tmp_path):
     class Counter(Callback):
         def __init__(self):

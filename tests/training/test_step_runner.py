@@ -15,7 +15,7 @@ from art_sensreg.training.checkpoint.objective_state import ObjectiveState
 from art_sensreg.training.metrics import EpochSums
 from art_sensreg.training.run import Progress, RunSetup
 from art_sensreg.training.step_runner import StepRunner
-from tests.training.helpers import X, Y, small_model
+from tests.training.helpers import X, Y, classifier_of, small_model
 
 IMAGES, LABELS = torch.from_numpy(X), torch.from_numpy(Y)
 
@@ -60,6 +60,18 @@ def test_the_size_of_an_adversary_rises_over_a_share_of_the_planned_steps():
 
 def test_a_size_that_rises_needs_an_adversary(make_classifier, digits):
     trainer = SensRegTrainer(make_classifier("cnn-small"), [], TrainingConfig(eps_warmup=0.5))
+
+    class Fixed(PGD):
+        def __init__(self):
+            super().__init__(eps=0.1)
+
+        def __repr__(self):
+            return "Fixed()"
+
+    with pytest.raises(ValueError, match=r"`eps_warmup` is 0\.5 with Fixed\(\), which cannot be made again with half"):
+        SensRegTrainer(classifier_of(small_model()), (), TrainingConfig(eps_warmup=0.5), Fixed()).fit(
+            X, Y, verbose=False
+        )
     with pytest.raises(ValueError, match=r"`eps_warmup` is 0\.5 without an `adversary`"):
         trainer.fit(digits.x_train[:8], digits.y_train[:8], verbose=False)
 
@@ -86,3 +98,11 @@ def test_a_step_that_is_not_finite_does_not_count():
     assert state.skipped == 1
     assert all(torch.equal(a, b) for a, b in zip(before, model.state_dict().values(), strict=True))
     assert do(GlobalBatch(IMAGES[:8], LABELS[:8], 8))
+
+
+@pytest.mark.parametrize(("done", "share"), [(0, 1 / 6), (1, 1 / 6), (3, 0.5), (6, 1.0), (9, 1.0)])
+def test_a_resumed_run_knows_how_far_the_size_has_risen_before_its_first_step(done, share):
+    do, state = runner(small_model(), adversary=Seen(eps=0.2), nb_epochs=4, eps_warmup=0.5)
+    state.total_steps = done
+    do.resume()
+    assert do._setup.objective.eps_share == pytest.approx(share)

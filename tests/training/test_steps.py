@@ -9,6 +9,7 @@ from art_sensreg.objectives import Objective
 from art_sensreg.penalties.forward.noise import Probes
 from art_sensreg.penalties.inputs import Share
 from art_sensreg.training import Callback
+from art_sensreg.training.numerics import micro_batches
 from tests.training.helpers import PENALTIES, fit_digits, fit_into
 
 
@@ -95,7 +96,7 @@ def test_models_that_couple_examples_are_not_computed_in_parts(digits):
     def examples_at_once(model, loss=None):
         objective = Objective(PENALTIES, loss)
         objective.prepare(model, x)
-        return objective.examples_at_once(1000)
+        return micro_batches.examples_at_once(objective, 1000)
 
     layers = [nn.Flatten(), nn.Linear(64, 10), nn.ReLU(), nn.Linear(10, 10)]
     assert examples_at_once(nn.Sequential(*layers)) == 50

@@ -6,7 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
+from art_sensreg.objectives import Objective
+from art_sensreg.penalties.base import FusedPenalty
+from art_sensreg.penalties.forward.batch_norm import uses_batch_statistics
 from art_sensreg.penalties.inputs import Share
 from art_sensreg.training.numerics.loss_means import divisor
 
@@ -40,6 +44,24 @@ def weighted_by_divisor(parts: list[Part], loss: Any, y: torch.Tensor) -> list[P
     total, weight = sum(divisors), sum(share.weight for _, share in parts)
     pairs = zip(parts, divisors, strict=True)
     return [(size, replace(share, base_weight=weight * number / total)) for (size, share), number in pairs]
+
+
+def examples_at_once(objective: Objective, activations: int) -> int | None:
+    """How many examples have with their copies about so many activations; None if a batch cannot be divided."""
+    fused = [penalty for penalty in objective.penalties.values() if isinstance(penalty, FusedPenalty)]
+    noisy = [penalty for penalty in fused if not penalty.input_gradient]
+    loss, plan, adversary = objective.base_loss, objective.plan, objective.adversary
+    means = type(loss) is nn.CrossEntropyLoss and loss.weight is None  # a subclass may do anything
+    means = means and loss.reduction == "mean" and loss.ignore_index < 0  # type: ignore[union-attr]
+    means = means and all(getattr(penalty, "scale", "per_neuron") == "per_neuron" for penalty in noisy)
+    separate = len(fused) < len(objective.penalties)
+    whole = separate or objective.double_backward or not (plan.separable and plan.stacked)
+    whole = whole or any(part.of_whole_batch for part in (*noisy, adversary) if part is not None)
+    width = max((tap.width for tap in plan.taps.values()), default=0)
+    if whole or not means or not width or uses_batch_statistics(plan.norms):
+        return None
+    branches = 2 + (adversary is not None and objective.compared_as == "noisy")
+    return max(1, activations // (branches * width))
 
 
 def cache_sized(size: int, share: Share, noisy: int, most: int) -> list[Part]:

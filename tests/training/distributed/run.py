@@ -85,7 +85,7 @@ def main(result, checkpoints=None):
     ]
     if os.environ.get("ADVERSARY") == "adversarial":  # what belongs to the whole batch
         penalties[:2] = [
-            SensitivityPenalty(weight=0.1, scale="relative", top_layers=0.5),
+            SensitivityPenalty(weight=0.1, scale="relative", top_layers=1),
             JacobianPenalty(weight=0.01, norm="nuclear"),
         ]
     losses, accumulate = Losses(), int(os.environ.get("ACCUMULATE", "1"))

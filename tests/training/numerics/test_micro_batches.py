@@ -19,13 +19,14 @@ def run(batch_size, accumulate, penalties=(), n=24, adversary=None, **options):
     fit_options = {name: options.pop(name) for name in ("checkpoint_dir", "resume") if name in options}
     make_scheduler = options.pop("scheduler", None)
     model, loss = options.pop("model", None) or small_model(), options.pop("loss", None)
+    labels = options.pop("labels", Y)
     classifier = classifier_of(model, torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9), loss)
     callbacks = [Arm(), *options.pop("callbacks", ())]
     sizes = {"batch_size": batch_size, "accumulate": accumulate}
     config = TrainingConfig(**{"seed": 0, **sizes, **options, "callbacks": callbacks})
     trainer = SensRegTrainer(classifier, list(penalties), config, adversary)
     scheduler = make_scheduler(classifier.optimizer) if make_scheduler else None
-    trainer.fit(X[:n], Y[:n], nb_epochs=3, scheduler=scheduler, verbose=False, **fit_options)
+    trainer.fit(X[:n], labels[:n], nb_epochs=3, scheduler=scheduler, verbose=False, **fit_options)
     return trainer
 
 
@@ -39,6 +40,21 @@ SETTINGS = {
     "double backward": {"penalties": [JacobianPenalty(estimator="projection", probes=2)]},
     "fewer noisy rows": {"penalties": [SensitivityPenalty(), JacobianPenalty()], "penalty_fraction": 0.4, "n": 21},
     "few noisy rows": {"penalties": [SensitivityPenalty()], "penalty_fraction": 0.1},
+    "fewer noisy rows of gradients": {
+        "penalties": [SensitivityPenalty(), JacobianPenalty(estimator="exact")],
+        "penalty_fraction": 0.4,
+        "n": 21,
+    },
+    "fewer pairs beside gradients": {
+        "penalties": [SensitivityPenalty(), JacobianPenalty(estimator="exact")],
+        "adversary": PGD(eps=0.05, max_iter=2, pair="adversarial"),
+        "penalty_fraction": 0.4,
+        "on_catastrophic_overfitting": "ignore",
+    },
+    "micro-batches without a label": {
+        "loss": nn.CrossEntropyLoss(ignore_index=0),
+        "labels": np.array([0, 0, 0, 0, 1, 2, 1, 2] * 3),
+    },
     "a penalty of one's own": {"penalties": [lambda model, x, y: model(x).pow(2).mean()], "n": 21},
     "fewer adversarial pairs": {
         "penalties": [SensitivityPenalty(), JacobianPenalty()],
@@ -87,6 +103,34 @@ def test_it_is_a_larger_batch(name):
     for a, b in zip(small.history, large.history, strict=True):
         for key in set(a) - {"seconds"}:
             assert a[key] == pytest.approx(b[key], rel=1e-3, abs=1e-5), key
+
+
+class Noisy(nn.Module):
+    """Draws while it is computed, too little to matter."""
+
+    def forward(self, x):
+        return x + 1e-6 * torch.randn_like(x)
+
+
+def test_penalties_that_use_the_whole_batch_use_every_micro_batch():
+    found = []
+    for accumulate in (1, 4):
+        trainer = run(
+            8 // accumulate, accumulate, [SensitivityPenalty()], model=small_model(Noisy()), penalty_fraction=0.5
+        )
+        found.append(trainer.history[0]["sensitivity"])
+    assert found[1] == pytest.approx(found[0], rel=0.5)  # other noise: of a part alone it would be a quarter
+
+
+def test_statistics_of_batch_norm_are_those_of_clean_images_in_every_micro_batch():
+    means = []
+    for adversary in (None, PGD(eps=0.5, max_iter=2)):
+        norm = nn.BatchNorm1d(4)
+        model = nn.Sequential(norm, *small_model())
+        run(4, 2, [SensitivityPenalty(weight=0.01)], model=model, adversary=adversary, penalty_fraction=0.25,
+            on_catastrophic_overfitting="ignore")  # fmt: skip
+        means.append(norm.running_mean)
+    torch.testing.assert_close(*means)
 
 
 @pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(reduction="sum"), nn.CrossEntropyLoss(torch.ones(3))])
