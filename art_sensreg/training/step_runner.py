@@ -18,6 +18,9 @@ from art_sensreg.training.steps import LocalBatch, Stepper, has_unused_parameter
 from art_sensreg.utils.model_rng import Replay, seed_sources, torch_generator
 from art_sensreg.utils.rng import derive_seed
 
+# Of an adversary's size while it rises: what penalties compare across less is lost in the rounding of activations.
+_SMALLEST_SHARE = 2**-12
+
 
 class StepRunner:
     """Does the steps of a run, whose model is on its device; with the objective's own tensors."""
@@ -119,7 +122,8 @@ class StepRunner:
         if config.penalty_warmup:
             objective.strength = min(1.0, done / max(config.penalty_warmup * planned, 1.0))
         if config.eps_warmup:
-            objective.eps_share = min(1.0, (1 + done) / max(config.eps_warmup * planned, 1.0))
+            share = (1 + done) / max(config.eps_warmup * planned, 1.0)
+            objective.eps_share = min(1.0, max(share, _SMALLEST_SHARE))
 
     def _transform(self, x: torch.Tensor) -> Transform | None:
         """How the images of this process are augmented in this step; the same whatever the micro-batches."""

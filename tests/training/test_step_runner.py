@@ -106,3 +106,9 @@ def test_a_resumed_run_knows_how_far_the_size_has_risen_before_its_first_step(do
     state.total_steps = done
     do.resume()
     assert do._setup.objective.eps_share == pytest.approx(share)
+
+
+def test_the_first_steps_of_a_long_run_are_not_lost_in_rounding():
+    do, _ = runner(small_model(), adversary=(adversary := Seen(eps=0.2)), nb_epochs=10**6, eps_warmup=1.0)
+    assert do(GlobalBatch(IMAGES[:8], LABELS[:8], 8))
+    assert set(adversary.eps_of_steps) == {0.2 / 4096}
