@@ -289,7 +289,8 @@ class Objective:
         """Logits of the clean branch (if some term needs it) and of the perturbed one, and the penalties' values."""
         x, given, fused = inputs.x, inputs.given, self._fused
         if inputs.noisy_rows == 0:  # only what needs no noisy copies is measured
-            fused = {name: penalty for name, penalty in fused.items() if name not in self._of_noisy_rows}
+            noisy = self._of_noisy_rows
+            fused = {name: penalty for name, penalty in fused.items() if name not in noisy}
             inputs = replace(inputs, noisy_rows=None)
         zeros = {} if len(fused) == len(self._fused) else dict.fromkeys(self._fused, x.new_zeros(()))
         # BatchNorm's statistics are those of the clean images, as where some of them have noisy copies.

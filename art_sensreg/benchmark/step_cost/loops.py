@@ -20,7 +20,7 @@ PREDICT_IMAGES, PREDICT_BATCH, GRADIENT_IMAGES = 2048, 128, 128
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 Run = Callable[[], object]
-"""Something to time; of one that returns a `SetUp` this is not counted."""
+"""Something to time. If it returns a `SetUp`, these seconds of it are not counted."""
 Step = Callable[[nn.Module, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
