@@ -16,6 +16,7 @@ from art_sensreg.penalties.forward.branches import Activations, Branches, forwar
 from art_sensreg.penalties.forward.inner_ascent import gradient_at, inner_ascent
 from art_sensreg.penalties.forward.plan import ForwardPlan
 from art_sensreg.penalties.inputs import Comparison, of_one_process
+from art_sensreg.utils.autograd import Entry
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,12 @@ def measure_from_start(
     wanted = torch.is_grad_enabled()
     with torch.enable_grad():
         leaf = ascent.project(x, x + start).detach().requires_grad_(True)
+        entry = Entry.of(leaf)
 
         def step(logits: Sequence[torch.Tensor]) -> torch.Tensor:
             with batch.unchanged():
-                gradient = gradient_at(leaf, first_loss_fn(logits[0].detach())(logits[-1]), retain_graph=True)
+                loss = first_loss_fn(logits[0].detach())(logits[-1])
+                gradient = gradient_at(entry, loss, retain_graph=True)
                 if batch.pair is not None:
                     batch.pair.start_with(gradient)
                 moved = ascent.move(x, leaf.detach(), gradient)

@@ -89,9 +89,9 @@ class TrainingConfig:
         validation data): `report` it in log and history; `stop`; `roll_back`: stop and return the weights of the best
         previous epoch; or `ignore`: do not check. With a single step on the loss that is trained (`FGSMRS`, `NFGSM`,
         `CarriedAdversary`, `PGD(max_iter=1)`) it is predicted too: the cosine of input gradients at the start and the
-        end of that step (`gradient_cosine` in the history, at no further pass; with penalties that compare both, the
-        gradient at the end is that of the whole loss) falls to 0 before. The warning comes at that step; `stop` and
-        `roll_back` act at the end of its epoch.
+        end of that step (`gradient_cosine` in the history, of every fourth step, at no further pass; with penalties
+        that compare both, the gradient at the end is that of the whole loss) falls to 0 before. The warning comes at
+        that step; `stop` and `roll_back` act at the end of its epoch.
     :param callbacks: Objects with some of the methods of `training.callbacks.Callback`.
     :raises ValueError: If a setting is out of range.
     :raises TypeError: If a setting has the wrong type.

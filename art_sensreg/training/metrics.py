@@ -49,8 +49,8 @@ def read(values: Sequence[torch.Tensor | float]) -> list[float]:
 
 class EpochSums:
     """
-    Sums of the terms and of correct predictions over the steps of an epoch, weighted by the size of each batch. A
-    single output above `at` means the second class.
+    Sums of the terms and of correct predictions over the steps of an epoch, weighted by the size of each batch; a term
+    that not every step has counts where it is. A single output above `at` means the second class.
     """
 
     def __init__(self, at: float) -> None:
@@ -62,6 +62,7 @@ class EpochSums:
         self._total = self._own = 0
         self._correct: torch.Tensor | float = 0.0
         self._terms: dict[str, torch.Tensor | float] = {}
+        self._counts: dict[str, int] = {}
 
     def add(self, terms: dict[str, torch.Tensor], logits: torch.Tensor, y: torch.Tensor, total: int) -> None:
         """Add a step: the terms of the whole batch, of `total` examples, and the logits and labels of this process."""
@@ -70,6 +71,7 @@ class EpochSums:
         self._correct = self._correct + correct(logits, y, self._at).sum()
         for name, value in terms.items():
             self._terms[name] = self._terms.get(name, 0.0) + value * total
+            self._counts[name] = self._counts.get(name, 0) + total
 
     def means(self, expected: Iterable[str] = (), processes: Processes = Processes()) -> dict[str, float]:  # noqa: B008 - frozen
         """
@@ -79,14 +81,16 @@ class EpochSums:
         right, *terms = read([self._correct, *self._terms.values()])
         right, own = processes.sum([right, float(self._own)])
         none = {} if self._total else dict.fromkeys(expected, math.nan)
-        means = {name: value / max(self._total, 1) for name, value in zip(self._terms, terms, strict=True)}
+        means = {name: value / max(self._counts[name], 1) for name, value in zip(self._terms, terms, strict=True)}
         return {**none, **means, "accuracy": right / max(own, 1)}
 
     def state_dict(self) -> dict[str, Any]:
         """The sums, for a checkpoint in the middle of an epoch."""
-        return {"rows": self._total, "own": self._own, "correct": self._correct, "terms": self._terms}
+        sums = {"correct": self._correct, "terms": self._terms, "counts": self._counts}
+        return {"rows": self._total, "own": self._own, **sums}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self._total, self._own = state["rows"], state["own"]
         self._correct, self._terms = state["correct"], state["terms"]
+        self._counts = state.get("counts", dict.fromkeys(self._terms, self._total))  # older ones had one for all

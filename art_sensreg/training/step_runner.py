@@ -96,7 +96,8 @@ class StepRunner:
                 self._seed_model()
                 kept = None if self.perturbations is None else self._read(batch)
                 start = kept if kept is None or transform is None else transform.apply(kept)
-                done = self.stepper(LocalBatch(x, y, own, start), probes, share, self._pieces(total))
+                compared = setup.guard is not None and setup.guard.compares(state.step)
+                done = self.stepper(LocalBatch(x, y, own, start, compared), probes, share, self._pieces(total))
         except BaseException:
             self._buffers.restore()
             raise

@@ -46,14 +46,15 @@ _HALVINGS = 40
 @dataclass(frozen=True)
 class LocalBatch:
     """
-    A process's images and labels of a step, of which the first `own` count for it, and where a carried adversary's
-    perturbations of them start.
+    A process's images and labels of a step, of which the first `own` count for it, where a carried adversary's
+    perturbations of them start, and whether input gradients at the start and the end of its step are `compared`.
     """
 
     x: torch.Tensor
     y: torch.Tensor
     own: int
     start: torch.Tensor | None = None
+    compared: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,6 @@ class Stepper:
         self._in_parts = device.type == "cpu" and alone and config.precision == "float32" and not config.compile
         self._differentiated = [*model.parameters(), *objective_state.parameters()]
         self._twice = needs_closure(setup.optimizer)
-        self._compares = setup.guard is not None and setup.guard.predicts
         self._cosine: float | None = None
         self._moved: torch.Tensor | None = None  # what a carried adversary's perturbations have become
         stores = [module._buffers for module in model.modules()] + objective_state.stores()
@@ -174,7 +174,7 @@ class Stepper:
         for number, (size, share) in enumerate(parts, start=1):
             part = slice(first, first + size)
             visit = None if start is None else Visit(start[part])
-            pair = self._setup.objective.pair = GradientPair() if self._compares else None
+            pair = self._setup.objective.pair = GradientPair() if batch.compared else None
             with self._watched(), nullcontext() if number == len(parts) else self._unsynchronised():
                 with full_float32(self._device) if self._step_module.without_tf32 else nullcontext():
                     values, z = self._module(x[part], y[part], probes.after(first), share, visit)

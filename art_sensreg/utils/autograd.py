@@ -1,16 +1,25 @@
-"""Autograd helpers: gradients inside `no_grad`, preserved `.grad`, tensors it cannot use, and where a graph leads."""
+"""
+Autograd helpers: gradients inside `no_grad`, preserved `.grad`, tensors it cannot use, where a graph leads, and where
+images enter it.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+# The input gradient of a convolution with so few channels takes torch several times as long on a CPU as it need.
+_FEW_CHANNELS = 3
+_AT_ONCE = 2**20  # numbers, 4 MB: what fits the cache
 
 
 @contextmanager
@@ -102,6 +111,92 @@ def leaves(tensors: Iterable[torch.Tensor]) -> set[int]:
                 seen.add(step)
                 waiting.append(step)
     return {id(node.variable) for node in seen if hasattr(node, "variable")}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """
+    The place where images enter a graph: the images, what a model is given, which are they or a copy, and its edge
+    before the model may have worked in place.
+    """
+
+    images: torch.Tensor
+    given: torch.Tensor
+    edge: GradientEdge
+
+    @classmethod
+    def of(cls, images: torch.Tensor, given: torch.Tensor | None = None) -> Entry:
+        """Of images that require grad, before the model has seen them, or the copy that it is given."""
+        given = images if given is None else given
+        return cls(images, given, get_gradient_edge(given))
+
+    def gradient(self, result: torch.Tensor, retain_graph: bool = False) -> torch.Tensor | None:
+        """
+        The gradient of a scalar with respect to the images, or None if it does not depend on them.
+
+        Where they act through a first convolution of few channels alone, on a CPU, torch's own is several times slower.
+        """
+        if not result.requires_grad:
+            return None
+        node = self._convolution(result)
+        where = self.images if node is None else GradientEdge(node, 0)
+        (found,) = torch.autograd.grad(result, where, allow_unused=True, retain_graph=retain_graph)
+        if node is None or found is None:
+            return found
+        gradient = _by_input(node, self.given.shape, found)
+        for hook in (self.given._backward_hooks or {}).values():  # as torch would call them
+            replaced = hook(gradient)
+            gradient = gradient if replaced is None else replaced
+        return gradient
+
+    def _convolution(self, result: torch.Tensor) -> Any:
+        given = self.given
+        few = given.ndim == 4 and given.shape[1] <= _FEW_CHANNELS and given.dtype in (torch.float32, torch.float64)
+        if given.device.type != "cpu" or not few or given.retains_grad:
+            return None
+        users = _users(self.edge, result.grad_fn)
+        if len(users) != 1 or users[0][1] != 0 or users[0][0].name() != "ConvolutionBackward0":
+            return None
+        node = users[0][0]
+        plain = node._saved_groups == 1 and not node._saved_transposed
+        return node if plain and hasattr(node.next_functions[1][0], "variable") else None
+
+
+def _users(edge: GradientEdge, root: Any) -> list[tuple[Any, int]]:
+    """The nodes of a graph that the edge's tensor is an argument of, each with the place of the argument."""
+    waiting, seen, users = [root], {root}, []
+    while waiting:
+        node = waiting.pop()
+        for place, (step, number) in enumerate(node.next_functions):
+            if step is edge.node and number == edge.output_nr:
+                users.append((node, place))
+            elif step is not None and step not in seen:
+                seen.add(step)
+                waiting.append(step)
+    return users
+
+
+@torch.no_grad()
+def _by_input(node: Any, shape: torch.Size, by_output: torch.Tensor) -> torch.Tensor:
+    """One matrix product for all pixels of the kernel, each of which is then added where it belongs."""
+    weight = node.next_functions[1][0].variable.detach()
+    channels, kernel = shape[1], weight.shape[2:]
+    stride, padding, dilation = node._saved_stride, node._saved_padding, node._saved_dilation
+    size = by_output.shape[2:]
+    matrix = weight.flatten(1).t().contiguous()
+    padded = by_output.new_zeros(*shape[:2], *(n + 2 * p for n, p in zip(shape[2:], padding, strict=True)))
+    rows = max(1, _AT_ONCE // max(1, len(matrix) * size.numel()))
+    for images, gradients in zip(padded.split(rows), by_output.split(rows), strict=True):
+        products = torch.bmm(matrix.expand(len(gradients), -1, -1), gradients.flatten(2))
+        parts = products.view(len(gradients), channels, *kernel, *size)
+        for place in product(*map(range, kernel)):
+            window = [
+                slice(at * d, at * d + s * (n - 1) + 1, s)
+                for at, d, s, n in zip(place, dilation, stride, size, strict=True)
+            ]
+            images[:, :, window[0], window[1]] += parts[:, :, place[0], place[1]]
+    inside = [slice(p, p + n) for p, n in zip(padding, shape[2:], strict=True)]
+    return padded[:, :, inside[0], inside[1]].contiguous()
 
 
 def _is_inference(value: Any) -> bool:

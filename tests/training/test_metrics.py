@@ -38,6 +38,17 @@ def test_means_are_weighted_by_the_size_of_each_batch_and_survive_a_checkpoint()
         assert each.means() == {"loss": 2.0, "accuracy": 0.75}
 
 
+def test_a_term_counts_in_the_steps_that_have_it():
+    sums, former = EpochSums(0.0), EpochSums(0.0)
+    one = (torch.eye(2), torch.tensor([0, 1]))
+    sums.add({"loss": torch.tensor(1.0), "cosine": torch.tensor(0.5)}, *one, total=2)
+    state = copy.deepcopy(sums.state_dict())
+    former.load_state_dict({name: state[name] for name in state if name != "counts"})  # of a version before
+    for each in (sums, former):
+        each.add({"loss": torch.tensor(3.0)}, *one, total=2)
+        assert each.means() == {"loss": 2.0, "cosine": 0.5, "accuracy": 1.0}
+
+
 def test_without_a_single_step_the_terms_are_nan():
     means = EpochSums(0.0).means(["loss", "base"])
     assert list(means) == ["loss", "base", "accuracy"]

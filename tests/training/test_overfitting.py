@@ -126,6 +126,13 @@ def test_a_fall_of_the_cosine_predicts_a_collapse_once(caplog):
     assert resumed.cosine is None
 
 
+@pytest.mark.parametrize("predicts", [True, False])
+def test_some_steps_of_each_epoch_are_compared(predicts):
+    watched = Watched(watched_attacks(0.1, "linf"), HeldOutTensors(torch.zeros(1, 1), torch.zeros(1)))
+    guard = OverfittingGuard("report", watched, predicts=predicts)
+    assert [step for step in range(9) if guard.compares(step)] == ([0, 4, 8] if predicts else [])
+
+
 def train_on_digits(digits, adversary, seed, penalties=(), **settings):
     settings = {"model": "cnn-small", "norm_layer": "none", "rate": 3e-3, "epochs": 8, **settings}
     torch.manual_seed(seed)

@@ -11,6 +11,7 @@ from torch import nn
 
 from art_sensreg.penalties.forward.recomputation import with_graph
 from art_sensreg.utils import outside_inference_mode
+from art_sensreg.utils.autograd import Entry
 from art_sensreg.utils.modes import eval_mode
 from art_sensreg.utils.norms import norm_name
 
@@ -122,19 +123,18 @@ def _single_draws(model: nn.Module) -> AbstractContextManager[None]:
 def _gradient(model: nn.Module, loss_fn: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     leaf = x.detach().requires_grad_(True)
     with torch.enable_grad():
-        loss = loss_fn(model(leaf.clone()))  # a copy: the model may work in place
-    return gradient_at(leaf, loss)
+        entry = Entry.of(leaf, leaf.clone())  # a copy: the model may work in place
+        loss = loss_fn(model(entry.given))
+    return gradient_at(entry, loss)
 
 
-def gradient_at(leaf: torch.Tensor, loss: torch.Tensor, retain_graph: bool = False) -> torch.Tensor:
+def gradient_at(images: Entry, loss: torch.Tensor, retain_graph: bool = False) -> torch.Tensor:
     """The gradient of a loss with respect to images; ValueError if the model cuts it, TypeError if it is not one."""
-    found = None
     if loss.ndim:
         raise TypeError(
             f"The loss is a tensor of shape {tuple(loss.shape)}; expected a 0-d tensor, as with reduction='mean'."
         )
-    if loss.requires_grad:
-        (found,) = torch.autograd.grad(loss, leaf, allow_unused=True, retain_graph=retain_graph)
+    found = images.gradient(loss, retain_graph)
     if found is None:
         raise ValueError(
             "`model` cuts the gradient: autograd finds no path from the images to the loss that the perturbation "
