@@ -150,7 +150,8 @@ def _separate_passes(
     """
     outputs: list[_Outputs] = []
     counts: list[torch.Tensor] = []
-    sources = plan.sources or random_sources(model, inputs[0].device)
+    known = plan.trial_size > 0
+    sources = (plan.sources if plan.random else ()) if known else random_sources(model, inputs[0].device)
     rows = len(inputs[0])
     with plan.moved.replayed(plan.updates_state) as again, rewindable_rng_state(sources) as rewind:
         given = list(inputs)
