@@ -58,7 +58,7 @@ def test_two_processes_train_as_one(tmp_path, fraction, adversary, gamma):
     loose = 200 if adversary == "trades" else 1
     assert two["losses"] == pytest.approx(one["losses"], abs=1e-5 * loose)
     for a, b in zip(one["weights"], two["weights"], strict=True):
-        assert torch.allclose(a, b, atol=1e-4 * loose)
+        assert torch.allclose(a, b, atol=1e-5 * len(one["losses"]) * loose)  # 1e-5 a step
     for a, b in zip(one["history"], two["history"], strict=True):
         assert b == pytest.approx(a, abs=1e-4 * loose)
 
