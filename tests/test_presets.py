@@ -64,14 +64,20 @@ def presets_of_mnist(clip_values):
 
 def test_the_settings_are_the_validated_ones():
     assert presets.sr_jr("digits") == [SensitivityPenalty(weight=0.3), JacobianPenalty()]
-    assert presets.sr_jr("mnist") == presets.sr_jr() == [SensitivityPenalty(), JacobianPenalty()]
+    assert presets.sr_jr("mnist") == [SensitivityPenalty(noise="rademacher"), JacobianPenalty()]
+    assert presets.sr_jr() == [SensitivityPenalty(), JacobianPenalty()]
     assert presets.sr_jr("cifar10", clip_values=None) == [SensitivityPenalty(sigma=0.1), JacobianPenalty()]
     assert presets.sr_jr(clip_values=(-1, 1)) == [
         SensitivityPenalty(weight=4.0, sigma=0.6),
         JacobianPenalty(weight=0.4),
     ]
     assert presets.jr("digits") == [JacobianPenalty(weight=0.1, estimator="projection")]
-    assert RECIPES["digits"].penalties["sr+jr"] == {"sigma": 0.3, "sr_weight": 0.3, "jr_weight": 0.1}
+    common = {"sigma": 0.3, "jr_weight": 0.1}
+    for name, settings in {
+        "digits": {"noise": "gaussian", "sr_weight": 0.3, "penalty_fraction": 1.0},
+        "mnist": {"noise": "rademacher", "sr_weight": 1.0, "penalty_fraction": 0.5},
+    }.items():
+        assert RECIPES[name].penalties["sr+jr"] == {**common, **settings}
     assert TrainingConfig.cheap().penalty_fraction == CHEAP_FRACTION
     assert TrainingConfig.cheap(penalty_fraction=0.5, seed=1) == TrainingConfig(penalty_fraction=0.5, seed=1)
 

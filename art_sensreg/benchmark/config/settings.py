@@ -79,13 +79,13 @@ _HYBRIDS = ("fgsm-rs+sr+jr", "n-fgsm+sr+jr", "at+sr+jr", "trades+sr+jr")
 
 def _penalties(preset: PenaltySettings) -> dict[str, dict[str, Any]]:
     """Options of the defences, by their names."""
-    sensitivity = {"sigma": preset.sigma, "sr_weight": preset.sr_weight}
+    sensitivity = {"sigma": preset.sigma, "noise": preset.noise, "sr_weight": preset.sr_weight}
     both = {**sensitivity, "jr_weight": preset.jr_weight}
     hybrid = {"sr_weight": preset.adversarial_sr, "jr_weight": preset.adversarial_jr}
     return {
         "sr": sensitivity,
         "jr": {"jr_weight": preset.jr_alone},
-        "sr+jr": both,
+        "sr+jr": {**both, "penalty_fraction": preset.fraction},
         "sr+jr-cheap": both,
         **dict.fromkeys(_HYBRIDS, hybrid),
         "carried": {"eps_warmup": preset.eps_warmup},

@@ -32,7 +32,7 @@ def _no_penalties(options: Options) -> list[Penalty]:
 
 # The options of `SensitivityPenalty`; its weight is called `sr_weight` because JR has one too.
 _SETTINGS = {f.name: f.default for f in fields(SensitivityPenalty) if f.name != "weight"}
-_SENSITIVITY: Options = {"sr_weight": None, **_SETTINGS, "sigma": None}
+_SENSITIVITY: Options = {"sr_weight": None, **_SETTINGS, "sigma": None, "noise": None}
 _JACOBIAN: Options = {"jr_weight": None, "jr_norm": "frobenius", "jr_squared": True}
 
 
@@ -54,7 +54,7 @@ def _both(options: Options) -> list[Penalty]:
 _LINF = ("linf",)
 _STEEPEST = ("linf", "l2")
 _PAIR: Options = {"eps": None, "clean_fraction": 0.5, "pair": "adversarial"}
-_WEIGHTS: Options = {**_SENSITIVITY, **_JACOBIAN, "sigma": 0.3}
+_WEIGHTS: Options = {**_SENSITIVITY, **_JACOBIAN, "sigma": _SETTINGS["sigma"], "noise": _SETTINGS["noise"]}
 
 
 def _some(options: Options, *names: str) -> dict[str, Any]:
@@ -174,7 +174,7 @@ OURS = (
         "Sensitivity and Jacobian regularisation in one forward pass",
         _PAPER,
         _both,
-        {**_SENSITIVITY, **_JACOBIAN},
+        {**_SENSITIVITY, **_JACOBIAN, "penalty_fraction": None},
     ),
     from_penalties(
         "sr+jr-cheap",

@@ -23,8 +23,12 @@ _MNIST_EPS = ((0.1, 0.2, 0.3), (1.0, 1.5, 2.0))
 _ADAM: dict[str, Any] = {"optimizer": "adam"}
 # The free adversary before it had SGD there: with larger steps, and penalties of the whole batch.
 _FREE_ADAM: dict[str, Any] = {**_ADAM, "step_share": 0.25, "penalty_fraction": 1.0}
-# The rows with a carried adversary were trained so before its size rose at the start; their variants still are.
+# SR and JR alone were trained so before their noise were random signs, and the rows with a carried adversary before its
+# size rose at the start; their variants still are.
 _FORMER: dict[str, dict[str, Any]] = {
+    "sr": {"noise": "gaussian"},
+    "sr+jr": {"noise": "gaussian", "penalty_fraction": 1.0},
+    "sr+jr-cheap": {"noise": "gaussian"},
     "carried": {"step_share": 0.5, "eps_warmup": 0.0},
     "carried+sr+jr": {"step_share": 0.5, "penalty_warmup": 0.0, "eps_warmup": 0.0},
 }
@@ -103,6 +107,8 @@ MNIST = Experiment(
             for name, options in _LONG.items()
         ),
         *_variants("short", _SHORT, ("sr+jr",), settings={"epochs": 8}, seeds=3, points=1000),
+        *_variants("gaussian", {}, ("sr+jr",), seeds=3, points=1000, headline=True),
+        *_variants("gaussian", {}, ("sr", "sr+jr-cheap")),
         *_variants("adam", _ADAM, _CARRIED, seeds=3, points=1000, headline=True),
         *_variants("half-steps", {}, ("carried+sr+jr",), seeds=3, points=1000, headline=True),
         *_variants("small-steps", _SMALL_STEPS, ("carried+sr+jr",), seeds=3, points=1000),
@@ -166,6 +172,7 @@ EQUAL_COST = (
         seeds=2,
         train_size=20000,
         others=(
+            *_variants("gaussian", {}, ("sr+jr",), seeds=2, points=300),
             *_variants("adam", _ADAM, _CARRIED, seeds=2, points=300),
             *_variants("adam", _FREE_ADAM, ("free+sr+jr",), points=300),
             *_variants("half-steps", {}, ("carried+sr+jr",), points=300),
@@ -229,6 +236,7 @@ INTERPRET = replace(
     title="Explanations of the headline rows on MNIST",
     rows=(
         *(Row(name=name, seeds=3, points=0) for name in ("sr+jr", "free+sr+jr")),
+        *_variants("gaussian", {}, ("sr+jr",), seeds=3, points=0),
         *_variants("adam", _ADAM, _CARRIED, seeds=3, points=0),
         Row(name="none", seeds=3, points=0),
         Row(name="at", points=0),

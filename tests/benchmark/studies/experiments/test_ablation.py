@@ -5,7 +5,7 @@ from art_sensreg.benchmark.studies.experiments.ablation import variants
 
 # `carried` has no penalties to rise.
 SHARED = {
-    "sr+jr": {},
+    "sr+jr": {"noise": "gaussian", "penalty_fraction": 1.0},
     "carried+sr+jr": {"optimizer": "adam", "step_share": 0.5, "penalty_warmup": 0.0, "eps_warmup": 0.0},
     "carried": {"optimizer": "adam", "step_share": 0.5, "eps_warmup": 0.0},
 }
