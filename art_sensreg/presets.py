@@ -99,7 +99,7 @@ def sr_jr(dataset: str | None = None, clip_values: Any = UNIT_RANGE, *, adversar
     """
     SR and JR in one pass, scaled to the range of the inputs: training on `255 * x` is equivalent to training on `x`.
 
-    :param dataset: `digits`, `mnist`, `cifar10`; or None for the defaults of the penalties: as `mnist`, with normal noise.
+    :param dataset: `digits`, `mnist`, `cifar10`; or None for the defaults of the penalties: `mnist` with normal noise.
     :param clip_values: Range `(min, max)` of the inputs, numbers or arrays that broadcast to one input; None: [0, 1].
     :param adversarial: Whether they compare clean with adversarial images: the weights are then smaller.
     :return: The penalties, with `sigma` in the units of the inputs.
