@@ -37,7 +37,8 @@ _JACOBIAN: Options = {"jr_weight": None, "jr_norm": "frobenius", "jr_squared": T
 
 
 def _sensitivity(options: Options) -> SensitivityPenalty:
-    return SensitivityPenalty(weight=options["sr_weight"], **{k: v for k, v in options.items() if k in _SETTINGS})
+    chosen = {name: options[name] for name in _SETTINGS if options.get(name) is not None}
+    return SensitivityPenalty(weight=options["sr_weight"], **chosen)
 
 
 def _jacobian_alone(options: Options) -> list[Penalty]:
