@@ -32,8 +32,8 @@ class PenaltySettings:
     Settings of the penalties for inputs in [0, 1]; the defaults are those of MNIST.
 
     :param sigma: Size of SR's noise.
-    :param noise: Its kind. On MNIST random signs leave far more than normal numbers of the same variance; on the digits
-        they are level.
+    :param noise: Its kind in the benchmark suite, alone or with JR. On MNIST random signs leave far more than normal
+        numbers after many epochs, and less after few: the presets have normal noise.
     :param sr_weight: Weight of SR, alone or with JR.
     :param jr_weight: Weight of JR together with SR, whose noise it shares.
     :param fraction: Part of each batch on which the benchmark suite measures the two.
@@ -99,7 +99,7 @@ def sr_jr(dataset: str | None = None, clip_values: Any = UNIT_RANGE, *, adversar
     """
     SR and JR in one pass, scaled to the range of the inputs: training on `255 * x` is equivalent to training on `x`.
 
-    :param dataset: `digits`, `mnist`, `cifar10`; or None for the defaults of the penalties: `mnist` with normal noise.
+    :param dataset: `digits`, `mnist`, `cifar10`; or None for the defaults of the penalties, which are those of `mnist`.
     :param clip_values: Range `(min, max)` of the inputs, numbers or arrays that broadcast to one input; None: [0, 1].
     :param adversarial: Whether they compare clean with adversarial images: the weights are then smaller.
     :return: The penalties, with `sigma` in the units of the inputs.
@@ -118,7 +118,7 @@ def sr_jr(dataset: str | None = None, clip_values: Any = UNIT_RANGE, *, adversar
         weights = (settings.adversarial_sr, settings.adversarial_jr)
     scale = _mean_square(width)
     return [
-        SensitivityPenalty(weight=weights[0] * scale, sigma=settings.sigma * width, noise=settings.noise),
+        SensitivityPenalty(weight=weights[0] * scale, sigma=settings.sigma * width),
         JacobianPenalty(weight=weights[1] * scale),
     ]
 
