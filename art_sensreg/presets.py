@@ -32,7 +32,7 @@ class PenaltySettings:
     Settings of the penalties for inputs in [0, 1]; the defaults are those of MNIST.
 
     :param sigma: Size of SR's noise.
-    :param noise: Its kind in the benchmark suite, alone or with JR. On MNIST random signs leave far more than normal
+    :param noise: Its kind in the benchmark suite, with JR. On MNIST random signs leave far more than normal
         numbers after many epochs, and less after few: the presets have normal noise.
     :param sr_weight: Weight of SR, alone or with JR.
     :param jr_weight: Weight of JR together with SR, whose noise it shares.

@@ -79,8 +79,8 @@ _HYBRIDS = ("fgsm-rs+sr+jr", "n-fgsm+sr+jr", "at+sr+jr", "trades+sr+jr")
 
 def _penalties(preset: PenaltySettings) -> dict[str, dict[str, Any]]:
     """Options of the defences, by their names."""
-    sensitivity = {"sigma": preset.sigma, "noise": preset.noise, "sr_weight": preset.sr_weight}
-    both = {**sensitivity, "jr_weight": preset.jr_weight}
+    sensitivity = {"sigma": preset.sigma, "sr_weight": preset.sr_weight}
+    both = {**sensitivity, "noise": preset.noise, "jr_weight": preset.jr_weight}
     hybrid = {"sr_weight": preset.adversarial_sr, "jr_weight": preset.adversarial_jr}
     return {
         "sr": sensitivity,

@@ -32,7 +32,7 @@ def _no_penalties(options: Options) -> list[Penalty]:
 
 # The options of `SensitivityPenalty`; its weight is called `sr_weight` because JR has one too.
 _SETTINGS = {f.name: f.default for f in fields(SensitivityPenalty) if f.name != "weight"}
-_SENSITIVITY: Options = {"sr_weight": None, **_SETTINGS, "sigma": None, "noise": None}
+_SENSITIVITY: Options = {"sr_weight": None, **_SETTINGS, "sigma": None}
 _JACOBIAN: Options = {"jr_weight": None, "jr_norm": "frobenius", "jr_squared": True}
 
 
@@ -55,7 +55,9 @@ def _both(options: Options) -> list[Penalty]:
 _LINF = ("linf",)
 _STEEPEST = ("linf", "l2")
 _PAIR: Options = {"eps": None, "clean_fraction": 0.5, "pair": "adversarial"}
-_WEIGHTS: Options = {**_SENSITIVITY, **_JACOBIAN, "sigma": _SETTINGS["sigma"], "noise": _SETTINGS["noise"]}
+_WEIGHTS: Options = {**_SENSITIVITY, **_JACOBIAN, "sigma": 0.3}
+# Without an adversary the noise is all there is: the data set's recipe says of which kind it is.
+_NOISE: Options = {**_SENSITIVITY, **_JACOBIAN, "noise": None}
 
 
 def _some(options: Options, *names: str) -> dict[str, Any]:
@@ -175,14 +177,14 @@ OURS = (
         "Sensitivity and Jacobian regularisation in one forward pass",
         _PAPER,
         _both,
-        {**_SENSITIVITY, **_JACOBIAN, "penalty_fraction": None},
+        {**_NOISE, "penalty_fraction": None},
     ),
     from_penalties(
         "sr+jr-cheap",
         "The same with noisy copies of only part of each batch",
         _PAPER,
         _both,
-        {**_SENSITIVITY, **_JACOBIAN, "penalty_fraction": CHEAP_FRACTION},
+        {**_NOISE, "penalty_fraction": CHEAP_FRACTION},
     ),
     from_penalties(
         "fgsm-rs+sr+jr",

@@ -25,7 +25,7 @@ def test_mnist_is_measured_as_declared():
         "carried+sr+jr_medium-adam", "carried_medium-adam", "carried+sr+jr_adam", "carried_adam", "free+sr+jr_adam",
         "sr+jr_sgd", "sr+jr_short", "carried+sr+jr_small-steps", "carried+sr+jr_half-steps",
         "carried+sr+jr_full-size", "carried_full-size", "carried+sr+jr_third",
-        "sr+jr_gaussian", "sr_gaussian", "sr+jr-cheap_gaussian",
+        "sr+jr_gaussian", "sr+jr-cheap_gaussian",
     }  # fmt: skip
     assert all(row.points == 1000 for row in MNIST.rows if row.headline)
     assert MNIST.request.eps == ((0.1, 0.2, 0.3), (1.0, 1.5, 2.0))
