@@ -23,8 +23,8 @@ _MNIST_EPS = ((0.1, 0.2, 0.3), (1.0, 1.5, 2.0))
 _ADAM: dict[str, Any] = {"optimizer": "adam"}
 # The free adversary before it had SGD there: with larger steps, and penalties of the whole batch.
 _FREE_ADAM: dict[str, Any] = {**_ADAM, "step_share": 0.25, "penalty_fraction": 1.0}
-# SR and JR alone were trained so before their noise became random signs, and the rows with a carried adversary before its
-# size rose at the start; their variants still are.
+# SR and JR alone were trained so before their noise became random signs, and the rows with a carried adversary before
+# its size rose at the start; their variants still are.
 _FORMER: dict[str, dict[str, Any]] = {
     "sr+jr": {"noise": "gaussian", "penalty_fraction": 1.0},
     "sr+jr-cheap": {"noise": "gaussian"},
