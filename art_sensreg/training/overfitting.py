@@ -31,7 +31,7 @@ _FAR = 0.3
 # or so, less as training goes on. It falls to 0 before one-step training collapses. In untrained networks it is small
 # too: a fall of its mean over some steps below the first number counts where it has been above the second.
 _ORTHOGONAL, _ALIKE = 0.15, 0.3
-# One step in so many is compared: to compare all of them cost a small network a third of a plain step.
+# One step in so many is compared: for a small network the gradient at the end is a good part of a plain step.
 _COMPARED_EVERY, _SMOOTHING = 4, 0.8
 
 
