@@ -49,7 +49,7 @@ _LONG: dict[str, dict[str, Any]] = {
         "penalty_warmup": 0.0,
         "eps_warmup": 0.0,
     },
-    "sr+jr": {},
+    "sr+jr": _FORMER["sr+jr"],
 }
 # A third of the steps with three times the weights: on held-out training images longer training cost SR and JR alone
 # robustness at L-inf 0.3, and they had clean accuracy to spare.
