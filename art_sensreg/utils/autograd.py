@@ -103,14 +103,20 @@ def reached(tensors: Sequence[torch.Tensor], parameters: Iterable[nn.Parameter])
 
 def leaves(tensors: Iterable[torch.Tensor]) -> set[int]:
     """The `id` of every leaf that the graphs of the tensors lead to."""
-    waiting = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
-    seen: set[Any] = set(waiting)
+    roots = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
+    return {id(node.variable) for node in _nodes(roots) if hasattr(node, "variable")}
+
+
+def _nodes(roots: Iterable[Any]) -> set[Any]:
+    """All nodes of the graphs that begin at some."""
+    waiting = list(roots)
+    seen = set(waiting)
     while waiting:
         for step, _ in waiting.pop().next_functions:
             if step is not None and step not in seen:
                 seen.add(step)
                 waiting.append(step)
-    return {id(node.variable) for node in seen if hasattr(node, "variable")}
+    return seen
 
 
 @dataclass(frozen=True)
@@ -164,21 +170,18 @@ class Entry:
 
 def _users(edge: GradientEdge, root: Any) -> list[tuple[Any, int]]:
     """The nodes of a graph that the edge's tensor is an argument of, each with the place of the argument."""
-    waiting, seen, users = [root], {root}, []
-    while waiting:
-        node = waiting.pop()
-        for place, (step, number) in enumerate(node.next_functions):
-            if step is edge.node and number == edge.output_nr:
-                users.append((node, place))
-            elif step is not None and step not in seen:
-                seen.add(step)
-                waiting.append(step)
-    return users
+    wanted = (edge.node, edge.output_nr)
+    return [
+        (node, place) for node in _nodes([root]) for place, source in enumerate(node.next_functions) if source == wanted
+    ]
 
 
 @torch.no_grad()
 def _by_input(node: Any, shape: torch.Size, by_output: torch.Tensor) -> torch.Tensor:
-    """One matrix product for all pixels of the kernel, each of which is then added where it belongs."""
+    """
+    The gradient `(n, channels, height, width)` of a convolution's input, by that of its output: one matrix product for
+    all pixels of the kernel, each of which is then added where it belongs.
+    """
     weight = node.next_functions[1][0].variable.detach()
     channels, kernel = shape[1], weight.shape[2:]
     stride, padding, dilation = node._saved_stride, node._saved_padding, node._saved_dilation

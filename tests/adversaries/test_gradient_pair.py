@@ -111,3 +111,20 @@ def test_comparing_gradients_changes_no_weight():
     for record in histories[1]:
         assert 0 < record["gradient_cosine"] <= 1 + 1e-6
         assert record["overfitting_predicted"] == 0
+
+
+@pytest.mark.parametrize("pair", ["adversarial", "start"])
+def test_every_fourth_step_of_an_epoch_is_compared(pair):
+    class Compared:
+        def __init__(self):
+            self.steps = []
+
+        def on_step(self, state):
+            self.steps.append("gradient_cosine" in state.terms)
+
+    seen = Compared()
+    x, y = prototypes()
+    adversary = CarriedAdversary(eps=0.1, pair=pair)
+    trainer = trainer_of(adversary, [SensitivityPenalty(weight=0.1)], callbacks=[seen])
+    trainer.fit(x[:48], y[:48] % 4, nb_epochs=2, batch_size=8, verbose=False)
+    assert seen.steps == [True, False, False, False, True, False] * 2

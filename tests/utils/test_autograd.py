@@ -192,6 +192,12 @@ def test_images_that_do_not_matter_have_no_gradient():
     assert Entry.of(images).gradient(torch.ones(())) is None
 
 
+def test_half_precision_is_left_to_torch():
+    images = torch.rand(2, 1, 4, 4, dtype=torch.bfloat16).requires_grad_(True)
+    entry = Entry.of(images)
+    assert entry._convolution(nn.Conv2d(1, 2, 3, dtype=torch.bfloat16)(images).sum()) is None
+
+
 def test_no_images_have_a_gradient_of_no_images():
     images = torch.rand(0, 1, 4, 4).requires_grad_(True)
     assert Entry.of(images).gradient(nn.Conv2d(1, 2, 3)(images).sum()).shape == (0, 1, 4, 4)

@@ -181,7 +181,7 @@ OURS = (
     ),
     from_penalties(
         "sr+jr-cheap",
-        "The same with noisy copies of only part of each batch",
+        "The same with noisy copies of a third of each batch",
         _PAPER,
         _both,
         {**_NOISE, "penalty_fraction": CHEAP_FRACTION},
