@@ -9,6 +9,7 @@ from art_sensreg.benchmark.defences import DEFENCES
 from art_sensreg.benchmark.defences.ours import OURS
 from art_sensreg.benchmark.defences.registry import resolve_options
 from art_sensreg.penalties import FisherRaoPenalty, GradientDiversityPenalty, JacobianPenalty, SensitivityPenalty
+from art_sensreg.training.config import CHEAP_FRACTION
 from tests.benchmark.defences.from_art.training import accuracy, small_spec
 
 PENALTIES = {
@@ -83,6 +84,16 @@ def test_options_of_sensitivity_regularisation_reach_its_penalty():
     assert penalty == SensitivityPenalty(weight=2.0, noise="uniform", sigma=0.2, probes=3)
     with pytest.raises(ValueError, match="`noise` is 'pink'"):
         options_of("sr", noise="pink")
+
+
+@pytest.mark.parametrize(("dataset", "noise", "fraction"), [("mnist", "rademacher", 0.5), ("digits", "gaussian", 1.0)])
+@pytest.mark.parametrize("name", ["sr+jr", "sr+jr-cheap"])
+def test_the_recipe_sets_the_noise_of_sr_and_jr_without_an_adversary(name, dataset, noise, fraction):
+    options = resolve_options(name, {}, RECIPES[dataset].penalties[name])
+    assert DEFENCES[name].penalties(options)[0].noise == noise
+    assert options["penalty_fraction"] == (fraction if name == "sr+jr" else CHEAP_FRACTION)
+    given = resolve_options(name, {"noise": "sphere"}, RECIPES[dataset].penalties[name])
+    assert DEFENCES[name].penalties(given)[0].noise == "sphere"
 
 
 @pytest.mark.parametrize("name", [name for name in PENALTIES if name.endswith(("+sr+jr", "sr+jr", "sr+jr-cheap"))])
